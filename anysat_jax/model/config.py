@@ -1,0 +1,98 @@
+"""Widths and choices of a model, and the three presets."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import jax.numpy as jnp
+
+from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
+
+PositionKind = Literal["paper", "released"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the parameters' shapes and the computation.
+
+    Attributes:
+      dim: width D of every token.
+      depth: pre-norm blocks of the spatial transformer, and of the combiner before its cross-attention block.
+      num_heads: attention heads of the encoder.
+      predictor_depth: blocks of the predictor.
+      predictor_heads: attention heads of the predictor.
+      mlp_ratio: hidden width of the blocks' MLPs, in units of `dim`.
+      positions: "paper" (equation A of the paper's supplement) or "released" (what the published weights were trained with).
+      sensors: names of the sensors that have a projector.
+      dtype: dtype of the computation; parameters are float32 always.
+      remat: recompute the blocks' activations in the backward pass (less memory, about a third more compute).
+      dropout: whether training drops as the sensors' records say; False switches all dropout off.
+    """
+
+    dim: int = 768
+    depth: int = 6
+    num_heads: int = 12
+    predictor_depth: int = 4
+    predictor_heads: int = 16
+    mlp_ratio: int = 4
+    positions: PositionKind = "paper"
+    sensors: tuple[str, ...] = GEOPLEX_SENSORS
+    dtype: str = "float32"
+    remat: bool = False
+    dropout: bool = True
+
+    def __post_init__(self) -> None:
+        for field, heads in (("num_heads", self.num_heads), ("predictor_heads", self.predictor_heads)):
+            if heads < 1 or self.dim % heads:
+                raise ValueError(f"model.{field} = {heads} must divide model.dim = {self.dim}")
+        if self.dim % 32:
+            raise ValueError(
+                f"model.dim = {self.dim} must be a multiple of 32: the series projectors have 16 attention heads, and "
+                "GroupNorms of 4 groups on dim / 8 channels"
+            )
+        if self.depth < 1 or self.predictor_depth < 1:
+            raise ValueError(
+                f"model.depth = {self.depth} and model.predictor_depth = {self.predictor_depth} must be at least 1"
+            )
+        if self.positions not in ("paper", "released"):
+            raise ValueError(f"model.positions = {self.positions!r} must be 'paper' or 'released'")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype = {self.dtype!r} must be 'float32' or 'bfloat16'")
+        if not self.sensors:
+            raise ValueError("model.sensors is empty; name at least one sensor")
+        for name in self.sensors:
+            get_sensor(name)
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> Self:
+        """A preset's model, with some fields replaced.
+
+        Raises:
+          ValueError: there is no such preset, or the fields do not fit together.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[preset], **overrides})
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any], dtype: str = "float32") -> Self:
+        """A model from the `model` section of a config; fields that are None come from `section["preset"]`."""
+        fields = {key: value for key, value in section.items() if key != "preset" and value is not None}
+        if "sensors" in fields:
+            fields["sensors"] = tuple(fields["sensors"])
+        return cls.from_preset(section["preset"], dtype=dtype, **fields)
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": dict(dim=256, depth=2, num_heads=4, predictor_depth=4, predictor_heads=8),
+    "small": dict(dim=512, depth=4, num_heads=8, predictor_depth=4, predictor_heads=8),
+    "base": dict(dim=768, depth=6, num_heads=12, predictor_depth=4, predictor_heads=16),
+}
