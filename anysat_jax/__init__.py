@@ -1,5 +1,20 @@
 """AnySat in JAX: one Earth-observation model for any mix of sensors, resolutions and tile sizes."""
 
+from typing import TYPE_CHECKING, Any
+
 from anysat_jax.sensors import SENSORS, Sensor
 
-__all__ = ["SENSORS", "Sensor"]
+if TYPE_CHECKING:
+    from anysat_jax.api import AnySat
+
+__version__ = "0.1.0"
+__all__ = ["SENSORS", "AnySat", "Sensor", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the model when it is first asked for, so that tools which only read sensors start at once."""
+    if name == "AnySat":
+        from anysat_jax.api import AnySat
+
+        return AnySat
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

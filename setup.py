@@ -1,0 +1,76 @@
+"""What anysat-jax installs, and why each version is bounded. Settings of the tools are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_namespace_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
+
+# An upper bound stands where a release in the same series has broken callers before: the 0.x libraries of the JAX family.
+# Everything else is open above. Python 3.11 and 3.12 resolve to different releases of these (jax 0.11 dropped 3.11).
+REQUIRED = [
+    "jax>=0.9,<0.12",  # jax.shard_map and meshes with axis_types; 0.9 to 0.11 are the series that the tests ran with
+    "flax>=0.12,<0.13",  # Linen beside jax 0.9 and later; the next 0.x may move it
+    "optax>=0.2.6,<0.3",  # contrib.reduce_on_plateau with accumulated losses
+    "orbax-checkpoint>=0.11.30,<0.13",  # PyTreeRestore(partial_restore=True); 0.x releases rename arguments
+    "grain>=0.2.12,<0.3",  # MapDataset.to_iter_dataset with a single integer of state
+    "tensorflow-datasets>=4.9.9,<5",  # array_record builders that read and write without TensorFlow
+    "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 and 3.12; the file format of the prepared data
+    "ml_collections>=1.0,<2",  # placeholders and config_flags arguments
+    "absl-py>=2.1",  # flags and app of the command line
+    "chex>=0.1.90,<0.2",  # works with numpy 2 and jax 0.9
+    "jaxtyping>=0.3,<0.4",  # shapes in signatures
+    "numpy>=2.0,<3",  # what jax asks for
+    "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
+    "tensorboardX>=2.6.2",  # writes TensorBoard logs without TensorFlow; the first for protobuf 4 and later
+    "tqdm>=4.66",  # the progress bar
+]
+
+DATA = [
+    "rasterio>=1.4,<2",  # GeoTIFF; 1.4 is the first whose wheels bring GDAL 3.9 for numpy 2
+    "h5py>=3.11,<4",  # HDF5; the first built for numpy 2
+]
+
+# torch.load(weights_only=True) of earlier releases could execute code from a file (CVE-2025-32434).
+TORCH_FLOOR = "torch>=2.6"
+
+EXTRAS = {
+    "data": DATA,
+    "torch": [TORCH_FLOOR],
+    # CUDA 12 runs on drivers from 525 on; a machine with driver 580 or later can take "jax[cuda13]" instead.
+    "cuda": ["jax[cuda12]>=0.9,<0.12"],
+    "tpu": ["jax[tpu]>=0.9,<0.12"],  # pins the libtpu that fits
+    "test": [
+        *DATA,
+        f"{TORCH_FLOOR},<=2.13.0",  # up to the release that the tests ran with; weights are converted, nothing is trained
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
+        "ruff==0.17.6",  # pinned: another release formats otherwise
+    ],
+}
+
+setup(
+    name="anysat-jax",
+    version=VERSION,
+    description="AnySat in JAX: one Earth-observation model for any mix of sensors, resolutions and tile sizes",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",  # Self and typing.Unpack; the oldest that jax 0.9 and later install on
+    # benchmarks/ and launch/ are scripts to be run from a checkout, not packages.
+    packages=find_namespace_packages(include=["anysat_jax*", "data_pipelines*", "configs*"]),
+    package_data={"anysat_jax": ["py.typed"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: GIS",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
