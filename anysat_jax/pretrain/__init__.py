@@ -1,0 +1,1 @@
+"""Scale-adaptive JEPA pretraining: masks, teacher, losses, the step."""

@@ -1,0 +1,183 @@
+"""The contrastive loss between sensors, in memory linear in the number of tokens.
+
+Paper, section 3.3: the patch embeddings that different sensors give the same patch should be closer to each other than to those of
+other patches. The matrix of all similarities is never held: a block of its rows at a time is computed, reduced and forgotten, and
+computed once more in the backward pass.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+_NOTHING = float(jnp.finfo(jnp.float32).min)  # finite, so that a row without entries has no NaN gradient
+
+
+def contrastive_loss(
+    tokens: Float[Array, "B M N D"],
+    valid: Bool[Array, "B M N"] | None = None,
+    temperature: float = 0.1,
+    block_size: int = 1024,
+    *,
+    mesh: Mesh | None = None,
+    axis_names: Sequence[str] = ("data", "fsdp"),
+) -> Float[Array, ""]:
+    """Mean over tokens of: log-sum-exp over the negatives and positives, minus log-sum-exp over the positives.
+
+    Similarities are cosines over `temperature`. A token's positives are the tokens of the same patch in the tile's other sensors.
+    Its denominator runs over every token of the batch except those of the same tile and the same sensor (so not over itself).
+    Tokens that are invalid, or that have no valid positive, leave both sums and the mean; where none is left the loss is zero, and
+    so are its gradients.
+
+    Args:
+      tokens: patch embeddings of B tiles, M sensors and N patches, any float dtype; the loss is computed in float32. Sensors without
+        a patch grid (MODIS) do not take part.
+      valid: True = valid. What stands in the other tokens does not matter, not even NaN. None means that all are valid.
+      temperature: what cosines are divided by.
+      block_size: rows of the similarity matrix held at a time; memory is about 3 * block_size * B * M * N floats beside the tokens.
+        On a mesh, rows of each device. Static.
+      mesh: the mesh over which B is sharded. The negatives are then those of the whole mesh, each device keeps the rows of its own
+        tiles, and the loss is the one a single device would compute.
+      axis_names: axes of `mesh` over which B is sharded.
+
+    Returns:
+      float32 scalar, the same on every device.
+
+    Raises:
+      ValueError: block_size or temperature is not positive, or the mesh axes do not divide B.
+    """
+    if block_size < 1 or not temperature > 0:
+        raise ValueError(
+            f"block_size = {block_size} and temperature = {temperature} of the contrastive loss must be positive"
+        )
+    if valid is None:
+        valid = jnp.ones(tokens.shape[:3], jnp.bool_)
+    axes = () if mesh is None else tuple(axis_names)
+    local_loss = functools.partial(_loss, temperature=temperature, block_size=block_size, axes=axes)
+    if mesh is None:
+        return local_loss(tokens, valid)
+    shards = 1
+    for axis in axes:
+        shards *= mesh.shape[axis]
+    if tokens.shape[0] % shards:
+        raise ValueError(
+            f"a batch of {tokens.shape[0]} tiles does not split over the {shards} devices of mesh axes {axes}"
+        )
+    rows = PartitionSpec(axes)
+    return jax.shard_map(local_loss, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(tokens, valid)
+
+
+def _loss(tokens: Array, valid: Array, *, temperature: float, block_size: int, axes: tuple[str, ...]) -> Array:
+    """The loss of this device's tiles against those of all `axes`, averaged over all."""
+    has_positive = (valid.sum(axis=1, keepdims=True) - valid) > 0
+    used = valid & has_positive
+    unit = _normalise(jnp.where(used[..., None], tokens.astype(jnp.float32), 0.0))
+    positives = _log_sum_exp_positives(unit, used, temperature)
+    denominators = _log_sum_exp_all(
+        unit.reshape(-1, unit.shape[-1]), used.reshape(-1), temperature, block_size, tokens.shape[2], axes
+    )
+    total = jnp.where(used, denominators.reshape(used.shape) - positives, 0.0).sum()
+    count = used.sum(dtype=jnp.float32)
+    if axes:
+        total, count = jax.lax.psum((total, count), axes)
+    return total / jnp.maximum(count, 1.0)
+
+
+def _normalise(tokens: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """z / |z|, and zero (with a finite gradient) for z = 0."""
+    squares = jnp.square(tokens).sum(axis=-1, keepdims=True)
+    return tokens * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))
+
+
+def _log_sum_exp_positives(
+    unit: Float[Array, "B M N D"], used: Bool[Array, "B M N"], temperature: float
+) -> Float[Array, "B M N"]:
+    """Over the same patch in the tile's other sensors; a finite number of no meaning for unused tokens."""
+    scores = jnp.einsum("bmnd,bknd->bmnk", unit, unit, precision="highest") / temperature
+    other_sensor = ~jnp.eye(unit.shape[1], dtype=jnp.bool_)
+    pairs = jnp.swapaxes(used, 1, 2)[:, None] & other_sensor[None, :, None, :]
+    return jax.nn.logsumexp(jnp.where(pairs, scores, _NOTHING), axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _log_sum_exp_all(
+    unit: Float[Array, "T D"],
+    used: Bool[Array, "T"],
+    temperature: float,
+    block_size: int,
+    num_patches: int,
+    axes: tuple[str, ...],
+) -> Float[Array, "T"]:
+    """For each used token, over the used tokens (of all devices) outside its own (tile, sensor) group; zero for unused tokens."""
+    group = _group_ids(used, num_patches, axes)
+    all_unit, all_used, all_group = _gather((unit, used, group), axes)
+
+    def block(rows: tuple[Array, Array, Array]) -> Array:
+        row_unit, row_used, row_group = rows
+        pairs = all_used[None, :] & (row_group[:, None] != all_group[None, :])
+        scores = jnp.where(pairs, _scores(row_unit, all_unit, temperature), _NOTHING)
+        return jnp.where(row_used, jax.nn.logsumexp(scores, axis=1), 0.0)
+
+    return _map_row_blocks(block, (unit, used, group), block_size)
+
+
+def _log_sum_exp_all_forward(unit, used, temperature, block_size, num_patches, axes):
+    result = _log_sum_exp_all(unit, used, temperature, block_size, num_patches, axes)
+    return result, (unit, used, result)
+
+
+def _log_sum_exp_all_backward(temperature, block_size, num_patches, axes, residuals, cotangent):
+    """Each pair of tokens meets twice, in either one's sum; as scores are symmetric, one pass over the rows sees both.
+
+    So a device's rows need nobody else's gradient, only all tokens, sums and cotangents.
+    """
+    unit, used, result = residuals
+    group = _group_ids(used, num_patches, axes)
+    rows = (unit, used, group, result, jnp.where(used, cotangent, 0.0))
+    all_unit, all_used, all_group, all_result, all_cotangent = _gather(rows, axes)
+
+    def block(rows: tuple[Array, ...]) -> Array:
+        row_unit, row_used, row_group, row_result, row_cotangent = rows
+        pairs = row_used[:, None] & all_used[None, :] & (row_group[:, None] != all_group[None, :])
+        scores = _scores(row_unit, all_unit, temperature)
+        own = row_cotangent[:, None] * jnp.exp(scores - row_result[:, None])
+        others = all_cotangent[None, :] * jnp.exp(scores - all_result[None, :])
+        weights = jnp.where(pairs, own + others, 0.0)
+        return jnp.matmul(weights, all_unit, precision="highest") / temperature
+
+    return _map_row_blocks(block, rows, block_size), None
+
+
+_log_sum_exp_all.defvjp(_log_sum_exp_all_forward, _log_sum_exp_all_backward)
+
+
+def _scores(rows: Float[Array, "R D"], columns: Float[Array, "T D"], temperature: float) -> Float[Array, "R T"]:
+    # Accelerators would multiply in lower precision; a cosine's error is multiplied by 1 / temperature and then exponentiated.
+    return jnp.matmul(rows, columns.T, precision="highest") / temperature
+
+
+def _group_ids(used: Bool[Array, "T"], num_patches: int, axes: tuple[str, ...]) -> Int[Array, "T"]:
+    """A number for each (tile, sensor), different on each device."""
+    first = jax.lax.axis_index(axes) * used.size if axes else 0
+    return (first + jnp.arange(used.size, dtype=jnp.int32)) // num_patches
+
+
+def _gather(arrays: tuple[Array, ...], axes: tuple[str, ...]) -> tuple[Array, ...]:
+    """The rows of all devices, in the order of the batch."""
+    if not axes:
+        return arrays
+    return tuple(jax.lax.all_gather(array, axes, tiled=True) for array in arrays)
+
+
+def _map_row_blocks(block, rows: tuple[Array, ...], block_size: int) -> Array:
+    """`block` on `block_size` rows at a time; the last block is filled up with zeros (unused tokens), cut off again."""
+    count = rows[0].shape[0]
+    size = min(block_size, count)
+    padding = -count % size
+    padded = [jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)) for array in rows]
+    blocks = tuple(array.reshape(-1, size, *array.shape[1:]) for array in padded)
+    result = jax.lax.map(block, blocks)
+    return result.reshape(-1, *result.shape[2:])[:count]

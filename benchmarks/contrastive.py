@@ -1,0 +1,88 @@
+"""Time and peak memory of the contrastive loss, forward and backward, at the token counts of the paper's batches.
+
+    python benchmarks/contrastive.py                       # 65,536 tokens of width 768: PLANTED at batch 1024
+    python benchmarks/contrastive.py --tokens 65536 131072 # and at batch 2048
+
+Each count runs in a process of its own, so that peaks do not mix. Minutes on a CPU; docs/PERFORMANCE.md quotes the figures.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+SENSORS, PATCHES = 4, 16  # PLANTED: Sentinel-2, Sentinel-1, ALOS-2, Landsat 7; 120 m tiles in patches of 30 m
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[65_536], help=f"multiples of {SENSORS * PATCHES}")
+    parser.add_argument("--width", type=int, default=768, help="width of a token")
+    parser.add_argument("--block", type=int, default=1024, help="rows of the similarity matrix held at a time")
+    parser.add_argument("--limit-gb", type=float, default=None, help="fail if a peak is above this many GB")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # the child process
+    arguments = parser.parse_args()
+    for count in arguments.tokens:
+        if count < 1 or count % (SENSORS * PATCHES):
+            parser.error(f"--tokens {count}: give positive multiples of {SENSORS * PATCHES}")
+    return arguments
+
+
+def peak_memory() -> float:
+    """Of this process so far, in GB."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kilobytes * 1024 / 1e9
+
+
+def measure(count: int, width: int, block: int) -> dict[str, float]:
+    """One forward and backward pass over `count` tokens."""
+    import jax
+
+    from anysat_jax.pretrain.contrastive import contrastive_loss
+
+    shape = (count // (SENSORS * PATCHES), SENSORS, PATCHES, width)
+    step = jax.jit(jax.value_and_grad(lambda tokens: contrastive_loss(tokens, block_size=block)))
+    compiled = step.lower(jax.ShapeDtypeStruct(shape, "float32")).compile()
+    before = peak_memory()
+    tokens = jax.random.normal(jax.random.key(0), shape).block_until_ready()
+    start = time.perf_counter()
+    loss, grad = jax.block_until_ready(compiled(tokens))
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "before": before,
+        "peak": peak_memory(),
+        "loss": float(loss),
+        "finite": bool(jax.numpy.isfinite(grad).all()),
+        "device": str(jax.devices()[0].device_kind),
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.tokens[0], arguments.width, arguments.block)))
+        return
+    too_large = False
+    for count in arguments.tokens:
+        options = ["--tokens", str(count), "--width", str(arguments.width), "--block", str(arguments.block)]
+        child = subprocess.run(
+            [sys.executable, __file__, "--measure", *options], stdout=subprocess.PIPE, text=True, check=True
+        )
+        result = json.loads(child.stdout.splitlines()[-1])
+        print(
+            f"{count:,} tokens of width {arguments.width} on {result['device']}, blocks of {arguments.block} rows: "
+            f"forward and backward {result['seconds']:.1f} s; peak memory of the process {result['peak']:.2f} GB "
+            f"({result['before']:.2f} GB before the tokens were made); the full matrix would be {count**2 * 4 / 1e9:.1f} GB; "
+            f"loss {result['loss']:.4f}, gradients {'finite' if result['finite'] else 'NOT FINITE'}",
+            flush=True,
+        )
+        too_large |= arguments.limit_gb is not None and result["peak"] > arguments.limit_gb
+    if too_large:
+        sys.exit(f"a peak is above --limit-gb {arguments.limit_gb}")
+
+
+if __name__ == "__main__":
+    main()
