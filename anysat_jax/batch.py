@@ -118,7 +118,5 @@ def fake_batch(
     """
     rng = np.random.default_rng(seed)
     sides = extent if isinstance(extent, tuple) else (extent, extent)
-    observations = {
-        name: fake_observation(get_sensor(name), batch_size, sides, num_dates, rng) for name in sensors
-    }
+    observations = {name: fake_observation(get_sensor(name), batch_size, sides, num_dates, rng) for name in sensors}
     return Batch(observations=observations, dataset=dataset, patch_size=float(patch_size))

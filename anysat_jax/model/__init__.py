@@ -1,0 +1,1 @@
+"""The model: Linen modules, pure functions of their parameters, no input or output."""

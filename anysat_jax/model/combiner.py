@@ -1,0 +1,129 @@
+"""The modality combiner: merges the sensors' patch embeddings into one vector for each patch, and one for the tile."""
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, patch_buckets, patch_positions
+from anysat_jax.model.transformer import Mlp, attend, block_stack, relative_term
+
+NORM_EPSILON = 1e-6
+
+
+@flax.struct.dataclass
+class PatchTokens:
+    """What the combiner takes: M sensors' tokens of the same K patches.
+
+    Attributes:
+      values: (B, M, K, D).
+      index: (B, K) int, each patch's place on the grid in raster order; None where K is the whole grid, in order.
+      mask: (B, M, K) bool, True for tokens that take part; None for all.
+      context: (B, 1, D), a token of the whole tile without a position (MODIS); None for none.
+      context_mask: (B,) bool, True where the tile has its context token; None for all.
+      grid: patches along rows and columns of the tile.
+      patch_size: side of a patch in metres.
+    """
+
+    values: Float[Array, "B M K D"]
+    index: Int[Array, "B K"] | None = None
+    mask: Bool[Array, "B M K"] | None = None
+    context: Float[Array, "B 1 D"] | None = None
+    context_mask: Bool[Array, "B"] | None = None
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(1, 1))
+    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)
+
+    @property
+    def num_leading(self) -> int:
+        """Tokens before the patches': the class token, and the context token if any."""
+        return 1 if self.context is None else 2
+
+    def positions(self, config: ModelConfig) -> Float[Array, "b K D"]:
+        """Position codes of the K patches; b is 1 where all samples have the same patches."""
+        table = jnp.asarray(patch_positions(self.grid, self.patch_size, config.dim, config.positions))
+        return table[None] if self.index is None else table[self.index]
+
+    def buckets(self) -> Int[Array, "b 1+K L+M*K"]:
+        """Distance buckets of [class; patches] against [class; context; sensors' patches]."""
+        table = jnp.asarray(patch_buckets(self.grid))
+        inner = table[None] if self.index is None else table[self.index[:, :, None], self.index[:, None, :]]
+        inner = jnp.tile(inner, (1, 1, self.values.shape[1]))
+        return jnp.pad(inner, ((0, 0), (1, 0), (self.num_leading, 0)), constant_values=CLASS_BUCKET)
+
+    def key_mask(self) -> Bool[Array, "B L+M*K"] | None:
+        """Which of [class; context; sensors' patches] may be attended to; None for all."""
+        if self.mask is None and self.context_mask is None:
+            return None
+        batch, sensors, count, _ = self.values.shape
+        leading = jnp.ones((batch, self.num_leading), bool)
+        if self.context_mask is not None:
+            leading = leading.at[:, 1].set(self.context_mask)
+        mask = jnp.ones((batch, sensors, count), bool) if self.mask is None else self.mask
+        return jnp.concatenate([leading, mask.reshape(batch, sensors * count)], axis=1)
+
+
+class CrossAttention(nn.Module):
+    """Learned queries, one a patch and one for the tile, gather from all tokens; no residual around the attention.
+
+    The relative term takes the first head's unscaled query: the published weights were trained so.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L+M*K D"], tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
+        config, dtype = self.config, self.config.compute_dtype
+        normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_attention")(x)
+        key = self._heads(nn.Dense(config.dim, dtype=dtype, name="key")(normed))
+        value = self._heads(nn.Dense(config.dim, dtype=dtype, name="value")(normed))
+        query = self._heads(self._queries(tokens))
+        table = self.param("relative", nn.initializers.truncated_normal(0.02), (config.head_dim, NUM_BUCKETS))
+        bias = relative_term(query[:, :, 0], table, tokens.buckets())
+        batch = x.shape[0]
+        query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
+        bias = jnp.broadcast_to(bias, (batch, *bias.shape[1:]))
+        out = attend(query, key, value, bias, tokens.key_mask())
+        out = nn.Dense(config.dim, dtype=dtype, name="out")(out)
+        normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_mlp")(out)
+        return out + Mlp(config.mlp_ratio * config.dim, dtype, name="mlp")(normed)
+
+    def _queries(self, tokens: PatchTokens) -> Float[Array, "b 1+K D"]:
+        """The learned vector plus each patch's position; the tile's query has none."""
+        learned = self.param("query", nn.initializers.truncated_normal(0.02), (self.config.dim,))
+        position = tokens.positions(self.config)
+        position = jnp.pad(position, ((0, 0), (1, 0), (0, 0)))
+        return (learned[None, None] + position).astype(self.config.compute_dtype)
+
+    def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N H d"]:
+        return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
+
+
+class Combiner(nn.Module):
+    """Self-attention blocks over [class; context; all sensors' patches + positions], then one cross-attention block
+    (paper: phi^comb). No final norm."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
+        config, dtype = self.config, self.config.compute_dtype
+        batch, sensors, count, dim = tokens.values.shape
+        class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
+        parts = [jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))]
+        if tokens.context is not None:
+            parts.append(tokens.context.astype(dtype))
+        placed = tokens.values.astype(dtype) + tokens.positions(config)[:, None].astype(dtype)
+        x = jnp.concatenate([*parts, placed.reshape(batch, sensors * count, dim)], axis=1)
+        blocks = block_stack(
+            config.depth,
+            config.remat,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            epsilon=NORM_EPSILON,
+            relative=False,
+            dtype=dtype,
+            name="blocks",
+        )
+        x, _ = blocks(x, None, tokens.key_mask())
+        return CrossAttention(config, name="cross")(x, tokens)

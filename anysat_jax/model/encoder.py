@@ -1,0 +1,168 @@
+"""The encoder: projectors, spatial transformer, combiner, and the four outputs."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from anysat_jax.batch import Batch, Observation
+from anysat_jax.model.combiner import Combiner, PatchTokens
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.projectors import make_projector, merge_patches
+from anysat_jax.model.spatial import SpatialTransformer
+from anysat_jax.sensors import get_sensor
+
+Output = Literal["tile", "patch", "dense", "all"]
+OUTPUTS: tuple[Output, ...] = ("tile", "patch", "dense", "all")
+
+
+@flax.struct.dataclass
+class Embedded:
+    """Each sensor by itself, before the combiner.
+
+    Attributes:
+      patches: (B, N, D) patch embeddings by sensor; N is 1 for a context sensor.
+      subpatches: (B, N, n, D) sub-patch features by sensor, raster order.
+    """
+
+    patches: dict[str, Float[Array, "B N D"]]
+    subpatches: dict[str, Float[Array, "B N n D"]]
+
+
+def is_context(sensor: str) -> bool:
+    """Whether a sensor enters the combiner as one token of the whole tile."""
+    return get_sensor(sensor).kind == "context"
+
+
+def present_mask(observations: Mapping[str, Observation], names: tuple[str, ...]) -> Bool[Array, "B M"] | None:
+    """Which tiles have which sensor; None where all have all."""
+    if all(observations[name].present is None for name in names):
+        return None
+    batch = observations[names[0]].batch_size
+    columns = [observations[name].present for name in names]
+    return jnp.stack([jnp.ones(batch, bool) if column is None else column for column in columns], axis=1)
+
+
+def stack_patches(batch: Batch, patches: Mapping[str, Float[Array, "B N D"]]) -> PatchTokens:
+    """All patches of all sensors, in sorted order of the sensors, as the combiner takes them.
+
+    Raises:
+      ValueError: there are several context sensors.
+    """
+    names = tuple(name for name in batch.sensors if not is_context(name))
+    contexts = [name for name in batch.sensors if is_context(name)]
+    if len(contexts) > 1:
+        raise ValueError(f"one context sensor at a time, got {', '.join(contexts)}")
+    values = jnp.stack([patches[name] for name in names], axis=1)
+    present = present_mask(batch.observations, names)
+    return PatchTokens(
+        values=values,
+        mask=None if present is None else jnp.broadcast_to(present[:, :, None], values.shape[:3]),
+        context=patches[contexts[0]] if contexts else None,
+        context_mask=batch.observations[contexts[0]].present if contexts else None,
+        grid=batch.grid,
+        patch_size=batch.patch_size,
+    )
+
+
+class Encoder(nn.Module):
+    """AnySat's encoder (paper: section 3). Any subset of `config.sensors` may be in a batch."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.projector = {
+            name: make_projector(get_sensor(name), config.dim, config.compute_dtype, config.dropout)
+            for name in config.sensors
+        }
+        self.spatial = SpatialTransformer(config)
+        self.combiner = Combiner(config)
+
+    def project(self, batch: Batch, deterministic: bool = True) -> dict[str, Float[Array, "B N n D"]]:
+        """Sub-patch tokens of each sensor (paper: phi^proj), raster patches, raster sub-patches inside each."""
+        return {name: self._project(name, batch, deterministic) for name in batch.sensors}
+
+    def _project(self, name: str, batch: Batch, deterministic: bool) -> Float[Array, "B N n D"]:
+        if name not in self.projector:
+            raise ValueError(f"this model has no projector for sensor {name!r}; it has {', '.join(self.projector)}")
+        grid = (1, 1) if is_context(name) else batch.grid
+        return self.projector[name](batch.observations[name], grid, deterministic)
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> Embedded:
+        """Patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
+
+        Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger products.
+        """
+        tokens = self.project(batch, deterministic)
+        groups: dict[tuple[int, float], list[str]] = {}
+        for name in batch.sensors:
+            metres = batch.patch_size if is_context(name) else get_sensor(name).subpatch_metres
+            groups.setdefault((tokens[name].shape[2], metres), []).append(name)
+        patches, subpatches = {}, {}
+        for (_, metres), names in groups.items():
+            flat = [tokens[name].reshape(-1, *tokens[name].shape[2:]) for name in names]
+            sizes = [part.shape[0] for part in flat]
+            patch, subpatch = self.spatial(jnp.concatenate(flat), metres)
+            ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+            for name, one, all_of_it in zip(names, jnp.split(patch, ends), jnp.split(subpatch, ends), strict=True):
+                patches[name] = one.reshape(*tokens[name].shape[:2], -1)
+                subpatches[name] = all_of_it.reshape(tokens[name].shape)
+        return Embedded(patches, subpatches)
+
+    def combine(self, tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
+        """The tile's vector, then one for each patch (paper: phi^comb)."""
+        return self.combiner(tokens)
+
+    def __call__(
+        self,
+        batch: Batch,
+        output: Output = "tile",
+        output_modality: str | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "..."]:
+        """Encodes a batch.
+
+        Args:
+          output: "tile" (B, D); "patch" (B, rows, columns, D); "all" (B, 1 + rows * columns, D), the tile's vector first;
+            "dense" (B, h, w, 2 D): for each sub-patch of `output_modality`, its patch's vector and its own feature, raster order.
+          output_modality: the sensor whose sub-patches "dense" describes.
+          deterministic: False drops as in training; needs an rng named "dropout".
+
+        Raises:
+          ValueError: an unknown output, or "dense" of a sensor that is not in the batch.
+        """
+        if output not in OUTPUTS:
+            raise ValueError(f"unknown output {output!r}; there are {', '.join(OUTPUTS)}")
+        if output == "dense" and (output_modality not in batch.observations or is_context(output_modality)):
+            spatial = ", ".join(name for name in batch.sensors if not is_context(name))
+            raise ValueError(f"output 'dense' needs output_modality, one of {spatial}; got {output_modality!r}")
+        embedded = self.embed(batch, deterministic)
+        combined = self.combine(stack_patches(batch, embedded.patches))
+        if output == "all":
+            return combined
+        if output == "tile":
+            return combined[:, 0]
+        patch = combined[:, 1:]
+        if output == "patch":
+            return patch.reshape(patch.shape[0], *batch.grid, -1)
+        return dense_features(patch, embedded.subpatches[output_modality], batch.grid)
+
+
+def dense_features(
+    patch: Float[Array, "B N D"], subpatch: Float[Array, "B N n D"], grid: tuple[int, int]
+) -> Float[Array, "B h w 2*D"]:
+    """[patch vector, sub-patch feature] of every sub-patch, as a map."""
+    patch = jnp.broadcast_to(patch[:, :, None], subpatch.shape)
+    return merge_patches(jnp.concatenate([patch, subpatch], axis=-1), grid)
+
+
+def encode(
+    config: ModelConfig, params: Mapping, batch: Batch, output: Output = "tile", output_modality: str | None = None
+) -> jax.Array:
+    """`Encoder(config)` on a batch, in evaluation mode: a pure function of the parameters."""
+    return Encoder(config).apply({"params": params}, batch, output, output_modality)

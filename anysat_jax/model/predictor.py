@@ -1,0 +1,79 @@
+"""The predictor: from the student's context patches to the teacher's vectors of the target patches."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.positions import patch_positions
+from anysat_jax.model.transformer import block_stack
+
+NORM_EPSILON = 1e-5
+
+
+class Predictor(nn.Module):
+    """[its class token; context + positions; mask token + position for each target], blocks, norm, Linear."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        context: Float[Array, "B n D"],
+        context_index: Int[Array, "B n"],
+        target_index: Int[Array, "k B m"],
+        grid: tuple[int, int],
+        patch_size: float,
+        context_mask: Bool[Array, "B n"] | None = None,
+        target_mask: Bool[Array, "m"] | None = None,
+    ) -> Float[Array, "k B m D"]:
+        """Predicts k blocks of m patches for each tile, each block by itself.
+
+        Args:
+          context_mask: True for real context patches, False for padding.
+          target_mask: True for real target places, the same for all blocks.
+        """
+        config, dtype = self.config, self.config.compute_dtype
+        blocks, batch, targets = target_index.shape
+        dim = config.dim
+        position = jnp.asarray(patch_positions(grid, patch_size, dim, config.positions), dtype)
+        class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
+        mask_token = self.param("mask_token", nn.initializers.truncated_normal(0.02), (dim,))
+        known = nn.Dense(dim, dtype=dtype, name="embed")(context) + position[context_index]
+        first = jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))
+        known = jnp.concatenate([first, known], axis=1)
+        asked = mask_token.astype(dtype)[None, None, None] + position[target_index]
+        x = jnp.concatenate([jnp.broadcast_to(known[None], (blocks, *known.shape)), asked], axis=2)
+        key_mask = _key_mask(blocks, batch, known.shape[1], targets, context_mask, target_mask)
+        stack = block_stack(
+            config.predictor_depth,
+            config.remat,
+            num_heads=config.predictor_heads,
+            mlp_ratio=config.mlp_ratio,
+            epsilon=NORM_EPSILON,
+            relative=False,
+            dtype=dtype,
+            name="blocks",
+        )
+        x, _ = stack(x.reshape(blocks * batch, -1, dim), None, key_mask)
+        x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x[:, -targets:])
+        return nn.Dense(dim, dtype=dtype, name="out")(x).reshape(blocks, batch, targets, dim)
+
+
+def _key_mask(
+    blocks: int,
+    batch: int,
+    known: int,
+    targets: int,
+    context_mask: Bool[Array, "B n"] | None,
+    target_mask: Bool[Array, "m"] | None,
+) -> Bool[Array, "k*B 1+n+m"] | None:
+    """Which of [class; context; targets] may be attended to, block-major; None for all."""
+    if context_mask is None and target_mask is None:
+        return None
+    context = jnp.ones((batch, known - 1), bool) if context_mask is None else context_mask
+    target = jnp.ones(targets, bool) if target_mask is None else target_mask
+    rows = jnp.concatenate(
+        [jnp.ones((batch, 1), bool), context, jnp.broadcast_to(target[None], (batch, targets))], axis=1
+    )
+    return jnp.tile(rows, (blocks, 1))

@@ -1,0 +1,193 @@
+"""Sensor projectors: from standardised pixels to sub-patch tokens, raster patches and raster sub-patches inside each."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from anysat_jax.batch import Observation
+from anysat_jax.model.positions import date_code
+from anysat_jax.sensors import Sensor
+
+TEMPORAL_HEADS = 16
+KEY_WIDTH = 8
+ATTENTION_DROPOUT = 0.1
+NORM_EPSILON = 1e-5
+
+Dtype = Any
+
+
+def split_patches(image: Float[Array, "B X H W"], grid: tuple[int, int], pixels: int) -> Float[Array, "B N n X*p*p"]:
+    """Cuts maps into patches, and these into sub-patches of pixels x pixels; the last axis runs (row, column, X)."""
+    batch, channels, height, width = image.shape
+    rows, columns = grid
+    per_side = (height // (rows * pixels), width // (columns * pixels))
+    x = image.reshape(batch, channels, rows, per_side[0], pixels, columns, per_side[1], pixels)
+    x = x.transpose(0, 2, 5, 3, 6, 4, 7, 1)
+    return x.reshape(batch, rows * columns, per_side[0] * per_side[1], pixels * pixels * channels)
+
+
+def merge_patches(tokens: Float[Array, "B N n F"], grid: tuple[int, int]) -> Float[Array, "B h w F"]:
+    """Lays sub-patch features out as a map: the inverse of `split_patches` for one feature vector a sub-patch."""
+    batch, _, count, width = tokens.shape
+    rows, columns = grid
+    side = math.isqrt(count)
+    x = tokens.reshape(batch, rows, columns, side, side, width).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * side, columns * side, width)
+
+
+class SubpatchEmbed(nn.Module):
+    """A convolution whose kernel is its stride, without bias, as one matrix product."""
+
+    dim: int
+    pixels: int
+    bands: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N n p*p*C"]) -> Float[Array, "B N n D"]:
+        shape = (self.pixels, self.pixels, self.bands, self.dim)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3), shape)
+        return x.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype)
+
+
+class ImageProjector(nn.Module):
+    """Sub-patch embedding, then twice (Linear, LayerNorm, ReLU), D to 2D to D. Invalid pixels count as the band's mean."""
+
+    sensor: Sensor
+    dim: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
+        del deterministic  # image projectors have no dropout
+        values = observation.values
+        if observation.pixel_mask is not None:
+            values = jnp.where(observation.pixel_mask, values, 0)
+        x = split_patches(values, grid, self.sensor.subpatch_pixels)
+        x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
+        for layer, width in enumerate((2 * self.dim, self.dim)):
+            x = nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(x)
+            x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
+        return x
+
+
+def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -> nn.GroupNorm:
+    """GroupNorm of the last axis by itself, or with the dates' axis before it."""
+    return nn.GroupNorm(
+        num_groups=groups,
+        epsilon=NORM_EPSILON,
+        dtype=dtype,
+        reduction_axes=(-2, -1) if over_dates else (-1,),
+        use_fast_variance=False,
+        name=name,
+    )
+
+
+def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
+    """The mask, but all True for a series without any date: such a tile lacks the sensor and is masked out later, and until
+    then its features must stay finite (0 * nan is nan)."""
+    if date_mask is None:
+        return None
+    return jnp.asarray(date_mask) | ~jnp.any(date_mask, axis=1, keepdims=True)
+
+
+class TemporalAttention(nn.Module):
+    """Attention over dates with one learned query a head; the values are the inputs, each head taking its share of channels.
+
+    Query and key projection meet in one D x 16 matrix before they meet the data: an eighth of the published order's products.
+    """
+
+    dropout: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B Q T D"], date_mask: Bool[Array, "B T"] | None, deterministic: bool
+    ) -> Float[Array, "B Q D"]:
+        heads, dim = TEMPORAL_HEADS, x.shape[-1]
+        query = self.param("query", nn.initializers.normal(math.sqrt(2 / KEY_WIDTH)), (heads, KEY_WIDTH))
+        kernel, bias = KeyProjection(heads * KEY_WIDTH, name="key")(dim)
+        kernel = jnp.einsum("dhk,hk->dh", kernel.reshape(dim, heads, KEY_WIDTH), query)
+        bias = jnp.einsum("hk,hk->h", bias.reshape(heads, KEY_WIDTH), query)
+        logits = (x @ kernel.astype(x.dtype)).astype(jnp.float32) + bias[None, None, None]
+        logits = logits / math.sqrt(KEY_WIDTH)
+        if date_mask is not None:
+            logits = jnp.where(date_mask[:, None, :, None], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=2).astype(x.dtype)
+        weights = nn.Dropout(self.dropout, deterministic=deterministic)(weights)
+        values = x.reshape(*x.shape[:-1], heads, dim // heads)
+        return jnp.einsum("bqth,bqthc->bqhc", weights, values).reshape(*x.shape[:2], dim)
+
+
+class KeyProjection(nn.Module):
+    """Holds the parameters of a Linear without applying it."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, dim: int) -> tuple[Float[Array, "D F"], Float[Array, "F"]]:
+        kernel = self.param("kernel", nn.initializers.normal(math.sqrt(2 / KEY_WIDTH)), (dim, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+class SeriesProjector(nn.Module):
+    """L-TAE on each pixel: an MLP on each date, a date code, attention over dates, an output MLP.
+
+    Padded dates take no part in the statistics over dates nor in the attention; an invalid value is read as a learned scalar.
+    """
+
+    sensor: Sensor
+    dim: int
+    dtype: Dtype
+    dropout: bool
+
+    @nn.compact
+    def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
+        rate = self.sensor.dropout if self.dropout else 0.0
+        tokens, shape = self._pixels(observation, grid)
+        x = self._embed_dates(tokens.astype(self.dtype), rate, deterministic)
+        mask = usable_dates(observation.date_mask)
+        if self.sensor.normalise_over_dates:
+            norm = group_norm(TEMPORAL_HEADS, self.dtype, "date_norm", over_dates=True)
+            shape_of_mask = (x.shape[0], 1, *x.shape[2:])
+            x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None, :, None], shape_of_mask))
+        dates = jnp.asarray(observation.dates, jnp.float32)
+        x = x + date_code(dates, self.dim, self.sensor.date_period)[:, None].astype(x.dtype)
+        x = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype, name="attention")(
+            x, mask, deterministic
+        )
+        x = nn.Dense(self.dim, dtype=self.dtype, name="out")(x)
+        x = nn.relu(group_norm(4, self.dtype, "out_hidden_norm")(x))
+        x = nn.Dropout(rate, deterministic=deterministic)(x)
+        return group_norm(TEMPORAL_HEADS, self.dtype, "out_norm")(x).reshape(*shape, self.dim)
+
+    def _pixels(
+        self, observation: Observation, grid: tuple[int, int]
+    ) -> tuple[Float[Array, "B Q T C"], tuple[int, int, int]]:
+        """Pixels of all patches, invalid values filled, and the shape (B, N, n) that they form."""
+        values = observation.values
+        pad_value = self.param("pad_value", nn.initializers.zeros, ())
+        if observation.pixel_mask is not None:
+            values = jnp.where(observation.pixel_mask, values, pad_value)
+        batch, dates, bands, height, width = values.shape
+        x = split_patches(values.reshape(batch, dates * bands, height, width), grid, 1)
+        return x.reshape(batch, -1, dates, bands), x.shape[:3]
+
+    def _embed_dates(self, x: Float[Array, "B Q T C"], rate: float, deterministic: bool) -> Float[Array, "B Q T D"]:
+        dim = self.dim
+        for layer, width in enumerate((dim // 8, dim // 2, dim, 2 * dim, dim)):
+            x = nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(x)
+            x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
+            x = nn.Dropout(rate, deterministic=deterministic)(x)
+        return x
+
+
+def make_projector(sensor: Sensor, dim: int, dtype: Dtype, dropout: bool) -> nn.Module:
+    """The projector of a sensor's kind."""
+    if sensor.kind == "image":
+        return ImageProjector(sensor, dim, dtype)
+    return SeriesProjector(sensor, dim, dtype, dropout)

@@ -1,0 +1,123 @@
+"""Pre-norm transformer blocks, with an optional relative position term on the keys."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from anysat_jax.model.positions import NUM_BUCKETS, USED_BUCKETS
+
+Dtype = Any
+
+
+def relative_term(
+    query: Float[Array, "B Q d"], table: Float[Array, "d 8"], buckets: Int[Array, "b Q K"]
+) -> Float[Array, "B Q K"]:
+    """query_i . table[:, buckets_ij], as selects rather than a gather: they fuse into the logits, forward and backward.
+
+    Args:
+      buckets: b is B, or 1 where all samples share them.
+    """
+    product = query @ table.astype(query.dtype)
+    term = jnp.zeros((), product.dtype)
+    for bucket in USED_BUCKETS:
+        term = jnp.where(buckets == bucket, product[:, :, bucket : bucket + 1], term)
+    return term
+
+
+def attend(
+    query: Float[Array, "B Q H d"],
+    key: Float[Array, "B K H d"],
+    value: Float[Array, "B K H d"],
+    bias: Float[Array, "B Q K"] | None = None,
+    key_mask: Bool[Array, "B K"] | None = None,
+) -> Float[Array, "B Q H*d"]:
+    """Scaled dot-product attention, softmax in float32; `bias` is added to every head's logits.
+
+    Args:
+      key_mask: True where a key may be attended to. At least one key of each sample must be.
+    """
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias=None if bias is None else bias[:, None],
+        mask=None if key_mask is None else key_mask[:, None, None, :],
+    )
+    return out.reshape(*out.shape[:2], -1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    hidden: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        hidden = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(nn.gelu(hidden, approximate=False))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; with `relative`, the first head's scaled query meets a table of distance buckets and the
+    result is added to every head's logits (so the published weights were trained)."""
+
+    num_heads: int
+    relative: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        buckets: Int[Array, "1 N N"] | None = None,
+        key_mask: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        batch, length, dim = x.shape
+        head_dim = dim // self.num_heads
+        qkv = nn.Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
+        query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, self.num_heads, head_dim), 2, 0)
+        bias = None
+        if self.relative:
+            table = self.param("relative", nn.initializers.truncated_normal(0.02), (head_dim, NUM_BUCKETS))
+            bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
+        out = attend(query, key, value, bias, key_mask)
+        return nn.Dense(dim, dtype=self.dtype, name="out")(out)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants."""
+
+    num_heads: int
+    mlp_ratio: int
+    epsilon: float
+    relative: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        buckets: Int[Array, "1 N N"] | None,
+        key_mask: Bool[Array, "B N"] | None,
+    ) -> tuple[Float[Array, "B N D"], None]:
+        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
+        x = x + SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
+        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_mlp")(x)
+        return x + Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed), None
+
+
+def block_stack(depth: int, remat: bool, **fields: Any) -> nn.Module:
+    """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code."""
+    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=depth,
+    )
+    return scanned(**fields)
