@@ -3,7 +3,7 @@
     python benchmarks/contrastive.py                       # 65,536 tokens of width 768: PLANTED at batch 1024
     python benchmarks/contrastive.py --tokens 65536 131072 # and at batch 2048
 
-Each count runs in a process of its own, so that peaks do not mix. Minutes on a CPU; docs/PERFORMANCE.md quotes the figures.
+Each count runs in a process of its own, so that peaks do not mix. Minutes on a CPU; docs/PERFORMANCE.md quotes it.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def main() -> None:
         print(
             f"{count:,} tokens of width {arguments.width} on {result['device']}, blocks of {arguments.block} rows: "
             f"forward and backward {result['seconds']:.1f} s; peak memory of the process {result['peak']:.2f} GB "
-            f"({result['before']:.2f} GB before the tokens were made); the full matrix would be {count**2 * 4 / 1e9:.1f} GB; "
+            f"({result['before']:.2f} GB before the tokens were made); "
+            f"the full matrix would be {count**2 * 4 / 1e9:.1f} GB; "
             f"loss {result['loss']:.4f}, gradients {'finite' if result['finite'] else 'NOT FINITE'}",
             flush=True,
         )

@@ -1,17 +1,28 @@
 """The contrastive loss between sensors, in memory linear in the number of tokens.
 
-Paper, section 3.3: the patch embeddings that different sensors give the same patch should be closer to each other than to those of
-other patches. The matrix of all similarities is never held: a block of its rows at a time is computed, reduced and forgotten, and
-computed once more in the backward pass.
+Paper, section 3.3: the patch embeddings that different sensors give the same patch should be closer to each other than
+to those of other patches. The matrix of all similarities is never held: a block of its rows at a time is computed,
+reduced and forgotten, and computed once more in the backward pass.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
+
+
+class _Settings(NamedTuple):
+    """What is fixed when the loss is compiled: see `contrastive_loss`; `axes` is empty without a mesh."""
+
+    temperature: float
+    block_size: int
+    num_patches: int
+    axes: tuple[str, ...]
+
 
 _NOTHING = float(jnp.finfo(jnp.float32).min)  # finite, so that a row without entries has no NaN gradient
 
@@ -27,20 +38,20 @@ def contrastive_loss(
 ) -> Float[Array, ""]:
     """Mean over tokens of: log-sum-exp over the negatives and positives, minus log-sum-exp over the positives.
 
-    Similarities are cosines over `temperature`. A token's positives are the tokens of the same patch in the tile's other sensors.
-    Its denominator runs over every token of the batch except those of the same tile and the same sensor (so not over itself).
-    Tokens that are invalid, or that have no valid positive, leave both sums and the mean; where none is left the loss is zero, and
-    so are its gradients.
+    Similarities are cosines over `temperature`. A token's positives are the tokens of the same patch in the tile's
+    other sensors. Its denominator runs over every token of the batch except those of the same tile and the same sensor
+    (so not over itself). Tokens that are invalid, or that have no valid positive, leave both sums and the mean; where
+    none is left the loss is zero, and so are its gradients.
 
     Args:
-      tokens: patch embeddings of B tiles, M sensors and N patches, any float dtype; the loss is computed in float32. Sensors without
-        a patch grid (MODIS) do not take part.
+      tokens: patch embeddings of B tiles, M sensors and N patches, any float dtype; the loss is computed in float32.
+        Sensors without a patch grid (MODIS) do not take part.
       valid: True = valid. What stands in the other tokens does not matter, not even NaN. None means that all are valid.
       temperature: what cosines are divided by.
-      block_size: rows of the similarity matrix held at a time; memory is about 3 * block_size * B * M * N floats beside the tokens.
-        On a mesh, rows of each device. Static.
-      mesh: the mesh over which B is sharded. The negatives are then those of the whole mesh, each device keeps the rows of its own
-        tiles, and the loss is the one a single device would compute.
+      block_size: rows of the similarity matrix held at a time; memory is about 3 * block_size * B * M * N floats beside
+        the tokens. On a mesh, rows of each device. Static.
+      mesh: the mesh over which B is sharded. The negatives are then those of the whole mesh, each device keeps the rows
+        of its own tiles, and the loss is the one a single device would compute.
       axis_names: axes of `mesh` over which B is sharded.
 
     Returns:
@@ -56,7 +67,7 @@ def contrastive_loss(
     if valid is None:
         valid = jnp.ones(tokens.shape[:3], jnp.bool_)
     axes = () if mesh is None else tuple(axis_names)
-    local_loss = functools.partial(_loss, temperature=temperature, block_size=block_size, axes=axes)
+    local_loss = functools.partial(_loss, settings=_Settings(temperature, block_size, tokens.shape[2], axes))
     if mesh is None:
         return local_loss(tokens, valid)
     shards = 1
@@ -70,24 +81,22 @@ def contrastive_loss(
     return jax.shard_map(local_loss, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(tokens, valid)
 
 
-def _loss(tokens: Array, valid: Array, *, temperature: float, block_size: int, axes: tuple[str, ...]) -> Array:
-    """The loss of this device's tiles against those of all `axes`, averaged over all."""
+def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings) -> Float[Array, ""]:
+    """The loss of this device's tiles against those of all, averaged over all."""
     has_positive = (valid.sum(axis=1, keepdims=True) - valid) > 0
     used = valid & has_positive
     unit = _normalise(jnp.where(used[..., None], tokens.astype(jnp.float32), 0.0))
-    positives = _log_sum_exp_positives(unit, used, temperature)
-    denominators = _log_sum_exp_all(
-        unit.reshape(-1, unit.shape[-1]), used.reshape(-1), temperature, block_size, tokens.shape[2], axes
-    )
+    positives = _log_sum_exp_positives(unit, used, settings.temperature)
+    denominators = _log_sum_exp_all(unit.reshape(-1, unit.shape[-1]), used.reshape(-1), settings)
     total = jnp.where(used, denominators.reshape(used.shape) - positives, 0.0).sum()
     count = used.sum(dtype=jnp.float32)
-    if axes:
-        total, count = jax.lax.psum((total, count), axes)
+    if settings.axes:
+        total, count = jax.lax.psum((total, count), settings.axes)
     return total / jnp.maximum(count, 1.0)
 
 
 def _normalise(tokens: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-    """z / |z|, and zero (with a finite gradient) for z = 0."""
+    """Divides by the length, giving zero (with a finite gradient) for a zero vector."""
     squares = jnp.square(tokens).sum(axis=-1, keepdims=True)
     return tokens * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))
 
@@ -102,67 +111,61 @@ def _log_sum_exp_positives(
     return jax.nn.logsumexp(jnp.where(pairs, scores, _NOTHING), axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _log_sum_exp_all(
-    unit: Float[Array, "T D"],
-    used: Bool[Array, "T"],
-    temperature: float,
-    block_size: int,
-    num_patches: int,
-    axes: tuple[str, ...],
-) -> Float[Array, "T"]:
-    """For each used token, over the used tokens (of all devices) outside its own (tile, sensor) group; zero for unused tokens."""
-    group = _group_ids(used, num_patches, axes)
-    all_unit, all_used, all_group = _gather((unit, used, group), axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _log_sum_exp_all(unit: Float[Array, "T D"], used: Bool[Array, "T"], settings: _Settings) -> Float[Array, "T"]:
+    """For each used token, over the used tokens of all devices outside its own (tile, sensor); zero for the others."""
+    group = _group_ids(used, settings)
+    all_unit, all_used, all_group = _gather((unit, used, group), settings.axes)
 
-    def block(rows: tuple[Array, Array, Array]) -> Array:
+    def block(rows: tuple[Array, ...]) -> Float[Array, "R"]:
         row_unit, row_used, row_group = rows
         pairs = all_used[None, :] & (row_group[:, None] != all_group[None, :])
-        scores = jnp.where(pairs, _scores(row_unit, all_unit, temperature), _NOTHING)
+        scores = jnp.where(pairs, _scores(row_unit, all_unit, settings.temperature), _NOTHING)
         return jnp.where(row_used, jax.nn.logsumexp(scores, axis=1), 0.0)
 
-    return _map_row_blocks(block, (unit, used, group), block_size)
+    return _map_row_blocks(block, (unit, used, group), settings.block_size)
 
 
-def _log_sum_exp_all_forward(unit, used, temperature, block_size, num_patches, axes):
-    result = _log_sum_exp_all(unit, used, temperature, block_size, num_patches, axes)
+def _log_sum_exp_all_forward(unit: Array, used: Array, settings: _Settings) -> tuple[Array, tuple[Array, ...]]:
+    result = _log_sum_exp_all(unit, used, settings)
     return result, (unit, used, result)
 
 
-def _log_sum_exp_all_backward(temperature, block_size, num_patches, axes, residuals, cotangent):
+def _log_sum_exp_all_backward(
+    settings: _Settings, residuals: tuple[Array, ...], cotangent: Float[Array, "T"]
+) -> tuple[Float[Array, "T D"], None]:
     """Each pair of tokens meets twice, in either one's sum; as scores are symmetric, one pass over the rows sees both.
 
     So a device's rows need nobody else's gradient, only all tokens, sums and cotangents.
     """
     unit, used, result = residuals
-    group = _group_ids(used, num_patches, axes)
-    rows = (unit, used, group, result, jnp.where(used, cotangent, 0.0))
-    all_unit, all_used, all_group, all_result, all_cotangent = _gather(rows, axes)
+    rows = (unit, used, _group_ids(used, settings), result, jnp.where(used, cotangent, 0.0))
+    all_unit, all_used, all_group, all_result, all_cotangent = _gather(rows, settings.axes)
 
-    def block(rows: tuple[Array, ...]) -> Array:
+    def block(rows: tuple[Array, ...]) -> Float[Array, "R D"]:
         row_unit, row_used, row_group, row_result, row_cotangent = rows
         pairs = row_used[:, None] & all_used[None, :] & (row_group[:, None] != all_group[None, :])
-        scores = _scores(row_unit, all_unit, temperature)
+        scores = _scores(row_unit, all_unit, settings.temperature)
         own = row_cotangent[:, None] * jnp.exp(scores - row_result[:, None])
         others = all_cotangent[None, :] * jnp.exp(scores - all_result[None, :])
         weights = jnp.where(pairs, own + others, 0.0)
-        return jnp.matmul(weights, all_unit, precision="highest") / temperature
+        return jnp.matmul(weights, all_unit, precision="highest") / settings.temperature
 
-    return _map_row_blocks(block, rows, block_size), None
+    return _map_row_blocks(block, rows, settings.block_size), None
 
 
 _log_sum_exp_all.defvjp(_log_sum_exp_all_forward, _log_sum_exp_all_backward)
 
 
 def _scores(rows: Float[Array, "R D"], columns: Float[Array, "T D"], temperature: float) -> Float[Array, "R T"]:
-    # Accelerators would multiply in lower precision; a cosine's error is multiplied by 1 / temperature and then exponentiated.
+    # Accelerators would multiply in lower precision; a cosine's error is divided by the temperature and exponentiated.
     return jnp.matmul(rows, columns.T, precision="highest") / temperature
 
 
-def _group_ids(used: Bool[Array, "T"], num_patches: int, axes: tuple[str, ...]) -> Int[Array, "T"]:
+def _group_ids(used: Bool[Array, "T"], settings: _Settings) -> Int[Array, "T"]:
     """A number for each (tile, sensor), different on each device."""
-    first = jax.lax.axis_index(axes) * used.size if axes else 0
-    return (first + jnp.arange(used.size, dtype=jnp.int32)) // num_patches
+    first = jax.lax.axis_index(settings.axes) * used.size if settings.axes else 0
+    return (first + jnp.arange(used.size, dtype=jnp.int32)) // settings.num_patches
 
 
 def _gather(arrays: tuple[Array, ...], axes: tuple[str, ...]) -> tuple[Array, ...]:
@@ -172,7 +175,7 @@ def _gather(arrays: tuple[Array, ...], axes: tuple[str, ...]) -> tuple[Array, ..
     return tuple(jax.lax.all_gather(array, axes, tiled=True) for array in arrays)
 
 
-def _map_row_blocks(block, rows: tuple[Array, ...], block_size: int) -> Array:
+def _map_row_blocks(block: Callable[[tuple[Array, ...]], Array], rows: tuple[Array, ...], block_size: int) -> Array:
     """`block` on `block_size` rows at a time; the last block is filled up with zeros (unused tokens), cut off again."""
     count = rows[0].shape[0]
     size = min(block_size, count)

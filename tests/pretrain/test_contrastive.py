@@ -1,4 +1,4 @@
-"""The contrastive loss against a plain full-matrix one, on masks and corner cases, over a mesh, and on published numbers."""
+"""The contrastive loss against a plain full-matrix one, in corner cases, over a mesh, and on published numbers."""
 
 import functools
 import json
