@@ -8,8 +8,8 @@ from setuptools import find_namespace_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
 
-# An upper bound stands where a release in the same series has broken callers before: the 0.x libraries of the JAX family.
-# Everything else is open above. Python 3.11 and 3.12 resolve to different releases of these (jax 0.11 dropped 3.11).
+# Upper bounds stand where releases have broken callers before: the 0.x libraries of the JAX family.
+# Python 3.11 and 3.12 resolve to different releases of these (jax 0.11 dropped 3.11).
 REQUIRED = [
     "jax>=0.9,<0.12",  # jax.shard_map and meshes with axis_types; 0.9 to 0.11 are the series that the tests ran with
     "flax>=0.12,<0.13",  # Linen beside jax 0.9 and later; the next 0.x may move it
@@ -44,7 +44,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.9,<0.12"],  # pins the libtpu that fits
     "test": [
         *DATA,
-        f"{TORCH_FLOOR},<=2.13.0",  # up to the release that the tests ran with; weights are converted, nothing is trained
+        f"{TORCH_FLOOR},<=2.13.0",  # up to what the tests ran with; weights are read, nothing is trained
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
