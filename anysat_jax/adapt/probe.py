@@ -103,7 +103,7 @@ def fit_penalties(
     """Fits one probe for each penalty; the probes' leaves have a leading axis P.
 
     Accelerated gradient steps in the principal axes of the features, where an upper bound of the curvature is diagonal
-    (Böhning 1992): no line search, and far fewer steps than L-BFGS where the features' variances span orders of magnitude.
+    (Böhning 1992): no line search, and fewer steps than L-BFGS where variances span orders of magnitude.
 
     Args:
       features: frozen features.
