@@ -1,0 +1,21 @@
+"""What can end a run in a way that its user can mend: the command line prints these in one sentence, without a traceback."""
+
+
+class RunError(Exception):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+class ConfigError(RunError, ValueError):
+    """A value of the config is wrong, or does not fit the machine or the workdir."""
+
+
+class CheckpointError(RunError):
+    """No checkpoint of the workdir can be read."""
+
+
+class NonFiniteError(RunError, FloatingPointError):
+    """A loss or a gradient is infinite or not a number."""
+
+
+class Preempted(RunError):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop, and has saved its state."""

@@ -1,0 +1,57 @@
+"""Batches and patch masks on their way to the devices, one step ahead of the computation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from anysat_jax.batch import Batch
+from anysat_jax.pretrain.masks import PatchMasks, sample_patch_masks
+from anysat_jax.train.mesh import put_batch, put_masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """What one step needs.
+
+    Attributes:
+      batch, masks: on the devices, for all processes together.
+      position: where the data stand once this batch was used, for the checkpoint after the step.
+    """
+
+    batch: Batch
+    masks: PatchMasks
+    position: dict[str, Any]
+
+
+class Feed:
+    """Yields what each step needs. Everything derives from (seed, step): a resumed run sees what the other would have seen."""
+
+    def __init__(self, batches: Any, config: ConfigDict, mesh: Mesh, step: int, position: dict[str, Any] | None):
+        """Starts before the batch of step `step`.
+
+        Args:
+          batches: the data's iterator, see `data_pipelines.load.train_iterator`.
+          position: its state in the checkpoint; None starts at its beginning.
+        """
+        self._batches, self._config, self._mesh, self._step = batches, config, mesh, step
+        if position is not None:
+            batches.set_state(position)
+
+    def next(self) -> Fed:
+        """The next step's batch and masks; the copy to the devices goes on while the caller computes."""
+        batch = next(self._batches).replace(labels={})  # labels are for the probe; pretraining sees none
+        masks = sample_patch_masks(
+            np.random.default_rng((self._config.seed, self._step)),
+            batch.grid,
+            batch.batch_size * jax.process_count(),
+            self._config.pretrain,
+        )
+        self._step += 1
+        return Fed(put_batch(batch, self._mesh), put_masks(masks, self._mesh), self._batches.get_state())
+
+    def close(self) -> None:
+        self._batches.close()

@@ -1,0 +1,129 @@
+"""The bookkeeping of a run's steps: compiled programs, throughput, finite values, the record and the logs."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from anysat_jax.train.errors import NonFiniteError
+from anysat_jax.train.feed import Fed
+from anysat_jax.train.log import RunLog
+from anysat_jax.train.summary import RunRecord
+
+PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size): as many as there may be buckets of mask sizes
+Key = tuple[str, float]
+
+
+class Programs:
+    """Counts the programs that the step is compiled into, by dataset and patch size."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[Key, set[Any]] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(len(shapes) for shapes in self.shapes.values())
+
+    def is_new(self, fed: Fed) -> bool:
+        """Whether a step on these arrays compiles; remembers and logs it if so."""
+        key = (fed.batch.dataset, fed.batch.patch_size)
+        known = self.shapes.setdefault(key, set())
+        signature = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((fed.batch, fed.masks)))
+        if signature in known:
+            return False
+        known.add(signature)
+        logging.info("compiling program %d: %s at %g m, its number %d", self.total, *key, len(known))
+        if len(known) > PROGRAMS_FOR_EACH:
+            logging.warning(
+                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes", *key, PROGRAMS_FOR_EACH
+            )
+        return True
+
+
+class Throughput:
+    """Seconds and tiles of the steps during which nothing was compiled."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._compiled = False
+        self.latest = float("nan")  # tiles per second of the last lap
+
+    def compiled(self) -> None:
+        """Tells that the present lap holds a compilation, and does not count."""
+        self._compiled = True
+
+    def lap(self, tiles: int) -> tuple[int, float]:
+        """Ends a lap. Returns its tiles and seconds, or zeros if it does not count."""
+        now = time.monotonic()
+        seconds, self._since = now - self._since, now
+        self.latest = tiles / max(seconds, 1e-9)
+        counted = (0, 0.0) if self._compiled else (tiles, seconds)
+        self._compiled = False
+        return counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A step that was dispatched and whose metrics were not fetched yet."""
+
+    step: int
+    fed: Fed
+    metrics: dict[str, jax.Array]
+
+
+class Ledger:
+    """Takes each step's metrics once the next step was dispatched, so that the devices never wait for the host."""
+
+    def __init__(self, record: RunRecord, log: RunLog, leaf_names: list[str]):
+        self.record, self.programs = record, Programs()
+        self._log, self._leaf_names = log, leaf_names
+        self._throughput = Throughput()
+        self._pending: Pending | None = None
+
+    def before_step(self, fed: Fed) -> None:
+        """To be called before a step is dispatched."""
+        if self.programs.is_new(fed):
+            self._throughput.compiled()
+            self.record.programs = self.programs.total
+
+    def after_step(self, step: int, fed: Fed, metrics: dict[str, jax.Array]) -> None:
+        """Takes note of the step that led to `step` updates, and finishes the one before it.
+
+        Raises:
+          NonFiniteError: that one met a value that is not finite.
+        """
+        self.finish()
+        self._pending = Pending(step, fed, metrics)
+
+    def finish(self) -> None:
+        """Fetches and writes what is pending.
+
+        Raises:
+          NonFiniteError: a loss or a gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        metrics = jax.device_get(pending.metrics)
+        batch = pending.fed.batch
+        if not metrics["finite"]:
+            raise NonFiniteError(self._complaint(pending, metrics["nonfinite_leaves"]))
+        self.record.add_step({name: float(metrics[f"loss_{name}"]) for name in self.record.losses})
+        tiles, seconds = self._throughput.lap(batch.batch_size)
+        self.record.tiles += tiles
+        self.record.seconds += seconds
+        metrics["tiles_per_second"] = self._throughput.latest
+        self._log.write(pending.step, batch.dataset, batch.patch_size, metrics)
+
+    def _complaint(self, pending: Pending, bad: np.ndarray) -> str:
+        names = [name for name, is_bad in zip(self._leaf_names, bad, strict=True) if is_bad]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        batch = pending.fed.batch
+        return (
+            f"step {pending.step} on dataset {batch.dataset!r} with patches of {batch.patch_size:g} m gave infinite values or NaN "
+            f"in: {shown}. Its update was not applied. Look for such values in that dataset; else lower "
+            "optimizer.learning_rate or set optimizer.clip_norm, and start again from the last checkpoint"
+        )

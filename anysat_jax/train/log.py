@@ -1,0 +1,96 @@
+"""What a run shows while it goes: a progress bar, a table for spreadsheets (CSV), and TensorBoard."""
+
+import csv
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any, Self, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+METRICS = ("loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema", "grad_norm", "tiles_per_second")
+COLUMNS = ("step", "dataset", "patch_size", *METRICS)
+PER_DATASET = ("loss", "loss_predictive", "loss_contrastive")
+QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a file
+
+
+def open_csv(path: pathlib.Path, step: int) -> TextIO:
+    """The table, ready for the rows after `step`: rows of later steps, which a killed run left, are dropped.
+
+    Args:
+      path: the file; made with a header where it is not there.
+      step: the step of the checkpoint from which the run goes on, 0 for a new run.
+    """
+    kept = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.reader(file) if _is_row(row) and int(row[0]) <= step]
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *kept])
+    os.replace(part, path)
+    return path.open("a", newline="", encoding="utf-8")
+
+
+def _is_row(row: list[str]) -> bool:
+    """Whether it is a whole row, not the header or a line cut short."""
+    return len(row) == len(COLUMNS) and row[0].isdigit()
+
+
+class RunLog:
+    """Writes the metrics of a run below its workdir; in every process but the first it does nothing."""
+
+    def __init__(self, workdir: pathlib.Path, *, step: int, total_steps: int, log_every: int, enabled: bool = True):
+        self._log_every, self._total, self._enabled = log_every, total_steps, enabled
+        if not enabled:
+            return
+        self._file = open_csv(workdir / "metrics.csv", step)
+        self._csv = csv.writer(self._file)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=interval, dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        if self._enabled:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+    def write(self, step: int, dataset: str, patch_size: float, metrics: Mapping[str, Any]) -> None:
+        """Shows a step; every `log_every` steps, and the last, also go to the files.
+
+        Args:
+          step: how many updates were made.
+          metrics: a number for each of `METRICS`.
+        """
+        if not self._enabled:
+            return
+        values = {name: float(metrics[name]) for name in METRICS}
+        self._show(dataset, patch_size, values)
+        if step % self._log_every == 0 or step == self._total:
+            self._csv.writerow([step, dataset, f"{patch_size:g}", *(repr(values[name]) for name in METRICS)])
+            self._file.flush()  # a row is on disk before the checkpoint of its step
+            self._write_board(step, dataset, values)
+
+    def _show(self, dataset: str, patch_size: float, values: Mapping[str, float]) -> None:
+        self._bar.set_description(f"{dataset} {patch_size:g} m", refresh=False)
+        self._bar.set_postfix_str(
+            f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
+            f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def _write_board(self, step: int, dataset: str, values: Mapping[str, float]) -> None:
+        for name in METRICS:
+            self._board.add_scalar(name, values[name], step)
+        for name in PER_DATASET:
+            self._board.add_scalar(f"{name}/{dataset}", values[name], step)

@@ -1,0 +1,188 @@
+"""Pretraining from a config to a report, top to bottom."""
+
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_encoder
+from anysat_jax.pretrain.step import leaf_names, make_train_step
+from anysat_jax.report.pretraining import report_pretraining
+from anysat_jax.train import settings
+from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.errors import ConfigError, Preempted
+from anysat_jax.train.feed import Feed
+from anysat_jax.train.ledger import Ledger
+from anysat_jax.train.log import RunLog
+from anysat_jax.train.mesh import check_batch_sizes, make_mesh, replicated
+from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.preemption import StopRequest
+from anysat_jax.train.state import TrainState, abstract_state, create_state, state_from_params
+from anysat_jax.train.summary import RunRecord, make_summary, write_json
+from data_pipelines import load
+
+FREE_TO_CHANGE = ("total_steps", "checkpoint_every", "log_every", "evaluate.", "mesh.", "name", "job", "init", "data.root")
+"""Beginnings of names that may differ when a run goes on, without a word about it."""
+
+
+@dataclasses.dataclass
+class Start:
+    """Where a process begins: at the beginning, or where another ended."""
+
+    state: TrainState
+    record: RunRecord
+    position: dict[str, Any] | None = None
+
+
+def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Pretrains, or goes on pretraining, in `workdir`; then reports.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      RunError: the config does not fit the machine, the data or the workdir; a value is not finite; the run was asked to stop.
+    """
+    # ---------------------------------------------------------------- config, devices, mesh
+    model = settings.check(config)
+    mesh = make_mesh(config.mesh)
+    check_batch_sizes(config.data.datasets, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
+
+    # ---------------------------------------------------------------- data
+    check_sensors(config, model)
+    load.prepare(config.data)
+
+    # ---------------------------------------------------------------- state, loop
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        start = begin(config, model, optimizer, mesh, checkpoints)
+        if start.record.steps >= config.total_steps:
+            logging.info("already trained for %d steps: only the report is made again", start.record.steps)
+            state, record = start.state, start.record
+        else:
+            state, record = train(config, mesh, start, checkpoints, workdir)
+
+    # ---------------------------------------------------------------- report
+    probe = report(config, model, workdir, state) if config.evaluate.probe else None
+    summary = make_summary(record, probe)
+    if jax.process_index() == 0:
+        write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def check_sensors(config: ConfigDict, model: ModelConfig) -> None:
+    """Refuses a dataset with a sensor that the model has no projector for.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    for name in config.data.datasets:
+        missing = [sensor for sensor in load.dataset_card(name).sensors if sensor not in model.sensors]
+        if missing:
+            raise ConfigError(f"dataset {name!r} has sensors that model.sensors lacks: {', '.join(missing)}; add them there")
+
+
+def begin(
+    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: Checkpoints
+) -> Start:
+    """Restores the newest checkpoint; where there is none, starts from `config.init` or at random."""
+    as_json = settings.as_json(config)
+    restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
+    if restored is None:
+        return Start(first_state(config, model, optimizer, mesh), RunRecord())
+    for name, old, new in settings.differences(restored.meta["config"], as_json):
+        if not name.startswith(FREE_TO_CHANGE):
+            logging.warning("%s was %r in the checkpoint and is %r now", name, old, new)
+    record = RunRecord.from_json(restored.meta["record"])
+    if record.steps < config.total_steps:
+        record.resumed_from = record.steps
+        logging.info("resuming from step %d", record.steps)
+    return Start(restored.state, record, restored.data)
+
+
+def first_state(
+    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state before the first step: random, or with the weights of another run or of a published checkpoint."""
+    if not config.init:
+        return create_state(model, optimizer, mesh, config.seed)
+    logging.info("starting from the weights of %s", config.init)
+    if config.init.endswith((".pth", ".pt")):
+        params, teacher = published_weights(config.init, model, config.seed)
+    else:
+        folder = pathlib.Path(config.init) / "checkpoints"
+        params, teacher = restore_params(folder, abstract_state(model, optimizer, mesh), settings.as_json(config))
+    return state_from_params(params, teacher, optimizer, mesh)
+
+
+def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Any, Any]:
+    """Student and teacher from a published checkpoint; what the file lacks of the student starts at random."""
+    from anysat_jax.model.init import init_student
+    from anysat_jax.weights.published import load_published  # needs torch
+
+    weights = load_published(path, model)
+    params = init_student(model, seed)
+    given = {"encoder": weights.encoder_params, "predictor": weights.predictor_params, "mask_token": weights.mask_token}
+    params |= {name: value for name, value in given.items() if value is not None}
+    return params, weights.teacher_params or weights.encoder_params
+
+
+def train(
+    config: ConfigDict, mesh: Mesh, start: Start, checkpoints: Checkpoints, workdir: pathlib.Path
+) -> tuple[TrainState, RunRecord]:
+    """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end."""
+    state, first, total = start.state, start.record.steps, config.total_steps
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step_on_mesh = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    seed = jax.device_put(np.int32(config.seed), replicated(mesh))
+    as_json = settings.as_json(config)
+    batches = load.train_iterator(
+        config.data, seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    with (
+        contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,
+        RunLog(
+            workdir, step=first, total_steps=total, log_every=config.log_every, enabled=jax.process_index() == 0
+        ) as log,
+        StopRequest(enabled=jax.process_count() == 1) as stop,
+    ):
+        ledger = Ledger(start.record, log, leaf_names(state.params))
+        ahead = feed.next()
+        for step in range(first + 1, total + 1):
+            fed = ahead
+            ledger.before_step(fed)
+            with jax.transfer_guard_host_to_device("disallow"):
+                state, metrics = step_on_mesh(state, fed.batch, fed.masks, seed)
+            if step < total:
+                ahead = feed.next()
+            ledger.after_step(step, fed, metrics)
+            stopping = stop.requested or (jax.process_count() > 1 and checkpoints.preempted(step))
+            if step % config.checkpoint_every == 0 or step == total or stopping:
+                ledger.finish()
+                meta = {"step": step, "config": as_json, "record": ledger.record.to_json()}
+                checkpoints.save(state, fed.position, meta)
+            if stopping and step < total:
+                raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
+    return state, ledger.record
+
+
+def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any] | None:
+    """The probe and the figures, by the first process: frozen teacher against the same network at its random start."""
+    teacher = state.teacher
+    if jax.process_count() > 1:
+        teacher = multihost_utils.process_allgather(teacher, tiled=True)
+    if jax.process_index() != 0:
+        return None
+    random = init_encoder(model, config.seed)
+    return report_pretraining(config, workdir, jax.device_get(teacher), random)["probe"]

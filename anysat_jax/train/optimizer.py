@@ -1,0 +1,84 @@
+"""The optimizer: AdamW on matrices and vectors alike, decay on matrices only, and two schedules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+DECAYED = ("kernel", "relative")
+"""Names of the leaves that weight decay acts on; not on biases, scales of norms, learned tokens and queries, fill values.
+By name, since a matrix of a scanned stack has three axes and its bias has two."""
+
+ADAM_B1, ADAM_B2 = 0.9, 0.999
+
+
+def decay_mask(params: Any) -> Any:
+    """True at each leaf that weight decay acts on, in the structure of `params`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
+
+def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
+    """The learning rate before the update of step k, without what the plateau takes off it.
+
+    "cosine" rises linearly from 0 over `warmup_steps`, then falls along half a cosine to 0 at `total_steps`. "plateau" rises alike
+    and stays; see `make_optimizer`.
+
+    Raises:
+      ValueError: there is no such schedule.
+    """
+    peak, warmup = config["learning_rate"], config["warmup_steps"]
+    if config["schedule"] == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
+    elif config["schedule"] == "plateau":
+        after = optax.constant_schedule(peak)
+    else:
+        raise ValueError(f"optimizer.schedule = {config['schedule']!r} must be 'cosine' or 'plateau'")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformationExtraArgs:
+    """Gradient clipping by the global norm (if asked for), AdamW, and the schedule.
+
+    The plateau schedule multiplies the rate by `plateau.factor` once the mean loss over `plateau.window` steps has not fallen for
+    `plateau.patience` windows in a row; `update` must therefore be called with `value=loss`.
+
+    Args:
+      config: the section `optimizer`: learning_rate, weight_decay, clip_norm (None: no clipping), schedule, warmup_steps, plateau.
+      total_steps: steps of the whole training, warm-up included.
+
+    Raises:
+      ValueError: there is no such schedule.
+    """
+    parts = [
+        optax.scale_by_adam(ADAM_B1, ADAM_B2),
+        optax.add_decayed_weights(config["weight_decay"], decay_mask),
+        # Kept in the state, so that logs show the rate that was used.
+        optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=make_schedule(config, total_steps)),
+    ]
+    if config["clip_norm"]:
+        parts.insert(0, optax.clip_by_global_norm(config["clip_norm"]))
+    if config["schedule"] == "plateau":
+        parts.append(_plateau(config["plateau"]))
+    return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def _plateau(config: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
+    return optax.contrib.reduce_on_plateau(
+        factor=config["factor"], patience=config["patience"], accumulation_size=config["window"]
+    )
+
+
+def learning_rate(opt_state: optax.OptState) -> Float[Array, ""]:
+    """The rate of the last update (before the first: of the first), the plateau's factor included."""
+    rate = jnp.ones((), jnp.float32)
+    for part in opt_state:
+        if hasattr(part, "hyperparams"):
+            rate *= part.hyperparams["learning_rate"]
+        elif isinstance(part, optax.contrib.ReduceLROnPlateauState):
+            rate *= part.scale
+    return rate

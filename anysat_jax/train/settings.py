@@ -1,0 +1,128 @@
+"""Configs as plain values: flat for people, JSON for files, compared, and checked before anything runs."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.train.errors import ConfigError
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value by its dotted name, sorted."""
+    flat: dict[str, Any] = {}
+    for key in sorted(config):
+        value = config[key]
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON values: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of what differs; None stands for what is not there."""
+    before, after = flatten(old), flatten(new)
+    names = sorted({**before, **after})
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+_POSITIVE = Rule(lambda value: value > 0, "above 0")
+_COUNT = Rule(lambda value: value >= 0, "0 or more")
+_SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+_OPTIONAL_POSITIVE = Rule(lambda value: value is None or value > 0, "None or above 0")
+_RANGE = Rule(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers above 0, the smaller first")
+_SHARE_RANGE = Rule(lambda value: _RANGE.holds(value) and value[1] <= 1, "two shares from 0 to 1, the smaller first")
+
+RULES: dict[str, Rule] = {
+    "seed": _COUNT,
+    "total_steps": _POSITIVE,
+    "checkpoint_every": _POSITIVE,
+    "log_every": _POSITIVE,
+    "data.num_workers": _COUNT,
+    "pretrain.ema_start": _SHARE,
+    "pretrain.temperature": _POSITIVE,
+    "pretrain.predictive_weight": _COUNT,
+    "pretrain.contrastive_weight": _COUNT,
+    "pretrain.num_target_blocks": _POSITIVE,
+    "pretrain.target_scale": _SHARE_RANGE,
+    "pretrain.target_aspect": _RANGE,
+    "pretrain.context_scale": _SHARE_RANGE,
+    "pretrain.mask_buckets": Rule(lambda value: 1 <= value <= 4, "from 1 to 4: each is one more compiled program"),
+    "pretrain.contrastive_block": _POSITIVE,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.weight_decay": _COUNT,
+    "optimizer.clip_norm": _OPTIONAL_POSITIVE,
+    "optimizer.schedule": Rule(lambda value: value in ("cosine", "plateau"), "'cosine' or 'plateau'"),
+    "optimizer.warmup_steps": _COUNT,
+    "optimizer.plateau.factor": Rule(lambda value: 0 < value < 1, "between 0 and 1"),
+    "optimizer.plateau.patience": _POSITIVE,
+    "optimizer.plateau.window": _POSITIVE,
+    "mesh.data": _OPTIONAL_POSITIVE,
+    "mesh.fsdp": _POSITIVE,
+}
+DATASET_RULES: dict[str, Rule] = {
+    "batch_size": _POSITIVE,
+    "weight": _POSITIVE,
+    "patch_sizes": Rule(lambda value: len(value) > 0 and min(value) > 0, "at least one size in metres, above 0"),
+    "max_dates": _POSITIVE,
+}
+
+
+def check(config: ConfigDict) -> ModelConfig:
+    """Refuses values that cannot work, before anything is loaded or compiled.
+
+    Returns:
+      The model that the config describes.
+
+    Raises:
+      ConfigError: a value is missing or out of range, or the model's fields do not fit together.
+    """
+    flat = flatten(config)
+    for name, rule in RULES.items():
+        _check_value(flat, name, rule)
+    datasets = config.data.get("datasets") or {}
+    if not datasets:
+        raise ConfigError("data.datasets is empty; name at least one dataset")
+    for dataset in datasets:
+        for name, rule in DATASET_RULES.items():
+            _check_value(flat, f"data.datasets.{dataset}.{name}", rule)
+    warmup, total = config.optimizer.warmup_steps, config.total_steps
+    if config.optimizer.schedule == "cosine" and warmup >= total:
+        raise ConfigError(f"optimizer.warmup_steps = {warmup} must be below total_steps = {total}")
+    return model_of(config)
+
+
+def model_of(config: ConfigDict) -> ModelConfig:
+    """The config's model.
+
+    Raises:
+      ConfigError: its fields do not fit together.
+    """
+    try:
+        return ModelConfig.from_section(config.model.to_dict(), dtype=config.dtype)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_value(flat: Mapping[str, Any], name: str, rule: Rule) -> None:
+    if name not in flat:
+        raise ConfigError(f"the config has no {name}; configs/pretrain.py shows every field")
+    if not rule.holds(flat[name]):
+        raise ConfigError(f"{name} = {flat[name]!r} must be {rule.wanted}")

@@ -1,0 +1,103 @@
+"""The run's memory from its first step to its last, across restarts, and what becomes of it: summary.json."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import sys
+import tempfile
+from typing import Any, Self
+
+EDGE = 10  # steps whose mean is a loss's "first" and "last"
+LOSSES = ("predictive", "contrastive")
+
+
+@dataclasses.dataclass
+class LossEdges:
+    """The first and the last values of a loss."""
+
+    first: list[float] = dataclasses.field(default_factory=list)
+    last: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        if len(self.first) < EDGE:
+            self.first.append(value)
+        self.last = [*self.last, value][-EDGE:]
+
+    def means(self) -> dict[str, float | None]:
+        """Mean over the first and over the last `EDGE` steps (fewer where there were fewer); None before any step."""
+        return {name: sum(values) / len(values) if values else None for name, values in vars(self).items()}
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """What a run remembers of its steps; saved in every checkpoint, so that a resumed run tells the whole story.
+
+    Attributes:
+      steps: updates made.
+      losses: edges of each loss.
+      tiles, seconds: summed over the steps during which nothing was compiled, for the throughput.
+      programs: compiled programs of the last process that trained.
+      resumed_from: step of the checkpoint that the last process which trained started from.
+    """
+
+    steps: int = 0
+    losses: dict[str, LossEdges] = dataclasses.field(default_factory=lambda: {name: LossEdges() for name in LOSSES})
+    tiles: int = 0
+    seconds: float = 0.0
+    programs: int = 0
+    resumed_from: int | None = None
+
+    def add_step(self, losses: dict[str, float]) -> None:
+        self.steps += 1
+        for name in LOSSES:
+            self.losses[name].add(losses[name])
+
+    @property
+    def tiles_per_second(self) -> float | None:
+        return self.tiles / self.seconds if self.seconds > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        losses = {name: LossEdges(**edges) for name, edges in values["losses"].items()}
+        return cls(**{**values, "losses": losses})
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (2^20 bytes); memory of an accelerator is not in it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def make_summary(record: RunRecord, probe: dict[str, Any] | None) -> dict[str, Any]:
+    """The content of summary.json: nested objects, None where there is nothing to say.
+
+    "first" and "last" of a loss are means over its first and last `EDGE` steps.
+    """
+    nothing = {task: {"random": None, "pretrained": None} for task in ("tile", "dense")}
+    return {
+        "steps": record.steps,
+        "loss": {name: edges.means() for name, edges in record.losses.items()},
+        "probe": {**nothing, **(probe or {})},
+        "compiled_programs": record.programs,
+        "tiles_per_second": record.tiles_per_second,
+        "peak_memory_mb": peak_memory_mb(),
+        "resumed_from": record.resumed_from,
+    }
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes the whole file or nothing: a reader never sees half of it."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+    ) as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
