@@ -1,0 +1,261 @@
+"""From a reader to ArrayRecord files, written through TFDS without TensorFlow, with the statistics of the same pass.
+
+A prepared dataset is a folder `<base>/<name>/<version>` in TFDS' layout plus `statistics.json`. It is written beside
+under a temporary name and renamed when whole, so that whatever carries that name can be read.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import itertools
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.card import DatasetCard, Example, Reader
+from data_pipelines.features import Spec, check_example, example_spec, tfds_features
+from data_pipelines.statistics import (
+    SPLIT,
+    DatasetStatistics,
+    SensorStatistics,
+    load_statistics,
+    save_statistics,
+)
+
+SHARD_BYTES = 512 * 2**20
+GROUP_BYTES = 32 * 2**20  # TFDS rewrites its metadata after each group of examples, so that a group must not be one
+SMALLEST_SHARE = 0.5  # of the uncompressed size: with less space than that the disk is sure to run full
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDataset:
+    """A dataset ready to be read: its card, its folder and its statistics."""
+
+    card: DatasetCard
+    folder: pathlib.Path
+    statistics: dict[str, SensorStatistics]
+
+    @classmethod
+    def open(cls, card: DatasetCard, folder: pathlib.Path) -> "PreparedDataset":
+        """Opens a prepared folder.
+
+        Raises:
+          FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands.
+        """
+        return cls(card, folder, load_statistics(folder, card))
+
+    def source(self, split: str) -> Any:
+        """Random access to a split's examples.
+
+        Raises:
+          ValueError: the dataset has no such split, or its files do not hold what its metadata say.
+        """
+        return _open_source(self.card, self.folder, split)
+
+
+def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path:
+    """Where the prepared dataset lives below `base`; it exists only when whole."""
+    return base / name / version
+
+
+def prepare_dataset(reader: Reader, base: pathlib.Path, version: str) -> pathlib.Path:
+    """Writes a reader's examples below `base` unless they are there already.
+
+    Two processes may call this at once: the second waits and finds the first one's work. What a killed process left
+    behind is removed.
+
+    Args:
+      reader: where the examples come from.
+      base: folder that gets `<name>/<version>`.
+      version: "major.minor.patch" of the reader's output.
+
+    Returns:
+      The prepared folder.
+
+    Raises:
+      OSError: the folder cannot be written or the disk is full; nothing stays behind.
+      ValueError: an example is not as it should be, or there is no tile to take statistics from.
+    """
+    target = prepared_folder(base, reader.card.name, version)
+    if target.is_dir():
+        return target
+    with _explained(reader.card.name, base):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(target.with_name(f".{version}.lock")) as locked:
+            if locked:
+                _remove_leftovers(target)
+            if not target.is_dir():
+                _prepare_into(reader, target, version)
+    return target
+
+
+def _prepare_into(reader: Reader, target: pathlib.Path, version: str) -> None:
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=_leftover_prefix(target), dir=target.parent))
+    try:
+        _write(reader, temporary, version)
+        temporary.chmod(0o755)
+        _rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: pathlib.Path, target: pathlib.Path) -> None:
+    """Renames; a folder that another machine put there in the meantime is as good as ours."""
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _write(reader: Reader, folder: pathlib.Path, version: str) -> None:
+    card, splits = reader.card, reader.splits()
+    if SPLIT not in splits:
+        raise ValueError(f"dataset {card.name!r}: no tile of split {SPLIT!r}, which the statistics are taken from")
+    first = next(iter(reader.examples(SPLIT)))[1]
+    spec = example_spec(card, first)
+    _check_space(folder, len(reader) * _num_bytes(first))
+    gatherer = DatasetStatistics(card)
+    writer = _open_writer(card, folder, version, spec, max(1, SHARD_BYTES // _num_bytes(first)))
+    counts = _write_splits(reader, writer, spec, gatherer)
+    save_statistics(folder, card.name, gatherer.result())
+    for split, count in counts.items():
+        _check_written(card, folder, split, count)
+
+
+def _write_splits(reader: Reader, writer: Any, spec: Spec, gatherer: DatasetStatistics) -> dict[str, int]:
+    import tqdm
+
+    writer.initialize_splits(list(reader.splits()))
+    counts = {}
+    description = f"preparing {reader.card.name}"
+    with tqdm.tqdm(total=len(reader), unit="tile", desc=description, mininterval=0.5) as bar:
+        for split in reader.splits():
+            counts[split] = 0
+            for group in _groups(_checked(reader, split, spec, gatherer, bar)):
+                writer.add_examples({split: group})
+                counts[split] += len(group)
+    writer.close_all()
+    return counts
+
+
+def _checked(reader: Reader, split: str, spec: Spec, gatherer: DatasetStatistics, bar: Any) -> Iterator[Example]:
+    seen: set[str] = set()
+    for key, example in reader.examples(split):
+        if key in seen:
+            raise ValueError(f"dataset {reader.card.name!r}: tile {key!r} comes twice in split {split!r}")
+        seen.add(key)
+        check_example(reader.card, spec, key, example)
+        gatherer.update(split, example)
+        bar.update()
+        yield example
+
+
+def _groups(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    while first := next(examples, None):
+        count = min(63, GROUP_BYTES // _num_bytes(first))
+        yield [first, *itertools.islice(examples, count)]
+
+
+def _open_writer(card: DatasetCard, folder: pathlib.Path, version: str, spec: Spec, shard_length: int) -> Any:
+    """TFDS' sequential writer. A GeneratorBasedBuilder would hold a split in memory and, past 1 GB, need TensorFlow."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+    identity = DatasetIdentity(
+        name=card.name, version=tfds.core.Version(version), data_dir=os.fspath(folder), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=card.title,
+        features=tfds.features.FeaturesDict(tfds_features(spec)),
+        homepage=card.url or None,
+        citation=card.citation or None,
+        license=card.licence or None,
+    )
+    return tfds.core.SequentialWriter(info, max_examples_per_shard=shard_length, file_format="array_record")
+
+
+def _open_source(card: DatasetCard, folder: pathlib.Path, split: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    if split not in builder.info.splits:
+        raise ValueError(
+            f"dataset {card.name!r} has no split {split!r} in {folder}; it has {list(builder.info.splits)}"
+        )
+    source = builder.as_data_source(split=split)
+    expected = builder.info.splits[split].num_examples
+    if len(source) != expected:
+        raise ValueError(
+            f"{folder}: split {split!r} holds {len(source)} tiles, its metadata say {expected}; prepare it again"
+        )
+    return source
+
+
+def _check_written(card: DatasetCard, folder: pathlib.Path, split: str, count: int) -> None:
+    """Reads back the number of tiles and the last one: a writer that failed quietly must not be renamed to whole."""
+    source = _open_source(card, folder, split)
+    if len(source) != count:
+        raise OSError(errno.EIO, f"wrote {count} tiles of split {split!r} but only {len(source)} can be read back")
+    source[count - 1]
+
+
+def _num_bytes(example: Example) -> int:
+    return max(1, sum(np.asarray(value).nbytes for value in example.values()))
+
+
+def _check_space(folder: pathlib.Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < SMALLEST_SHARE * num_bytes:
+        message = f"{free / 1e9:.2f} GB are free, the dataset takes about {num_bytes / 1e9:.2f} GB before compression"
+        raise OSError(errno.ENOSPC, message)
+
+
+@contextlib.contextmanager
+def _explained(name: str, base: pathlib.Path) -> Iterator[None]:
+    """Says which dataset was to be written where, whatever the file system or the record writer complains about."""
+    remedy = "point --config.data.root or $XDG_CACHE_HOME to a folder with space that can be written"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EIO,
+        ):
+            raise OSError(error.errno, f"dataset {name!r} cannot be prepared in {base}: {error}; {remedy}") from error
+        raise
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[bool]:
+    """Holds a lock that dies with its process; False where the file system has no locks."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+
+
+def _leftover_prefix(target: pathlib.Path) -> str:
+    """Names the machine too: on a shared file system, locks may not reach across machines."""
+    return f".{target.name}.incomplete-{socket.gethostname()}-"
+
+
+def _remove_leftovers(target: pathlib.Path) -> None:
+    for path in target.parent.glob(f"{_leftover_prefix(target)}*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,100 @@
+"""The datasets that configs can name: their cards, and how to get at their raw data."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import pathlib
+from collections.abc import Callable
+
+from data_pipelines.card import DatasetCard, Reader
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetEntry:
+    """How a dataset is opened before it is prepared.
+
+    Attributes:
+      card: its facts.
+      open_reader: makes the reader; takes the raw data's folder, or None for data that are generated.
+      holds_raw: whether a folder holds the published layout; None for data that are generated.
+      layout: the published layout in words, for errors.
+      version: "major.minor.patch" of what the reader gives; raise it when the same raw data give other examples.
+      code: modules that make generated data; a change in their text makes the data anew.
+    """
+
+    card: DatasetCard
+    open_reader: Callable[[pathlib.Path | None], Reader]
+    holds_raw: Callable[[pathlib.Path], bool] | None = None
+    layout: str = ""
+    version: str = "1.0.0"
+    code: tuple[str, ...] = ()
+
+    @property
+    def generated(self) -> bool:
+        return self.holds_raw is None
+
+
+def _mini(name: str) -> DatasetEntry:
+    from data_pipelines import mini_geoplex
+
+    code = tuple(f"data_pipelines.{m}" for m in ("land_cover", "landscape", "views", "mini_geoplex"))
+    return DatasetEntry(mini_geoplex.MINI_CARDS[name], lambda _: mini_geoplex.MiniReader(name), code=code)
+
+
+def _treesatai_ts() -> DatasetEntry:
+    from data_pipelines.datasets import treesatai_ts
+
+    return DatasetEntry(
+        treesatai_ts.CARD, treesatai_ts.open_reader, holds_raw=treesatai_ts.holds_raw, layout=treesatai_ts.LAYOUT
+    )
+
+
+MINI_NAMES = ("mini_treesatai_ts", "mini_pastis_hd", "mini_flair", "mini_planted", "mini_s2naip")
+
+_ENTRIES: dict[str, Callable[[], DatasetEntry]] = {
+    **{name: functools.partial(_mini, name) for name in MINI_NAMES},
+    "treesatai_ts": _treesatai_ts,
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names of all datasets."""
+    return tuple(_ENTRIES)
+
+
+def register_dataset(entry: DatasetEntry) -> None:
+    """Adds a dataset of one's own, so that configs can name it.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    name = entry.card.name
+    if name in _ENTRIES:
+        raise ValueError(f"a dataset {name!r} is registered already; choose another name")
+    _ENTRIES[name] = lambda: entry
+
+
+def get_entry(name: str) -> DatasetEntry:
+    """A dataset's entry.
+
+    Raises:
+      ValueError: no dataset has that name; the message lists those that there are.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(f"unknown dataset {name!r}; known datasets: {', '.join(_ENTRIES)}")
+    return _ENTRIES[name]()
+
+
+def fingerprint(entry: DatasetEntry, reader: Reader, root: pathlib.Path | None) -> str:
+    """A name for what `reader` gives, which changes when the raw data or the code that makes them do.
+
+    Made of the dataset's name and version, the raw data's resolved folder and the reader's own `fingerprint`, if it has
+    one (which tiles it found), or the text of the generating modules.
+    """
+    parts = [entry.card.name, entry.version, str(root.resolve()) if root else "", getattr(reader, "fingerprint", "")]
+    for module in entry.code:
+        file = importlib.import_module(module).__file__
+        parts.append(pathlib.Path(file).read_text(encoding="utf-8") if file else "")
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"{entry.card.name}-{digest[:12]}"
