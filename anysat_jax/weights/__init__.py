@@ -1,0 +1,1 @@
+"""Checkpoints of the published model, in and out."""

@@ -1,0 +1,177 @@
+"""Loads checkpoints of the published model, in both of their layouts, as parameters of ours.
+
+The layouts: the feature extractor alone (`cls_token`, `projector_*`, `spatial_encoder.*`, `blocks.*`), and a
+pretraining run (`model.encoder.*`, `model.predictor.*`, `model.masked_token`, `target_encoder.*`).
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_student, student_shapes
+from anysat_jax.weights.convert import (
+    Entry,
+    bare_entries,
+    from_published,
+    pretraining_entries,
+    published_shapes,
+    to_published,
+)
+from anysat_jax.weights.inference import infer_config
+from anysat_jax.weights.reading import read_arrays
+
+Params = dict[str, Any]
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """How a checkpoint's arrays met the model's, by published name.
+
+    Attributes:
+      missing: the model has them, the file does not.
+      unexpected: the file has them, the model does not.
+      misshaped: name to (expected shape, found shape).
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshaped: Mapping[str, tuple[Shape, Shape]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every array found its place, and every place its array."""
+        return not (self.missing or self.unexpected or self.misshaped)
+
+    def __str__(self) -> str:
+        lines = [f"missing: {name}" for name in self.missing]
+        lines += [f"unexpected: {name}" for name in self.unexpected]
+        lines += [
+            f"mis-shaped: {name}, expected {expected}, found {found}"
+            for name, (expected, found) in self.misshaped.items()
+        ]
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedWeights:
+    """What a published checkpoint holds, as trees of float32 numpy arrays.
+
+    Attributes:
+      encoder_params: parameters of `Encoder(config)`.
+      predictor_params: of `Predictor(config)`; None where the file has no predictor.
+      mask_token: (D,), the student's token for masked sensors; None where the file has no predictor.
+      teacher_params: parameters of the teacher's encoder; None where the file has no teacher.
+      config: the model that the shapes tell of, with the released position codes and the file's sensors.
+      report: how the names met.
+    """
+
+    encoder_params: Params
+    predictor_params: Params | None
+    mask_token: np.ndarray | None
+    teacher_params: Params | None
+    config: ModelConfig
+    report: LoadReport
+
+
+def load_published(
+    path: str | pathlib.Path,
+    config: ModelConfig | None = None,
+    *,
+    predictor_heads: int | None = None,
+    strict: bool = True,
+) -> PublishedWeights:
+    """Loads a published `.pth` checkpoint, executing nothing that stands in it. Needs the extra `torch`.
+
+    Args:
+      path: the file, in either layout.
+      config: the model that the file must hold. None reads widths, depths, heads and sensors from the file's shapes.
+        Positions become "released" in either case: the weights were trained with them.
+      predictor_heads: heads of the predictor, which no shape tells; by default those of the preset of that width.
+      strict: whether missing, unexpected and mis-shaped arrays are errors. If not, the parameters that the file lacks
+        start as `init_student(config, 0)` does, and the report names all.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ImportError: torch is not installed.
+      ValueError: the file cannot be read, its arrays do not fit (each is listed by its published name, with expected
+        and found shapes), or they are not finite.
+    """
+    arrays = read_arrays(path)
+    try:
+        config = config or infer_config(arrays, predictor_heads)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    config = dataclasses.replace(config, positions="released")
+    entries = _entries_of(arrays, config)
+    student = _student_shapes(config)
+    report = _compare(published_shapes(entries, student | {"teacher": student["encoder"]}), arrays)
+    if strict and not report.complete:
+        raise ValueError(f"{path} does not fit a model of {_describe(config)}:\n{report}")
+    _check_finite(path, arrays)
+    if report.missing or report.misshaped:
+        arrays = _filled(arrays, report, entries, config)
+    params = from_published(entries, arrays)
+    return PublishedWeights(
+        encoder_params=params["encoder"],
+        predictor_params=params.get("predictor"),
+        mask_token=params.get("mask_token"),
+        teacher_params=params.get("teacher"),
+        config=config,
+        report=report,
+    )
+
+
+# Tracing the model takes seconds; a notebook or an evaluation loads several checkpoints of one model.
+_student_shapes = functools.lru_cache(maxsize=8)(student_shapes)
+
+
+def _entries_of(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> list[Entry]:
+    """The arrays to expect: those of the file's layout, and of the parts that it has."""
+
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in arrays)
+
+    if has("model.encoder."):
+        return pretraining_entries(config, predictor=has("model.predictor."), teacher=has("target_encoder."))
+    return bare_entries(config)
+
+
+def _compare(expected: Mapping[str, Shape], arrays: Mapping[str, np.ndarray]) -> LoadReport:
+    return LoadReport(
+        missing=tuple(name for name in expected if name not in arrays),
+        unexpected=tuple(name for name in arrays if name not in expected),
+        misshaped={
+            name: (shape, arrays[name].shape)
+            for name, shape in expected.items()
+            if name in arrays and arrays[name].shape != shape
+        },
+    )
+
+
+def _check_finite(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises a ValueError that names every array with a NaN or infinite value."""
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"{path}: NaN or infinite values in {', '.join(broken)}. Such weights are of no use.")
+
+
+def _filled(
+    arrays: Mapping[str, np.ndarray], report: LoadReport, entries: list[Entry], config: ModelConfig
+) -> dict[str, np.ndarray]:
+    """`arrays`, with initial values where the file has none that fits."""
+    student = init_student(config, 0)
+    initial = to_published(entries, student | {"teacher": student["encoder"]})
+    return dict(arrays) | {name: initial[name] for name in (*report.missing, *report.misshaped)}
+
+
+def _describe(config: ModelConfig) -> str:
+    return (
+        f"width {config.dim}, depth {config.depth}, {config.num_heads} heads, "
+        f"predictor depth {config.predictor_depth}, sensors {', '.join(config.sensors)}"
+    )
