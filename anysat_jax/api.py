@@ -119,7 +119,7 @@ class AnySat:
           own feature. Rows and columns are those of the tile's raster.
 
         Raises:
-          TypeError: `data` is not a dict.
+          TypeError: `data` is not a dict, or `patch_size` is not a number.
           ValueError: something in the data does not fit; the message names it and says what to do.
         """
         batch = to_batch(data, patch_size, self.config.sensors)

@@ -29,7 +29,7 @@ def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str])
       A batch of numpy arrays without labels.
 
     Raises:
-      TypeError: `data` is not a dict.
+      TypeError: `data` is not a dict, or `patch_size` is not a number.
       ValueError: anything does not fit; the message names it, says what was expected and what to do.
     """
     if not isinstance(data, Mapping):

@@ -1,6 +1,7 @@
 """Checks in metres: do the sensors cover the same tile, and does the patch size fit tile and sensors?"""
 
 import math
+import numbers
 from collections.abc import Mapping
 
 from anysat_jax.batch import Observation
@@ -35,9 +36,12 @@ def check_patch_size(patch_size: float, extent: tuple[float, float], sensors: tu
     """Whether a patch of `patch_size` metres divides the tile and is a whole number of every sensor's sub-patches.
 
     Raises:
-      ValueError: it does not; the message names the patch sizes that would do.
+      TypeError: the patch size is not a number.
+      ValueError: it does not fit; the message names the patch sizes that would do.
     """
-    if isinstance(patch_size, bool) or not (math.isfinite(patch_size) and patch_size > 0):
+    if not isinstance(patch_size, numbers.Real) or isinstance(patch_size, bool):
+        raise TypeError(f"patch_size is {patch_size!r}; it must be a number of metres")
+    if not (math.isfinite(patch_size) and patch_size > 0):
         raise ValueError(f"patch_size is {patch_size}; it must be a positive number of metres")
     tile = f"{extent[0]:g} x {extent[1]:g} m"
     if _microns(patch_size) > min(_microns(side) for side in extent):

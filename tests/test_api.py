@@ -1,0 +1,108 @@
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import anysat_jax.api
+from anysat_jax import AnySat
+from anysat_jax.model.init import init_encoder
+from tests.validate.fakes import make_data
+
+SMALL = dict(dim=32, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AnySat.from_config("tiny", seed=3, **SMALL, sensors=("spot", "s2", "modis"))
+
+
+@pytest.fixture
+def data():
+    return make_data("spot", "s2", "modis", extent=(60.0, 40.0))
+
+
+@pytest.mark.parametrize(
+    ("output", "modality", "shape"),
+    [
+        ("tile", None, (2, 32)),
+        ("patch", None, (2, 3, 2, 32)),
+        ("dense", "spot", (2, 6, 4, 64)),
+        ("all", None, (2, 7, 32)),
+    ],
+)
+def test_outputs(model, data, output, modality, shape):
+    features = model(data, 20, output, modality)
+    assert (features.shape, features.dtype) == (shape, jnp.float32)
+    assert jnp.isfinite(features).all()
+
+
+def test_outputs_agree(model, data):
+    everything, tile, patch = (np.asarray(model(data, 20, output)) for output in ("all", "tile", "patch"))
+    np.testing.assert_allclose(everything[:, 0], tile, atol=1e-6)
+    np.testing.assert_allclose(everything[:, 1:].reshape(patch.shape), patch, atol=1e-6)
+    dense = np.asarray(model(data, 20, "dense", "s2"))
+    np.testing.assert_allclose(dense[:, ::2, ::2, :32], patch, atol=1e-6)
+
+
+def test_a_second_call_compiles_nothing(model, data):
+    model(data, 20)
+    before = anysat_jax.api._features._cache_size()
+    model({key: value[::-1] for key, value in data.items()}, 20.0)
+    AnySat.from_config("tiny", seed=4, **SMALL, sensors=("spot", "s2", "modis"))(data, 20)
+    assert anysat_jax.api._features._cache_size() == before
+
+
+def test_jax_arrays_give_what_numpy_arrays_give(model, data):
+    on_device = {key: jnp.asarray(value) for key, value in data.items()}
+    np.testing.assert_array_equal(model(on_device, 20), model(data, 20))
+
+
+def test_the_seed_fixes_the_parameters(model):
+    again = AnySat.from_config("tiny", seed=3, **SMALL, sensors=("spot", "s2", "modis"))
+    other = AnySat.from_config("tiny", seed=4, **SMALL, sensors=("spot", "s2", "modis"))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), model.params, again.params))
+    assert not jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), model.params, other.params))
+    assert jax.tree.all(jax.tree.map(lambda a: a.dtype == jnp.float32, model.params))
+    assert model.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(model.params))
+
+
+def test_parameters_may_be_given(model, data):
+    params = init_encoder(model.config, 3)
+    np.testing.assert_array_equal(AnySat(model.config, params)(data, 20), model(data, 20))
+
+
+def test_half_precision_gives_float32_features(model, data):
+    half = AnySat.from_config("tiny", seed=3, **SMALL, sensors=("spot", "s2", "modis"), dtype="bfloat16")
+    features = half(data, 20)
+    assert features.dtype == jnp.float32
+    np.testing.assert_allclose(features, model(data, 20), atol=0.1)
+
+
+def test_errors_reach_the_user(model, data):
+    with pytest.raises(ValueError, match="does not divide the tile"):
+        model(data, 30)
+    with pytest.raises(ValueError, match="the model has no sensor 'l8'; it has spot, s2, modis"):
+        model(make_data("l8"))
+    with pytest.raises(ValueError, match="needs output_modality"):
+        model(data, 20, "dense")
+    with pytest.raises(ValueError, match="unknown preset 'huge'; there are tiny, small, base"):
+        AnySat.from_config("huge")
+
+
+def test_warnings_point_at_the_caller(model, data):
+    with pytest.warns(UserWarning, match="'s2' looks unnormalised") as caught:
+        model(data | {"s2": data["s2"] + 100}, 20)
+    assert caught[0].filename == __file__
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pth"):
+        AnySat.from_pretrained(tmp_path / "missing.pth")
+
+
+def test_the_example_of_the_docstring():
+    results = doctest.testmod(anysat_jax.api)
+    assert results.attempted >= 6
+    assert results.failed == 0

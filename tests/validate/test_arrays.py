@@ -1,0 +1,190 @@
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anysat_jax.validate import to_batch
+from tests.validate.fakes import ALL, make_data, with_nan
+
+
+def refused(data, message, patch_size=10):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        to_batch(data, patch_size, ALL)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, 10, 6, 6)), "'s2' has shape (2, 10, 6, 6); a series has 5 axes (B, T, C, H, W)"),
+        (np.zeros((2, 4, 9, 6, 6)), "'s2' has 9 bands"),
+        (np.zeros((2, 4, 9, 6, 6)), "expected 10, in this order: B2, B3, B4, B5, B6, B7, B8, B8A, B11, B12"),
+        (np.zeros((2, 4, 10, 6, 0)), "it is empty along W"),
+        (np.zeros((2, 0, 10, 6, 6)), "it is empty along T"),
+        (np.zeros((0, 4, 10, 6, 6)), "it is empty along B"),
+        (np.zeros((2, 4, 10, 6, 6), complex), "has dtype complex128; its values must be real numbers"),
+        (np.full((2, 4, 10, 6, 6), "1"), "has dtype <U1"),
+        ([[[[[1.0]], [[1.0, 2.0]]]]], "not a rectangular array"),
+    ],
+)
+def test_values_of_a_series_are_refused(values, message):
+    refused(make_data() | {"s2": values}, message)
+
+
+def test_values_of_an_image_are_refused():
+    refused({"aerial": np.zeros((1, 1, 4, 300, 300))}, "an image has 4 axes (B, C, H, W)")
+    refused({"aerial": np.zeros((4, 300, 300))}, "a batch of one: values[None]")
+    refused({"aerial": np.zeros((1, 3, 300, 300))}, "expected 4, in this order: R, G, B, NIR")
+
+
+def test_a_context_sensor_has_one_pixel():
+    data = make_data("s2", "modis")
+    refused(data | {"modis": np.zeros((2, 4, 7, 2, 1))}, "'modis' has 2 x 1 pixels; it is a context sensor")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, np.float16, np.int16, jnp.bfloat16])
+def test_values_of_any_real_dtype_become_float32(dtype):
+    batch = to_batch(make_data() | {"s2": jnp.ones((2, 4, 10, 6, 6), dtype)}, 10, ALL)
+    values = batch.observations["s2"].values
+    assert isinstance(values, np.ndarray)
+    assert values.dtype == np.float32
+    assert (values == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("dates", "message"),
+    [
+        (None, "'s2_dates' is missing: 's2' is a series and needs (2, 4) dates"),
+        ([[1, 2, 3]] * 2, "'s2_dates' has shape (2, 3); expected (2, 4): (B, T) as in 's2'"),
+        ([1, 2, 3, 4], "'s2_dates' has shape (4,); expected (2, 4)"),
+        ([[1, 2, 3, 4], [1, 2]], "'s2_dates' is not a rectangular array"),
+        ([[0, 1, 2, -1]] * 2, "'s2_dates' holds -1; dates are days of the year from 0"),
+        (
+            [[0, 1, 2, 732]] * 2,
+            "'s2_dates' holds 732; dates are days of the year from 0 (1 January) on, and at most 731",
+        ),
+        ([[0, 1, 2, 3.5]] * 2, "'s2_dates' holds 3.5; dates are whole days"),
+        ([[0, 1, 2, np.nan]] * 2, "'s2_dates' holds nan; dates are whole days"),
+        (np.full((2, 4), "2020-01-01", "datetime64[D]"), "'s2_dates' has dtype datetime64[D]; dates are integers"),
+        (np.ones((2, 4), bool), "'s2_dates' has dtype bool"),
+    ],
+)
+def test_dates_are_refused(dates, message):
+    data = make_data() | {"s2_dates": dates}
+    refused(data, message)
+    if dates is None:
+        del data["s2_dates"]
+        refused(data, message)
+
+
+def test_dates_may_be_lists_and_run_into_the_years_after():
+    dates = to_batch(make_data() | {"s2_dates": [[0, 1.0, 366, 731]] * 2}, 10, ALL).observations["s2"].dates
+    assert dates.dtype == np.int32
+    assert dates.tolist() == [[0, 1, 366, 731]] * 2
+
+
+def test_dates_under_padding_do_not_matter():
+    mask = np.array([[True, True, True, False]] * 2)
+    data = make_data() | {"s2_dates": [[5, 6, 7, -999]] * 2, "s2_date_mask": mask}
+    assert to_batch(data, 10, ALL).observations["s2"].dates.tolist() == [[5, 6, 7, 0]] * 2
+
+
+@pytest.mark.parametrize("suffix", ["dates", "date_mask"])
+def test_images_have_no_dates(suffix):
+    data = make_data("spot", extent=60) | {f"spot_{suffix}": np.ones((2, 4), bool)}
+    refused(data, f"spot_{suffix} is given, but 'spot' is an image")
+
+
+@pytest.mark.parametrize(
+    ("key", "mask", "message"),
+    [
+        ("s2_mask", np.ones((2, 4, 6, 6), np.uint8), "'s2_mask' has dtype uint8; masks are boolean, True where valid"),
+        ("s2_mask", np.ones((2, 6, 6), bool), "'s2_mask' has shape (2, 6, 6); expected (2, 4, 6, 6) = (B, T, H, W) or"),
+        ("s2_mask", np.ones((2, 4, 3, 6, 6), bool), "(2, 4, 10, 6, 6) = (B, T, C, H, W)"),
+        ("s2_date_mask", np.ones((2, 3), bool), "'s2_date_mask' has shape (2, 3); expected (2, 4) = (B, T)"),
+        ("s2_date_mask", np.ones((2, 4)), "'s2_date_mask' has dtype float64"),
+        ("s2_present", np.ones((3,), bool), "'s2_present' has shape (3,); expected (2,) = (B,)"),
+        ("s2_present", [1, 0], "'s2_present' has dtype int64; masks are boolean"),
+        ("s2_date_mask", np.array([[True] * 4, [False] * 4]), "s2_date_mask leaves no date of tile 1; mark such tiles"),
+    ],
+)
+def test_masks_are_refused(key, mask, message):
+    refused(make_data() | {key: mask}, message)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "shape", "stored"),
+    [
+        ("s2", (2, 4, 6, 6), (2, 4, 1, 6, 6)),
+        ("s2", (2, 4, 1, 6, 6), (2, 4, 1, 6, 6)),
+        ("s2", (2, 4, 10, 6, 6), (2, 4, 10, 6, 6)),
+        ("spot", (2, 60, 60), (2, 1, 60, 60)),
+        ("spot", (2, 3, 60, 60), (2, 3, 60, 60)),
+    ],
+)
+def test_pixel_masks_get_a_channel_axis(sensor, shape, stored):
+    data = make_data(sensor) | {f"{sensor}_mask": np.ones(shape, bool)}
+    assert to_batch(data, 10, ALL).observations[sensor].pixel_mask.shape == stored
+
+
+def test_nan_and_infinite_values_are_counted():
+    data = make_data("s2", "spot")
+    data["spot"] = with_nan(data["spot"], 0, 1, slice(0, 5), 3)
+    data["spot"][1, 0, 0, 0] = -np.inf
+    refused(data, "'spot' holds 6 NaN or infinite values (of 21600); mark them in spot_mask (False)")
+
+
+def test_a_value_beyond_float32_is_infinite():
+    data = make_data() | {"s2": np.full((2, 4, 10, 6, 6), 1e300)}
+    with np.errstate(over="ignore"):
+        refused(data, "'s2' holds 2880 NaN or infinite values")
+
+
+@pytest.mark.parametrize(
+    ("key", "mask", "index"),
+    [
+        ("s2_mask", np.indices((2, 4, 6, 6)).sum(0) != 0, (0, 0, slice(None), 0, 0)),
+        ("s2_date_mask", np.array([[True] * 4, [True, True, True, False]]), (1, 3)),
+        ("s2_present", np.array([False, True]), (0,)),
+    ],
+)
+def test_nan_is_fine_where_a_mask_says_invalid(key, mask, index):
+    clean = make_data("s2", "s1")
+    data = clean | {"s2": with_nan(clean["s2"], *index), key: mask}
+    values = to_batch(data, 10, ALL).observations["s2"].values
+    expected = clean["s2"].copy()
+    expected[index] = 0
+    np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "bands"),
+    [
+        (lambda v: v * 1000 + 2000, "B2"),
+        (lambda v: v + 10.5 * (np.arange(10) == 3)[None, None, :, None, None], "B5"),
+        (lambda v: v * np.where(np.arange(10) == 9, 30, 1)[None, None, :, None, None], "B12"),
+    ],
+)
+def test_unnormalised_values_are_warned_about(change, bands):
+    data = make_data()
+    with pytest.warns(UserWarning, match=rf"'s2' looks unnormalised: {bands} \(mean"):
+        to_batch(data | {"s2": change(data["s2"])}, 10, ALL)
+
+
+@pytest.mark.filterwarnings("error")
+def test_standardised_values_are_not_warned_about():
+    data = make_data("s2", "aerial")
+    data["s2"][0, 0] += 8  # a cloud
+    to_batch(data, 10, ALL)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_warning_looks_at_valid_values_only():
+    data = make_data()
+    mask = np.random.default_rng(0).random((2, 4, 6, 6)) > 0.5
+    data["s2"] = np.where(mask[:, :, None], data["s2"], -9999)
+    to_batch(data | {"s2_mask": mask}, 10, ALL)
+    few = np.zeros((2, 4, 6, 6), bool)
+    few[:, :, 0, 0] = True
+    with pytest.warns(UserWarning, match="mean 50"):
+        to_batch(data | {"s2": np.full((2, 4, 10, 6, 6), 50.0), "s2_mask": few}, 10, ALL)
