@@ -1,6 +1,7 @@
 """Checkpoints of a run: the state, the position in the data, and what was being trained.
 
-Orbax writes them in the background and renames them when whole, so that a run killed at any moment leaves the last whole one.
+Orbax writes them in the background and renames them when whole, so that a run killed at any moment leaves the last
+whole one.
 """
 
 import dataclasses
@@ -108,8 +109,8 @@ class Checkpoints:
                 self._set_aside(step, error)
         if steps:
             raise CheckpointError(
-                f"none of the checkpoints of {self.folder} could be read (steps {steps[::-1]}, now in {self._damaged}); choose "
-                "another --workdir, or start again to begin from step 0"
+                f"none of the checkpoints of {self.folder} could be read (steps {steps[::-1]}, now in "
+                f"{self._damaged}); choose another --workdir, or start again to begin from step 0"
             )
         return None
 
@@ -150,7 +151,8 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
     lines = [f"model.{key}: {old!r} there, {new!r} now" for key, old, new in changed if key not in ("remat", "dropout")]
     if lines:
         raise ConfigError(
-            f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); give the same config or another --workdir"
+            f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
+            "give the same config or another --workdir"
         )
 
 
@@ -166,8 +168,8 @@ def _check_same_leaves(stored: Any, abstract: Any, folder: pathlib.Path) -> None
     if lines:
         shown = "; ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "")
         raise ConfigError(
-            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); resume with the optimizer's "
-            "schedule and clip_norm that it was made with, or choose another --workdir"
+            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); resume with the "
+            "optimizer.schedule and optimizer.clip_norm that it was made with, or choose another --workdir"
         )
 
 

@@ -1,4 +1,4 @@
-"""What can end a run in a way that its user can mend: the command line prints these in one sentence, without a traceback."""
+"""What can end a run in a way that its user can mend: the command line prints these without a traceback."""
 
 
 class RunError(Exception):
@@ -17,5 +17,5 @@ class NonFiniteError(RunError, FloatingPointError):
     """A loss or a gradient is infinite or not a number."""
 
 
-class Preempted(RunError):  # noqa: N818 - nothing went wrong
+class Preempted(RunError):
     """The run was asked to stop, and has saved its state."""

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
-from anysat_jax.pretrain.masks import PatchMasks, sample_patch_masks
+from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.train.mesh import put_batch, put_masks
 
 
@@ -28,7 +28,7 @@ class Fed:
 
 
 class Feed:
-    """Yields what each step needs. Everything derives from (seed, step): a resumed run sees what the other would have seen."""
+    """Gives what each step needs, derived from (seed, step): a resumed run sees what the other would have seen."""
 
     def __init__(self, batches: Any, config: ConfigDict, mesh: Mesh, step: int, position: dict[str, Any] | None):
         """Starts before the batch of step `step`.
@@ -37,7 +37,8 @@ class Feed:
           batches: the data's iterator, see `data_pipelines.load.train_iterator`.
           position: its state in the checkpoint; None starts at its beginning.
         """
-        self._batches, self._config, self._mesh, self._step = batches, config, mesh, step
+        self._batches, self._mesh, self._seed, self._step = batches, mesh, config.seed, step
+        self._masks = MaskConfig.from_section(config.pretrain)
         if position is not None:
             batches.set_state(position)
 
@@ -45,10 +46,10 @@ class Feed:
         """The next step's batch and masks; the copy to the devices goes on while the caller computes."""
         batch = next(self._batches).replace(labels={})  # labels are for the probe; pretraining sees none
         masks = sample_patch_masks(
-            np.random.default_rng((self._config.seed, self._step)),
+            np.random.default_rng((self._seed, self._step)),
             batch.grid,
             batch.batch_size * jax.process_count(),
-            self._config.pretrain,
+            self._masks,
         )
         self._step += 1
         return Fed(put_batch(batch, self._mesh), put_masks(masks, self._mesh), self._batches.get_state())

@@ -38,7 +38,9 @@ class Programs:
         logging.info("compiling program %d: %s at %g m, its number %d", self.total, *key, len(known))
         if len(known) > PROGRAMS_FOR_EACH:
             logging.warning(
-                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes", *key, PROGRAMS_FOR_EACH
+                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes",
+                *key,
+                PROGRAMS_FOR_EACH,
             )
         return True
 
@@ -123,7 +125,7 @@ class Ledger:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         batch = pending.fed.batch
         return (
-            f"step {pending.step} on dataset {batch.dataset!r} with patches of {batch.patch_size:g} m gave infinite values or NaN "
-            f"in: {shown}. Its update was not applied. Look for such values in that dataset; else lower "
+            f"step {pending.step} on dataset {batch.dataset!r} with patches of {batch.patch_size:g} m gave infinite "
+            f"values or NaN in: {shown}. Its update was not applied. Look for such values in that dataset; else lower "
             "optimizer.learning_rate or set optimizer.clip_norm, and start again from the last checkpoint"
         )

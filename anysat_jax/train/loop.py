@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from absl import logging
 from jax.experimental import multihost_utils
@@ -30,7 +29,17 @@ from anysat_jax.train.state import TrainState, abstract_state, create_state, sta
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
 from data_pipelines import load
 
-FREE_TO_CHANGE = ("total_steps", "checkpoint_every", "log_every", "evaluate.", "mesh.", "name", "job", "init", "data.root")
+FREE_TO_CHANGE = (
+    "checkpoint_every",
+    "log_every",
+    "evaluate.",
+    "mesh.",
+    "name",
+    "job",
+    "init",
+    "data.root",
+    "data.num_",
+)
 """Beginnings of names that may differ when a run goes on, without a word about it."""
 
 
@@ -50,7 +59,8 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       The content of summary.json.
 
     Raises:
-      RunError: the config does not fit the machine, the data or the workdir; a value is not finite; the run was asked to stop.
+      RunError: the config does not fit the machine, the data or the workdir; a loss or a gradient is not finite; the
+        run was asked to stop.
     """
     # ---------------------------------------------------------------- config, devices, mesh
     model = settings.check(config)
@@ -60,8 +70,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
 
     # ---------------------------------------------------------------- data
-    check_sensors(config, model)
-    load.prepare(config.data)
+    prepare_data(config, model)
 
     # ---------------------------------------------------------------- state, loop
     optimizer = make_optimizer(config.optimizer, config.total_steps)
@@ -71,7 +80,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             logging.info("already trained for %d steps: only the report is made again", start.record.steps)
             state, record = start.state, start.record
         else:
-            state, record = train(config, mesh, start, checkpoints, workdir)
+            state, record = train(config, optimizer, mesh, start, checkpoints, workdir)
 
     # ---------------------------------------------------------------- report
     probe = report(config, model, workdir, state) if config.evaluate.probe else None
@@ -81,20 +90,29 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return summary
 
 
-def check_sensors(config: ConfigDict, model: ModelConfig) -> None:
-    """Refuses a dataset with a sensor that the model has no projector for.
+def prepare_data(config: ConfigDict, model: ModelConfig) -> None:
+    """Makes sure that every dataset is there, and that the model has a projector for each of its sensors.
 
     Raises:
-      ConfigError: there is one.
+      ConfigError: it is not so.
     """
-    for name in config.data.datasets:
-        missing = [sensor for sensor in load.dataset_card(name).sensors if sensor not in model.sensors]
-        if missing:
-            raise ConfigError(f"dataset {name!r} has sensors that model.sensors lacks: {', '.join(missing)}; add them there")
+    try:
+        cards = [load.dataset_card(name) for name in config.data.datasets]
+        for card in cards:
+            missing = [sensor for sensor in card.sensors if sensor not in model.sensors]
+            if missing:
+                raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
+        load.prepare(config.data)
+    except (ValueError, OSError) as error:  # the readers say what is wrong, in one sentence
+        raise ConfigError(str(error)) from error
 
 
 def begin(
-    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: Checkpoints
+    config: ConfigDict,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
 ) -> Start:
     """Restores the newest checkpoint; where there is none, starts from `config.init` or at random."""
     as_json = settings.as_json(config)
@@ -139,13 +157,19 @@ def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Any, An
 
 
 def train(
-    config: ConfigDict, mesh: Mesh, start: Start, checkpoints: Checkpoints, workdir: pathlib.Path
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    start: Start,
+    checkpoints: Checkpoints,
+    workdir: pathlib.Path,
 ) -> tuple[TrainState, RunRecord]:
     """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end."""
     state, first, total = start.state, start.record.steps, config.total_steps
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step_on_mesh = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    seed = jax.device_put(np.int32(config.seed), replicated(mesh))
+    step_on_mesh = jax.jit(
+        make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
+    )
     as_json = settings.as_json(config)
     batches = load.train_iterator(
         config.data, seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
@@ -163,7 +187,7 @@ def train(
             fed = ahead
             ledger.before_step(fed)
             with jax.transfer_guard_host_to_device("disallow"):
-                state, metrics = step_on_mesh(state, fed.batch, fed.masks, seed)
+                state, metrics = step_on_mesh(state, fed.batch, fed.masks)
             if step < total:
                 ahead = feed.next()
             ledger.after_step(step, fed, metrics)

@@ -39,8 +39,8 @@ def make_mesh(config: Mapping[str, Any]) -> Mesh:
         )
     if needed < len(devices) and jax.process_count() > 1:
         raise ConfigError(
-            f"mesh.data = {data} times mesh.fsdp = {fsdp} uses {needed} of {len(devices)} devices; with several processes "
-            "the mesh must take them all"
+            f"mesh.data = {data} times mesh.fsdp = {fsdp} uses {needed} of {len(devices)} devices; with several "
+            "processes the mesh must take them all"
         )
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:needed])
 
@@ -56,12 +56,13 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh) -> 
         if size % mesh.size:
             nearest = max(1, round(size / mesh.size)) * mesh.size
             raise ConfigError(
-                f"data.datasets.{name}.batch_size = {size} cannot be cut over the mesh's {mesh.size} devices; take a multiple "
-                f"such as {nearest}, or use fewer devices with --config.mesh.data"
+                f"data.datasets.{name}.batch_size = {size} cannot be cut over the mesh's {mesh.size} devices; take a "
+                f"multiple such as {nearest}, or use fewer devices with --config.mesh.data"
             )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

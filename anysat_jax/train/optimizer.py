@@ -1,4 +1,4 @@
-"""The optimizer: AdamW on matrices and vectors alike, decay on matrices only, and two schedules."""
+"""The optimizer: AdamW with decay on matrices only, gradient clipping, and two schedules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 DECAYED = ("kernel", "relative")
-"""Names of the leaves that weight decay acts on; not on biases, scales of norms, learned tokens and queries, fill values.
+"""Names of the leaves that weight decay acts on; not on biases, scales of norms, learned tokens, queries, fill values.
 By name, since a matrix of a scanned stack has three axes and its bias has two."""
 
 ADAM_B1, ADAM_B2 = 0.9, 0.999
@@ -23,8 +23,8 @@ def decay_mask(params: Any) -> Any:
 def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     """The learning rate before the update of step k, without what the plateau takes off it.
 
-    "cosine" rises linearly from 0 over `warmup_steps`, then falls along half a cosine to 0 at `total_steps`. "plateau" rises alike
-    and stays; see `make_optimizer`.
+    "cosine" rises linearly from 0 over `warmup_steps`, then falls along half a cosine to 0 at `total_steps`. "plateau"
+    rises alike and stays; see `make_optimizer`.
 
     Raises:
       ValueError: there is no such schedule.
@@ -44,11 +44,12 @@ def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule
 def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformationExtraArgs:
     """Gradient clipping by the global norm (if asked for), AdamW, and the schedule.
 
-    The plateau schedule multiplies the rate by `plateau.factor` once the mean loss over `plateau.window` steps has not fallen for
-    `plateau.patience` windows in a row; `update` must therefore be called with `value=loss`.
+    The plateau schedule multiplies the rate by `plateau.factor` once the mean loss over `plateau.window` steps has not
+    fallen for `plateau.patience` windows in a row; `update` must therefore be called with `value=loss`.
 
     Args:
-      config: the section `optimizer`: learning_rate, weight_decay, clip_norm (None: no clipping), schedule, warmup_steps, plateau.
+      config: the section `optimizer`: learning_rate, weight_decay, clip_norm (None: no clipping), schedule,
+        warmup_steps, plateau.
       total_steps: steps of the whole training, warm-up included.
 
     Raises:

@@ -10,7 +10,7 @@ class StopRequest:
     """Within this context SIGTERM only sets `requested`; the loop then saves and ends by itself."""
 
     def __init__(self, enabled: bool = True):
-        # With several processes the JAX coordinator listens to the signal, so that all of them stop after the same step.
+        # With several processes JAX's coordinator listens to the signal, so that all of them stop after the same step.
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self.requested = False
 

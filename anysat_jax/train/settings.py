@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,10 @@ _SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 _OPTIONAL_POSITIVE = Rule(lambda value: value is None or value > 0, "None or above 0")
 _RANGE = Rule(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers above 0, the smaller first")
 _SHARE_RANGE = Rule(lambda value: _RANGE.holds(value) and value[1] <= 1, "two shares from 0 to 1, the smaller first")
+_BUCKETS = Rule(
+    lambda value: len(value) == 2 and min(value) > 0 and math.prod(value) <= 4,
+    "two numbers above 0 with a product of at most 4: each pair is one more compiled program",
+)
 
 RULES: dict[str, Rule] = {
     "seed": _COUNT,
@@ -64,7 +69,7 @@ RULES: dict[str, Rule] = {
     "pretrain.target_scale": _SHARE_RANGE,
     "pretrain.target_aspect": _RANGE,
     "pretrain.context_scale": _SHARE_RANGE,
-    "pretrain.mask_buckets": Rule(lambda value: 1 <= value <= 4, "from 1 to 4: each is one more compiled program"),
+    "pretrain.mask_buckets": _BUCKETS,
     "pretrain.contrastive_block": _POSITIVE,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.weight_decay": _COUNT,
@@ -81,7 +86,7 @@ DATASET_RULES: dict[str, Rule] = {
     "batch_size": _POSITIVE,
     "weight": _POSITIVE,
     "patch_sizes": Rule(lambda value: len(value) > 0 and min(value) > 0, "at least one size in metres, above 0"),
-    "max_dates": _POSITIVE,
+    "max_dates": _OPTIONAL_POSITIVE,
 }
 
 

@@ -33,9 +33,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def initial_state(
-    params: Params, optimizer: optax.GradientTransformation, teacher: Params | None = None
-) -> TrainState:
+def initial_state(params: Params, optimizer: optax.GradientTransformation, teacher: Params | None = None) -> TrainState:
     """The state before the first update; without a `teacher`, it starts as a copy of the student's encoder."""
     teacher = params["encoder"] if teacher is None else teacher
     # An own buffer: the step donates the state, and no buffer can be donated twice.
@@ -61,7 +59,7 @@ def create_state(model: ModelConfig, optimizer: optax.GradientTransformation, me
 def state_from_params(
     params: Params, teacher: Params | None, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A start from given weights, with a fresh optimizer and clock; without a teacher, it copies the student's encoder."""
+    """A start from given weights, with a fresh optimizer and clock; None: the teacher copies the encoder."""
     params, teacher = (jax.device_put(tree, state_shardings(mesh, tree)) for tree in (params, teacher))
     shardings = state_shardings(mesh, jax.eval_shape(lambda p, t: initial_state(p, optimizer, t), params, teacher))
     return jax.jit(lambda p, t: initial_state(p, optimizer, t), out_shardings=shardings)(params, teacher)

@@ -1,0 +1,197 @@
+"""Trains AnySat and shows what it learned: one command, one config.
+
+Pretrain a tiny model on the embedded data, in minutes:
+  python -m anysat_jax.main --config=configs/pretrain.py
+The same on your copy of TreeSatAI-TS:
+  python -m anysat_jax.main --config=configs/pretrain.py:treesatai_ts --config.data.root=DIR
+How many parameters a model has, part by part:
+  python -m anysat_jax.main --config=configs/pretrain.py:geoplex --config.job=describe
+
+After the colon stands the name of a config; the first lines of configs/pretrain.py list them, with hardware, time and
+expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
+
+Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json. A second start on the same
+workdir goes on where the first one ended.
+
+Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM), saved: start again.
+
+Jobs (--config.job): pretrain, describe.
+"""
+
+import difflib
+import logging as python_logging
+import pathlib
+import re
+import runpy
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from anysat_jax.train import settings
+from anysat_jax.train.errors import ConfigError, Preempted, RunError
+
+EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
+OWN_PACKAGES = ("anysat_jax", "data_pipelines")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config: FILE.py or FILE.py:NAME.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go, and where a run goes on. Default: runs/<name>-<time>."
+)
+
+
+def run_describe(config: ConfigDict) -> None:
+    """Prints the parameter table of the config's model."""
+    from anysat_jax.describe import describe
+
+    print(describe(settings.model_of(config)))
+
+
+def run_pretrain(config: ConfigDict) -> None:
+    """Pretrains in --workdir, or goes on there."""
+    settings.check(config)  # before the data libraries are imported, so that a wrong value is answered at once
+    workdir = choose_workdir(_WORKDIR.value, config.name)
+    from anysat_jax.train.loop import pretrain
+
+    pretrain(config, workdir)
+    logging.info("done: %s", workdir)
+
+
+JOBS: dict[str, Callable[[ConfigDict], None]] = {"pretrain": run_pretrain, "describe": run_describe}
+
+
+def choose_workdir(given: str | None, name: str) -> pathlib.Path:
+    """The folder that was given, or a new one: runs/<name>-<time>.
+
+    Raises:
+      ConfigError: none was given, and there are several processes, which must share one.
+    """
+    if given:
+        return pathlib.Path(given).absolute()
+    if jax.process_count() > 1:
+        raise ConfigError(f"{jax.process_count()} processes must share a workdir: give --workdir")
+    return pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def run_job(config: ConfigDict) -> None:
+    """Runs the config's job.
+
+    Raises:
+      ConfigError: there is no such job.
+      RunError: the job ended in a way that its user can mend.
+    """
+    if config.job not in JOBS:
+        raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(JOBS)}")
+    JOBS[config.job](config)
+
+
+def check_overrides(names: list[str], config: ConfigDict) -> None:
+    """Refuses overrides of values that the config does not have.
+
+    Args:
+      names: dotted names, e.g. "model.dim".
+
+    Raises:
+      ConfigError: one is not there; the message names those that come close.
+    """
+    known = list(settings.flatten(config))
+    for name in names:
+        if name in known:
+            continue
+        inside = [other for other in known if other.startswith(f"{name}.")]
+        if inside:
+            raise ConfigError(f"--config.{name} is a section; set one of its values: {', '.join(inside)}")
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has: {', '.join(known)}"
+        raise ConfigError(f"the config has no value {name!r} (--config.{name}); {hint}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the command line; what is wrong with the config is said in one sentence."""
+    names = [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no)?config\.([\w.]+)", arg))]
+    files = [arg for arg in argv[1:] if re.match(r"--?config(=|$)", arg)]
+    if not files and names:
+        raise ConfigError(f"--config.{names[0]} needs a config: give --config=configs/pretrain.py too")
+    if files:
+        spec = files[-1].partition("=")[2] or "".join(argv[argv.index(files[-1]) + 1 :][:1])
+        check_overrides(names, load_config(spec))
+    rest = app.parse_flags_with_usage(argv)
+    if len(rest) > 1:
+        raise ConfigError(f"what is {rest[1]!r}? Everything but flags is unknown; see --help")
+    return rest
+
+
+def load_config(spec: str) -> ConfigDict:
+    """The config of FILE.py or FILE.py:NAME, without overrides.
+
+    Raises:
+      ConfigError: there is no such file, or it has no config of that name.
+    """
+    path, colon, name = spec.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(
+            f"there is no config file {path!r} in {pathlib.Path.cwd()}; --config takes FILE.py or FILE.py:NAME"
+        )
+    module = runpy.run_path(path)
+    try:
+        return module["get_config"](*([name] if colon else []))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+class _OwnOrWarning(python_logging.Filter):
+    """Lets this project's messages through, and the warnings of others."""
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        return record.levelno >= python_logging.WARNING or any(
+            f"/{package}/" in record.pathname for package in OWN_PACKAGES
+        )
+
+
+def quiet_logs() -> None:
+    """One short line a message; the libraries' own progress is not shown."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_OwnOrWarning())
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job of --config. Returns the exit code."""
+    del argv
+    quiet_logs()
+    try:
+        if _CONFIG.value is None:
+            raise ConfigError("give a config: --config=configs/pretrain.py (see --help)")
+        run_job(_CONFIG.value)
+    except Preempted as stop:
+        logging.warning("%s", stop)
+        return EXIT_STOPPED
+    except RunError as error:
+        return _complain(error)
+    return 0
+
+
+def _complain(error: Exception) -> int:
+    print(f"anysat_jax: {error}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _parse_or_exit(argv: list[str]) -> list[str]:
+    try:
+        return parse(argv)
+    except ConfigError as error:
+        sys.exit(_complain(error))
+
+
+def run() -> None:
+    """The command line."""
+    app.run(main, flags_parser=_parse_or_exit)
+
+
+if __name__ == "__main__":
+    run()

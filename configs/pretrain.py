@@ -1,0 +1,180 @@
+"""Pretraining: masked prediction and cross-sensor contrast.
+
+python -m anysat_jax.main --config=configs/pretrain.py:NAME, with NAME one of
+
+name               hardware      time       expected score
+mini (default)     2 CPU cores   < 5 min    probes of the frozen teacher beat the random start, for tiles and land cover
+geoplex            8 x H100      days       the paper's
+treesatai_ts       2 CPU cores   minutes    both losses fall; one tile is enough to try
+treesatai_ts,base  8 x H100      a day      the paper's
+
+All but mini want --config.data.root=DIR, the folder of the downloads. Any value can be overridden, for instance
+--config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir goes on.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base")
+
+
+def get_config(arg: str = "mini") -> ConfigDict:
+    """The config of a name, one of `NAMES`.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    makers = dict(zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base), strict=True))
+    if arg not in makers:
+        raise ValueError(f"configs/pretrain.py has no {arg!r}; it has {' | '.join(NAMES)}")
+    return makers[arg]()
+
+
+def common() -> ConfigDict:
+    """What all share: the paper's numbers, where there are any."""
+    config = ConfigDict()
+    config.job = "pretrain"  # or describe
+    config.name = ""
+    config.seed = 0
+    config.total_steps = 1000
+    config.checkpoint_every = 100
+    config.log_every = 1
+    config.dtype = "float32"  # of the computation; parameters are float32 always
+    config.init = ""  # weights to start from: a workdir, or a published .pth file
+
+    config.model = ConfigDict()
+    config.model.preset = "tiny"  # tiny, small, base; what is None below comes from it
+    config.model.dim = placeholder(int)
+    config.model.depth = placeholder(int)
+    config.model.num_heads = placeholder(int)
+    config.model.predictor_depth = placeholder(int)
+    config.model.predictor_heads = placeholder(int)
+    config.model.positions = "paper"  # or released, for the published weights
+    config.model.sensors = placeholder(tuple)  # None: all eleven
+    config.model.remat = False  # less memory, about a third more compute
+    config.model.dropout = True
+
+    config.data = ConfigDict()
+    config.data.root = ""
+    config.data.num_workers = 0
+    config.data.datasets = ConfigDict()
+
+    config.pretrain = ConfigDict()
+    config.pretrain.ema_start = 0.996
+    config.pretrain.temperature = 0.1
+    config.pretrain.predictive_weight = 1.0
+    config.pretrain.contrastive_weight = 1.0
+    config.pretrain.mask_dates = True  # the student sees half of the dates
+    config.pretrain.mask_sensors = True  # and few of a patch's sensors
+    config.pretrain.num_target_blocks = 4
+    config.pretrain.target_scale = (0.2, 0.8)
+    config.pretrain.target_aspect = (0.75, 1.5)
+    config.pretrain.context_scale = (0.85, 1.0)
+    config.pretrain.mask_buckets = (
+        2,
+        2,
+    )  # static sizes of targets, of contexts; the product bounds the programs
+    config.pretrain.contrastive_block = 1024  # rows of the similarity matrix held at once
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = placeholder(float)  # None: gradients are not clipped
+    config.optimizer.schedule = "plateau"  # or cosine
+    config.optimizer.warmup_steps = 0
+    config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps of one mean loss
+
+    config.mesh = ConfigDict()
+    config.mesh.data = placeholder(int)  # None: all devices that fsdp leaves
+    config.mesh.fsdp = 1
+
+    config.evaluate = ConfigDict()
+    config.evaluate.probe = True
+    return config
+
+
+def dataset(batch_size: int, patch_sizes: tuple[int, ...], max_dates: int, weight: float = 1.0) -> ConfigDict:
+    """One dataset: batch size over all devices, patch sizes in metres, dates kept of each series, draw weight."""
+    return ConfigDict(dict(batch_size=batch_size, patch_sizes=patch_sizes, max_dates=max_dates, weight=weight))
+
+
+def mini() -> ConfigDict:
+    """A tiny model on the embedded data: everything that the big run does, in minutes."""
+    config = common()
+    config.name = "mini"
+    config.total_steps = 300
+    config.pretrain.mask_buckets = (1, 1)  # compiling is what takes time here
+    config.optimizer.schedule = "cosine"
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 30
+    config.optimizer.clip_norm = 1.0
+    config.data.datasets = ConfigDict(
+        dict(
+            mini_treesatai_ts=dataset(16, (10,), 16),
+            mini_pastis_hd=dataset(16, (20,), 16),
+            mini_flair=dataset(16, (10,), 12),
+            mini_planted=dataset(16, (30,), 20),
+            mini_s2naip=dataset(16, (40,), 14),
+        )
+    )
+    return config
+
+
+def geoplex() -> ConfigDict:
+    """The paper: base, five datasets, patch sizes of its Table C, its batch sizes and draw weights."""
+    config = common()
+    config.name = "geoplex"
+    config.dtype = "bfloat16"
+    config.total_steps = 400_000
+    config.checkpoint_every = 2000
+    config.log_every = 50
+    config.model.preset = "base"
+    config.model.remat = True
+    config.data.num_workers = 8
+    config.optimizer.plateau.window = 4000
+    config.data.datasets = ConfigDict(
+        dict(
+            treesatai_ts=dataset(384, (10, 20, 30), 70),
+            pastis_hd=dataset(8, (40, 80, 160), 20),
+            flair=dataset(96, (10, 20, 50), 35),
+            planted=dataset(2048, (30, 60), 60, weight=2.0),
+            s2naip=dataset(16, (40, 80, 160), 32, weight=4.0),
+        )
+    )
+    return config
+
+
+def treesatai_ts() -> ConfigDict:
+    """Real data on a laptop: a tiny model, as few tiles as there are below data.root."""
+    config = common()
+    config.name = "treesatai_ts"
+    config.total_steps = 200
+    config.checkpoint_every = 50
+    config.pretrain.mask_buckets = (1, 1)
+    config.model.sensors = ("aerial", "s2", "s1-asc")
+    config.optimizer.schedule = "cosine"
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 20
+    config.optimizer.clip_norm = 1.0
+    config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
+    config.evaluate.probe = False  # nothing is held out of one tile
+    return config
+
+
+def treesatai_ts_base() -> ConfigDict:
+    """The paper's model on one dataset."""
+    config = treesatai_ts()
+    config.name = "treesatai_ts_base"
+    config.dtype = "bfloat16"
+    config.total_steps = 50_000
+    config.checkpoint_every = 1000
+    config.log_every = 20
+    config.model.preset = "base"
+    config.model.remat = True
+    config.pretrain.mask_buckets = (2, 2)
+    config.optimizer = common().optimizer
+    config.optimizer.plateau.window = 130  # an epoch
+    config.data.num_workers = 8
+    config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(384, (10, 20, 30), 70)))
+    config.evaluate.probe = True
+    return config
