@@ -12,7 +12,18 @@ from jaxtyping import Float
 Kind = Literal["field", "forest", "town", "water"]
 KINDS: tuple[Kind, ...] = ("field", "forest", "town", "water")
 
-BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")  # Sentinel-2 names, order of every spectrum here
+BANDS = (
+    "B2",
+    "B3",
+    "B4",
+    "B5",
+    "B6",
+    "B7",
+    "B8",
+    "B8A",
+    "B11",
+    "B12",
+)  # Sentinel-2 names, order of every spectrum here
 
 SPECTRA: dict[str, tuple[float, ...]] = {
     "soil": (0.070, 0.100, 0.130, 0.150, 0.180, 0.200, 0.220, 0.240, 0.310, 0.270),
@@ -25,11 +36,11 @@ SPECTRA: dict[str, tuple[float, ...]] = {
     "beet": (0.030, 0.075, 0.035, 0.100, 0.340, 0.450, 0.490, 0.510, 0.200, 0.090),
     "grass": (0.035, 0.075, 0.045, 0.110, 0.270, 0.330, 0.360, 0.380, 0.220, 0.110),
     "spruce": (0.020, 0.034, 0.022, 0.055, 0.160, 0.205, 0.225, 0.240, 0.105, 0.047),
-    "pine": (0.023, 0.038, 0.028, 0.062, 0.165, 0.210, 0.232, 0.248, 0.122, 0.058),
-    "larch": (0.022, 0.043, 0.026, 0.072, 0.210, 0.265, 0.290, 0.305, 0.135, 0.060),
-    "beech": (0.021, 0.044, 0.023, 0.074, 0.255, 0.340, 0.370, 0.390, 0.165, 0.070),
-    "oak": (0.022, 0.044, 0.025, 0.075, 0.240, 0.320, 0.350, 0.370, 0.162, 0.070),
-    "birch": (0.024, 0.048, 0.028, 0.082, 0.245, 0.315, 0.342, 0.360, 0.160, 0.072),
+    "pine": (0.025, 0.041, 0.034, 0.066, 0.160, 0.200, 0.220, 0.236, 0.135, 0.068),
+    "larch": (0.022, 0.045, 0.026, 0.074, 0.205, 0.255, 0.280, 0.295, 0.132, 0.058),
+    "beech": (0.021, 0.044, 0.022, 0.074, 0.265, 0.360, 0.392, 0.412, 0.170, 0.070),
+    "oak": (0.022, 0.044, 0.026, 0.073, 0.225, 0.300, 0.328, 0.346, 0.168, 0.074),
+    "birch": (0.026, 0.052, 0.030, 0.092, 0.250, 0.315, 0.340, 0.357, 0.150, 0.066),
     "copper": (0.030, 0.060, 0.085, 0.130, 0.200, 0.235, 0.260, 0.275, 0.200, 0.110),
     "gold": (0.035, 0.095, 0.110, 0.150, 0.220, 0.255, 0.275, 0.290, 0.170, 0.090),
     "tiles": (0.070, 0.090, 0.165, 0.180, 0.200, 0.210, 0.220, 0.230, 0.270, 0.250),
@@ -55,8 +66,8 @@ class LandCover:
       green: green fraction of the ground in winter, and how much the season adds.
       season: day of the year of half green-up and of half senescence.
       pace: days that green-up and senescence take (scale of the logistic curve).
-      accent: a spectrum that takes over for a while (flowers, ripe grain, autumn leaves), with its day, width in days and
-        largest share; "" for none.
+      accent: a spectrum that takes over for a while (flowers, ripe grain, autumn leaves), with its day, its width in
+        days and its largest share; "" for none.
       c_band: backscatter in C band, (VV, VH) in dB, without green canopy and its change under full canopy.
       l_band: backscatter in L band, (HH, HV) in dB.
       height: height above ground in metres.
@@ -89,26 +100,26 @@ COVERS: tuple[LandCover, ...] = (
               (-10.0, -18.0, -4.5, -1.5), (-15.5, -26.0), 0.8, 2.4),
     LandCover("barley", "field", "#d9ae5f", "soil", "cereal", (0.24, 0.66), (82, 172), (11, 7), ("straw", 182, 14, 0.8),
               (-10.0, -18.0, -3.0, -0.5), (-15.5, -26.0), 0.8, 2.4),
-    LandCover("rapeseed", "field", "#f2f230", "soil", "rape", (0.35, 0.55), (75, 182), (12, 9), ("flower", 122, 9, 0.85),
+    LandCover("rapeseed", "field", "#f2f230", "soil", "rape", (0.35, 0.55), (75, 182), (12, 9), ("flower", 122, 9, .85),
               (-9.5, -17.0, 0.5, 3.5), (-15.0, -24.0), 1.2, 2.4),
     LandCover("maize", "field", "#f08a24", "soil", "maize", (0.05, 0.85), (168, 262), (9, 9), ("straw", 275, 12, 0.5),
               (-10.0, -18.5, 1.0, 3.5), (-15.0, -24.5), 2.0, 3.2),
     LandCover("sugar beet", "field", "#b5478c", "soil", "beet", (0.05, 0.85), (152, 298), (11, 8), _PLAIN,
               (-10.0, -18.5, 2.0, 3.0), (-14.5, -24.0), 0.5, 3.2),
-    LandCover("grassland", "field", "#9bd770", "soil", "grass", (0.50, 0.38), (85, 310), (16, 22), ("straw", 168, 11, 0.45),
+    LandCover("grassland", "field", "#9bd770", "soil", "grass", (.50, .38), (85, 310), (16, 22), ("straw", 168, 11, .4),
               (-11.5, -18.5, 0.5, 1.0), (-16.0, -26.0), 0.2, 0.0),
     LandCover("spruce", "forest", "#0b3d2e", "litter", "spruce", (0.84, 0.08), (125, 300), _SLOW, _PLAIN,
-              (-9.6, -15.2, 0.0, 0.4), (-8.6, -13.6), 22.0, 3.6),
-    LandCover("pine", "forest", "#2d6a4f", "litter", "pine", (0.72, 0.14), (130, 295), _SLOW, _PLAIN,
-              (-9.2, -14.8, 0.0, 0.4), (-8.2, -13.9), 19.0, 4.6),
-    LandCover("larch", "forest", "#74a892", "litter", "larch", (0.30, 0.56), (104, 306), (7, 8), ("gold", 304, 9, 0.7),
-              (-9.0, -14.6, -0.4, -0.4), (-8.4, -13.4), 21.0, 4.2),
-    LandCover("beech", "forest", "#7a4b2a", "litter", "beech", (0.20, 0.72), (119, 290), (6, 9), ("copper", 291, 9, 0.6),
-              (-8.8, -14.1, -0.9, -1.0), (-7.6, -12.7), 24.0, 7.2),
-    LandCover("oak", "forest", "#a0522d", "litter", "oak", (0.22, 0.68), (131, 306), (7, 9), ("copper", 308, 10, 0.55),
-              (-8.6, -13.9, -0.6, -0.7), (-7.3, -12.5), 20.0, 8.4),
-    LandCover("birch", "forest", "#c9b79c", "litter", "birch", (0.24, 0.60), (107, 276), (6, 9), ("gold", 277, 9, 0.6),
-              (-9.3, -14.9, -0.5, -0.3), (-8.8, -13.9), 16.0, 5.2),
+              (-10.6, -16.0, 0.0, 0.4), (-9.4, -14.0), 22.0, 3.6),
+    LandCover("pine", "forest", "#2d6a4f", "litter", "pine", (0.66, 0.20), (130, 295), _SLOW, _PLAIN,
+              (-9.6, -15.6, 0.2, 0.6), (-8.4, -14.6), 19.0, 4.6),
+    LandCover("larch", "forest", "#74a892", "litter", "larch", (0.30, 0.56), (100, 314), (7, 8), ("gold", 306, 10, .8),
+              (-9.2, -14.4, -0.8, -0.4), (-8.8, -13.2), 21.0, 4.2),
+    LandCover("beech", "forest", "#7a4b2a", "litter", "beech", (0.20, 0.72), (120, 292), (6, 9), ("copper", 291, 9, .6),
+              (-8.2, -13.4, -1.4, -1.4), (-7.6, -12.7), 24.0, 7.2),
+    LandCover("oak", "forest", "#a0522d", "litter", "oak", (0.22, 0.68), (137, 316), (7, 9), ("copper", 316, 10, 0.55),
+              (-7.9, -13.6, -0.6, -0.7), (-7.3, -12.5), 20.0, 8.4),
+    LandCover("birch", "forest", "#c9b79c", "litter", "birch", (0.24, 0.60), (103, 272), (6, 9), ("gold", 272, 9, 0.7),
+              (-9.6, -15.2, -0.7, 0.2), (-8.8, -13.9), 16.0, 5.2),
     LandCover("tiled roof", "town", "#d7263d", "tiles", "tiles", _NEVER, _YEAR, _SLOW, _PLAIN,
               (-3.0, -11.5, 0.0, 0.0), (-3.5, -14.5), 7.0, 0.0),
     LandCover("flat roof", "town", "#b0b0b0", "concrete", "concrete", _NEVER, _YEAR, _SLOW, _PLAIN,

@@ -1,8 +1,8 @@
 """A seeded landscape: which cover lies where on one tile, and how each piece of it changes over the year.
 
-A tile is cut into *segments* (a field, a forest stand, a lake, the roads of a town), each of one cover with its own phenology,
-vigour and soil. Sensors never look at the segments' borders themselves but at the shares of the segments in their pixels, so
-that every sensor sees the same ground: a border lies at the same metres in all of them.
+A tile is cut into *segments* (a field, a forest stand, a lake, the roads of a town), each of one cover with its own
+phenology, vigour and soil. Sensors never look at the segments' borders themselves but at the shares of the segments in
+their pixels, so that every sensor sees the same ground: a border lies at the same metres in all of them.
 """
 
 import dataclasses
@@ -51,7 +51,6 @@ class Landscape:
       soil: brightness of each segment's ground.
       leaf: brightness of each segment's canopy.
       angle: direction of the field rows in radians.
-      shares: memo of the segments' shares by pixel size.
     """
 
     extent: float
@@ -63,6 +62,7 @@ class Landscape:
     soil: Float[np.ndarray, " segments"]
     leaf: Float[np.ndarray, " segments"]
     angle: float
+    # what `shares` has computed, by pixel size
     _shares: dict[float, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def shares(self, metres: float) -> Float[np.ndarray, "n n segments"]:
@@ -146,7 +146,9 @@ def make_landscape(extent: float, metres: float, mix: Mix, rng: np.random.Genera
     return _grow(extent, metres, segments.astype(np.int32), cover[used], angle, rng)
 
 
-def _grow(extent: float, metres: float, segments: np.ndarray, cover: np.ndarray, angle: float, rng) -> Landscape:
+def _grow(
+    extent: float, metres: float, segments: np.ndarray, cover: np.ndarray, angle: float, rng: np.random.Generator
+) -> Landscape:
     """Gives each segment its own phenology, vigour and brightness, around those of the tile."""
     size = len(cover)
 
@@ -158,10 +160,10 @@ def _grow(extent: float, metres: float, segments: np.ndarray, cover: np.ndarray,
         metres=metres,
         segments=segments,
         cover=cover.astype(np.int32),
-        shift=draw(7.0, 4.0),
-        vigour=np.clip(1.0 + draw(0.06, 0.05), 0.7, 1.2),
+        shift=draw(5.0, 3.0),
+        vigour=np.clip(1.0 + draw(0.04, 0.04), 0.8, 1.15),
         soil=np.exp(draw(0.2, 0.12)),
-        leaf=np.exp(draw(0.08, 0.05)),
+        leaf=np.exp(draw(0.06, 0.04)),
         angle=angle,
     )
 
@@ -189,7 +191,9 @@ def smooth_noise(shape: tuple[int, ...], size: int, knots: int, rng: np.random.G
     return weights @ coarse @ weights.T
 
 
-def _sites(x: np.ndarray, y: np.ndarray, extent: float, mix: Mix, rng: np.random.Generator):
+def _sites(
+    x: np.ndarray, y: np.ndarray, extent: float, mix: Mix, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "n n"], Int[np.ndarray, " cells"]]:
     """Cuts the tile into organic cells (a warped Voronoi diagram) and says what stands in each.
 
     Returns:
@@ -213,7 +217,9 @@ def _sites(x: np.ndarray, y: np.ndarray, extent: float, mix: Mix, rng: np.random
     stand = rng.choice(species, count, p=likely / likely.sum())
     stand = np.where(kind == lc.KINDS.index("forest"), stand, lc.COVER_INDEX["grassland"])
     stand = np.where(kind == lc.KINDS.index("town"), lc.COVER_INDEX["yard"], stand)
-    return site, np.where(kind == lc.KINDS.index("water"), lc.COVER_INDEX["water"], stand)
+    stand = np.where(kind == lc.KINDS.index("water"), lc.COVER_INDEX["water"], stand)
+    first = (stand[:, None] == stand[None, :]).argmax(1)  # neighbouring cells of one cover grow together
+    return first[site], stand
 
 
 def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +228,9 @@ def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.n
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _parcels(x: np.ndarray, y: np.ndarray, angle: float, extent: float, mix: Mix, rng: np.random.Generator):
+def _parcels(
+    x: np.ndarray, y: np.ndarray, angle: float, extent: float, mix: Mix, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "n n"], int]:
     """Cuts the tile into rotated strips of varying width, and each strip into fields of its own length.
 
     Returns:
@@ -254,7 +262,9 @@ def _town(x: np.ndarray, y: np.ndarray, angle: float, rng: np.random.Generator) 
     return np.where(road_a | road_b, TOWN_PARTS.index("road"), part)
 
 
-def _plots(position: np.ndarray, plot: float, plots: int, road: float = 5.0):
+def _plots(
+    position: np.ndarray, plot: float, plots: int, road: float = 5.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Along one axis: whether there is a road, the number of the plot, and the place within it in [-0.5, 0.5]."""
     block = plots * plot + road
     inside = np.mod(position, block) - road
@@ -267,7 +277,8 @@ def _pixel_shares(segments: np.ndarray, count: int, extent: float, fine: float, 
     size, factor = whole_number(extent / metres), whole_number(metres / fine)
     if not size or not factor:
         raise ValueError(
-            f"a pixel of {metres:g} m must be a whole number of fine pixels of {fine:g} m and divide the extent, {extent:g} m"
+            f"a pixel of {metres:g} m must be a whole number of fine pixels of {fine:g} m "
+            f"and divide the extent, {extent:g} m"
         )
     row = np.arange(len(segments)) // factor
     pixel = row[:, None] * size + row[None, :]

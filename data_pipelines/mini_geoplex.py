@@ -1,7 +1,7 @@
 """The embedded data: five small datasets, made by code, that stand for GeoPlex's five.
 
-Each has the sensors of its big sister and labels of the same kind, over smaller extents. Every number follows from (seed,
-dataset, split, index), so that nothing has to be downloaded or shipped.
+Each has the sensors of its big sister and labels of the same kind, over smaller extents. Every number follows from
+(seed, dataset, split, index), so that nothing has to be downloaded or shipped.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from anysat_jax.sensors import get_sensor
 from data_pipelines import land_cover as lc
 from data_pipelines import views
-from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card import DatasetCard, Example, LabelKind
 from data_pipelines.landscape import Landscape, Mix, make_landscape
 
 TREES = lc.names_of("forest")
@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
     "mini_treesatai_ts": Recipe(
         Mix({"forest": 0.86, "field": 0.1, "town": 0.02, "water": 0.02}, 22.0, 20.0, 0.8, species=(1, 3)),
         0.4,
-        {"s2": (8, 16), "s1-asc": (8, 14)},
+        {"s2": (10, 16), "s1-asc": (8, 14)},
         tile=_SPECIES,
         dense=_TREE_MAP,
         decibel=False,
@@ -98,7 +98,7 @@ RECIPES: dict[str, Recipe] = {
     "mini_planted": Recipe(
         Mix({"forest": 0.9, "field": 0.08, "water": 0.02}, 40.0, 30.0, 0.8, species=(1, 2)),
         2.5,
-        {"s2": (6, 8), "s1": (6, 8), "l7": (4, 8), "alos": (2, 4), "modis": (12, 20)},
+        {"s2": (8, 12), "s1": (6, 8), "l7": (4, 8), "alos": (2, 4), "modis": (12, 20)},
         tile=_SPECIES,
         masks=("s2", "l7"),
     ),
@@ -135,7 +135,14 @@ _NATURAL_COLOUR = {
 }
 
 
-def _card(name: str, title: str, sensors: tuple[str, ...], extent: float, patch_sizes: tuple[int, ...], tile_label):
+def _card(
+    name: str,
+    title: str,
+    sensors: tuple[str, ...],
+    extent: float,
+    patch_sizes: tuple[int, ...],
+    tile_label: LabelKind,
+) -> DatasetCard:
     """The card of a mini dataset; its classes are those of its recipe."""
     dense = tuple(RECIPES[name].dense)
     return DatasetCard(
@@ -166,8 +173,9 @@ MINI_CARDS: dict[str, DatasetCard] = {
         _card("mini_s2naip", "Mini S2NAIP", ("naip", "s2", "s1", "l8"), 160.0, (40, 80), "none"),
     )
 }
-MINI_SIZES: dict[str, int] = {"train": 112, "val": 56}
-"""Tiles of each split, the same for each of the five datasets."""
+MINI_SIZES: dict[str, dict[str, int]] = {name: {"train": 128, "val": 64} for name in MINI_CARDS}
+"""Tiles of each split; PLANTED, the largest of the five, is the largest here, too."""
+MINI_SIZES["mini_planted"] = {"train": 256, "val": 128}
 
 LEAST_SHARE = 0.07
 """Share of the tile from which a cover belongs to a multi-label, as in TreeSatAI."""
@@ -179,7 +187,7 @@ class MiniReader:
     Args:
       name: one of MINI_CARDS.
       seed: another seed gives other tiles.
-      sizes: tiles of each split; MINI_SIZES unless given.
+      sizes: tiles of each split; MINI_SIZES[name] unless given.
 
     Raises:
       ValueError: there is no mini dataset of that name, or no split of a name in `sizes`.
@@ -190,7 +198,7 @@ class MiniReader:
             raise ValueError(f"unknown mini dataset {name!r}; there are: {', '.join(MINI_CARDS)}")
         self.card = MINI_CARDS[name]
         self.seed = seed
-        self.sizes = dict(MINI_SIZES if sizes is None else sizes)
+        self.sizes = dict(MINI_SIZES[name] if sizes is None else sizes)
         for split in self.sizes:
             self._check_split(split)
 
@@ -230,7 +238,7 @@ def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng:
     """One sensor's part of the example."""
     if sensor in IMAGES:
         return {sensor: _picture(land, sensor, rng)}
-    repeat = 12 if sensor in ("s1", "s1-asc", "alos") else 3
+    repeat = 12 if sensor in RADAR else 3
     dates = views.draw_dates(recipe.dates[sensor], rng, repeat)
     if sensor in RADAR:
         series = views.radar_series(land, sensor, dates, rng, recipe.decibel)
@@ -256,15 +264,18 @@ def _labels(land: Landscape, card: DatasetCard, recipe: Recipe) -> Example:
     labels: Example = {}
     if card.dense_classes:
         labels["dense"] = land.majority(card.dense_metres, _group_numbers(recipe.dense))
-    if card.tile_label == "none":
-        return labels
+    if card.tile_label != "none":
+        labels["tile"] = tile_label(land, card, recipe)
+    return labels
+
+
+def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray:
+    """The group that fills most of the tile, int32 (), or all that fill more than LEAST_SHARE, (K,) uint8."""
     shares = land.cover_shares(land.extent)[0, 0]
     totals = np.array([sum(shares[lc.COVER_INDEX[name]] for name in names) for names in recipe.tile.values()])
     if card.tile_label == "class":
-        labels["tile"] = np.int32(totals.argmax())
-    else:
-        labels["tile"] = (totals > LEAST_SHARE).astype(np.uint8)
-    return labels
+        return np.asarray(totals.argmax(), np.int32)
+    return (totals > LEAST_SHARE).astype(np.uint8)
 
 
 def _group_numbers(groups: Groups) -> np.ndarray:

@@ -1,7 +1,8 @@
 """How each sensor sees a landscape: optical series, radar series and very high resolution images, in native units.
 
-What differs between two dates or two tiles is mostly not the ground: each sensor has a gain and a colour cast for each tile; each
-date has its own gain, haze, clouds with shadows and soil moisture; radar is speckled. The signal lies beneath.
+What differs between two dates or two tiles is mostly not the ground: each sensor has a gain and a colour cast for each
+tile; each date has its own gain, haze, clouds with shadows and soil moisture; radar is speckled. The signal lies
+beneath.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines import land_cover as lc
 from data_pipelines.landscape import Landscape, rotate, smooth_noise
 
-SUN = (0.8, -0.6)  # east and north components of the shadows' direction: the sun is in the south-west... of a map seen from above
+SUN = (0.8, -0.6)  # where shadows fall, (columns, rows): up and to the right; the sun stands in the south-west
 RADAR_LOOKS = 4.0
 
 
@@ -33,7 +34,9 @@ RESPONSES: dict[str, tuple[tuple[float, ...], ...]] = {
     "spot": tuple(_BAND[b] for b in ("B4", "B3", "B2")),
     "s2": tuple(_BAND.values()),
     "l7": tuple(_TM[b] for b in ("blue", "green", "red", "nir", "swir1", "swir2")),
-    "l8": tuple(_TM[b] for b in ("pan", "coastal", "blue", "green", "red", "nir", "swir1", "swir2", "none", "none", "none")),
+    "l8": tuple(
+        _TM[b] for b in ("pan", "coastal", "blue", "green", "red", "nir", "swir1", "swir2", "none", "none", "none")
+    ),
     "modis": tuple(_TM[b] for b in ("red", "nir", "blue", "green", "nir2", "swir1", "swir2")),
 }
 """Weights of the bands of `land_cover.BANDS` in each band of an optical sensor, in the sensor's order."""
@@ -64,7 +67,7 @@ def draw_dates(limits: tuple[int, int], rng: np.random.Generator, repeat: int = 
 def optical_series(land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], rng: np.random.Generator) -> Series:
     """What an optical sensor sees of a landscape: reflectance times 10,000 as a float32 array (l8: digital numbers).
 
-    A pixel is the mean reflectance of its segments. Sentinel-2 and Landsat see through their point spread as well.
+    A pixel is the mean reflectance of its segments; Landsat 8's 30 m bands, resampled to 10 m, are blurred as well.
     """
     record = get_sensor(sensor)
     size = record.pixels(land.extent)
@@ -91,9 +94,9 @@ def _blurred(shares: Float[np.ndarray, "h w K"]) -> Float[np.ndarray, "h w K"]:
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9.0)
 
 
-def _clouds(count: int, size: int, rng: np.random.Generator):
-    """Opacity of clouds and of their shadows on each date, (T, 1, size, size) each: some dates clear, some broken, some covered."""
-    weather = rng.choice(3, count, p=(0.62, 0.24, 0.14))
+def _clouds(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Opacity of clouds and of their shadows, (T, 1, size, size) each: dates are clear, broken or covered."""
+    weather = rng.choice(3, count, p=(0.68, 0.21, 0.11))
     cover = np.array([-2.6, 0.1, 1.6], np.float32)[weather] + rng.normal(0.0, 0.4, count).astype(np.float32)
     field = smooth_noise((count, 1), size + 2, 4, rng)
     opacity = np.clip(1.4 * (field + cover[:, None, None, None] - 0.3), 0.0, 0.97)
@@ -102,13 +105,18 @@ def _clouds(count: int, size: int, rng: np.random.Generator):
     return over, opacity[..., 2:, :size] * (1.0 - over)  # the shadow falls two pixels to the north-east
 
 
-def _through_air(clean: np.ndarray, opacity: np.ndarray, shadow: np.ndarray, response: np.ndarray, rng) -> np.ndarray:
+def _through_air(
+    clean: np.ndarray, opacity: np.ndarray, shadow: np.ndarray, response: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Adds what stands between the ground and a calibrated value: light, haze, clouds, sensor noise."""
     count, bands, size, _ = clean.shape
-    scale = np.exp(rng.normal(0.0, 0.10, (1, 1, 1, 1)) + rng.normal(0.0, 0.04, (1, bands, 1, 1)))
-    scale = scale * np.exp(rng.normal(0.0, 0.10, (count, 1, 1, 1)) + rng.normal(0.0, 0.04, (count, bands, 1, 1)))
+    scale = np.exp(rng.normal(0.0, 0.12, (1, 1, 1, 1)) + rng.normal(0.0, 0.03, (1, bands, 1, 1)))
+    scale = scale * np.exp(rng.normal(0.0, 0.12, (count, 1, 1, 1)) + rng.normal(0.0, 0.03, (count, bands, 1, 1)))
     slope = 1.0 + 0.06 * smooth_noise((1, 1), size, 3, rng)
-    haze = rng.exponential(0.02, (count, 1, 1, 1)) * (response @ np.array(lc.SPECTRA["haze"], np.float32))[None, :, None, None]
+    haze = (
+        rng.exponential(0.02, (count, 1, 1, 1))
+        * (response @ np.array(lc.SPECTRA["haze"], np.float32))[None, :, None, None]
+    )
     cloud = (response @ np.array(lc.SPECTRA["cloud"], np.float32))[None, :, None, None]
     cloud = cloud * rng.uniform(0.6, 1.05, (count, 1, 1, 1))
     lit = clean * scale.astype(np.float32) * slope * (1.0 - 0.6 * shadow) + haze.astype(np.float32)
@@ -125,8 +133,10 @@ def _scanner_gaps(values: np.ndarray, clear: np.ndarray, rng: np.random.Generato
     return np.where(gap, np.float32(0.0), values), clear & ~gap
 
 
-def _landsat8_numbers(values: np.ndarray, land: Landscape, dates: np.ndarray, opacity: np.ndarray, rng) -> np.ndarray:
-    """Digital numbers of Landsat 8: 5,000 + 50,000 times the reflectance; thermal bands as 100 times the temperature in kelvin."""
+def _landsat8_numbers(
+    values: np.ndarray, land: Landscape, dates: np.ndarray, opacity: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Digital numbers of Landsat 8: 5,000 + 50,000 times the reflectance; thermal bands, 100 times the kelvins."""
     numbers = 5000.0 + 50000.0 * values
     numbers[:, 8:9] = 5000.0 + 300.0 * opacity
     season = 283.0 + 11.0 * np.cos(2 * np.pi * (dates - 200.0) / 365.0) + rng.normal(0.0, 3.0, len(dates))
@@ -144,8 +154,8 @@ def radar_series(
 
     Args:
       sensor: "s1-asc" (VV, VH), "s1" (VV, VH, VV/VH) or "alos" (HH, HV, HH/HV).
-      decibel: whether the values are in dB, where the third band, the ratio, is the difference of the first two; otherwise
-        they are linear power, and the third band is their quotient.
+      decibel: whether the values are in dB, where the third band, the ratio, is the difference of the first two;
+        otherwise they are linear power, and the third band is their quotient.
     """
     record = get_sensor(sensor)
     green = land.green(dates)[:, :, None]
@@ -153,8 +163,13 @@ def radar_series(
     level = table[None, :, :2] + green * table[None, :, 2:]
     forest = (lc.KIND[land.cover] == lc.KINDS.index("forest"))[None, :, None]
     town = (lc.KIND[land.cover] == lc.KINDS.index("town"))[None, :, None]
-    moisture = rng.normal(0.0, 1.6, (len(dates), 1, 1)) * (1.0 - 0.6 * green) * np.where(forest, 0.3, 1.0) * np.where(town, 0.3, 1.0)
-    gain = rng.normal(0.0, 0.7, (1, 1, 2)) + rng.normal(0.0, 0.5, (len(dates), 1, 2))
+    moisture = (
+        rng.normal(0.0, 1.6, (len(dates), 1, 1))
+        * (1.0 - 0.6 * green)
+        * np.where(forest, 0.3, 1.0)
+        * np.where(town, 0.3, 1.0)
+    )
+    gain = rng.normal(0.0, 0.5, (1, 1, 2)) + rng.normal(0.0, 0.5, (len(dates), 1, 2))
     power = np.power(10.0, 0.1 * (level + moisture + gain)).astype(np.float32)
     pixels = np.einsum("hwk,tkc->tchw", land.shares(record.metres_per_pixel), power, optimize=True)
     speckle = rng.standard_gamma(RADAR_LOOKS, pixels.shape, dtype=np.float32) / np.float32(RADAR_LOOKS)
@@ -175,7 +190,7 @@ def _l_band(land: Landscape) -> Float[np.ndarray, "segments 4"]:
 def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A very high resolution image taken on one day, in grey values of a camera.
 
-    The landscape's fine grid is the sensor's, or a multiple of it; then the values are repeated before the noise is added.
+    The landscape's fine grid is the sensor's, or a multiple of it; then values are repeated before the noise is added.
 
     Returns:
       (C, H, W) float32 in [0, 255], and the height above ground in metres, (H, W) float32.
@@ -185,7 +200,7 @@ def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> t
     table = land.reflectance(np.array([day]))[0] @ response.T
     shade, height = _relief(land, rng)
     light = shade * _shadows(height, land.metres)
-    exposure = np.exp(rng.normal(0.0, 0.15) + rng.normal(0.0, 0.06, len(response))).astype(np.float32)
+    exposure = np.exp(rng.normal(0.0, 0.15) + rng.normal(0.0, 0.045, len(response))).astype(np.float32)
     exposure = exposure * 255.0 / np.where(response[:, lc.BANDS.index("B8")] > 0, 0.62, 0.26).astype(np.float32)
     haze = np.float32(rng.exponential(0.012)) * (response @ np.array(lc.SPECTRA["haze"], np.float32))
     grey = (table * exposure[None, :]).T[:, land.segments] * light[None] + (haze * exposure)[:, None, None]
@@ -254,12 +269,13 @@ def _rows(x: np.ndarray, y: np.ndarray, land: Landscape, number: int, rng: np.ra
     return np.where(np.mod(across, 14.0) < 0.9, 0.75 * rows, rows).astype(np.float32)
 
 
-def _shadows(height: Float[np.ndarray, "n n"], metres: float, steps: int = 6, reach: float = 12.0) -> np.ndarray:
+def _shadows(height: Float[np.ndarray, "n n"], metres: float, steps: int = 8, reach: float = 12.0) -> np.ndarray:
     """Light on the ground: 1, or 0.5 where something taller stands towards the sun (45 degrees high)."""
     dark = np.zeros(height.shape, np.float32)
     for step in range(1, steps + 1):
         away = reach * step / steps
-        shift = round(SUN[1] * away / metres), round(SUN[0] * away / metres)
-        above = np.roll(height, shift, (0, 1)) - np.float32(away) - height
-        dark = np.maximum(dark, np.clip(0.5 * above, 0.0, 1.0))
+        down, right = round(-SUN[1] * away / metres), round(SUN[0] * away / metres)
+        caster = height[down:, : len(height) - right] - np.float32(away)
+        target = np.s_[: len(height) - down, right:]
+        dark[target] = np.maximum(dark[target], np.clip(0.5 * (caster - height[target]), 0.0, 1.0))
     return 1.0 - 0.5 * dark
