@@ -31,6 +31,9 @@ from data_pipelines.statistics import (
 
 SHARD_BYTES = 512 * 2**20
 GROUP_BYTES = 32 * 2**20  # TFDS rewrites its metadata after each group of examples, so that a group must not be one
+_CANNOT_WRITE = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EIO")
+)
 SMALLEST_SHARE = 0.5  # of the uncompressed size: with less space than that the disk is sure to run full
 
 
@@ -140,10 +143,22 @@ def _write_splits(reader: Reader, writer: Any, spec: Spec, gatherer: DatasetStat
         for split in reader.splits():
             counts[split] = 0
             for group in _groups(_checked(reader, split, spec, gatherer, bar)):
-                writer.add_examples({split: group})
+                with _os_errors():
+                    writer.add_examples({split: group})
                 counts[split] += len(group)
-    writer.close_all()
+    with _os_errors():
+        writer.close_all()
     return counts
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """The record writer tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
 
 
 def _checked(reader: Reader, split: str, spec: Spec, gatherer: DatasetStatistics, bar: Any) -> Iterator[Example]:
@@ -222,21 +237,14 @@ def _check_space(folder: pathlib.Path, num_bytes: int) -> None:
 @contextlib.contextmanager
 def _explained(name: str, base: pathlib.Path) -> Iterator[None]:
     """Says which dataset was to be written where, whatever the file system or the record writer complains about."""
-    remedy = "point --config.data.root or $XDG_CACHE_HOME to a folder with space that can be written"
+    remedy = "point $XDG_CACHE_HOME (or, for embedded data, --config.data.root) to a folder with space for it"
     try:
         yield
     except OSError as error:
-        if error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.ENOTDIR,
-            errno.EIO,
-        ):
-            raise OSError(error.errno, f"dataset {name!r} cannot be prepared in {base}: {error}; {remedy}") from error
-        raise
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        reason = error.strerror or error
+        raise OSError(error.errno, f"dataset {name!r} cannot be written to {base}: {reason}; {remedy}") from error
 
 
 @contextlib.contextmanager
