@@ -64,7 +64,7 @@ def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_coun
         dataset = locate(one.card.name, data.root)
         transform = ExampleTransform(one.card, dataset.statistics, one.max_dates)
         shard = dict(seed=seed, process_index=process_index, process_count=process_count)
-        streams.append(batches_of(dataset.source(SPLIT), one, transform, **shard))
+        streams.append(batches_of(dataset.records(SPLIT), one, transform, **shard))
     batches = grain.MapDataset.select_from_datasets(streams, schedule_of(options, seed))
     return StepIterator(batches, num_workers=data.get("num_workers", 0))
 
@@ -91,7 +91,7 @@ def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float
     prepared = locate(dataset, data.root)
     max_dates = check_max_dates(dataset, section.get("max_dates"))
     transform = ExampleTransform(card, prepared.statistics, max_dates)
-    return _in_order(Indexed(prepared.source(split)), transform, patch_size, batch_size)
+    return _in_order(Indexed(prepared.records(split)), transform, patch_size, batch_size)
 
 
 def _in_order(source: Indexed, transform: ExampleTransform, patch_size: float, batch_size: int) -> Iterator[Batch]:

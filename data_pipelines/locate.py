@@ -5,7 +5,8 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from data_pipelines.prepare import PreparedDataset, prepare_dataset, prepared_folder
+from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepared import PreparedDataset, prepared_folder
 from data_pipelines.registry import DatasetEntry, fingerprint, get_entry
 
 Announce = Callable[[str], None]

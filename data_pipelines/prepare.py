@@ -5,7 +5,6 @@ under a temporary name and renamed when whole, so that whatever carries that nam
 """
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import itertools
@@ -21,13 +20,8 @@ import numpy as np
 
 from data_pipelines.card import DatasetCard, Example, Reader
 from data_pipelines.features import Spec, check_example, example_spec, tfds_features
-from data_pipelines.statistics import (
-    SPLIT,
-    DatasetStatistics,
-    SensorStatistics,
-    load_statistics,
-    save_statistics,
-)
+from data_pipelines.prepared import open_records, prepared_folder
+from data_pipelines.statistics import SPLIT, DatasetStatistics, save_statistics
 
 SHARD_BYTES = 512 * 2**20
 GROUP_BYTES = 32 * 2**20  # TFDS rewrites its metadata after each group of examples, so that a group must not be one
@@ -35,37 +29,6 @@ _CANNOT_WRITE = tuple(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EIO")
 )
 SMALLEST_SHARE = 0.5  # of the uncompressed size: with less space than that the disk is sure to run full
-
-
-@dataclasses.dataclass(frozen=True)
-class PreparedDataset:
-    """A dataset ready to be read: its card, its folder and its statistics."""
-
-    card: DatasetCard
-    folder: pathlib.Path
-    statistics: dict[str, SensorStatistics]
-
-    @classmethod
-    def open(cls, card: DatasetCard, folder: pathlib.Path) -> "PreparedDataset":
-        """Opens a prepared folder.
-
-        Raises:
-          FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands.
-        """
-        return cls(card, folder, load_statistics(folder, card))
-
-    def source(self, split: str) -> Any:
-        """Random access to a split's examples.
-
-        Raises:
-          ValueError: the dataset has no such split, or its files do not hold what its metadata say.
-        """
-        return _open_source(self.card, self.folder, split)
-
-
-def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path:
-    """Where the prepared dataset lives below `base`; it exists only when whole."""
-    return base / name / version
 
 
 def prepare_dataset(reader: Reader, base: pathlib.Path, version: str) -> pathlib.Path:
@@ -198,29 +161,12 @@ def _open_writer(card: DatasetCard, folder: pathlib.Path, version: str, spec: Sp
     return tfds.core.SequentialWriter(info, max_examples_per_shard=shard_length, file_format="array_record")
 
 
-def _open_source(card: DatasetCard, folder: pathlib.Path, split: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise ValueError(
-            f"dataset {card.name!r} has no split {split!r} in {folder}; it has {list(builder.info.splits)}"
-        )
-    source = builder.as_data_source(split=split)
-    expected = builder.info.splits[split].num_examples
-    if len(source) != expected:
-        raise ValueError(
-            f"{folder}: split {split!r} holds {len(source)} tiles, its metadata say {expected}; prepare it again"
-        )
-    return source
-
-
 def _check_written(card: DatasetCard, folder: pathlib.Path, split: str, count: int) -> None:
     """Reads back the number of tiles and the last one: a writer that failed quietly must not be renamed to whole."""
-    source = _open_source(card, folder, split)
-    if len(source) != count:
-        raise OSError(errno.EIO, f"wrote {count} tiles of split {split!r} but only {len(source)} can be read back")
-    source[count - 1]
+    records = open_records(card.name, folder, split)
+    if len(records) != count:
+        raise OSError(errno.EIO, f"wrote {count} tiles of split {split!r} but only {len(records)} can be read back")
+    records[count - 1]
 
 
 def _num_bytes(example: Example) -> int:

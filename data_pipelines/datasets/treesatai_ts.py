@@ -108,13 +108,13 @@ class TreeSatReader:
         if not any(found.values()):
             total = sum(map(len, listed.values()))
             raise FileNotFoundError(
-                f"none of the {total} tiles listed in {root} is there; expected aerial/<tile>.tif and sentinel/<tile>.h5"
+                f"none of the {total} tiles listed in {root} is there; expected aerial/TILE.tif and sentinel/TILE.h5"
             )
         self.summary = self._summary(listed, found)
 
     def _summary(self, listed: dict[str, list[str]], found: dict[str, list[str]]) -> str:
         num_listed, num_found = (sum(map(len, lists.values())) for lists in (listed, found))
-        splits = ", ".join(f"{split} {len(names)}" for split, names in self._tiles.items())
+        splits = ", ".join(f"{split} {len(names)}" for split, names in reversed(self._tiles.items()))
         dropped = num_found - len(self)
         without = f"; {dropped} without a genus above {MIN_AREA:.0%} left out" if dropped else ""
         return f"treesatai_ts: {num_found} of {num_listed} listed tiles are in {self.root} ({splits}{without})"

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import prepare as prepare_module
-from data_pipelines.prepare import PreparedDataset, prepare_dataset
+from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
 from tests.data_pipelines.fake_reader import CARD, FakeReader, make_example
 
@@ -28,10 +29,10 @@ print("made" if prepare_dataset(reader, pathlib.Path(sys.argv[1]), "1.0.0") and 
 
 
 def assert_holds(folder, split, count):
-    source = PreparedDataset.open(CARD, folder).source(split)
-    assert len(source) == count
+    records = PreparedDataset.open(CARD, folder).records(split)
+    assert len(records) == count
     for index in range(count):
-        stored, expected = source[index], make_example(split, index)
+        stored, expected = records[index], make_example(split, index)
         assert stored.pop("id").decode() == expected.pop("id")
         assert set(stored) == set(expected)
         for key, value in expected.items():
@@ -82,15 +83,6 @@ def test_the_second_time_nothing_is_read(tmp_path):
 def test_progress_says_tiles_and_speed(tmp_path, capsys):
     prepare_dataset(FakeReader(), tmp_path, "1.0.0")
     assert "10/10" in (shown := capsys.readouterr().err) and "tile" in shown and "/s" in shown
-
-
-def test_unknown_split_and_missing_records(tmp_path):
-    folder = prepare_dataset(FakeReader(), tmp_path, "1.0.0")
-    with pytest.raises(ValueError, match=r"has no split 'test' .* it has \['train', 'val'\]"):
-        PreparedDataset.open(CARD, folder).source("test")
-    (folder / "statistics.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"statistics\.json"):
-        PreparedDataset.open(CARD, folder)
 
 
 def test_killed_half_way_leaves_nothing_whole_and_the_next_start_works(tmp_path):
