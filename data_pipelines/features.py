@@ -102,6 +102,10 @@ def _check_dates(name: str, where: str, example: Example) -> None:
 
 
 def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
+    promised = {"tile": card.tile_label != "none", "dense": bool(card.dense_classes)}
+    for key, expected in promised.items():
+        if expected != (key in example):
+            raise ValueError(f"{where}: {'no' if expected else 'unexpected'} label {key!r}, against the dataset's card")
     if card.tile_label == "class" and not 0 <= int(example["tile"]) < len(card.tile_classes):
         raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a class below {len(card.tile_classes)}")
     if card.tile_label == "multi_label":
@@ -109,9 +113,14 @@ def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
         if label.shape != (len(card.tile_classes),) or not np.isin(label, (0, 1)).all():
             raise ValueError(f"{where}: 'tile' is {label}, expected {len(card.tile_classes)} zeros and ones")
     if card.dense_classes:
-        found = np.unique(example["dense"])
-        wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
-        if wrong.size:
-            raise ValueError(
-                f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)}"
-            )
+        _check_dense(card, where, example["dense"])
+
+
+def _check_dense(card: DatasetCard, where: str, dense: np.ndarray) -> None:
+    side = round(card.extent / card.dense_metres)
+    if dense.shape != (side, side):
+        raise ValueError(f"{where}: 'dense' is {dense.shape}, expected ({side}, {side}) at {card.dense_metres:g} m")
+    found = np.unique(dense)
+    wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
+    if wrong.size:
+        raise ValueError(f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)}")

@@ -8,7 +8,7 @@ import numpy as np
 from anysat_jax.batch import Batch
 from data_pipelines.card import DatasetCard
 from data_pipelines.locate import locate, to_stderr
-from data_pipelines.options import check_max_dates, check_patch_size, dataset_options
+from data_pipelines.options import check_max_dates, check_patch_size, dataset_options, num_workers
 from data_pipelines.registry import get_entry
 from data_pipelines.sampler import Indexed, StepIterator, batches_of, indexed_sample, schedule_of
 from data_pipelines.statistics import SPLIT
@@ -66,7 +66,7 @@ def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_coun
         shard = dict(seed=seed, process_index=process_index, process_count=process_count)
         streams.append(batches_of(dataset.records(SPLIT), one, transform, **shard))
     batches = grain.MapDataset.select_from_datasets(streams, schedule_of(options, seed))
-    return StepIterator(batches, num_workers=data.get("num_workers", 0))
+    return StepIterator(batches, num_workers=num_workers(data))
 
 
 def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float, batch_size: int) -> Iterator[Batch]:

@@ -8,6 +8,8 @@ from typing import Any
 from data_pipelines.card import DatasetCard
 from data_pipelines.registry import get_entry
 
+SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
@@ -37,6 +39,17 @@ def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, 
     if not data.datasets:
         raise ValueError("config.data.datasets is empty; name at least one dataset")
     return tuple(_one(name, data.datasets[name], process_count) for name in sorted(data.datasets))
+
+
+def num_workers(data: Any) -> int:
+    """Worker processes of the reading; 0: threads.
+
+    Raises:
+      ValueError: it is negative.
+    """
+    if data.get("num_workers", 0) < 0:
+        raise ValueError(f"config.data.num_workers is {data.num_workers}; it must be 0 (threads) or more")
+    return data.get("num_workers", 0)
 
 
 def check_patch_size(card: DatasetCard, patch_size: float) -> float:
@@ -71,13 +84,13 @@ def _one(name: str, section: Any, process_count: int) -> DatasetOptions:
         raise ValueError(
             f"{field}.batch_size is {batch_size}; it must be a positive multiple of the {process_count} processes"
         )
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"{field}.weight is {weight}; it must be positive; leave the dataset out to weigh it nothing")
+    if not (math.isfinite(weight) and weight >= SMALLEST_WEIGHT):
+        raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")
     sizes = section.get("patch_sizes") or card.patch_sizes
     return DatasetOptions(
         card=card,
         batch_size=batch_size,
-        weight=fractions.Fraction(weight).limit_denominator(1000),
+        weight=fractions.Fraction(weight).limit_denominator(round(1 / SMALLEST_WEIGHT)),
         patch_sizes=tuple(check_patch_size(card, size) for size in sizes),
         max_dates=check_max_dates(name, section.get("max_dates")),
     )

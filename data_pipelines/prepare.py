@@ -12,9 +12,10 @@ import os
 import pathlib
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -197,12 +198,22 @@ def _explained(name: str, base: pathlib.Path) -> Iterator[None]:
 def _lock(path: pathlib.Path) -> Iterator[bool]:
     """Holds a lock that dies with its process; False where the file system has no locks."""
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
+        yield _take_lock(file)
+
+
+def _take_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(
+            f"another process is preparing {pathlib.Path(file.name).parent}; waiting for it",
+            file=sys.stderr,
+            flush=True,
+        )
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def _leftover_prefix(target: pathlib.Path) -> str:

@@ -213,6 +213,18 @@ def test_a_wrong_extent_is_refused_in_metres(tmp_path):
         prepare_dataset(FakeReader(edit=grow), tmp_path, "1.0.0")
 
 
+def test_labels_are_those_of_the_card(tmp_path):
+    def without(split, index, example):
+        del example["dense"]
+
+    def coarse(split, index, example):
+        example["dense"] = np.zeros((2, 2), np.int8)
+
+    for edit, message in ((without, "no label 'dense'"), (coarse, r"'dense' is \(2, 2\), expected \(4, 4\) at 10 m")):
+        with pytest.raises(ValueError, match=message):
+            prepare_dataset(FakeReader(edit=edit), tmp_path, "1.0.0")
+
+
 def test_a_key_that_comes_twice_is_refused(tmp_path):
     class Twice(FakeReader):
         def examples(self, split):

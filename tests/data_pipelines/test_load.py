@@ -1,0 +1,162 @@
+"""The public functions, from the config to batches, on the fake dataset."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anysat_jax.batch import Batch
+from data_pipelines import load, registry
+from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(registry._ENTRIES, CARD.name, fake_entry)
+
+
+def batches(config, count, seed=0, **processes):
+    iterator = load.train_iterator(config, seed=seed, **processes)
+    try:
+        return [next(iterator) for _ in range(count)]
+    finally:
+        iterator.close()
+
+
+def leaves(batch):
+    import jax
+
+    return jax.tree.leaves(batch)
+
+
+def assert_equal(first: Batch, second: Batch):
+    assert (first.dataset, first.patch_size) == (second.dataset, second.patch_size)
+    for a, b in zip(leaves(first), leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_batches_are_as_promised(root):
+    for batch in batches(data_config(root), 3):
+        assert isinstance(batch, Batch) and batch.dataset == CARD.name and batch.patch_size in (10.0, 20.0)
+        assert set(batch.observations) == set(CARD.sensors) and batch.batch_size == 2
+        spot, s2, s1 = (batch.observations[name] for name in ("spot", "s2", "s1-asc"))
+        assert spot.values.shape == (2, 3, 40, 40) and spot.dates is None and spot.pixel_mask is None
+        assert s2.values.shape == (2, 4, 10, 4, 4) and s2.pixel_mask.shape == (2, 4, 1, 4, 4)
+        assert s2.dates.shape == s2.date_mask.shape == (2, 4) and s1.pixel_mask.shape == s1.values.shape
+        assert all(o.values.dtype == np.float32 and np.isfinite(o.values).all() for o in batch.observations.values())
+        assert {k: (v.dtype, v.shape) for k, v in batch.labels.items()} == {
+            "tile": (np.int32, (2,)),
+            "dense": (np.int32, (2, 4, 4)),
+            "index": (np.int32, (2,)),
+        }
+
+
+def test_the_seed_alone_decides(root):
+    first, again, other = (batches(data_config(root), 4, seed=seed) for seed in (1, 1, 2))
+    for a, b in zip(first, again):
+        assert_equal(a, b)
+    assert any((a.labels["index"] != b.labels["index"]).any() for a, b in zip(first, other))
+
+
+def test_resume_through_json(root):
+    straight = batches(data_config(root), 6)
+    iterator = load.train_iterator(data_config(root), seed=0)
+    iterator.set_state(json.loads(json.dumps({"next_step": 4})))
+    assert_equal(next(iterator), straight[4])
+    assert iterator.get_state() == {"next_step": 5}
+    iterator.close()
+
+
+def test_two_processes_share_the_batch(root):
+    whole = batches(data_config(root, batch_size=4), 3)
+    parts = [batches(data_config(root, batch_size=4), 3, process_index=i, process_count=2) for i in range(2)]
+    for k, batch in enumerate(whole):
+        shards = [part[k] for part in parts]
+        assert {s.patch_size for s in shards} == {batch.patch_size} and {s.batch_size for s in shards} == {2}
+        sums = sorted(float(v.sum()) for s in shards for v in s.observations["spot"].values)
+        assert sums == sorted(float(v.sum()) for v in batch.observations["spot"].values)
+
+
+def test_evaluation_gives_each_tile_once_in_order_and_the_same_each_time(root):
+    def run():
+        return list(load.evaluation_batches(data_config(root), CARD.name, "train", patch_size=20, batch_size=3))
+
+    first, second = run(), run()
+    indices = np.concatenate([batch.labels["index"] for batch in first])
+    valid = np.concatenate([batch.labels["valid"] for batch in first])
+    assert indices.tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 6] and valid.tolist() == [True] * 7 + [False] * 2
+    assert {batch.batch_size for batch in first} == {3} and {batch.patch_size for batch in first} == {20.0}
+    for a, b in zip(first, second, strict=True):
+        assert_equal(a, b)
+
+
+def test_evaluation_of_a_dataset_that_the_config_does_not_train_on(root):
+    config = data_config(root)
+    config.datasets = {}
+    batch = next(load.evaluation_batches(config, CARD.name, "val", patch_size=10, batch_size=2))
+    assert batch.observations["s2"].values.shape[1] == 6  # all dates of the longest series
+
+
+def test_prepare_says_where(root, capsys):
+    load.prepare(data_config(root))
+    assert f"fake_tiles: 10 tiles, prepared in {root}" in capsys.readouterr().err
+
+
+def test_card():
+    assert load.dataset_card(CARD.name) is CARD
+    assert load.dataset_card("treesatai_ts").extent == 60.0
+    assert load.dataset_card("mini_flair").name == "mini_flair"
+
+
+WRONG = {
+    "batch size": (dict(batch_size=3), r"datasets\.fake_tiles\.batch_size is 3; .* multiple of the 2 processes"),
+    "no batch": (dict(batch_size=0), "batch_size is 0"),
+    "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
+    "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
+    "nan": (dict(weight=float("nan")), "weight is nan"),
+    "patch size": (dict(patch_sizes=(10, 30)), "'fake_tiles': patches of 30 m are not allowed; allowed are 10, 20 m"),
+    "dates": (dict(max_dates=0), "max_dates is 0; it must be positive"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_values_that_cannot_be_are_refused_by_name(root, case):
+    changes, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        load.train_iterator(data_config(root, **changes), seed=0, process_count=2)
+
+
+def test_processes_and_workers_that_cannot_be(root):
+    with pytest.raises(ValueError, match="process_index 2 is not one of 2"):
+        load.train_iterator(data_config(root), seed=0, process_index=2, process_count=2)
+    config = data_config(root)
+    config.num_workers = -1
+    with pytest.raises(ValueError, match=r"data\.num_workers is -1"):
+        load.train_iterator(config, seed=0)
+
+
+def test_no_dataset_and_unknown_datasets(root):
+    config = data_config(root)
+    config.datasets = {"fake_tile": dict(batch_size=2)}
+    with pytest.raises(ValueError, match=r"unknown dataset 'fake_tile'; known datasets: .*treesatai_ts"):
+        load.prepare(config)
+    config.datasets = {}
+    with pytest.raises(ValueError, match=r"data\.datasets is empty"):
+        load.prepare(config)
+
+
+def test_evaluation_refuses_before_the_first_batch(root):
+    ask = dict(patch_size=10, batch_size=2)
+    for changes, message in (
+        (dict(patch_size=15), "patches of 15 m are not allowed"),
+        (dict(batch_size=0), "batch_size is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load.evaluation_batches(data_config(root), CARD.name, "val", **ask | changes)
+    with pytest.raises(ValueError, match="has no split 'test'"):
+        load.evaluation_batches(data_config(root), CARD.name, "test", **ask)
