@@ -21,8 +21,10 @@ class Records:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        """Raises:
-        ValueError: the files are damaged; the message names folder, split and tile.
+        """The example at a position.
+
+        Raises:
+          ValueError: the files are damaged; the message names folder, split and tile.
         """
         try:
             return self.source[index]

@@ -25,7 +25,7 @@ def aerial_image(seed):
 
 def write_aerial(path, image):
     profile = dict(driver="GTiff", width=image.shape[2], height=image.shape[1], count=len(image), dtype=image.dtype)
-    transform = rasterio.transform.from_origin(5e5, 5.7e6, 0.2, 0.2)
+    transform = rasterio.Affine(0.2, 0.0, 5e5, 0.0, -0.2, 5.7e6)
     with rasterio.open(path, "w", crs="EPSG:25832", transform=transform, **profile) as file:
         file.write(image)
 
