@@ -1,0 +1,56 @@
+"""How every figure looks. matplotlib is imported where figures are drawn, not with the library."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+RANDOM_COLOUR = "#b8b8b8"
+PRETRAINED_COLOUR = "#1b6ca8"
+ACCENT_COLOUR = "#d1495b"
+TEXT_COLOUR = "#222222"
+FAINT_COLOUR = "#777777"
+DATASET_COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5c", "#8e5aa8", "#c8446b", "#7a6a53", "#2aa5a0")
+DOTS_PER_INCH = 150
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": TEXT_COLOUR,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": FAINT_COLOUR,
+    "ytick.color": FAINT_COLOUR,
+    "xtick.labelcolor": TEXT_COLOUR,
+    "ytick.labelcolor": TEXT_COLOUR,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "figure.facecolor": "white",
+}
+
+
+@contextlib.contextmanager
+def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Iterator[Any]:
+    """A figure to draw on, saved to `path` at the end. No window is opened, whatever the backend.
+
+    Args:
+      path: the PNG file.
+      size: width and height in inches.
+      title: the figure's title.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=TEXT_COLOUR)
+        yield figure
+        figure.savefig(path, dpi=DOTS_PER_INCH)
