@@ -63,23 +63,28 @@ class AnySat:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """A model with published weights.
+        """A model with trained weights: the teacher's, where there is a teacher.
 
         Args:
-          path: a published checkpoint (.pth). Reading one needs torch: pip install 'anysat-jax[torch]'. Nothing in
-            the file is executed.
+          path: a published checkpoint (.pth), or the workdir of a pretraining run. Reading a .pth needs torch:
+            pip install 'anysat-jax[torch]'. Nothing in the file is executed.
 
         Raises:
-          FileNotFoundError: there is no such file.
+          FileNotFoundError: there is neither file nor folder.
           ValueError: the file does not hold the weights of an AnySat; the message names the keys.
+          anysat_jax.train.errors.CheckpointError: the folder holds no checkpoint.
         """
         path = pathlib.Path(path)
+        if path.is_dir():
+            from anysat_jax.train.pretrained import load_teacher
+
+            return cls(*load_teacher(path))
         if not path.is_file():
-            raise FileNotFoundError(f"no checkpoint {path}; expected a published .pth file")
+            raise FileNotFoundError(f"no {path}; expected a published .pth file, or the workdir of a pretraining run")
         from anysat_jax.weights.published import load_published
 
         published = load_published(path)
-        return cls(published.config, published.encoder_params)
+        return cls(published.config, published.teacher_params or published.encoder_params)
 
     @functools.cached_property
     def params(self) -> Params:

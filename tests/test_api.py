@@ -7,7 +7,9 @@ import pytest
 
 import anysat_jax.api
 from anysat_jax import AnySat
-from anysat_jax.model.init import init_encoder
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.weights.convert import bare_entries, pretraining_entries, to_published
 from tests.validate.fakes import make_data
 
 SMALL = dict(dim=32, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
@@ -98,8 +100,22 @@ def test_warnings_point_at_the_caller(model, data):
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no .*missing\.pth; expected a published \.pth file, or the workdir"):
         AnySat.from_pretrained(tmp_path / "missing.pth")
+
+
+@pytest.mark.parametrize("entries", [bare_entries, pretraining_entries])
+def test_published_weights(tmp_path, entries):
+    """Of a file with student and teacher, the teacher's are taken."""
+    torch = pytest.importorskip("torch")
+    config = ModelConfig.from_preset("tiny", sensors=("s2",), positions="released", depth=1)
+    student, teacher = init_student(config, 0), init_student(config, 1)["encoder"]
+    arrays = to_published(entries(config), student | {"teacher": teacher})
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, tmp_path / "weights.pth")
+    model = AnySat.from_pretrained(tmp_path / "weights.pth")
+    assert (model.config.dim, model.config.depth, model.config.sensors) == (256, 1, ("s2",))
+    expected = student["encoder"] if entries is bare_entries else teacher
+    jax.tree.map(np.testing.assert_array_equal, model.params, expected)
 
 
 def test_the_example_of_the_docstring():

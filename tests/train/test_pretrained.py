@@ -1,0 +1,64 @@
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+
+from anysat_jax import AnySat
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_student
+from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.errors import CheckpointError
+from anysat_jax.train.pretrained import load_teacher
+from anysat_jax.train.state import state_from_params
+from tests.validate.fakes import make_data
+
+MODEL = dict(
+    preset="tiny",
+    dim=64,
+    depth=1,
+    num_heads=2,
+    predictor_depth=1,
+    predictor_heads=2,
+    sensors=("s2", "spot"),
+    remat=None,
+)
+CONFIG = {"model": MODEL, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of eight devices, whose teacher is another network than its student, with a checkpoint at steps 5 and 7."""
+    folder = tmp_path_factory.mktemp("run")
+    model = ModelConfig.from_section(ConfigDict(MODEL))
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step in (5, 7):
+            teacher = init_student(model, step)["encoder"]
+            state = state_from_params(init_student(model, 0), teacher, optax.adamw(1e-3), mesh)
+            checkpoints.save(state, {"next_step": step}, {"step": step, "config": CONFIG, "record": {}})
+    return folder
+
+
+def test_the_newest_teacher_is_loaded(workdir):
+    model, params = load_teacher(workdir)
+    assert (model.dim, model.depth, model.sensors, model.dtype) == (64, 1, ("s2", "spot"), "float32")
+    expected = init_student(model, 7)["encoder"]
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(params))
+
+
+def test_features_of_a_run(workdir):
+    model, data = AnySat.from_pretrained(str(workdir)), make_data("s2", extent=20.0)
+    expected = AnySat(model.config, init_student(model.config, 7)["encoder"])
+    np.testing.assert_array_equal(model(data), expected(data))
+
+
+def test_a_folder_without_checkpoints(tmp_path):
+    with pytest.raises(CheckpointError, match="is not the workdir of a run: it has no folder checkpoints"):
+        load_teacher(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="there is no whole checkpoint in .*checkpoints yet"):
+        load_teacher(tmp_path)
