@@ -45,10 +45,11 @@ def read_curves(path: pathlib.Path) -> list[Curve]:
 
 
 def smooth(steps: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], width: float) -> Float[np.ndarray, "n"]:
-    """Values averaged over their neighbours with Gaussian weights of a deviation of `width` steps."""
+    """Values averaged over their finite neighbours with Gaussian weights of a deviation of `width` steps."""
     distance = (steps[:, None] - steps[None]) / max(width, 1e-9)
-    weights = np.exp(-0.5 * distance**2)
-    return weights @ values / weights.sum(axis=1)
+    finite = np.isfinite(values)
+    weights = np.exp(-0.5 * distance**2) * finite[None]
+    return weights @ np.where(finite, values, 0) / np.maximum(weights.sum(axis=1), 1e-12)
 
 
 def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:

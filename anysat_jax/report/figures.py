@@ -61,6 +61,8 @@ def draw_scores(path: pathlib.Path, run: str, scores: Sequence[Score]) -> None:
         for ax, (task, chosen) in zip(axes, panels, strict=True):
             _draw_bars(ax, chosen)
             ax.set_title("One answer a tile" if task == "tile" else "One answer a 10 m pixel")
+        highest = max((v for s in scores if s.headline for v in (s.random, s.pretrained) if v == v), default=1.0)
+        axes[0].set_ylim(0, min(105, 120 * highest + 1))
         axes[0].set_ylabel("score on held-out tiles (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -77,6 +79,5 @@ def _draw_bars(ax: Any, scores: Sequence[Score]) -> None:
         ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=10, color=style.TEXT_COLOUR)
     ax.set_xticks(range(len(scores)), [f"{score.dataset}\n{score.metric}" for score in scores])
     ax.set_xlim(-0.6, len(scores) - 0.4)
-    ax.set_ylim(0, 105)
     ax.tick_params(axis="x", length=0)
     ax.grid(axis="y")

@@ -1,0 +1,11 @@
+"""Shared by the report's tests."""
+
+import pytest
+
+from anysat_jax.report.plan import Plan, make_plan
+from tests.report.toy import CARD
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan(CARD)

@@ -1,0 +1,36 @@
+"""Curves read back from the training's log."""
+
+import numpy as np
+
+from anysat_jax.report.curves import read_curves, smooth
+
+HEADER = "step,dataset,patch_size,loss,loss_predictive,loss_contrastive,learning_rate,ema\n"
+
+
+def test_rows_are_parted_by_dataset(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(HEADER + "1,b,10,3,1,2,0.1,0.9\n2,a,10,3,0.5,2.5,0.2,0.9\n3,b,20,nan,nan,2,0.3,0.9\n")
+    first, second = read_curves(path)
+    assert (first.dataset, second.dataset) == ("a", "b")
+    np.testing.assert_array_equal(second.steps, [1, 3])
+    np.testing.assert_array_equal(second.values["loss_predictive"], [1, np.nan])
+    np.testing.assert_array_equal(second.values["learning_rate"], [0.1, 0.3])
+
+
+def test_no_file_and_no_rows_are_no_curves(tmp_path):
+    assert read_curves(tmp_path / "metrics.csv") == []
+    (tmp_path / "metrics.csv").write_text(HEADER)
+    assert read_curves(tmp_path / "metrics.csv") == []
+
+
+def test_smoothing_keeps_a_line_and_calms_noise():
+    steps = np.arange(200.0)
+    np.testing.assert_allclose(smooth(steps, np.full(200, 3.0), 10), 3.0)
+    noise = np.random.default_rng(0).standard_normal(200)
+    assert smooth(steps, noise, 10).std() < 0.4
+    np.testing.assert_allclose(smooth(steps, noise, 0.0), noise)
+
+
+def test_a_value_that_is_not_finite_leaves_the_smoothing():
+    values = np.array([1.0, np.nan, 1.0, 1.0])
+    np.testing.assert_allclose(smooth(np.arange(4.0), values, 1.0), 1.0)
