@@ -89,7 +89,13 @@ def common() -> ConfigDict:
     config.mesh.fsdp = 1
 
     config.evaluate = ConfigDict()
-    config.evaluate.probe = True
+    config.evaluate.probe = True  # linear probes at the end; the curves are drawn in any case
+    config.evaluate.datasets = placeholder(tuple)  # None: all of data.datasets
+    config.evaluate.patch_size = placeholder(float)  # in metres; None: the smallest that each dataset trains with
+    config.evaluate.batch_size = 16
+    config.evaluate.max_tiles = 256  # of each split
+    config.evaluate.pixels_per_tile = 48  # of a training tile, for the probe of dense features
+    config.evaluate.pictures = 4  # tiles of each dataset that the report shows
     return config
 
 
@@ -117,6 +123,7 @@ def mini() -> ConfigDict:
             mini_s2naip=dataset(16, (40,), 14),
         )
     )
+    config.evaluate.datasets = ("mini_treesatai_ts", "mini_flair")  # the two that are cheap to encode
     return config
 
 

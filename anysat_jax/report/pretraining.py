@@ -61,7 +61,7 @@ def report_pretraining(
     """
     settings = EvaluateSettings.from_section(config.evaluate)
     networks = {"random": jax.device_put(random_params), "pretrained": jax.device_put(pretrained_params)}
-    findings = probe_all(config, settings, networks)
+    findings = probe_all(config, settings, networks) if settings.probe else Findings()
     if findings.scores:
         print(f"\nLinear probes of frozen features, on held-out tiles\n{text_table(findings.scores)}\n", flush=True)
     folder = workdir / "report"

@@ -10,6 +10,7 @@ class EvaluateSettings:
     """What the report probes and shows.
 
     Attributes:
+      probe: whether to probe at all; without, the report has the training curves alone.
       datasets: names of the datasets; None means every dataset of the run.
       patch_size: side of a patch in metres; None means each dataset's smallest.
       batch_size: tiles in a forward pass.
@@ -18,6 +19,7 @@ class EvaluateSettings:
       pictures: tiles of each dataset that the picture shows; 0 for no pictures.
     """
 
+    probe: bool = True
     datasets: tuple[str, ...] | None = None
     patch_size: float | None = None
     batch_size: int = 16

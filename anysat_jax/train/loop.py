@@ -83,7 +83,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             state, record = train(config, optimizer, mesh, start, checkpoints, workdir)
 
     # ---------------------------------------------------------------- report
-    probe = report(config, model, workdir, state) if config.evaluate.probe else None
+    probe = report(config, model, workdir, state)
     summary = make_summary(record, probe)
     if jax.process_index() == 0:
         write_json(workdir / "summary.json", summary)

@@ -71,6 +71,16 @@ def test_report_prints_writes_and_returns(config, tmp_path, capsys, caplog):
     assert str(tmp_path / "report" / "README.md") in said
 
 
+def test_without_probes_only_the_curves_are_drawn(config, tmp_path):
+    config.evaluate.probe = False
+    (tmp_path / "metrics.csv").write_text(
+        "step,dataset,loss_predictive,loss_contrastive,learning_rate\n1,toy,1,2,0.1\n2,toy,1,2,0.1\n"
+    )
+    result = pretraining.report_pretraining(config, tmp_path, {}, {})
+    assert result["probe"]["dense"] == {"random": None, "pretrained": None}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"README.md", "curves.png"}
+
+
 def test_patch_size_is_the_smallest_that_the_run_trains_with(config):
     plan = pretraining.make_plan(CARDS["toy"])
     assert pretraining._smallest_patch(config, plan) == 10
