@@ -20,6 +20,7 @@ class PatchTokens:
       values: (B, M, K, D).
       index: (B, K) int, each patch's place on the grid in raster order; None where K is the whole grid, in order.
       mask: (B, M, K) bool, True for tokens that take part; None for all.
+      unplaced: (B, M, K) bool, True for tokens that get no position: those that the mask token replaces; None for none.
       context: (B, 1, D), a token of the whole tile without a position (MODIS); None for none.
       context_mask: (B,) bool, True where the tile has its context token; None for all.
       grid: patches along rows and columns of the tile.
@@ -29,6 +30,7 @@ class PatchTokens:
     values: Float[Array, "B M K D"]
     index: Int[Array, "B K"] | None = None
     mask: Bool[Array, "B M K"] | None = None
+    unplaced: Bool[Array, "B M K"] | None = None
     context: Float[Array, "B 1 D"] | None = None
     context_mask: Bool[Array, "B"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(1, 1))
@@ -113,7 +115,10 @@ class Combiner(nn.Module):
         parts = [jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))]
         if tokens.context is not None:
             parts.append(tokens.context.astype(dtype))
-        placed = tokens.values.astype(dtype) + tokens.positions(config)[:, None].astype(dtype)
+        position = tokens.positions(config)[:, None].astype(dtype)
+        if tokens.unplaced is not None:
+            position = jnp.where(tokens.unplaced[..., None], 0, position)
+        placed = tokens.values.astype(dtype) + position
         x = jnp.concatenate([*parts, placed.reshape(batch, sensors * count, dim)], axis=1)
         blocks = block_stack(
             config.depth,

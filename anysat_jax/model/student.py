@@ -63,7 +63,9 @@ class Student(nn.Module):
         if context_mask is not None:
             real = jnp.broadcast_to(context_mask[:, None], values.shape[:3])
             mask = real if mask is None else mask & real
-        context = self.encoder.combine(tokens.replace(values=values, index=context_index, mask=mask))
+        unplaced = None if keep is None else ~keep  # the mask token replaces a patch's embedding and its position
+        tokens = tokens.replace(values=values, index=context_index, mask=mask, unplaced=unplaced)
+        context = self.encoder.combine(tokens)
         predicted = self.predictor(
             context[:, 1:], context_index, target_index, batch.grid, batch.patch_size, context_mask, target_mask
         )
