@@ -13,6 +13,7 @@ from anysat_jax.report import style
 
 LOSSES = {"loss_predictive": "Predictive loss (smooth L1)", "loss_contrastive": "Contrastive loss (nats)"}
 SMOOTHED_SHARE = 0.05  # of the run, as the deviation of the smoothing kernel
+SMOOTHED_POINTS = 200
 
 
 @dataclasses.dataclass
@@ -44,9 +45,11 @@ def read_curves(path: pathlib.Path) -> list[Curve]:
     return curves
 
 
-def smooth(steps: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], width: float) -> Float[np.ndarray, "n"]:
-    """Values averaged over their finite neighbours with Gaussian weights of a deviation of `width` steps."""
-    distance = (steps[:, None] - steps[None]) / max(width, 1e-9)
+def smooth(
+    steps: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], at: Float[np.ndarray, "m"], width: float
+) -> Float[np.ndarray, "m"]:
+    """Averages of the finite values around each step in `at`, with Gaussian weights of a deviation of `width` steps."""
+    distance = (at[:, None] - steps[None]) / max(width, 1e-9)
     finite = np.isfinite(values)
     weights = np.exp(-0.5 * distance**2) * finite[None]
     return weights @ np.where(finite, values, 0) / np.maximum(weights.sum(axis=1), 1e-12)
@@ -74,7 +77,8 @@ def _draw_loss(ax: Any, name: str, curves: Sequence[Curve]) -> None:
         colour = style.DATASET_COLOURS[index % len(style.DATASET_COLOURS)]
         values = curve.values[name]
         ax.plot(curve.steps, values, color=colour, alpha=0.3, linewidth=0.7)
-        ax.plot(curve.steps, smooth(curve.steps, values, width), color=colour, linewidth=2, label=curve.dataset)
+        at = np.linspace(curve.steps[0], curve.steps[-1], SMOOTHED_POINTS)
+        ax.plot(at, smooth(curve.steps, values, at, width), color=colour, linewidth=2, label=curve.dataset)
 
 
 def _draw_learning_rate(ax: Any, curves: Sequence[Curve]) -> None:
@@ -84,4 +88,4 @@ def _draw_learning_rate(ax: Any, curves: Sequence[Curve]) -> None:
     ax.plot(steps[order], rates[order], color=style.TEXT_COLOUR, linewidth=1.6)
     ax.set_title("Learning rate")
     ax.set_ylim(bottom=0)
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    ax.yaxis.set_major_formatter("{x:.0e}")
