@@ -56,8 +56,8 @@ def flat_blocks(blocks: jax.Array) -> np.ndarray:
 def has_no_gradient(name: str, depth: int) -> bool:
     """Parameters that add one number to all logits of a softmax, which changes nothing: what remains is rounding.
 
-    Biases of keys; and the relative table of the spatial transformer's last block, of which only the class token's output
-    is used, whose distance to every token is in one bucket.
+    Biases of keys; and the relative table of the spatial transformer's last block: only its class token's output is
+    used, whose distance to every token is in one bucket.
     """
     last_table = f"spatial_encoder.predictor_blocks.{depth - 1}.attn.rpe_k.lookup_table_weight"
     return name.endswith(("fc1_k.bias", "attn.wk.bias", last_table))
