@@ -112,7 +112,7 @@ def mini() -> ConfigDict:
     config.pretrain.mask_buckets = (1, 1)  # compiling is what takes time here
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_steps = 30
+    config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
     config.optimizer.clip_norm = 1.0
     config.data.datasets = ConfigDict(
         dict(
@@ -161,7 +161,7 @@ def treesatai_ts() -> ConfigDict:
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_steps = 20
+    config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
     config.optimizer.clip_norm = 1.0
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
     config.evaluate.probe = False  # nothing is held out of one tile

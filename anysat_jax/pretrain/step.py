@@ -130,6 +130,7 @@ def make_train_step(
         (loss, losses), grads = gradient(
             state.params, state.teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh
         )
+        grads = jax.lax.optimization_barrier(grads)
         nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(losses, grads).values()])
         finite = ~nonfinite.any()
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)

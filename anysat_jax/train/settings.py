@@ -108,9 +108,6 @@ def check(config: ConfigDict) -> ModelConfig:
     for dataset in datasets:
         for name, rule in DATASET_RULES.items():
             _check_value(flat, f"data.datasets.{dataset}.{name}", rule)
-    warmup, total = config.optimizer.warmup_steps, config.total_steps
-    if config.optimizer.schedule == "cosine" and warmup >= total:
-        raise ConfigError(f"optimizer.warmup_steps = {warmup} must be below total_steps = {total}")
     return model_of(config)
 
 
