@@ -46,7 +46,7 @@ def draw_all(
     for plan, shown in pictures:
         file = f"features_{plan.card.name}.png"
         draw_mosaic(folder / file, run, plan, shown)
-        written.append((file, f"Dense features: {plan.card.title}"))
+        written.append((file, f"Dense features and land cover: {plan.card.title}"))
     return written
 
 

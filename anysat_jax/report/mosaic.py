@@ -91,4 +91,6 @@ def _add_legend(figure: Any, plan: Plan, pictures: Sequence[Picture]) -> None:
         for number, (name, colour) in enumerate(zip(plan.card.dense_classes, plan.card.dense_colours, strict=True))
         if number in shown and number != plan.card.ignore_label
     ]
+    if plan.card.ignore_label in shown:
+        handles.append(Patch(facecolor=UNKNOWN_COLOUR, edgecolor="#999999", linewidth=0.5, label="no label"))
     figure.legend(handles=handles, loc="outside right center", title="Land cover", handlelength=1.2, handleheight=1.2)

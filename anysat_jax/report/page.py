@@ -9,7 +9,9 @@ PROTOCOL = """\
 Each score is a linear probe's (LayerNorm and one linear layer) on features that stay frozen: fitted on the training
 split, its weight penalty chosen on a fifth of it, scored on held-out tiles. *Random* is the same network at its random
 start, *pretrained* the teacher at the end of the run; both are probed alike. Bold: the score that stands for the probe
-in the figures and in `summary.json`, which gives means over the datasets."""
+in the figures and in `summary.json`, which gives means over the datasets.
+
+Pictures of features show their three main components relative to each tile's mean; colours compare down a column."""
 
 
 def write_page(

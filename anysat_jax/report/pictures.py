@@ -112,15 +112,13 @@ def stretch(images: list[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarray, 
 
 
 def principal_colours(maps: list[Float[np.ndarray, "h w F"]]) -> list[Float[np.ndarray, "h w 3"]]:
-    """The three main directions of all maps' features as red, green and blue in [0, 1].
+    """The three main directions in which features vary inside the tiles, as red, green and blue in [0, 1].
 
-    Features are LayerNormed and standardised first, as the probes read them. Directions point to where their largest
-    weight is positive, so that colours do not depend on the eigensolver.
+    Features are LayerNormed, as the probes read them, and taken relative to their tile's mean: whole tiles differ more
+    than their parts, and would be one colour each. Directions point to where their largest weight is positive, so that
+    colours do not depend on the eigensolver.
     """
-    flat = np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps]).astype(np.float64)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    flat /= flat.std(axis=1, keepdims=True) + 1e-6
-    flat -= flat.mean(axis=0)
+    flat = np.concatenate([_about_mean(one) for one in maps])
     flat /= flat.std(axis=0) + 1e-3  # a feature that hardly varies stays small
     _, axes = np.linalg.eigh(flat.T @ flat)
     axes = axes[:, :-4:-1]
@@ -128,3 +126,10 @@ def principal_colours(maps: list[Float[np.ndarray, "h w F"]]) -> list[Float[np.n
     ends = np.cumsum([one.shape[0] * one.shape[1] for one in maps])[:-1]
     colours = [part.reshape(*one.shape[:2], 3) for part, one in zip(np.split(flat @ axes, ends), maps, strict=True)]
     return stretch(colours)
+
+
+def _about_mean(features: Float[np.ndarray, "h w F"]) -> Float[np.ndarray, "h*w F"]:
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    flat /= flat.std(axis=1, keepdims=True) + 1e-6
+    return flat - flat.mean(axis=0)
