@@ -201,12 +201,11 @@ def train(
     return state, ledger.record
 
 
-def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any] | None:
-    """The probe and the figures, by the first process: frozen teacher against the same network at its random start."""
+def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any]:
+    """The probes and the figures, by the first process: frozen teacher against the same network at its random start."""
     teacher = state.teacher
     if jax.process_count() > 1:
         teacher = multihost_utils.process_allgather(teacher, tiled=True)
     if jax.process_index() != 0:
-        return None
-    random = init_encoder(model, config.seed)
-    return report_pretraining(config, workdir, jax.device_get(teacher), random)["probe"]
+        return {}
+    return report_pretraining(config, workdir, jax.device_get(teacher), init_encoder(model, config.seed))["probe"]

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.report.settings import EvaluateSettings
 from anysat_jax.train.errors import ConfigError
 
 
@@ -108,6 +109,10 @@ def check(config: ConfigDict) -> ModelConfig:
     for dataset in datasets:
         for name, rule in DATASET_RULES.items():
             _check_value(flat, f"data.datasets.{dataset}.{name}", rule)
+    try:
+        EvaluateSettings.from_section(config.evaluate)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return model_of(config)
 
 

@@ -73,16 +73,19 @@ def peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def make_summary(record: RunRecord, probe: dict[str, Any] | None) -> dict[str, Any]:
+def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
     """The content of summary.json: nested objects, None where there is nothing to say.
 
     "first" and "last" of a loss are means over its first and last `EDGE` steps.
+
+    Args:
+      probe: the scores of `report_pretraining`.
     """
-    nothing = {task: {"random": None, "pretrained": None} for task in ("tile", "dense")}
+    nothing = {"random": None, "pretrained": None}
     return {
         "steps": record.steps,
         "loss": {name: edges.means() for name, edges in record.losses.items()},
-        "probe": {**nothing, **(probe or {})},
+        "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
         "compiled_programs": record.programs,
         "tiles_per_second": record.tiles_per_second,
         "peak_memory_mb": peak_memory_mb(),

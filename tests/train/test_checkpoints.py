@@ -1,0 +1,146 @@
+"""Checkpoints: exact, on any mesh, checked against the config, and read past damage."""
+
+import pathlib
+import shutil
+
+import jax
+import pytest
+
+from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.errors import CheckpointError, ConfigError
+from anysat_jax.train.mesh import make_mesh
+from tests.train.toys import assert_same, toy_abstract, toy_state
+
+CONFIG = {"model": {"preset": "tiny", "dim": 128, "sensors": ["s2"], "remat": False}}
+
+
+def mesh_of(data=1, fsdp=1):
+    return make_mesh({"data": data, "fsdp": fsdp})
+
+
+def at_step(state, step):
+    return state.replace(step=state.step * 0 + step)
+
+
+def save_steps(folder, *steps, **optimizer):
+    state = toy_state(mesh_of(), **optimizer)
+    with Checkpoints(folder) as checkpoints:
+        for step in steps:
+            checkpoints.save(at_step(state, step), {"next_step": step}, {"step": step, "config": CONFIG, "record": {}})
+    return state
+
+
+def restore(folder, mesh=None, config=CONFIG, **abstract):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore(toy_abstract(mesh or mesh_of(), **abstract), config)
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path / "new") is None
+
+
+def test_the_newest_comes_back_exactly_and_two_are_kept(tmp_path):
+    state = save_steps(tmp_path, 1, 2, 3)
+    restored = restore(tmp_path)
+    assert_same(restored.state, at_step(state, 3))
+    assert restored.data == {"next_step": 3} and restored.meta["step"] == 3
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == [2, 3]
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+def test_it_comes_back_on_another_mesh(tmp_path, data, fsdp):
+    state = save_steps(tmp_path, 1)
+    mesh = mesh_of(data, fsdp)
+    restored = restore(tmp_path, mesh).state
+    assert_same(restored, at_step(state, 1))
+    kernel = restored.params["predictor"]["out"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8 and kernel.addressable_shards[0].data.shape == (128 // fsdp, 128)
+
+
+def test_the_caller_may_donate_what_is_being_written(tmp_path):
+    state = toy_state(mesh_of())
+    step = jax.jit(
+        lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x + 1, s.params)), donate_argnums=0
+    )
+    expected = jax.device_get(state.params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {}, {"step": 1, "config": CONFIG, "record": {}})
+        for _ in range(5):
+            state = step(state)
+    assert_same(restore(tmp_path).state.params, expected)
+
+
+def test_another_width_is_refused_by_name(tmp_path):
+    save_steps(tmp_path, 1)
+    other = {"model": {**CONFIG["model"], "dim": 256, "remat": True}}
+    with pytest.raises(ConfigError, match=r"of another model \(model.dim: 128 there, 256 now\); give the same config"):
+        restore(tmp_path, config=other, width=256)
+    assert (tmp_path / "1").is_dir()
+
+
+def test_another_optimizer_is_refused_and_nothing_is_set_aside(tmp_path):
+    save_steps(tmp_path, 1)
+    with pytest.raises(ConfigError, match=r"does not fit the config's model and optimizer .*schedule"):
+        restore(tmp_path, schedule="plateau")
+    assert (tmp_path / "1").is_dir()
+
+
+def truncate_arrays(step: pathlib.Path):
+    for file in (step / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty_meta(step: pathlib.Path):
+    for file in (step / "meta").iterdir():
+        file.write_bytes(b"")
+
+
+def lose_state(step: pathlib.Path):
+    shutil.rmtree(step / "state")
+
+
+@pytest.mark.parametrize("damage", [truncate_arrays, empty_meta, lose_state])
+def test_a_damaged_step_is_set_aside_and_the_one_before_it_read(tmp_path, caplog, damage):
+    folder = tmp_path / "checkpoints"
+    state = save_steps(folder, 1, 2)
+    damage(folder / "2")
+    restored = restore(folder)
+    assert_same(restored.state, at_step(state, 1))
+    assert "2 is damaged" in caplog.text and len(list((tmp_path / "checkpoints-damaged").iterdir())) == 1
+    save_steps(folder, 2)  # the step can be written again
+    assert restore(folder).meta["step"] == 2
+
+
+def test_when_all_are_damaged_the_run_says_so(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save_steps(folder, 1, 2)
+    for step in (1, 2):
+        lose_state(folder / str(step))
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* \(steps \[1, 2\], now in"):
+        restore(folder)
+    assert restore(folder) is None
+
+
+def test_an_unfinished_step_is_no_step(tmp_path):
+    save_steps(tmp_path, 1)
+    (tmp_path / "2.orbax-checkpoint-tmp-1").mkdir()
+    assert restore(tmp_path).meta["step"] == 1
+
+
+def test_weights_alone_whatever_the_optimizer_was(tmp_path):
+    state = save_steps(tmp_path, 1, 2)
+    params, teacher = restore_params(tmp_path, toy_abstract(mesh_of(8), schedule="plateau"), CONFIG)
+    assert_same(params, state.params)
+    assert_same(teacher, state.teacher)
+    assert len(params["mask_token"].sharding.device_set) == 8
+
+
+def test_weights_of_nothing_or_of_another_model_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no folder of checkpoints"):
+        restore_params(tmp_path / "no", toy_abstract(mesh_of()), CONFIG)
+    with pytest.raises(CheckpointError, match="there is no whole checkpoint"):
+        restore_params(tmp_path, toy_abstract(mesh_of()), CONFIG)
+    save_steps(tmp_path, 1)
+    with pytest.raises(ConfigError, match=r"model.dim: 128 there, 64 now"):
+        restore_params(tmp_path, toy_abstract(mesh_of()), {"model": {**CONFIG["model"], "dim": 64}})

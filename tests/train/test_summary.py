@@ -1,0 +1,49 @@
+"""The run's memory and summary.json."""
+
+import json
+
+import pytest
+
+from anysat_jax.train.summary import EDGE, RunRecord, make_summary, write_json
+
+
+def record_of(steps):
+    record = RunRecord()
+    for step in range(steps):
+        record.add_step({"predictive": float(step), "contrastive": 100.0 - step})
+    return record
+
+
+def test_first_and_last_are_means_over_a_few_steps():
+    summary = make_summary(record_of(50), {"tile": {"random": 0.5, "pretrained": 0.75}, "datasets": {}})
+    middle = (EDGE - 1) / 2
+    assert summary["steps"] == 50
+    assert summary["loss"]["predictive"] == {"first": middle, "last": 49 - middle}
+    assert summary["loss"]["contrastive"] == {"first": 100 - middle, "last": 51 + middle}
+    assert summary["probe"] == {
+        "tile": {"random": 0.5, "pretrained": 0.75},
+        "dense": {"random": None, "pretrained": None},
+    }
+    assert summary["resumed_from"] is None and summary["tiles_per_second"] is None
+    assert 10 < summary["peak_memory_mb"] < 1e6
+
+
+def test_a_run_of_no_steps_has_no_losses():
+    assert make_summary(RunRecord(), {})["loss"]["predictive"] == {"first": None, "last": None}
+
+
+def test_the_record_survives_a_checkpoint():
+    record = record_of(13)
+    record.tiles, record.seconds, record.programs = 30, 1.5, 2
+    again = RunRecord.from_json(json.loads(json.dumps(record.to_json())))
+    assert again == record and again.tiles_per_second == pytest.approx(20.0)
+
+
+def test_the_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"steps": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"steps": object()})
+    assert json.loads(path.read_text()) == {"steps": 1}
+    write_json(path, {"steps": 2})
+    assert json.loads(path.read_text()) == {"steps": 2}
