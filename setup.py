@@ -16,15 +16,15 @@ REQUIRED = [
     "optax>=0.2.6,<0.3",  # contrib.reduce_on_plateau with accumulated losses
     "orbax-checkpoint>=0.11.30,<0.13",  # PyTreeRestore(partial_restore=True); 0.x releases rename arguments
     "grain>=0.2.12,<0.3",  # MapDataset.to_iter_dataset with a single integer of state
-    "tensorflow-datasets>=4.9.9,<5",  # array_record builders that read and write without TensorFlow
+    "tensorflow-datasets>=4.9.10,<5",  # array_record builders without TensorFlow; 4.9.9 fails beside protobuf 7
     "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 and 3.12; the file format of the prepared data
     "ml_collections>=1.0,<2",  # placeholders and config_flags arguments
     "absl-py>=2.1",  # flags and app of the command line
     "jaxtyping>=0.3,<0.4",  # shapes in signatures
     "numpy>=2.0,<3",  # what jax asks for
-    "protobuf>=4.25",  # to tell a damaged description of prepared data; the oldest that tensorflow-metadata takes
+    "protobuf>=5.28.3",  # to tell a damaged description of prepared data; the oldest that grain takes
     "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
-    "tensorboardX>=2.6.2",  # writes TensorBoard logs without TensorFlow; the first for protobuf 4 and later
+    "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # the progress bar
 ]
 
@@ -46,7 +46,7 @@ EXTRAS = {
         *DATA,
         f"{TORCH_FLOOR},<=2.13.0",  # up to what the tests ran with; weights are read, nothing is trained
         "pytest>=8.3",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
         "ruff==0.17.6",  # pinned: another release formats otherwise
