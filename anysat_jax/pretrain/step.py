@@ -124,24 +124,22 @@ def make_train_step(
     total_steps, ema_start, seed = config["total_steps"], section["ema_start"], config["seed"]
     mesh = mesh if mesh is not None and mesh.size > 1 else None
 
+    def update(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
+
     def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(jepa_loss, has_aux=True)
         (loss, losses), grads = gradient(
             state.params, state.teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh
         )
-        grads = jax.lax.optimization_barrier(grads)
         nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(losses, grads).values()])
-        # Without this barrier XLA:CPU repeats the chain of "or" over all leaves inside the update of every leaf: ten times
-        # the instructions, twice the compile time.
-        nonfinite = jax.lax.optimization_barrier(nonfinite)
         finite = ~nonfinite.any()
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
-        params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, ema_start, total_steps)
-        teacher = update_teacher(state.teacher, params["encoder"], decay)
-        new = TrainState(state.step, params, teacher, opt_state)
-        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.
+        state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, loss, decay)
         metrics = losses | {
             "learning_rate": learning_rate(state.opt_state),
             "ema": decay,
