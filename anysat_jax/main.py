@@ -19,8 +19,11 @@ Jobs (--config.job): pretrain, describe.
 """
 
 import difflib
+import hashlib
 import logging as python_logging
+import os
 import pathlib
+import platform
 import re
 import runpy
 import sys
@@ -54,6 +57,7 @@ def run_pretrain(config: ConfigDict) -> None:
     """Pretrains in --workdir, or goes on there."""
     settings.check(config)  # before the data libraries are imported, so that a wrong value is answered at once
     workdir = choose_workdir(_WORKDIR.value, config.name)
+    keep_programs()
     from anysat_jax.train.loop import pretrain
 
     pretrain(config, workdir)
@@ -74,6 +78,26 @@ def choose_workdir(given: str | None, name: str) -> pathlib.Path:
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes must share a workdir: give --workdir")
     return pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache, so that the next start needs not compile them again.
+
+    $JAX_COMPILATION_CACHE_DIR names another folder; $JAX_ENABLE_COMPILATION_CACHE=0 switches it off.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        # Programs for a CPU run on that CPU only, and a home may be shared by many machines.
+        machine = hashlib.sha256(f"{platform.platform()} {_cpu_features()}".encode()).hexdigest()[:12]
+        jax.config.update("jax_compilation_cache_dir", str(cache / "anysat_jax" / "programs" / machine))
+
+
+def _cpu_features() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def run_job(config: ConfigDict) -> None:

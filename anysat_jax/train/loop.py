@@ -1,7 +1,6 @@
 """Pretraining from a config to a report, top to bottom."""
 
 import contextlib
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -17,7 +16,7 @@ from anysat_jax.model.init import init_encoder
 from anysat_jax.pretrain.step import leaf_names, make_train_step
 from anysat_jax.report.pretraining import report_pretraining
 from anysat_jax.train import settings
-from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import ConfigError, Preempted
 from anysat_jax.train.feed import Feed
 from anysat_jax.train.ledger import Ledger
@@ -25,31 +24,10 @@ from anysat_jax.train.log import RunLog
 from anysat_jax.train.mesh import check_batch_sizes, make_mesh, replicated
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
-from anysat_jax.train.state import TrainState, abstract_state, create_state, state_from_params
+from anysat_jax.train.start import Start, begin
+from anysat_jax.train.state import TrainState
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
 from data_pipelines import load
-
-FREE_TO_CHANGE = (
-    "checkpoint_every",
-    "log_every",
-    "evaluate.",
-    "mesh.",
-    "name",
-    "job",
-    "init",
-    "data.root",
-    "data.num_",
-)
-"""Beginnings of names that may differ when a run goes on, without a word about it."""
-
-
-@dataclasses.dataclass
-class Start:
-    """Where a process begins: at the beginning, or where another ended."""
-
-    state: TrainState
-    record: RunRecord
-    position: dict[str, Any] | None = None
 
 
 def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -105,55 +83,6 @@ def prepare_data(config: ConfigDict, model: ModelConfig) -> None:
         load.prepare(config.data)
     except (ValueError, OSError) as error:  # the readers say what is wrong, in one sentence
         raise ConfigError(str(error)) from error
-
-
-def begin(
-    config: ConfigDict,
-    model: ModelConfig,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    checkpoints: Checkpoints,
-) -> Start:
-    """Restores the newest checkpoint; where there is none, starts from `config.init` or at random."""
-    as_json = settings.as_json(config)
-    restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
-    if restored is None:
-        return Start(first_state(config, model, optimizer, mesh), RunRecord())
-    for name, old, new in settings.differences(restored.meta["config"], as_json):
-        if not name.startswith(FREE_TO_CHANGE):
-            logging.warning("%s was %r in the checkpoint and is %r now", name, old, new)
-    record = RunRecord.from_json(restored.meta["record"])
-    if record.steps < config.total_steps:
-        record.resumed_from = record.steps
-        logging.info("resuming from step %d", record.steps)
-    return Start(restored.state, record, restored.data)
-
-
-def first_state(
-    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """The state before the first step: random, or with the weights of another run or of a published checkpoint."""
-    if not config.init:
-        return create_state(model, optimizer, mesh, config.seed)
-    logging.info("starting from the weights of %s", config.init)
-    if config.init.endswith((".pth", ".pt")):
-        params, teacher = published_weights(config.init, model, config.seed)
-    else:
-        folder = pathlib.Path(config.init) / "checkpoints"
-        params, teacher = restore_params(folder, abstract_state(model, optimizer, mesh), settings.as_json(config))
-    return state_from_params(params, teacher, optimizer, mesh)
-
-
-def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Any, Any]:
-    """Student and teacher from a published checkpoint; what the file lacks of the student starts at random."""
-    from anysat_jax.model.init import init_student
-    from anysat_jax.weights.published import load_published  # needs torch
-
-    weights = load_published(path, model)
-    params = init_student(model, seed)
-    given = {"encoder": weights.encoder_params, "predictor": weights.predictor_params, "mask_token": weights.mask_token}
-    params |= {name: value for name, value in given.items() if value is not None}
-    return params, weights.teacher_params or weights.encoder_params
 
 
 def train(

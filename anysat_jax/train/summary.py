@@ -40,6 +40,7 @@ class RunRecord:
       tiles, seconds: summed over the steps during which nothing was compiled, for the throughput.
       programs: compiled programs of the last process that trained.
       resumed_from: step of the checkpoint that the last process which trained started from.
+      peak_memory_mb: the largest of all processes until their last checkpoint.
     """
 
     steps: int = 0
@@ -48,6 +49,7 @@ class RunRecord:
     seconds: float = 0.0
     programs: int = 0
     resumed_from: int | None = None
+    peak_memory_mb: float = 0.0
 
     def add_step(self, losses: dict[str, float]) -> None:
         self.steps += 1
@@ -59,6 +61,8 @@ class RunRecord:
         return self.tiles / self.seconds if self.seconds > 0 else None
 
     def to_json(self) -> dict[str, Any]:
+        """The record as JSON values, with the memory of this process so far."""
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
         return dataclasses.asdict(self)
 
     @classmethod
@@ -88,7 +92,7 @@ def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
         "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
         "compiled_programs": record.programs,
         "tiles_per_second": record.tiles_per_second,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": max(record.peak_memory_mb, peak_memory_mb()),
         "resumed_from": record.resumed_from,
     }
 

@@ -1,0 +1,101 @@
+"""Where a run begins: at its last checkpoint, with the weights of another, or at random."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import optax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_student
+from anysat_jax.train import settings
+from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.state import Params, TrainState, abstract_state, create_state, state_from_params
+from anysat_jax.train.summary import RunRecord
+
+FREE_TO_CHANGE = (
+    "checkpoint_every",
+    "log_every",
+    "evaluate.",
+    "mesh.",
+    "name",
+    "job",
+    "init",
+    "data.root",
+    "data.num_",
+)
+"""Beginnings of names that may differ when a run goes on, without a word about it."""
+
+
+@dataclasses.dataclass
+class Start:
+    """Where a process begins: at the beginning, or where another ended."""
+
+    state: TrainState
+    record: RunRecord
+    position: dict[str, Any] | None = None
+
+
+def begin(
+    config: ConfigDict,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+) -> Start:
+    """Restores the newest checkpoint; where there is none, starts from `config.init` or at random."""
+    as_json = settings.as_json(config)
+    restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
+    if restored is None:
+        return Start(first_state(config, model, optimizer, mesh), RunRecord())
+    for name, old, new in settings.differences(restored.meta["config"], as_json):
+        if not name.startswith(FREE_TO_CHANGE):
+            logging.warning("%s was %r in the checkpoint and is %r now", name, old, new)
+    record = RunRecord.from_json(restored.meta["record"])
+    if record.steps < config.total_steps:
+        record.resumed_from = record.steps
+        logging.info("resuming from step %d", record.steps)
+    return Start(restored.state, record, restored.data)
+
+
+def first_state(
+    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state before the first step: random, or with the weights of another run or of a published checkpoint."""
+    if not config.init:
+        return create_state(model, optimizer, mesh, config.seed)
+    logging.info("starting from the weights of %s", config.init)
+    if config.init.endswith((".pth", ".pt")):
+        params, teacher = published_weights(config.init, model, config.seed)
+    else:
+        folder = pathlib.Path(config.init) / "checkpoints"
+        params, teacher = restore_params(folder, abstract_state(model, optimizer, mesh), settings.as_json(config))
+    return state_from_params(params, teacher, optimizer, mesh)
+
+
+def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    """Student and teacher from a published checkpoint; what the file lacks starts at random.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another width or depth.
+    """
+    from anysat_jax.weights.published import load_published  # needs torch
+
+    try:
+        weights = load_published(path, model, strict=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    if weights.report.misshaped:
+        raise ConfigError(f"{path} is of another model than the config's:\n{weights.report}")
+    if weights.report.missing:
+        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(weights.report.missing))
+    if model.positions != "released":
+        logging.warning("%s was trained with model.positions = 'released', and not %r", path, model.positions)
+    params = init_student(model, seed) | {"encoder": weights.encoder_params}
+    if weights.predictor_params is not None:
+        params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
+    return params, weights.teacher_params or weights.encoder_params

@@ -1,0 +1,127 @@
+"""The command line: what it answers before any work."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from anysat_jax import main
+from anysat_jax.describe import describe
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.train.errors import ConfigError
+from configs import pretrain
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = f"--config={REPOSITORY / 'configs' / 'pretrain.py'}"
+
+
+def command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "anysat_jax.main", *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def base_table():
+    return describe(ModelConfig.from_preset("base"))
+
+
+def test_base_has_the_parameters_of_the_paper(base_table):
+    counts = {
+        line.split("  ")[0].split(" (")[0]: line.split()[-2] for line in base_table.splitlines() if line[-1] == "M"
+    }
+    assert [counts[name] for name in ("projectors", "spatial", "combiner", "encoder")] == [
+        "34.35",
+        "42.53",
+        "49.03",
+        "125.91",
+    ]
+    assert 29.0 <= float(counts["predictor"]) < 30.0
+    assert sum(name.startswith("projector ") for name in counts) == 11
+
+
+def test_describe_prints_the_table(base_table):
+    result = command(f"{CONFIG}:geoplex", "--config.job=describe")
+    assert result.returncode == 0 and result.stdout.strip() == base_table.strip()
+
+
+def test_help_teaches():
+    text = command("--help").stdout
+    for part in ("configs/pretrain.py:treesatai_ts", "--config.model.dim=128", "--workdir", "describe", "Exit codes"):
+        assert part in text
+
+
+def test_overrides_reach_the_config():
+    result = command(CONFIG, "--config.job=describe", "--config.model.dim=128", "--config.model.sensors=('s2',)")
+    assert result.stdout.startswith("dim 128, depth 2, 4 heads") and "projector s2 " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([CONFIG, "--config.model.dmi=128"], "no value 'model.dmi' (--config.model.dmi); did you mean model.dim"),
+        ([CONFIG, "--config.job=dance"], "unknown job 'dance'; jobs: pretrain, describe"),
+        ([], "give a config: --config=configs/pretrain.py"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(flags, message):
+    result = command(*flags)
+    assert result.returncode == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.dmi", r"no value 'model.dmi' .*did you mean model.dim"),
+        ("learning_rate", r"did you mean optimizer.learning_rate"),
+        ("model", r"--config.model is a section; set one of its values: model.depth"),
+        ("data.datasets.flair.weight", r"did you mean data.datasets.mini_flair.weight"),
+        ("zzz", r"no value 'zzz' .*; it has: checkpoint_every"),
+    ],
+)
+def test_a_mistyped_override_is_refused_by_name(name, message):
+    with pytest.raises(ConfigError, match=message):
+        main.check_overrides(["model.dim", name], pretrain.get_config())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config=nope.py"], r"there is no config file 'nope.py'"),
+        ([f"{CONFIG}:huge"], r"has no 'huge'; it has mini"),
+        ([CONFIG.replace("=", " ").split()[0], f"{CONFIG[9:]}:huge"], r"has no 'huge'"),
+        (["--config.seed=1"], r"--config.seed needs a config"),
+    ],
+)
+def test_a_wrong_config_is_refused(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        main.parse(["main", *argv])
+
+
+def test_the_default_workdir_has_name_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.choose_workdir("some", "mini") == tmp_path / "some"
+    assert main.choose_workdir(None, "mini").parent == tmp_path / "runs"
+    assert main.choose_workdir(None, "mini").name.startswith("mini-20")
+
+
+def test_several_processes_must_share_a_workdir(monkeypatch):
+    monkeypatch.setattr(main.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="2 processes must share a workdir: give --workdir"):
+        main.choose_workdir(None, "mini")
+
+
+def test_the_cache_of_programs_is_below_the_users_cache(tmp_path, monkeypatch):
+    before = main.jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        main.jax.config.update("jax_compilation_cache_dir", None)
+        main.keep_programs()
+        folder = pathlib.Path(main.jax.config.jax_compilation_cache_dir)
+        assert folder.parent == tmp_path / "anysat_jax" / "programs"
+        main.jax.config.update("jax_compilation_cache_dir", "mine")
+        main.keep_programs()
+        assert main.jax.config.jax_compilation_cache_dir == "mine"
+    finally:
+        main.jax.config.update("jax_compilation_cache_dir", before)

@@ -1,0 +1,96 @@
+"""The command line on a fake dataset, in a process of its own, with accidents on demand.
+
+python fake_run.py FLAGS...; $FAKE_ROOT is where the data are prepared. $FAKE_SIGNAL=15@7 sends signal 15 when step 7 is
+logged, and first waits until the folder $FAKE_AWAIT is there, if that is set. $FAKE_NAN=7 spoils the batch of step 7.
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from anysat_jax import main
+from anysat_jax.train.log import RunLog
+from configs import pretrain
+from data_pipelines import load, registry
+from data_pipelines.registry import DatasetEntry
+from tests.data_pipelines.fake_reader import CARD, FakeReader
+
+SENSORS = ("spot", "s2")
+FAKE_CARD = dataclasses.replace(CARD, name="fake_run", sensors=SENSORS, arrays={"spot": "uint8", "s2": "uint16"})
+
+
+class SmallReader(FakeReader):
+    """The fake tiles with two of their sensors."""
+
+    card = FAKE_CARD
+
+    def examples(self, split):
+        for key, example in super().examples(split):
+            yield key, {name: value for name, value in example.items() if not name.startswith(("s1-asc", "modis"))}
+
+
+def get_config() -> ConfigDict:
+    """The smallest model, twenty steps."""
+    config = pretrain.mini()
+    config.name = "fake"
+    config.total_steps = 20
+    config.checkpoint_every = 10
+    config.model.update(
+        dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=SENSORS, dropout=True)
+    )
+    config.data.root = os.environ.get("FAKE_ROOT", "")
+    config.data.datasets = ConfigDict(dict(fake_run=pretrain.dataset(4, (10, 20), 4)))
+    config.evaluate.probe = False
+    return config
+
+
+def send_signal(number: int, at: int) -> None:
+    """Sends this process a signal right after a step was logged."""
+    write = RunLog.write
+
+    def write_and_send(self, step, *rest):
+        write(self, step, *rest)
+        if step == at:
+            while not pathlib.Path(os.environ.get("FAKE_AWAIT", "/")).exists():
+                time.sleep(0.02)
+            os.kill(os.getpid(), number)
+
+    RunLog.write = write_and_send
+
+
+def spoil_batch(at: int) -> None:
+    """Puts one NaN into the batch of a step."""
+    train_iterator = load.train_iterator
+
+    def spoiling(*args, **kwargs):
+        iterator = train_iterator(*args, **kwargs)
+        advance = iterator.__class__.__next__
+
+        class Spoiling(iterator.__class__):
+            def __next__(self):
+                step = self.get_state()["next_step"] + 1
+                batch = advance(self)
+                if step == at:
+                    spot = batch.observations["spot"]
+                    values = np.array(spot.values)
+                    values[0, 0, 0, 0] = np.nan
+                    batch = batch.replace(observations={**batch.observations, "spot": spot.replace(values=values)})
+                return batch
+
+        iterator.__class__ = Spoiling
+        return iterator
+
+    load.train_iterator = spoiling
+
+
+if __name__ == "__main__":
+    registry._ENTRIES[FAKE_CARD.name] = lambda: DatasetEntry(FAKE_CARD, lambda _: SmallReader({"train": 7, "val": 3}))
+    if "FAKE_SIGNAL" in os.environ:
+        send_signal(*map(int, os.environ["FAKE_SIGNAL"].split("@")))
+    if "FAKE_NAN" in os.environ:
+        spoil_batch(int(os.environ["FAKE_NAN"]))
+    main.run()
