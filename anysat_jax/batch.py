@@ -46,8 +46,8 @@ class Batch:
 
     Attributes:
       observations: by sensor name. Jax sorts the keys, so no order may be read from it.
-      labels: targets and bookkeeping, e.g. "tile" (B, K) or (B,), "dense" (B, H, W) on the 10 m grid unless the dataset says
-        otherwise, "valid" (B,) bool: False for the padding of an evaluation's last batch.
+      labels: targets and bookkeeping, e.g. "tile" (B, K) or (B,), "dense" (B, H, W) on the 10 m grid unless the
+        dataset says otherwise, "valid" (B,) bool: False for the padding of an evaluation's last batch.
       dataset: the dataset's name. Static: a compiled step belongs to one (dataset, patch size).
       patch_size: side of a patch in metres. Static.
     """

@@ -1,7 +1,7 @@
 """The sensors: one record each, and the registry that a user's own sensor joins.
 
-A sensor is described by facts alone (bands, metres per pixel, kind, sub-patch); every layer of the library reads them from here.
-Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the published weights' shapes.
+A sensor is described by facts alone (bands, metres per pixel, kind, sub-patch); every layer of the library reads
+them from here. Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the published weights' shapes.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Sensor:
 
     Attributes:
       name: the key in a `data` dict, e.g. "s2"; its dates are `<name>_dates`.
-      kind: "image" (B, C, H, W), "series" (B, T, C, H, W) with dates, or "context": a series of one pixel that covers the whole
-        tile and enters the combiner as one token without a position (MODIS).
+      kind: "image" (B, C, H, W), "series" (B, T, C, H, W) with dates, or "context": a series of one pixel that
+        covers the whole tile and enters the combiner as one token without a position (MODIS).
       bands: band names, in the order of the channel axis.
       metres_per_pixel: ground sampling distance of the array that the model takes, in metres.
       subpatch_pixels: pixels along one side of a sub-patch, the smallest token (paper: delta).
@@ -49,7 +49,8 @@ class Sensor:
             raise ValueError(f"sensor {self.name!r}: metres_per_pixel is {self.metres_per_pixel}; it must be positive")
         if self.subpatch_pixels < 1 or (self.kind != "image" and self.subpatch_pixels != 1):
             raise ValueError(
-                f"sensor {self.name!r}: subpatch_pixels is {self.subpatch_pixels}; images take 1 or more, series exactly 1"
+                f"sensor {self.name!r}: subpatch_pixels is {self.subpatch_pixels}; images take 1 or more, "
+                "series exactly 1"
             )
 
     @property
@@ -76,7 +77,8 @@ class Sensor:
         count = whole_number(patch_size / self.subpatch_metres)
         if count is None or count < 1:
             raise ValueError(
-                f"a patch of {patch_size:g} m is not a whole number of {self.name!r} sub-patches of {self.subpatch_metres:g} m"
+                f"a patch of {patch_size:g} m is not a whole number of {self.name!r} sub-patches of "
+                f"{self.subpatch_metres:g} m"
             )
         return count
 
@@ -91,7 +93,8 @@ class Sensor:
         count = whole_number(extent / self.metres_per_pixel)
         if count is None or count < 1:
             raise ValueError(
-                f"an extent of {extent:g} m is not a whole number of {self.name!r} pixels of {self.metres_per_pixel:g} m"
+                f"an extent of {extent:g} m is not a whole number of {self.name!r} pixels of "
+                f"{self.metres_per_pixel:g} m"
             )
         return count
 

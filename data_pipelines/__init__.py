@@ -1,1 +1,1 @@
-"""From raw downloads to batches: readers, ArrayRecord, grain. Knows the sensors and the Batch, nothing else of the library."""
+"""From raw downloads to batches: readers, ArrayRecord, grain. Of the library it knows the sensors and the Batch."""

@@ -8,9 +8,9 @@ import numpy as np
 
 LabelKind = Literal["multi_label", "class", "none"]
 Example = dict[str, Any]
-"""One tile in native units: "id" str; for each sensor its array, (C, H, W) or (T, C, H, W), and `<sensor>_dates` (T,) int32,
-days of the year from 0; optionally `<sensor>_mask` bool, True where valid, (T, C|1, H, W) or (C|1, H, W); "tile": int32 class or
-multi-hot (K,) uint8; "dense": (h, w) int8 class map."""
+"""One tile in native units: "id" str; for each sensor its array, (C, H, W) or (T, C, H, W), and `<sensor>_dates`
+(T,) int32, days of the year from 0; optionally `<sensor>_mask` bool, True where valid, (T, C|1, H, W) or (C|1, H,
+W); "tile": int32 class or multi-hot (K,) uint8; "dense": (h, w) int8 class map."""
 
 
 @dataclasses.dataclass(frozen=True)

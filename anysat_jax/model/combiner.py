@@ -103,7 +103,8 @@ class CrossAttention(nn.Module):
 
 class Combiner(nn.Module):
     """Self-attention blocks over [class; context; all sensors' patches + positions], then one cross-attention block
-    (paper: phi^comb). No final norm."""
+    (paper: phi^comb). No final norm.
+    """
 
     config: ModelConfig
 

@@ -22,7 +22,8 @@ class ModelConfig:
       predictor_depth: blocks of the predictor.
       predictor_heads: attention heads of the predictor.
       mlp_ratio: hidden width of the blocks' MLPs, in units of `dim`.
-      positions: "paper" (equation A of the paper's supplement) or "released" (what the published weights were trained with).
+      positions: "paper" (equation A of the paper's supplement) or "released" (what the published weights were
+        trained with).
       sensors: names of the sensors that have a projector.
       dtype: dtype of the computation; parameters are float32 always.
       remat: recompute the blocks' activations in the backward pass (less memory, about a third more compute).

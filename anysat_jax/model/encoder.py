@@ -96,7 +96,8 @@ class Encoder(nn.Module):
     def embed(self, batch: Batch, deterministic: bool = True) -> Embedded:
         """Patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
 
-        Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger products.
+        Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger
+        products.
         """
         tokens = self.project(batch, deterministic)
         groups: dict[tuple[int, float], list[str]] = {}
@@ -128,8 +129,9 @@ class Encoder(nn.Module):
         """Encodes a batch.
 
         Args:
-          output: "tile" (B, D); "patch" (B, rows, columns, D); "all" (B, 1 + rows * columns, D), the tile's vector first;
-            "dense" (B, h, w, 2 D): for each sub-patch of `output_modality`, its patch's vector and its own feature, raster order.
+          output: "tile" (B, D); "patch" (B, rows, columns, D); "all" (B, 1 + rows * columns, D), the tile's vector
+            first; "dense" (B, h, w, 2 D): for each sub-patch of `output_modality`, its patch's vector and its own
+            feature, raster order.
           output_modality: the sensor whose sub-patches "dense" describes.
           deterministic: False drops as in training; needs an rng named "dropout".
 

@@ -1,7 +1,7 @@
 """Parameters from a seed, and how many there are.
 
-Every leaf is drawn by itself from (seed, its path) with numpy: nothing to compile, the same values on any backend and mesh, and a
-model with one more sensor starts from the same values everywhere else.
+Every leaf is drawn by itself from (seed, its path) with numpy: nothing to compile, the same values on any backend
+and mesh, and a model with one more sensor starts from the same values everywhere else.
 """
 
 import math
@@ -40,7 +40,7 @@ class _EveryProjector(nn.Module):
 
 
 def _one_patch_batches(config: ModelConfig) -> list[Batch]:
-    """For each sensor the smallest tile that it can see: one patch of one sub-patch, a context sensor beside another."""
+    """For each sensor the smallest tile it can see: one patch of one sub-patch, a context sensor beside another."""
     spatial = next((name for name in config.sensors if not is_context(name)), None)
     if spatial is None:
         raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
@@ -59,7 +59,7 @@ def student_shapes(config: ModelConfig) -> Params:
 
 
 def _initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A leaf's start: zeros for biases, ones for norms, LeCun normal for matrices, a small normal for tokens and tables."""
+    """A leaf's start: zeros for biases, ones for norms, LeCun normal for matrices, small normal for tokens, tables."""
     rng = np.random.default_rng((seed, zlib.crc32("/".join(path).encode())))
     kind = path[-1]
     if kind in ("bias", "pad_value"):
@@ -97,7 +97,7 @@ def count_parameters(params: Params) -> int:
 
 
 def parameter_table(config: ModelConfig) -> dict[str, int]:
-    """Parameters of each part, without allocating any: each projector, then projectors, spatial, combiner, encoder, predictor."""
+    """Parameters of each part, without allocating any: each projector, then the sums that `describe` shows."""
     student = student_shapes(config)
     encoder = student["encoder"]
     table = {name: count_parameters(encoder[name]) for name in sorted(encoder) if name.startswith("projector_")}

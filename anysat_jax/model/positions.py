@@ -24,9 +24,9 @@ def grid_coordinates(rows: int, columns: int) -> Int[np.ndarray, "rows*columns 2
 def subpatch_coordinates(per_side: int, subpatch_metres: float, kind: PositionKind) -> Int[np.ndarray, "n 2"]:
     """(row, column) that each sub-patch of a patch is said to stand at, the sub-patches in raster order.
 
-    "paper" says where it stands. "released" says what the published weights were trained with: their image tokens run cell by
-    cell (10 m), row by row inside a cell, but were given the coordinates of a plain raster. The two differ for sensors finer
-    than a cell in patches larger than one.
+    "paper" says where it stands. "released" says what the published weights were trained with: their image tokens run
+    cell by cell (10 m), row by row inside a cell, but were given the coordinates of a plain raster. The two differ
+    for sensors finer than a cell in patches larger than one.
     """
     true = grid_coordinates(per_side, per_side)
     per_cell = whole_number(CELL_METRES / subpatch_metres) or 1
@@ -43,8 +43,8 @@ def sinusoids(
     """Position code of each (row, column): the column's in the first half of the channels, the row's in the last.
 
     Args:
-      metres: the grid's unit (paper: g): the patch size for the combiner and the predictor, the sub-patch's side for the
-        spatial transformer. With "released" codes patches count in cells of 10 m; pass `released_unit(...)`.
+      metres: the grid's unit (paper: g): the patch size for the combiner and the predictor, the sub-patch's side for
+        the spatial transformer. With "released" codes patches count in cells of 10 m; pass `released_unit(...)`.
 
     Source: paper, supplement, equation A; the released code differs and is kept for its weights.
     """

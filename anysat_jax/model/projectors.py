@@ -1,4 +1,4 @@
-"""Sensor projectors: from standardised pixels to sub-patch tokens, raster patches and raster sub-patches inside each."""
+"""Sensor projectors: from standardised pixels to sub-patch tokens, raster patches, raster sub-patches inside each."""
 
 import math
 from typing import Any
@@ -55,7 +55,7 @@ class SubpatchEmbed(nn.Module):
 
 
 class ImageProjector(nn.Module):
-    """Sub-patch embedding, then twice (Linear, LayerNorm, ReLU), D to 2D to D. Invalid pixels count as the band's mean."""
+    """Sub-patch embedding, then twice (Linear, LayerNorm, ReLU), D to 2D to D. Invalid pixels count as the mean."""
 
     sensor: Sensor
     dim: int
@@ -88,17 +88,20 @@ def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -
 
 
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
-    """The mask, but all True for a series without any date: such a tile lacks the sensor and is masked out later, and until
-    then its features must stay finite (0 * nan is nan)."""
+    """The mask, but all True for a series without any date: such a tile lacks the sensor and is masked out later,
+    and until then its features must stay finite (0 * nan is nan).
+    """
     if date_mask is None:
         return None
     return jnp.asarray(date_mask) | ~jnp.any(date_mask, axis=1, keepdims=True)
 
 
 class TemporalAttention(nn.Module):
-    """Attention over dates with one learned query a head; the values are the inputs, each head taking its share of channels.
+    """Attention over dates with one learned query a head; the values are the inputs, each head taking its share of
+    channels.
 
-    Query and key projection meet in one D x 16 matrix before they meet the data: an eighth of the published order's products.
+    Query and key projection meet in one D x 16 matrix before they meet the data: an eighth of the published order's
+    products.
     """
 
     dropout: float
@@ -137,7 +140,8 @@ class KeyProjection(nn.Module):
 class SeriesProjector(nn.Module):
     """L-TAE on each pixel: an MLP on each date, a date code, attention over dates, an output MLP.
 
-    Padded dates take no part in the statistics over dates nor in the attention; an invalid value is read as a learned scalar.
+    Padded dates take no part in the statistics over dates nor in the attention; an invalid value is read as a
+    learned scalar.
     """
 
     sensor: Sensor

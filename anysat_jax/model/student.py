@@ -1,4 +1,4 @@
-"""The student of pretraining: encoder, predictor and the token that stands for masked sensors, in one parameter tree."""
+"""The student of pretraining: encoder, predictor and the token for masked sensors, in one parameter tree."""
 
 import flax.linen as nn
 import flax.struct
@@ -50,8 +50,8 @@ class Student(nn.Module):
 
         Args:
           context_index, target_index: places on the patch grid, raster order; k target blocks.
-          keep: True for the (sensor, context patch) tokens that stay; the others become the mask token. Sensors in sorted
-            order, context sensors not counted. None keeps all.
+          keep: True for the (sensor, context patch) tokens that stay; the others become the mask token. Sensors in
+            sorted order, context sensors not counted. None keeps all.
           context_mask, target_mask: True for real places, False for padding.
         """
         embedded = self.encoder.embed(batch, deterministic)

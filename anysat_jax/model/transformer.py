@@ -62,8 +62,9 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; with `relative`, the first head's scaled query meets a table of distance buckets and the
-    result is added to every head's logits (so the published weights were trained)."""
+    """Multi-head self-attention; with `relative`, the first head's scaled query meets a table of distance buckets
+    and the result is added to every head's logits (so the published weights were trained).
+    """
 
     num_heads: int
     relative: bool

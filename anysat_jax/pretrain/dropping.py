@@ -1,4 +1,4 @@
-"""What the student loses besides patches: half of each series' dates, and most sensors of most patches (paper: section 3.3)."""
+"""What the student loses beside patches: half of each series' dates, and most sensors of most patches (section 3.3)."""
 
 import zlib
 
@@ -46,8 +46,8 @@ def _halve(observation: Observation, rng: jax.Array) -> Observation:
 
 
 def keep_tokens(available: Bool[Array, "B M n"], rng: jax.Array) -> Bool[Array, "B M n"]:
-    """Which (sensor, patch) tokens stay: at each patch one available sensor at random; of the remaining tokens of a tile half are
-    replaced by the mask token.
+    """Which (sensor, patch) tokens stay: at each patch one available sensor at random; of the remaining tokens of a
+    tile half are replaced by the mask token.
 
     Args:
       available: True where the sensor is present and the place is real.

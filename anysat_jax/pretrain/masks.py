@@ -1,7 +1,7 @@
-"""Which patches the student sees and which it must predict: blocks on the patch grid, as in I-JEPA (paper: section 3.3).
+"""Which patches the student sees and which it must predict: blocks on the patch grid, as in I-JEPA (section 3.3).
 
-Drawn on the host with numpy from one generator a step, then padded to one of a few static sizes, so that a dataset and patch size
-compile to few programs.
+Drawn on the host with numpy from one generator a step, then padded to one of a few static sizes, so that a dataset
+and patch size compile to few programs.
 """
 
 import dataclasses
@@ -62,11 +62,13 @@ class MaskConfig:
         for field in ("target_scale", "context_scale", "target_aspect"):
             low, high = getattr(self, field)
             if not 0 < low <= high or (field != "target_aspect" and high > 1):
-                raise ValueError(f"pretrain.{field} = ({low}, {high}) must rise, from above 0; a scale ends at 1 at most")
+                raise ValueError(
+                    f"pretrain.{field} = ({low}, {high}) must rise, from above 0; a scale ends at 1 at most"
+                )
         if self.num_target_blocks < 1 or min(self.mask_buckets) < 1:
             raise ValueError(
-                f"pretrain.num_target_blocks = {self.num_target_blocks} and pretrain.mask_buckets = {self.mask_buckets} must "
-                "be positive"
+                f"pretrain.num_target_blocks = {self.num_target_blocks} and "
+                f"pretrain.mask_buckets = {self.mask_buckets} must be positive"
             )
 
     @classmethod
@@ -158,8 +160,8 @@ def _places(chosen: Bool[np.ndarray, "*n N"], size: int) -> tuple[np.ndarray, np
 def sample_patch_masks(
     rng: np.random.Generator, grid: tuple[int, int], batch_size: int, config: MaskConfig
 ) -> PatchMasks:
-    """One step's masks: one block size for the targets and one for the context; for each tile k target blocks and one context
-    block, which loses every target patch and keeps at least a tenth of the patches.
+    """One step's masks: one block size for the targets and one for the context; for each tile k target blocks and
+    one context block, which loses every target patch and keeps at least a tenth of the patches.
 
     Returns:
       numpy arrays, padded to the smallest of the static sizes that holds them.

@@ -66,8 +66,8 @@ def jepa_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The sum of the two losses, and each by itself (paper: equations 3 to 5).
 
-    The teacher sees every patch, date and sensor, without dropout; the student half of the dates, the context patches, and few of
-    their sensors.
+    The teacher sees every patch, date and sensor, without dropout; the student half of the dates, the context
+    patches, and few of their sensors.
 
     Args:
       mesh: the mesh over which the batch is cut; the contrastive loss then takes its negatives from all devices.
@@ -90,9 +90,7 @@ def jepa_loss(
     names = [name for name in batch.sensors if not is_context(name)]
     tokens = jnp.stack([out.embedded.patches[name] for name in names], axis=1)
     predictive = predictive_loss(out.predicted, target, masks.target_mask)
-    contrastive = contrastive_loss(
-        tokens, valid_patches(seen), config.temperature, config.contrastive_block, mesh=mesh
-    )
+    contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, mesh=mesh)
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive
     return loss, {"loss": loss, "loss_predictive": predictive, "loss_contrastive": contrastive}
 
@@ -113,8 +111,8 @@ def make_train_step(
     """The step of a config, to be jitted by the caller with the state donated.
 
     Metrics: loss, loss_predictive, loss_contrastive, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and
-    nonfinite_leaves, a bool for each of `leaf_names`. Where anything is not finite, parameters, teacher and optimizer stay as
-    they were, and only the clock goes on.
+    nonfinite_leaves, a bool for each of `leaf_names`. Where anything is not finite, parameters, teacher and
+    optimizer stay as they were, and only the clock goes on.
 
     All randomness derives from (config.seed, state.step), so that a resumed run repeats the one that never stopped.
     """

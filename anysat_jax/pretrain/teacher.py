@@ -10,7 +10,7 @@ Params = dict[str, Any]
 
 
 def ema_decay(step: Int[Array, ""], start: float, total_steps: int) -> Float[Array, ""]:
-    """The share of itself that the teacher keeps at update `step` (from 0): linear from `start` to 1 over the training."""
+    """The share of itself that the teacher keeps at update `step` (from 0): from `start` linearly to 1."""
     progress = jnp.minimum(jnp.asarray(step, jnp.float32) / max(1, total_steps), 1.0)
     return start + (1.0 - start) * progress
 

@@ -9,8 +9,9 @@ from anysat_jax.model.projectors import split_patches
 
 
 def valid_patches(batch: Batch) -> Bool[Array, "B M N"] | None:
-    """True for the (tile, sensor, patch) with the sensor present and at least one valid pixel; sensors in sorted order, context
-    sensors left out. None where no sensor of the batch has a mask that could say otherwise."""
+    """True for the (tile, sensor, patch) with the sensor present and at least one valid pixel; sensors in sorted
+    order, context sensors left out. None where no sensor of the batch has a mask that could say otherwise.
+    """
     names = tuple(name for name in batch.sensors if not is_context(name))
     masks = [_valid(batch.observations[name], batch.grid) for name in names]
     if all(mask is None for mask in masks):
