@@ -1,81 +1,67 @@
-import re
+"""The sensors' records, and joining the registry."""
 
 import pytest
 
-from anysat_jax.sensors import GEOPLEX_SENSORS, SENSORS, Sensor, get_sensor, register, whole_number
+from anysat_jax import sensors
+from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register, whole_number
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """A copy of the registry, so that what a test registers is forgotten."""
-    monkeypatch.setattr("anysat_jax.sensors.SENSORS", dict(SENSORS))
+def test_the_eleven_sensors() -> None:
+    expected = {
+        "aerial": ("image", 4, 2.0),
+        "aerial-flair": ("image", 5, 2.0),
+        "spot": ("image", 3, 10.0),
+        "naip": ("image", 4, 10.0),
+        "s2": ("series", 10, 10.0),
+        "s1-asc": ("series", 2, 10.0),
+        "s1": ("series", 3, 10.0),
+        "alos": ("series", 3, 30.0),
+        "l7": ("series", 6, 30.0),
+        "l8": ("series", 11, 10.0),
+        "modis": ("context", 7, 250.0),
+    }
+    found = {
+        name: (SENSORS[name].kind, SENSORS[name].num_bands, SENSORS[name].subpatch_metres)
+        for name in sensors.GEOPLEX_SENSORS
+    }
+    assert found == expected
 
 
-def test_the_eleven():
-    assert len(GEOPLEX_SENSORS) == 11
-    assert [SENSORS[name].num_bands for name in GEOPLEX_SENSORS] == [4, 5, 3, 4, 10, 2, 3, 3, 6, 11, 7]
-    assert [SENSORS[name].subpatch_metres for name in GEOPLEX_SENSORS] == [2, 2, 10, 10, 10, 10, 10, 30, 30, 10, 250]
-    assert [name for name in GEOPLEX_SENSORS if not SENSORS[name].has_dates] == [
-        "aerial",
-        "aerial-flair",
-        "spot",
-        "naip",
-    ]
-    assert [name for name in GEOPLEX_SENSORS if SENSORS[name].kind == "context"] == ["modis"]
+def test_a_sensor_joins_with_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "SENSORS", dict(SENSORS))
+    drone = Sensor("drone", "image", ("R", "G", "B"), 0.05, subpatch_pixels=20)
+    assert register(drone) is register(drone)
+    assert get_sensor("drone").subpatches_per_side(10) == 10
+    with pytest.raises(ValueError, match="already registered"):
+        register(Sensor("drone", "image", ("R",), 0.05))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(name=""), "sensor name '' must not be empty"),
-        (dict(name="my_mask"), "sensor name 'my_mask' must not be empty or end like the key of dates or a mask"),
-        (dict(name="my_dates"), "sensor name 'my_dates' must not"),
-        (dict(kind="video"), "sensor 'mine': kind is 'video'; it must be 'image', 'series' or 'context'"),
-        (dict(bands=()), "sensor 'mine': bands is empty"),
-        (dict(metres_per_pixel=0.0), "sensor 'mine': metres_per_pixel is 0.0; it must be positive"),
-        (dict(metres_per_pixel=float("nan")), "sensor 'mine': metres_per_pixel is nan"),
-        (dict(subpatch_pixels=0), "sensor 'mine': subpatch_pixels is 0; images take 1 or more, series exactly 1"),
-        (dict(kind="series", subpatch_pixels=2), "sensor 'mine': subpatch_pixels is 2"),
+        ({"name": "x_dates"}, "must not be empty or end"),
+        ({"kind": "video"}, "'image', 'series' or 'context'"),
+        ({"bands": ()}, "at least one band"),
+        ({"metres_per_pixel": -1.0}, "must be positive"),
+        ({"kind": "series", "subpatch_pixels": 2}, "series exactly 1"),
     ],
 )
-def test_records_are_checked(fields, message):
-    good = dict(name="mine", kind="image", bands=("R",), metres_per_pixel=1.0)
-    Sensor(**good)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Sensor(**(good | fields))
+def test_impossible_records_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sensor(**({"name": "x", "kind": "image", "bands": ("R",), "metres_per_pixel": 1.0} | fields))
 
 
-def test_a_sensor_is_registered_once(registry):
-    mine = Sensor("mine", "image", ("R",), 1.0)
-    assert register(mine) is mine
-    assert register(Sensor("mine", "image", ("R",), 1.0)) == mine
-    assert get_sensor("mine") is mine
-    with pytest.raises(ValueError, match=r"sensor 'mine' is already registered as .*; choose another name"):
-        register(Sensor("mine", "image", ("R", "G"), 1.0))
+def test_unknown_sensor_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"unknown sensor 'landsat'; known sensors: aerial, .*modis"):
+        get_sensor("landsat")
 
 
-def test_an_unknown_sensor():
-    with pytest.raises(ValueError, match=r"unknown sensor 'sentinel'; known sensors: aerial, .*register adds one"):
-        get_sensor("sentinel")
-
-
-@pytest.mark.parametrize(
-    ("name", "extent", "pixels", "patch_size", "subpatches"),
-    [("aerial", 60, 300, 20, 10), ("naip", 640, 512, 40, 4), ("alos", 120, 4, 60, 2), ("modis", 120, 1, 30, 1)],
-)
-def test_lengths(name, extent, pixels, patch_size, subpatches):
-    assert SENSORS[name].pixels(extent) == pixels
-    assert SENSORS[name].subpatches_per_side(patch_size) == subpatches
-
-
-def test_lengths_that_are_not_whole():
-    with pytest.raises(ValueError, match=r"a patch of 20 m is not a whole number of 'alos' sub-patches of 30 m"):
-        SENSORS["alos"].subpatches_per_side(20)
-    with pytest.raises(ValueError, match=r"an extent of 55 m is not a whole number of 's2' pixels of 10 m"):
-        SENSORS["s2"].pixels(55)
-
-
-def test_whole_numbers_up_to_rounding():
-    assert whole_number(60 / 0.2) == 300
-    assert whole_number(102.4 / 0.2) == 512
-    assert whole_number(0.5) is None
+def test_sizes_in_metres() -> None:
+    assert get_sensor("aerial").pixels(60) == 300
+    assert get_sensor("naip").pixels(640) == 512
+    assert get_sensor("modis").pixels(120) == get_sensor("modis").subpatches_per_side(30) == 1
+    with pytest.raises(ValueError, match="not a whole number of 'l7' sub-patches of 30 m"):
+        get_sensor("l7").subpatches_per_side(40)
+    with pytest.raises(ValueError, match="not a whole number of 's2' pixels"):
+        get_sensor("s2").pixels(15)
+    assert whole_number(60 / 0.2) == 300 and whole_number(1.5) is None

@@ -1,0 +1,111 @@
+"""The encoder's outputs, layouts and options."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.encoder import Encoder, encode
+from anysat_jax.model.init import init_encoder
+from anysat_jax.model.projectors import SubpatchEmbed, merge_patches, split_patches
+from anysat_jax.sensors import get_sensor
+
+CONFIG = ModelConfig(dim=32, depth=1, num_heads=2, predictor_heads=2, sensors=("spot", "s2", "naip"), dropout=False)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    return init_encoder(CONFIG, 0)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return fake_batch(("spot", "s2"), extent=(40.0, 60.0), patch_size=20.0, num_dates=3)
+
+
+def test_outputs_have_the_documented_shapes_and_agree(params: dict, batch: Batch) -> None:
+    every = {
+        name: encode(CONFIG, params, batch, name, "spot" if name == "dense" else None)
+        for name in ("tile", "patch", "all", "dense")
+    }
+    assert every["tile"].shape == (2, 32)
+    assert every["patch"].shape == (2, 2, 3, 32)
+    assert every["all"].shape == (2, 7, 32)
+    assert every["dense"].shape == (2, 4, 6, 64)
+    np.testing.assert_array_equal(every["all"][:, 0], every["tile"])
+    np.testing.assert_array_equal(every["all"][:, 1:].reshape(2, 2, 3, 32), every["patch"])
+    # Raster order: the dense map's first half is its patch's vector, repeated over the patch's sub-patches.
+    np.testing.assert_array_equal(every["dense"][..., :32], every["patch"].repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_a_bump_shows_where_it_is(params: dict, batch: Batch) -> None:
+    """The dense features of a lone sub-patch's change are changed most at that sub-patch, whatever the patch size."""
+    values = np.zeros_like(batch.observations["spot"].values)
+    flat = batch.replace(observations={"spot": batch.observations["spot"].replace(values=values)})
+    values = values.copy()
+    values[:, :, 10:20, 30:40] = 3.0  # the sub-patch at row 1, column 3
+    bump = batch.replace(observations={"spot": batch.observations["spot"].replace(values=values)})
+    change = encode(CONFIG, params, bump, "dense", "spot") - encode(CONFIG, params, flat, "dense", "spot")
+    strength = np.linalg.norm(np.asarray(change)[0, ..., 32:], axis=-1)
+    assert np.unravel_index(strength.argmax(), strength.shape) == (1, 3)
+
+
+def test_bfloat16_is_close_to_float32(params: dict, batch: Batch) -> None:
+    low = dataclasses.replace(CONFIG, dtype="bfloat16")
+    exact, rough = (encode(config, params, batch, "all") for config in (CONFIG, low))
+    assert rough.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(rough, np.float32) - np.asarray(exact)).max() / np.abs(exact).max()
+    assert error < 0.05
+
+
+def test_rematerialised_blocks_give_the_same_gradients(params: dict, batch: Batch) -> None:
+    def gradient(config: ModelConfig) -> dict:
+        return jax.jit(jax.grad(lambda p: jnp.square(encode(config, p, batch, "all")).sum()))(params)
+
+    plain, again = gradient(CONFIG), gradient(dataclasses.replace(CONFIG, remat=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
+
+
+def test_unknown_outputs_and_sensors_are_refused(params: dict, batch: Batch) -> None:
+    with pytest.raises(ValueError, match="unknown output 'pixels'"):
+        encode(CONFIG, params, batch, "pixels")
+    with pytest.raises(ValueError, match="output_modality, one of s2, spot; got None"):
+        encode(CONFIG, params, batch, "dense")
+    with pytest.raises(ValueError, match="no projector for sensor 'aerial'"):
+        encode(CONFIG, params, fake_batch(("aerial",), extent=20.0), "tile")
+
+
+def test_split_and_merge_are_inverse() -> None:
+    image = np.arange(2 * 1 * 8 * 12, dtype=np.float32).reshape(2, 1, 8, 12)
+    tokens = split_patches(jnp.asarray(image), (2, 3), 1)
+    assert tokens.shape == (2, 6, 16, 1)
+    np.testing.assert_array_equal(merge_patches(tokens, (2, 3))[..., 0], image[:, 0])
+
+
+def test_subpatch_embedding_is_a_convolution() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((2, 4, 16, 16), dtype=np.float32)
+    module = SubpatchEmbed(8, 4, 4, jnp.float32)
+    tokens = split_patches(jnp.asarray(image), (2, 2), 4)
+    variables = module.init(jax.random.key(0), tokens)
+    ours = merge_patches(module.apply(variables, tokens), (2, 2))
+    conv = nn.Conv(8, (4, 4), (4, 4), padding="VALID", use_bias=False)
+    np.testing.assert_allclose(ours, conv.apply(variables, image.transpose(0, 2, 3, 1)), atol=1e-4)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    config = dataclasses.replace(CONFIG, dropout=True, sensors=("s1",))
+    params, batch = init_encoder(config, 0), fake_batch(("s1",), extent=10.0)
+    assert get_sensor("s1").dropout > 0
+
+    def run(deterministic: bool, seed: int) -> np.ndarray:
+        rngs = {"dropout": jax.random.key(seed)}
+        return np.asarray(Encoder(config).apply({"params": params}, batch, "tile", None, deterministic, rngs=rngs))
+
+    np.testing.assert_array_equal(run(True, 0), run(True, 1))
+    assert not np.array_equal(run(False, 0), run(False, 1))

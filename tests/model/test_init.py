@@ -1,0 +1,55 @@
+"""Initial values and parameter counts."""
+
+import chex
+import jax
+import numpy as np
+
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import (
+    _EveryProjector,
+    _one_patch_batches,
+    flat_names,
+    init_encoder,
+    init_student,
+    parameter_table,
+)
+
+SMALL = ModelConfig(dim=64, depth=2, num_heads=4, predictor_heads=4, sensors=("spot", "s2", "modis"))
+
+
+def test_base_has_the_published_parameters() -> None:
+    """125.9M: projectors 34.3M, spatial 42.5M, combiner 49.0M; predictor 29M."""
+    table = parameter_table(ModelConfig.from_preset("base"))
+    assert round(table["projectors"] / 1e6, 1) == 34.3
+    assert round(table["spatial"] / 1e6, 1) == 42.5
+    assert round(table["combiner"] / 1e6, 1) == 49.0
+    assert round(table["encoder"] / 1e6, 1) == 125.9
+    assert int(table["predictor"] / 1e6) == 29
+    assert table["encoder"] == table["projectors"] + table["spatial"] + table["combiner"]
+
+
+def test_values_depend_on_the_seed_alone() -> None:
+    chex.assert_trees_all_equal(init_student(SMALL, 1), init_student(SMALL, 1))
+    one, two = (init_student(SMALL, seed)["mask_token"] for seed in (1, 2))
+    assert not np.array_equal(one, two)
+    chex.assert_trees_all_equal(init_student(SMALL, 1)["encoder"], init_encoder(SMALL, 1))
+
+
+def test_another_sensor_changes_nothing_else() -> None:
+    more = ModelConfig(dim=64, depth=2, num_heads=4, predictor_heads=4, sensors=("spot", "s2", "modis", "l7"))
+    encoder = init_encoder(more, 3)
+    del encoder["projector_l7"]
+    chex.assert_trees_all_equal(encoder, init_encoder(SMALL, 3))
+
+
+def test_values_spread_as_the_modules_initialisers_do() -> None:
+    """`Module.init` and `init_student` are two ways to a start; each leaf must have the same scale in both."""
+    linen = _EveryProjector(SMALL).init(jax.random.key(0), _one_patch_batches(SMALL))["params"]["student"]
+    ours = flat_names(init_student(SMALL, 0))
+    theirs = flat_names(linen)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        spread = float(np.std(theirs[name])) if value.size > 1 else 0.0
+        np.testing.assert_allclose(np.std(value), spread, rtol=0.35, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(np.mean(value), np.mean(theirs[name]), atol=spread, err_msg=name)
+        assert value.dtype == np.float32

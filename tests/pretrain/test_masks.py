@@ -1,0 +1,74 @@
+"""Patch masks: properties for any grid, and the bound on compiled programs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, min_context, sample_patch_masks, target_sizes
+
+DEFAULT = MaskConfig()
+GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 12)).filter(lambda grid: grid[0] * grid[1] > 1)
+
+
+def draw(seed: int, grid: tuple[int, int], config: MaskConfig = DEFAULT, batch: int = 6) -> PatchMasks:
+    return sample_patch_masks(np.random.default_rng(seed), grid, batch, config)
+
+
+@settings(deadline=None, max_examples=150)
+@given(seed=st.integers(0, 2**31), grid=GRIDS, buckets=st.tuples(st.integers(1, 2), st.integers(1, 2)))
+def test_contexts_and_targets_are_apart_and_real(seed: int, grid: tuple[int, int], buckets: tuple[int, int]) -> None:
+    masks = draw(seed, grid, MaskConfig(mask_buckets=buckets))
+    count = grid[0] * grid[1]
+    for tile in range(6):
+        context = masks.context_index[tile][masks.context_mask[tile]]
+        targets = masks.target_index[:, tile][:, masks.target_mask]
+        assert len(set(context)) == len(context) >= min_context(grid)
+        assert not set(context) & set(targets.ravel())
+        assert all(len(set(block)) == len(block) for block in targets)
+        assert min(*context, *targets.ravel()) >= 0 and max(*context, *targets.ravel()) < count
+    assert masks.target_mask.any()
+    assert masks.context_index.dtype == masks.target_index.dtype == np.int32
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), grid=GRIDS)
+def test_targets_are_blocks(seed: int, grid: tuple[int, int]) -> None:
+    masks = draw(seed, grid)
+    blocks = masks.target_index[:, :, masks.target_mask].reshape(-1, masks.target_mask.sum())
+    for block in blocks:
+        rows, columns = np.divmod(np.sort(block), grid[1])
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert height * width == len(block)
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (4, 4), (6, 6), (10, 10), (32, 32), (3, 7)])
+def test_few_static_sizes(grid: tuple[int, int]) -> None:
+    sizes = {draw(seed, grid).size for seed in range(200)}
+    assert len(sizes) <= 4
+    assert len({draw(seed, grid, MaskConfig(mask_buckets=(1, 1))).size for seed in range(200)}) == 1
+
+
+def test_block_sizes_vary_within_their_range() -> None:
+    sizes = [int(draw(seed, (10, 10)).target_mask.sum()) for seed in range(100)]
+    assert 15 <= min(sizes) < 30 and 60 < max(sizes) <= 90
+    assert max(sizes) <= target_sizes((10, 10), MaskConfig())[-1]
+
+
+def test_same_generator_same_masks() -> None:
+    one, two = draw(5, (6, 6)), draw(5, (6, 6))
+    np.testing.assert_array_equal(one.context_index, two.context_index)
+    np.testing.assert_array_equal(one.target_index, two.target_index)
+
+
+def test_one_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 x 1 patches cannot be masked"):
+        draw(0, (1, 1))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"target_scale": (0.8, 0.2)}, {"context_scale": (0.5, 1.2)}, {"mask_buckets": (0, 1)}]
+)
+def test_impossible_settings_are_refused(fields: dict) -> None:
+    with pytest.raises(ValueError, match="pretrain"):
+        MaskConfig(**fields)
