@@ -141,7 +141,7 @@ def make_train_step(
         metrics = losses | {
             "learning_rate": learning_rate(state.opt_state),
             "ema": decay,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "finite": finite,
             "nonfinite_leaves": nonfinite,
         }

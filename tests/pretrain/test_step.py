@@ -1,0 +1,117 @@
+"""The step: what it changes, what a bad batch leaves alone, and the same numbers on eight devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_student
+from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
+from anysat_jax.pretrain.step import LossConfig, jepa_loss, leaf_names, make_train_step
+from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated, state_shardings
+from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.state import TrainState, initial_state
+from configs.pretrain import common
+
+BATCH = 8
+STEPS = 3
+
+
+def small_config():
+    config = common()
+    config.total_steps = 10
+    config.model.update(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, dropout=False)
+    config.model.sensors = ("spot", "s2")
+    config.optimizer.update(learning_rate=1e-3, clip_norm=1.0)
+    config.pretrain.mask_buckets = (1, 1)
+    return config
+
+
+def inputs(seed: int) -> tuple[Batch, PatchMasks]:
+    batch = fake_batch(("spot", "s2"), batch_size=BATCH, extent=40.0, num_dates=4, seed=seed)
+    return batch, sample_patch_masks(np.random.default_rng(seed), batch.grid, BATCH, MaskConfig(mask_buckets=(1, 1)))
+
+
+@pytest.fixture(scope="module")
+def single() -> tuple[list[TrainState], list[dict]]:
+    """A few steps on one device, and the state before each and at the end; the third batch holds a NaN."""
+    config = small_config()
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    step = jax.jit(make_train_step(config, optimizer))
+    params = jax.tree.map(jnp.asarray, init_student(ModelConfig.from_section(config.model), 0))
+    states, metrics = [initial_state(params, optimizer)], []
+    for index in range(STEPS):
+        batch, masks = inputs(index)
+        if index == 2:
+            batch.observations["s2"].values[0, 0, 0, 0, 0] = np.nan
+        state, one = step(states[-1], batch, masks)
+        states.append(state)
+        metrics.append(jax.device_get(one))
+    return states, metrics
+
+
+def test_a_step_moves_student_and_teacher(single: tuple) -> None:
+    states, metrics = single
+    before, after = states[0], states[1]
+    assert metrics[0]["finite"] and not metrics[0]["nonfinite_leaves"].any()
+    assert int(after.step) == 1
+    assert metrics[0]["loss"] == pytest.approx(metrics[0]["loss_predictive"] + metrics[0]["loss_contrastive"], rel=1e-6)
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), after.params["encoder"]["combiner"], before.params["encoder"]["combiner"]
+    )
+    assert all(jax.tree.leaves(moved["blocks"]))
+    # The teacher follows the student after its update, by the decay of the step.
+    expected = optax.incremental_update(after.params["encoder"], before.teacher, 1 - metrics[0]["ema"])
+    chex.assert_trees_all_close(after.teacher, expected, atol=1e-7)
+
+
+def test_a_bad_batch_changes_nothing_but_the_clock_and_names_the_leaf(single: tuple) -> None:
+    states, metrics = single
+    assert not metrics[2]["finite"]
+    names = leaf_names(states[0].params)
+    assert len(names) == len(metrics[2]["nonfinite_leaves"])
+    bad = [name for name, is_bad in zip(names, metrics[2]["nonfinite_leaves"], strict=True) if is_bad]
+    assert "loss" in bad and any(name.startswith("gradient of encoder/projector_s2") for name in bad)
+    chex.assert_trees_all_equal(states[3].replace(step=0), states[2].replace(step=0))
+    assert int(states[3].step) == 3
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+def test_eight_devices_give_the_numbers_of_one(single: tuple, data: int, fsdp: int) -> None:
+    states, metrics = single
+    config = small_config()
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    mesh = make_mesh({"data": data, "fsdp": fsdp})
+    shardings = state_shardings(mesh, states[0])
+    step = jax.jit(
+        make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
+    )
+    state = jax.device_put(jax.device_get(states[0]), shardings)
+    for index in range(2):
+        batch, masks = inputs(index)
+        state, one = step(state, put_batch(batch, mesh), put_masks(masks, mesh))
+        for name in ("loss_predictive", "loss_contrastive", "grad_norm"):
+            assert float(one[name]) == pytest.approx(float(metrics[index][name]), rel=1e-4), name
+    # Adam divides by the root of small second moments: rounding in tiny gradients shows, up to a fraction of a step.
+    chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(states[2].params), atol=2e-4)
+
+
+def test_masking_can_be_switched_off() -> None:
+    """Ablation B of the paper's supplement: without date and sensor masking the loss does not depend on the key."""
+    model = ModelConfig.from_section(small_config().model)
+    params = init_student(model, 0)
+    batch, masks = inputs(0)
+
+    def loss(config: LossConfig, seed: int) -> float:
+        key = jax.random.key(seed)
+        return jepa_loss(params, params["encoder"], batch, masks, key, model=model, config=config)[0]
+
+    loss = jax.jit(loss, static_argnums=0)
+    off = LossConfig(mask_dates=False, mask_sensors=False)
+    plain = [float(loss(off, seed)) for seed in (0, 1)]
+    assert plain[0] == plain[1]
+    assert float(loss(LossConfig(), 0)) != float(loss(LossConfig(), 1))
