@@ -1,48 +1,15 @@
-"""The bookkeeping of a run's steps: compiled programs, throughput, finite values, the record and the logs."""
+"""The bookkeeping of a run's steps: throughput, finite values, the record and the logs."""
 
 import dataclasses
 import time
-from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from anysat_jax.train.errors import NonFiniteError
 from anysat_jax.train.feed import Fed
 from anysat_jax.train.log import RunLog
 from anysat_jax.train.summary import RunRecord
-
-PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size): as many as there may be buckets of mask sizes
-Key = tuple[str, float]
-
-
-class Programs:
-    """Counts the programs that the step is compiled into, by dataset and patch size."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[Key, set[Any]] = {}
-
-    @property
-    def total(self) -> int:
-        return sum(len(shapes) for shapes in self.shapes.values())
-
-    def is_new(self, fed: Fed) -> bool:
-        """Whether a step on these arrays compiles; remembers and logs it if so."""
-        key = (fed.batch.dataset, fed.batch.patch_size)
-        known = self.shapes.setdefault(key, set())
-        signature = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((fed.batch, fed.masks)))
-        if signature in known:
-            return False
-        known.add(signature)
-        logging.info("compiling program %d: %s at %g m, its number %d", self.total, *key, len(known))
-        if len(known) > PROGRAMS_FOR_EACH:
-            logging.warning(
-                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes",
-                *key,
-                PROGRAMS_FOR_EACH,
-            )
-        return True
 
 
 class Throughput:
@@ -80,16 +47,21 @@ class Ledger:
     """Takes each step's metrics once the next step was dispatched, so that the devices never wait for the host."""
 
     def __init__(self, record: RunRecord, log: RunLog, leaf_names: list[str]):
-        self.record, self.programs = record, Programs()
+        self.record = record
         self._log, self._leaf_names = log, leaf_names
         self._throughput = Throughput()
         self._pending: Pending | None = None
 
-    def before_step(self, fed: Fed) -> None:
-        """To be called before a step is dispatched."""
-        if self.programs.is_new(fed):
+    def before_step(self, programs: int, compiling: bool) -> None:
+        """To be called before a step is dispatched.
+
+        Args:
+          programs: how many programs the step has been compiled into so far.
+          compiling: whether a program is being compiled meanwhile; the step then says nothing about speed.
+        """
+        self.record.programs = programs
+        if compiling:
             self._throughput.compiled()
-            self.record.programs = self.programs.total
 
     def after_step(self, step: int, fed: Fed, metrics: dict[str, jax.Array]) -> None:
         """Takes note of the step that led to `step` updates, and finishes the one before it.

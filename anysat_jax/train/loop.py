@@ -1,5 +1,6 @@
 """Pretraining from a config to a report, top to bottom."""
 
+import collections
 import contextlib
 import pathlib
 from typing import Any
@@ -18,16 +19,19 @@ from anysat_jax.report.pretraining import report_pretraining
 from anysat_jax.train import settings
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import ConfigError, Preempted
-from anysat_jax.train.feed import Feed
+from anysat_jax.train.feed import Fed, Feed
 from anysat_jax.train.ledger import Ledger
 from anysat_jax.train.log import RunLog
 from anysat_jax.train.mesh import check_batch_sizes, make_mesh, replicated
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
+from anysat_jax.train.programs import StepPrograms
 from anysat_jax.train.start import Start, begin
 from anysat_jax.train.state import TrainState
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
 from data_pipelines import load
+
+LOOKAHEAD = 2  # steps whose batches are on the devices, and whose programs are compiled, before they run
 
 
 def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -109,16 +113,17 @@ def train(
             workdir, step=first, total_steps=total, log_every=config.log_every, enabled=jax.process_index() == 0
         ) as log,
         StopRequest(enabled=jax.process_count() == 1) as stop,
+        StepPrograms(step_on_mesh, state) as programs,
     ):
         ledger = Ledger(start.record, log, leaf_names(state.params))
-        ahead = feed.next()
+        ahead: collections.deque[Fed] = collections.deque()
+        look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - first))
         for step in range(first + 1, total + 1):
-            fed = ahead
-            ledger.before_step(fed)
+            fed = ahead.popleft()
+            ledger.before_step(programs.count.total, programs.compiling)
             with jax.transfer_guard_host_to_device("disallow"):
-                state, metrics = step_on_mesh(state, fed.batch, fed.masks)
-            if step < total:
-                ahead = feed.next()
+                state, metrics = programs.run(state, fed)
+            look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - step))
             ledger.after_step(step, fed, metrics)
             stopping = stop.requested or (jax.process_count() > 1 and checkpoints.preempted(step))
             if step % config.checkpoint_every == 0 or step == total or stopping:
@@ -128,6 +133,13 @@ def train(
             if stopping and step < total:
                 raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
     return state, ledger.record
+
+
+def look_ahead(ahead: collections.deque[Fed], feed: Feed, programs: StepPrograms, count: int) -> None:
+    """Fills the queue up to `count` steps, and has their programs compiled."""
+    while len(ahead) < count:
+        ahead.append(feed.next())
+        programs.prepare(ahead[-1])
 
 
 def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any]:

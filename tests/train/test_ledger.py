@@ -1,14 +1,13 @@
-"""Programs, throughput, finite values."""
+"""Throughput, finite values."""
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
 from anysat_jax.train import ledger as ledger_module
 from anysat_jax.train.errors import NonFiniteError
 from anysat_jax.train.feed import Fed
-from anysat_jax.train.ledger import Ledger, Programs, Throughput
+from anysat_jax.train.ledger import Ledger, Throughput
 from anysat_jax.train.summary import RunRecord
 from tests.train.toys import toy_masks
 
@@ -38,17 +37,6 @@ def metrics(bad=(False, False, False)):
     }
 
 
-def test_programs_are_counted_by_dataset_patch_size_and_shapes(caplog):
-    programs = Programs()
-    longer = toy_masks(2).replace(target_mask=np.ones(3, bool))
-    for step, new in [(fed(), True), (fed(), False), (fed(patch_size=20.0), True), (fed(masks=longer), True)]:
-        assert programs.is_new(step) == new
-    assert programs.total == 3 and len(programs.shapes["fake", 10.0]) == 2
-    for size in range(4, 8):
-        programs.is_new(fed(masks=toy_masks(2).replace(target_mask=np.ones(size, bool))))
-    assert "fake at 10 m has more than 4 compiled programs" in caplog.text
-
-
 def test_laps_that_compile_do_not_count(monkeypatch):
     times = iter([0.0, 5.0, 7.0, 8.0])
     monkeypatch.setattr(ledger_module.time, "monotonic", lambda: next(times))
@@ -63,7 +51,7 @@ def test_metrics_are_written_one_step_later():
     record, lines = RunRecord(), Lines()
     ledger = Ledger(record, lines, NAMES)
     for step in (1, 2, 3):
-        ledger.before_step(fed())
+        ledger.before_step(programs=1, compiling=False)
         ledger.after_step(step, fed(), metrics())
         assert [row[0] for row in lines.rows] == list(range(1, step))
     ledger.finish()
