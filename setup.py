@@ -48,6 +48,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
+        "chex>=0.1.90",  # trees compared leaf by leaf
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
         "ruff==0.17.6",  # pinned: another release formats otherwise
     ],

@@ -166,11 +166,11 @@ def _card(
 MINI_CARDS: dict[str, DatasetCard] = {
     card.name: card
     for card in (
-        _card("mini_treesatai_ts", "Mini TreeSatAI-TS", ("aerial", "s2", "s1-asc"), 60.0, (10, 20, 30), "multi_label"),
-        _card("mini_pastis_hd", "Mini PASTIS-HD", ("spot", "s2", "s1"), 120.0, (20, 40), "multi_label"),
+        _card("mini_treesatai_ts", "Mini TreeSatAI-TS", ("aerial", "s2", "s1-asc"), 40.0, (10, 20), "multi_label"),
+        _card("mini_pastis_hd", "Mini PASTIS-HD", ("spot", "s2", "s1"), 80.0, (20, 40), "multi_label"),
         _card("mini_flair", "Mini FLAIR", ("aerial-flair", "s2"), 40.0, (10, 20), "class"),
-        _card("mini_planted", "Mini PLANTED", ("s2", "s1", "l7", "alos", "modis"), 120.0, (30, 60), "class"),
-        _card("mini_s2naip", "Mini S2NAIP", ("naip", "s2", "s1", "l8"), 160.0, (40, 80), "none"),
+        _card("mini_planted", "Mini PLANTED", ("s2", "s1", "l7", "alos", "modis"), 90.0, (30,), "class"),
+        _card("mini_s2naip", "Mini S2NAIP", ("naip", "s2", "s1", "l8"), 80.0, (20, 40), "none"),
     )
 }
 MINI_SIZES: dict[str, dict[str, int]] = {name: {"train": 128, "val": 64} for name in MINI_CARDS}
