@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
-from anysat_jax.pretrain.step import leaf_names, make_train_step
 from anysat_jax.report.pretraining import report_pretraining
 from anysat_jax.train import settings
 from anysat_jax.train.checkpoints import Checkpoints
@@ -28,6 +27,7 @@ from anysat_jax.train.preemption import StopRequest
 from anysat_jax.train.programs import StepPrograms
 from anysat_jax.train.start import Start, begin
 from anysat_jax.train.state import TrainState
+from anysat_jax.train.step import leaf_names, make_train_step
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
 from data_pipelines import load
 

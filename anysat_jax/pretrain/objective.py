@@ -1,28 +1,23 @@
-"""One step of pretraining: (state, batch, masks) -> (state, metrics), pure."""
+"""The objective of pretraining: what student and teacher see, and the two losses (paper: section 3)."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context, present_mask
-from anysat_jax.model.init import flat_names
 from anysat_jax.model.student import Student
 from anysat_jax.pretrain.contrastive import contrastive_loss
 from anysat_jax.pretrain.dropping import drop_dates, keep_tokens
 from anysat_jax.pretrain.losses import gather_targets, predictive_loss
 from anysat_jax.pretrain.masks import PatchMasks
-from anysat_jax.pretrain.teacher import ema_decay, update_teacher
 from anysat_jax.pretrain.validity import valid_patches
-from anysat_jax.train.optimizer import learning_rate
-from anysat_jax.train.state import TrainState
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -93,58 +88,3 @@ def jepa_loss(
     contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, mesh=mesh)
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive
     return loss, {"loss": loss, "loss_predictive": predictive, "loss_contrastive": contrastive}
-
-
-def checked_leaves(losses: Metrics, grads: Params) -> dict[str, Array]:
-    """What must be finite, by name: each loss, each parameter's gradient."""
-    return losses | {f"gradient of {name}": leaf for name, leaf in flat_names(grads).items()}
-
-
-def leaf_names(params: Params) -> list[str]:
-    """Names of the entries of metrics["nonfinite_leaves"]."""
-    return list(checked_leaves(dict.fromkeys(("loss", "loss_predictive", "loss_contrastive")), params))
-
-
-def make_train_step(
-    config: Mapping[str, Any], optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None
-) -> Callable[[TrainState, Batch, PatchMasks], tuple[TrainState, Metrics]]:
-    """The step of a config, to be jitted by the caller with the state donated.
-
-    Metrics: loss, loss_predictive, loss_contrastive, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and
-    nonfinite_leaves, a bool for each of `leaf_names`. Where anything is not finite, parameters, teacher and
-    optimizer stay as they were, and only the clock goes on.
-
-    All randomness derives from (config.seed, state.step), so that a resumed run repeats the one that never stopped.
-    """
-    model = ModelConfig.from_section(config["model"], dtype=config["dtype"])
-    section = config["pretrain"]
-    loss_config = LossConfig.from_section(section)
-    total_steps, ema_start, seed = config["total_steps"], section["ema_start"], config["seed"]
-    mesh = mesh if mesh is not None and mesh.size > 1 else None
-
-    def update(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
-
-    def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient = jax.value_and_grad(jepa_loss, has_aux=True)
-        (loss, losses), grads = gradient(
-            state.params, state.teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh
-        )
-        nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(losses, grads).values()])
-        finite = ~nonfinite.any()
-        decay = ema_decay(state.step, ema_start, total_steps)
-        # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.
-        state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, loss, decay)
-        metrics = losses | {
-            "learning_rate": learning_rate(state.opt_state),
-            "ema": decay,
-            "grad_norm": optax.tree.norm(grads),
-            "finite": finite,
-            "nonfinite_leaves": nonfinite,
-        }
-        return state.replace(step=state.step + 1), metrics
-
-    return step
