@@ -122,13 +122,11 @@ class Combiner(nn.Module):
         placed = tokens.values.astype(dtype) + position
         x = jnp.concatenate([*parts, placed.reshape(batch, sensors * count, dim)], axis=1)
         blocks = block_stack(
-            config.depth,
-            config.remat,
+            config,
+            depth=config.depth,
             num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
             epsilon=NORM_EPSILON,
             relative=False,
-            dtype=dtype,
             name="blocks",
         )
         x, _ = blocks(x, None, tokens.key_mask())

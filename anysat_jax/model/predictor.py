@@ -46,13 +46,11 @@ class Predictor(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(known[None], (blocks, *known.shape)), asked], axis=2)
         key_mask = _key_mask(blocks, batch, known.shape[1], targets, context_mask, target_mask)
         stack = block_stack(
-            config.predictor_depth,
-            config.remat,
+            config,
+            depth=config.predictor_depth,
             num_heads=config.predictor_heads,
-            mlp_ratio=config.mlp_ratio,
             epsilon=NORM_EPSILON,
             relative=False,
-            dtype=dtype,
             name="blocks",
         )
         x, _ = stack(x.reshape(blocks * batch, -1, dim), None, key_mask)

@@ -34,13 +34,11 @@ class SpatialTransformer(nn.Module):
         first = jnp.broadcast_to(class_token.astype(dtype), (tokens.shape[0], 1, config.dim))
         x = jnp.concatenate([first, tokens.astype(dtype) + jnp.asarray(position, dtype)[None]], axis=1)
         blocks = block_stack(
-            config.depth,
-            config.remat,
+            config,
+            depth=config.depth,
             num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
             epsilon=NORM_EPSILON,
             relative=True,
-            dtype=dtype,
             name="blocks",
         )
         buckets = jnp.asarray(subpatch_buckets(side, subpatch_metres, config.positions))[None]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.positions import NUM_BUCKETS, USED_BUCKETS
 
 Dtype = Any
@@ -111,9 +112,11 @@ class Block(nn.Module):
         return x + Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed), None
 
 
-def block_stack(depth: int, remat: bool, **fields: Any) -> nn.Module:
+def block_stack(
+    config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str
+) -> nn.Module:
     """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code."""
-    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    block = nn.remat(Block, prevent_cse=False) if config.remat else Block
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -121,4 +124,4 @@ def block_stack(depth: int, remat: bool, **fields: Any) -> nn.Module:
         in_axes=(nn.broadcast, nn.broadcast),
         length=depth,
     )
-    return scanned(**fields)
+    return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name=name)
