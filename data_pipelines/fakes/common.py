@@ -1,0 +1,83 @@
+"""What the made-up archives share: smooth noise, rasters and dates, all from a seed."""
+
+import datetime
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Num, Shaped
+
+PATCH = 8  # pixels over which the noise changes
+
+
+def smooth(
+    rng: np.random.Generator, shape: Sequence[int], low: float, high: float, dtype: Any = "float32"
+) -> Num[np.ndarray, "*axes H W"]:
+    """Noise that varies slowly over the last two axes; all other axes are independent.
+
+    Args:
+      rng: source of the noise; the same generator state gives the same array.
+      shape: of the array, (..., height, width).
+      low: smallest possible value.
+      high: largest possible value.
+      dtype: of the array; integers are rounded.
+
+    Returns:
+      Values within [low, high].
+    """
+    *axes, height, width = shape
+    coarse = rng.random((*axes, *(2 + side // PATCH for side in (height, width))), np.float32)
+    noise = _weights(height) @ coarse @ _weights(width).T
+    values = np.clip(np.float32(low) + np.float32(high - low) * noise, low, high)
+    return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
+
+
+def _weights(side: int) -> Float32[np.ndarray, "side nodes"]:
+    """Linear interpolation from nodes `PATCH` pixels apart to pixels, as a matrix."""
+    position = (np.arange(side) + 0.5) / PATCH
+    distance = np.abs(position[:, None] - np.arange(2 + side // PATCH)[None])
+    return np.maximum(1 - distance, 0).astype(np.float32)
+
+
+def write_raster(
+    path: pathlib.Path,
+    array: Shaped[np.ndarray, "C H W"],
+    *,
+    crs: Any = None,
+    transform: Any = None,
+    nodata: float | None = None,
+    **profile: Any,
+) -> None:
+    """Writes a GeoTIFF, its folders too.
+
+    Args:
+      path: where to; the suffix does not matter.
+      array: bands first.
+      crs: coordinate system, e.g. "EPSG:2154"; None for none.
+      transform: affine map from (column, row) to coordinates, as rasterio's Affine or its six numbers.
+      nodata: the value that stands for no data.
+      **profile: more of rasterio's profile, e.g. `compress="deflate"` or `interleave="pixel"`.
+
+    Raises:
+      ImportError: rasterio is not installed.
+    """
+    import warnings
+
+    import rasterio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    transform = None if transform is None else rasterio.Affine(*tuple(transform)[:6])
+    shape = dict(count=len(array), height=array.shape[1], width=array.shape[2], dtype=array.dtype)
+    settings = dict(driver="GTiff", **shape, crs=crs, transform=transform, nodata=nodata) | profile
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **settings) as file:
+            file.write(array)
+
+
+def some_days(rng: np.random.Generator, count: int, start: datetime.date, end: datetime.date) -> list[datetime.date]:
+    """`count` different days from `start` to `end`, both included, in time order; all of them if there are fewer."""
+    span = (end - start).days + 1
+    offsets = np.sort(rng.choice(span, min(count, span), replace=False))
+    return [start + datetime.timedelta(days=int(offset)) for offset in offsets]
