@@ -129,11 +129,16 @@ SENSORS: dict[str, Sensor] = {
             dropout=0.0,
         ),
         Sensor("modis", "context", ("B1", "B2", "B3", "B4", "B5", "B6", "B7"), 250.0),
+        Sensor("hls", "series", ("B2", "B3", "B4", "B8A", "B11", "B12"), 30.0, date_period=366.0),
+        Sensor("planet", "image", ("R", "G", "B"), 3.0, subpatch_pixels=4),
     )
 }
-"""Every registered sensor by name. The first eleven are GeoPlex's; `register` adds to it."""
+"""Every registered sensor by name. The first eleven are GeoPlex's; `register` adds to it.
 
-GEOPLEX_SENSORS: tuple[str, ...] = tuple(SENSORS)
+"hls" and "planet" came after pretraining, for tasks of their own: the published weights have no projector of them.
+"""
+
+GEOPLEX_SENSORS: tuple[str, ...] = tuple(SENSORS)[:11]
 """The eleven sensors of the published model."""
 
 

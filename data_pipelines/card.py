@@ -1,16 +1,29 @@
 """A dataset's facts, and what its reader must give."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-LabelKind = Literal["multi_label", "class", "none"]
+from anysat_jax.sensors import get_sensor
+
+TileLabel = Literal["multi_label", "class", "regression", "none"]
+DenseLabel = Literal["segmentation", "change", "regression", "none"]
 Example = dict[str, Any]
-"""One tile in native units: "id" str; for each sensor its array, (C, H, W) or (T, C, H, W), and `<sensor>_dates`
-(T,) int32, days of the year from 0; optionally `<sensor>_mask` bool, True where valid, (T, C|1, H, W) or (C|1, H,
-W); "tile": int32 class or multi-hot (K,) uint8; "dense": (h, w) int8 class map."""
+"""One tile in native units, bands in the order of the sensor's record.
+
+"id": str, unique in the dataset.
+`<sensor>`: (C, H, W), or (T, C, H, W) with T > 0 for a series, in the card's dtype.
+`<sensor>_dates`: (T,) int32, days of the year, 1 January = 0, in time order; `<sensor>_years`: (T,) int16.
+`<sensor>_mask`: bool, True where valid, (*T, C, H, W) or (*T, 1, H, W); for the card's `masks`.
+`<sensor>_cloud`: (T, 1, H, W) uint8, probability of cloud or snow in percent; for the card's `clouds`.
+    A sensor that the tile lacks (one of the card's `optional`) has none of these keys.
+"tile": int32 () class, (K,) uint8 multi-hot, or float32 ().
+"dense": (h, w), class numbers in the card's dtype, or float32 with NaN where there is no label.
+"crs": str, e.g. "EPSG:25832", and "transform": (6,) float64, the affine map (a, b, c, d, e, f) from (column, row) of
+    the card's `georeferenced` sensor to the coordinates; for cards that name one. A tile without has "" and NaN.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +37,31 @@ class DatasetCard:
       extent: side of a tile in metres, as the batches give it.
       patch_sizes: allowed patch sizes in metres (paper: Table C).
       splits: names of the splits.
+      arrays: dtype of each stored array ("s2", "dense"); where it is not named float32, and int8 for a class map.
+      sides: pixels along a side of a stored array ("aerial", "dense") that reaches beyond the extent; the batches take
+        its centre.
+      masks: sensors with `<sensor>_mask`; "pixel" for one mask of all bands, "band" for one each.
+      clouds: sensors with `<sensor>_cloud`.
+      optional: sensors that some tiles lack.
+      georeferenced: the sensor whose grid "transform" describes; "" where the archive has none.
+      file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
+      units: of each sensor's values, in words.
+      dates: what is known of each series' dates, in words.
+      date_origin: "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January.
       tile_label: kind of the label "tile", one for each tile.
       tile_classes: its class names, in order.
-      dense_classes: class names of the label "dense", in order; empty where there is none.
-      dense_colours: a colour "#rrggbb" for each dense class.
+      dense_label: kind of the label "dense".
+      dense_classes: its class names, in order.
+      dense_colours: official colour "#rrggbb" of each dense class.
       dense_metres: side of a pixel of "dense" in metres.
-      ignore_label: value of "dense" that stands for no label.
+      ignore_label: value of a class map that stands for no label.
+      label_unit: what a regression's label measures, and in which unit.
+      folds: the folds that each split is made of, where the archive has folds.
+      split_rule: how tiles come to their splits, in words.
       natural_colour: for each sensor that can be shown, its (red, green, blue) channel numbers.
-      arrays: dtype of each sensor's array as the reader gives it.
-      licence, citation, url: where it comes from and under which terms.
+      size: how much there is, in words.
+      notes: what a user should know: traps of the archive, where we differ from the published reader.
+      licence, citation, url: terms, whom to cite, where to get it.
     """
 
     name: str
@@ -41,33 +70,69 @@ class DatasetCard:
     extent: float
     patch_sizes: tuple[int, ...]
     splits: tuple[str, ...]
-    tile_label: LabelKind = "none"
+    arrays: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, Literal["pixel", "band"]] = dataclasses.field(default_factory=dict)
+    clouds: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    georeferenced: str = ""
+    file_bands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    date_origin: str = ""
+    tile_label: TileLabel = "none"
     tile_classes: tuple[str, ...] = ()
+    dense_label: DenseLabel = "none"
     dense_classes: tuple[str, ...] = ()
     dense_colours: tuple[str, ...] = ()
     dense_metres: float = 10.0
     ignore_label: int = -1
-    natural_colour: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
-    arrays: dict[str, str] = dataclasses.field(default_factory=dict)
+    label_unit: str = ""
+    folds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    split_rule: str = ""
+    natural_colour: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    size: str = ""
+    notes: tuple[str, ...] = ()
     licence: str = ""
     citation: str = ""
     url: str = ""
 
-    def dtype(self, sensor: str) -> np.dtype:
-        """Dtype of a sensor's stored array; float32 unless the card says otherwise."""
-        return np.dtype(self.arrays.get(sensor, "float32"))
+    def dtype(self, key: str) -> np.dtype:
+        """Dtype of a stored array: a sensor's, or the label "dense"."""
+        default = "int8" if key == "dense" and self.dense_label != "regression" else "float32"
+        return np.dtype(self.arrays.get(key, default))
+
+    def side(self, key: str) -> int:
+        """Pixels along a side of a stored array: a sensor's, or the label "dense"."""
+        if key in self.sides:
+            return self.sides[key]
+        return round(self.extent / self.dense_metres) if key == "dense" else get_sensor(key).pixels(self.extent)
 
 
 class Reader(Protocol):
-    """Reads one dataset's raw files."""
+    """Reads one dataset's raw files, each tile on its own.
+
+    A reader is pickled to worker processes: it keeps paths, lists and small tables, no open file.
+    It may have `summary`, a line to print when it is opened, and `fingerprint`, a text that changes with the tiles.
+    """
 
     card: DatasetCard
-
-    def __len__(self) -> int:
-        """Number of tiles over all splits, for the progress bar."""
 
     def splits(self) -> tuple[str, ...]:
         """The card's splits for which there are tiles."""
 
-    def examples(self, split: str) -> Iterator[tuple[str, Example]]:
-        """Key and example of each tile of a split, in a fixed order."""
+    def keys(self, split: str) -> Sequence[str]:
+        """Keys of a split's tiles in a fixed order, unique over all splits."""
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          ValueError, OSError: a file is missing, unreadable or not as published; the message names it, says what was
+            expected and what to do.
+        """
+
+
+def num_tiles(reader: Reader) -> int:
+    """Tiles of all splits."""
+    return sum(len(reader.keys(split)) for split in reader.splits())

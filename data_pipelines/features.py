@@ -10,117 +10,161 @@ from data_pipelines.card import DatasetCard, Example
 Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
 """Shape and dtype of each array of an example; None stands for the number of dates."""
 
+TEXTS = ("id", "crs")
 
-def example_spec(card: DatasetCard, example: Example) -> Spec:
-    """Shapes and dtypes that all examples of a dataset share, taken from one of them; "id" is not among them."""
-    series = {name for name in card.sensors if get_sensor(name).has_dates}
-    ragged = series | {f"{name}_dates" for name in series} | {f"{name}_mask" for name in series}
+
+def example_spec(card: DatasetCard) -> Spec:
+    """Shapes and dtypes of a dataset's stored arrays, as its card promises them; texts are not among them."""
     spec: Spec = {}
-    for key, value in example.items():
-        if key != "id":
-            array = np.asarray(value)
-            spec[key] = ((None, *array.shape[1:]) if key in ragged else array.shape, array.dtype)
+    for name in card.sensors:
+        spec |= _sensor_spec(card, name)
+    spec |= {f"{name}_present": ((), np.dtype(np.bool_)) for name in card.optional}
+    several = (len(card.tile_classes),)
+    tile = {"class": ((), np.int32), "multi_label": (several, np.uint8), "regression": ((), np.float32)}
+    if card.tile_label != "none":
+        shape, dtype = tile[card.tile_label]
+        spec["tile"] = (shape, np.dtype(dtype))
+    if card.dense_label != "none":
+        spec["dense"] = ((card.side("dense"),) * 2, card.dtype("dense"))
+    if card.georeferenced:
+        spec["transform"] = ((6,), np.dtype(np.float64))
     return spec
 
 
-def tfds_features(spec: Spec) -> dict[str, Any]:
+def _sensor_spec(card: DatasetCard, name: str) -> Spec:
+    sensor = get_sensor(name)
+    dates: tuple[int | None, ...] = (None,) if sensor.has_dates else ()
+    sides = (card.side(name),) * 2
+    spec: Spec = {name: ((*dates, sensor.num_bands, *sides), card.dtype(name))}
+    if sensor.has_dates:
+        spec |= {f"{name}_dates": ((None,), np.dtype(np.int32)), f"{name}_years": ((None,), np.dtype(np.int16))}
+    if name in card.masks:
+        channels = sensor.num_bands if card.masks[name] == "band" else 1
+        spec[f"{name}_mask"] = ((*dates, channels, *sides), np.dtype(np.bool_))
+    if name in card.clouds:
+        spec[f"{name}_cloud"] = ((*dates, 1, *sides), np.dtype(np.uint8))
+    return spec
+
+
+def tfds_features(card: DatasetCard) -> dict[str, Any]:
     """The same as TFDS features. Arrays are stored as bytes: exact, and ten times faster to write than lists."""
     import tensorflow_datasets as tfds
 
     features: dict[str, Any] = {"id": tfds.features.Text()}
-    for key, (shape, dtype) in spec.items():
+    if card.georeferenced:
+        features["crs"] = tfds.features.Text()
+    for key, (shape, dtype) in example_spec(card).items():
         encoding = "bytes" if shape else "none"
         features[key] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)
     return features
 
 
-def check_example(card: DatasetCard, spec: Spec, key: str, example: Example) -> None:
-    """Refuses an example that breaks the promise of `card.Example`.
+def complete_example(card: DatasetCard, example: Example) -> Example:
+    """Adds which of the card's `optional` sensors are there; the others get arrays without dates, or of zeros."""
+    spec, complete = example_spec(card), dict(example)
+    for name in card.optional:
+        present = name in example
+        complete[f"{name}_present"] = np.asarray(present)
+        if not present:
+            fields = [key for key in _sensor_spec(card, name) if key in spec]
+            complete |= {key: np.zeros([0 if n is None else n for n in spec[key][0]], spec[key][1]) for key in fields}
+    return complete
+
+
+def check_example(card: DatasetCard, key: str, example: Example) -> None:
+    """Refuses an example, complete or as its reader gave it, that breaks the promise of its card.
 
     Raises:
       ValueError: an array is missing, of another shape or dtype, not finite where valid, or a label is no class; the
         message names dataset, tile and array.
     """
-    where = f"dataset {card.name!r}, tile {key!r}"
-    if set(example) != set(spec) | {"id"}:
-        raise ValueError(f"{where}: has {sorted(example)}, expected {sorted(set(spec) | {'id'})} as in the first tile")
+    where, complete = f"dataset {card.name!r}, tile {key!r}", complete_example(card, example)
+    spec = example_spec(card)
+    texts = {"id", "crs"} if card.georeferenced else {"id"}
+    if set(complete) != set(spec) | texts:
+        lacking, more = sorted((set(spec) | texts) - set(complete)), sorted(set(complete) - set(spec) - texts)
+        raise ValueError(f"{where}: lacks {lacking} and has {more} besides, against the dataset's card")
     for name, (shape, dtype) in spec.items():
-        array = np.asarray(example[name])
+        array = np.asarray(complete[name])
         fits = array.ndim == len(shape) and all(want in (None, got) for got, want in zip(array.shape, shape))
         if not fits or array.dtype != dtype:
             raise ValueError(f"{where}: {name!r} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-    for sensor in card.sensors:
-        _check_sensor(card, sensor, where, example)
-    _check_labels(card, where, example)
+    present = [name for name in card.sensors if name not in card.optional or complete[f"{name}_present"]]
+    if not present:
+        raise ValueError(f"{where}: has none of its sensors {card.sensors}")
+    for name in present:
+        _check_sensor(name, where, complete)
+    _check_labels(card, where, complete)
 
 
-def _check_sensor(card: DatasetCard, name: str, where: str, example: Example) -> None:
-    sensor = get_sensor(name)
-    if name not in example:
-        raise ValueError(f"{where}: no array for sensor {name!r}")
-    values, mask = example[name], example.get(f"{name}_mask")
-    rank = 4 if sensor.has_dates else 3
-    if values.ndim != rank or values.shape[-3] != sensor.num_bands or values.dtype != card.dtype(name):
-        raise ValueError(
-            f"{where}: {name!r} is {values.dtype} {values.shape}, expected {card.dtype(name)} of rank {rank} with the "
-            f"{sensor.num_bands} bands {sensor.bands}"
-        )
-    _check_extent(card, name, where, values.shape)
-    if mask is not None and (mask.dtype != np.bool_ or not _is_mask_of(mask.shape, values.shape)):
-        raise ValueError(f"{where}: '{name}_mask' is {mask.dtype} {mask.shape}, which is no mask of {values.shape}")
+def _check_sensor(name: str, where: str, example: Example) -> None:
+    sensor, values, mask = get_sensor(name), example[name], example.get(f"{name}_mask")
     valid = True if mask is None else mask
     wrong = 0 if values.dtype.kind in "iub" else int((~np.isfinite(values) & valid).sum())
     if wrong:
         raise ValueError(f"{where}: {wrong} valid values of {name!r} are NaN or infinite; mark them in '{name}_mask'")
+    if f"{name}_cloud" in example and example[f"{name}_cloud"].max(initial=0) > 100:
+        raise ValueError(f"{where}: '{name}_cloud' holds {example[f'{name}_cloud'].max()}, expected percent, 0 to 100")
     if sensor.has_dates:
         _check_dates(name, where, example)
 
 
-def _is_mask_of(mask: tuple[int, ...], values: tuple[int, ...]) -> bool:
-    return len(mask) == len(values) and mask in (values, (*values[:-3], 1, *values[-2:]))
-
-
-def _check_extent(card: DatasetCard, name: str, where: str, shape: tuple[int, ...]) -> None:
-    """A margin of less than a cell is cropped at reading; more would set the sensors apart."""
-    sensor = get_sensor(name)
-    pixels = sensor.pixels(card.extent)
-    margins = [side - pixels for side in shape[-2:]]
-    if any(m < 0 or m * sensor.metres_per_pixel >= CELL_METRES for m in margins):
-        raise ValueError(
-            f"{where}: {name!r} has {shape[-2]} x {shape[-1]} pixels; a tile of {card.extent:g} m at "
-            f"{sensor.metres_per_pixel:g} m has {pixels} x {pixels}, and a margin must stay below {CELL_METRES:g} m"
-        )
-
-
 def _check_dates(name: str, where: str, example: Example) -> None:
-    values, dates = example[name], example.get(f"{name}_dates")
-    if dates is None or dates.dtype != np.int32 or dates.shape != values.shape[:1] or not len(dates):
-        found = None if dates is None else f"{dates.dtype} {dates.shape}"
-        raise ValueError(f"{where}: '{name}_dates' is {found}, expected int32, one for each of {len(values)} > 0 dates")
-    if dates.min() < 0:
-        raise ValueError(f"{where}: '{name}_dates' holds {dates.min()}; days count from 0, the 1 January")
+    count, dates, years = len(example[name]), example[f"{name}_dates"], example[f"{name}_years"]
+    others = [f"{name}_{field}" for field in ("dates", "years", "mask", "cloud") if f"{name}_{field}" in example]
+    lengths = {key: len(example[key]) for key in others}
+    if not count or set(lengths.values()) != {count}:
+        raise ValueError(f"{where}: {name!r} has {count} dates and {lengths}; expected as many of each, at least one")
+    if dates.min() < 0 or dates.max() > 365:
+        wrong = int(dates.min() if dates.min() < 0 else dates.max())
+        raise ValueError(f"{where}: '{name}_dates' holds {wrong}; days count from 0, the 1 January, to 365")
+    if (np.diff(years.astype(np.int64) * 366 + dates) < 0).any():
+        raise ValueError(f"{where}: the dates of {name!r} are not in time order")
 
 
 def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
-    promised = {"tile": card.tile_label != "none", "dense": bool(card.dense_classes)}
-    for key, expected in promised.items():
-        if expected != (key in example):
-            raise ValueError(f"{where}: {'no' if expected else 'unexpected'} label {key!r}, against the dataset's card")
     if card.tile_label == "class" and not 0 <= int(example["tile"]) < len(card.tile_classes):
         raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a class below {len(card.tile_classes)}")
-    if card.tile_label == "multi_label":
-        label = np.asarray(example["tile"])
-        if label.shape != (len(card.tile_classes),) or not np.isin(label, (0, 1)).all():
-            raise ValueError(f"{where}: 'tile' is {label}, expected {len(card.tile_classes)} zeros and ones")
-    if card.dense_classes:
-        _check_dense(card, where, example["dense"])
+    if card.tile_label == "multi_label" and not np.isin(example["tile"], (0, 1)).all():
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected {len(card.tile_classes)} zeros and ones")
+    if card.tile_label == "regression" and not np.isfinite(example["tile"]):
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a finite number")
+    if card.dense_label in ("segmentation", "change"):
+        found = np.unique(example["dense"])
+        wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
+        if wrong.size:
+            raise ValueError(
+                f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)} or "
+                f"{card.ignore_label} for no label"
+            )
+    if card.dense_label == "regression" and np.isinf(example["dense"]).any():
+        raise ValueError(f"{where}: 'dense' holds infinite values, expected numbers, and NaN where there is no label")
 
 
-def _check_dense(card: DatasetCard, where: str, dense: np.ndarray) -> None:
-    side = round(card.extent / card.dense_metres)
-    if dense.shape != (side, side):
-        raise ValueError(f"{where}: 'dense' is {dense.shape}, expected ({side}, {side}) at {card.dense_metres:g} m")
-    found = np.unique(dense)
-    wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
-    if wrong.size:
-        raise ValueError(f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)}")
+def check_card(card: DatasetCard) -> None:
+    """Refuses a card that contradicts itself or its sensors.
+
+    Raises:
+      ValueError: the message names the dataset and the field.
+    """
+    where = f"card of dataset {card.name!r}"
+    for name in card.sensors:
+        sensor = get_sensor(name)
+        margin = (card.side(name) - sensor.pixels(card.extent)) * sensor.metres_per_pixel
+        if sensor.kind != "context" and not 0 <= margin < CELL_METRES:
+            raise ValueError(f"{where}: {name!r} is stored with a margin of {margin:g} m; it must stay below a cell")
+        for size in card.patch_sizes:
+            sensor.subpatches_per_side(size)
+    for size in card.patch_sizes:
+        if abs(card.extent / size - round(card.extent / size)) > 1e-6:
+            raise ValueError(f"{where}: a tile of {card.extent:g} m is not a whole number of patches of {size:g} m")
+    known = set(card.sensors)
+    for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "natural_colour"):
+        if strangers := set(getattr(card, field)) - known:
+            raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are none of its sensors")
+    if (card.dense_label in ("segmentation", "change")) != bool(card.dense_colours):
+        raise ValueError(f"{where}: dense_colours belong to class maps, and class maps need them")
+    if (not card.label_unit) == ("regression" in (card.tile_label, card.dense_label)):
+        raise ValueError(f"{where}: label_unit is {card.label_unit!r}; regressions have one, other labels none")
+    if card.dense_colours and len(card.dense_colours) != len(card.dense_classes):
+        raise ValueError(f"{where}: {len(card.dense_colours)} colours for {len(card.dense_classes)} dense classes")

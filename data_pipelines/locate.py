@@ -5,6 +5,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+from data_pipelines.card import num_tiles
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset, prepared_folder
 from data_pipelines.registry import DatasetEntry, fingerprint, get_entry
@@ -55,14 +56,14 @@ def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce
     reader = entry.open_reader(None)
     target = (base or cache_folder()) / fingerprint(entry, reader, None)
     folder = prepare_dataset(reader, target, entry.version)
-    announce(f"{entry.card.name}: {len(reader)} tiles, prepared in {folder}")
+    announce(f"{entry.card.name}: {num_tiles(reader)} tiles, prepared in {folder}")
     return folder
 
 
 def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
     raw = _raw_folder(entry, base)
     reader = entry.open_reader(raw)
-    summary = getattr(reader, "summary", f"{entry.card.name}: {len(reader)} tiles in {raw}")
+    summary = getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}")
     announce(summary)
     folder = prepare_dataset(reader, cache_folder() / fingerprint(entry, reader, raw), entry.version)
     announce(f"{entry.card.name}: prepared in {folder}")

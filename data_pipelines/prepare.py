@@ -19,8 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_pipelines.card import DatasetCard, Example, Reader
-from data_pipelines.features import Spec, check_example, example_spec, tfds_features
+from data_pipelines.card import DatasetCard, Example, Reader, num_tiles
+from data_pipelines.features import check_example, complete_example, tfds_features
 from data_pipelines.prepared import open_records, prepared_folder
 from data_pipelines.statistics import SPLIT, DatasetStatistics, save_statistics
 
@@ -86,27 +86,26 @@ def _write(reader: Reader, folder: pathlib.Path, version: str) -> None:
     card, splits = reader.card, reader.splits()
     if SPLIT not in splits:
         raise ValueError(f"dataset {card.name!r}: no tile of split {SPLIT!r}, which the statistics are taken from")
-    first = next(iter(reader.examples(SPLIT)))[1]
-    spec = example_spec(card, first)
-    _check_space(folder, len(reader) * _num_bytes(first))
+    first = reader.example(SPLIT, reader.keys(SPLIT)[0])
+    _check_space(folder, num_tiles(reader) * _num_bytes(first))
     gatherer = DatasetStatistics(card)
-    writer = _open_writer(card, folder, version, spec, max(1, SHARD_BYTES // _num_bytes(first)))
-    counts = _write_splits(reader, writer, spec, gatherer)
+    writer = _open_writer(card, folder, version, max(1, SHARD_BYTES // _num_bytes(first)))
+    counts = _write_splits(reader, writer, gatherer)
     save_statistics(folder, card.name, gatherer.result())
     for split, count in counts.items():
         _check_written(card, folder, split, count)
 
 
-def _write_splits(reader: Reader, writer: Any, spec: Spec, gatherer: DatasetStatistics) -> dict[str, int]:
+def _write_splits(reader: Reader, writer: Any, gatherer: DatasetStatistics) -> dict[str, int]:
     import tqdm
 
     writer.initialize_splits(list(reader.splits()))
     counts = {}
     description = f"preparing {reader.card.name}"
-    with tqdm.tqdm(total=len(reader), unit="tile", desc=description, mininterval=0.5) as bar:
+    with tqdm.tqdm(total=num_tiles(reader), unit="tile", desc=description, mininterval=0.5) as bar:
         for split in reader.splits():
             counts[split] = 0
-            for group in _groups(_checked(reader, split, spec, gatherer, bar)):
+            for group in _groups(_checked(reader, split, gatherer, bar)):
                 with _os_errors():
                     writer.add_examples({split: group})
                 counts[split] += len(group)
@@ -125,13 +124,14 @@ def _os_errors() -> Iterator[None]:
         raise OSError(code, str(error)) from error
 
 
-def _checked(reader: Reader, split: str, spec: Spec, gatherer: DatasetStatistics, bar: Any) -> Iterator[Example]:
+def _checked(reader: Reader, split: str, gatherer: DatasetStatistics, bar: Any) -> Iterator[Example]:
     seen: set[str] = set()
-    for key, example in reader.examples(split):
+    for key in reader.keys(split):
         if key in seen:
             raise ValueError(f"dataset {reader.card.name!r}: tile {key!r} comes twice in split {split!r}")
         seen.add(key)
-        check_example(reader.card, spec, key, example)
+        example = complete_example(reader.card, reader.example(split, key))
+        check_example(reader.card, key, example)
         gatherer.update(split, example)
         bar.update()
         yield example
@@ -143,7 +143,7 @@ def _groups(examples: Iterator[Example]) -> Iterator[list[Example]]:
         yield [first, *itertools.islice(examples, count)]
 
 
-def _open_writer(card: DatasetCard, folder: pathlib.Path, version: str, spec: Spec, shard_length: int) -> Any:
+def _open_writer(card: DatasetCard, folder: pathlib.Path, version: str, shard_length: int) -> Any:
     """TFDS' sequential writer. A GeneratorBasedBuilder would hold a split in memory and, past 1 GB, need TensorFlow."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -154,7 +154,7 @@ def _open_writer(card: DatasetCard, folder: pathlib.Path, version: str, spec: Sp
     info = tfds.core.DatasetInfo(
         builder=identity,
         description=card.title,
-        features=tfds.features.FeaturesDict(tfds_features(spec)),
+        features=tfds.features.FeaturesDict(tfds_features(card)),
         homepage=card.url or None,
         citation=card.citation or None,
         license=card.licence or None,

@@ -42,19 +42,31 @@ def _mini(name: str) -> DatasetEntry:
     return DatasetEntry(mini_geoplex.MINI_CARDS[name], lambda _: mini_geoplex.MiniReader(name), code=code)
 
 
-def _treesatai_ts() -> DatasetEntry:
-    from data_pipelines.datasets import treesatai_ts
-
-    return DatasetEntry(
-        treesatai_ts.CARD, treesatai_ts.open_reader, holds_raw=treesatai_ts.holds_raw, layout=treesatai_ts.LAYOUT
-    )
+def _archive(name: str) -> DatasetEntry:
+    """A published archive: the module `datasets/<name>.py` has its card, layout and reader."""
+    module = importlib.import_module(f"data_pipelines.datasets.{name}")
+    version = getattr(module, "VERSION", "1.0.0")
+    return DatasetEntry(module.CARD, module.open_reader, module.holds_raw, module.LAYOUT, version)
 
 
 MINI_NAMES = ("mini_treesatai_ts", "mini_pastis_hd", "mini_flair", "mini_planted", "mini_s2naip")
 
+GEOPLEX_NAMES = ("treesatai_ts", "pastis_hd", "flair", "planted", "s2naip")
+EXTERNAL_NAMES = (
+    "bradd_s1ts",
+    "sickle",
+    "timesen2crop",
+    "sen1floods11",
+    "so2sat",
+    "hls_burn_scars",
+    "spacenet7",
+    "biomassters",
+)
+ARCHIVE_NAMES = GEOPLEX_NAMES + EXTERNAL_NAMES
+
 _ENTRIES: dict[str, Callable[[], DatasetEntry]] = {
     **{name: functools.partial(_mini, name) for name in MINI_NAMES},
-    "treesatai_ts": _treesatai_ts,
+    **{name: functools.partial(_archive, name) for name in ARCHIVE_NAMES},
 }
 
 

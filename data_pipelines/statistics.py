@@ -103,7 +103,7 @@ class DatasetStatistics:
             values = example[name]
             if values.ndim == 4:
                 self._longest[name] = max(self._longest[name], len(values))
-            if split == SPLIT:
+            if split == SPLIT and example.get(f"{name}_present", True):
                 running.update(values, example.get(f"{name}_mask"))
 
     def result(self) -> dict[str, SensorStatistics]:

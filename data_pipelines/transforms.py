@@ -112,7 +112,9 @@ class ExampleTransform:
         if self.card.tile_label != "none":
             dtype = np.int32 if self.card.tile_label == "class" else np.float32
             labels["tile"] = np.asarray(example["tile"], dtype)
-        if self.card.dense_classes:
+        if self.card.dense_label == "regression":
+            labels["dense"] = np.ascontiguousarray(turn(example["dense"]), np.float32)
+        elif self.card.dense_label != "none":
             dense = turn(example["dense"]).astype(np.int32)
             labels["dense"] = np.where(dense == self.card.ignore_label, np.int32(IGNORE), dense)
         return labels

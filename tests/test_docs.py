@@ -127,4 +127,4 @@ def test_the_table_of_sensors_is_that_of_the_records():
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([\d.]+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     shown = {name: (tuple(bands.split()), float(metres)) for name, bands, metres in rows}
     assert shown == {name: (SENSORS[name].bands, SENSORS[name].metres_per_pixel) for name in shown}
-    assert len(shown) == 11
+    assert len(shown) == 13

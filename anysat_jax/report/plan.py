@@ -60,7 +60,7 @@ def make_plan(card: DatasetCard) -> Plan:
     spatial = [name for name in card.sensors if get_sensor(name).kind != "context"]
     fitting = [name for name in spatial if np.isclose(get_sensor(name).subpatch_metres, card.dense_metres)]
     dense_sensor = "s2" if "s2" in fitting else next(iter(fitting), None)
-    dense_sensor = dense_sensor if card.dense_classes else None
+    dense_sensor = dense_sensor if card.dense_label in ("segmentation", "change") else None
     finest = min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor))
     tasks = [task for task, there in (("tile", card.tile_label != "none"), ("dense", dense_sensor)) if there]
     return Plan(card, tuple(tasks), dense_sensor, finest)

@@ -5,13 +5,17 @@ import datetime
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from data_pipelines.card import DatasetCard, Example
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import pick_bands
+from data_pipelines.card import DatasetCard, Example, num_tiles
+from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems
+from data_pipelines.reader import ArchiveReader
 
 GENERA = (
     "Abies",
@@ -39,10 +43,25 @@ CARD = DatasetCard(
     extent=60.0,
     patch_sizes=(10, 20, 30),
     splits=("train", "val", "test"),
+    arrays={"aerial": "uint8", "s2": "uint16", "s1-asc": "float32"},
+    sides={"aerial": 304},
+    masks={"s2": "pixel", "s1-asc": "pixel"},
+    clouds=("s2",),
+    georeferenced="aerial",
+    file_bands={"aerial": ("NIR", "G", "B", "R")},
+    units={"aerial": "grey values", "s2": "L2A reflectance x 10000", "s1-asc": "linear power"},
+    dates={"s2": "2020, up to 146, clouds not removed", "s1-asc": "2020, about 60"},
     tile_label="multi_label",
     tile_classes=GENERA,
+    split_rule="published lists; val comes with the time series, the original archive has train and test",
     natural_colour={"aerial": (0, 1, 2), "s2": (2, 1, 0)},
-    arrays={"aerial": "uint8", "s2": "uint16", "s1-asc": "float32"},
+    size="50,381 tiles, 180 km2",
+    notes=(
+        "The file's first aerial band is the infrared (IR, G, B, R), not red.",
+        "Labels are genera on more than 7 % of the tile; tiles without any are left out, as in the published reader.",
+        "The paper's text says 20 classes; the archive's labels name 15.",
+        "The aerial image has 304 pixels a side; the 300 in its centre match six Sentinel pixels.",
+    ),
     licence="CC-BY-4.0",
     citation="Ahlswede et al., TreeSatAI Benchmark Archive, ESSD 2023; time series: Astruc et al., OmniSat, ECCV 2024",
     url="https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series",
@@ -50,7 +69,8 @@ CARD = DatasetCard(
 
 LABELS = "labels/TreeSatBA_v9_60m_multi_labels.json"
 LAYOUT = f"train_filenames.lst, test_filenames.lst, aerial/*.tif, sentinel/*.h5, {LABELS}"
-AERIAL_SHAPE = (4, 304, 304)
+CLOUDS = "sen-2-masks"
+VERSION = "1.1.0"  # clouds, years and places since 1.1
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
@@ -81,7 +101,7 @@ _SERIES = {
 }
 
 
-class TreeSatReader:
+class TreeSatReader(ArchiveReader):
     """Reads TreeSatAI-TS in its published layout.
 
     The lists name the tiles of each split; those on disk are read. A tile in two lists belongs to the one held out.
@@ -98,50 +118,40 @@ class TreeSatReader:
           FileNotFoundError: a list or the labels are missing, or not one of the listed tiles is on disk.
           ValueError: the labels or a list are not as published.
         """
-        self.root = root
         labels = _read_labels(root / LABELS)
         listed = _read_lists(root)
-        present = _stems(root / "aerial", ".tif") & _stems(root / "sentinel", ".h5")
+        present = stems(root / "aerial", ".tif") & stems(root / "sentinel", ".h5")
         found = {split: [name for name in names if name in present] for split, names in listed.items()}
-        self._labels = {name: _label(root, labels, name) for names in found.values() for name in names}
-        self._tiles = {split: [n for n in names if self._labels[n].any()] for split, names in found.items()}
-        if not any(found.values()):
-            total = sum(map(len, listed.values()))
-            raise FileNotFoundError(
-                f"none of the {total} tiles listed in {root} is there; expected aerial/TILE.tif and sentinel/TILE.h5"
-            )
-        self.summary = self._summary(listed, found)
-
-    def _summary(self, listed: dict[str, list[str]], found: dict[str, list[str]]) -> str:
         num_listed, num_found = (sum(map(len, lists.values())) for lists in (listed, found))
-        splits = ", ".join(f"{split} {len(names)}" for split, names in reversed(self._tiles.items()))
-        dropped = num_found - len(self)
+        if not num_found:
+            raise FileNotFoundError(
+                f"none of the {num_listed} tiles listed in {root} is there; expected aerial/TILE.tif and "
+                "sentinel/TILE.h5"
+            )
+        self._labels = {name: _label(root, labels, name) for names in found.values() for name in names}
+        super().__init__(root, {s: [n for n in names if self._labels[n].any()] for s, names in found.items()})
+        dropped = num_found - num_tiles(self)
         without = f"; {dropped} without a genus above {MIN_AREA:.0%} left out" if dropped else ""
-        return f"treesatai_ts: {num_found} of {num_listed} listed tiles are in {self.root} ({splits}{without})"
+        counts = ", ".join(f"{split} {len(self.keys(split))}" for split in self.splits())
+        self.summary = f"treesatai_ts: {num_found} of {num_listed} listed tiles are in {root} ({counts}{without})"
 
     @property
     def fingerprint(self) -> str:
         """Changes with the tiles on disk, their splits and their labels."""
-        tiles = [(split, [(n, self._labels[n].tolist()) for n in names]) for split, names in self._tiles.items()]
-        return hashlib.sha256(json.dumps(tiles).encode()).hexdigest()
+        labels = [self._labels[name].tolist() for split in self.splits() for name in self.keys(split)]
+        return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
 
-    def __len__(self) -> int:
-        return sum(map(len, self._tiles.values()))
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(split for split in CARD.splits if self._tiles.get(split))
-
-    def examples(self, split: str) -> Iterator[tuple[str, Example]]:
-        """Name and example of each tile, in the list's order.
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
 
         Raises:
-          ValueError: a file is unreadable or not as published; the message names it and what was expected.
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
           ImportError: rasterio or h5py is not installed.
         """
-        for name in self._tiles[split]:
-            example: Example = {"id": name, "aerial": _read_aerial(self.root / "aerial" / f"{name}.tif")}
-            example |= _read_sentinel(self.root / "sentinel" / f"{name}.h5")
-            yield name, example | {"tile": self._labels[name]}
+        example = _read_aerial(self.root / "aerial" / f"{key}.tif")
+        example |= _read_sentinel(self.root / "sentinel" / f"{key}.h5")
+        return {"id": key, **example, "tile": self._labels[key]}
 
 
 def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
@@ -152,7 +162,8 @@ def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
         path = root / f"{split}_filenames.lst"
         if split == "val" and not path.is_file():  # the original archive has none
             continue
-        names = dict.fromkeys(_tile_name(path, line) for line in _read_text(path).split("\n") if line.strip())
+        lines = read_lines(path, f"TreeSatAI-TS as published: {LAYOUT}")
+        names = dict.fromkeys(_tile_name(path, line) for line in lines)
         lists[split] = [name for name in names if name not in taken]
         taken |= set(names)
     return lists
@@ -165,20 +176,8 @@ def _tile_name(path: pathlib.Path, line: str) -> str:
     return name
 
 
-def _read_text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no {path}; expected TreeSatAI-TS as published: {LAYOUT}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text: {error}") from error
-
-
 def _read_labels(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        labels = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); download it again") from error
+    labels = read_json(path, f"TreeSatAI-TS as published: {LAYOUT}")
     if not isinstance(labels, dict):
         raise ValueError(f"{path} holds a {type(labels).__name__}, expected tile names with lists of [genus, area]")
     return labels
@@ -201,64 +200,48 @@ def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.nd
     return hot
 
 
-def _stems(folder: pathlib.Path, suffix: str) -> set[str]:
-    """Names of the files with a suffix; one listing instead of a question for each of fifty thousand tiles."""
-    return (
-        {p.name.removesuffix(suffix) for p in folder.iterdir() if p.name.endswith(suffix)} if folder.is_dir() else set()
-    )
-
-
-def _read_aerial(path: pathlib.Path) -> UInt8[np.ndarray, "4 304 304"]:
+def _read_aerial(path: pathlib.Path) -> Example:
     """The aerial image; the file's bands are IR, G, B, R, ours R, G, B, NIR."""
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs rasterio: pip install -e '.[data]'") from error
     expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
-    try:
-        with rasterio.open(path) as file:
-            image = file.read()
-    except (rasterio.errors.RasterioError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); expected {expected}; download it again") from error
-    if image.shape != AERIAL_SHAPE or image.dtype != np.uint8:
-        raise ValueError(f"{path} is {image.dtype} {image.shape}; expected {expected}")
-    return np.ascontiguousarray(image[[3, 1, 2, 0]])
+    image, place = read_raster(path, (4, 304, 304), "uint8", expected)
+    return {"aerial": pick_bands(image, CARD.file_bands["aerial"], get_sensor("aerial").bands), **place}
 
 
 def _read_sentinel(path: pathlib.Path) -> Example:
-    """Both series with their dates and masks of what was observed at all."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs h5py: pip install -e '.[data]'") from error
+    """Both series with their dates, masks of what was observed at all, and the layers of clouds and snow."""
     keys = [key for one in _SERIES.values() for key in (one.values, one.products)]
-    try:
-        with h5py.File(path) as file:
-            missing = [key for key in keys if key not in file]
-            arrays = {key: file[key][()] for key in keys if key in file}
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); expected an HDF5 file with {keys}; download it again"
-        ) from error
-    if missing:
-        raise ValueError(f"{path} has no {missing}; expected {keys}")
+    arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
     example: Example = {}
     for sensor, one in _SERIES.items():
-        example |= _read_series(path, sensor, one, arrays[one.values], arrays[one.products])
+        _check_series(path, sensor, one, arrays[one.values], arrays[one.products])
+        clouds = _cloud_percent(path, arrays[CLOUDS], len(arrays[one.values])) if sensor in CARD.clouds else None
+        example |= _read_series(path, sensor, one, arrays[one.values], arrays[one.products], clouds)
     example["s2"] = _to_uint16(path, example["s2"])
     return example
 
 
-def _read_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, products: Any) -> Example:
+def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.ndarray, "T 1 6 6"]:
+    """The larger of the probabilities of snow and cloud; the other layers of the file are empty."""
+    expected = f"percentages of shape ({num_dates}, 2 or more, 6, 6)"
+    check_array(path, layers, (num_dates, None, 6, 6), ("f", "i", "u"), f"{CLOUDS!r}: {expected}")
+    percent = layers[:, :2].max(axis=1, keepdims=True) if layers.shape[1] >= 2 else layers
+    if layers.shape[1] < 2 or not (percent >= 0).all() or not (percent <= 100).all():
+        raise ValueError(f"{path}: {CLOUDS!r} is {layers.shape} or has values outside 0 to 100; expected {expected}")
+    return np.rint(percent).astype(np.uint8)
+
+
+def _read_series(
+    path: pathlib.Path, sensor: str, one: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
+) -> Example:
     """A series in time order. Pixels that are zero in all bands were not observed; dates without any are left out."""
-    _check_series(path, sensor, one, values, products)
     days = [_parse_date(path, one, product) for product in products]
     mask = (values != 0).any(axis=1, keepdims=True)
-    seen = [i for i in sorted(range(len(days)), key=days.__getitem__) if mask[i].any()]
+    seen = [i for i in in_time_order(days) if mask[i].any()]
     if not seen:
         raise ValueError(f"{path}: {one.values!r} is zero everywhere; expected at least one date with an observation")
-    dates = np.asarray([days[i].timetuple().tm_yday - 1 for i in seen], np.int32)
-    return {sensor: values[seen].astype(np.float32), f"{sensor}_dates": dates, f"{sensor}_mask": mask[seen]}
+    example: Example = {sensor: values[seen].astype(np.float32), f"{sensor}_mask": mask[seen]}
+    example |= day_fields(sensor, [days[i] for i in seen])
+    return example if clouds is None else example | {f"{sensor}_cloud": clouds[seen]}
 
 
 def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, products: Any) -> None:
@@ -280,13 +263,11 @@ def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, pr
 
 def _parse_date(path: pathlib.Path, one: _Series, product: Any) -> datetime.date:
     text = product.decode("utf-8", "replace") if isinstance(product, bytes) else str(product)
+    where = f"{path}: {one.products!r}"
     try:
-        field = text.split("_")[one.date_field]
-        return datetime.datetime.strptime(field[:8], "%Y%m%d").date()
+        return parse_day(text.split("_")[one.date_field][:8], where)
     except (IndexError, ValueError):
-        raise ValueError(
-            f"{path}: {one.products!r} holds {text!r}, which tells no date; expected a name like {one.example}"
-        ) from None
+        raise ValueError(f"{where} holds {text!r}, which tells no date; expected a name like {one.example}") from None
 
 
 def _to_uint16(path: pathlib.Path, values: Float32[np.ndarray, "T 10 6 6"]) -> UInt16[np.ndarray, "T 10 6 6"]:

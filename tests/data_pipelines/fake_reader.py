@@ -22,16 +22,20 @@ CARD = DatasetCard(
     splits=("train", "val"),
     tile_label="class",
     tile_classes=("a", "b", "c"),
+    dense_label="segmentation",
     dense_classes=tuple("abcdefgh"),
     dense_colours=("#000000",) * 8,
     arrays={"spot": "uint8", "s2": "uint16", "s1-asc": "float32", "modis": "int16"},
+    sides={"spot": 10 * CELLS + 2 * MARGIN},
+    masks={"s2": "pixel", "s1-asc": "band"},
 )
 
 
 def make_series(sensor: str, rng: np.random.Generator, num_dates: int) -> dict:
     side, bands = get_sensor(sensor).pixels(CARD.extent), get_sensor(sensor).num_bands
     values = rng.normal(1000.0, 200.0, (num_dates, bands, side, side)).clip(0).astype(CARD.dtype(sensor))
-    return {sensor: values, f"{sensor}_dates": np.sort(rng.integers(0, 365, num_dates)).astype(np.int32)}
+    dates = np.sort(rng.integers(0, 365, num_dates)).astype(np.int32)
+    return {sensor: values, f"{sensor}_dates": dates, f"{sensor}_years": np.full(num_dates, 2020, np.int16)}
 
 
 def make_example(split: str, index: int) -> dict:
@@ -61,20 +65,25 @@ class FakeReader:
         self.pause = pause
         self.opened = 0
 
-    def __len__(self):
-        return sum(self.sizes.values())
-
     def splits(self):
         return tuple(split for split in self.card.splits if self.sizes.get(split))
 
-    def examples(self, split):
+    def keys(self, split):
+        return [f"{split}{index}" for index in range(self.sizes[split])]
+
+    def example(self, split, key):
         self.opened += 1
-        for index in range(self.sizes[split]):
-            time.sleep(self.pause)
-            example = make_example(split, index)
-            if self.edit:
-                self.edit(split, index, example)
-            yield f"{split}{index}", example
+        index = int(key.removeprefix(split))
+        time.sleep(self.pause)
+        example = make_example(split, index)
+        if self.edit:
+            self.edit(split, index, example)
+        return example
+
+
+def examples_of(reader, split):
+    """All examples of a split."""
+    return [reader.example(split, key) for key in reader.keys(split)]
 
 
 def fake_entry(**reader) -> DatasetEntry:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from anysat_jax.sensors import SENSORS, get_sensor
+from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
 from data_pipelines import mini_geoplex
-from data_pipelines.card import Example
+from data_pipelines.card import Example, num_tiles
 from data_pipelines.mini_geoplex import MINI_CARDS, MINI_SIZES, RECIPES, MiniReader
+from tests.data_pipelines.fake_reader import examples_of
 
 NAMES = tuple(MINI_CARDS)
 
@@ -14,11 +15,11 @@ NAMES = tuple(MINI_CARDS)
 @pytest.fixture(scope="module", params=NAMES)
 def tiles(request) -> tuple[MiniReader, list[Example]]:
     reader = MiniReader(request.param, sizes={"train": 12, "val": 2})
-    return reader, [example for _, example in reader.examples("train")]
+    return reader, examples_of(reader, "train")
 
 
 def test_the_five_see_all_eleven_sensors() -> None:
-    assert {sensor for card in MINI_CARDS.values() for sensor in card.sensors} == set(SENSORS)
+    assert {sensor for card in MINI_CARDS.values() for sensor in card.sensors} == set(GEOPLEX_SENSORS)
     assert len(MINI_CARDS) == 5
     assert 300 <= sum(sum(sizes.values()) for sizes in MINI_SIZES.values()) <= 1500
 
@@ -96,14 +97,14 @@ def test_tile_and_dense_labels_agree() -> None:
     reader = MiniReader("mini_treesatai_ts", sizes={"train": 20})
     names = reader.card.tile_classes
     assert reader.card.dense_classes[: len(names)] == names
-    for _, example in reader.examples("train"):
+    for example in examples_of(reader, "train"):
         share = np.bincount(example["dense"][example["dense"] >= 0], minlength=9)[: len(names)] / example["dense"].size
         assert np.all(example["tile"][share > 0.25] == 1) and np.all(share[example["tile"] == 0] < 0.15)
 
 
 def test_class_is_the_dominant_group() -> None:
     reader = MiniReader("mini_flair", sizes={"train": 20})
-    for _, example in reader.examples("train"):
+    for example in examples_of(reader, "train"):
         counts = np.bincount(example["dense"][example["dense"] >= 0], minlength=6)
         if counts.max() > 0.7 * counts.sum():
             assert example["tile"] == counts.argmax()
@@ -125,18 +126,18 @@ def test_tile_classes_are_balanced_enough(name: str) -> None:
 
 
 def test_the_same_tile_every_time() -> None:
-    first, second = (MiniReader("mini_planted", seed=1).example("val", 5) for _ in range(2))
+    first, second = (MiniReader("mini_planted", seed=1).example("val", "val_00005") for _ in range(2))
     assert first.keys() == second.keys()
     for key, value in first.items():
         np.testing.assert_array_equal(value, second[key])
 
 
 def test_seed_split_and_index_give_other_tiles() -> None:
-    first = MiniReader("mini_planted").example("train", 0)
+    first = MiniReader("mini_planted").example("train", "train_00000")
     others = [
-        MiniReader("mini_planted", seed=1).example("train", 0),
-        MiniReader("mini_planted").example("val", 0),
-        MiniReader("mini_planted").example("train", 1),
+        MiniReader("mini_planted", seed=1).example("train", "train_00000"),
+        MiniReader("mini_planted").example("val", "val_00000"),
+        MiniReader("mini_planted").example("train", "train_00001"),
     ]
     for other in others:
         assert not np.array_equal(first["modis"], other["modis"])
@@ -145,7 +146,7 @@ def test_seed_split_and_index_give_other_tiles() -> None:
 def test_all_sensors_see_the_same_ground() -> None:
     """Over the tiles' cells, near infrared from the air and from orbit, and radar's forests, go together."""
     naip, s2 = [], []
-    for _, example in MiniReader("mini_s2naip", sizes={"train": 16}).examples("train"):
+    for example in examples_of(MiniReader("mini_s2naip", sizes={"train": 16}), "train"):
         cells = example["naip"][3].astype(float).reshape(8, 8, 8, 8).mean((1, 3))
         summer = np.abs(example["s2_dates"] - 200) < 60
         naip.append((cells - cells.mean()).ravel() / cells.std())
@@ -158,10 +159,10 @@ def test_all_sensors_see_the_same_ground() -> None:
 
 def test_keys_and_splits() -> None:
     reader = MiniReader("mini_flair", sizes={"train": 2, "val": 1})
-    assert len(reader) == 3 and reader.splits() == ("train", "val")
-    keys = [key for split in reader.splits() for key, _ in reader.examples(split)]
+    assert num_tiles(reader) == 3 and reader.splits() == ("train", "val")
+    keys = [key for split in reader.splits() for key in reader.keys(split)]
     assert keys == ["train_00000", "train_00001", "val_00000"]
-    assert reader.example("val", 0)["id"] == "mini_flair_val_00000"
+    assert reader.example("val", "val_00000")["id"] == "mini_flair_val_00000"
     assert len(MiniReader("mini_flair")) == sum(MINI_SIZES["mini_flair"].values())
 
 
@@ -169,6 +170,6 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown mini dataset 'mini_mars'; there are: mini_treesatai_ts"):
         MiniReader("mini_mars")
     with pytest.raises(ValueError, match="mini_flair has no split 'exam'; it has train, val"):
-        list(MiniReader("mini_flair").examples("exam"))
+        MiniReader("mini_flair").keys("exam")
     with pytest.raises(ValueError, match="no split 'exam'"):
         MiniReader("mini_flair", sizes={"exam": 1})

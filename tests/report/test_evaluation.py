@@ -60,7 +60,7 @@ def test_padding_does_not_change_the_scores():
                 wrong = np.where(batch.labels["valid"][:, None], batch.labels["tile"], garbage)
                 yield batch.replace(labels=batch.labels | {"tile": wrong})
 
-        plan = make_plan(dataclasses.replace(CARD, dense_classes=()))
+        plan = make_plan(dataclasses.replace(CARD, dense_label="none"))
         return probe_dataset(plan, batches, toy_features, NETWORKS, EvaluateSettings(pictures=0))[0]
 
     assert score(0.0) == score(1.0)
@@ -75,7 +75,7 @@ def test_a_single_class_task_is_scored_by_accuracy():
         multi_hot = np.stack([batch.labels["tile"] == k for k in range(3)], axis=1).astype(np.float32)
         return toy_features(params, batch.replace(labels=batch.labels | {"tile": multi_hot}))
 
-    plan = make_plan(dataclasses.replace(CARD, tile_label="class", dense_classes=()))
+    plan = make_plan(dataclasses.replace(CARD, tile_label="class", dense_label="none"))
     scores, pictures = probe_dataset(plan, batches, extract, NETWORKS, EvaluateSettings(pictures=0))
     assert [(score.metric, score.pretrained) for score in scores] == [("accuracy", 1.0), ("macro F1", 1.0)]
     assert pictures == []

@@ -19,10 +19,10 @@ def test_dense_is_probed_on_the_sensor_of_the_label_and_shown_on_the_finest(plan
     ("changes", "tasks"),
     [
         ({"tile_label": "none"}, ("dense",)),
-        ({"dense_classes": (), "dense_colours": ()}, ("tile",)),
+        ({"dense_label": "none"}, ("tile",)),
         ({"dense_metres": 5.0}, ("tile",)),
         ({"sensors": ("aerial", "modis")}, ("tile",)),
-        ({"tile_label": "none", "dense_classes": ()}, ()),
+        ({"tile_label": "none", "dense_label": "none"}, ()),
     ],
 )
 def test_tasks_are_those_with_labels_that_fit(changes, tasks):

@@ -16,7 +16,7 @@ from tests.report.toy import CARD, toy_batch
 
 CARDS = {
     "toy": dataclasses.replace(CARD, sensors=("s2",), natural_colour={"s2": (2, 1, 0)}),
-    "bare": dataclasses.replace(CARD, name="bare", title="Bare", tile_label="none", dense_classes=()),
+    "bare": dataclasses.replace(CARD, name="bare", title="Bare", tile_label="none", dense_label="none"),
     "gone": dataclasses.replace(CARD, name="gone", title="Gone"),
 }
 MODEL = dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("s2",))

@@ -15,6 +15,7 @@ CARD = DatasetCard(
     splits=("train", "val"),
     tile_label="multi_label",
     tile_classes=("wood", "water", "never"),
+    dense_label="segmentation",
     dense_classes=("wood", "water", "town"),
     dense_colours=("#0b3d2e", "#2274a5", "#d7263d"),
     natural_colour={"aerial": (0, 1, 2), "s2": (2, 1, 0)},

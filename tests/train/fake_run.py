@@ -20,7 +20,9 @@ from data_pipelines.registry import DatasetEntry
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 
 SENSORS = ("spot", "s2")
-FAKE_CARD = dataclasses.replace(CARD, name="fake_run", sensors=SENSORS, arrays={"spot": "uint8", "s2": "uint16"})
+FAKE_CARD = dataclasses.replace(
+    CARD, name="fake_run", sensors=SENSORS, arrays={"spot": "uint8", "s2": "uint16"}, masks={"s2": "pixel"}
+)
 
 
 class SmallReader(FakeReader):
@@ -28,9 +30,9 @@ class SmallReader(FakeReader):
 
     card = FAKE_CARD
 
-    def examples(self, split):
-        for key, example in super().examples(split):
-            yield key, {name: value for name, value in example.items() if not name.startswith(("s1-asc", "modis"))}
+    def example(self, split, key):
+        example = super().example(split, key)
+        return {name: value for name, value in example.items() if not name.startswith(("s1-asc", "modis"))}
 
 
 def get_config() -> ConfigDict:

@@ -69,6 +69,6 @@ def test_a_tile_without_any_sensor_is_refused():
 
 
 def test_a_sensor_of_ones_own(monkeypatch):
-    monkeypatch.setitem(SENSORS, "planet", Sensor("planet", "series", ("R", "G", "B"), 5.0, date_period=367.0))
-    batch = to_batch(make_data("planet", "s2"), 10, ("planet", "s2"))
-    assert batch.observations["planet"].values.shape == (2, 4, 3, 12, 12)
+    monkeypatch.setitem(SENSORS, "rapideye", Sensor("rapideye", "series", ("R", "G", "B"), 5.0, date_period=367.0))
+    batch = to_batch(make_data("rapideye", "s2"), 10, ("rapideye", "s2"))
+    assert batch.observations["rapideye"].values.shape == (2, 4, 3, 12, 12)

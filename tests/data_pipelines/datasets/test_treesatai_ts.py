@@ -1,7 +1,7 @@
 """TreeSatAI-TS: an archive written here in the published layout, and the real sample."""
 
-import builtins
 import json
+import sys
 
 import h5py
 import numpy as np
@@ -9,10 +9,12 @@ import pytest
 import rasterio
 
 from data_pipelines import load
+from data_pipelines.card import num_tiles
 from data_pipelines.datasets.treesatai_ts import CARD, GENERA, LABELS, TreeSatReader, holds_raw
+from data_pipelines.features import check_card, check_example
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
-from tests.data_pipelines.fake_reader import data_config
+from tests.data_pipelines.fake_reader import data_config, examples_of
 
 S2_DAYS = ("20200105", "20200301", "20201231")
 S1_DAYS = ("20191231", "20200102")
@@ -69,7 +71,7 @@ def archive(tmp_path):
 
 
 def example_of(archive, split="train", number=1):
-    return list(TreeSatReader(archive).examples(split))[number][1]
+    return examples_of(TreeSatReader(archive), split)[number]
 
 
 def test_written_values_come_back(archive):
@@ -79,9 +81,24 @@ def test_written_values_come_back(archive):
     np.testing.assert_array_equal(example["s2"], arrays["sen-2-data"])
     np.testing.assert_array_equal(example["s1-asc"], arrays["sen-1-asc-data"])
     assert example["s2_dates"].tolist() == [4, 60, 365]  # 2020 has a 29 February
-    assert example["s1-asc_dates"].tolist() == [364, 1]
+    assert example["s1-asc_dates"].tolist() == [364, 1]  # of 2019 and of 2020
     assert [example[s].dtype for s in CARD.sensors] == [np.uint8, np.uint16, np.float32]
+    assert example["s2_years"].tolist() == [2020, 2020, 2020] and example["s1-asc_years"].tolist() == [2019, 2020]
     assert example["s2_mask"].all() and example["s1-asc_mask"].all()
+    assert example["crs"] == "EPSG:25832" and example["transform"].tolist() == [0.2, 0.0, 5e5, 0.0, -0.2, 5.7e6]
+    check_example(CARD, "Abies_1", example)
+
+
+def test_the_layers_of_clouds_and_snow_are_kept_as_percent(archive):
+    arrays = sentinel_arrays(0)
+    arrays["sen-2-masks"][0, 0, 2, 3] = 80.0  # snow
+    arrays["sen-2-masks"][0, 1, 2, 3] = 30.4  # cloud
+    arrays["sen-2-masks"][1, 1, 5, 5] = 60.4
+    arrays["sen-2-masks"][2, 5] = 99.0  # a layer that says nothing
+    write_sentinel(archive / "sentinel" / "Abies_1.h5", arrays)
+    cloud = example_of(archive)["s2_cloud"]
+    assert cloud.dtype == np.uint8 and cloud.shape == (3, 1, 6, 6)
+    assert {tuple(i): int(cloud[tuple(i)]) for i in np.argwhere(cloud)} == {(0, 0, 2, 3): 80, (1, 0, 5, 5): 60}
 
 
 def test_bands_are_red_green_blue_infrared(archive):
@@ -102,21 +119,21 @@ def test_series_are_put_in_order(archive):
 
 def test_genera_count_above_seven_percent(archive):
     labels = {
-        e["id"]: [GENERA[i] for i in np.flatnonzero(e["tile"])] for _, e in TreeSatReader(archive).examples("train")
+        e["id"]: [GENERA[i] for i in np.flatnonzero(e["tile"])] for e in examples_of(TreeSatReader(archive), "train")
     }
     assert labels == {"Fagus_2": ["Cleared", "Fagus"], "Abies_1": ["Abies"]}
 
 
 def test_tiles_on_disk_are_read_and_counted(archive):
     reader = TreeSatReader(archive)
-    assert len(reader) == 3 and reader.splits() == ("train", "test")
+    assert num_tiles(reader) == 3 and reader.splits() == ("train", "test")
     assert "4 of 5 listed tiles" in reader.summary and "1 without a genus above 7% left out" in reader.summary
 
 
 def test_a_tile_in_two_lists_is_held_out(archive):
     (archive / "val_filenames.lst").write_text("Abies_1.tif\nAcer_3.tif\n")
     reader = TreeSatReader(archive)
-    names = {split: [key for key, _ in reader.examples(split)] for split in reader.splits()}
+    names = {split: list(reader.keys(split)) for split in reader.splits()}
     assert names == {"train": ["Fagus_2"], "val": ["Abies_1"], "test": ["Acer_3"]}
 
 
@@ -162,7 +179,7 @@ def test_missing_lists_and_labels(archive, name):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        (LABELS, '{"Abies_1.tif": [', "no JSON"),
+        (LABELS, '{"Abies_1.tif": [', "cannot be read"),
         (LABELS, "[]", "expected tile names with lists"),
         (LABELS, "{}", r"no labels of tile \w+\.tif"),
         (LABELS, json.dumps({f"{n}.tif": [["Palma", 1.0]] for n in TILES}), "Palma.*expected pairs"),
@@ -186,7 +203,7 @@ def cut(path):
 def test_unreadable_files(archive, name, how):
     path = archive / name
     cut(path) if how == "cut" else path.write_bytes({"empty": b"", "text": b"<html>not found</html>"}[how])
-    with pytest.raises(ValueError, match=rf"{path} cannot be read .* expected .*; download it again"):
+    with pytest.raises(ValueError, match=rf"{path} cannot be read .* expected .*; download or copy it again"):
         example_of(archive)
 
 
@@ -227,6 +244,9 @@ SPOILED = {
         replace("sen-2-products", lambda a: a[:2]),
         r"'sen-2-products' is \(2,\); expected one name for each of 3",
     ),
+    "no clouds": (lambda a: a.pop("sen-2-masks"), r"has no \['sen-2-masks'\]"),
+    "clouds": (put("sen-2-masks", (0, 1, 2, 2), 101.0), "'sen-2-masks' is .* outside 0 to 100"),
+    "clouds' dates": (replace("sen-2-masks", lambda a: a[:2]), r"sen-2-masks.*\(3, 2 or more, 6, 6\)"),
     "no dates": (lambda a: a.update({k: v[:0] for k, v in a.items()}), "each of 0 > 0 dates"),
     "NaN": (put("sen-1-asc-data", (0, 0, 1, 1), np.nan), "1 values of 'sen-1-asc-data' are NaN or infinite"),
     "infinite": (put("sen-2-data", (0, 0, 1, 1), np.inf), "1 values of 'sen-2-data' are NaN or infinite"),
@@ -251,14 +271,7 @@ def test_spoiled_series(archive, case):
 
 @pytest.mark.parametrize("package", ["rasterio", "h5py"])
 def test_without_the_readers_the_error_says_what_to_install(archive, monkeypatch, package):
-    real_import = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == package:
-            raise ImportError(f"no module named {name}")
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
     with pytest.raises(ImportError, match=rf"needs {package}: pip install -e '\.\[data\]'"):
         example_of(archive)
 
@@ -276,7 +289,11 @@ def test_the_real_tile(real_data, tmp_path, monkeypatch, capsys):
     assert "1 of 50381 listed tiles" in capsys.readouterr().err
     with h5py.File(root / "sentinel" / f"{REAL}.h5") as file, rasterio.open(root / "aerial" / f"{REAL}.tif") as image:
         s2, s1, aerial = file["sen-2-data"][()], file["sen-1-asc-data"][()], image.read()
-    (example,) = (e for _, e in TreeSatReader(root).examples("train"))
+    (example,) = examples_of(TreeSatReader(root), "train")
+    check_card(CARD)
+    check_example(CARD, REAL, example)
+    assert example["crs"] == "EPSG:25832" and set(example["s2_years"]) == {2020}
+    assert example["s2_cloud"].max() == 100 and example["s2_cloud"].min() == 0
     np.testing.assert_array_equal(example["s2"], s2)
     np.testing.assert_array_equal(example["s1-asc"], s1)
     assert (example["s2_dates"][0], example["s2_dates"][-1], example["s1-asc_dates"][0]) == (1, 364, 2)
