@@ -1,0 +1,36 @@
+"""Bands by name: from the order of a file to the order of a sensor, and the radar's ratio band."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Num
+
+SMALLEST_POWER = 1e-10  # linear power below any real backscatter, so that a ratio stays finite
+
+
+def pick_bands(
+    values: Num[np.ndarray, "*T c H W"], file_bands: Sequence[str], bands: Sequence[str]
+) -> Num[np.ndarray, "*T C H W"]:
+    """The bands that a sensor wants, in its order, out of those of a file.
+
+    Raises:
+      ValueError: the file has another number of bands than names, or lacks one.
+    """
+    missing = [band for band in bands if band not in file_bands]
+    if values.shape[-3] != len(file_bands) or missing:
+        raise ValueError(f"{values.shape[-3]} bands, expected {tuple(file_bands)} with all of {tuple(bands)}")
+    order = [list(file_bands).index(band) for band in bands]
+    return np.ascontiguousarray(values[..., order, :, :])
+
+
+def with_ratio(power: Float32[np.ndarray, "*T 2 H W"]) -> Float32[np.ndarray, "*T 3 H W"]:
+    """Two polarisations in linear power and their ratio, first over second."""
+    first, second = power[..., :1, :, :], power[..., 1:2, :, :]
+    ratio = first / np.maximum(second, np.float32(SMALLEST_POWER))
+    return np.concatenate([power, ratio], axis=-3).astype(np.float32)
+
+
+def with_ratio_of_decibels(decibels: Float32[np.ndarray, "*T 2 H W"]) -> Float32[np.ndarray, "*T 3 H W"]:
+    """Two polarisations in dB and their ratio in dB, which is their difference: a quotient of dB is no power ratio."""
+    ratio = decibels[..., :1, :, :] - decibels[..., 1:2, :, :]
+    return np.concatenate([decibels, ratio], axis=-3).astype(np.float32)

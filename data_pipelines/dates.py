@@ -1,0 +1,53 @@
+"""Dates of acquisition as examples keep them: day of the year from 0, and the year beside it.
+
+All are calendar days in UTC, as satellites' product names give them; a machine's time zone never plays a part.
+"""
+
+import datetime
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int, Int16, Int32, Shaped
+
+
+def parse_day(text: str, where: str) -> datetime.date:
+    """The day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd.
+
+    Args:
+      text: e.g. "20190917T101031" or "2019/09/17".
+      where: file and field, for the error.
+
+    Raises:
+      ValueError: it tells no day.
+    """
+    digits = text.strip()[:10].replace("-", "").replace("/", "")[:8]
+    try:
+        return datetime.datetime.strptime(digits, "%Y%m%d").date()
+    except ValueError:
+        raise ValueError(f"{where}: {text!r} tells no day; expected yyyymmdd or yyyy-mm-dd") from None
+
+
+def day_fields(sensor: str, days: Sequence[datetime.date]) -> dict[str, Shaped[np.ndarray, "T"]]:
+    """`<sensor>_dates`, days of the year from 0, and `<sensor>_years`, of days in time order."""
+    return {
+        f"{sensor}_dates": np.asarray([day.timetuple().tm_yday - 1 for day in days], np.int32),
+        f"{sensor}_years": np.asarray([day.year for day in days], np.int16),
+    }
+
+
+def in_time_order(days: Sequence[datetime.date]) -> Int[np.ndarray, "T"]:
+    """Positions that put days in time order; equal days keep theirs."""
+    return np.asarray(sorted(range(len(days)), key=days.__getitem__), np.int64)
+
+
+def from_epoch_milliseconds(stamps: Iterable[float]) -> list[datetime.date]:
+    """Days of milliseconds since 1970 in UTC."""
+    start = datetime.datetime(1970, 1, 1)
+    return [(start + datetime.timedelta(milliseconds=float(stamp))).date() for stamp in stamps]
+
+
+def days_since(origin: str, dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
+    """Days from `origin` ("yyyy-mm-dd") to dates given by day of the year from 0 and year."""
+    start = datetime.date.fromisoformat(origin).toordinal()
+    january = np.asarray([datetime.date(int(year), 1, 1).toordinal() for year in years], np.int64)
+    return (january + dates - start).astype(np.int32)

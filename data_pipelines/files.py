@@ -1,0 +1,184 @@
+"""Reading raw files, each with an error that names the file, says what was expected and what to do.
+
+The packages that only raw archives need (rasterio, h5py) are imported where they are used.
+"""
+
+import contextlib
+import csv
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+_AGAIN = "download or copy it again"
+
+
+def inside(root: pathlib.Path, name: str) -> pathlib.Path:
+    """`root / name`, for names that come from metadata or archives.
+
+    Raises:
+      ValueError: the name is empty, absolute, or leads out of `root` (also by a link).
+    """
+    path = root / name
+    if not name.strip() or "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{name!r} leads out of {root}; the archive's metadata may only name files inside it")
+    return path
+
+
+def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
+    """What stands between prefix and suffix in a folder's file names; one listing, not a question for each tile."""
+    if not folder.is_dir():
+        return set()
+    names = (path.name for path in folder.iterdir())
+    return {n[len(prefix) : len(n) - len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix)}
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path, expected: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns what a library says of a damaged file into a ValueError; a missing file stays a FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no {path}; expected {expected}") from None
+    except (OSError, *errors) as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected {expected}; {_AGAIN}") from error
+
+
+def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dtype: Any, expected: str) -> np.ndarray:
+    """The array, if it is of this shape (None: any length) and of one of these dtypes or kinds ("uint8", "iu", "f").
+
+    Raises:
+      ValueError: it is not; the message names the file.
+    """
+    kinds = (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    is_array = isinstance(array, np.ndarray)
+    fits = is_array and len(array.shape) == len(shape) and all(w in (None, g) for g, w in zip(array.shape, shape))
+    if not fits or not any(array.dtype == k if _is_dtype(k) else array.dtype.kind in k for k in kinds):
+        found = f"{array.dtype} {array.shape}" if is_array else type(array).__name__
+        raise ValueError(f"{path} is {found}; expected {expected}")
+    return array
+
+
+def _is_dtype(kind: str) -> bool:
+    return len(kind) > 3 or kind[-1:].isdigit()
+
+
+def read_raster(
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """All bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
+      ImportError: rasterio is not installed.
+    """
+    rasterio = _import("rasterio", path)
+    import warnings
+
+    with explained(path, expected, rasterio.errors.RasterioError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        with rasterio.open(path) as file:
+            values, place = file.read(), georeference(file.crs, file.transform)
+    return check_array(path, values, shape, dtype, expected), place
+
+
+def georeference(crs: Any, transform: Any) -> dict[str, Any]:
+    """A tile's place as an example keeps it; "" and NaN without a coordinate system."""
+    if crs is None:
+        return {"crs": "", "transform": np.full(6, np.nan)}
+    return {"crs": crs.to_string(), "transform": np.asarray(tuple(transform)[:6], np.float64)}
+
+
+def read_npy(path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str) -> np.ndarray:
+    """A `.npy` array; nothing in the file is executed.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.
+    """
+    with explained(path, expected, ValueError, EOFError):
+        array = np.load(path, allow_pickle=False)
+    return check_array(path, array, shape, dtype, expected)
+
+
+def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
+    """All arrays of a `.npz` file by name; nothing in the file is executed.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, unreadable, or pickled.
+    """
+    import zipfile
+    import zlib
+
+    errors = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError)
+    with explained(path, expected, *errors), np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def read_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, np.ndarray]:
+    """Whole datasets of an HDF5 file by key.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key.
+      ImportError: h5py is not installed.
+    """
+    h5py = _import("h5py", path)
+    with explained(path, expected, KeyError, RuntimeError, ValueError, TypeError), h5py.File(path) as file:
+        missing = [key for key in keys if key not in file]
+        arrays = {key: file[key][()] for key in keys if key in file}
+    if missing:
+        raise ValueError(f"{path} has no {missing}; expected {expected}")
+    return arrays
+
+
+def read_json(path: pathlib.Path, expected: str) -> Any:
+    """A JSON file.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or no JSON.
+    """
+    with explained(path, expected, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: pathlib.Path, expected: str) -> list[str]:
+    """The lines of a text file that are not empty, stripped.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or no text.
+    """
+    with explained(path, expected, UnicodeDecodeError):
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header that has (at least) these columns.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, no text, lacks a column, or a row is short of cells.
+    """
+    with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        rows, header = list(table), table.fieldnames or []
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise ValueError(f"{path} has columns {list(header)} and lacks {missing}; expected {expected}")
+    for number, row in enumerate(rows, start=2):
+        if any(row[column] is None for column in columns):
+            raise ValueError(f"{path}, line {number}: fewer cells than the header's {len(header)}; expected {expected}")
+    return rows
+
+
+def _import(package: str, path: pathlib.Path) -> Any:
+    import importlib
+
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs {package}: pip install -e '.[data]'") from error
+    if package == "rasterio":
+        importlib.import_module("rasterio.errors")
+    return module
