@@ -63,7 +63,7 @@ def complete_example(card: DatasetCard, example: Example) -> Example:
     """Adds which of the card's `optional` sensors are there; the others get arrays without dates, or of zeros."""
     spec, complete = example_spec(card), dict(example)
     for name in card.optional:
-        present = name in example
+        present = bool(example.get(f"{name}_present", name in example))
         complete[f"{name}_present"] = np.asarray(present)
         if not present:
             fields = [key for key in _sensor_spec(card, name) if key in spec]

@@ -163,7 +163,7 @@ def test_keys_and_splits() -> None:
     keys = [key for split in reader.splits() for key in reader.keys(split)]
     assert keys == ["train_00000", "train_00001", "val_00000"]
     assert reader.example("val", "val_00000")["id"] == "mini_flair_val_00000"
-    assert len(MiniReader("mini_flair")) == sum(MINI_SIZES["mini_flair"].values())
+    assert num_tiles(MiniReader("mini_flair")) == sum(MINI_SIZES["mini_flair"].values())
 
 
 def test_unknown_names_are_refused() -> None:

@@ -1,0 +1,31 @@
+"""Bands by name, and the ratio of a radar's polarisations."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
+
+
+def test_bands_are_found_by_name():
+    values = np.arange(3)[None, :, None, None] * np.ones((2, 1, 4, 4), np.int16)
+    picked = pick_bands(values, ("NIR", "G", "R"), ("R", "NIR"))
+    assert picked.shape == (2, 2, 4, 4) and picked[0, :, 0, 0].tolist() == [2, 0] and picked.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("file_bands", "bands"), [(("R", "G"), ("R",)), (("R", "G", "B"), ("R", "NIR"))])
+def test_other_bands_are_refused(file_bands, bands):
+    with pytest.raises(ValueError, match=r"3 bands, expected \("):
+        pick_bands(np.zeros((3, 2, 2)), file_bands, bands)
+
+
+def test_the_ratio_of_powers_is_a_quotient_and_of_decibels_a_difference():
+    power = np.array([[0.2, 0.1], [0.05, 0.02]], np.float32)[:, :, None, None]
+    decibels = 10 * np.log10(power)
+    linear, logarithmic = with_ratio(power), with_ratio_of_decibels(decibels)
+    np.testing.assert_allclose(linear[:, 2, 0, 0], [2.0, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(logarithmic[:, 2], 10 * np.log10(linear[:, 2]), rtol=1e-5)
+    assert linear.dtype == logarithmic.dtype == np.float32
+
+
+def test_the_ratio_stays_finite_where_nothing_came_back():
+    assert np.isfinite(with_ratio(np.array([1.0, 0.0], np.float32)[:, None, None])).all()

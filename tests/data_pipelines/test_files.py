@@ -1,0 +1,152 @@
+"""Raw files: whatever is wrong with one, the error names it, says what was expected and what to do."""
+
+import json
+import pickle
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+
+from data_pipelines import files
+
+EXPECTED = "what there should be"
+
+
+def write_raster(path, values, **profile):
+    shape = dict(count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype)
+    with rasterio.open(path, "w", driver="GTiff", **shape, **profile) as file:
+        file.write(values)
+
+
+def test_names_stay_inside(tmp_path):
+    assert files.inside(tmp_path, "a/b.tif") == tmp_path / "a" / "b.tif"
+
+
+@pytest.mark.parametrize("name", ["../x.tif", "/etc/passwd", "a/../../x", "", " ", "a\0b"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="leads out of .*; the archive's metadata may only name files inside"):
+        files.inside(tmp_path, name)
+
+
+def test_links_that_lead_out_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="leads out of"):
+        files.inside(tmp_path / "in", "link/secret")
+
+
+def test_stems_lie_between_prefix_and_suffix(tmp_path):
+    for name in ("S2_1.npy", "S2_22.npy", "S1_1.npy", "S2_3.txt"):
+        (tmp_path / name).touch()
+    assert files.stems(tmp_path, ".npy", "S2_") == {"1", "22"} and files.stems(tmp_path / "none", ".npy") == set()
+
+
+def test_a_raster_comes_with_its_place(tmp_path):
+    values = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    write_raster(tmp_path / "a.tif", values, crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 6e6))
+    got, place = files.read_raster(tmp_path / "a.tif", (2, None, 4), "uint16", EXPECTED)
+    np.testing.assert_array_equal(got, values)
+    assert place["crs"] == "EPSG:32632" and place["transform"].tolist() == [10, 0, 5e5, 0, -10, 6e6]
+
+
+def test_a_raster_without_a_place_says_so(tmp_path):
+    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.uint8))
+    _, place = files.read_raster(tmp_path / "a.tif", (1, 2, 2), "uint8", EXPECTED)
+    assert place["crs"] == "" and np.isnan(place["transform"]).all()
+
+
+READERS = {
+    "a.tif": lambda path: files.read_raster(path, (1, 2, 2), "uint8", EXPECTED),
+    "a.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED),
+    "a.npz": lambda path: files.read_npz(path, EXPECTED),
+    "a.h5": lambda path: files.read_hdf5(path, ["x"], EXPECTED),
+    "a.json": lambda path: files.read_json(path, EXPECTED),
+    "a.txt": lambda path: files.read_lines(path, EXPECTED),
+    "a.csv": lambda path: files.read_table(path, ["x"], EXPECTED),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_missing_files_are_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=rf"no .*{name}; expected {EXPECTED}"):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_unreadable_files_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00 nothing like it")
+    with pytest.raises(ValueError, match=rf"(?s){name} cannot be read .*; expected {EXPECTED}; download or copy it"):
+        READERS[name](tmp_path / name)
+
+
+WRITERS = {
+    "a.tif": lambda path: write_raster(path, np.random.default_rng(0).integers(0, 9, (1, 90, 90), np.uint8)),
+    "a.npy": lambda path: np.save(path, np.zeros(999)),
+    "a.npz": lambda path: np.savez(path, x=np.zeros(999)),
+    "a.json": lambda path: path.write_text(json.dumps(list(range(99)))),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_truncated_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        READERS[name](path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_pickles_are_never_opened(tmp_path, name):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    path, values = tmp_path / name, np.array([Bomb()], object)
+    np.save(path, values) if name == "a.npy" else np.savez(path, x=values)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read .*allow_pickle=False"):
+        READERS[name](path)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        READERS[name](path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 3), "f"), ((None, 4), "f"), ((2, 3, 1), "f"), ((2, None), "int32")])
+def test_other_shapes_and_dtypes_are_refused(tmp_path, shape, dtype):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3), np.float32) if dtype == "int32" else np.zeros((3, 3), np.float32))
+    with pytest.raises(ValueError, match=rf"a\.npy is float32 \(\d, 3\); expected {EXPECTED}"):
+        files.read_npy(tmp_path / "a.npy", shape, dtype, EXPECTED)
+
+
+def test_several_dtypes_may_be_allowed(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3), np.int16))
+    assert files.read_npy(tmp_path / "a.npy", (None, 3), ("float32", "i"), EXPECTED).dtype == np.int16
+
+
+def test_hdf5_keys_that_are_missing_are_named(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.arange(3)
+    assert files.read_hdf5(tmp_path / "a.h5", ["x"], EXPECTED)["x"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"a\.h5 has no \['y'\]"):
+        files.read_hdf5(tmp_path / "a.h5", ["x", "y"], EXPECTED)
+
+
+def test_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbfx,y\r\n1,2\r\n3,\r\n")
+    assert files.read_table(path, ["x", "y"], EXPECTED) == [{"x": "1", "y": "2"}, {"x": "3", "y": ""}]
+    with pytest.raises(ValueError, match=r"has columns \['x', 'y'\] and lacks \['z'\]"):
+        files.read_table(path, ["x", "z"], EXPECTED)
+    path.write_text("x,y\n1,2\n3\n")
+    with pytest.raises(ValueError, match=r"a\.csv, line 3: fewer cells"):
+        files.read_table(path, ["x", "y"], EXPECTED)
+
+
+@pytest.mark.parametrize(("package", "name"), [("rasterio", "a.tif"), ("h5py", "a.h5")])
+def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch, package, name):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs {package}: pip install -e '\.\[data\]'"):
+        READERS[name](tmp_path / name)
