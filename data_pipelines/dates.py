@@ -27,6 +27,24 @@ def parse_day(text: str, where: str) -> datetime.date:
         raise ValueError(f"{where}: {text!r} tells no day; expected yyyymmdd or yyyy-mm-dd") from None
 
 
+def parse_day_of_year(text: str, where: str) -> datetime.date:
+    """The day of a text yyyyddd, a year and a day of it counted from 1, as HLS names have it.
+
+    Args:
+      text: e.g. "2018285".
+      where: file or field, for the error.
+
+    Raises:
+      ValueError: it tells no day, or the year has no such day.
+    """
+    if not (len(text) == 7 and text.isascii() and text.isdigit() and int(text[:4])):
+        raise ValueError(f"{where}: {text!r} tells no day; expected yyyyddd")
+    day = datetime.date(int(text[:4]), 1, 1).toordinal() + int(text[4:]) - 1
+    if not 1 <= int(text[4:]) <= 366 or datetime.date.fromordinal(day).year != int(text[:4]):
+        raise ValueError(f"{where}: {text!r} tells no day; the year {text[:4]} has no day {int(text[4:])}")
+    return datetime.date.fromordinal(day)
+
+
 def day_fields(sensor: str, days: Sequence[datetime.date]) -> dict[str, Shaped[np.ndarray, "T"]]:
     """`<sensor>_dates`, days of the year from 0, and `<sensor>_years`, of days in time order."""
     return {

@@ -6,7 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines.dates import day_fields, days_since, from_epoch_milliseconds, in_time_order, parse_day
+from data_pipelines.dates import (
+    day_fields,
+    days_since,
+    from_epoch_milliseconds,
+    in_time_order,
+    parse_day,
+    parse_day_of_year,
+)
 
 DAYS = [datetime.date(2018, 12, 31), datetime.date(2019, 1, 1), datetime.date(2020, 12, 31)]
 
@@ -20,6 +27,19 @@ def test_days_are_read_however_they_are_written(text):
 def test_what_is_no_day_is_refused_with_its_place(text):
     with pytest.raises(ValueError, match=r"dates\.csv, line 3: .* tells no day; expected yyyymmdd"):
         parse_day(text, "dates.csv, line 3")
+
+
+def test_days_of_a_year_count_from_one_and_know_leap_years():
+    assert parse_day_of_year("2018285", "here") == datetime.date(2018, 10, 12)
+    assert parse_day_of_year("2020366", "here") == datetime.date(2020, 12, 31)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2018", "20181012", "2018x85", "0000001", "2018000", "2018367", "2019366", "²018285"]
+)
+def test_what_is_no_day_of_a_year_is_refused_with_its_place(text):
+    with pytest.raises(ValueError, match="a_merged.tif: .* tells no day"):
+        parse_day_of_year(text, "a_merged.tif")
 
 
 def test_days_count_from_zero_and_years_are_kept():
