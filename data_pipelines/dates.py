@@ -69,3 +69,9 @@ def days_since(origin: str, dates: Int32[np.ndarray, "T"], years: Int16[np.ndarr
     start = datetime.date.fromisoformat(origin).toordinal()
     january = np.asarray([datetime.date(int(year), 1, 1).toordinal() for year in years], np.int64)
     return (january + dates - start).astype(np.int32)
+
+
+def calendar_days(dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> list[datetime.date]:
+    """The days of dates given by day of the year from 0 and year: what `day_fields` was made from."""
+    januaries = [datetime.date(int(year), 1, 1) for year in years]
+    return [january + datetime.timedelta(days=int(day)) for january, day in zip(januaries, dates, strict=True)]

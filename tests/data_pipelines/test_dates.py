@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.dates import (
+    calendar_days,
     day_fields,
     days_since,
     from_epoch_milliseconds,
@@ -46,6 +47,11 @@ def test_days_count_from_zero_and_years_are_kept():
     fields = day_fields("s2", DAYS)
     assert fields["s2_dates"].tolist() == [364, 0, 365] and fields["s2_dates"].dtype == np.int32
     assert fields["s2_years"].tolist() == [2018, 2019, 2020] and fields["s2_years"].dtype == np.int16
+
+
+def test_day_and_year_give_the_calendar_day():
+    fields = day_fields("s2", DAYS)
+    assert calendar_days(fields["s2_dates"], fields["s2_years"]) == DAYS
 
 
 def test_days_since_an_origin_run_on_over_the_new_year():
