@@ -6,6 +6,7 @@ The packages that only raw archives need (rasterio, h5py) are imported where the
 import contextlib
 import csv
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
     """What stands between prefix and suffix in a folder's file names; one listing, not a question for each tile."""
     if not folder.is_dir():
         return set()
-    names = (path.name for path in folder.iterdir())
+    names = os.listdir(folder)  # a Path for each of a million names would take seconds
     return {n[len(prefix) : len(n) - len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix)}
 
 
