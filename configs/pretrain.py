@@ -7,10 +7,12 @@ mini (default)     2 CPU cores  < 5 min    probes of the frozen teacher beat the
 treesatai_ts       2 CPU cores  minutes    both losses fall; one tile is enough to try
 treesatai_ts,base  8 x H100     not run    aims at the paper's wF1 75.1 after fine-tuning
 geoplex            8 x H100     not run    aims at the paper's tables
+prepared,NAME      2 CPU cores  minutes    depends on the data: NAME is any prepared dataset, your own too
 
-docs/RESULTS.md has what was measured. geoplex names five datasets; those without a reader yet are refused by name.
-All but mini want --config.data.root=DIR, the folder of the downloads. Any value can be overridden, for instance
---config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir goes on.
+docs/RESULTS.md has what was measured. All but mini want --config.data.root=DIR, the folder of the downloads or of what
+`python -m data_pipelines prepare` made of them. `prepared` takes several names: prepared,fields,forests. Any value can
+be overridden, for instance --config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir goes
+on.
 """
 
 from ml_collections import ConfigDict
@@ -26,8 +28,10 @@ def get_config(arg: str = "mini") -> ConfigDict:
       ValueError: there is no such name.
     """
     makers = dict(zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base), strict=True))
+    if arg.startswith("prepared,") and (names := [name for name in arg.split(",")[1:] if name]):
+        return prepared(*names)
     if arg not in makers:
-        raise ValueError(f"configs/pretrain.py has no {arg!r}; it has {' | '.join(NAMES)}")
+        raise ValueError(f"configs/pretrain.py has no {arg!r}; it has {' | '.join(NAMES)} | prepared,NAME,...")
     return makers[arg]()
 
 
@@ -51,7 +55,7 @@ def common() -> ConfigDict:
     config.model.predictor_depth = placeholder(int)
     config.model.predictor_heads = placeholder(int)
     config.model.positions = "paper"  # or released, for the published weights
-    config.model.sensors = placeholder(tuple)  # None: all eleven
+    config.model.sensors = placeholder(tuple)  # None: those of the datasets
     config.model.remat = False  # less memory, about a third more compute
     config.model.dropout = True
 
@@ -100,9 +104,21 @@ def common() -> ConfigDict:
     return config
 
 
-def dataset(batch_size: int, patch_sizes: tuple[int, ...], max_dates: int, weight: float = 1.0) -> ConfigDict:
+def dataset(
+    batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
+) -> ConfigDict:
     """One dataset: batch size over all devices, patch sizes in metres, dates kept of each series, draw weight."""
-    return ConfigDict(dict(batch_size=batch_size, patch_sizes=patch_sizes, max_dates=max_dates, weight=weight))
+    section = ConfigDict(dict(batch_size=batch_size, weight=weight))
+    section.patch_sizes = placeholder(tuple)  # None: all that the dataset's card allows
+    section.max_dates = placeholder(int)  # None: all
+    section.temporal_dropout = 0.0  # share of the dates dropped at random in training
+    section.max_cloud = placeholder(float)  # percent; dates with more are left out, where the archive knows
+    section.date_buckets = ()  # lengths that series are padded to; (): one length
+    section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
+    section.dates = "day_of_year"  # or published: days since the card's date_origin
+    section.augment = True  # flips and quarter turns
+    section.update(dict(patch_sizes=patch_sizes, max_dates=max_dates))
+    return section
 
 
 def mini() -> ConfigDict:
@@ -156,23 +172,36 @@ def geoplex() -> ConfigDict:
     return config
 
 
+def prepared(*names: str) -> ConfigDict:
+    """A tiny model on datasets that were prepared before, or lie below data.root as published: all patch sizes."""
+    config = small_run("_".join(names))
+    config.data.datasets = ConfigDict({name: dataset(4, max_dates=24) for name in names})
+    return config
+
+
 def treesatai_ts() -> ConfigDict:
     """Real data on a laptop: a tiny model, as few tiles as there are below data.root."""
+    config = small_run("treesatai_ts")
+    config.model.sensors = ("aerial", "s2", "s1-asc")
+    config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
+    config.evaluate.probe = False  # nothing is held out of one tile
+    return config
+
+
+def small_run(name: str) -> ConfigDict:
+    """What a tiny model needs to learn anything within minutes."""
     config = common()
-    config.name = "treesatai_ts"
+    config.name = name
     config.total_steps = 150
     config.checkpoint_every = 50
     config.pretrain.mask_buckets = (1, 1)
     config.model.dim = 128
     config.model.dropout = False
     config.pretrain.ema_start = 0.97  # a short run
-    config.model.sensors = ("aerial", "s2", "s1-asc")
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
     config.optimizer.clip_norm = 1.0
-    config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
-    config.evaluate.probe = False  # nothing is held out of one tile
     return config
 
 

@@ -15,7 +15,7 @@ from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import ExampleTransform, collate
 
 
-def dataset_card(name: str) -> DatasetCard:
+def dataset_card(name: str, root: str | None = None) -> DatasetCard:
     """A dataset's facts: sensors, extent, patch sizes, labels, class names and colours.
 
     Raises:

@@ -90,7 +90,7 @@ def probe_all(config: ConfigDict, settings: EvaluateSettings, networks: Networks
 def _probe_one(
     config: ConfigDict, settings: EvaluateSettings, networks: Networks, name: str, findings: Findings, bar: tqdm
 ) -> None:
-    plan = make_plan(load.dataset_card(name))
+    plan = make_plan(load.dataset_card(name, config.data.root))
     if not plan.tasks:
         raise ValueError("it has no labels that a linear probe could learn")
     patch_size = settings.patch_size or _smallest_patch(config, plan)

@@ -85,7 +85,8 @@ class Ledger:
         batch = pending.fed.batch
         if not metrics["finite"]:
             raise NonFiniteError(self._complaint(pending, metrics["nonfinite_leaves"]))
-        self.record.add_step({name: float(metrics[f"loss_{name}"]) for name in self.record.losses})
+        losses = {name: float(metrics[f"loss_{name}"]) for name in self.record.losses}
+        self.record.add_step(losses, f"{batch.dataset} {batch.patch_size:g} m")
         tiles, seconds = self._throughput.lap(batch.batch_size)
         self.record.tiles += tiles
         self.record.seconds += seconds

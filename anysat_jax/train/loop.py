@@ -17,7 +17,8 @@ from anysat_jax.model.init import init_encoder
 from anysat_jax.report.pretraining import report_pretraining
 from anysat_jax.train import settings
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import ConfigError, Preempted
+from anysat_jax.train.datasets import prepare_data
+from anysat_jax.train.errors import Preempted
 from anysat_jax.train.feed import Fed, Feed
 from anysat_jax.train.ledger import Ledger
 from anysat_jax.train.log import RunLog
@@ -45,14 +46,14 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         run was asked to stop.
     """
     # ---------------------------------------------------------------- config, devices, mesh
-    model = settings.check(config)
+    settings.check(config)
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
 
     # ---------------------------------------------------------------- data
-    prepare_data(config, model)
+    config, model = prepare_data(config)
 
     # ---------------------------------------------------------------- state, loop
     optimizer = make_optimizer(config.optimizer, config.total_steps)
@@ -70,23 +71,6 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if jax.process_index() == 0:
         write_json(workdir / "summary.json", summary)
     return summary
-
-
-def prepare_data(config: ConfigDict, model: ModelConfig) -> None:
-    """Makes sure that every dataset is there, and that the model has a projector for each of its sensors.
-
-    Raises:
-      ConfigError: it is not so.
-    """
-    try:
-        cards = [load.dataset_card(name) for name in config.data.datasets]
-        for card in cards:
-            missing = [sensor for sensor in card.sensors if sensor not in model.sensors]
-            if missing:
-                raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
-        load.prepare(config.data)
-    except (ValueError, OSError) as error:  # the readers say what is wrong, in one sentence
-        raise ConfigError(str(error)) from error
 
 
 def train(

@@ -37,6 +37,7 @@ class RunRecord:
     Attributes:
       steps: updates made.
       losses: edges of each loss.
+      batches: steps of each "dataset patch-size m".
       tiles, seconds: summed over the steps during which nothing was compiled, for the throughput.
       programs: compiled programs of the last process that trained.
       resumed_from: step of the checkpoint that the last process which trained started from.
@@ -45,14 +46,17 @@ class RunRecord:
 
     steps: int = 0
     losses: dict[str, LossEdges] = dataclasses.field(default_factory=lambda: {name: LossEdges() for name in LOSSES})
+    batches: dict[str, int] = dataclasses.field(default_factory=dict)
     tiles: int = 0
     seconds: float = 0.0
     programs: int = 0
     resumed_from: int | None = None
     peak_memory_mb: float = 0.0
 
-    def add_step(self, losses: dict[str, float]) -> None:
+    def add_step(self, losses: dict[str, float], batch: str) -> None:
+        """Counts a step with its losses and its kind of batch, "dataset patch-size m"."""
         self.steps += 1
+        self.batches[batch] = self.batches.get(batch, 0) + 1
         for name in LOSSES:
             self.losses[name].add(losses[name])
 
@@ -88,6 +92,7 @@ def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
     nothing = {"random": None, "pretrained": None}
     return {
         "steps": record.steps,
+        "batches": dict(sorted(record.batches.items())),
         "loss": {name: edges.means() for name, edges in record.losses.items()},
         "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
         "compiled_programs": record.programs,

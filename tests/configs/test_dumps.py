@@ -18,7 +18,10 @@ def dump(config) -> str:
     return "".join(f"{name} = {value!r}\n" for name, value in settings.flatten(config).items())
 
 
-@pytest.mark.parametrize("name", pretrain.NAMES)
+DUMPED = (*pretrain.NAMES, "prepared,fields,forests")
+
+
+@pytest.mark.parametrize("name", DUMPED)
 def test_the_config_is_as_it_was(name):
     path = FOLDER / f"pretrain_{name.replace(',', '_')}.txt"
     text = dump(pretrain.get_config(name))
@@ -27,14 +30,15 @@ def test_the_config_is_as_it_was(name):
     assert path.read_text() == text, "run with ANYSAT_UPDATE_DUMPS=1 if the change is meant"
 
 
-@pytest.mark.parametrize("name", pretrain.NAMES)
+@pytest.mark.parametrize("name", DUMPED)
 def test_the_config_passes_its_own_checks(name):
     settings.check(pretrain.get_config(name))
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"has no 'huge'; it has mini \| geoplex"):
-        pretrain.get_config("huge")
+    for name in ("huge", "prepared", "prepared,"):
+        with pytest.raises(ValueError, match=rf"has no '{name}'; it has mini \| geoplex .*prepared,NAME"):
+            pretrain.get_config(name)
 
 
 def test_the_default_is_mini():

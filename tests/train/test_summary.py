@@ -10,14 +10,14 @@ from anysat_jax.train.summary import EDGE, RunRecord, make_summary, write_json
 def record_of(steps):
     record = RunRecord()
     for step in range(steps):
-        record.add_step({"predictive": float(step), "contrastive": 100.0 - step})
+        record.add_step({"predictive": float(step), "contrastive": 100.0 - step}, f"flair {10 + 10 * (step % 2)} m")
     return record
 
 
 def test_first_and_last_are_means_over_a_few_steps():
     summary = make_summary(record_of(50), {"tile": {"random": 0.5, "pretrained": 0.75}, "datasets": {}})
     middle = (EDGE - 1) / 2
-    assert summary["steps"] == 50
+    assert summary["steps"] == 50 and summary["batches"] == {"flair 10 m": 25, "flair 20 m": 25}
     assert summary["loss"]["predictive"] == {"first": middle, "last": 49 - middle}
     assert summary["loss"]["contrastive"] == {"first": 100 - middle, "last": 51 + middle}
     assert summary["probe"] == {
