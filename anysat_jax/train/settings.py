@@ -87,7 +87,8 @@ DATASET_RULES: dict[str, Rule] = {
     "batch_size": _POSITIVE,
     "weight": _POSITIVE,
     "patch_sizes": Rule(
-        lambda value: value is None or (len(value) > 0 and min(value) > 0), "at least one size in metres above 0, or None for all"
+        lambda value: value is None or (len(value) > 0 and min(value) > 0),
+        "at least one size in metres above 0, or None for all",
     ),
     "max_dates": _OPTIONAL_POSITIVE,
 }
