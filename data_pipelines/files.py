@@ -75,6 +75,14 @@ def read_raster(
       FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
       ImportError: rasterio is not installed.
     """
+    values, place, _ = read_raster_and_nodata(path, shape, dtype, expected)
+    return values, place
+
+
+def read_raster_and_nodata(
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str
+) -> tuple[np.ndarray, dict[str, Any], float | None]:
+    """As `read_raster`, and the value that the file says stands for nothing observed (None: it says none)."""
     rasterio = _import("rasterio", path)
     import warnings
 
@@ -83,8 +91,8 @@ def read_raster(
         if not path.is_file():
             raise FileNotFoundError(path)
         with rasterio.open(path) as file:
-            values, place = file.read(), georeference(file.crs, file.transform)
-    return check_array(path, values, shape, dtype, expected), place
+            values, place, nodata = file.read(), georeference(file.crs, file.transform), file.nodata
+    return check_array(path, values, shape, dtype, expected), place, nodata
 
 
 def georeference(crs: Any, transform: Any) -> dict[str, Any]:
@@ -94,15 +102,15 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
     return {"crs": crs.to_string(), "transform": np.asarray(tuple(transform)[:6], np.float64)}
 
 
-def read_npy(path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str) -> np.ndarray:
-    """A `.npy` array; nothing in the file is executed.
+def read_npy(path: pathlib.Path, shape: Sequence[int | None] | None, dtype: Any, expected: str) -> np.ndarray:
+    """A `.npy` array, of any shape where `shape` is None; nothing in the file is executed.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.
     """
     with explained(path, expected, ValueError, EOFError):
         array = np.load(path, allow_pickle=False)
-    return check_array(path, array, shape, dtype, expected)
+    return check_array(path, array, [None] * np.ndim(array) if shape is None else shape, dtype, expected)
 
 
 def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:

@@ -57,6 +57,16 @@ def test_a_raster_without_a_place_says_so(tmp_path):
     assert place["crs"] == "" and np.isnan(place["transform"]).all()
 
 
+def test_what_a_raster_says_stands_for_nothing(tmp_path):
+    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.int16), nodata=-9999)
+    assert files.read_raster_and_nodata(tmp_path / "a.tif", (1, 2, 2), "int16", EXPECTED)[2] == -9999
+
+
+def test_an_npy_array_of_any_shape(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 2, 3), np.int16))
+    assert files.read_npy(tmp_path / "a.npy", None, "iu", EXPECTED).shape == (1, 2, 3)
+
+
 READERS = {
     "a.tif": lambda path: files.read_raster(path, (1, 2, 2), "uint8", EXPECTED),
     "a.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED),
