@@ -1,0 +1,239 @@
+"""Sen1Floods11: chips of 512 x 512 pixels around eleven floods; Sentinel-1 and -2 of one day each, hand-drawn water."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import pick_bands, with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields, parse_day
+from data_pipelines.files import inside, read_json, read_lines, read_raster, stems
+from data_pipelines.reader import ArchiveReader
+
+S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+SIDE = 512
+
+CARD = DatasetCard(
+    name="sen1floods11",
+    title="Sen1Floods11",
+    sensors=("s2", "s1"),
+    extent=5120.0,
+    patch_sizes=(10, 20, 40, 80, 160),
+    splits=("train", "val", "test", "bolivia"),
+    arrays={"s2": "uint16", "s1": "float32", "dense": "int8"},
+    masks={"s2": "pixel", "s1": "pixel"},
+    optional=("s2", "s1"),
+    georeferenced="s2",
+    file_bands={"s2": S2_BANDS, "s1": ("VV", "VH")},
+    units={"s2": "L1C (top of atmosphere) reflectance x 10000", "s1": "dB; the third band is VV - VH"},
+    dates={"s2": "one day of each flood, 2016 to 2019", "s1": "one day of each flood, at most two from that of s2"},
+    dense_label="segmentation",
+    dense_classes=("not water", "water"),
+    dense_colours=("#e9dfc7", "#1f5fa8"),
+    split_rule="published lists of the hand-labelled chips; bolivia is a flood that no other list has",
+    natural_colour={"s2": (2, 1, 0)},
+    size="446 chips (252 train, 89 val, 90 test, 15 bolivia), 11,690 km2",
+    notes=(
+        "Only the hand-labelled chips are read; Table C's 4.8k pairs count the weakly labelled ones too.",
+        "The paper takes patches of 80 m of the whole chip; the smaller ones are for sub-tiles.",
+        "The third band of s1 is VV - VH in dB. The published reader divides one by the other, which is no ratio of "
+        "power.",
+        "s1 is NaN outside the swath and s2 is 0 where any band saw nothing: both are masked. A chip whose image is so "
+        "everywhere (Paraguay_34417 in s1) lacks that sensor.",
+        "Some chips have no labelled pixel at all (five of Ghana).",
+        "Dates come from the flood's entry in Sen1Floods11_Metadata.geojson. It calls the flood of the Mekong chips "
+        "Cambodia; the published reader does not find it there and dates those chips 1 January 1998.",
+        "Pixels are 10 m at the equator, and narrower in degrees of longitude away from it (EPSG:4326).",
+        "Without split lists, as in the git repository's sample, all chips are train.",
+        "Colours are ours; the archive has no official ones.",
+    ),
+    licence="not stated by its authors; made of Copernicus Sentinel data",
+    citation="Bonafilia, Tellman, Anderson, Issenberg, Sen1Floods11, CVPR Workshops 2020",
+    url="https://github.com/cloudtostreet/Sen1Floods11",
+)
+
+METADATA = "Sen1Floods11_Metadata.geojson"
+LISTS = "splits/flood_handlabeled"
+LIST_NAMES = {"train": "train", "val": "valid", "test": "test", "bolivia": "bolivia"}  # the last may be missing
+DATA = "data/flood_events/HandLabeled"
+LAYERS = ("S1Hand", "S2Hand", "LabelHand")
+LAYOUT = f"v1.1/{METADATA}, v1.1/{LISTS}/flood_*_data.csv, v1.1/{DATA}/{{{','.join(LAYERS)}}}/*.tif"
+EVENTS = {"Mekong": "Cambodia"}  # where the chips' name of a flood is not the metadata's
+
+Days = dict[str, datetime.date]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where things are: the three layers, the metadata, and the lists, if there are any."""
+
+    folders: Mapping[str, pathlib.Path]
+    metadata: pathlib.Path
+    lists: pathlib.Path | None
+
+
+def _base(root: pathlib.Path) -> pathlib.Path:
+    """The folder v1.1 of the bucket, which `root` holds or is."""
+    return root / "v1.1" if (root / "v1.1").is_dir() else root
+
+
+def _is_sample(root: pathlib.Path) -> bool:
+    """Whether it is the git repository, whose sample has no lists."""
+    return (root / "sample" / "S1").is_dir() and not (_base(root) / LISTS).is_dir()
+
+
+def _layout(root: pathlib.Path) -> _Layout:
+    if _is_sample(root):
+        names = {"S1Hand": "S1", "S2Hand": "S2", "LabelHand": "Labels"}
+        return _Layout({layer: root / "sample" / name for layer, name in names.items()}, root / METADATA, None)
+    base = _base(root)
+    return _Layout({layer: base / DATA / layer for layer in LAYERS}, base / METADATA, base / LISTS)
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout, or the git repository's with its sample."""
+    return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or _is_sample(folder)
+
+
+def open_reader(root: pathlib.Path | None) -> "Sen1FloodsReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("Sen1Floods11 is read from a folder; set --config.data.root")
+    return Sen1FloodsReader(root)
+
+
+class Sen1FloodsReader(ArchiveReader):
+    """Reads the hand-labelled chips of Sen1Floods11."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder that holds v1.1, is it, or is the git repository.
+
+        Raises:
+          FileNotFoundError: a list or the metadata are missing, or not one of the listed chips is on disk.
+          ValueError: a list or the metadata are not as published, or the metadata lack the flood of a chip.
+        """
+        self._layout = _layout(root)
+        present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._layout.folders.items()))
+        lists = self._layout.lists
+        listed = {"train": sorted(present)} if lists is None else _read_lists(lists, self._layout.folders["S1Hand"])
+        super().__init__(root, {split: [k for k in keys if k in present] for split, keys in listed.items()})
+        chips = [key for keys in self.tiles.values() for key in keys]
+        self._days = _read_days(self._layout.metadata, {_event(key) for key in chips})
+        self.summary += f"; {len(chips)} of {sum(map(len, listed.values()))} listed chips are there"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the chips on disk, their splits and their dates."""
+        days = {event: [str(day) for day in days.values()] for event, days in sorted(self._days.items())}
+        return hashlib.sha256(json.dumps([super().fingerprint, days]).encode()).hexdigest()
+
+    def example(self, split: str, key: str) -> Example:
+        """One chip.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: rasterio is not installed.
+        """
+        paths = {layer: folder / f"{key}_{layer}.tif" for layer, folder in self._layout.folders.items()}
+        days = self._days[_event(key)]
+        optical, place = _read_s2(paths["S2Hand"], days["s2"])
+        radar = _read_s1(paths["S1Hand"], days["s1"])
+        if not optical and not radar:
+            raise ValueError(f"{paths['S2Hand']} and {paths['S1Hand'].name} hold no data at all; leave the chip out")
+        return {"id": key, **place, **optical, **radar, "dense": _read_label(paths["LabelHand"])}
+
+
+def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str]]:
+    """Keys of the chips that each split's list names, by their files in the folder `radar`."""
+    lists = {}
+    for split, name in LIST_NAMES.items():
+        path = folder / f"flood_{name}_data.csv"
+        if split == "bolivia" and not path.is_file():
+            continue
+        lines = read_lines(path, f"Sen1Floods11 as published: {LAYOUT}")
+        lists[split] = [_listed_chip(path, line, radar) for line in lines]
+    return lists
+
+
+def _listed_chip(path: pathlib.Path, line: str, radar: pathlib.Path) -> str:
+    """The key of a line "EVENT_NUMBER_S1Hand.tif,EVENT_NUMBER_LabelHand.tif"."""
+    name, _, label = (part.strip() for part in line.partition(","))
+    key = name.removesuffix("_S1Hand.tif")
+    if key == name or "_" not in key or label != f"{key}_LabelHand.tif":
+        raise ValueError(f"{path}: {line!r}, expected a line like Ghana_103272_S1Hand.tif,Ghana_103272_LabelHand.tif")
+    inside(radar, name)
+    return key
+
+
+def _event(key: str) -> str:
+    """The flood of a chip: "Sri-Lanka" of "Sri-Lanka_31559"."""
+    return key.rpartition("_")[0]
+
+
+def _read_days(path: pathlib.Path, events: Iterable[str]) -> dict[str, Days]:
+    """Days of acquisition of "s1" and "s2" by the chips' name of the flood."""
+    expected = "the floods' metadata: features with location, s1_date and s2_date"
+    metadata = read_json(path, expected)
+    try:
+        floods = {f["properties"]["location"]: f["properties"] for f in metadata["features"]}
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} lacks {error}; expected {expected}") from error
+    return {event: _days_of(path, floods, event) for event in sorted(events)}
+
+
+def _days_of(path: pathlib.Path, floods: Mapping[str, Any], event: str) -> Days:
+    name = event if event in floods else EVENTS.get(event, event)
+    if name not in floods:
+        raise ValueError(
+            f"{path} has no flood {event!r}, which chips are named after, so that their dates are unknown; it has "
+            f"{', '.join(map(str, floods))}. Take the metadata of the chips' own version, or remove those chips"
+        )
+    flood = floods[name]
+    return {s: parse_day(str(flood.get(f"{s}_date")), f"{path}: {s}_date of {name}") for s in ("s1", "s2")}
+
+
+def _read_s2(path: pathlib.Path, day: datetime.date) -> tuple[Example, Example]:
+    """Sentinel-2 of one date, nothing where it is 0 everywhere, and the chip's place."""
+    expected = f"a GeoTIFF of 13 bands B1 to B12 with B8A, {SIDE} x {SIDE} pixels, int16 or uint16"
+    values, place = read_raster(path, (len(S2_BANDS), SIDE, SIDE), ("int16", "uint16"), expected)
+    values = pick_bands(values, S2_BANDS, get_sensor("s2").bands)
+    mask = (values > 0).all(axis=0, keepdims=True)
+    return _one_date("s2", np.maximum(values, 0).astype(np.uint16), mask, day), place
+
+
+def _read_s1(path: pathlib.Path, day: datetime.date) -> Example:
+    """Sentinel-1 of one date with its ratio in dB, nothing where it is NaN everywhere."""
+    expected = f"a GeoTIFF of VV and VH in dB, {SIDE} x {SIDE} pixels, float32"
+    values, _ = read_raster(path, (2, SIDE, SIDE), "f", expected)
+    mask = np.isfinite(values).all(axis=0, keepdims=True)
+    if mask.any() and values[:, mask[0]].min() >= 0:
+        raise ValueError(f"{path} has no value below 0; expected decibels, not linear power")
+    return _one_date("s1", with_ratio_of_decibels(values.astype(np.float32)), mask, day)
+
+
+def _one_date(sensor: str, values: np.ndarray, mask: np.ndarray, day: datetime.date) -> Example:
+    if not mask.any():
+        return {}
+    return {sensor: values[None], f"{sensor}_mask": mask[None], **day_fields(sensor, [day])}
+
+
+def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
+    """Water drawn by hand: -1 not labelled, 0 not water, 1 water."""
+    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (no label), 0 (not water), 1 (water)"
+    (label,), _ = read_raster(path, (1, SIDE, SIDE), ("int16", "int8"), expected)
+    wrong = sorted(set(np.unique(label).tolist()) - {-1, 0, 1})
+    if wrong:
+        raise ValueError(f"{path} holds {wrong}; expected {expected}")
+    return label.astype(np.int8)
