@@ -1,0 +1,202 @@
+"""PASTIS-HD: 1280 m patches of French farmland; SPOT image, Sentinel-1 and -2 series, a map of 18 crops."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+from jaxtyping import Bool, Int8, Num, UInt8
+
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.datasets.pastis_metadata import DATE_FIELDS, SIDE, read_patches
+from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.files import read_npy, read_raster, stems
+from data_pipelines.reader import ArchiveReader
+
+CROPS = (
+    "Meadow",
+    "Soft winter wheat",
+    "Corn",
+    "Winter barley",
+    "Winter rapeseed",
+    "Spring barley",
+    "Sunflower",
+    "Grapevine",
+    "Beet",
+    "Winter triticale",
+    "Winter durum wheat",
+    "Fruits, vegetables, flowers",
+    "Potatoes",
+    "Leguminous fodder",
+    "Soybeans",
+    "Orchard",
+    "Mixed cereal",
+    "Sorghum",
+)
+VOID = 19
+NOTHING = -10000  # in every Sentinel-2 product of THEIA, where nothing was observed
+
+CARD = DatasetCard(
+    name="pastis_hd",
+    title="PASTIS-HD",
+    sensors=("spot", "s2", "s1"),
+    extent=1280.0,
+    patch_sizes=(40, 80, 160),
+    splits=("train", "val", "test"),
+    arrays={"spot": "uint8", "s2": "int16", "s1": "float16"},
+    masks={"s2": "pixel", "s1": "pixel"},
+    optional=("spot", "s1"),
+    georeferenced="s2",
+    units={"spot": "grey values", "s2": "L2A reflectance x 10000 (THEIA)", "s1": "dB; third band VV - VH in dB"},
+    dates={"s2": "September 2018 to November 2019, 38 to 61", "s1": "the same months, about 70, ascending orbit"},
+    date_origin="2018-09-01",
+    tile_label="multi_label",
+    tile_classes=CROPS,
+    dense_label="segmentation",
+    dense_classes=("Background", *CROPS),
+    dense_colours=(
+        *("#000000", "#aec7e8", "#ff7f0e", "#ffbb78", "#2ca02c", "#98df8a", "#d62728", "#ff9896", "#9467bd", "#c5b0d5"),
+        *("#8c564b", "#c49c94", "#e377c2", "#f7b6d2", "#7f7f7f", "#c7c7c7", "#bcbd22", "#dbdb8d", "#17becf"),
+    ),
+    dense_metres=10.0,
+    ignore_label=VOID,
+    folds={"train": (1, 2, 3), "val": (4,), "test": (5,)},
+    split_rule="the five official folds, as GeoPlex uses them: 1 to 3 train, 4 val, 5 test",
+    natural_colour={"spot": (0, 1, 2), "s2": (2, 1, 0)},
+    size="2,433 patches, 4,000 km2, about 80 GB",
+    notes=(
+        "The series cross the new year; the published readers count days from 1 September 2018 (23 to 413 for patch "
+        "10000), the examples keep days of the year and years.",
+        "Class 19, void: parcels mostly outside their patch. It is no class here, but the label to ignore.",
+        "The multi-label names the crops that a patch shows, without background and void.",
+        "s1 is the ascending orbit (S1A); the descending one (S1D) is in the archive, and not read.",
+        "The third radar band is stored as the difference of the decibels, and stays so.",
+        "The series of Sentinel-1 are stored with 16 bits, as published.",
+        "The S2-only release (PASTIS) and PASTIS-R read as well, without the sensors they lack.",
+        "Pixels of s2 at -10000, and of s1 that are not finite, are masked; dates without any other are left out.",
+    ),
+    licence="Etalab Open Licence 2.0",
+    citation="Sainte Fare Garnot and Landrieu, Panoptic Segmentation of Satellite Image Time Series, ICCV 2021; radar: "
+    "Sainte Fare Garnot et al., ISPRS 2022; SPOT: Astruc et al., OmniSat, ECCV 2024",
+    url="https://huggingface.co/datasets/IGNF/PASTIS-HD",
+)
+
+METADATA = "metadata.geojson"
+SPOT = "DATA_SPOT/PASTIS_SPOT6_RVB_1M00_2019"
+LAYOUT = (
+    f"{METADATA}, DATA_S2/S2_ID.npy, DATA_S1A/S1A_ID.npy, {SPOT}/SPOT6_RVB_1M00_2019_ID.tif, ANNOTATIONS/TARGET_ID.npy"
+)
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return (folder / METADATA).is_file() and (folder / "DATA_S2").is_dir()
+
+
+def open_reader(root: pathlib.Path | None) -> "PastisReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("PASTIS-HD is read from a folder; set --config.data.root")
+    return PastisReader(root)
+
+
+class PastisReader(ArchiveReader):
+    """Reads PASTIS-HD in its published layout. Patches without Sentinel-2 series or annotation are left out."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with the metadata.
+
+        Raises:
+          FileNotFoundError: the metadata are missing, or not one of their patches is on disk.
+          ValueError: the metadata are not as published.
+        """
+        listed = read_patches(root / METADATA)
+        whole = stems(root / "DATA_S2", ".npy", "S2_") & stems(root / "ANNOTATIONS", ".npy", "TARGET_")
+        self.patches = {key: patch for key, patch in listed.items() if key in whole}
+        if not self.patches:
+            raise FileNotFoundError(
+                f"none of the {len(listed)} patches of {root / METADATA} is there; expected DATA_S2/S2_ID.npy and "
+                "ANNOTATIONS/TARGET_ID.npy"
+            )
+        radar = {key for key, patch in self.patches.items() if "s1" in patch.days}
+        spot = stems(root / SPOT, ".tif", "SPOT6_RVB_1M00_2019_")
+        self._having = {"s1": radar & stems(root / "DATA_S1A", ".npy", "S1A_"), "spot": spot & set(self.patches)}
+        super().__init__(root, {s: self._of_folds(folds) for s, folds in CARD.folds.items()})
+        lacking = [f"{len(self.patches) - len(keys)} without {s}" for s, keys in self._having.items()]
+        self.summary += f"; {len(self.patches)} of {len(listed)} listed patches, {', '.join(lacking)}"
+
+    def _of_folds(self, folds: tuple[int, ...]) -> list[str]:
+        return [key for key, patch in self.patches.items() if patch.fold in folds]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the patches on disk, their folds and dates, and the sensors that each one has."""
+        patches = {key: dataclasses.astuple(patch) for key, patch in self.patches.items()}
+        having = {sensor: sorted(keys) for sensor, keys in self._having.items()}
+        return hashlib.sha256(json.dumps([super().fingerprint, patches, having]).encode()).hexdigest()
+
+    def example(self, split: str, key: str) -> Example:
+        """One patch.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: rasterio is not installed.
+        """
+        patch = self.patches[key]
+        example: Example = {"id": key, "crs": patch.crs, "transform": np.asarray(patch.transform, np.float64)}
+        example |= self._series("s2", key, self.root / "DATA_S2" / f"S2_{key}.npy")
+        if key in self._having["s1"]:
+            example |= self._series("s1", key, self.root / "DATA_S1A" / f"S1A_{key}.npy")
+        if key in self._having["spot"]:
+            example["spot"] = _read_spot(self.root / SPOT / f"SPOT6_RVB_1M00_2019_{key}.tif")
+        dense = _read_target(self.root / "ANNOTATIONS" / f"TARGET_{key}.npy")
+        return {**example, "dense": dense, "tile": _crops_of(dense)}
+
+    def _series(self, sensor: str, key: str, path: pathlib.Path) -> Example:
+        """A series with its mask, in time order, without the dates on which nothing was observed."""
+        numbers = self.patches[key].days[sensor]
+        where = f"{self.root / METADATA}, patch {key}, {DATE_FIELDS[sensor]!r}"
+        days = [parse_day(str(number), where) for number in numbers]
+        values, mask = _read_array(path, sensor, len(days))
+        seen = [i for i in in_time_order(days) if mask[i].any()]
+        if not seen:
+            raise ValueError(f"{path} holds no data on any date; expected at least one with an observation")
+        return {sensor: values[seen], f"{sensor}_mask": mask[seen], **day_fields(sensor, [days[i] for i in seen])}
+
+
+def _read_array(
+    path: pathlib.Path, sensor: str, count: int
+) -> tuple[Num[np.ndarray, "T C 128 128"], Bool[np.ndarray, "T 1 128 128"]]:
+    """A series as stored, and where it holds an observation."""
+    bands, dtype, kind = {"s2": (10, "int16", "int16"), "s1": (3, "f", "floats")}[sensor]
+    expected = f"{kind} of shape ({count}, {bands}, {SIDE}, {SIDE}), a date for each of {DATE_FIELDS[sensor]!r}"
+    values = read_npy(path, (count, bands, SIDE, SIDE), dtype, expected)
+    if sensor == "s2":
+        return values, (values > NOTHING).all(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # what 16 bits cannot hold becomes infinite, and is masked
+        values = values.astype(CARD.dtype("s1"))
+    return values, np.isfinite(values).all(axis=1, keepdims=True)
+
+
+def _read_spot(path: pathlib.Path) -> UInt8[np.ndarray, "3 1280 1280"]:
+    return read_raster(path, (3, 1280, 1280), "uint8", "a GeoTIFF of 3 bands R, G, B, 1280 x 1280 pixels, uint8")[0]
+
+
+def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
+    """The class of each pixel, the first of the file's channels."""
+    expected = f"whole numbers of shape (3, {SIDE}, {SIDE}), first the classes 0 to {VOID}"
+    classes = read_npy(path, (None, SIDE, SIDE), "iu", expected)
+    if not len(classes) or classes[0].min() < 0 or classes[0].max() > VOID:
+        found = f"classes {classes[0].min()} to {classes[0].max()}" if len(classes) else "no channel"
+        raise ValueError(f"{path} holds {found}; expected {expected}")
+    return classes[0].astype(np.int8)
+
+
+def _crops_of(dense: Int8[np.ndarray, "128 128"]) -> UInt8[np.ndarray, "18"]:
+    """Multi-hot crops that the map shows."""
+    return np.isin(np.arange(1, VOID), dense).astype(np.uint8)
