@@ -1,0 +1,160 @@
+"""BraDD-S1TS: deforestation in the Brazilian Amazon; Sentinel-1 series of 480 m tiles."""
+
+import datetime
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int8
+
+from data_pipelines.bands import with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields, in_time_order
+from data_pipelines.files import check_array, inside, read_table, stems
+from data_pipelines.reader import ArchiveReader
+from data_pipelines.torch_files import read_torch
+
+CARD = DatasetCard(
+    name="bradd_s1ts",
+    title="BraDD-S1TS",
+    sensors=("s1",),
+    extent=480.0,
+    patch_sizes=(10, 40),
+    splits=("train", "val", "test"),
+    arrays={"s1": "float32"},
+    masks={"s1": "pixel"},
+    file_bands={"s1": ("VV", "VH")},
+    units={"s1": "decibels; the third band is VV - VH"},
+    dates={"s1": "20 to 66 for each tile, around alerts of July 2020 to November 2021, across the new year"},
+    dense_label="change",
+    dense_classes=("no forest loss", "forest loss"),
+    dense_colours=("#1b7837", "#d73027"),
+    split_rule="column close_set of meta.csv: train, validation (here val), test",
+    size="25,988 series in the archive; the AnySat paper counts 13,234 tiles, 2,995 km2",
+    notes=(
+        "The label is the archive's second mask: forest lost by its second date. Pixels lost before the first date "
+        "are in it too; the series runs over both dates and beyond.",
+        "The ratio band is VV - VH in decibels; the published AnySat reader divides the decibels.",
+        "The published reader counts days from each tile's first date; here days of the year, and the year beside.",
+        "Table C of the AnySat paper says patches of 10 m and 10 bands; its configs use 40 m, the files have 2 bands.",
+        "Files are pickles of torch: they are read without running them, which needs the extra 'torch'.",
+        "The values are decibels by the authors' own normalisation (VV from -20 to 5); a tile without any negative "
+        "value is refused as linear power.",
+        "The archive has no official colours; those of the classes are ours.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Karaman et al., Deforestation Detection in the Amazon with Sentinel-1 SAR Image Time Series, ISPRS 2023",
+    url="https://zenodo.org/records/8060250",
+)
+
+LAYOUT = "meta.csv with the columns file and close_set, Samples/*.pt"
+SIDE = 48
+EXPECTED = (
+    f"a dict of torch.save with 'image' (dates, 2, {SIDE}, {SIDE}) in decibels, 'image_dates', one date each, and "
+    f"'label' (2, {SIDE}, {SIDE}) of 0 and 1"
+)
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+_DATE_CLASSES = (datetime.date, datetime.datetime)
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return (folder / "meta.csv").is_file() and (folder / "Samples").is_dir()
+
+
+def open_reader(root: pathlib.Path | None) -> "BraddReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("BraDD-S1TS is read from a folder; set --config.data.root")
+    return BraddReader(root)
+
+
+class BraddReader(ArchiveReader):
+    """Reads BraDD-S1TS in its published layout; tiles that meta.csv lists and the disk lacks are left out."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with meta.csv and Samples.
+
+        Raises:
+          FileNotFoundError: meta.csv is missing, or not one of its tiles is on disk.
+          ValueError: meta.csv is not as published.
+        """
+        listed = _read_splits(root / "meta.csv")
+        present = stems(root / "Samples", ".pt")
+        super().__init__(root, {s: [name for name in names if name in present] for s, names in listed.items()})
+        self.summary += f"; meta.csv lists {sum(map(len, listed.values())):,} with a split"
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
+          ImportError: torch is not installed.
+        """
+        path = inside(self.root / "Samples", f"{key}.pt")
+        content = read_torch(path, ["image", "image_dates", "label"], EXPECTED, _DATE_CLASSES)
+        series = _read_series(path, content["image"], content["image_dates"])
+        return {"id": key, **series, "dense": _read_label(path, content["label"])}
+
+
+def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
+    """Tile names of each split; rows without a split belong to none."""
+    names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
+    for row in read_table(path, ("file", "close_set"), f"BraDD-S1TS as published: {LAYOUT}"):
+        split, file = row["close_set"].strip(), row["file"].strip()
+        if not split:
+            continue
+        if split not in _SPLITS:
+            raise ValueError(f"{path}: close_set of {file!r} is {split!r}, expected one of {', '.join(_SPLITS)}")
+        if not file.endswith(".pt") or "/" in file or "\\" in file:
+            raise ValueError(f"{path}: {file!r} is no tile; expected a name like 0000000_2021-08-21.pt")
+        names[_SPLITS[split]].append(file.removesuffix(".pt"))
+    return names
+
+
+def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
+    """The series in time order without dates on which nothing was observed, its ratio in decibels."""
+    image = check_array(path, image, (None, 2, SIDE, SIDE), "f", EXPECTED).astype(np.float32)
+    days = _check_days(path, dates, len(image))
+    mask = _observed(image)
+    seen = [i for i in in_time_order(days) if mask[i].any()]
+    if not seen:
+        raise ValueError(f"{path}: 'image' is zero or NaN everywhere; expected at least one date with an observation")
+    values = np.where(mask, image, np.float32(0))[seen]
+    if values.min() >= 0:
+        raise ValueError(
+            f"{path}: 'image' runs from {values.min():g} to {values.max():g}; expected decibels, which are mostly "
+            "negative. Convert linear power p by 10 log10(p)"
+        )
+    return {
+        "s1": with_ratio_of_decibels(values),
+        "s1_mask": mask[seen],
+        **day_fields("s1", [days[i] for i in seen]),
+    }
+
+
+def _observed(image: Float32[np.ndarray, "T 2 H W"]) -> Bool[np.ndarray, "T 1 H W"]:
+    """Where both polarisations are finite and not both exactly zero, the filling of a cut image."""
+    return np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
+
+
+def _check_days(path: pathlib.Path, dates: Any, count: int) -> list[datetime.date]:
+    if not isinstance(dates, list | tuple) or not all(isinstance(date, datetime.date) for date in dates):
+        raise ValueError(f"{path}: 'image_dates' is {dates!r:.80}; expected a list of datetime.date")
+    if len(dates) != count or not count:
+        raise ValueError(f"{path}: {len(dates)} 'image_dates' for {count} images; expected one each, at least one")
+    return [date.date() if isinstance(date, datetime.datetime) else date for date in dates]
+
+
+def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:
+    """The second of the archive's masks: forest lost by the second of its dates."""
+    masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)
+    if len(masks) < 2:
+        raise ValueError(f"{path}: 'label' has {len(masks)} masks; expected {EXPECTED}")
+    found = np.unique(masks[1])
+    if not np.isin(found, (0, 1)).all():
+        raise ValueError(f"{path}: 'label' holds {found.tolist()[:8]}; expected 0 (no loss) and 1 (forest loss)")
+    return masks[1].astype(np.int8)
