@@ -21,6 +21,7 @@ class DatasetEntry:
       layout: the published layout in words, for errors.
       version: "major.minor.patch" of what the reader gives; raise it when the same raw data give other examples.
       code: modules that make generated data; a change in their text makes the data anew.
+      source: folder of the raw data where no other is named; a described folder knows its own.
     """
 
     card: DatasetCard
@@ -29,6 +30,7 @@ class DatasetEntry:
     layout: str = ""
     version: str = "1.0.0"
     code: tuple[str, ...] = ()
+    source: pathlib.Path | None = None
 
     @property
     def generated(self) -> bool:
@@ -90,12 +92,35 @@ def register_dataset(entry: DatasetEntry) -> None:
 def get_entry(name: str) -> DatasetEntry:
     """A dataset's entry.
 
+    Args:
+      name: the dataset's name, or the path of a description of one's own folder, which ends in ".toml"; from then on
+        that dataset has its own name.
+
     Raises:
-      ValueError: no dataset has that name; the message lists those that there are.
+      FileNotFoundError: there is no such description.
+      ValueError: no dataset has that name, and the message lists those that there are; or a description is impossible.
     """
+    if name.endswith(".toml"):
+        return _described(name)
     if name not in _ENTRIES:
-        raise ValueError(f"unknown dataset {name!r}; known datasets: {', '.join(_ENTRIES)}")
+        raise ValueError(
+            f"unknown dataset {name!r}; known datasets: {', '.join(_ENTRIES)}; or the path of a description, FILE.toml"
+        )
     return _ENTRIES[name]()
+
+
+_DESCRIBED: set[str] = set()
+
+
+def _described(path: str) -> DatasetEntry:
+    from data_pipelines.folder import folder_entry
+
+    entry = folder_entry(path)
+    if entry.card.name not in _DESCRIBED:  # a description may be read again
+        register_dataset(entry)
+    _DESCRIBED.add(entry.card.name)
+    _ENTRIES[entry.card.name] = lambda: entry
+    return entry
 
 
 def fingerprint(entry: DatasetEntry, reader: Reader, root: pathlib.Path | None) -> str:

@@ -1,0 +1,205 @@
+"""Reads the description of a folder of tiles from its TOML file, and refuses what cannot be."""
+
+import math
+import pathlib
+import re
+import tomllib
+from typing import Any
+
+from anysat_jax.sensors import SENSORS, Sensor
+from data_pipelines.folder.description import (
+    DECIBELS,
+    LINEAR,
+    Description,
+    MaskFiles,
+    SensorFiles,
+    SplitRule,
+    TileLabels,
+)
+from data_pipelines.folder.pattern import FilePattern
+from data_pipelines.folder.section import Section
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
+
+
+def read_description(path: pathlib.Path) -> Description:
+    """Reads a description.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no TOML, or a field is missing, unknown or impossible; the message names file and field.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no description {path}; docs/DATA.md shows how to write one") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is no TOML file ({error}); docs/DATA.md shows how to write one") from error
+    return _description(path, text, Section(path, "", table))
+
+
+def _description(path: pathlib.Path, text: str, section: Section) -> Description:
+    fields: dict[str, Any] = {"name": section.text("name"), "extent": float(section.number("extent"))}
+    if not _NAME.fullmatch(fields["name"]):
+        raise ValueError(f"{path}: name is {fields['name']!r}; expected small letters, digits and '_', a letter first")
+    fields["patch_sizes"] = tuple(_whole(path, size) for size in section.numbers("patch_sizes"))
+    for key, default in (("title", fields["name"]), ("table", ""), ("licence", ""), ("citation", ""), ("url", "")):
+        fields[key] = section.text(key, default)
+    fields["version"] = section.text("version", "1.0.0")
+    if not _VERSION.fullmatch(fields["version"]):
+        raise ValueError(f"{path}: version is {fields['version']!r}; expected three numbers like 1.0.0")
+    sensors = section.section("sensors")
+    fields["sensors"] = tuple(_sensor(name, sensors.section(name)) for name in sensors.names())
+    if not fields["sensors"]:
+        raise ValueError(f"{path} describes no sensor; write a table [sensors.NAME] for each")
+    fields["labels"] = _labels(section.section("labels")) if section.has("labels") else None
+    fields["mask"] = _mask(section.section("mask")) if section.has("mask") else None
+    fields["splits"] = _splits(section.section("splits")) if section.has("splits") else SplitRule()
+    section.finish()
+    if not fields["table"] and (fields["labels"] or fields["splits"].column):
+        raise ValueError(f'{path} takes labels or splits from a column; name the CSV file: table = "tiles.csv"')
+    return Description(path=path, text=text, **fields)
+
+
+def _whole(path: pathlib.Path, size: float) -> int:
+    if size != int(size) or size < 1:
+        raise ValueError(f"{path}: patch_sizes has {size:g}; expected whole metres")
+    return int(size)
+
+
+def _sensor(name: str, section: Section) -> SensorFiles:
+    bands = section.texts("bands")
+    fields: dict[str, Any] = {"bands": bands, "files": _pattern(section)}
+    for key in ("dates", "array", "units"):
+        fields[key] = section.text(key, "")
+    fields["nodata"] = section.number("nodata", None)
+    fields["dtype"] = section.text("dtype", "float32")
+    pixels = section.number("pixels", None)
+    fields["pixels"] = None if pixels is None else int(pixels)
+    fields["optional"] = section.flag("optional", False)
+    fields["natural_colour"] = section.texts("natural_colour", ())
+    record = _record(name, bands, section)
+    section.finish()
+    files = SensorFiles(record=record, **fields)
+    _check_bands(section.where, files)
+    _check_dates(section.where, files)
+    return files
+
+
+def _pattern(section: Section) -> FilePattern:
+    return FilePattern(section.text("files"), f"{section.where}.files")
+
+
+def _record(name: str, bands: tuple[str, ...], section: Section) -> Sensor:
+    """The sensor: the registered one, or one that the description makes known."""
+    kind, metres = section.text("kind", ""), section.number("metres_per_pixel", None)
+    subpatch = section.number("subpatch_pixels", None)
+    known = SENSORS.get(name)
+    if known is not None and not any((kind, metres, subpatch)):
+        return known
+    if not kind or not metres or (kind == "image" and not subpatch):
+        raise ValueError(
+            f"{section.where}: {name!r} is none of the known sensors ({', '.join(SENSORS)}); to make it known, write "
+            "its kind (image, series or context), metres_per_pixel and, for an image, subpatch_pixels"
+        )
+    own = bands if known is None else known.bands
+    return Sensor(name, kind, own, float(metres), subpatch_pixels=int(subpatch or 1))
+
+
+def _check_bands(where: str, files: SensorFiles) -> None:
+    if len(set(files.bands)) != len(files.bands):
+        raise ValueError(f"{where}.bands names a band twice: {', '.join(files.bands)}")
+    wanted = files.record.bands[:2] if files.computes_ratio else files.record.bands
+    if missing := [band for band in wanted if band not in files.bands]:
+        raise ValueError(
+            f"{where}.bands is {', '.join(files.bands)} and lacks {', '.join(missing)}; sensor {files.record.name!r} "
+            f"has the bands {', '.join(files.record.bands)}. Name the files' bands like that, further ones as you like"
+        )
+    if files.computes_ratio and files.units not in (DECIBELS, LINEAR):
+        raise ValueError(
+            f"{where}: the band {files.record.bands[2]} is made from the others; say what they are: "
+            f'units = "{DECIBELS}" or units = "{LINEAR}"'
+        )
+    if strange := [band for band in files.natural_colour if band not in files.record.bands]:
+        raise ValueError(f"{where}.natural_colour has {', '.join(strange)}; the sensor has {files.record.bands}")
+    if len(files.natural_colour) not in (0, 3):
+        raise ValueError(f"{where}.natural_colour has {len(files.natural_colour)} bands; expected red, green and blue")
+    if files.dtype not in _DTYPES:
+        raise ValueError(f"{where}.dtype is {files.dtype!r}; expected one of {', '.join(_DTYPES)}")
+
+
+def _check_dates(where: str, files: SensorFiles) -> None:
+    ways = f"{{date}} in the file names, or dates = a CSV file (columns tile, date) or the name of an npz file's array"
+    if files.record.has_dates and files.files.has_date == bool(files.dates):
+        have = "both ways of telling" if files.dates else "no"
+        raise ValueError(f"{where}: {files.record.name!r} is a series with {have} dates; expected one of: {ways}")
+    if not files.record.has_dates and (files.files.has_date or files.dates):
+        raise ValueError(f"{where}: {files.record.name!r} is an image, which has no dates; leave them out of {where}")
+    in_npz = files.files.text.endswith(".npz")
+    if files.dates and not files.dates.endswith(".csv") and not in_npz:
+        raise ValueError(f"{where}.dates is {files.dates!r}; expected a CSV file (or, for npz files, an array's name)")
+    if files.array and not in_npz:
+        raise ValueError(f"{where}.array belongs to npz files; {where}.files is {files.files.text!r}")
+
+
+def _labels(section: Section) -> TileLabels:
+    column, classes = section.text("column"), section.texts("classes", ())
+    kind = section.text("kind", "class" if classes else "regression")
+    unit = section.text("unit", "")
+    section.finish()
+    if kind not in ("class", "multi_label", "regression") or bool(classes) == (kind == "regression"):
+        raise ValueError(
+            f"{section.where}: kind is {kind!r} with {len(classes)} classes; expected class or multi_label with "
+            "classes, or regression without"
+        )
+    _check_unit(section.where, not classes, unit)
+    return TileLabels(column, kind, classes, unit)
+
+
+def _check_unit(where: str, regression: bool, unit: str) -> None:
+    if regression != bool(unit):
+        raise ValueError(f'{where}: unit is {unit!r}; numbers have one (unit = "t/ha"), classes have none')
+
+
+def _mask(section: Section) -> MaskFiles:
+    classes = section.texts("classes", ())
+    numbers = section.numbers("values", tuple(float(i) for i in range(len(classes))))
+    fields: dict[str, Any] = {"files": _pattern(section), "array": section.text("array", "")}
+    fields["colours"] = section.texts("colours", ())
+    fields["ignore"] = int(section.number("ignore", -1.0))
+    fields["metres_per_pixel"] = section.number("metres_per_pixel", 10.0)
+    fields["unit"] = section.text("unit", "")
+    section.finish()
+    mask = MaskFiles(classes=classes, values=tuple(int(number) for number in numbers), **fields)
+    _check_mask(section.where, mask)
+    return mask
+
+
+def _check_mask(where: str, mask: MaskFiles) -> None:
+    _check_unit(where, not mask.classes, mask.unit)
+    if mask.files.has_date:
+        raise ValueError(f"{where}.files is {mask.files.text!r}; a mask has no {{date}}, one file belongs to a tile")
+    if len(mask.values) != len(mask.classes) or len(set(mask.values)) != len(mask.values):
+        raise ValueError(f"{where}.values has {mask.values} for {len(mask.classes)} classes; expected one number each")
+    if mask.ignore in mask.values:
+        raise ValueError(f"{where}.ignore is {mask.ignore}, which stands for a class; choose another number")
+    if len(mask.colours) not in (0, len(mask.classes)):
+        raise ValueError(f"{where} has {len(mask.colours)} colours for {len(mask.classes)} classes")
+    if wrong := [colour for colour in mask.colours if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour)]:
+        raise ValueError(f"{where}.colours has {wrong[0]!r}; expected colours like #1f78b4")
+
+
+def _splits(section: Section) -> SplitRule:
+    rule = SplitRule(
+        column=section.text("column", ""),
+        val=section.number("val", SplitRule.val),
+        test=section.number("test", SplitRule.test),
+        seed=int(section.number("seed", SplitRule.seed)),
+    )
+    section.finish()
+    if not (rule.val >= 0 and rule.test >= 0 and rule.val + rule.test < 1 and math.isfinite(rule.val + rule.test)):
+        raise ValueError(f"{section.where}: val is {rule.val:g} and test {rule.test:g}; expected shares below 1 in sum")
+    return rule

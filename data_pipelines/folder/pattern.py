@@ -1,0 +1,136 @@
+"""Finding the files of a pattern such as `s2/{tile}_{date}.tif` below a folder, and nothing outside it."""
+
+import datetime
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from data_pipelines.dates import parse_day
+from data_pipelines.files import inside
+
+Found = dict[str, list[tuple[datetime.date | None, str]]]
+"""For each tile, the days and paths (relative to the folder) of its files, in time order."""
+
+SUFFIXES = (".tif", ".tiff", ".npy", ".npz")
+_PLACE = re.compile(r"(\{tile\}|\{date\}|\*)")
+_DAY = r"\d{8}|\d{4}-\d{2}-\d{2}"
+_ANY_DAY = r"[^_/]+"  # what stands where a day should: found, so that it can be complained about
+
+
+class FilePattern:
+    """A pattern of file names: {tile} is the tile's name, {date} its day, * anything; none of them holds a "/"."""
+
+    def __init__(self, text: str, where: str) -> None:
+        """Args:
+          text: e.g. "s2/{tile}_{date}.tif", relative to the source folder.
+          where: file and field, for errors.
+
+        Raises:
+          ValueError: it leads out of the folder, names no tile, has another placeholder or an unknown suffix.
+        """
+        self.text, self.where = text, where
+        self.parts = tuple(text.split("/"))
+        self._check()
+
+    def _check(self) -> None:
+        if "\\" in self.text or any(part in ("", ".", "..") for part in self.parts):
+            raise ValueError(f"{self.where} is {self.text!r}; expected a path below the folder, without '..' or '\\'")
+        if "{tile}" not in self.text:
+            raise ValueError(f"{self.where} is {self.text!r}; write {{tile}} where the tile's name stands")
+        if strange := set(re.findall(r"\{[^}]*\}", self.text)) - {"{tile}", "{date}"}:
+            raise ValueError(f"{self.where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
+        if not self.text.endswith(SUFFIXES):
+            raise ValueError(f"{self.where} is {self.text!r}; it must end with one of {', '.join(SUFFIXES)}")
+
+    @property
+    def has_date(self) -> bool:
+        return "{date}" in self.text
+
+    def head(self, root: pathlib.Path) -> pathlib.Path:
+        """The folder down to which the pattern is plain text."""
+        plain = []
+        for part in self.parts[:-1]:
+            if _PLACE.search(part):
+                break
+            plain.append(part)
+        return root.joinpath(*plain)
+
+    def find(self, root: pathlib.Path) -> Found:
+        """Lists the files of each tile.
+
+        Raises:
+          FileNotFoundError: there is no such file at all.
+          ValueError: a name holds no day where {date} stands, two files are of one tile and day, or a link leads out of
+            the folder.
+        """
+        found: Found = {}
+        for path, tile, date in self._walk(root, "", self.parts, {}):
+            day = parse_day(date, f"{root / path} (pattern {self.text!r})") if self.has_date else None
+            found.setdefault(tile, []).append((day, path))
+        if not found:
+            raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
+        return {tile: self._ordered(root, files) for tile, files in sorted(found.items())}
+
+    def _ordered(self, root: pathlib.Path, files: list[tuple[datetime.date | None, str]]) -> list:
+        files = sorted(files, key=lambda one: (one[0] or datetime.date.min, one[1]))
+        for (day, path), (next_day, next_path) in zip(files, files[1:], strict=False):
+            if day == next_day:
+                when = f"on {day}" if day else "without a {date}"
+                raise ValueError(
+                    f"{root}: {path} and {next_path} are both of one tile {when}; {self.where} must be one"
+                )
+        return files
+
+    def _walk(
+        self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
+    ) -> Iterator[tuple[str, str, str]]:
+        """Paths below `root`, with their tile and the text of their date."""
+        part, rest = parts[0], parts[1:]
+        for name, fields in self._entries(root, folder, part, bool(rest)):
+            if any(known.get(key, value) != value for key, value in fields.items()):
+                continue
+            path, fields = f"{folder}{name}", known | fields
+            if rest:
+                yield from self._walk(root, f"{path}/", rest, fields)
+            else:
+                yield path, fields["tile"], fields.get("date", "")
+
+    def _entries(
+        self, root: pathlib.Path, folder: str, part: str, is_folder: bool
+    ) -> Iterator[tuple[str, dict[str, str]]]:
+        """What in a folder fits one part of the pattern; one listing, no question for each file."""
+        place = root / folder
+        if not place.is_dir():
+            return
+        with os.scandir(place) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".") and not part.startswith(".")
+                match = None if hidden else _match(part, entry.name)
+                if match is None or (entry.is_dir() if is_folder else entry.is_file()) is False:
+                    continue
+                if entry.is_symlink():
+                    inside(root, f"{folder}{entry.name}")
+                yield entry.name, match
+
+
+def _match(part: str, name: str) -> dict[str, str] | None:
+    match = _regex(part, _DAY).fullmatch(name) or _regex(part, _ANY_DAY).fullmatch(name)
+    return match.groupdict() if match else None
+
+
+@functools.cache
+def _regex(part: str, day: str) -> re.Pattern[str]:
+    seen: set[str] = set()
+    pieces = []
+    for piece in _PLACE.split(part):
+        if piece == "*":
+            pieces.append("[^/]*")
+        elif piece in ("{tile}", "{date}"):
+            key = piece.strip("{}")
+            pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{'[^/]+' if key == 'tile' else day})")
+            seen.add(key)
+        else:
+            pieces.append(re.escape(piece))
+    return re.compile("".join(pieces))
