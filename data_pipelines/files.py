@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int8
 
 _AGAIN = "download or copy it again"
 
@@ -95,6 +96,20 @@ def read_raster_and_nodata(
     return check_array(path, values, shape, dtype, expected), place, nodata
 
 
+def read_class_map(path: pathlib.Path, side: int, classes: Sequence[int], expected: str) -> Int8[np.ndarray, "H W"]:
+    """A raster of one band whose pixels are class numbers; `classes` lists all that there may be, no label included.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, unreadable, not `side` pixels wide and high, or holds others.
+      ImportError: rasterio is not installed.
+    """
+    (numbers,), _ = read_raster(path, (1, side, side), ("int8", "uint8", "int16"), expected)
+    wrong = sorted(set(np.unique(numbers).tolist()) - set(classes))
+    if wrong:
+        raise ValueError(f"{path} holds {wrong}; expected {expected}")
+    return numbers.astype(np.int8)
+
+
 def georeference(crs: Any, transform: Any) -> dict[str, Any]:
     """A tile's place as an example keeps it; "" and NaN without a coordinate system."""
     if crs is None:
@@ -102,15 +117,22 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
     return {"crs": crs.to_string(), "transform": np.asarray(tuple(transform)[:6], np.float64)}
 
 
-def read_npy(path: pathlib.Path, shape: Sequence[int | None] | None, dtype: Any, expected: str) -> np.ndarray:
-    """A `.npy` array, of any shape where `shape` is None; nothing in the file is executed.
+def read_npy(
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, *, mapped: bool = False
+) -> np.ndarray:
+    """A `.npy` array; nothing in the file is executed.
+
+    Args:
+      path: the file.
+      shape, dtype, expected: as `check_array`.
+      mapped: gives a view of the file that reads what is taken from it, for small cuts from large arrays.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.
     """
     with explained(path, expected, ValueError, EOFError):
-        array = np.load(path, allow_pickle=False)
-    return check_array(path, array, [None] * np.ndim(array) if shape is None else shape, dtype, expected)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return check_array(path, array, shape, dtype, expected)
 
 
 def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:

@@ -62,6 +62,16 @@ def test_what_a_raster_says_stands_for_nothing(tmp_path):
     assert files.read_raster_and_nodata(tmp_path / "a.tif", (1, 2, 2), "int16", EXPECTED)[2] == -9999
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_a_map_of_classes(tmp_path, dtype):
+    numbers = np.array([[0, 1], [1, 2]], dtype)
+    write_raster(tmp_path / "a.tif", numbers[None])
+    got = files.read_class_map(tmp_path / "a.tif", 2, (-1, 0, 1, 2), EXPECTED)
+    assert got.dtype == np.int8 and got.tolist() == numbers.tolist()
+    with pytest.raises(ValueError, match=rf"a\.tif holds \[0, 2\]; expected {EXPECTED}"):
+        files.read_class_map(tmp_path / "a.tif", 2, (-1, 1), EXPECTED)
+
+
 def test_an_npy_array_of_any_shape(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((1, 2, 3), np.int16))
     assert files.read_npy(tmp_path / "a.npy", None, "iu", EXPECTED).shape == (1, 2, 3)
@@ -70,6 +80,7 @@ def test_an_npy_array_of_any_shape(tmp_path):
 READERS = {
     "a.tif": lambda path: files.read_raster(path, (1, 2, 2), "uint8", EXPECTED),
     "a.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED),
+    "mapped.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED, mapped=True),
     "a.npz": lambda path: files.read_npz(path, EXPECTED),
     "a.h5": lambda path: files.read_hdf5(path, ["x"], EXPECTED),
     "a.json": lambda path: files.read_json(path, EXPECTED),
@@ -94,6 +105,7 @@ def test_unreadable_files_are_named(tmp_path, name):
 WRITERS = {
     "a.tif": lambda path: write_raster(path, np.random.default_rng(0).integers(0, 9, (1, 90, 90), np.uint8)),
     "a.npy": lambda path: np.save(path, np.zeros(999)),
+    "mapped.npy": lambda path: np.save(path, np.zeros(999)),
     "a.npz": lambda path: np.savez(path, x=np.zeros(999)),
     "a.json": lambda path: path.write_text(json.dumps(list(range(99)))),
 }
@@ -106,6 +118,12 @@ def test_truncated_files_are_named(tmp_path, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"{name} cannot be read"):
         READERS[name](path)
+
+
+def test_a_mapped_array_gives_the_cut_that_is_taken(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(24).reshape(2, 3, 4))
+    array = files.read_npy(tmp_path / "a.npy", (2, None, 4), "i", EXPECTED, mapped=True)
+    assert isinstance(array, np.memmap) and array[1, 2, 1:3].tolist() == [21, 22]
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
