@@ -118,13 +118,13 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
 
 
 def read_npy(
-    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, *, mapped: bool = False
+    path: pathlib.Path, shape: Sequence[int | None] | None, dtype: Any, expected: str, *, mapped: bool = False
 ) -> np.ndarray:
     """A `.npy` array; nothing in the file is executed.
 
     Args:
       path: the file.
-      shape, dtype, expected: as `check_array`.
+      shape, dtype, expected: as for `check_array`; a shape of None is any.
       mapped: gives a view of the file that reads what is taken from it, for small cuts from large arrays.
 
     Raises:
@@ -132,7 +132,7 @@ def read_npy(
     """
     with explained(path, expected, ValueError, EOFError):
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    return check_array(path, array, shape, dtype, expected)
+    return check_array(path, array, [None] * np.ndim(array) if shape is None else shape, dtype, expected)
 
 
 def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
