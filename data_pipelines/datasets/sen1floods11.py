@@ -15,7 +15,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields, parse_day
-from data_pipelines.files import inside, read_json, read_lines, read_raster, stems
+from data_pipelines.files import inside, read_class_map, read_json, read_lines, read_raster, stems
 from data_pipelines.reader import ArchiveReader
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -232,8 +232,4 @@ def _one_date(sensor: str, values: np.ndarray, mask: np.ndarray, day: datetime.d
 def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
     """Water drawn by hand: -1 not labelled, 0 not water, 1 water."""
     expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (no label), 0 (not water), 1 (water)"
-    (label,), _ = read_raster(path, (1, SIDE, SIDE), ("int16", "int8"), expected)
-    wrong = sorted(set(np.unique(label).tolist()) - {-1, 0, 1})
-    if wrong:
-        raise ValueError(f"{path} holds {wrong}; expected {expected}")
-    return label.astype(np.int8)
+    return read_class_map(path, SIDE, (-1, 0, 1), expected)
