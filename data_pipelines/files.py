@@ -1,14 +1,16 @@
 """Reading raw files, each with an error that names the file, says what was expected and what to do.
 
-The packages that only raw archives need (rasterio, h5py) are imported where they are used.
+The packages that only raw archives need (rasterio, h5py) are imported where they are used. HDF5 files are read without
+a lock, so that several processes can, and from file systems that have none.
 """
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,13 +158,47 @@ def read_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[st
       FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key.
       ImportError: h5py is not installed.
     """
+    return _with_hdf5(path, keys, expected, lambda dataset: dataset[()])
+
+
+def read_hdf5_shapes(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of an HDF5 file's datasets by key, without their values; raises as `read_hdf5`."""
+    return _with_hdf5(path, keys, expected, lambda dataset: dataset.shape)
+
+
+def _with_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any]) -> dict[str, Any]:
     h5py = _import("h5py", path)
-    with explained(path, expected, KeyError, RuntimeError, ValueError, TypeError), h5py.File(path) as file:
+    errors = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+    with explained(path, expected, *errors), h5py.File(path, locking=False) as file:
         missing = [key for key in keys if key not in file]
-        arrays = {key: file[key][()] for key in keys if key in file}
+        found = {key: use(file[key]) for key in keys if key in file}
     if missing:
         raise ValueError(f"{path} has no {missing}; expected {expected}")
-    return arrays
+    return found
+
+
+def read_hdf5_row(path: pathlib.Path, keys: Sequence[str], row: int, expected: str) -> dict[str, np.ndarray]:
+    """One row of each of an HDF5 file's datasets, without reading the rest.
+
+    The file stays open in this process, for the rows to come; a file that was replaced is opened anew.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key or the row.
+      ImportError: h5py is not installed.
+    """
+    _import("h5py", path)
+    with explained(path, expected, KeyError, RuntimeError, ValueError, TypeError, IndexError):
+        state = path.stat()
+        file = _open_hdf5(path, os.getpid(), (state.st_ino, state.st_mtime_ns, state.st_size))
+        return {key: file[key][row] for key in keys}
+
+
+@functools.lru_cache(maxsize=16)
+def _open_hdf5(path: pathlib.Path, process: int, state: tuple[int, int, int]) -> Any:
+    """An open file; `process` keeps a fork from using its parent's, `state` from using a file that is gone."""
+    import h5py
+
+    return h5py.File(path, locking=False)
 
 
 def read_json(path: pathlib.Path, expected: str) -> Any:

@@ -83,6 +83,8 @@ READERS = {
     "mapped.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED, mapped=True),
     "a.npz": lambda path: files.read_npz(path, EXPECTED),
     "a.h5": lambda path: files.read_hdf5(path, ["x"], EXPECTED),
+    "shapes.h5": lambda path: files.read_hdf5_shapes(path, ["x"], EXPECTED),
+    "row.h5": lambda path: files.read_hdf5_row(path, ["x"], 0, EXPECTED),
     "a.json": lambda path: files.read_json(path, EXPECTED),
     "a.txt": lambda path: files.read_lines(path, EXPECTED),
     "a.csv": lambda path: files.read_table(path, ["x"], EXPECTED),
@@ -160,6 +162,47 @@ def test_hdf5_keys_that_are_missing_are_named(tmp_path):
     assert files.read_hdf5(tmp_path / "a.h5", ["x"], EXPECTED)["x"].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match=r"a\.h5 has no \['y'\]"):
         files.read_hdf5(tmp_path / "a.h5", ["x", "y"], EXPECTED)
+
+
+def write_hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+
+
+def test_shapes_and_single_rows_of_hdf5(tmp_path):
+    path, values = tmp_path / "a.h5", np.arange(6).reshape(3, 2)
+    write_hdf5(path, x=values, y=values + 10)
+    assert files.read_hdf5_shapes(path, ["x"], EXPECTED) == {"x": (3, 2)}
+    for row in (2, 0):
+        got = files.read_hdf5_row(path, ["x", "y"], row, EXPECTED)
+        assert got["x"].tolist() == values[row].tolist() and got["y"].tolist() == (values[row] + 10).tolist()
+    assert files.read_hdf5(path, ["x"], EXPECTED)["x"].shape == (3, 2)  # though it is open for its rows
+    with pytest.raises(ValueError, match=r"a\.h5 cannot be read .*; expected"):
+        files.read_hdf5_row(path, ["x"], 3, EXPECTED)
+    with pytest.raises(ValueError, match=r"a\.h5 cannot be read .*; expected"):
+        files.read_hdf5_row(path, ["z"], 0, EXPECTED)
+
+
+def test_a_replaced_hdf5_file_is_opened_anew(tmp_path):
+    path, newer = tmp_path / "a.h5", tmp_path / "b.h5"
+    write_hdf5(path, x=np.arange(3))
+    write_hdf5(newer, x=np.arange(3) + 10)
+    assert files.read_hdf5_row(path, ["x"], 1, EXPECTED)["x"] == 1
+    newer.replace(path)
+    assert files.read_hdf5_row(path, ["x"], 1, EXPECTED)["x"] == 11
+
+
+def test_a_forked_process_opens_the_hdf5_file_for_itself(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    write_hdf5(path, x=np.arange(3))
+    files.read_hdf5_row(path, ["x"], 1, EXPECTED)
+    before = files._open_hdf5.cache_info().misses
+    files.read_hdf5_row(path, ["x"], 2, EXPECTED)
+    assert files._open_hdf5.cache_info().misses == before
+    monkeypatch.setattr(files.os, "getpid", lambda: -1)
+    assert files.read_hdf5_row(path, ["x"], 2, EXPECTED)["x"] == 2
+    assert files._open_hdf5.cache_info().misses == before + 1
 
 
 def test_tables(tmp_path):
