@@ -4,7 +4,7 @@ import hashlib
 
 
 def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str:
-    """ "train", "val" or "test" for a tile, or for a group of tiles that must stay together.
+    """The split of a tile, or of a group of tiles that must stay together: "train", "val" or "test".
 
     Args:
       name: of the tile or the group; nothing else plays a part, so that tiles which come later move no other.

@@ -132,7 +132,7 @@ def _check_bands(where: str, files: SensorFiles) -> None:
 
 
 def _check_dates(where: str, files: SensorFiles) -> None:
-    ways = f"{{date}} in the file names, or dates = a CSV file (columns tile, date) or the name of an npz file's array"
+    ways = "{date} in the file names, or dates = a CSV file (columns tile, date) or the name of an npz file's array"
     if files.record.has_dates and files.files.has_date == bool(files.dates):
         have = "both ways of telling" if files.dates else "no"
         raise ValueError(f"{where}: {files.record.name!r} is a series with {have} dates; expected one of: {ways}")

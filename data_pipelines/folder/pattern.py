@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -75,12 +76,10 @@ class FilePattern:
 
     def _ordered(self, root: pathlib.Path, files: list[tuple[datetime.date | None, str]]) -> list:
         files = sorted(files, key=lambda one: (one[0] or datetime.date.min, one[1]))
-        for (day, path), (next_day, next_path) in zip(files, files[1:], strict=False):
+        for (day, path), (next_day, next_path) in itertools.pairwise(files):
             if day == next_day:
-                when = f"on {day}" if day else "without a {date}"
-                raise ValueError(
-                    f"{root}: {path} and {next_path} are both of one tile {when}; {self.where} must be one"
-                )
+                when = f"on {day}" if day else "for which there is no {date}"
+                raise ValueError(f"{root}: {path} and {next_path} fit {self.where} for one tile {when}; expected one")
         return files
 
     def _walk(

@@ -21,6 +21,7 @@ class Section:
         self._taken: set[str] = set()
 
     def has(self, key: str) -> bool:
+        self._taken.add(key)
         return key in self._table
 
     def names(self) -> tuple[str, ...]:
