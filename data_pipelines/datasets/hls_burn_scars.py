@@ -1,0 +1,150 @@
+"""HLS Burn Scars: Harmonized Landsat and Sentinel-2 scenes of the United States, 15 km wide, with the burnt area."""
+
+import datetime
+import hashlib
+import pathlib
+import re
+
+import numpy as np
+from jaxtyping import Int8
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields, parse_day_of_year
+from data_pipelines.files import read_class_map, read_raster, stems
+from data_pipelines.reader import ArchiveReader
+
+SIDE = 512
+NODATA = 9999.0
+HIGHEST = 3.28  # the products are int16 of reflectance x 10000
+
+CARD = DatasetCard(
+    name="hls_burn_scars",
+    title="HLS Burn Scars",
+    sensors=("hls",),
+    extent=15360.0,
+    patch_sizes=(30, 60, 120, 240, 480),
+    splits=("train", "val", "test"),
+    arrays={"hls": "float32", "dense": "int8"},
+    masks={"hls": "band"},
+    georeferenced="hls",
+    file_bands={"hls": ("B02", "B03", "B04", "B8A", "B11", "B12")},
+    units={"hls": "surface reflectance, 0 to 1"},
+    dates={"hls": "one day, 2018 to 2021, from the file's name"},
+    dense_label="segmentation",
+    dense_classes=("not burned", "burn scar"),
+    dense_colours=("#d9e4c5", "#b5261e"),
+    dense_metres=30.0,
+    split_rule="test is the published folder validation; of training, the scenes of about every tenth square of the "
+    "satellites' grid (by a hash of its name, so that a place is on one side only) are val",
+    natural_colour={"hls": (2, 1, 0)},
+    size="804 scenes (540 training, 264 validation), 190,000 km2",
+    notes=(
+        "Scene and mask are paired by name; the published reader pairs two sorted lists.",
+        "The date is that of the file's name, 2018285 being day 284 of 2018 counted from 0; the published reader gives "
+        "0 to all.",
+        "The published code draws its tenth of training for val at random (seed 23); ours are other scenes.",
+        "Reflectance of 9999, below 0 or NaN is masked, band by band; the published reader sets 9999 to 0.",
+        "The paper takes patches of 240 m of the whole scene; the smaller ones are for sub-tiles.",
+        "Table C gives 15.3 km; 512 pixels of 30 m are 15.36 km.",
+        "Colours are ours; the archive has no official ones.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Phillips, Roy, Ankur, Ramachandran, HLS Foundation Burnscars Dataset, 2023",
+    url="https://huggingface.co/datasets/ibm-nasa-geospatial/hls_burn_scars",
+)
+
+LAYOUT = "training/ and validation/, each with *_merged.tif and *.mask.tif"
+SCENE, MASK = "_merged.tif", ".mask.tif"
+NAME = re.compile(r"HLS\.[SL]30\.(?P<square>T\w{5})\.(?P<day>\d{7})\.")
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return any(stems(folder / split, SCENE) for split in ("training", "validation"))
+
+
+def open_reader(root: pathlib.Path | None) -> "BurnScarsReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("HLS Burn Scars is read from a folder; set --config.data.root")
+    return BurnScarsReader(root)
+
+
+def split_of(folder: str, square: str) -> str:
+    """The split of a scene by its folder and its square of the satellites' grid, e.g. "T10TGS"."""
+    if folder == "validation":
+        return "test"
+    return "val" if hashlib.sha256(square.encode()).digest()[0] < 26 else "train"  # 26 of 256
+
+
+class BurnScarsReader(ArchiveReader):
+    """Reads HLS Burn Scars in its published layout; a scene's key is its file's name without what follows v1.4."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with training/ and validation/.
+
+        Raises:
+          FileNotFoundError: there is no pair of a scene and its mask.
+          ValueError: a file's name tells no place or no day, or a scene is in both folders.
+        """
+        self._scenes: dict[str, tuple[str, datetime.date]] = {}
+        tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
+        alone = 0
+        for folder in ("training", "validation"):
+            scenes, masks = stems(root / folder, SCENE), stems(root / folder, MASK)
+            alone += len(scenes ^ masks)
+            for key in sorted(scenes & masks):
+                square, day = _parse_name(root / folder / f"{key}{SCENE}")
+                tiles[split_of(folder, square)].append(key)
+                self._scenes[key] = folder, day
+        super().__init__(root, tiles)
+        self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
+
+    def example(self, split: str, key: str) -> Example:
+        """One scene.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: rasterio is not installed.
+        """
+        folder, day = self._scenes[key]
+        scene = _read_scene(self.root / folder / f"{key}{SCENE}")
+        label = _read_label(self.root / folder / f"{key}{MASK}")
+        return {"id": key, **scene, **day_fields("hls", [day]), "dense": label}
+
+
+def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:
+    """Square of the grid and day of a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4_merged.tif."""
+    found = NAME.search(path.name)
+    if not found:
+        raise ValueError(
+            f"{path} tells no place and day; expected a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
+        )
+    return found["square"], parse_day_of_year(found["day"], str(path))
+
+
+def _read_scene(path: pathlib.Path) -> Example:
+    """The scene as a series of one date; its bands stand in our order."""
+    num_bands = get_sensor("hls").num_bands
+    expected = f"a GeoTIFF of {num_bands} bands {', '.join(CARD.file_bands['hls'])}, {SIDE} x {SIDE} pixels, float32"
+    values, place = read_raster(path, (num_bands, SIDE, SIDE), "f", expected)
+    mask = np.isfinite(values) & (values >= 0) & (values != NODATA)
+    highest = values.max(where=mask, initial=0.0)
+    if highest > HIGHEST:
+        raise ValueError(
+            f"{path} goes up to {highest:g}; expected reflectance from 0 to about 1: divide what is x 10000 by 10000"
+        )
+    if not mask.any():
+        raise ValueError(f"{path} holds no valid value; expected at least one reflectance of 0 or more")
+    return {"hls": values[None].astype(np.float32), "hls_mask": mask[None], **place}
+
+
+def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
+    """Burnt area: -1 missing, 0 not burned, 1 burn scar."""
+    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (missing), 0 (not burned), 1 (burned)"
+    return read_class_map(path, SIDE, (-1, 0, 1), expected)

@@ -1,0 +1,51 @@
+"""A made-up HLS Burn Scars: smooth scenes with burnt ground, dark in the near infrared and bright in the far one."""
+
+import itertools
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from data_pipelines.datasets.hls_burn_scars import MASK, NODATA, SCENE, SIDE, split_of
+from data_pipelines.fakes.common import smooth, write_raster
+
+GREEN = np.asarray([0.03, 0.05, 0.04, 0.32, 0.18, 0.09], np.float32)[:, None, None]
+BURNT = np.asarray([0.03, 0.04, 0.05, 0.10, 0.20, 0.18], np.float32)[:, None, None]
+ZONE = 10  # of UTM, and of the squares of the grid
+
+
+def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
+    """Writes scenes and masks in the published layout.
+
+    Args:
+      folder: where to; it will hold training/ and validation/.
+      tiles: scenes of each split of the card; their names put them there.
+      seed: of all values. Each scene has pixels of no data and a few below 0.
+    """
+    rng = np.random.default_rng(seed)
+    for split in ("train", "val", "test"):
+        part = folder / ("validation" if split == "test" else "training")
+        part.mkdir(parents=True, exist_ok=True)
+        for number, square in enumerate(itertools.islice(_squares(split), tiles.get(split, 0))):
+            day = f"{2018 + number % 4}{100 + 7 * (number % 36):03d}"
+            _write_scene(part, f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4", rng)
+
+
+def _squares(split: str) -> Iterator[str]:
+    """Squares of the grid whose scenes belong to a split; those of validation are none of training's."""
+    letters = "VWXYZ" if split == "test" else "ABCDEFGHJKLMN"
+    names = (f"T{ZONE}T{a}{b}" for a, b in itertools.product(letters, "ABCDEFGHJKLMNPQRSTUV"))
+    return (name for name in names if split == "test" or split_of("training", name) == split)
+
+
+def _write_scene(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:
+    burnt = smooth(rng, (SIDE, SIDE), 0.0, 1.0) > 0.7
+    scene = np.where(burnt, BURNT, GREEN) * smooth(rng, (1, SIDE, SIDE), 0.7, 1.3)
+    scene[:, : SIDE // 16, : SIDE // 16] = NODATA
+    scene[0, -1] = -0.01  # the correction of the atmosphere overshoots
+    label = burnt.astype(np.int16)
+    label[: SIDE // 16, : SIDE // 16] = -1
+    corner = rng.integers(10_000, 20_000, 2) * 30.0
+    place = dict(crs=f"EPSG:326{ZONE}", transform=(30.0, 0.0, corner[0], 0.0, -30.0, 4e6 + corner[1]))
+    write_raster(folder / f"{name}{SCENE}", scene, interleave="pixel", **place)
+    write_raster(folder / f"{name}{MASK}", label[None], nodata=-1, **place)
