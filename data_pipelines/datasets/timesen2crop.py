@@ -1,0 +1,199 @@
+"""TimeSen2Crop: 1.2 million single pixels of Austrian fields; Sentinel-2 series, 16 crops."""
+
+import datetime
+import pathlib
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.files import inside, read_lines, read_table, stems
+from data_pipelines.reader import ArchiveReader
+
+CROPS = (
+    "Legumes",
+    "Grassland",
+    "Maize",
+    "Potato",
+    "Sunflower",
+    "Soy",
+    "Winter barley",
+    "Winter caraway",
+    "Rye",
+    "Rapeseed",
+    "Beet",
+    "Spring cereals",
+    "Winter wheat",
+    "Winter triticale",
+    "Permanent plantation",
+    "Other crops",
+)
+FILE_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B11", "B12")
+TILES = {
+    "train": (
+        *("32TNT", "32TPT", "32TQT", "33TUM", "33TUN", "33TVM", "33TVN"),
+        *("33TWM", "33TXN", "33UUP", "33UWP", "33UWQ", "33UXP"),
+    ),
+    "val": ("33TWN",),
+    "test": ("33UVP",),
+}
+
+CARD = DatasetCard(
+    name="timesen2crop",
+    title="TimeSen2Crop",
+    sensors=("s2",),
+    extent=10.0,
+    patch_sizes=(10,),
+    splits=("train", "val", "test"),
+    arrays={"s2": "float32"},
+    masks={"s2": "band"},
+    clouds=("s2",),
+    file_bands={"s2": FILE_BANDS},
+    units={"s2": "L2A reflectance x 10000"},
+    dates={"s2": "September 2017 to August 2018; 29 in the AnySat paper's table, in fact as many as the tile has"},
+    tile_label="class",
+    tile_classes=CROPS,
+    split_rule="by Sentinel-2 tile: validation 33TWN, test 33UVP, training the 13 others",
+    natural_colour={"s2": (2, 1, 0)},
+    size="1,212,224 pixels in 16 folders, the one of 2019 included; 120 km2",
+    notes=(
+        "The files have nine bands and a flag: B8 is missing, so it is zero and False in the mask. The published "
+        "AnySat reader puts B8A in the place of B8 and the flag in that of B8A, where it masks it.",
+        "The files call their bands B1 to B9; by the authors' description they are B2 to B7, B8A, B11 and B12.",
+        "The flag says clear (0), cloud (1), shadow (2) or snow (3); anything but clear is 100 percent cloud here.",
+        "The folder 2019_33UVP, the test tile a year later, belongs to no split, as in the published reader.",
+        "The pixels lie in Austria; the AnySat paper says Slovenia.",
+        "The series crosses the new year; the year stands beside the day of the year.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Weikmann, Paris and Bruzzone, TimeSen2Crop: A Million Labeled Samples Dataset of Sentinel 2 Image Time "
+    "Series for Crop-Type Classification, IEEE JSTARS 2021",
+    url="https://zenodo.org/records/4715631",
+)
+
+LAYOUT = "TILE/dates.csv with the column acquisition_date, TILE/CLASS/NUMBER.csv; tiles like 33TWN, classes 0 to 15"
+FLAG = "Flag"
+CLEAR, SNOW = 0, 3
+_PUBLISHED_NAMES = tuple(f"B{number}" for number in range(1, 10))
+_EXPECTED = f"a table of one row a date with the columns {', '.join(_PUBLISHED_NAMES)}, {FLAG}"
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return any((folder / tile / "dates.csv").is_file() for tiles in TILES.values() for tile in tiles)
+
+
+def open_reader(root: pathlib.Path | None) -> "TimeSen2CropReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("TimeSen2Crop is read from a folder; set --config.data.root")
+    return TimeSen2CropReader(root)
+
+
+class TimeSen2CropReader(ArchiveReader):
+    """Reads TimeSen2Crop in its published layout: those of the 15 Sentinel-2 tiles that are on disk."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder of the Sentinel-2 tiles' folders.
+
+        Raises:
+          FileNotFoundError: there is not one pixel, or a tile's dates.csv is missing.
+          ValueError: a dates.csv is not as published.
+        """
+        present = {split: [t for t in tiles if (root / t).is_dir()] for split, tiles in TILES.items()}
+        self._days = {tile: _read_days(root / tile / "dates.csv") for tiles in present.values() for tile in tiles}
+        super().__init__(root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()})
+        self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
+
+    def example(self, split: str, key: str) -> Example:
+        """One pixel; its key is "tile/class/number".
+
+        Raises:
+          FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
+        """
+        tile, crop, _ = key.split("/")
+        path = inside(self.root, f"{key}.csv")
+        bands, flags = _read_pixel(path, len(self._days[tile]))
+        return {"id": key, **_series(path, bands, flags, self._days[tile]), "tile": np.int32(crop)}
+
+
+def _read_days(path: pathlib.Path) -> tuple[datetime.date, ...]:
+    rows = read_table(path, ("acquisition_date",), f"TimeSen2Crop as published: {LAYOUT}")
+    if not rows:
+        raise ValueError(f"{path} has no dates; expected one a line, like 20170904, below acquisition_date")
+    return tuple(parse_day(row["acquisition_date"], str(path)) for row in rows)
+
+
+def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
+    """Keys of a tile's pixels, classes and numbers ascending; one listing for each class."""
+    keys = []
+    for crop in range(len(CROPS)):
+        names = (name for name in stems(root / tile / str(crop), ".csv") if not name.startswith("."))
+        keys += [f"{tile}/{crop}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+    return keys
+
+
+def _read_pixel(path: pathlib.Path, num_dates: int) -> tuple[Float64[np.ndarray, "T 9"], Float64[np.ndarray, "T"]]:
+    """Bands in the order of `FILE_BANDS`, and flags; NaN for empty cells."""
+    header, *lines = read_lines(path, _EXPECTED) or [""]
+    order = _columns(path, [name.strip().strip('"') for name in header.split(",")])
+    if len(lines) != num_dates:
+        raise ValueError(
+            f"{path} has {len(lines)} rows; expected {num_dates}, one for each date of the tile's dates.csv"
+        )
+    table = np.asarray([_cells(path, number, line, order) for number, line in enumerate(lines, start=2)], np.float64)
+    return table[:, :-1], table[:, -1]
+
+
+def _columns(path: pathlib.Path, names: list[str]) -> list[int]:
+    """Where the bands of `FILE_BANDS` and the flag stand. The published files count their bands from B1 to B9."""
+    for bands in (_PUBLISHED_NAMES, FILE_BANDS):
+        if sorted(names) == sorted((*bands, FLAG)):
+            return [names.index(name) for name in (*bands, FLAG)]
+    raise ValueError(f"{path} has the columns {names}; expected {_EXPECTED}")
+
+
+def _cells(path: pathlib.Path, number: int, line: str, order: list[int]) -> list[float]:
+    cells = line.split(",")
+    try:
+        if len(cells) == len(order):
+            return [float(cells[column]) if cells[column].strip() else np.nan for column in order]
+    except ValueError:
+        pass
+    raise ValueError(f"{path}, line {number}: {line!r:.120} is no row of {len(order)} numbers; expected {_EXPECTED}")
+
+
+def _series(
+    path: pathlib.Path,
+    bands: Float64[np.ndarray, "T 9"],
+    flags: Float64[np.ndarray, "T"],
+    days: tuple[datetime.date, ...],
+) -> Example:
+    """The series in time order without dates on which nothing was measured."""
+    if not np.isin(flags[np.isfinite(flags)], range(CLEAR, SNOW + 1)).all():
+        raise ValueError(f"{path}: {FLAG} holds {np.unique(flags).tolist()[:8]}; expected 0 to 3, clear to snow")
+    finite = np.isfinite(bands)
+    measured = (np.where(finite, bands, 0) != 0).any(axis=1) & np.isfinite(flags)
+    seen = [i for i in in_time_order(days) if measured[i]]
+    if not seen:
+        raise ValueError(f"{path}: all bands are zero or empty on every date; expected at least one measurement")
+    clouds = np.where(flags[seen] == CLEAR, 0, 100).astype(np.uint8)
+    return {
+        "s2": _place(np.where(finite, bands, 0)[seen].astype(np.float32)),
+        "s2_mask": _place(finite[seen].astype(np.float32)) > 0,
+        "s2_cloud": clouds[:, None, None, None],
+        **day_fields("s2", [days[i] for i in seen]),
+    }
+
+
+def _place(values: Float32[np.ndarray, "T 9"]) -> Float32[np.ndarray, "T 10 1 1"]:
+    """The nine bands in their places among our ten; zero in that of B8."""
+    bands = get_sensor("s2").bands
+    placed = np.zeros((len(values), len(bands), 1, 1), np.float32)
+    placed[:, [bands.index(band) for band in FILE_BANDS], 0, 0] = values
+    return placed
