@@ -1,0 +1,269 @@
+"""FLAIR #2 and #1: 100 m tiles of France; aerial image with heights, Sentinel-2 series, a map of land cover."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8, UInt8, UInt16
+
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.datasets.flair_layout import (
+    DATA,
+    TEST_FOLDERS,
+    TRAIN_FOLDERS,
+    VAL_DOMAINS,
+    Area,
+    choose_folders,
+    file_folder,
+    find_areas,
+    read_centroids,
+    read_splits,
+)
+from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.files import read_lines, read_npy, read_raster
+from data_pipelines.reader import ArchiveReader
+
+CLASSES = (
+    "building",
+    "pervious surface",
+    "impervious surface",
+    "bare soil",
+    "water",
+    "coniferous",
+    "deciduous",
+    "brushwood",
+    "vineyard",
+    "herbaceous vegetation",
+    "agricultural land",
+    "plowed land",
+    "other",
+)
+NUM_LABELS = 19  # of the full nomenclature; those from 13 on are "other"
+SIDE = 512
+
+CARD = DatasetCard(
+    name="flair",
+    title="FLAIR #2",
+    sensors=("aerial-flair", "s2"),
+    extent=100.0,
+    patch_sizes=(10, 20, 50),
+    splits=("train", "val", "test"),
+    arrays={"aerial-flair": "uint8", "s2": "uint16"},
+    sides={"aerial-flair": SIDE, "dense": SIDE},
+    masks={"s2": "pixel"},
+    clouds=("s2",),
+    optional=("s2",),
+    georeferenced="aerial-flair",
+    units={
+        "aerial-flair": "grey values; elevation: height above ground, 0.2 m a step",
+        "s2": "L2A reflectance x 10000",
+    },
+    dates={"s2": "one year for each area, 56 on average, clouds not removed"},
+    tile_label="multi_label",
+    tile_classes=CLASSES,
+    dense_label="segmentation",
+    dense_classes=CLASSES,
+    dense_colours=(
+        *("#db0e9a", "#938e7b", "#f80c00", "#a97101", "#1553ae", "#194a26", "#46e483", "#f3a60d"),
+        *("#660082", "#55ff00", "#fff30d", "#e4df7c", "#000000"),
+    ),
+    dense_metres=0.2,
+    split_rule="by domain: splits.json where there is one; else the published test folders, and of the training "
+    f"folders the baseline's {len(VAL_DOMAINS)} validation domains are val",
+    natural_colour={"aerial-flair": (0, 1, 2), "s2": (2, 1, 0)},
+    size="77,762 tiles of 50 domains, 817 km2, about 95 GB",
+    notes=(
+        "Labels count from 1 in the files and from 0 here; 13 to 19 (swimming pool, snow, clear cut, mixed, ligneous, "
+        "greenhouse, other) are one class, other. The published score leaves that class out; here it is an ordinary "
+        "class, so leave it out of a mean to compare.",
+        "Images and labels have 512 pixels a side; the 500 in their centre match ten Sentinel pixels.",
+        "The multi-label names the classes of all 512 x 512 pixels, as the published code does.",
+        "Image and label belong together by the number in their names.",
+        "Sentinel-2 comes as one series for each area, larger than it; the tile's part lies around the pixel that "
+        "flair-2_centroids_sp_to_patch.json names.",
+        "s2_cloud is the larger of the probabilities of snow and cloud; pixels that are zero in all bands are masked, "
+        "and dates without any other left out.",
+        "FLAIR #1 (no Sentinel-2) reads as well. Where the test sets of both are there, that of #2 is read.",
+        "The paper says tiles of 102.4 m, all of an image; its code and this reader use 100 m.",
+    ),
+    licence="Etalab Open Licence 2.0",
+    citation="Garioud et al., FLAIR: a Country-Scale Land Cover Semantic Segmentation Dataset From Multi-Source "
+    "Optical Imagery, NeurIPS 2023",
+    url="https://ignf.github.io/FLAIR/",
+)
+
+LAYOUT = (
+    "flair_aerial_train, flair_labels_train, flair_sen_train, the same as flair_2_*_test, in each "
+    "DOMAIN/AREA/img/IMG_*.tif, msk/MSK_*.tif and sen/*data.npy, and flair-2_centroids_sp_to_patch.json"
+)
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return any(choose_folders(folder, candidates) for candidates in (TRAIN_FOLDERS, TEST_FOLDERS))
+
+
+def open_reader(root: pathlib.Path | None) -> "FlairReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("FLAIR is read from a folder; set --config.data.root")
+    return FlairReader(root)
+
+
+class FlairReader(ArchiveReader):
+    """Reads FLAIR in its published layout. A tile's key is DOMAIN-AREA-NUMBER; images without labels are left out."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder that holds flair_aerial_train, flair_2_aerial_test and the others.
+
+        Raises:
+          FileNotFoundError: there is not one tile, or Sentinel-2 series without the file of their places.
+          ValueError: the splits or the places are not as published.
+        """
+        self._train, self._test = (choose_folders(root, c) for c in (TRAIN_FOLDERS, TEST_FOLDERS))
+        self._series: dict[str, str] = {}
+        self._counts = dict.fromkeys(("images", "without labels", "of no split", "without s2"), 0)
+        named = read_splits(root)
+        tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
+        for folders in (self._train, self._test):
+            for area in find_areas(root, folders) if folders else ():
+                held_out = folders is self._test
+                self._take(area, _split_of(area.domain, named, held_out), tiles)
+        super().__init__(root, tiles)
+        self._find_places()
+        self.summary += f"; {', '.join(f'{count:,} {what}' for what, count in self._counts.items())}"
+
+    def _take(self, area: Area, split: str, tiles: dict[str, list[str]]) -> None:
+        """Adds an area's tiles to their split, and counts what is left out."""
+        whole = [number for number in area.images if number in area.labels]
+        self._counts["images"] += len(area.images)
+        self._counts["without labels"] += len(area.images) - len(whole)
+        if not split:
+            self._counts["of no split"] += len(whole)
+            return
+        if area.series:
+            self._series[f"{area.domain}-{area.name}"] = area.series
+        else:
+            self._counts["without s2"] += len(whole)
+        tiles[split] += [f"{area.domain}-{area.name}-{number}" for number in whole]
+
+    def _find_places(self) -> None:
+        """Where in its area's series each tile is."""
+        self._centroids, self._places = None, {}
+        if self._series:
+            self._centroids, places = read_centroids(self.root)
+            numbers = {key.rsplit("-", 1)[1] for keys in self.tiles.values() for key in keys}
+            self._places = {number: place for number, place in places.items() if number in numbers}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the tiles, their splits, the series and the tiles' places in them."""
+        parts = [super().fingerprint, sorted(self._series.items()), sorted(self._places.items())]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: rasterio is not installed.
+        """
+        folders = self._test if split == "test" else self._train
+        domain, area, number = key.split("-")
+        example = _read_aerial(self._path(folders.aerial, domain, area, "img", f"IMG_{number}.tif"))
+        dense = _read_labels(self._path(folders.labels, domain, area, "msk", f"MSK_{number}.tif"))
+        series = self._series.get(f"{domain}-{area}")
+        if series:
+            example |= _read_series(self.root / series, self._place(number))
+        present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
+        return {"id": key, **example, "dense": dense, "tile": present}
+
+    def _path(self, folder: str, domain: str, area: str, kind: str, name: str) -> pathlib.Path:
+        return file_folder(self.root / folder / domain / area, kind) / name
+
+    def _place(self, number: str) -> tuple[int, int]:
+        if number not in self._places:
+            raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
+        return self._places[number]
+
+
+def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
+    """The split of a domain's tiles; "" for none. Tiles of the test folders are in no other split."""
+    if named is not None:
+        split = named.get(domain, "")
+        return split if (split == "test") == held_out else ""
+    return "test" if held_out else "val" if domain in VAL_DOMAINS else "train"
+
+
+def _read_aerial(path: pathlib.Path) -> Example:
+    expected = f"a GeoTIFF of 5 bands R, G, B, NIR, elevation, {SIDE} x {SIDE} pixels, uint8"
+    image, place = read_raster(path, (5, SIDE, SIDE), "uint8", expected)
+    return {"aerial-flair": image, **place}
+
+
+def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
+    """Classes from 0; those of the full nomenclature from 13 on are one."""
+    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers from 1 to {NUM_LABELS}"
+    (labels,), _ = read_raster(path, (1, SIDE, SIDE), "iu", expected)
+    if labels.min() < 1 or labels.max() > NUM_LABELS:
+        raise ValueError(f"{path} holds labels {labels.min()} to {labels.max()}; expected {expected}")
+    return (np.minimum(labels, len(CLASSES)) - 1).astype(np.int8)
+
+
+def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
+    """The ten by ten pixels around a place, in time order, without the dates on which nothing was observed."""
+    path, clouds, products = (stem.with_name(stem.name + end) for end in (DATA, "masks.npy", "products.txt"))
+    days = _read_days(products)
+    expected = f"reflectances of shape ({len(days)}, 10, height, width), a date for each line of {products.name}"
+    whole = read_npy(path, (len(days), 10, None, None), "iuf", expected, mapped=True)
+    values = _to_uint16(path, _cut(path, whole, place))
+    percent = _read_clouds(clouds, whole.shape, place)
+    mask = (values != 0).any(axis=1, keepdims=True)
+    seen = [i for i in in_time_order(days) if mask[i].any()]
+    if not seen:
+        raise ValueError(f"{path} is zero around {place} on every date; expected at least one with an observation")
+    fields = day_fields("s2", [days[i] for i in seen])
+    return {"s2": values[seen], "s2_mask": mask[seen], "s2_cloud": percent[seen], **fields}
+
+
+def _read_days(path: pathlib.Path) -> list[Any]:
+    """The day of each product, e.g. S2A_MSIL2A_20210415T105021_..."""
+    lines = read_lines(path, "names of Sentinel-2 products, one a line")
+    if not lines:
+        raise ValueError(f"{path} is empty; expected names of Sentinel-2 products, one a line")
+    return [parse_day(line[11:19], f"{path}, {line!r}") for line in lines]
+
+
+def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+    """The pixels of a tile: five on each side of the corner that the place names."""
+    row, column = place
+    height, width = whole.shape[-2:]
+    if not (5 <= row <= height - 5 and 5 <= column <= width - 5):
+        raise ValueError(
+            f"{path} has {height} x {width} pixels, but the tile's 10 x 10 lie around {place}; expected them inside: "
+            "the centroids are of another version, or the series is"
+        )
+    return np.array(whole[..., row - 5 : row + 5, column - 5 : column + 5])
+
+
+def _to_uint16(path: pathlib.Path, values: np.ndarray) -> UInt16[np.ndarray, "T 10 10 10"]:
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"{path} runs from {values.min():g} to {values.max():g}; expected reflectances x 10000, 0 to 65535"
+        )
+    return np.rint(values).astype(np.uint16)
+
+
+def _read_clouds(path: pathlib.Path, shape: tuple[int, ...], place: tuple[int, int]) -> UInt8[np.ndarray, "T 1 10 10"]:
+    """The larger of the probabilities of snow and cloud, in percent."""
+    expected = f"percentages of snow and cloud of shape ({shape[0]}, 2, {shape[2]}, {shape[3]})"
+    both = _cut(path, read_npy(path, (shape[0], 2, *shape[2:]), "iuf", expected, mapped=True), place)
+    if not ((both >= 0) & (both <= 100)).all():
+        raise ValueError(f"{path} runs from {both.min():g} to {both.max():g}; expected {expected}, 0 to 100")
+    return np.rint(both.max(axis=1, keepdims=True)).astype(np.uint8)
