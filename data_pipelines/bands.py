@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Num
+from jaxtyping import Bool, Float32, Num
 
 SMALLEST_POWER = 1e-10  # linear power below any real backscatter, so that a ratio stays finite
 
@@ -34,3 +34,16 @@ def with_ratio_of_decibels(decibels: Float32[np.ndarray, "*T 2 H W"]) -> Float32
     """Two polarisations in dB and their ratio in dB, which is their difference: a quotient of dB is no power ratio."""
     ratio = decibels[..., :1, :, :] - decibels[..., 1:2, :, :]
     return np.concatenate([decibels, ratio], axis=-3).astype(np.float32)
+
+
+def in_decibels(
+    backscatter: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T c H W"]
+) -> Float32[np.ndarray, "*T C H W"]:
+    """Radar backscatter in dB, of files that hold dB or linear power without saying which.
+
+    Power is never negative, and a scene in dB always has negative values: one of them among the valid ones tells.
+    """
+    values = np.asarray(backscatter, np.float32)
+    if (np.broadcast_to(valid, values.shape) & (values < 0)).any():
+        return values
+    return (10 * np.log10(np.maximum(values, np.float32(SMALLEST_POWER)))).astype(np.float32)

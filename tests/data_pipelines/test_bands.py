@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
+from data_pipelines.bands import in_decibels, pick_bands, with_ratio, with_ratio_of_decibels
 
 
 def test_bands_are_found_by_name():
@@ -29,3 +29,12 @@ def test_the_ratio_of_powers_is_a_quotient_and_of_decibels_a_difference():
 
 def test_the_ratio_stays_finite_where_nothing_came_back():
     assert np.isfinite(with_ratio(np.array([1.0, 0.0], np.float32)[:, None, None])).all()
+
+
+def test_backscatter_in_decibels_stays_and_power_is_converted():
+    decibels = np.array([-10.0, 3.0, -99.0], np.float32)[:, None, None]
+    valid = np.array([True, True, False])[:, None, None]
+    np.testing.assert_array_equal(in_decibels(decibels, valid), decibels)
+    power = np.array([0.1, 2.0, -1.0], np.float32)[:, None, None]
+    np.testing.assert_allclose(in_decibels(power, valid)[:2, 0, 0], [-10.0, 3.0103], rtol=1e-4)
+    assert in_decibels(np.zeros((1, 1, 1), np.float32), np.array(True)).item() == pytest.approx(-100.0)

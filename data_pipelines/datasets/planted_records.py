@@ -1,0 +1,219 @@
+"""PLANTED as published: TFRecord files whose names tell the split."""
+
+import bisect
+import concurrent.futures
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.card import Example
+from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series, side
+from data_pipelines.files import read_lines
+from data_pipelines.tfrecord import parse_example, read_record, record_offsets
+
+SPECIES = "species.txt"
+LABEL = "species"  # a name or a class number
+VALUES, MASK, DATES = "{}", "{}_mask", "{}_timestamps"  # of the sensor: "s2", "s2_mask", "s2_timestamps"
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_FILE = re.compile(r"(?:^|[-_./])(train|validation|valid|val|test)[^/]*\.tfrecords?(?:-\d+-of-(\d+))?$")
+_WALKERS = 8  # threads that wait for the disk while record headers are read
+
+
+class RecordKeys(Sequence[str]):
+    """Keys "FILE:NUMBER" of all records of some files, made when asked for: there are more than a million."""
+
+    def __init__(self, names: Sequence[str], counts: Sequence[int]) -> None:
+        self._names = tuple(names)
+        self._ends = list(itertools.accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        file = bisect.bisect_right(self._ends, place)
+        return f"{self._names[file]}:{place - (self._ends[file - 1] if file else 0)}"
+
+
+def record_files(root: pathlib.Path) -> dict[str, list[str]]:
+    """TFRecord files in a folder and one level below, by split, as paths from `root`."""
+    found: dict[str, list[str]] = {}
+    for path in itertools.chain(root.glob("*.tfrecord*"), root.glob("*/*.tfrecord*")):
+        name = path.relative_to(root).as_posix()
+        if match := _FILE.search(name):
+            found.setdefault(SPLITS[match[1]], []).append(name)
+    return {split: sorted(names) for split, names in found.items()}
+
+
+class PlantedRecords:
+    """Reads PLANTED's TFRecords, any record at a time (the Reader of `card.py`).
+
+    Attributes:
+      root: folder of the archive.
+      species: names of the classes, in order; () where there is no species.txt.
+      summary: what was found, a line.
+    """
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder of the TFRecord files.
+
+        Raises:
+          FileNotFoundError: there is no TFRecord file whose name tells a split.
+          ValueError: a file is damaged, or species.txt does not name 40 species.
+        """
+        self.root = root
+        self.species = _read_species(root / SPECIES)
+        files = record_files(root)
+        if not files:
+            raise FileNotFoundError(f"{root} holds no file like planted-train.tfrecord-00000-of-01024; see {CARD.url}")
+        self._offsets = _all_offsets(root, [name for names in files.values() for name in names])
+        self._keys = {
+            split: RecordKeys(files.get(split, []), [len(self._offsets[n]) - 1 for n in files.get(split, [])])
+            for split in CARD.splits
+        }
+        counts = ", ".join(f"{split} {len(self._keys[split]):,}" for split in self.splits())
+        total = sum(map(len, self._keys.values()))
+        self.summary = f"{CARD.name}: {total:,} records in {root} ({counts}){_missing_shards(self._offsets)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the files, their records and the order of the classes."""
+        sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
+        return hashlib.sha256(json.dumps([sizes, self.species]).encode()).hexdigest()
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in CARD.splits if len(self._keys[split]))
+
+    def keys(self, split: str) -> Sequence[str]:
+        return self._keys[split]
+
+    def example(self, split: str, key: str) -> Example:
+        """One record.
+
+        Raises:
+          FileNotFoundError, ValueError: the record is damaged or not as expected; the message names file and record.
+          KeyError: there is no such record.
+        """
+        where, features = self.features(key)
+        example: Example = {"id": key, "tile": self._label(where, features)}
+        for sensor in CARD.sensors:
+            if VALUES.format(sensor) in features:
+                example |= read_series(where, sensor, *_arrays(where, sensor, features))
+        return example
+
+    def features(self, key: str) -> tuple[str, dict[str, np.ndarray]]:
+        """File and record in words, and the record's features by name, each of one dimension."""
+        name, _, number = key.rpartition(":")
+        offsets, index = self._offsets[name], int(number)
+        if not 0 <= index < len(offsets) - 1:
+            raise KeyError(key)
+        where = f"{self.root / name}, record {number}"
+        return where, parse_example(read_record(self.root / name, *map(int, offsets[index : index + 2])), where)
+
+    def _label(self, where: str, features: dict[str, np.ndarray]) -> np.int32:
+        name = species_name(where, features)
+        if isinstance(name, int):
+            return class_number(where, name)
+        if name not in self.species:
+            lists = (
+                f"{self.root / SPECIES} does not list" if self.species else f"there is no {self.root / SPECIES} with"
+            )
+            how = f"python -m data_pipelines.datasets.planted {self.root} > {self.root / SPECIES}"
+            raise ValueError(f"{where}: the species is {name!r}, which {lists}; write one name a line, or run: {how}")
+        return class_number(where, self.species.index(name))
+
+
+def species_name(where: str, features: dict[str, np.ndarray]) -> str | int:
+    """The label of a record, a name or a class number.
+
+    Raises:
+      ValueError: it has none.
+    """
+    label = _feature(where, LABEL, features)
+    if label.dtype != object:
+        return int(label[0])
+    text = label[0].decode("utf-8", "replace").strip()
+    if not text:
+        raise ValueError(f"{where} has no species; expected the subset 'species' of the archive")
+    return int(text) if text.isdecimal() else text
+
+
+def all_species(root: pathlib.Path) -> list[str]:
+    """Names of the species in all records, sorted; every file is read from start to end.
+
+    Raises:
+      ValueError: the records have class numbers instead of names, or do not name 40 species.
+    """
+    import tqdm
+
+    reader = PlantedRecords(root)
+    keys = itertools.chain.from_iterable(reader.keys(split) for split in reader.splits())
+    total = sum(len(reader.keys(split)) for split in reader.splits())
+    found = {species_name(*reader.features(key)) for key in tqdm.tqdm(keys, total=total, unit="record")}
+    if any(isinstance(name, int) for name in found) or len(found) != NUM_CLASSES:
+        raise ValueError(
+            f"the records of {root} hold {len(found)} species, {sorted(map(str, found))}; expected 40 names"
+        )
+    return sorted(map(str, found))
+
+
+def _read_species(path: pathlib.Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    names = tuple(read_lines(path, "the names of the 40 species, one a line"))
+    if len(set(names)) != NUM_CLASSES or len(names) != NUM_CLASSES:
+        what = f"{path} has {len(names)} lines with {len(set(names))} different names"
+        raise ValueError(f"{what}; expected {NUM_CLASSES}, one species a line, in the order of the classes")
+    return names
+
+
+def _all_offsets(root: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    with concurrent.futures.ThreadPoolExecutor(_WALKERS) as threads:
+        return dict(zip(names, threads.map(lambda name: record_offsets(root / name), names), strict=True))
+
+
+def _missing_shards(files: Sequence[str]) -> str:
+    """How many shards are not there, by what the names of the others say."""
+    promised = {
+        name.rpartition("-of-")[0].rpartition("-")[0]: int(name.rpartition("-of-")[2])
+        for name in files
+        if "-of-" in name
+    }
+    missing = sum(promised.values()) - sum("-of-" in name for name in files)
+    return f"; {missing:,} of {sum(promised.values()):,} files are not there" if missing > 0 else ""
+
+
+def _arrays(where: str, sensor: str, features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values and mask (T, H, W, C) and dates (T,) of a sensor."""
+    stamps = _feature(where, DATES.format(sensor), features)
+    shape = (len(stamps), side(sensor), side(sensor), -1)
+    arrays = []
+    for name in (VALUES.format(sensor), MASK.format(sensor)):
+        flat = _feature(where, name, features)
+        if flat.dtype == object or flat.size % abs(int(np.prod(shape))):
+            what = f"feature {name!r} has {flat.size} values of {flat.dtype}"
+            raise ValueError(
+                f"{where}: {what}; expected numbers for {shape[0]} dates of {shape[1]} x {shape[2]} pixels"
+            )
+        arrays.append(flat.reshape(shape))
+    return arrays[0], arrays[1], stamps
+
+
+def _feature(where: str, name: str, features: dict[str, np.ndarray]) -> np.ndarray:
+    if name not in features:
+        raise ValueError(
+            f"{where} has no feature {name!r} but {sorted(features)}; expected {LABEL!r} and, for each sensor, "
+            f"'s2', 's2_mask', 's2_timestamps' and the like"
+        )
+    return features[name]

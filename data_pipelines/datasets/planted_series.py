@@ -1,0 +1,138 @@
+"""PLANTED: the card, and a sensor's series from the arrays that both of its layouts hold."""
+
+import datetime
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import in_decibels, with_ratio, with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields, from_epoch_milliseconds, in_time_order
+
+NUM_CLASSES = 40
+RADAR = ("s1", "alos")  # a third channel of the archive, most likely the angle of incidence, gives way to a ratio
+FIRST_YEAR, LAST_YEAR = 1999, 2100  # from the launch of Landsat 7 and Terra on
+
+CARD = DatasetCard(
+    name="planted",
+    title="PLANTED",
+    sensors=("s2", "s1", "l7", "alos", "modis"),
+    extent=120.0,
+    patch_sizes=(30, 60),
+    splits=("train", "val", "test"),
+    masks=dict.fromkeys(("s2", "s1", "l7", "alos", "modis"), "band"),
+    optional=("s2", "s1", "l7", "alos", "modis"),
+    file_bands={"s1": ("VV", "VH", "angle"), "alos": ("HH", "HV", "angle")},
+    units={
+        "s2": "reflectance, as the archive scales it",
+        "s1": "backscatter in dB",
+        "l7": "reflectance, as the archive scales it",
+        "alos": "digital numbers of amplitude (gamma0 in dB = 20 log10 DN - 83)",
+        "modis": "reflectance, as the archive scales it",
+    },
+    dates={"s2": "8 seasons", "s1": "8 seasons", "l7": "20 seasons", "alos": "4 years", "modis": "60 months"},
+    tile_label="class",
+    tile_classes=tuple(f"species {number}" for number in range(NUM_CLASSES)),
+    split_rule="published",
+    natural_colour={"s2": (2, 1, 0), "l7": (2, 1, 0), "modis": (0, 3, 2)},
+    size="1,348,219 tiles with a species (version 1.2.0; 155 GB), 1,075,701 of them for training (version 1.0.1)",
+    notes=(
+        "Take the subset 'species' of the archive; the others hold tiles without a species.",
+        "The names of the 40 species are not in this card: their official order could not be confirmed. Where the "
+        "records name the species, species.txt in the archive's folder gives the order, one name a line; `python -m "
+        "data_pipelines.datasets.planted DIR > species.txt` collects the names. Records with numbers are taken as is.",
+        "The archive's masks are 1 where a pixel is valid, for each band; dates without a valid value are left out, "
+        "and a sensor without dates is missing.",
+        "Dates are milliseconds since 1970 in UTC; the published reader takes the day in the machine's time zone.",
+        "The third channel of both radars is replaced. Sentinel-1's is VV - VH in dB, where the published reader "
+        "divides the decibels; linear power, should the files hold it, is converted. ALOS's is HH / HV of "
+        "amplitudes, or HH - HV should the files hold dB.",
+        "The names of the features, the shapes and the masks' meaning are those of a public reader of the archive.",
+        "A MODIS pixel (250 m) is larger than the tile.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Pazos-Outón et al., Planted: a dataset for planted forest identification from multi-satellite time "
+    "series, IGARSS 2024",
+    url="https://github.com/google-deepmind/forest_typology/tree/main/planted",
+)
+
+
+def class_number(where: str, number: int) -> np.int32:
+    """The label of a tile.
+
+    Raises:
+      ValueError: it is none of the 40 classes.
+    """
+    if not 0 <= number < NUM_CLASSES:
+        raise ValueError(f"{where}: the species is {number}; expected a class from 0 to {NUM_CLASSES - 1}")
+    return np.int32(number)
+
+
+def side(sensor: str) -> int:
+    """Pixels along a side of the archive's array of a sensor."""
+    return get_sensor(sensor).pixels(CARD.extent)
+
+
+def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> Example:
+    """A sensor's fields of an example; none where no date has a valid value.
+
+    Args:
+      where: file or record, for errors.
+      sensor: e.g. "s2".
+      values: (T, H, W, C) numbers in the archive's bands.
+      mask: as `values`, not 0 where valid.
+      stamps: (T,) milliseconds since 1970.
+
+    Raises:
+      ValueError: an array is of another shape, or a date cannot be.
+    """
+    _check_shapes(where, sensor, values, mask, stamps)
+    valid = np.moveaxis(np.isfinite(values) & (mask != 0), -1, 1)
+    clean = np.where(valid, np.moveaxis(values, -1, 1), 0).astype(np.float32)
+    if sensor in RADAR:
+        clean, valid = _radar(sensor, clean[:, :2], valid[:, :2])
+    seen = np.flatnonzero(valid.any(axis=(1, 2, 3)))
+    if not seen.size:
+        return {}
+    days = [_day(where, sensor, stamp) for stamp in stamps[seen]]
+    order = in_time_order(days)
+    kept = seen[order]
+    fields = day_fields(sensor, [days[i] for i in order])
+    return {sensor: np.ascontiguousarray(clean[kept]), f"{sensor}_mask": np.ascontiguousarray(valid[kept]), **fields}
+
+
+def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> None:
+    pixels = side(sensor)
+    bands = (2, 3) if sensor in RADAR else (get_sensor(sensor).num_bands,)
+    expected = f"({len(stamps)}, {pixels}, {pixels}, {' or '.join(map(str, bands))})"
+    fits = values.ndim == 4 and values.shape[:3] == (len(stamps), pixels, pixels) and values.shape[3] in bands
+    if not fits or values.dtype.kind not in "fiu" or stamps.ndim != 1:
+        what = f"{sensor!r} is {values.dtype} {values.shape} with {stamps.shape} dates"
+        raise ValueError(f"{where}: {what}; expected numbers of shape {expected}, dates first and bands last")
+    if mask.shape != values.shape or mask.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: the mask of {sensor!r} is {mask.dtype} {mask.shape}; expected 0 or 1, {expected}")
+
+
+def _radar(
+    sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
+) -> tuple[Float32[np.ndarray, "T 3 H W"], Bool[np.ndarray, "T 3 H W"]]:
+    """Both polarisations and their ratio. In ALOS's digital numbers 0 stands for no data."""
+    if sensor == "s1":
+        three = with_ratio_of_decibels(in_decibels(values, valid))
+    else:
+        valid = valid & (values != 0)
+        three = with_ratio_of_decibels(values) if (values < 0).any() else with_ratio(values)
+    valid = np.concatenate([valid, valid.all(axis=1, keepdims=True)], axis=1)
+    return np.where(valid, three, np.float32(0)), valid
+
+
+def _day(where: str, sensor: str, stamp: float) -> datetime.date:
+    try:
+        (day,) = from_epoch_milliseconds([stamp])
+    except (ValueError, OverflowError):
+        day = datetime.date.min
+    if not FIRST_YEAR <= day.year < LAST_YEAR:
+        what = f"{where}: {sensor!r} has the date {stamp}"
+        raise ValueError(f"{what}; expected milliseconds since 1970, of a year from {FIRST_YEAR} on")
+    return day
