@@ -1,0 +1,70 @@
+"""A made-up TreeSatAI Time-Series in its published layout."""
+
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_pipelines.datasets.treesatai_ts import CLOUDS, GENERA, LABELS
+from data_pipelines.fakes.common import smooth, some_days, write_raster
+
+FIRST_DAY, LAST_DAY = datetime.date(2020, 1, 2), datetime.date(2020, 12, 30)
+
+
+def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
+    """Writes made-up tiles with short series.
+
+    Args:
+      folder: where to; made if need be.
+      tiles: number of tiles of each split of the card.
+      seed: the same seed writes the same archive.
+    """
+    for name in ("aerial", "sentinel", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    labels: dict[str, list[tuple[str, float]]] = {}
+    for split, count in tiles.items():
+        names = [_write_tile(folder, labels, seed) for _ in range(count)]
+        (folder / f"{split}_filenames.lst").write_text("".join(f"{name}\n" for name in names))
+    (folder / LABELS).write_text(json.dumps(labels))
+
+
+def _write_tile(folder: pathlib.Path, labels: dict[str, list[tuple[str, float]]], seed: int) -> str:
+    """Writes a tile's files, adds its genera and their shares of the area, and gives its name."""
+    number = len(labels)
+    rng = np.random.default_rng((seed, number))
+    first, second = rng.choice(GENERA, 2, replace=False)
+    stem, share = f"{first}_{number}_1005_WEFL_NLF", round(float(rng.uniform(0.5, 1)), 5)
+    labels[f"{stem}.tif"] = [(str(first), share), (str(second), round(1 - share, 5))]
+    transform = (0.2, 0.0, 5.5e5 + 100.0 * number, 0.0, -0.2, 5.8e6)
+    image = smooth(rng, (4, 304, 304), 20, 220, "uint8")
+    write_raster(folder / "aerial" / f"{stem}.tif", image, crs="EPSG:32632", transform=transform)
+    _write_series(folder / "sentinel" / f"{stem}.h5", rng)
+    return f"{stem}.tif"
+
+
+def _write_series(path: pathlib.Path, rng: np.random.Generator) -> None:
+    """The three series of a tile and its clouds; the second optical date was not observed."""
+    import h5py
+
+    days = some_days(rng, int(rng.integers(5, 9)), FIRST_DAY, LAST_DAY)
+    optical = smooth(rng, (len(days), 10, 6, 6), 100, 4000).round()
+    optical[1] = 0
+    clouds = np.zeros((len(days), 10, 6, 6), np.float32)  # snow, cloud, and eight empty layers
+    clouds[:, :2] = smooth(rng, (len(days), 2, 6, 6), 0, 100).round()
+    with h5py.File(path, "w") as file:
+        file["sen-2-data"], file[CLOUDS] = optical, clouds
+        file["sen-2-products"] = np.array([_optical_product(day) for day in days], "S")
+        for orbit in ("asc", "des"):
+            days = some_days(rng, int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
+            file[f"sen-1-{orbit}-data"] = smooth(rng, (len(days), 2, 6, 6), 0.01, 0.3)
+            file[f"sen-1-{orbit}-products"] = np.array([_radar_product(day) for day in days], "S")
+
+
+def _optical_product(day: datetime.date) -> str:
+    return f"S2A_MSIL2A_{day:%Y%m%d}T102421_N0213_R065_T32UNC_{day:%Y%m%d}T115419"
+
+
+def _radar_product(day: datetime.date) -> str:
+    return f"S1A_IW_GRDH_1SDV_{day:%Y%m%d}T170841_{day:%Y%m%d}T170906_030639_0382D5_360A"
