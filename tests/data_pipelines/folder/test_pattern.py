@@ -57,9 +57,7 @@ def test_a_name_without_a_date_is_not_passed_over(tmp_path):
 
 def test_two_files_of_one_day(tmp_path):
     put(tmp_path, "s2/a_20200101.tif", "s2/a_2020-01-01.tif")
-    with pytest.raises(
-        ValueError, match=r"a_20200101\.tif fit tiles\.toml: sensors\.s2\.files for one tile on 2020-01-01; expected"
-    ):
+    with pytest.raises(ValueError, match=r"a_20200101\.tif fit tiles\.toml: .* for one tile on 2020-01-01; expected"):
         found(tmp_path, "s2/{tile}_{date}.tif")
 
 
@@ -70,9 +68,7 @@ def test_two_files_without_a_date(tmp_path):
 
 
 def test_no_file_at_all(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"has no file 's2/\{tile\}\.tif', which tiles\.toml: sensors\.s2\.files"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no file 's2/\{tile\}\.tif', which tiles\.toml: sensors"):
         found(tmp_path, "s2/{tile}.tif")
 
 

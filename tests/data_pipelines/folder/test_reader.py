@@ -262,7 +262,7 @@ BAD_FILES = {
     "bands": (put(f"s2/a_{DAYS[0]}.tif", s2_values("a", DAYS[0])[1:]), r"shape \(10, 4, 4\); expected \(bands, height"),
     "dtype": (
         put(f"s2/a_{DAYS[0]}.tif", -s2_values("a", DAYS[0]).astype(np.int16)),
-        "to -200 which uint16 cannot hold",
+        "to -200 which uint16 cannot",
     ),
     "fraction": (
         put(f"s2/a_{DAYS[0]}.tif", s2_values("a", DAYS[0]) / np.float32(7)),
