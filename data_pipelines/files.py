@@ -1,7 +1,6 @@
 """Reading raw files, each with an error that names the file, says what was expected and what to do.
 
-The packages that only raw archives need (rasterio, h5py) are imported where they are used. HDF5 files are read without
-a lock, so that several processes can, and from file systems that have none.
+The packages that only raw archives need (rasterio, h5py) are imported where they are used.
 """
 
 import contextlib
@@ -169,7 +168,7 @@ def read_hdf5_shapes(path: pathlib.Path, keys: Sequence[str], expected: str) -> 
 def _with_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any]) -> dict[str, Any]:
     h5py = _import("h5py", path)
     errors = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
-    with explained(path, expected, *errors), h5py.File(path, locking=False) as file:
+    with explained(path, expected, *errors), h5py.File(path) as file:
         missing = [key for key in keys if key not in file]
         found = {key: use(file[key]) for key in keys if key in file}
     if missing:
@@ -198,7 +197,7 @@ def _open_hdf5(path: pathlib.Path, process: int, state: tuple[int, int, int]) ->
     """An open file; `process` keeps a fork from using its parent's, `state` from using a file that is gone."""
     import h5py
 
-    return h5py.File(path, locking=False)
+    return h5py.File(path)
 
 
 def read_json(path: pathlib.Path, expected: str) -> Any:

@@ -1,0 +1,171 @@
+"""So2Sat LCZ42: 320 m patches of 52 cities, Sentinel-1 and -2 of one date each, and the local climate zone."""
+
+import datetime
+import pathlib
+
+import numpy as np
+from jaxtyping import Num
+
+from data_pipelines.bands import pick_bands, with_ratio
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields
+from data_pipelines.files import check_array, read_hdf5_row, read_hdf5_shapes
+from data_pipelines.reader import ArchiveReader
+
+ZONES = (
+    "Compact high-rise",
+    "Compact mid-rise",
+    "Compact low-rise",
+    "Open high-rise",
+    "Open mid-rise",
+    "Open low-rise",
+    "Lightweight low-rise",
+    "Large low-rise",
+    "Sparsely built",
+    "Heavy industry",
+    "Dense trees",
+    "Scattered trees",
+    "Bush, scrub",
+    "Low plants",
+    "Bare rock or paved",
+    "Bare soil or sand",
+    "Water",
+)
+SIDE = 32
+RADAR = (
+    "real part of VH",
+    "imaginary part of VH",
+    "real part of VV",
+    "imaginary part of VV",
+    "VH",
+    "VV",
+    "real part of VH-VV covariance",
+    "imaginary part of VH-VV covariance",
+)
+DAY = datetime.date(2017, 1, 1)  # the archive has no dates
+HIGHEST = 6.5536  # the products are uint16 of reflectance x 10000
+
+CARD = DatasetCard(
+    name="so2sat",
+    title="So2Sat LCZ42",
+    sensors=("s2", "s1"),
+    extent=320.0,
+    patch_sizes=(10, 80),
+    splits=("train", "val", "test"),
+    arrays={"s2": "float32", "s1": "float32"},
+    masks={"s2": "pixel", "s1": "pixel"},
+    file_bands={"s1": RADAR},
+    units={"s2": "reflectance, 0 to 2.8", "s1": "linear intensity, speckle filtered (refined Lee)"},
+    dates={"s2": "not in the archive: 1 January 2017 for all", "s1": "not in the archive: 1 January 2017 for all"},
+    tile_label="class",
+    tile_classes=ZONES,
+    split_rule="published files: training has 42 cities, validation and testing the western and eastern halves of ten "
+    "others",
+    natural_colour={"s2": (2, 1, 0)},
+    size="400,673 patches (352,366 training, 24,119 validation, 24,188 testing), 41,029 km2",
+    notes=(
+        "The file's radar channels are the real and imaginary parts of unfiltered VH and VV, the filtered intensities "
+        "of VH and VV, and their covariance. Ours are the two intensities, as VV, VH and VV / VH.",
+        "The published reader takes channels 2 and 0, the signed real parts, whose quotient is no ratio of power.",
+        "A few intensities are huge (near 10,000, where the mean of VV is 0.3) and widen the standard deviation of s1.",
+        "Rows and columns are as in the file; the published reader swaps them.",
+        "The images are of 2016 and 2017, by city, as far as known. All get day 0, as in the published reader, and "
+        "the year 2017.",
+        "Table C takes patches of 10 m, the published configuration 80 m.",
+        "The first version's test file has no labels; from the second on all files have.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Zhu et al., So2Sat LCZ42, IEEE Geoscience and Remote Sensing Magazine 8(3), 2020",
+    url="https://mediatum.ub.tum.de/1483140",
+)
+
+FILES = {"train": "training", "val": "validation", "test": "testing"}
+LAYOUT = "training.h5, validation.h5, testing.h5"
+SHAPES = {"sen1": (SIDE, SIDE, len(RADAR)), "sen2": (SIDE, SIDE, 10), "label": (len(ZONES),)}
+EXPECTED = "an HDF5 file with 'sen1' (N, 32, 32, 8), 'sen2' (N, 32, 32, 10) and 'label' (N, 17)"
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return any((folder / f"{name}.h5").is_file() for name in FILES.values())
+
+
+def open_reader(root: pathlib.Path | None) -> "So2SatReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("So2Sat LCZ42 is read from a folder; set --config.data.root")
+    return So2SatReader(root)
+
+
+class So2SatReader(ArchiveReader):
+    """Reads So2Sat LCZ42 patch by patch out of its three files of up to 50 GB; a file may be missing."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with the HDF5 files.
+
+        Raises:
+          FileNotFoundError: none of the files is there.
+          ValueError: a file is unreadable, lacks an array, or its arrays are not of the published shapes.
+          ImportError: h5py is not installed.
+        """
+        found = {split: name for split, name in FILES.items() if (root / f"{name}.h5").is_file()}
+        counts = {split: _count(root / f"{name}.h5") for split, name in found.items()}
+        super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
+
+    def example(self, split: str, key: str) -> Example:
+        """One patch.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it, the
+            patch, and what was expected.
+          ImportError: h5py is not installed.
+        """
+        name, _, row = key.rpartition("_")
+        path = self.root / f"{name}.h5"
+        arrays = read_hdf5_row(path, tuple(SHAPES), int(row), EXPECTED)
+        for array, shape in SHAPES.items():
+            check_array(path, arrays[array], shape, "fiu", f"numbers of shape {shape} in {array!r}, patch {int(row)}")
+        where = f"{path}, patch {int(row)}:"
+        images = _read_s2(where, arrays["sen2"]) | _read_s1(where, arrays["sen1"])
+        return {"id": key, **images, "tile": _read_label(where, arrays["label"])}
+
+
+def _count(path: pathlib.Path) -> int:
+    """Patches in a file."""
+    shapes = read_hdf5_shapes(path, tuple(SHAPES), EXPECTED)
+    counts = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(counts) > 1 or any(shapes[key][1:] != shape for key, shape in SHAPES.items()):
+        raise ValueError(f"{path} has arrays {shapes}; expected {EXPECTED}")
+    return counts.pop()
+
+
+def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
+    """Sentinel-2 of one date; the file's bands stand in our order, after rows and columns."""
+    reflectance = np.moveaxis(values, -1, 0).astype(np.float32)
+    mask = np.isfinite(reflectance).all(axis=0, keepdims=True) & (reflectance != 0).any(axis=0, keepdims=True)
+    highest = reflectance.max(where=mask, initial=0.0)
+    if not mask.any() or highest > HIGHEST:
+        found = f"goes up to {highest:g}" if mask.any() else "holds no value but zeros"
+        raise ValueError(f"{where} 'sen2' {found}; expected reflectance from 0 to about 3")
+    return {"s2": np.ascontiguousarray(reflectance)[None], "s2_mask": mask[None], **day_fields("s2", [DAY])}
+
+
+def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
+    """Sentinel-1 of one date: filtered intensities VV and VH, and VV / VH."""
+    power = pick_bands(np.moveaxis(values, -1, 0), RADAR, ("VV", "VH")).astype(np.float32)
+    mask = np.isfinite(power).all(axis=0, keepdims=True) & (power > 0).all(axis=0, keepdims=True)
+    if 2 * mask.sum() < mask.size:
+        raise ValueError(
+            f"{where} 'sen1' is not above 0 in most of its channels 5 and 6; expected linear intensities, not decibels"
+        )
+    return {"s1": with_ratio(power)[None], "s1_mask": mask[None], **day_fields("s1", [DAY])}
+
+
+def _read_label(where: str, hot: Num[np.ndarray, "17"]) -> np.ndarray:
+    """The class of a one-hot row."""
+    if not np.isin(hot, (0, 1)).all() or hot.sum() != 1:
+        raise ValueError(f"{where} 'label' is {hot.tolist()}; expected a single 1 among {len(ZONES) - 1} zeros")
+    return np.asarray(hot.argmax(), np.int32)
