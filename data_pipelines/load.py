@@ -1,18 +1,20 @@
 """Batches for training and evaluation: what the rest of the library uses of `data_pipelines`."""
 
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from anysat_jax.batch import Batch
+from data_pipelines.batches import BatchMaker, InOrder
 from data_pipelines.card import DatasetCard
 from data_pipelines.locate import locate, to_stderr
-from data_pipelines.options import check_max_dates, check_patch_size, dataset_options, num_workers
+from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
+from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import get_entry
-from data_pipelines.sampler import Indexed, StepIterator, batches_of, indexed_sample, schedule_of
 from data_pipelines.statistics import SPLIT
-from data_pipelines.transforms import ExampleTransform, collate
+from data_pipelines.transforms import TileTransform
+
+if TYPE_CHECKING:
+    from data_pipelines.sampler import StepIterator
 
 
 def dataset_card(name: str, root: str | None = None) -> DatasetCard:
@@ -37,11 +39,11 @@ def prepare(data: Any) -> None:
         locate(options.card.name, data.root, to_stderr)
 
 
-def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_count: int = 1) -> StepIterator:
+def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_count: int = 1) -> "StepIterator":
     """This process' share of the training batches, without end.
 
     The k-th batch depends on the config, the seed and k alone: with several processes, their k-th batches are of one
-    dataset and one patch size and together hold the tiles of the single process' batch.
+    dataset, one patch size and one shape, and together hold the tiles of the single process' batch.
 
     Args:
       data: the config's section `data`; `batch_size` counts the tiles of all processes.
@@ -56,52 +58,39 @@ def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_coun
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
-    import grain
+    from data_pipelines.sampler import StepIterator, Stream, mixture
 
-    options = dataset_options(data, process_count)
     streams = []
-    for one in options:
-        dataset = locate(one.card.name, data.root)
-        transform = ExampleTransform(one.card, dataset.statistics, one.max_dates)
-        shard = dict(seed=seed, process_index=process_index, process_count=process_count)
-        streams.append(batches_of(dataset.records(SPLIT), one, transform, **shard))
-    batches = grain.MapDataset.select_from_datasets(streams, schedule_of(options, seed))
-    return StepIterator(batches, num_workers=num_workers(data))
+    for one in dataset_options(data, process_count):
+        maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling)
+        share = dict(seed=seed, process_index=process_index, process_count=process_count)
+        streams.append(Stream(len(maker.source), one, maker.training, **share))
+    return StepIterator(mixture(streams, seed), num_workers=num_workers(data))
 
 
 def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float, batch_size: int) -> Iterator[Batch]:
-    """Every tile of a split once, in a fixed order, without augmentation.
+    """Every tile of a split once, in a fixed order, without augmentation; or every part of it, where samples are parts.
 
     Args:
-      data: the config's section `data`; `max_dates` is taken from it where it names the dataset.
+      data: the config's section `data`; how tiles become samples is taken from it where it names the dataset.
       dataset: name of the dataset.
       split: name of the split.
       patch_size: side of a patch in metres.
-      batch_size: tiles of a batch. The last batch is filled up by repeating its last tile; the label "valid" is False
-        there.
+      batch_size: samples of a batch. The last batch is filled up by repeating its last sample; the label "valid" is
+        False there.
 
     Raises:
       ValueError, OSError: before the first batch: an unknown dataset, split or patch size, or data that cannot be had.
     """
     card = dataset_card(dataset)
-    patch_size = check_patch_size(card, patch_size)
+    sampling = sampling_options(card, data.datasets.get(dataset, {}))
+    patch_size = check_patch_size(card, patch_size, sampling.extent)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be positive")
-    section = data.datasets.get(dataset, {})
-    prepared = locate(dataset, data.root)
-    max_dates = check_max_dates(dataset, section.get("max_dates"))
-    transform = ExampleTransform(card, prepared.statistics, max_dates)
-    return _in_order(Indexed(prepared.records(split)), transform, patch_size, batch_size)
+    return iter(InOrder(_maker(locate(dataset, data.root), split, sampling), batch_size, patch_size))
 
 
-def _in_order(source: Indexed, transform: ExampleTransform, patch_size: float, batch_size: int) -> Iterator[Batch]:
-    import grain
-
-    def assemble(start: int) -> Batch:
-        wanted = np.arange(start, start + batch_size)
-        samples = [indexed_sample(transform, source[min(int(i), len(source) - 1)]) for i in wanted]
-        batch = collate(samples, dataset=transform.card.name, patch_size=patch_size)
-        return batch.replace(labels=batch.labels | {"valid": wanted < len(source)})
-
-    starts = grain.MapDataset.range(0, len(source), batch_size).map(assemble)
-    return iter(starts.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
+def _maker(prepared: PreparedDataset, split: str, sampling: Sampling) -> BatchMaker:
+    lengths = getattr(prepared, "series_lengths", None)  # not in datasets that were prepared by an older version
+    counts = lengths(split) if lengths is not None and sampling.date_buckets else None
+    return BatchMaker(prepared.records(split), TileTransform(prepared.card, prepared.statistics, sampling), counts)

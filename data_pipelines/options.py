@@ -3,12 +3,47 @@
 import dataclasses
 import fractions
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
+from anysat_jax.sensors import whole_number
 from data_pipelines.card import DatasetCard
+from data_pipelines.crops import check_extent
 from data_pipelines.registry import get_entry
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
+Days = Literal["day_of_year", "published"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a tile becomes a sample.
+
+    Attributes:
+      max_dates: upper bound of the dates of a series; None: no bound.
+      temporal_dropout: share of a series' dates that training leaves out at random; at least one date stays.
+      max_cloud: percent; dates that are clouded more, in the mean over the sample, are left out, but for the clearest.
+        For sensors with a cloud layer. None: all dates.
+      date_buckets: lengths that series may be padded to, in rising order; the last is an upper bound like `max_dates`.
+        Empty: always the length of the longest series.
+      extent: side of a sample in metres: training takes windows anywhere in a tile, evaluation all that lie side by
+        side. None: the whole tile.
+      augment: whether training flips and turns.
+      dates: "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
+    """
+
+    max_dates: int | None = None
+    temporal_dropout: float = 0.0
+    max_cloud: float | None = None
+    date_buckets: tuple[int, ...] = ()
+    extent: float | None = None
+    augment: bool = True
+    dates: Days = "day_of_year"
+
+    @property
+    def limit(self) -> int | None:
+        """Upper bound of the dates of a series."""
+        bounds = [bound for bound in (self.max_dates, *self.date_buckets[-1:]) if bound is not None]
+        return min(bounds, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +55,14 @@ class DatasetOptions:
       batch_size: tiles of a batch over all processes.
       weight: share of the steps, relative to the other datasets' weights.
       patch_sizes: metres; one is drawn for each batch.
-      max_dates: upper bound of the dates of a series; None: no bound.
+      sampling: how its tiles become samples.
     """
 
     card: DatasetCard
     batch_size: int
     weight: fractions.Fraction
     patch_sizes: tuple[float, ...]
-    max_dates: int | None
+    sampling: Sampling = Sampling()
 
 
 def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, ...]:
@@ -52,29 +87,94 @@ def num_workers(data: Any) -> int:
     return data.get("num_workers", 0)
 
 
-def check_patch_size(card: DatasetCard, patch_size: float) -> float:
-    """`patch_size` in metres, if the dataset's tiles can be cut by it.
+def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
+    """`patch_size` in metres, if the dataset's samples can be cut by it.
+
+    Args:
+      extent: side of a sample in metres; None: the tile's.
 
     Raises:
       ValueError: they cannot; the message names the sizes that do.
     """
-    if patch_size not in card.patch_sizes:
-        allowed = ", ".join(f"{size:g}" for size in card.patch_sizes)
-        raise ValueError(f"dataset {card.name!r}: patches of {patch_size:g} m are not allowed; allowed are {allowed} m")
+    fitting = _fitting(card, extent)
+    if patch_size not in fitting:
+        allowed = ", ".join(f"{size:g}" for size in fitting)
+        of = f" of samples of {extent:g} m" if extent else ""
+        raise ValueError(
+            f"dataset {card.name!r}: patches of {patch_size:g} m are not allowed; allowed{of} are {allowed or 'no'} m"
+        )
     return float(patch_size)
 
 
-def check_max_dates(name: str, max_dates: int | None) -> int | None:
-    """`max_dates`, if it is None or positive.
+def _fitting(card: DatasetCard, extent: float | None) -> list[float]:
+    return [size for size in card.patch_sizes if whole_number((extent or card.extent) / size) is not None]
+
+
+def sampling_options(card: DatasetCard, section: Any) -> Sampling:
+    """Reads the fields of `Sampling` from a dataset's section.
+
+    Args:
+      section: of the config, or an empty dict for a dataset that the config does not train on.
 
     Raises:
-      ValueError: it is not.
+      ValueError: a value that cannot be; the message names the config's field.
     """
-    if max_dates is not None and max_dates < 1:
-        raise ValueError(
-            f"config.data.datasets.{name}.max_dates is {max_dates}; it must be positive, or None for all dates"
-        )
-    return max_dates
+    known = {field.name for field in dataclasses.fields(Sampling)} | {"batch_size", "weight", "patch_sizes"}
+    if strangers := sorted(set(section) - known):
+        names = ", ".join(sorted(known))
+        raise ValueError(f"config.data.datasets.{card.name}.{strangers[0]} is no field; the fields are {names}")
+    given = {key: section[key] for key in section if key not in ("batch_size", "weight", "patch_sizes")}
+    given = {key: value for key, value in given.items() if value is not None}
+    for key, value in given.items():
+        if wrong := _CHECKS[key](card, value):
+            raise ValueError(f"config.data.datasets.{card.name}.{key} is {value!r}; {wrong}")
+    if "date_buckets" in given:
+        given["date_buckets"] = tuple(given["date_buckets"])
+    return Sampling(**given)
+
+
+def _check_extent(card: DatasetCard, extent: Any) -> str:
+    try:
+        check_extent(card, extent)
+    except ValueError as error:
+        return str(error)
+    if extent < card.extent and card.tile_label != "none" and not has_tile_label_of_windows(card):
+        return "the labels of whole tiles are not those of their parts, and no dense label has the same classes"
+    return "" if _fitting(card, extent) else f"none of its patch sizes {card.patch_sizes} divides that"
+
+
+def has_tile_label_of_windows(card: DatasetCard) -> bool:
+    """Whether the label of a part of a tile can be told: its multi-label names classes of its map."""
+    same = set(card.tile_classes) <= set(card.dense_classes)
+    return card.tile_label == "multi_label" and card.dense_label == "segmentation" and same
+
+
+def _check_dates(card: DatasetCard, dates: Any) -> str:
+    if dates not in get_args(Days):
+        return f"it must be one of {', '.join(get_args(Days))}"
+    return "" if dates != "published" or card.date_origin else "its published dates are days of the year"
+
+
+def _check_buckets(card: DatasetCard, buckets: Any) -> str:
+    rising = all(isinstance(one, int) and one > 0 for one in buckets) and list(buckets) == sorted(set(buckets))
+    return "" if rising else "it must be lengths in rising order, such as (16, 32, 64)"
+
+
+def _check_cloud(card: DatasetCard, percent: Any) -> str:
+    if not card.clouds:
+        return "the dataset has no cloud layer; leave it out"
+    return "" if 0 <= percent <= 100 else "it must be percent, 0 to 100"
+
+
+_CHECKS = {
+    "max_dates": lambda _, v: "" if v >= 1 else "it must be positive, or None for all dates",
+    "temporal_dropout": lambda _, v: "" if 0 <= v < 1 else "it must be a share of the dates, at least 0 and below 1",
+    "max_cloud": _check_cloud,
+    "date_buckets": _check_buckets,
+    "extent": _check_extent,
+    "augment": lambda _, v: "" if isinstance(v, bool) else "it must be True or False",
+    "dates": _check_dates,
+}
 
 
 def _one(name: str, section: Any, process_count: int) -> DatasetOptions:
@@ -86,11 +186,12 @@ def _one(name: str, section: Any, process_count: int) -> DatasetOptions:
         )
     if not (math.isfinite(weight) and weight >= SMALLEST_WEIGHT):
         raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")
-    sizes = section.get("patch_sizes") or card.patch_sizes
+    sampling = sampling_options(card, section)
+    sizes = section.get("patch_sizes") or _fitting(card, sampling.extent)
     return DatasetOptions(
         card=card,
         batch_size=batch_size,
         weight=fractions.Fraction(weight).limit_denominator(round(1 / SMALLEST_WEIGHT)),
-        patch_sizes=tuple(check_patch_size(card, size) for size in sizes),
-        max_dates=check_max_dates(name, section.get("max_dates")),
+        patch_sizes=tuple(check_patch_size(card, size, sampling.extent) for size in sizes),
+        sampling=sampling,
     )

@@ -1,24 +1,23 @@
 """Which tiles make up the k-th batch: a function of (seed, k) alone, whatever the number of processes and threads.
 
-Everything is a grain MapDataset, that is, a function of an index, so that the whole state of the iterator is how many
-batches it gave. Shuffling and augmentation follow the global index and come before the slice of a process.
+A batch is a function of its number, so that the whole state of the iterator is how many batches it gave. Order and
+augmentation follow a tile's place in the endless row of all tiles and come before the slice of a process.
 """
 
 import dataclasses
-import functools
 import math
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from anysat_jax.batch import Batch
+from data_pipelines.batches import Pick
 from data_pipelines.options import DatasetOptions
-from data_pipelines.transforms import ExampleTransform, Sample, collate
 
 
 class Schedule(grain.transforms.DatasetSelectionMap):
@@ -61,65 +60,51 @@ class Schedule(grain.transforms.DatasetSelectionMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class Indexed:
-    """A source whose examples also say their position in the split, to find a tile again."""
+class Stream:
+    """This process' share of one dataset's endless batches, by their number; every tile comes once an epoch.
 
-    source: Any
+    Attributes:
+      size: how many tiles the dataset has.
+      options: its name, batch size and patch sizes.
+      make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
+      seed: of everything that is drawn.
+      process_index, process_count: which share.
+    """
 
-    def __len__(self) -> int:
-        return len(self.source)
+    size: int
+    options: DatasetOptions
+    make: Callable[[Sequence[Pick], Sequence[int], float], Batch]
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
 
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        return index, self.source[index]
+    def __call__(self, number: int) -> Batch:
+        """The batch of a number: the processes' batches of that number share its tiles and agree on its shapes."""
+        order_seed, tile_seed, patch_seed = self._seeds
+        order = tile_order(self.size, order_seed)
+        positions = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
+        tiles = [order[position] for position in positions]
+        own = slice(self.process_index, None, self.process_count)
+        picks = [(tile, np.random.default_rng((tile_seed, p))) for tile, p in zip(tiles[own], positions[own])]
+        sizes = self.options.patch_sizes
+        patch_size = sizes[int(np.random.default_rng((patch_seed, number)).integers(len(sizes)))]
+        return self.make(picks, tiles, patch_size)
 
-
-@dataclasses.dataclass(frozen=True)
-class Augment(grain.transforms.RandomMap):
-    """A stored example to a sample, drawn by a generator that belongs to the global index."""
-
-    transform: ExampleTransform
-
-    def random_map(self, element: tuple[int, Any], rng: np.random.Generator) -> Sample:
-        return indexed_sample(self.transform, element, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class DrawPatchSize(grain.transforms.RandomMap):
-    """Cuts a batch by one of the patch sizes. The generator belongs to the batch, so all processes draw the same."""
-
-    sizes: tuple[float, ...]
-
-    def random_map(self, element: Batch, rng: np.random.Generator) -> Batch:
-        return element.replace(patch_size=self.sizes[int(rng.integers(len(self.sizes)))])
-
-
-def indexed_sample(
-    transform: ExampleTransform, element: tuple[int, Any], rng: np.random.Generator | None = None
-) -> Sample:
-    """Transforms what `Indexed` gives; the position goes to the label "index"."""
-    index, example = element
-    sample = transform(example, rng)
-    return Sample(sample.observations, sample.labels | {"index": np.asarray(index, np.int32)})
+    @property
+    def _seeds(self) -> list[int]:
+        salt = zlib.crc32(self.options.card.name.encode())  # so that a further dataset leaves the order of the others
+        return np.random.SeedSequence((self.seed, salt)).generate_state(3).tolist()
 
 
-def batches_of(
-    source: Any,
-    options: DatasetOptions,
-    transform: ExampleTransform,
-    *,
-    seed: int,
-    process_index: int,
-    process_count: int,
-) -> grain.MapDataset:
-    """This process' share of one dataset's endless batches; every example comes once an epoch."""
-    name = options.card.name
-    salt = zlib.crc32(name.encode())  # of its own, so that adding a dataset leaves the order of the others
-    shuffle_seed, patch_seed = np.random.SeedSequence((seed, salt)).generate_state(2).tolist()
-    dataset = grain.MapDataset.source(Indexed(source)).seed(shuffle_seed).shuffle().repeat()
-    dataset = dataset.random_map(Augment(transform))[process_index::process_count]
-    collated = functools.partial(collate, dataset=name, patch_size=options.patch_sizes[0])
-    dataset = dataset.batch(options.batch_size // process_count, drop_remainder=True, batch_fn=collated)
-    return dataset.seed(patch_seed).random_map(DrawPatchSize(options.patch_sizes))
+def tile_order(size: int, seed: int) -> grain.MapDataset:
+    """The endless row of tiles, epoch after epoch, each shuffled anew; any place in it is computed without a list."""
+    return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+
+def mixture(streams: Sequence[Stream], seed: int) -> grain.MapDataset:
+    """The k-th step's batch for every k: the streams take turns by their weights."""
+    endless = [grain.MapDataset.range(sys.maxsize).map(stream) for stream in streams]
+    return grain.MapDataset.select_from_datasets(endless, schedule_of([stream.options for stream in streams], seed))
 
 
 def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:

@@ -1,134 +1,140 @@
-"""Geometry, dates, masks and standardisation of single examples."""
+"""From a stored example to a row of a batch: masks, dates, standardisation, missing sensors."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anysat_jax.sensors import get_sensor
-from data_pipelines.statistics import DatasetStatistics, SensorStatistics
-from data_pipelines.transforms import (
-    ExampleTransform,
-    Turn,
-    choose_dates,
-    collate,
-    crop_window,
-    hide_invalid,
-    pad_dates,
-    standardise,
-)
-from tests.data_pipelines.fake_reader import CARD, CELLS, MARGIN, make_example
+from data_pipelines.crops import View, draw_view
+from data_pipelines.labels import IGNORE
+from data_pipelines.options import Sampling
+from data_pipelines.statistics import DatasetStatistics
+from data_pipelines.transforms import TileTransform, hide_invalid, standardise
+from tests.data_pipelines import fake_reader
+from tests.data_pipelines.check_batch import check_batch
+from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, is_valid, make_tile, neutral_statistics
 
-SEEDS = st.integers(0, 2**32 - 1)
+LENGTHS = {"s2": 5, "alos": 4, "modis": 3}
+WHOLE = View(EXTENT)
 
 
-def neutral_statistics(longest=6):
-    """Means 0 and deviations 1, so that values come out as they went in."""
-    zeros = {s: np.zeros(get_sensor(s).num_bands) for s in CARD.sensors}
-    return {
-        s: SensorStatistics(get_sensor(s).bands, z, z + 1, z, z, z.astype(np.int64), longest if s != "spot" else 0)
-        for s, z in zeros.items()
-    }
+def transform_of(**sampling):
+    return TileTransform(CARD, neutral_statistics(), Sampling(**sampling))
 
 
-def ground_example(ground):
-    """Every sensor shows the same map of cells; the mask shows where it is even."""
-    image = np.pad(np.kron(ground, np.ones((10, 10))), MARGIN, mode="edge")
-    series = np.broadcast_to(ground, (3, 10, CELLS, CELLS))
-    dates = np.arange(3, dtype=np.int32)
-    return make_example("train", 0) | {
-        "spot": np.broadcast_to(image, (3, *image.shape)).astype(np.uint8),
-        "s2": series.astype(np.uint16),
-        "s2_dates": dates,
-        "s2_mask": series[:, :1] % 2 == 0,
-        "s1-asc": series[:, :2].astype(np.float32),
-        "s1-asc_dates": dates,
-        "s1-asc_mask": np.ones((3, 2, CELLS, CELLS), np.bool_),
-        "dense": ground.astype(np.int8),
-    }
+def written(example, transform=None, view=WHOLE, rng=None, lengths=LENGTHS):
+    """The batch of one tile."""
+    transform = transform or transform_of()
+    batch = transform.empty_batch(1, lengths, 30)
+    transform.write(batch, 0, example, view, rng)
+    batch.labels["index"] = np.zeros(1, np.int32)
+    if view.extent < EXTENT:
+        batch.labels["window"] = np.zeros((1, 2), np.float32)
+    check_batch(CARD, batch, view.extent)
+    return batch
 
 
-GROUND = np.arange(1, CELLS * CELLS + 1).reshape(CELLS, CELLS)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), extent=st.sampled_from([60.0, 120.0]))
+def test_values_masks_and_labels_stay_on_the_same_ground(seed, extent):
+    rng = np.random.default_rng(seed)
+    view = draw_view(CARD, extent, True, rng)
+    batch = written(make_tile(), transform_of(max_dates=2, extent=extent), view, rng)
+    spot, s2 = batch.observations["spot"], batch.observations["s2"]
+    side = s2.values.shape[-1]
+    ground = spot.values[0, :2].reshape(2, side, 10, side, 10).mean(axis=(2, 4))
+    valid = np.broadcast_to(is_valid(ground), (2, 1, side, side))
+    np.testing.assert_array_equal(s2.pixel_mask[0, :2], valid)
+    np.testing.assert_array_equal(s2.values[0, :2, :2], np.where(valid, ground, 0))
+    classes = class_at(ground)
+    np.testing.assert_array_equal(batch.labels["dense"][0], np.where(classes == CARD.ignore_label, IGNORE, classes))
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=SEEDS)
-def test_all_arrays_of_a_tile_get_the_same_turn(seed):
-    sample = ExampleTransform(CARD, neutral_statistics(), 4)(ground_example(GROUND), np.random.default_rng(seed))
-    dense = sample.labels["dense"]
-    assert sorted(dense.ravel()) == sorted(GROUND.ravel())
-    spot, s2, s1 = (sample.observations[name] for name in ("spot", "s2", "s1-asc"))
-    np.testing.assert_array_equal(spot.values[0, 5::10, 5::10], dense)
-    np.testing.assert_array_equal(s1.values[:3], np.broadcast_to(dense, (3, 2, CELLS, CELLS)))
-    np.testing.assert_array_equal(s2.pixel_mask[:3, 0], np.broadcast_to(dense % 2 == 0, (3, CELLS, CELLS)))
-    np.testing.assert_array_equal(s2.values[:3, 0], np.where(s2.pixel_mask[:3, 0], dense, 0))
+@settings(max_examples=20, deadline=None)
+@given(seed=st.none() | st.integers(0, 2**32 - 1))
+def test_values_dates_and_mask_are_of_the_same_dates(seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    lengths = {"s2": 5, "alos": 4, "modis": 4}
+    s2 = written(make_tile(num_dates=9), transform_of(max_dates=4), rng=rng, lengths=lengths).observations["s2"]
+    assert s2.date_mask[0].tolist() == [True] * 4 + [False]
+    assert (np.diff(s2.dates[0, :4]) > 0).all() and s2.dates[0, 4] == 0
+    number = s2.values[0, :4, 2].max(axis=(1, 2))  # the third band holds the date's number, which is its day
+    np.testing.assert_array_equal(number, s2.dates[0, :4])
+    assert not s2.values[0, 4].any() and not s2.pixel_mask[0, 4].any()
 
 
-def test_training_draws_all_eight_turns_and_evaluation_none():
-    transform = ExampleTransform(CARD, neutral_statistics(), 4)
-    drawn = {transform(ground_example(GROUND), np.random.default_rng(s)).labels["dense"].tobytes() for s in range(80)}
-    assert len(drawn) == 8
-    np.testing.assert_array_equal(transform(ground_example(GROUND)).labels["dense"], GROUND)
+def test_a_missing_sensor_is_zero_and_not_present():
+    alos = written(make_tile(alos_dates=0)).observations["alos"]
+    assert not alos.present[0] and not alos.values.any() and not alos.date_mask.any() and not alos.pixel_mask.any()
+    assert written(make_tile()).observations["alos"].present[0]
+    assert written(make_tile()).observations["s2"].present is None  # never missing
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=SEEDS)
-def test_turns_of_a_rectangle_keep_its_shape(seed):
-    turn = Turn.draw(np.random.default_rng(seed), square=False)
-    array = np.arange(6).reshape(2, 3)
-    assert turn(array).shape == (2, 3) and sorted(turn(array).ravel()) == list(range(6))
+def test_a_missing_image_is_zero_where_it_is_not_stored_as_zero():
+    card = dataclasses.replace(CARD, optional=("spot",))
+    statistics = neutral_statistics()
+    statistics["spot"].mean += 100
+    transform = TileTransform(card, statistics, Sampling())
+    batch = transform.empty_batch(2, LENGTHS, 30)
+    for row, present in enumerate((True, False)):
+        transform.write(batch, row, make_tile() | {"spot_present": np.asarray(present)}, WHOLE, None)
+    assert batch.observations["spot"].present.tolist() == [True, False]
+    assert not batch.observations["spot"].values[1].any() and batch.observations["spot"].values[0].min() < -99
 
 
-def test_aerial_margin_is_cropped_in_the_centre_for_evaluation_and_anywhere_for_training():
-    assert crop_window((304, 304), 300, None) == (..., slice(2, 302), slice(2, 302))
-    starts = {crop_window((304, 304), 300, np.random.default_rng(s))[1].start for s in range(60)}
-    assert starts == {0, 1, 2, 3, 4}
+def test_a_series_without_dates_is_zero():
+    example = make_tile(num_dates=3)
+    example |= {key: value[:0] for key, value in example.items() if key.startswith("modis")}
+    transform = transform_of()
+    batch = transform.empty_batch(1, LENGTHS, 30)
+    transform.write(batch, 0, example, WHOLE, None)
+    assert not batch.observations["modis"].date_mask.any() and not batch.observations["modis"].values.any()
 
 
-@settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 40), limit=st.integers(1, 40), seed=st.none() | SEEDS)
-def test_chosen_dates_are_in_order_and_without_repetition(count, limit, seed):
-    chosen = choose_dates(count, limit, None if seed is None else np.random.default_rng(seed))
-    assert len(chosen) == min(count, limit)
-    assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < count
+def test_clouded_dates_are_left_out_by_what_the_window_shows():
+    example = make_tile(num_dates=3)
+    example["s2_cloud"] = np.zeros((3, 1, 12, 12), np.uint8)
+    example["s2_cloud"][1, :, :6] = 100  # the upper half of the second date
+    transform = transform_of(max_cloud=30.0, extent=60.0)
+    upper, lower = (
+        written(example, transform, View(60.0, (top, 0.0))).observations["s2"].date_mask.sum() for top in (0.0, 60.0)
+    )
+    assert (upper, lower) == (2, 3)
 
 
-def test_evaluation_keeps_first_and_last_date():
-    assert choose_dates(10, 4, None).tolist() == [0, 3, 6, 9]
+def test_published_dates_count_from_the_cards_origin():
+    example = make_tile()
+    example["s2_dates"] = np.asarray([243, 364, 0], np.int32)  # 1 September, 31 December, 1 January
+    example["s2_years"] = np.asarray([2019, 2019, 2020], np.int16)
+    assert written(example).observations["s2"].dates[0, :3].tolist() == [243, 364, 0]
+    published = written(example, transform_of(dates="published")).observations["s2"].dates
+    assert published[0].tolist() == [0, 121, 122, 0, 0]
 
 
-def test_series_are_padded_with_a_date_mask():
-    transform = ExampleTransform(CARD, neutral_statistics(longest=6), 4)
-    sample = transform(make_example("train", 0))  # 3 dates of s2, 2 of s1-asc
-    s2, s1 = sample.observations["s2"], sample.observations["s1-asc"]
-    assert s2.values.shape == (4, 10, CELLS, CELLS) and s2.date_mask.tolist() == [True, True, True, False]
-    assert s1.date_mask.tolist() == [True, True, False, False]
-    assert not s2.values[3].any() and not s2.pixel_mask[3].any() and s2.dates.dtype == np.int32
-    assert sample.observations["spot"].dates is None and sample.observations["spot"].pixel_mask is None
-
-
-def test_no_longer_than_the_longest_series():
-    assert ExampleTransform(CARD, neutral_statistics(longest=6), 100).num_dates("s2") == 6
-    assert ExampleTransform(CARD, neutral_statistics(longest=6), None).num_dates("s2") == 6
-    assert ExampleTransform(CARD, neutral_statistics(longest=6), 4).num_dates("s2") == 4
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64])
+def test_standardise_is_float32_whatever_is_stored(dtype):
+    out = np.zeros((1, 2, 2), np.float32)
+    statistics = type("One", (), dict(mean=np.array([2.0]), std=np.array([4.0])))
+    standardise(np.full((1, 2, 2), 10, dtype), statistics, out)
+    assert (out == 2.0).all()
 
 
 def test_standardised_once_with_the_pooled_statistics():
-    gatherer = DatasetStatistics(CARD)
-    examples = [make_example("train", index) for index in range(6)]
+    card = fake_reader.CARD
+    gatherer = DatasetStatistics(card)
+    examples = [fake_reader.make_example("train", index) for index in range(6)]
     for example in examples:
         gatherer.update("train", example)
-    statistics = gatherer.result()
-    transform = ExampleTransform(CARD, statistics)
-    values = np.concatenate(
-        [
-            np.moveaxis(o.values[o.date_mask], 1, -1)[np.moveaxis(o.pixel_mask[o.date_mask], 1, -1)[..., 0]]
-            for o in (transform(example).observations["s2"] for example in examples)
-        ]
-    )
+    transform = TileTransform(card, gatherer.result(), Sampling())
+    batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
+    for row, example in enumerate(examples):
+        transform.write(batch, row, example, View(card.extent), None)
+    s2 = batch.observations["s2"]
+    values = np.moveaxis(s2.values, 2, -1)[s2.pixel_mask[:, :, 0]]
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-5)
-    assert values.dtype == np.float32
 
 
 @pytest.mark.parametrize("bands", [1, 3])
@@ -137,54 +143,20 @@ def test_invalid_and_non_finite_values_are_hidden(bands):
     values[0, 1, 0, 0], values[1, 2, 1, 1] = np.nan, np.inf
     mask = np.ones((2, bands, 2, 2), bool)
     mask[0, 0, 0, 1] = False
-    hidden, valid = hide_invalid(values, mask)
-    assert np.isfinite(hidden).all() and valid.shape == mask.shape
+    standard, valid = values.copy(), np.zeros_like(mask)
+    hide_invalid(values, mask, standard, valid)
+    assert np.isfinite(standard).all()
     band = 0 if bands == 1 else 1
     assert not valid[0, band, 0, 0] and not valid[0, 0, 0, 1] and valid[1, 0, 0, 0]
     assert valid.sum() == mask.size - 3
-    assert not hidden[~np.broadcast_to(valid, hidden.shape)].any()
+    assert not standard[~np.broadcast_to(valid, standard.shape)].any()
 
 
 def test_stored_arrays_stay_as_they_are():
-    example = make_example("train", 1)
+    example = make_tile()
     before = {key: np.array(value) for key, value in example.items()}
-    ExampleTransform(CARD, neutral_statistics(), 4)(example, np.random.default_rng(0))
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        written(example, transform_of(max_dates=2), draw_view(CARD, EXTENT, True, rng), rng)
     for key, value in before.items():
         np.testing.assert_array_equal(value, example[key])
-
-
-def test_standardise_is_float32_whatever_is_stored():
-    one = SensorStatistics(("a",), np.array([2.0]), np.array([4.0]), *(np.zeros(1),) * 3)
-    for dtype in (np.uint8, np.int16, np.uint16, np.float32):
-        result = standardise(np.full((1, 2, 2), 10, dtype), one)
-        assert result.dtype == np.float32 and (result == 2.0).all()
-
-
-def test_padding_keeps_what_fits():
-    array = np.arange(6).reshape(3, 2)
-    np.testing.assert_array_equal(pad_dates(array, 3), array)
-    np.testing.assert_array_equal(pad_dates(array, 5), np.concatenate([array, np.zeros((2, 2), int)]))
-
-
-def test_batches_of_a_dataset_all_have_the_same_structure():
-    import jax
-
-    transform = ExampleTransform(CARD, neutral_statistics(), 4)
-    batches = []
-    for indices in ((0, 1), (2, 3)):
-        samples = [transform(make_example("train", i), np.random.default_rng(i)) for i in indices]
-        batches.append(collate(samples, dataset=CARD.name, patch_size=10))
-    first, second = ([(np.shape(x), x.dtype) for x in jax.tree.leaves(batch)] for batch in batches)
-    assert first == second and jax.tree.structure(batches[0]) == jax.tree.structure(batches[1])
-    assert batches[0].labels["tile"].dtype == np.int32 and batches[0].labels["dense"].dtype == np.int32
-    assert batches[0].observations["modis"].values.shape == (2, 4, 7, 1, 1) and batches[0].grid == (4, 4)
-
-
-def test_multi_labels_become_float32_and_unlabelled_pixels_minus_one():
-    import dataclasses
-
-    card = dataclasses.replace(CARD, tile_label="multi_label", ignore_label=7)
-    example = make_example("train", 0) | {"tile": np.array([1, 0, 1], np.uint8), "dense": np.full((4, 4), 7, np.int8)}
-    labels = ExampleTransform(card, neutral_statistics())(example).labels
-    assert labels["tile"].dtype == np.float32 and labels["tile"].tolist() == [1, 0, 1]
-    assert (labels["dense"] == -1).all()

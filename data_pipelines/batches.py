@@ -1,0 +1,111 @@
+"""Batches of a dataset: reads the tiles, chooses what each sample shows, and has them written side by side."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from anysat_jax.batch import Batch
+from anysat_jax.sensors import get_sensor
+from data_pipelines.crops import View, all_corners, draw_view
+from data_pipelines.dates_choice import padded_lengths
+from data_pipelines.transforms import TileTransform
+
+Pick = tuple[int, np.random.Generator]
+"""A tile's position in the split, and the generator of what is drawn for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchMaker:
+    """Makes batches of one split of a dataset.
+
+    The label "index" is a sample's tile, by its position in the split; where samples are parts of tiles, "window" is
+    where they begin, (B, 2) float32, metres from the tile's upper and left edge.
+
+    Attributes:
+      source: the examples, by position.
+      transform: how they are written.
+      counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
+    """
+
+    source: Any
+    transform: TileTransform
+    counts: Mapping[str, Int[np.ndarray, "N"]] | None = None
+
+    def training(self, picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> Batch:
+        """A batch of training.
+
+        Args:
+          picks: the tiles of this process.
+          together: positions of the tiles of all processes, which agree on the shapes.
+          patch_size: metres.
+        """
+        card, sampling = self.transform.card, self.transform.sampling
+        batch = self._empty(len(picks), together, patch_size, training=True)
+        for row, (index, rng) in enumerate(picks):
+            view = draw_view(card, self.transform.extent, sampling.augment, rng)
+            self._write(batch, row, index, self.source[index], view, rng)
+        return batch
+
+    @property
+    def windows(self) -> int:
+        """Samples that evaluation takes from a tile."""
+        return len(all_corners(self.transform.card, self.transform.extent))
+
+    def evaluation(self, samples: Sequence[int], patch_size: float) -> Batch:
+        """A batch of evaluation: the n-th sample is the (n % windows)-th window of the (n // windows)-th tile."""
+        corners = all_corners(self.transform.card, self.transform.extent)
+        places = [divmod(sample, len(corners)) for sample in samples]
+        batch = self._empty(len(samples), [index for index, _ in places], patch_size, training=False)
+        latest, example = None, None
+        for row, (index, window) in enumerate(places):
+            if index != latest:
+                latest, example = index, self.source[index]
+            self._write(batch, row, index, example, View(self.transform.extent, corners[window]), None)
+        return batch
+
+    def _empty(self, batch_size: int, together: Sequence[int], patch_size: float, training: bool) -> Batch:
+        transform = self.transform
+        series = [name for name in transform.card.sensors if get_sensor(name).has_dates]
+        longest = {name: transform.statistics[name].longest_series for name in series}
+        counts = None if self.counts is None else {name: self.counts[name][list(together)] for name in series}
+        lengths = padded_lengths(longest, transform.sampling, training, counts)
+        batch = transform.empty_batch(batch_size, lengths, patch_size)
+        batch.labels["index"] = np.zeros(batch_size, np.int32)
+        if transform.extent < transform.card.extent:
+            batch.labels["window"] = np.zeros((batch_size, 2), np.float32)
+        return batch
+
+    def _write(
+        self, batch: Batch, row: int, index: int, example: Any, view: View, rng: np.random.Generator | None
+    ) -> None:
+        self.transform.write(batch, row, example, view, rng)
+        batch.labels["index"][row] = index
+        if "window" in batch.labels:
+            batch.labels["window"][row] = view.corner
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+    """The batches of an evaluation: every sample once; the last batch repeats its last one where "valid" is False."""
+
+    maker: BatchMaker
+    batch_size: int
+    patch_size: float
+
+    def __len__(self) -> int:
+        return -(-len(self.maker.source) * self.maker.windows // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        total = len(self.maker.source) * self.maker.windows
+        wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        batch = self.maker.evaluation(np.minimum(wanted, total - 1).tolist(), self.patch_size)
+        return batch.replace(labels=batch.labels | {"valid": wanted < total})
+
+    def __iter__(self) -> Iterator[Batch]:
+        import grain
+
+        numbers = grain.MapDataset.range(len(self)).map(self.__getitem__)
+        return iter(numbers.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))

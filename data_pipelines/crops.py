@@ -1,0 +1,109 @@
+"""Where a sample lies in its tile and how it is turned: one view for all arrays of the tile, in metres.
+
+A stored array may reach beyond the tile by a margin, the same on all sides; what is cut is counted from the tile.
+"""
+
+import dataclasses
+import fractions
+import math
+
+import numpy as np
+from jaxtyping import Num, Shaped
+
+from anysat_jax.sensors import get_sensor, whole_number
+from data_pipelines.card import DatasetCard
+
+Corner = tuple[float, float]
+"""Metres from a tile's upper and from its left edge to a window's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A symmetry of the square: perhaps mirrored left to right, then turned by quarters."""
+
+    mirrored: bool = False
+    quarters: int = 0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Turn":
+        """One of the eight."""
+        return cls(bool(rng.integers(2)), int(rng.integers(4)))
+
+    def __call__(self, array: Num[np.ndarray, "*axes S S"]) -> Num[np.ndarray, "*axes S S"]:
+        """A view of the array, turned in its last two axes."""
+        if self.mirrored:
+            array = array[..., ::-1]
+        return np.rot90(array, self.quarters, axes=(-2, -1)) if self.quarters else array
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a sample shows of its tile.
+
+    Attributes:
+      extent: side of the window in metres.
+      corner: where it starts.
+      turn: how it is turned once it is cut.
+    """
+
+    extent: float
+    corner: Corner = (0.0, 0.0)
+    turn: Turn = Turn()
+
+    def __call__(self, card: DatasetCard, key: str, array: Shaped[np.ndarray, "*axes H W"]) -> np.ndarray:
+        """The window of a stored array, as a view of it.
+
+        Args:
+          card: the dataset's facts.
+          key: name of the array: a sensor's, or "dense".
+          array: as stored, of the values or of a mask; the one pixel of a context sensor is every window's.
+        """
+        if key != "dense" and get_sensor(key).kind == "context":
+            return array
+        metres = pixel_metres(card, key)
+        margin = (array.shape[-1] - round(card.extent / metres)) // 2
+        top, left = (margin + round(start / metres) for start in self.corner)
+        side = round(self.extent / metres)
+        return self.turn(array[..., top : top + side, left : left + side])
+
+
+def pixel_metres(card: DatasetCard, key: str) -> float:
+    """Side of a pixel of a stored array in metres: a sensor's, or the label "dense"."""
+    return card.dense_metres if key == "dense" else get_sensor(key).metres_per_pixel
+
+
+def alignment(card: DatasetCard) -> float:
+    """Metres between places where pixels of all of a tile's arrays begin: the coarsest pixel, mostly."""
+    keys = [name for name in card.sensors if get_sensor(name).kind != "context"]
+    keys += ["dense"] if card.dense_label != "none" else []
+    sides = [fractions.Fraction(pixel_metres(card, key)).limit_denominator(1000) for key in keys]
+    numerators, denominators = [side.numerator for side in sides], [side.denominator for side in sides]
+    return math.lcm(*numerators) / math.gcd(*denominators)
+
+
+def check_extent(card: DatasetCard, extent: float) -> float:
+    """`extent` in metres, if the dataset's tiles can be cut into windows of it.
+
+    Raises:
+      ValueError: they cannot; the message says why.
+    """
+    step = alignment(card)
+    if not 0 < extent <= card.extent or whole_number(card.extent / extent) is None:
+        raise ValueError(f"{extent:g} m; tiles of {card.extent:g} m are cut into a whole number of windows a side")
+    if whole_number(extent / step) is None:
+        raise ValueError(f"{extent:g} m; windows are whole multiples of {step:g} m, where pixels of all arrays begin")
+    return float(extent)
+
+
+def all_corners(card: DatasetCard, extent: float) -> list[Corner]:
+    """The windows that cover a tile without overlap, row by row."""
+    starts = [number * extent for number in range(round(card.extent / extent))]
+    return [(top, left) for top in starts for left in starts]
+
+
+def draw_view(card: DatasetCard, extent: float, augment: bool, rng: np.random.Generator) -> View:
+    """A window anywhere in the tile, aligned with the coarsest pixel; turned if `augment`."""
+    step = alignment(card)
+    places = round((card.extent - extent) / step) + 1
+    top, left = (int(rng.integers(places)) * step for _ in range(2))
+    return View(extent, (top, left), Turn.draw(rng) if augment else Turn())

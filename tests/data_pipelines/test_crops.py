@@ -1,0 +1,98 @@
+"""Windows and turns: all arrays of a tile stay on the same ground."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.crops import Turn, View, alignment, all_corners, check_extent, draw_view
+from data_pipelines.datasets.treesatai_ts import CARD as TREESAT
+from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, coarse, make_tile
+
+TURNS = [Turn(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
+TILE = make_tile()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), extent=st.sampled_from([30.0, 60.0, 120.0]))
+def test_all_arrays_show_the_same_ground(seed, extent):
+    view = draw_view(CARD, extent, True, np.random.default_rng(seed))
+    cells = round(extent / 30)
+    ground = coarse(view(CARD, "aerial", TILE["aerial"])[:2], cells)
+    for name in ("spot", "s2", "alos"):
+        shown = view(CARD, name, TILE[name])
+        np.testing.assert_allclose(coarse(shown[..., :2, :, :].reshape(-1, *shown.shape[-2:])[:2], cells), ground)
+    np.testing.assert_array_equal(
+        np.where(class_at(view(CARD, "s2", TILE["s2"])[0, :2]) == 7, 7, view(CARD, "dense", TILE["dense"])),
+        class_at(view(CARD, "s2", TILE["s2"])[0, :2]),
+    )
+    assert view(CARD, "modis", TILE["modis"]) is TILE["modis"]
+
+
+def test_the_eight_turns_differ_and_keep_every_pixel():
+    square = np.arange(9).reshape(3, 3)
+    turned = {turn(square).tobytes() for turn in TURNS}
+    assert len(turned) == 8
+    assert all(sorted(np.frombuffer(one, square.dtype)) == list(range(9)) for one in turned)
+    rng = np.random.default_rng(0)
+    assert {Turn.draw(rng) for _ in range(200)} == set(TURNS)
+
+
+def test_margins_are_cut_in_the_centre():
+    image = np.arange(304 * 304).reshape(1, 304, 304)
+    np.testing.assert_array_equal(View(60.0)(TREESAT, "aerial", image), image[:, 2:302, 2:302])
+    flair = dataclasses.replace(TREESAT, sensors=("aerial-flair", "s2"), extent=100.0, sides={"aerial-flair": 512})
+    image = np.arange(512 * 512).reshape(1, 512, 512)
+    np.testing.assert_array_equal(View(100.0)(flair, "aerial-flair", image), image[:, 6:506, 6:506])
+
+
+def test_labels_with_a_margin_lose_it_as_the_image_does():
+    card = dataclasses.replace(
+        TREESAT, sensors=("aerial",), dense_label="segmentation", dense_metres=0.2, sides={"aerial": 304, "dense": 304}
+    )
+    image = np.arange(304 * 304).reshape(304, 304)
+    view = View(60.0, turn=Turn(True, 1))
+    np.testing.assert_array_equal(view(card, "dense", image), view(card, "aerial", image[None])[0])
+
+
+def test_a_whole_tile_without_a_turn_is_the_array_itself():
+    assert np.shares_memory(View(EXTENT)(CARD, "spot", TILE["spot"]), TILE["spot"])
+    np.testing.assert_array_equal(View(EXTENT)(CARD, "spot", TILE["spot"]), TILE["spot"])
+
+
+def test_windows_begin_where_pixels_of_all_arrays_begin():
+    assert alignment(CARD) == 30.0
+    assert alignment(dataclasses.replace(CARD, sensors=("aerial", "s2"))) == 10.0
+    assert alignment(dataclasses.replace(CARD, sensors=("spot",), dense_label="none")) == 1.0
+    assert alignment(dataclasses.replace(CARD, sensors=("naip", "aerial"), dense_label="none")) == 5.0
+    corners = {draw_view(CARD, 60.0, False, np.random.default_rng(seed)).corner for seed in range(200)}
+    assert corners == {(30.0 * row, 30.0 * column) for row in range(3) for column in range(3)}
+    assert draw_view(CARD, 60.0, False, np.random.default_rng(0)).turn == Turn()
+
+
+def test_evaluation_windows_cover_a_tile_once():
+    seen = np.zeros((12, 12), int)
+    for corner in all_corners(CARD, 60.0):
+        View(60.0, corner)(CARD, "s2", seen)[...] += 1
+    assert (seen == 1).all() and all_corners(CARD, 60.0)[:2] == [(0.0, 0.0), (0.0, 60.0)]
+    assert all_corners(CARD, EXTENT) == [(0.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("extent", "message"),
+    [
+        (50.0, "50 m; tiles of 120 m are cut into a whole number of windows"),
+        (0.0, "0 m; tiles of 120 m"),
+        (240.0, "240 m; tiles of 120 m"),
+        (40.0, "40 m; windows are whole multiples of 30 m, where pixels of all arrays begin"),
+    ],
+)
+def test_extents_that_cannot_be(extent, message):
+    with pytest.raises(ValueError, match=message):
+        check_extent(CARD, extent)
+
+
+def test_extents_that_can_be():
+    assert [check_extent(CARD, extent) for extent in (30, 60, 120)] == [30.0, 60.0, 120.0]

@@ -1,0 +1,113 @@
+"""The config's section of a dataset: what it may say, and how it is refused by name."""
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from data_pipelines import registry
+from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
+from data_pipelines.registry import DatasetEntry
+from tests.data_pipelines.coordinate_tiles import CARD
+
+NO_LABEL = dataclasses.replace(CARD, tile_label="none", tile_classes=())
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(CARD, lambda _: None))
+
+
+def options(process_count=1, **section):
+    section = {"batch_size": 2} | section
+    return dataset_options(ConfigDict({"root": "", "datasets": {CARD.name: section}}), process_count)[0]
+
+
+def test_absent_fields_mean_whole_tiles_with_all_dates():
+    one = options()
+    assert one.sampling == Sampling() and one.patch_sizes == (30.0, 60.0) and one.weight == 1
+    assert sampling_options(CARD, {}) == Sampling()
+    nothing = dict(max_dates=placeholder(int), extent=placeholder(float), max_cloud=placeholder(float), date_buckets=())
+    assert options(**nothing).sampling == Sampling()
+
+
+def test_all_fields():
+    given = dict(max_dates=20, temporal_dropout=0.3, max_cloud=40.0, extent=60.0, augment=False, dates="published")
+    one = options(patch_sizes=(30,), weight=2.0, date_buckets=[8, 16], **given)
+    assert one.sampling == Sampling(**given, date_buckets=(8, 16)) and one.patch_sizes == (30.0,) and one.weight == 2
+    assert one.sampling.limit == 16
+
+
+def test_patch_sizes_follow_the_extent():
+    card = dataclasses.replace(CARD, patch_sizes=(30, 60, 120))
+    assert check_patch_size(card, 120) == 120.0
+    with pytest.raises(ValueError, match="patches of 120 m are not allowed; allowed of samples of 60 m are 30, 60 m"):
+        check_patch_size(card, 120, 60.0)
+    assert options(extent=30.0).patch_sizes == (30.0,)
+
+
+WRONG = {
+    "batch size": (dict(batch_size=3), r"batch_size is 3; .* multiple of the 2 processes"),
+    "no batch": (dict(batch_size=0), "batch_size is 0"),
+    "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
+    "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
+    "nan": (dict(weight=float("nan")), "weight is nan"),
+    "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m are not allowed; allowed are 30, 60 m"),
+    "dates": (dict(max_dates=0), "max_dates is 0; it must be positive, or None"),
+    "dropout": (dict(temporal_dropout=1.0), r"temporal_dropout is 1\.0; it must be a share of the dates"),
+    "negative dropout": (dict(temporal_dropout=-0.1), r"temporal_dropout is -0\.1"),
+    "cloud": (dict(max_cloud=101.0), r"max_cloud is 101\.0; it must be percent, 0 to 100"),
+    "falling buckets": (dict(date_buckets=(32, 16)), r"date_buckets is \(32, 16\); it must be lengths in rising order"),
+    "empty bucket": (dict(date_buckets=(0, 16)), "date_buckets is"),
+    "equal buckets": (dict(date_buckets=(16, 16)), "date_buckets is"),
+    "extent": (dict(extent=50.0), r"extent is 50\.0; 50 m; tiles of 120 m are cut into a whole number of windows"),
+    "fine extent": (dict(extent=40.0), r"extent is 40\.0; 40 m; windows are whole multiples of 30 m"),
+    "augment": (dict(augment="yes"), "augment is 'yes'; it must be True or False"),
+    "kind of dates": (dict(dates="weeks"), "dates is 'weeks'; it must be one of day_of_year, published"),
+    "unknown": (dict(max_date=3), r"\.max_date is no field; the fields are augment, batch_size, date_buckets"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_values_that_cannot_be_are_refused_by_name(case):
+    changes, message = WRONG[case]
+    where = "" if case == "patch size" else rf"config\.data\.datasets\.{CARD.name}\."
+    with pytest.raises(ValueError, match=where + message.removeprefix(r"\.")):
+        options(process_count=2, **changes)
+
+
+def test_what_the_dataset_does_not_have_is_refused():
+    for card, section, message in (
+        (dataclasses.replace(CARD, clouds=()), dict(max_cloud=10.0), "the dataset has no cloud layer"),
+        (
+            dataclasses.replace(CARD, date_origin=""),
+            dict(dates="published"),
+            "its published dates are days of the year",
+        ),
+        (dataclasses.replace(CARD, patch_sizes=(120,)), dict(extent=60.0), r"none of its patch sizes \(120,\) divides"),
+        (
+            dataclasses.replace(CARD, tile_label="class"),
+            dict(extent=60.0),
+            "the labels of whole tiles are not those of",
+        ),
+        (dataclasses.replace(CARD, tile_classes=("x",)), dict(extent=60.0), "no dense label has the same classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampling_options(card, section)
+    assert sampling_options(NO_LABEL, dict(extent=60.0)).extent == 60.0
+    whole = dataclasses.replace(CARD, tile_label="class")
+    assert sampling_options(whole, dict(extent=120.0)).extent == 120.0
+
+
+def test_no_dataset_and_unknown_datasets():
+    with pytest.raises(ValueError, match=r"data\.datasets is empty"):
+        dataset_options(ConfigDict({"datasets": {}}))
+    with pytest.raises(ValueError, match=r"unknown dataset 'coordinate_tile'; known datasets: .*treesatai_ts"):
+        dataset_options(ConfigDict({"datasets": {"coordinate_tile": {"batch_size": 2}}}))
+
+
+def test_worker_processes():
+    assert num_workers(ConfigDict({"num_workers": 3})) == 3 and num_workers(ConfigDict()) == 0
+    with pytest.raises(ValueError, match=r"data\.num_workers is -1; it must be 0"):
+        num_workers(ConfigDict({"num_workers": -1}))
