@@ -38,7 +38,7 @@ CARD = DatasetCard(
     split_rule="test is the published folder validation; of training, the scenes of about every tenth square of the "
     "satellites' grid (by a hash of its name, so that a place is on one side only) are val",
     natural_colour={"hls": (2, 1, 0)},
-    size="804 scenes (540 training, 264 validation), 190,000 km2",
+    size="804 scenes (two thirds in training), 190,000 km2",
     notes=(
         "Scene and mask are paired by name; the published reader pairs two sorted lists.",
         "The date is that of the file's name, 2018285 being day 284 of 2018 counted from 0; the published reader gives "

@@ -4,7 +4,7 @@ import datetime
 import pathlib
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Int32, Num
 
 from data_pipelines.bands import pick_bands, with_ratio
 from data_pipelines.card import DatasetCard, Example
@@ -164,7 +164,7 @@ def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
     return {"s1": with_ratio(power)[None], "s1_mask": mask[None], **day_fields("s1", [DAY])}
 
 
-def _read_label(where: str, hot: Num[np.ndarray, "17"]) -> np.ndarray:
+def _read_label(where: str, hot: Num[np.ndarray, "17"]) -> Int32[np.ndarray, ""]:
     """The class of a one-hot row."""
     if not np.isin(hot, (0, 1)).all() or hot.sum() != 1:
         raise ValueError(f"{where} 'label' is {hot.tolist()}; expected a single 1 among {len(ZONES) - 1} zeros")
