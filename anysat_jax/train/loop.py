@@ -97,7 +97,7 @@ def train(
             workdir, step=first, total_steps=total, log_every=config.log_every, enabled=jax.process_index() == 0
         ) as log,
         StopRequest(enabled=jax.process_count() == 1) as stop,
-        StepPrograms(step_on_mesh, state) as programs,
+        StepPrograms(step_on_mesh, state, date_buckets=date_buckets(config.data.datasets)) as programs,
     ):
         ledger = Ledger(start.record, log, leaf_names(state.params))
         ahead: collections.deque[Fed] = collections.deque()
@@ -117,6 +117,11 @@ def train(
             if stopping and step < total:
                 raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
     return state, ledger.record
+
+
+def date_buckets(datasets: ConfigDict) -> dict[str, int]:
+    """How many lengths the dates of each dataset's batches are padded to."""
+    return {name: max(1, len(datasets[name].get("date_buckets") or ())) for name in datasets}
 
 
 def look_ahead(ahead: collections.deque[Fed], feed: Feed, programs: StepPrograms, count: int) -> None:

@@ -5,7 +5,7 @@ each, mostly on one core, so the programs of the next steps are compiled side by
 """
 
 import concurrent.futures
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from absl import logging
 from anysat_jax.train.feed import Fed
 from anysat_jax.train.state import TrainState
 
-PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size): as many as there may be buckets of mask sizes
+PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size, bucket of dates): as many as there may be buckets of mask sizes
 Key = tuple[str, float]
 Signature = tuple[Any, ...]
 Program = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -29,8 +29,10 @@ def signature_of(fed: Fed) -> Signature:
 class ProgramCount:
     """Counts the programs that the step is compiled into, by dataset and patch size."""
 
-    def __init__(self) -> None:
+    def __init__(self, date_buckets: Mapping[str, int] | None = None) -> None:
+        """Takes how many lengths the dates of a dataset's batches are padded to, by dataset; 1 for the others."""
         self.shapes: dict[Key, set[Signature]] = {}
+        self._date_buckets = date_buckets or {}
 
     @property
     def total(self) -> int:
@@ -44,11 +46,10 @@ class ProgramCount:
             return False
         known.add(signature)
         logging.info("compiling program %d: %s at %g m, its number %d", self.total, *key, len(known))
-        if len(known) > PROGRAMS_FOR_EACH:
+        most = PROGRAMS_FOR_EACH * max(1, self._date_buckets.get(key[0], 1))
+        if len(known) > most:
             logging.warning(
-                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes",
-                *key,
-                PROGRAMS_FOR_EACH,
+                "%s at %g m has more than %d compiled programs: its batches do not keep their shapes", *key, most
             )
         return True
 
@@ -56,13 +57,14 @@ class ProgramCount:
 class StepPrograms:
     """Compiles and runs the step. Use as a context manager."""
 
-    def __init__(self, step: Any, state: TrainState, threads: int = 2):
+    def __init__(self, step: Any, state: TrainState, threads: int = 2, date_buckets: Mapping[str, int] | None = None):
         """Takes a jitted step.
 
         Args:
           step: `jax.jit(make_train_step(...))`.
           state: a state of the shapes and shardings that it will be called with; not kept.
           threads: programs compiled side by side.
+          date_buckets: as for `ProgramCount`.
         """
         self._step = step
         self._state = jax.tree.map(
@@ -70,7 +72,7 @@ class StepPrograms:
         )
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[Signature, concurrent.futures.Future[Program]] = {}
-        self.count = ProgramCount()
+        self.count = ProgramCount(date_buckets)
 
     def __enter__(self) -> "StepPrograms":
         return self

@@ -27,6 +27,32 @@ def test_programs_are_counted_by_dataset_patch_size_and_shapes(caplog):
     assert "fake at 10 m has more than 4 compiled programs" in caplog.text
 
 
+def test_buckets_of_dates_are_programs_of_their_own(caplog):
+    count = ProgramCount({"fake": 2})
+    for targets in range(2, 10):
+        count.add(signature_of(fed(targets=targets)))
+    assert count.total == 8 and "compiled programs" not in caplog.text
+    count.add(signature_of(fed(targets=10)))
+    assert "fake at 10 m has more than 8 compiled programs" in caplog.text
+
+
+def test_batches_of_other_lengths_are_compiled_side_by_side():
+    def feed_of(num_dates):
+        batch = fake_batch(("spot", "s2"), extent=20.0, num_dates=num_dates)
+        return Fed(*(jax.tree.map(jnp.asarray, one) for one in (batch, toy_masks(2))), {})
+
+    def step(state, batch, masks):
+        return state + batch.observations["s2"].date_mask.sum(), {}
+
+    state = jnp.int32(0)
+    with StepPrograms(jax.jit(step), state, date_buckets={"fake": 2}) as programs:
+        for num_dates in (4, 8, 4):
+            programs.prepare(feed_of(num_dates))
+        for num_dates in (4, 8, 4):
+            state, _ = programs.run(state, feed_of(num_dates))
+        assert int(state) == 2 * 16 and programs.count.total == 2
+
+
 def test_programs_are_compiled_once_and_give_what_the_step_gives():
     traced = []
 
