@@ -1,0 +1,134 @@
+"""What is shown of one sensor of one tile: its colours, which pixels are valid, clouds and calendar dates."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num, Shaped
+
+from anysat_jax.sensors import Sensor, get_sensor
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import calendar_days
+from data_pipelines.look.stretch import Scale, decibels, limits, quantile_over_dates, stretched
+
+CLOUDY = 50.0  # percent, from which a pixel is left out of stretch and median
+MOST_DATES = {"decibel": (0.05, 0.95)}  # shares of a pixel's dates between which a series is stretched
+MOST_OPTICAL_DATES = (0.1, 0.5)  # where the bright end may be clouds that no layer tells of
+HEADROOM = 1.3  # white lies that much farther from black in a series
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One sensor of one tile, ready to be drawn; an image counts as a series of one date.
+
+    Attributes:
+      sensor: the sensor.
+      how: which bands are shown how, in words.
+      scale: what the shown values are, for their stretch.
+      planes: (T, C, H, W) what is shown: one channel (grey) or three (red, green, blue), not stretched yet.
+      valid: (T, H, W) bool, True where the shown bands are valid.
+      clear: (T, H, W) bool, valid and not under clouds.
+      days: the calendar date of each T; empty for an image.
+      cloud: (T,) mean probability of cloud in percent over valid pixels; None where the archive has no cloud layer.
+    """
+
+    sensor: Sensor
+    how: str
+    scale: Scale
+    planes: Num[np.ndarray, "T C H W"]
+    valid: Bool[np.ndarray, "T H W"]
+    clear: Bool[np.ndarray, "T H W"]
+    days: tuple[datetime.date, ...]
+    cloud: Float32[np.ndarray, "T"] | None
+
+    @property
+    def is_pixel(self) -> bool:
+        """Whether it is one pixel, which makes no image."""
+        return self.valid.shape[1:] == (1, 1)
+
+    @property
+    def best(self) -> Bool[np.ndarray, "T H W"]:
+        """What each pixel is judged by: its clear dates, or its valid ones where it is never clear."""
+        return self.clear | (self.valid & ~self.clear.any(axis=0))
+
+    def colours(self, dates: Sequence[int]) -> Float32[np.ndarray, "n H W 3"]:
+        """Some dates, all stretched alike.
+
+        Black and white are where most dates of a pixel lie: single clouds, shadows and snow may be beyond.
+        """
+        shares = MOST_DATES.get(self.scale, MOST_OPTICAL_DATES)
+        ends = [quantile_over_dates(self.planes, self.best, share) for share in shares]
+        low, high = limits(np.stack([values for values, _ in ends]), np.stack([seen for _, seen in ends]), self.scale)
+        return stretched(self.planes[list(dates)], low, low + HEADROOM * (high - low))
+
+    def summary(self) -> tuple[Float32[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
+        """Colours and validity of one image: of a series the median of what is clear."""
+        values, seen = self.planes[0], self.valid[0]
+        if len(self.valid) > 1:
+            values, seen = quantile_over_dates(self.planes, self.best, 0.5)
+        return stretched(values, *limits(values, seen, self.scale)), seen
+
+
+def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
+    """What is shown of a sensor; None where the tile lacks it."""
+    if name not in example:
+        return None
+    sensor = get_sensor(name)
+    side = sensor.pixels(card.extent)
+    values = _with_dates(sensor, centre(example[name], side))
+    mask = np.broadcast_to(_mask(sensor, name, example, side), values.shape) & np.isfinite(values)
+    planes, valid, scale, how = _planes(card, sensor, values, mask)
+    cloud = _cloud(name, example, side)
+    return View(
+        sensor=sensor,
+        how=how,
+        scale=scale,
+        planes=planes,
+        valid=valid,
+        clear=valid if cloud is None else valid & (cloud < CLOUDY),
+        days=tuple(calendar_days(example[f"{name}_dates"], example[f"{name}_years"])) if sensor.has_dates else (),
+        cloud=None if cloud is None else _mean_where(cloud, valid),
+    )
+
+
+def centre(array: Shaped[np.ndarray, "*N h w"], side: int) -> Shaped[np.ndarray, "*N H W"]:
+    """The centre of an array that reaches beyond the tile's extent; the batches have the same."""
+    row, column = ((length - side) // 2 for length in array.shape[-2:])
+    return array[..., row : row + side, column : column + side]
+
+
+def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:
+    return array if sensor.has_dates else array[None]
+
+
+def _mask(sensor: Sensor, name: str, example: Example, side: int) -> np.ndarray:
+    if f"{name}_mask" not in example:
+        return np.ones((1, 1, 1, 1), np.bool_)
+    return _with_dates(sensor, centre(example[f"{name}_mask"], side))
+
+
+def _cloud(name: str, example: Example, side: int) -> Float32[np.ndarray, "T H W"] | None:
+    if f"{name}_cloud" not in example:
+        return None
+    return centre(example[f"{name}_cloud"], side)[:, 0].astype(np.float32)
+
+
+def _mean_where(values: np.ndarray, where: np.ndarray) -> Float32[np.ndarray, "T"]:
+    return ((values * where).sum(axis=(1, 2)) / np.maximum(where.sum(axis=(1, 2)), 1)).astype(np.float32)
+
+
+def _planes(
+    card: DatasetCard, sensor: Sensor, values: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, Bool[np.ndarray, "T H W"], Scale, str]:
+    """The channels to show, where all of them are valid, their scale, and what they are in words."""
+    if sensor.bands[:2] in (("VV", "VH"), ("HH", "HV")):
+        first, second = sensor.bands[:2]
+        power = decibels(values[:, :2], mask[:, :2])
+        planes = np.concatenate([power, power[:, :1] - power[:, 1:]], axis=1)
+        return planes, mask[:, :2].all(axis=1), "decibel", f"false colour ({first}, {second}, {first}/{second}; dB)"
+    channels = list(card.natural_colour.get(sensor.name, (0,)))
+    names = " ".join(sensor.bands[channel] for channel in channels)
+    how = "natural colour" if len(channels) == 3 else "grey"
+    scale = "bytes" if values.dtype == np.uint8 else "reflectance"
+    return values[:, channels], mask[:, channels].all(axis=1), scale, f"{how} ({names})"
