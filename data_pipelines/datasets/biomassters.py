@@ -1,0 +1,219 @@
+"""BioMassters: a year of monthly Sentinel-1 and -2 over 2560 m of Finnish forest, and its biomass by lidar."""
+
+import datetime
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import pick_bands, with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields
+from data_pipelines.files import read_raster, read_table, stems
+from data_pipelines.reader import ArchiveReader
+from data_pipelines.splits import hashed_split
+
+SIDE = 256
+NODATA = -9999.0
+UNKNOWN_CLOUD = 255
+S1_BANDS = ("ascending VV", "ascending VH", "descending VV", "descending VH")
+S2_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12", "cloud probability")
+VAL_SHARE = 0.2
+FIRST_YEAR = 2018  # the archive names no year
+_FILE = re.compile(r"(?P<chip>[^_/]+)_(?P<sensor>S1|S2)_(?P<month>\d\d)\.tif")
+
+CARD = DatasetCard(
+    name="biomassters",
+    title="BioMassters",
+    sensors=("s2", "s1"),
+    extent=2560.0,
+    patch_sizes=(40, 80, 160),
+    splits=("train", "val", "test"),
+    arrays={"s2": "uint16", "s1": "float32", "dense": "float32"},
+    masks={"s2": "pixel", "s1": "pixel"},
+    clouds=("s2",),
+    optional=("s2", "s1"),
+    file_bands={"s2": S2_BANDS, "s1": S1_BANDS},
+    units={"s2": "reflectance x 10000", "s1": "dB; the third band is VV - VH"},
+    dates={
+        "s2": "one image for each month from September to August, some missing; given as the 15th",
+        "s1": "two for each month, ascending and descending; given as the 15th",
+    },
+    dense_label="regression",
+    label_unit="above-ground biomass in t/ha, the year's peak",
+    split_rule=(
+        f"test as published; val: {VAL_SHARE:.0%} of the published train chips, drawn by a hash of the chip's name; or "
+        "train_Data_list.csv, val_Data_list.csv and test_Data_list.csv (a column chip_id) where there are such lists"
+    ),
+    natural_colour={"s2": (2, 1, 0)},
+    size="11,462 chips (8,689 train, 2,773 test), 310,000 images, 290 GB",
+    notes=(
+        "Month 00 is September of the year before the lidar flight, 11 is August. The published reader takes month 00 "
+        "for January, 30 days a month.",
+        f"The archive tells no year (2016 to 2021); September is given as of {FIRST_YEAR}.",
+        "The third band of s1 is VV - VH in dB. The published reader divides one by the other, which is no ratio of "
+        "power.",
+        "An orbit that is -9999 at every pixel of a month is left out; single such pixels are masked.",
+        "s2 is masked where all its bands are 0. Where the cloud probability is 255, unknown, it is given as 0.",
+        "The organisers say tonnes; with a mean of 63 for pixels of 100 m2 that can only be tonnes per hectare.",
+        "That bands 1 and 2 of s1 are the ascending orbit rests on the published reader; VV before VH on the values.",
+        "The archive's places were removed on purpose.",
+    ),
+    licence="CC-BY-4.0",
+    citation="Nascetti et al., BioMassters: A Benchmark Dataset for Forest Biomass Estimation, NeurIPS 2023",
+    url="https://huggingface.co/datasets/nascetti-a/BioMassters",
+)
+
+LAYOUT = (
+    "train_features/CHIP_S1_00.tif to CHIP_S1_11.tif and CHIP_S2_00.tif to CHIP_S2_11.tif, train_agbm/CHIP_agbm.tif; "
+    "test_features and test_agbm alike"
+)
+
+Months = dict[str, dict[str, list[int]]]
+"""For each chip and each of S1 and S2, the months that there are."""
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return (folder / "train_features").is_dir() and (folder / "train_agbm").is_dir()
+
+
+def open_reader(root: pathlib.Path | None) -> "BioMasstersReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("BioMassters is read from a folder; set --config.data.root")
+    return BioMasstersReader(root)
+
+
+class BioMasstersReader(ArchiveReader):
+    """Reads BioMassters. Chips without images or without a label (test_agbm came later) are left out and counted."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with train_features and train_agbm.
+
+        Raises:
+          FileNotFoundError: there is not one chip with its label.
+          ValueError: a list lacks its column, or names a chip for two splits.
+        """
+        self._months = {part: _months(root / f"{part}_features") for part in ("train", "test")}
+        labelled = {part: stems(root / f"{part}_agbm", "_agbm.tif") for part in ("train", "test")}
+        there = {part: sorted(set(months) & labelled[part]) for part, months in self._months.items()}
+        super().__init__(root, _splits(root, there))
+        known = [chip for part, months in self._months.items() for chip in set(months) | labelled[part]]
+        self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
+
+    def example(self, split: str, key: str) -> Example:
+        """One chip.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: rasterio is not installed.
+        """
+        part = "test" if split == "test" else "train"
+        features, months = self.root / f"{part}_features", self._months[part][key]
+        label = _read_label(self.root / f"{part}_agbm" / f"{key}_agbm.tif")
+        example = {"id": key, **_read_s1(features, key, months["S1"]), **_read_s2(features, key, months["S2"])}
+        if len(example) == 1:
+            raise ValueError(f"{features}: no image of chip {key} has a valid pixel; leave the chip out")
+        return example | {"dense": label}
+
+
+def _months(folder: pathlib.Path) -> Months:
+    """The months on disk, by one listing of the folder."""
+    months: Months = {}
+    if not folder.is_dir():
+        return months
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _FILE.fullmatch(entry.name)
+            if match and int(match["month"]) < 12:
+                there = months.setdefault(match["chip"], {"S1": [], "S2": []})
+                there[match["sensor"]].append(int(match["month"]))
+    return {chip: {name: sorted(numbers) for name, numbers in there.items()} for chip, there in months.items()}
+
+
+def _splits(root: pathlib.Path, there: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Chips of each split, by lists if there are any."""
+    if (root / "train_Data_list.csv").is_file():
+        chips = {"train": set(there["train"]), "val": set(there["train"]), "test": set(there["test"])}
+        return {split: [c for c in _listed(root / f"{split}_Data_list.csv") if c in chips[split]] for split in chips}
+    drawn = {chip: hashed_split(chip, VAL_SHARE) for chip in there["train"]}
+    return {s: [c for c in there["train"] if drawn[c] == s] for s in ("train", "val")} | {"test": list(there["test"])}
+
+
+def _listed(path: pathlib.Path) -> list[str]:
+    return [row["chip_id"].strip() for row in read_table(path, ["chip_id"], "a CSV file with the column chip_id")]
+
+
+def month_day(month: int) -> datetime.date:
+    """The middle of a month, counted from September as 0."""
+    return datetime.date(FIRST_YEAR + (month + 8) // 12, (month + 8) % 12 + 1, 15)
+
+
+def _read_s1(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
+    """Both orbits of every month with their ratio in dB; orbits without a valid pixel are left out."""
+    expected = f"a GeoTIFF of VV and VH in dB, ascending and descending, {SIDE} x {SIDE} pixels, float32"
+    values, masks, days = [], [], []
+    for month in months:
+        path = folder / f"{chip}_S1_{month:02d}.tif"
+        orbits = read_raster(path, (4, SIDE, SIDE), "f", expected)[0].astype(np.float32).reshape(2, 2, SIDE, SIDE)
+        valid = (np.isfinite(orbits) & (orbits != NODATA)).all(axis=1, keepdims=True)
+        if valid.any() and np.min(orbits, where=valid, initial=np.inf) >= 0:
+            raise ValueError(f"{path} has no value below 0; expected decibels, not linear power")
+        ratio = with_ratio_of_decibels(np.where(valid, orbits, np.float32(0)))
+        for orbit in np.flatnonzero(valid.any(axis=(1, 2, 3))):
+            values.append(ratio[orbit])
+            masks.append(valid[orbit])
+            days.append(month_day(month))
+    return _series("s1", values, masks, days)
+
+
+def _read_s2(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
+    """The bands of every month and its clouds; months without a valid pixel are left out."""
+    expected = f"a GeoTIFF of ten bands and the cloud probability, {SIDE} x {SIDE} pixels"
+    values, masks, clouds, days = [], [], [], []
+    for month in months:
+        path = folder / f"{chip}_S2_{month:02d}.tif"
+        image, _ = read_raster(path, (len(S2_BANDS), SIDE, SIDE), ("u", "i", "f"), expected)
+        bands = pick_bands(image, S2_BANDS, get_sensor("s2").bands)
+        _check_numbers(path, bands, image[-1])
+        valid = (bands != 0).any(axis=0, keepdims=True)
+        if valid.any():
+            values.append(np.rint(bands).astype(np.uint16))
+            masks.append(valid)
+            clouds.append(np.where(image[-1:] == UNKNOWN_CLOUD, 0, image[-1:]).astype(np.uint8))
+            days.append(month_day(month))
+    example = _series("s2", values, masks, days)
+    return example | {"s2_cloud": np.stack(clouds)} if example else example
+
+
+def _check_numbers(path: pathlib.Path, bands: np.ndarray, cloud: np.ndarray) -> None:
+    if not (bands.min() >= 0 and bands.max() <= np.iinfo(np.uint16).max):
+        raise ValueError(f"{path} runs from {bands.min():g} to {bands.max():g}; expected digital numbers, 0 to 65535")
+    known = cloud[cloud != UNKNOWN_CLOUD]
+    if known.size and not (known.min() >= 0 and known.max() <= 100):
+        raise ValueError(
+            f"{path}: the last band runs from {known.min():g} to {known.max():g}; expected the probability of cloud, "
+            f"0 to 100, or {UNKNOWN_CLOUD} where it is unknown"
+        )
+
+
+def _series(sensor: str, values: list[np.ndarray], masks: list[np.ndarray], days: list[datetime.date]) -> Example:
+    if not values:
+        return {}
+    return {sensor: np.stack(values), f"{sensor}_mask": np.stack(masks), **day_fields(sensor, days)}
+
+
+def _read_label(path: pathlib.Path) -> Float32[np.ndarray, "256 256"]:
+    """Biomass, NaN where it is unknown."""
+    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, above-ground biomass as floats"
+    values, _ = read_raster(path, (1, SIDE, SIDE), "f", expected)
+    return np.where(np.isfinite(values[0]) & (values[0] != NODATA), values[0], np.nan).astype(np.float32)
