@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from anysat_jax.sensors import get_sensor
+from anysat_jax.sensors import Sensor, get_sensor, register
 
 TileLabel = Literal["multi_label", "class", "regression", "none"]
 DenseLabel = Literal["segmentation", "change", "regression", "none"]
@@ -34,6 +34,8 @@ class DatasetCard:
       name: the name that configs use.
       title: the name that people use.
       sensors: names of the sensors, as registered.
+      own_sensors: records of those that the library does not know of itself; unpickling a card registers them, so that
+        worker processes know them.
       extent: side of a tile in metres, as the batches give it.
       patch_sizes: allowed patch sizes in metres (paper: Table C).
       splits: names of the splits.
@@ -91,11 +93,17 @@ class DatasetCard:
     folds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     split_rule: str = ""
     natural_colour: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    own_sensors: tuple[Sensor, ...] = ()
     size: str = ""
     notes: tuple[str, ...] = ()
     licence: str = ""
     citation: str = ""
     url: str = ""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for sensor in self.own_sensors:
+            register(sensor)
 
     def dtype(self, key: str) -> np.dtype:
         """Dtype of a stored array: a sensor's, or the label "dense"."""

@@ -57,6 +57,7 @@ def _card(description: Description) -> DatasetCard:
         ignore_label=mask.ignore if mask else -1,
         label_unit=(labels.unit if labels else "") or (mask.unit if mask else ""),
         split_rule=_split_rule(description.splits, description.table),
+        own_sensors=tuple(files.record for files in sensors if files.own),
         natural_colour={f.record.name: shown for f in sensors if (shown := _natural_colour(f))},
         size="as many tiles as the folder holds",
         notes=(f"A folder of one's own, described by {description.path.name}.",),

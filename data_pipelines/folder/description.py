@@ -25,6 +25,7 @@ class SensorFiles:
       optional: whether tiles may lack it.
       units: of the values.
       natural_colour: bands to show as red, green and blue.
+      own: whether the description makes the sensor known.
     """
 
     record: Sensor
@@ -38,6 +39,7 @@ class SensorFiles:
     optional: bool = False
     units: str = ""
     natural_colour: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def computes_ratio(self) -> bool:

@@ -81,9 +81,10 @@ def _sensor(name: str, section: Section) -> SensorFiles:
     fields["pixels"] = None if pixels is None else int(pixels)
     fields["optional"] = section.flag("optional", False)
     fields["natural_colour"] = section.texts("natural_colour", ())
+    own = section.has("kind")
     record = _record(name, bands, section)
     section.finish()
-    files = SensorFiles(record=record, **fields)
+    files = SensorFiles(record=record, own=own, **fields)
     _check_bands(section.where, files)
     _check_dates(section.where, files)
     return files

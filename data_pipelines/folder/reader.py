@@ -4,11 +4,9 @@ import datetime
 import hashlib
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from anysat_jax.sensors import register
 from data_pipelines.card import Example
 from data_pipelines.files import inside
 from data_pipelines.folder.arrays import Read, read_file
@@ -48,12 +46,6 @@ class FolderReader(ArchiveReader):
         super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
         if missing := len(set(rows) - set(tiles)):
             self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """In another process, the description's own sensors have to be made known."""
-        self.__dict__.update(state)
-        for files in self.description.sensors:
-            register(files.record)
 
     @property
     def fingerprint(self) -> str:
