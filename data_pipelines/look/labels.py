@@ -59,6 +59,8 @@ def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[L
 
 
 def _percent(share: float) -> str:
+    if 0.995 <= share < 1:
+        return "> 99%"
     return f"{share:.0%}" if share >= 0.01 else "< 1%"
 
 

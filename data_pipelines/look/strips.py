@@ -28,7 +28,7 @@ def shown_dates(count: int) -> Int[np.ndarray, "n"]:
 
 
 def in_rows(views: Sequence[View]) -> list[list[tuple[int, View]]]:
-    """Rows of strips in their order, each with the place (in thumbnails) where it starts; one place stays empty between."""
+    """Rows of strips in their order, each with the place (in thumbnails) where it starts; between two, one is empty."""
     rows: list[list[tuple[int, View]]] = []
     end = THUMBNAILS
     for view in views:

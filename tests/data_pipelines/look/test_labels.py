@@ -31,8 +31,8 @@ def test_a_class_number_may_stand_for_no_label():
 
 def test_the_legend_has_the_classes_that_are_there_in_the_order_of_the_card():
     classes = np.full((20, 20), 2, np.int8)
-    classes[0, :2] = 0
-    assert legend_entries(COLOURED, classes) == [("a, < 1%", "#ff0000"), ("c, 100%", "#0000ff")]
+    classes[0, 0] = 0
+    assert legend_entries(COLOURED, classes) == [("a, < 1%", "#ff0000"), ("c, > 99%", "#0000ff")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The command line of the data: list, show, fake, look, prepare; one file each."""

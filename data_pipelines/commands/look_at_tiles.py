@@ -1,0 +1,60 @@
+"""`look`: a picture of each of some tiles, and a page that shows them."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from data_pipelines.commands.source import open_source
+from data_pipelines.look.gallery import draw_gallery
+from data_pipelines.look.source import Tiles, prepared_tiles, raw_tiles
+from data_pipelines.registry import get_entry
+
+NAME = "look"
+HELP = """Draws some tiles: every sensor, dates, clouds, labels in their official colours; index.html shows them all.
+
+  python -m data_pipelines look treesatai_ts --source ~/TreeSatAI --out pictures
+  python -m data_pipelines look treesatai_ts --root prepared --split val --n 20 --out pictures
+  python -m data_pipelines look mini_flair --out pictures
+
+The tiles are spread evenly over the split. Hatched pixels are not valid; label maps are white where there is no label.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which tiles, and where the pictures go."""
+    parser.add_argument("name", metavar="NAME", help="a dataset, or the path of a description, FILE.toml")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--n", type=int, default=8, metavar="N", help="how many tiles (default: 8)")
+    parser.add_argument("--split", default="train", metavar="SPLIT", help="of which split (default: train)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
+    where.add_argument(
+        "--root", "--prepared", type=pathlib.Path, metavar="DIR", help="folder that `prepare` wrote to, its --out"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draws the tiles and says where the page is.
+
+    Raises:
+      ValueError, OSError: no such dataset, split or folder, or a tile that cannot be read.
+    """
+    import tqdm
+
+    if arguments.n < 1:
+        raise ValueError(f"--n is {arguments.n}; expected at least one tile")
+    tiles, out = _open(arguments), arguments.out.expanduser()
+
+    def watched(positions: Any) -> Any:
+        return tqdm.tqdm(positions, desc=f"drawing {tiles.card.name}", unit="tile")
+
+    page = draw_gallery(tiles, arguments.n, out, watched)
+    print(f"{min(arguments.n, tiles.count)} of {tiles.count:,} tiles of {tiles.split!r} are drawn: open {page}")
+
+
+def _open(arguments: argparse.Namespace) -> Tiles:
+    entry = get_entry(arguments.name)
+    if arguments.root is not None:
+        return prepared_tiles(entry.card, arguments.root.expanduser(), entry.version, arguments.split)
+    source = arguments.source.expanduser() if arguments.source else None
+    return raw_tiles(open_source(entry, source), arguments.split)

@@ -1,0 +1,48 @@
+"""`prepare`: converts an archive once into files that are quick to read."""
+
+import argparse
+import pathlib
+
+from data_pipelines.commands.source import open_source
+from data_pipelines.prepare import prepare_dataset
+from data_pipelines.registry import get_entry
+
+NAME = "prepare"
+HELP = """Converts a dataset once into ArrayRecord files that are quick to read, with its statistics.
+
+  python -m data_pipelines prepare sen1floods11 --source ~/Sen1Floods11 --out prepared --workers 4
+  python -m data_pipelines prepare pastis_hd --source ~/PASTIS-HD --out try --limit 20      a quick try
+  python -m data_pipelines prepare my_tiles.toml --out prepared                             your own folder
+
+An interrupted start goes on where it ended; a second one on the same folder changes nothing. A tile that cannot be read
+stops the command and names its file; with --skip-bad it is left out and listed in the report.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """From where, to where, how much."""
+    parser.add_argument("name", metavar="NAME", help="a dataset, or the path of a description, FILE.toml")
+    parser.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME/VERSION; several datasets may share it")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read tiles (default: 0)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many tiles of each split")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out tiles that cannot be read, and list them")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepares the dataset and says where it is and what to type next.
+
+    Raises:
+      ValueError, OSError, ImportError: no such dataset or folder, a tile that cannot be read, or no space.
+    """
+    entry = get_entry(arguments.name)
+    source = arguments.source.expanduser() if arguments.source else None
+    reader = open_source(entry, source)
+    print(getattr(reader, "summary", f"{entry.card.name}: made by this project's code"))
+    options = dict(workers=arguments.workers, limit=arguments.limit, skip_bad=arguments.skip_bad, source=source)
+    out = pathlib.Path(arguments.out).expanduser()
+    folder = prepare_dataset(reader, out, entry.version, **options)
+    name = entry.card.name
+    print(f"\n{name} is prepared in {folder}\n\nNext:")
+    print(f"  python -m data_pipelines look {arguments.name} --root {out} --out pictures")
+    print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={out}")

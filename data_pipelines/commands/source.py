@@ -1,0 +1,35 @@
+"""From names and folders on the command line to readers."""
+
+import pathlib
+
+from data_pipelines.card import Reader
+from data_pipelines.registry import DatasetEntry
+
+
+def open_source(entry: DatasetEntry, source: pathlib.Path | None) -> Reader:
+    """The reader of a dataset's raw data.
+
+    Args:
+      entry: the dataset's.
+      source: folder of the download, or one that holds it under the dataset's name; None for data that are generated,
+        and for a described folder, which knows where it is.
+
+    Raises:
+      ValueError: a folder is needed and not given, or given and not needed.
+      FileNotFoundError: the folder does not exist or does not hold the published layout.
+    """
+    name = entry.card.name
+    if entry.generated:
+        if source is not None:
+            raise ValueError(f"{name} is made by this project's code; leave out --source")
+        return entry.open_reader(None)
+    folder = source or entry.source
+    if folder is None:
+        where = f"; get it from {entry.card.url}" if entry.card.url else ""
+        raise ValueError(f"{name} is read from a download: give its folder as --source DIR{where}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--source {folder} is no folder; expected that of the download of {name}")
+    for candidate in (folder, folder / name):
+        if entry.holds_raw is not None and entry.holds_raw(candidate):
+            return entry.open_reader(candidate)
+    raise FileNotFoundError(f"{folder} does not hold {name} as it is published; expected {entry.layout}")
