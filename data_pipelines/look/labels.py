@@ -23,7 +23,7 @@ LegendEntry = tuple[str, str]
 
 def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: DatasetCard, example: Example) -> None:
     """The label "dense" as a panel, and its legend at the right."""
-    values = centre(example["dense"], round(card.extent / card.dense_metres))
+    values = centre(card, "dense", example["dense"])
     kind = {"segmentation": "class map", "change": "change map", "regression": "map of numbers"}[card.dense_label]
     draw_titles(sheet, left, top, "label", f"{card.dense_metres:g} m, {kind}")
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)

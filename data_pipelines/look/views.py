@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped
 
 from anysat_jax.sensors import Sensor, get_sensor
+from data_pipelines import crops
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import calendar_days
 from data_pipelines.look.stretch import Scale, decibels, limits, quantile_over_dates, stretched
@@ -75,11 +76,11 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
     if name not in example:
         return None
     sensor = get_sensor(name)
-    side = sensor.pixels(card.extent)
-    values = _with_dates(sensor, centre(example[name], side))
-    mask = np.broadcast_to(_mask(sensor, name, example, side), values.shape) & np.isfinite(values)
+    inner = {key: centre(card, name, example[key]) for key in (name, f"{name}_mask", f"{name}_cloud") if key in example}
+    values = _with_dates(sensor, inner[name])
+    mask = np.broadcast_to(_mask(sensor, inner), values.shape) & np.isfinite(values)
     planes, valid, scale, how = _planes(card, sensor, values, mask)
-    cloud = _cloud(name, example, side)
+    cloud = inner[f"{name}_cloud"][:, 0].astype(np.float32) if f"{name}_cloud" in inner else None
     return View(
         sensor=sensor,
         how=how,
@@ -92,26 +93,19 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
     )
 
 
-def centre(array: Shaped[np.ndarray, "*N h w"], side: int) -> Shaped[np.ndarray, "*N H W"]:
-    """The centre of an array that reaches beyond the tile's extent; the batches have the same."""
-    row, column = ((length - side) // 2 for length in array.shape[-2:])
-    return array[..., row : row + side, column : column + side]
+def centre(card: DatasetCard, key: str, array: Shaped[np.ndarray, "*N h w"]) -> Shaped[np.ndarray, "*N H W"]:
+    """What batches take of a stored array that reaches beyond the tile's extent."""
+    return crops.View(card.extent)(card, key, array)
 
 
 def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:
     return array if sensor.has_dates else array[None]
 
 
-def _mask(sensor: Sensor, name: str, example: Example, side: int) -> np.ndarray:
-    if f"{name}_mask" not in example:
+def _mask(sensor: Sensor, inner: Example) -> np.ndarray:
+    if f"{sensor.name}_mask" not in inner:
         return np.ones((1, 1, 1, 1), np.bool_)
-    return _with_dates(sensor, centre(example[f"{name}_mask"], side))
-
-
-def _cloud(name: str, example: Example, side: int) -> Float32[np.ndarray, "T H W"] | None:
-    if f"{name}_cloud" not in example:
-        return None
-    return centre(example[f"{name}_cloud"], side)[:, 0].astype(np.float32)
+    return _with_dates(sensor, inner[f"{sensor.name}_mask"])
 
 
 def _mean_where(values: np.ndarray, where: np.ndarray) -> Float32[np.ndarray, "T"]:

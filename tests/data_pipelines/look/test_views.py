@@ -6,7 +6,7 @@ import datetime
 import numpy as np
 import pytest
 
-from data_pipelines.look.views import centre, view_of
+from data_pipelines.look.views import view_of
 from tests.data_pipelines.fake_reader import CARD, CELLS, MARGIN, FakeReader
 
 SHOWN = dataclasses.replace(CARD, natural_colour={"spot": (0, 1, 2), "s2": (2, 1, 0)}, clouds=("s2",))
@@ -23,10 +23,6 @@ def test_images_are_shown_as_batches_take_them(example):
     assert view.planes.shape == (1, 3, 40, 40) and view.days == ()
     np.testing.assert_array_equal(view.planes[0], example["spot"][:, MARGIN:-MARGIN, MARGIN:-MARGIN])
     assert view.how == "natural colour (R G B)" and view.scale == "bytes"
-
-
-def test_the_centre_of_an_odd_margin_leaves_the_larger_half_behind():
-    assert centre(np.arange(25).reshape(5, 5), 2).tolist() == [[6, 7], [11, 12]]
 
 
 def test_natural_colour_takes_the_bands_of_the_card(example):
