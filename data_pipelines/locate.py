@@ -29,7 +29,7 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
 
     `<root>/<name>/<version>` is taken where it exists. Otherwise generated data are made below `root`, or below the
     cache where `root` is None; raw data in their published layout, in `root` or `<root>/<name>`, are converted into the
-    cache, so that they may be read-only.
+    cache, so that they may be read-only. A described folder knows where it is and needs no `root`.
 
     Args:
       name: the dataset's name.
@@ -72,6 +72,8 @@ def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce)
 
 def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
     name = entry.card.name
+    if base is None and entry.source is not None:
+        return entry.source
     if base is None:
         where = f" (see {entry.card.url})" if entry.card.url else ""
         raise ValueError(

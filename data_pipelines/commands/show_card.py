@@ -150,6 +150,8 @@ def _source(entry: DatasetEntry) -> Section:
     card = entry.card
     if entry.generated:
         where = "made by this project's code when it is first used: nothing to download"
+    elif entry.source:
+        where = f"your own folder, {entry.source}"
     else:
         where = "download the archive, unpack it, and give its folder as --source"
     facts = {

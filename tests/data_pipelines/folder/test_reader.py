@@ -12,6 +12,7 @@ from data_pipelines import load, registry
 from data_pipelines.card import num_tiles
 from data_pipelines.features import check_example
 from data_pipelines.folder import folder_entry
+from data_pipelines.locate import locate
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import fingerprint, get_entry
@@ -354,6 +355,12 @@ def test_prepared_and_batched(tmp_path):
     batch = next(load.evaluation_batches(data, "own_tiles", "val", patch_size=10, batch_size=1))
     assert batch.labels["dense"][0, 0].tolist() == [0, -1, 1, 0] and batch.grid == (4, 4)
     assert next(load.train_iterator(data, seed=0)).observations["s2"].values.shape == (2, 2, 10, 4, 4)
+
+
+def test_a_described_folder_is_found_without_a_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    get_entry(str(write_folder(tmp_path / "raw")))
+    assert len(locate("own_tiles", None).records("train")) == 2
 
 
 def load_config(root):
