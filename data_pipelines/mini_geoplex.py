@@ -136,6 +136,11 @@ _NATURAL_COLOUR = {
 }
 
 
+MINI_SIZES: dict[str, dict[str, int]] = {name: {"train": 128, "val": 64} for name in RECIPES}
+"""Tiles of each split; PLANTED, the largest of the five, is the largest here, too."""
+MINI_SIZES["mini_planted"] = {"train": 256, "val": 128}
+
+
 def _card(
     name: str,
     title: str,
@@ -162,7 +167,7 @@ def _card(
         arrays={s: _ARRAYS[s] for s in sensors},
         masks=dict.fromkeys(RECIPES[name].masks, "pixel"),
         split_rule="made from different seeds",
-        size="128 tiles for training, 64 held out; twice as many of PLANTED",
+        size="{train} tiles for training, {val} held out".format(**MINI_SIZES[name]),
         licence=_LICENCE,
         citation="Synthetic; none needed.",
     )
@@ -178,9 +183,6 @@ MINI_CARDS: dict[str, DatasetCard] = {
         _card("mini_s2naip", "Mini S2NAIP", ("naip", "s2", "s1", "l8"), 80.0, (20, 40), "none"),
     )
 }
-MINI_SIZES: dict[str, dict[str, int]] = {name: {"train": 128, "val": 64} for name in MINI_CARDS}
-"""Tiles of each split; PLANTED, the largest of the five, is the largest here, too."""
-MINI_SIZES["mini_planted"] = {"train": 256, "val": 128}
 
 LEAST_SHARE = 0.07
 """Share of the tile from which a cover belongs to a multi-label, as in TreeSatAI."""
