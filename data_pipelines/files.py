@@ -6,6 +6,7 @@ The packages that only raw archives need (rasterio, h5py) are imported where the
 import contextlib
 import csv
 import functools
+import io
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Int8, UInt8
 
 _AGAIN = "download or copy it again"
 
@@ -69,32 +70,57 @@ def _is_dtype(kind: str) -> bool:
 
 
 def read_raster(
-    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """All bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
+
+    Args:
+      path: the file.
+      shape, dtype, expected: as in `check_array`.
+      content: the file's bytes, where they come out of an archive and `path` only names them.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
       ImportError: rasterio is not installed.
     """
-    values, place, _ = read_raster_and_nodata(path, shape, dtype, expected)
+    values, place, _ = read_raster_and_nodata(path, shape, dtype, expected, content)
     return values, place
 
 
 def read_raster_and_nodata(
-    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
 ) -> tuple[np.ndarray, dict[str, Any], float | None]:
     """As `read_raster`, and the value that the file says stands for nothing observed (None: it says none)."""
     rasterio = _import("rasterio", path)
     import warnings
 
-    with explained(path, expected, rasterio.errors.RasterioError), warnings.catch_warnings():
+    with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        if not path.is_file():
+        if content is None and not path.is_file():
             raise FileNotFoundError(path)
-        with rasterio.open(path) as file:
+        with rasterio.open(path if content is None else io.BytesIO(content)) as file:
             values, place, nodata = file.read(), georeference(file.crs, file.transform), file.nodata
     return check_array(path, values, shape, dtype, expected), place, nodata
+
+
+def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: bytes) -> UInt8[np.ndarray, "C H W"]:
+    """All bands of a PNG image, also a fourth that is no transparency; GDAL would fill up one that is cut off.
+
+    Args:
+      path: names the file in errors.
+      bands, side: what its number of bands and its width and height must be.
+      expected: what was expected, in words.
+      content: the file's bytes.
+
+    Raises:
+      ValueError: it is unreadable, or of another shape or dtype.
+    """
+    from PIL import Image
+
+    with explained(path, expected, SyntaxError, ValueError), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        values = np.array(image)
+    shaped = np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 0))
+    return check_array(path, shaped, (bands, side, side), "uint8", expected)
 
 
 def read_class_map(path: pathlib.Path, side: int, classes: Sequence[int], expected: str) -> Int8[np.ndarray, "H W"]:

@@ -57,6 +57,45 @@ def test_a_raster_without_a_place_says_so(tmp_path):
     assert place["crs"] == "" and np.isnan(place["transform"]).all()
 
 
+def test_a_raster_out_of_an_archive(tmp_path):
+    values = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    write_raster(tmp_path / "a.tif", values)
+    content, path = (tmp_path / "a.tif").read_bytes(), tmp_path / "all.tar" / "a.tif"
+    np.testing.assert_array_equal(files.read_raster(path, (2, 3, 4), "uint16", EXPECTED, content)[0], values)
+    with pytest.raises(ValueError, match=rf"{path} cannot be read .*; expected {EXPECTED}; download"):
+        files.read_raster(path, (2, 3, 4), "uint16", EXPECTED, content[:50])
+
+
+def png(tmp_path, values):
+    shape = dict(count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype)
+    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", **shape) as file:
+        file.write(values)
+    return (tmp_path / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_a_png_keeps_its_bands(tmp_path, bands):
+    """Also colours where the fourth band is 0, which viewers take for transparent."""
+    values = np.random.default_rng(0).integers(0, 256, (bands, 40, 40), dtype=np.uint8)
+    values[-1, :20] = 0
+    got = files.read_png(tmp_path / "a.png", bands, 40, EXPECTED, png(tmp_path, values))
+    np.testing.assert_array_equal(got, values)
+    assert got.flags.c_contiguous and got.flags.writeable
+
+
+def test_spoiled_png_images(tmp_path):
+    content, path = (
+        png(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 40, 40), dtype=np.uint8)),
+        tmp_path / "a",
+    )
+    for spoiled in (b"", b"<html>", content[: len(content) // 2], content[:30], content[:90] + b"x" + content[91:]):
+        with pytest.raises(ValueError, match=rf"{path} cannot be read .*; expected {EXPECTED}; download"):
+            files.read_png(path, 4, 40, EXPECTED, spoiled)
+    for bands, side in ((3, 40), (4, 41)):
+        with pytest.raises(ValueError, match=rf"{path} is uint8 \(4, 40, 40\); expected {EXPECTED}"):
+            files.read_png(path, bands, side, EXPECTED, content)
+
+
 def test_what_a_raster_says_stands_for_nothing(tmp_path):
     write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.int16), nodata=-9999)
     assert files.read_raster_and_nodata(tmp_path / "a.tif", (1, 2, 2), "int16", EXPECTED)[2] == -9999

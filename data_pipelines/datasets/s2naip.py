@@ -1,0 +1,250 @@
+"""S2NAIP-URBAN: 640 m tiles of cities of the United States; NAIP image, Sentinel-1, Sentinel-2 and Landsat series."""
+
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int8, Num
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import in_decibels, pick_bands, with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.datasets.s2naip_files import IMAGES, TileFiles
+from data_pipelines.datasets.s2naip_index import (
+    FOLDERS,
+    DateTable,
+    listed_splits,
+    read_date_table,
+    read_split_dict,
+    split_dicts,
+    split_of,
+)
+from data_pipelines.datasets.s2naip_map import CLASSES, COLOURS, SIDE, draw_map
+from data_pipelines.dates import day_fields, in_time_order
+from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata
+from data_pipelines.reader import ArchiveReader
+from data_pipelines.resample import doubled
+
+METRES = 1.25
+TEN_METRES = {"s2": ("B2", "B3", "B4", "B8"), "l8": ("B8",)}  # of `_8.tif`, 64 x 64 pixels
+TWENTY_METRES = {  # of `_16.tif`, 32 x 32 pixels
+    "s2": ("B5", "B6", "B7", "B8A", "B11", "B12"),
+    "l8": ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11"),
+}
+GRID = 64
+
+CARD = DatasetCard(
+    name="s2naip",
+    title="S2NAIP-URBAN",
+    sensors=("naip", "s2", "s1", "l8"),
+    extent=640.0,
+    patch_sizes=(40, 80, 160),
+    splits=("train", "val"),
+    arrays={"naip": "uint8", "s2": "uint16", "s1": "float32", "l8": "uint16"},
+    masks=dict.fromkeys(("naip", "s2", "s1", "l8"), "pixel"),
+    optional=("s2", "s1", "l8"),
+    georeferenced="naip",
+    file_bands={"s2": TEN_METRES["s2"] + TWENTY_METRES["s2"], "s1": ("VV", "VH")},
+    units={
+        "naip": "grey values",
+        "s2": "L1C (top of atmosphere) reflectance x 10000",
+        "s1": "backscatter in dB",
+        "l8": "digital numbers of Landsat 8 and 9, level 1",
+    },
+    dates={"s2": "16 to 32 near the date of NAIP", "s1": "2 to 8 near the date of NAIP", "l8": "4 of the same year"},
+    dense_label="segmentation",
+    dense_classes=CLASSES,
+    dense_colours=COLOURS,
+    dense_metres=METRES,
+    split_rule="train_dict.json and val_dict.json, or train.csv and val.csv with a column 'name', where they are "
+    "there; else blocks of 16 x 16 tiles (10 km), of which one in ten is 'val' by a hash of its place",
+    natural_colour={"naip": (0, 1, 2), "s2": (2, 1, 0), "l8": (4, 3, 2)},
+    size="515,270 tiles, 211,063 km2",
+    notes=(
+        "A part of AI2-S2-NAIP, which spans the United States: all tiles in the folder are read, or those of the "
+        "lists. The list of the urban tiles was not published with it.",
+        "The dense label is OpenStreetMap, drawn, to look at: six classes and colours of our own making, no benchmark. "
+        "Tiles without a map have the ignored label everywhere.",
+        "The fourth band of NAIP's PNG is infrared, not transparency.",
+        "Sentinel-2 is L1C, where the other datasets of GeoPlex have L2A.",
+        "Bands of 32 x 32 pixels (B5, B6, B7, B8A, B11, B12; Landsat's without B8) are interpolated to 64 x 64.",
+        "Values stay unsigned 16 bit; the published reader casts them to int16, where those above 32767 turn negative.",
+        "The third channel of Sentinel-1 is VV - VH in dB, where the published reader divides. Files in linear power, "
+        "should there be any, are converted: power is never negative, and decibels of a scene always are in part.",
+        "Pixels that are 0 in all bands were not observed: they are masked, and dates without any other left out.",
+        "The dates come from sentinel2.csv, sentinel1.csv and landsat.csv, whose rows are in the order of the images.",
+    ),
+    licence="Apache-2.0",
+    citation="Wolters, Bastani & Kembhavi, Zooming Out on Zooming In: Advancing Super-Resolution for Remote Sensing, "
+    "2023; AI2-S2-NAIP, Allen Institute for AI, 2024",
+    url="https://huggingface.co/datasets/allenai/s2-naip",
+)
+
+LAYOUT = (
+    "naip/*.png, sentinel2/*_8.tif and *_16.tif, sentinel1/*.tif, landsat/*_8.tif and *_16.tif, "
+    "openstreetmap/*.geojson (unpacked, or naip_32610/*.tar and the like), sentinel2.csv, sentinel1.csv, landsat.csv"
+)
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout."""
+    return (folder / IMAGES).is_dir() or next(folder.glob(f"{IMAGES}_?????/*.tar"), None) is not None
+
+
+def open_reader(root: pathlib.Path | None) -> "S2NaipReader":
+    """The reader of the raw data in `root`."""
+    if root is None:
+        raise ValueError("S2NAIP-URBAN is read from a folder; set --config.data.root")
+    return S2NaipReader(root)
+
+
+class S2NaipReader(ArchiveReader):
+    """Reads S2NAIP unpacked or out of its tar archives."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder with naip, sentinel2 and so on.
+
+        Raises:
+          FileNotFoundError: no tile is there, or a table of dates is missing.
+          ValueError: a list, a table or an archive is damaged.
+        """
+        self._files = TileFiles(root)
+        listed, self._dates = _from_dicts(root)
+        listed = listed or listed_splits(root)
+        present = self._files.tiles
+        tiles = {split: [name for name in names if name in present] for split, names in listed.items()}
+        if not listed:
+            tiles = {split: [name for name in sorted(present) if split_of(name) == split] for split in CARD.splits}
+        super().__init__(root, tiles)
+        chosen = {name for names in self.tiles.values() for name in names}
+        for sensor, kind in FOLDERS.items():
+            if sensor not in self._dates and self._files.has(kind):
+                self._dates[sensor] = read_date_table(root / f"{kind}.csv", sensor, chosen)
+        if listed:
+            self.summary += f", of {sum(map(len, listed.values())):,} listed; {len(present):,} have an image"
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it.
+          ImportError: rasterio is not installed.
+        """
+        example: Example = {"id": key, **_place(key), **self._naip(key), "dense": self._map(key)}
+        for sensor in ("s2", "l8"):
+            example |= self._optical(sensor, key)
+        return example | self._radar(key)
+
+    def _naip(self, tile: str) -> Example:
+        expected = f"a PNG of 4 bands R, G, B, NIR, {SIDE} x {SIDE} pixels, uint8"
+        path, content = self._files.read(IMAGES, tile, ".png")
+        if content is None:
+            raise FileNotFoundError(f"no {path}; expected {expected}")
+        image = read_png(path, 4, SIDE, expected, content)
+        return {"naip": image, "naip_mask": (image != 0).any(axis=0, keepdims=True)}
+
+    def _map(self, tile: str) -> Int8[np.ndarray, "512 512"]:
+        path, content = self._files.read("openstreetmap", tile, ".geojson")
+        if content is None:
+            return np.full((SIDE, SIDE), CARD.ignore_label, np.int8)
+        with explained(path, "a GeoJSON file", ValueError):
+            geojson = json.loads(content)
+        return draw_map(path, geojson)
+
+    def _optical(self, sensor: str, tile: str) -> Example:
+        """A series of two files: bands of 10 m, and of 20 m, which are interpolated."""
+        suffixes = {"_8.tif": (TEN_METRES[sensor], GRID), "_16.tif": (TWENTY_METRES[sensor], GRID // 2)}
+        found = {suffix: self._files.read(FOLDERS[sensor], tile, suffix) for suffix in suffixes}
+        if all(content is None for _, content in found.values()):
+            return {}
+        fine, coarse = (_read_stack(*found[suffix], *suffixes[suffix]) for suffix in suffixes)
+        paths = [path for path, _ in found.values()]
+        if len(fine) != len(coarse):
+            raise ValueError(f"{paths[1]} has {len(coarse)} dates, {paths[0].name} {len(fine)}; download both again")
+        values = np.concatenate([fine, np.rint(doubled(coarse)).astype(np.uint16)], axis=1)
+        whole = doubled((coarse != 0).any(axis=1, keepdims=True)) == 1  # all pixels that were interpolated
+        valid = whole & (fine != 0).any(axis=1, keepdims=True)
+        values = pick_bands(values, TEN_METRES[sensor] + TWENTY_METRES[sensor], get_sensor(sensor).bands)
+        return self._series(sensor, tile, paths[0], values, valid)
+
+    def _radar(self, tile: str) -> Example:
+        path, content = self._files.read(FOLDERS["s1"], tile, ".tif")
+        if content is None:
+            return {}
+        expected = f"a GeoTIFF of 2 bands VV, VH for each date, {GRID} x {GRID} pixels"
+        bands, _, nodata = read_raster_and_nodata(path, (None, GRID, GRID), "fiu", expected, content)
+        values = _by_date(path, bands, 2, expected).astype(np.float32)
+        seen = np.isfinite(values) & (values != 0) & (values != (np.nan if nodata is None else nodata))
+        valid = seen.all(axis=1, keepdims=True)
+        decibels = in_decibels(np.where(valid, values, 0), valid)
+        three = np.where(valid, with_ratio_of_decibels(decibels), np.float32(0))
+        return self._series("s1", tile, path, three, valid)
+
+    def _series(
+        self,
+        sensor: str,
+        tile: str,
+        path: pathlib.Path,
+        values: Num[np.ndarray, "T C 64 64"],
+        valid: Bool[np.ndarray, "T 1 64 64"],
+    ) -> Example:
+        """The fields of a series in time order, of the dates with a valid pixel; none if there is no such date."""
+        days = self._days(sensor, tile, path, len(values))
+        seen = [i for i in in_time_order(days) if valid[i].any()]
+        if not seen:
+            return {}
+        fields = day_fields(sensor, [days[i] for i in seen])
+        return {sensor: values[seen], f"{sensor}_mask": valid[seen], **fields}
+
+    def _days(self, sensor: str, tile: str, path: pathlib.Path, count: int) -> Sequence[datetime.date]:
+        table = self._dates[sensor]
+        days = table.days(tile)
+        if len(days) != count:
+            raise ValueError(f"{table.source} tells {len(days)} dates of tile {tile}; expected {count}, as in {path}")
+        return days
+
+
+def _from_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
+    """Tiles of each split and dates of each sensor out of `{split}_dict.json`, if there are any."""
+    lists: dict[str, list[str]] = {}
+    days: dict[str, dict[str, list[int]]] = {sensor: {} for sensor in FOLDERS}
+    paths = split_dicts(root)
+    for split, path in paths.items():
+        lists[split], some = read_split_dict(path)
+        for sensor in FOLDERS:
+            days[sensor] |= some[sensor]
+    if not paths:
+        return {}, {}
+    source = root / "{train,val}_dict.json"
+    return lists, {sensor: DateTable(source, table) for sensor, table in days.items()}
+
+
+def _place(tile: str) -> Mapping[str, object]:
+    """UTM zone and corner of a tile, which its name tells: columns and rows of 640 m, rows counted southwards."""
+    zone, column, row = tile.split("_")
+    corner = (float(int(column) * CARD.extent), -float(int(row) * CARD.extent))
+    return {"crs": f"EPSG:{zone}", "transform": np.asarray((METRES, 0.0, corner[0], 0.0, -METRES, corner[1]))}
+
+
+def _read_stack(
+    path: pathlib.Path, content: bytes | None, bands: Sequence[str], pixels: int
+) -> Num[np.ndarray, "T C H W"]:
+    """The images of all dates, stacked band after band in the file, as uint16."""
+    expected = f"a GeoTIFF of the bands {', '.join(bands)} for each date, {pixels} x {pixels} pixels, 0 to 65535"
+    if content is None:
+        raise FileNotFoundError(f"no {path}; expected {expected}")
+    stack, _ = read_raster(path, (None, pixels, pixels), "iu", expected, content)
+    if stack.min(initial=0) < 0 or stack.max(initial=0) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{path} runs from {stack.min()} to {stack.max()}; expected {expected}")
+    return _by_date(path, stack, len(bands), expected).astype(np.uint16)
+
+
+def _by_date(path: pathlib.Path, stack: Num[np.ndarray, "TC H W"], bands: int, expected: str) -> np.ndarray:
+    if len(stack) % bands or not len(stack):
+        raise ValueError(f"{path} has {len(stack)} bands, not a multiple of {bands}; expected {expected}")
+    return stack.reshape(-1, bands, *stack.shape[1:])
