@@ -40,8 +40,9 @@ def _caption(view: View) -> str:
     metres = f"{view.sensor.metres_per_pixel:g} m"
     if not view.days:
         return metres
-    when = f"{view.days[0]:%Y-%m-%d}" if len(view.days) == 1 else f"median of {len(view.days)} dates"
-    return f"{metres}, {when}"
+    if len(view.days) == 1:
+        return f"{metres}, {view.days[0]:%Y-%m-%d}"
+    return f"{metres}, {'clear ' if view.cloud is not None else ''}median of {len(view.days)} dates"
 
 
 def bar_metres(extent: float) -> float:

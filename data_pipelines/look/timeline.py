@@ -120,7 +120,7 @@ def _date_axis(ax: Any, views: Sequence[View]) -> None:
     last = max(view.days[-1] for view in views)
     room = max((last - first) / 60, datetime.timedelta(days=2))
     ax.set_xlim(first - room, last + room)
-    locator = dates.AutoDateLocator(minticks=4, maxticks=12)
+    locator = dates.AutoDateLocator(minticks=4, maxticks=14)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.AutoDateFormatter(locator))
     ax.tick_params(labelsize=8.5)
