@@ -141,7 +141,13 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
     """A tile's place as an example keeps it; "" and NaN without a coordinate system."""
     if crs is None:
         return {"crs": "", "transform": np.full(6, np.nan)}
-    return {"crs": crs.to_string(), "transform": np.asarray(tuple(transform)[:6], np.float64)}
+    return {"crs": _crs_name(crs), "transform": np.asarray(tuple(transform)[:6], np.float64)}
+
+
+@functools.lru_cache(maxsize=256)
+def _crs_name(crs: Any) -> str:
+    """Kept, for GDAL takes 30 ms to find the code of a system that a file only describes, more than all the rest."""
+    return str(crs.to_string())
 
 
 def read_npy(
