@@ -103,7 +103,11 @@ def all_corners(card: DatasetCard, extent: float) -> list[Corner]:
 
 def draw_view(card: DatasetCard, extent: float, augment: bool, rng: np.random.Generator) -> View:
     """A window anywhere in the tile, aligned with the coarsest pixel; turned if `augment`."""
+    corner = _draw_corner(card, extent, rng) if extent < card.extent else (0.0, 0.0)
+    return View(extent, corner, Turn.draw(rng) if augment else Turn())
+
+
+def _draw_corner(card: DatasetCard, extent: float, rng: np.random.Generator) -> Corner:
     step = alignment(card)
     places = round((card.extent - extent) / step) + 1
-    top, left = (int(rng.integers(places)) * step for _ in range(2))
-    return View(extent, (top, left), Turn.draw(rng) if augment else Turn())
+    return int(rng.integers(places)) * step, int(rng.integers(places)) * step

@@ -5,6 +5,7 @@ augmentation follow a tile's place in the endless row of all tiles and come befo
 """
 
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
 from data_pipelines.batches import Pick
@@ -81,9 +83,9 @@ class Stream:
     def __call__(self, number: int) -> Batch:
         """The batch of a number: the processes' batches of that number share its tiles and agree on its shapes."""
         order_seed, tile_seed, patch_seed = self._seeds
-        order = tile_order(self.size, order_seed)
         positions = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
-        tiles = [order[position] for position in positions]
+        places = [divmod(position, self.size) for position in positions]
+        tiles = [int(epoch_order(self.size, order_seed, epoch)[place]) for epoch, place in places]
         own = slice(self.process_index, None, self.process_count)
         picks = [(tile, np.random.default_rng((tile_seed, p))) for tile, p in zip(tiles[own], positions[own])]
         sizes = self.options.patch_sizes
@@ -96,9 +98,10 @@ class Stream:
         return np.random.SeedSequence((self.seed, salt)).generate_state(3).tolist()
 
 
-def tile_order(size: int, seed: int) -> grain.MapDataset:
-    """The endless row of tiles, epoch after epoch, each shuffled anew; any place in it is computed without a list."""
-    return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+@functools.lru_cache(maxsize=32)
+def epoch_order(size: int, seed: int, epoch: int) -> Int32[np.ndarray, "N"]:
+    """The tiles of an epoch in the order in which they come; four bytes a tile are kept of the latest epochs."""
+    return np.random.default_rng((seed, epoch)).permutation(size).astype(np.int32)
 
 
 def mixture(streams: Sequence[Stream], seed: int) -> grain.MapDataset:
