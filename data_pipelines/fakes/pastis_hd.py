@@ -16,28 +16,36 @@ FIRST_DAY, LAST_DAY = datetime.date(2018, 9, 5), datetime.date(2019, 11, 5)
 FIRST_PATCH = 10000
 
 
-def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
+def write_archive(
+    folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, num_dates: Mapping[str, int] | None = None
+) -> None:
     """Writes made-up patches with short series.
 
     Args:
       folder: where to; made if need be.
       tiles: number of patches of each split of the card.
       seed: the same seed writes the same archive.
+      num_dates: of each series of the card; None: a few, another number for each patch.
     """
     for name in ("DATA_S2", "DATA_S1A", "ANNOTATIONS"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     splits = [split for split, count in tiles.items() for _ in range(count)]
-    features = [_write_patch(folder, i, split, np.random.default_rng((seed, i))) for i, split in enumerate(splits)]
+    dates = num_dates or {}
+    features = [
+        _write_patch(folder, i, split, np.random.default_rng((seed, i)), dates) for i, split in enumerate(splits)
+    ]
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::2154"}}
     table = {"type": "FeatureCollection", "crs": crs, "features": features}
     (folder / METADATA).write_text(json.dumps(table, indent=1))
 
 
-def _write_patch(folder: pathlib.Path, index: int, split: str, rng: np.random.Generator) -> dict[str, Any]:
+def _write_patch(
+    folder: pathlib.Path, index: int, split: str, rng: np.random.Generator, num_dates: Mapping[str, int]
+) -> dict[str, Any]:
     """Writes a patch's arrays and gives its entry in the metadata."""
     number, folds = FIRST_PATCH + index, CARD.folds[split]
-    optical = some_days(rng, int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
-    radar = some_days(rng, int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
+    optical = some_days(rng, num_dates.get("s2") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
+    radar = some_days(rng, num_dates.get("s1") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
     np.save(folder / "DATA_S2" / f"S2_{number}.npy", _optical(rng, len(optical)))
     np.save(folder / "DATA_S1A" / f"S1A_{number}.npy", _radar(rng, len(radar)))
     target = np.stack([np.minimum(smooth(rng, (SIDE, SIDE), 0, 21, "uint8"), VOID)] * 3)

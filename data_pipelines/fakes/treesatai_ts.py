@@ -13,24 +13,29 @@ from data_pipelines.fakes.common import smooth, some_days, write_raster
 FIRST_DAY, LAST_DAY = datetime.date(2020, 1, 2), datetime.date(2020, 12, 30)
 
 
-def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
+def write_archive(
+    folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, num_dates: Mapping[str, int] | None = None
+) -> None:
     """Writes made-up tiles with short series.
 
     Args:
       folder: where to; made if need be.
       tiles: number of tiles of each split of the card.
       seed: the same seed writes the same archive.
+      num_dates: of each series of the card; None: a few, another number for each tile.
     """
     for name in ("aerial", "sentinel", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     labels: dict[str, list[tuple[str, float]]] = {}
     for split, count in tiles.items():
-        names = [_write_tile(folder, labels, seed) for _ in range(count)]
+        names = [_write_tile(folder, labels, seed, num_dates or {}) for _ in range(count)]
         (folder / f"{split}_filenames.lst").write_text("".join(f"{name}\n" for name in names))
     (folder / LABELS).write_text(json.dumps(labels))
 
 
-def _write_tile(folder: pathlib.Path, labels: dict[str, list[tuple[str, float]]], seed: int) -> str:
+def _write_tile(
+    folder: pathlib.Path, labels: dict[str, list[tuple[str, float]]], seed: int, num_dates: Mapping[str, int]
+) -> str:
     """Writes a tile's files, adds its genera and their shares of the area, and gives its name."""
     number = len(labels)
     rng = np.random.default_rng((seed, number))
@@ -40,15 +45,15 @@ def _write_tile(folder: pathlib.Path, labels: dict[str, list[tuple[str, float]]]
     transform = (0.2, 0.0, 5.5e5 + 100.0 * number, 0.0, -0.2, 5.8e6)
     image = smooth(rng, (4, 304, 304), 20, 220, "uint8")
     write_raster(folder / "aerial" / f"{stem}.tif", image, crs="EPSG:32632", transform=transform)
-    _write_series(folder / "sentinel" / f"{stem}.h5", rng)
+    _write_series(folder / "sentinel" / f"{stem}.h5", rng, num_dates)
     return f"{stem}.tif"
 
 
-def _write_series(path: pathlib.Path, rng: np.random.Generator) -> None:
+def _write_series(path: pathlib.Path, rng: np.random.Generator, num_dates: Mapping[str, int]) -> None:
     """The three series of a tile and its clouds; the second optical date was not observed."""
     import h5py
 
-    days = some_days(rng, int(rng.integers(5, 9)), FIRST_DAY, LAST_DAY)
+    days = some_days(rng, num_dates.get("s2") or int(rng.integers(5, 9)), FIRST_DAY, LAST_DAY)
     optical = smooth(rng, (len(days), 10, 6, 6), 100, 4000).round()
     optical[1] = 0
     clouds = np.zeros((len(days), 10, 6, 6), np.float32)  # snow, cloud, and eight empty layers
@@ -57,7 +62,7 @@ def _write_series(path: pathlib.Path, rng: np.random.Generator) -> None:
         file["sen-2-data"], file[CLOUDS] = optical, clouds
         file["sen-2-products"] = np.array([_optical_product(day) for day in days], "S")
         for orbit in ("asc", "des"):
-            days = some_days(rng, int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
+            days = some_days(rng, num_dates.get("s1-asc") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
             file[f"sen-1-{orbit}-data"] = smooth(rng, (len(days), 2, 6, 6), 0.01, 0.3)
             file[f"sen-1-{orbit}-products"] = np.array([_radar_product(day) for day in days], "S")
 
