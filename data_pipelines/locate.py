@@ -1,63 +1,118 @@
-"""Where a dataset's prepared files are, and the way there: found, generated, or converted from raw data."""
+"""Where a dataset's prepared files are, and the way there: found, fetched, generated, or converted from raw data."""
 
-import os
 import pathlib
-import sys
+import re
 from collections.abc import Callable
 
-from data_pipelines.card import num_tiles
+from data_pipelines.card import DatasetCard, num_tiles
+from data_pipelines.card_json import FILE_NAME, read_card
+from data_pipelines.mirror import mirror, remote_versions
+from data_pipelines.places import cache_folder, is_url, to_stderr
+from data_pipelines.plan import FORMAT
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset, prepared_folder
-from data_pipelines.registry import DatasetEntry, fingerprint, get_entry
+from data_pipelines.registry import DatasetEntry, dataset_names, fingerprint, get_entry
+
+__all__ = ["cache_folder", "find_card", "locate", "to_stderr"]
 
 Announce = Callable[[str], None]
-
-
-def cache_folder() -> pathlib.Path:
-    """Where prepared data go by default: `$XDG_CACHE_HOME/anysat_jax`, or `~/.cache/anysat_jax`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "anysat_jax"
-
-
-def to_stderr(line: str) -> None:
-    """Says something beside the progress bar."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> PreparedDataset:
     """Finds a prepared dataset, or prepares it.
 
-    `<root>/<name>/<version>` is taken where it exists. Otherwise generated data are made below `root`, or below the
-    cache where `root` is None; raw data in their published layout, in `root` or `<root>/<name>`, are converted into the
-    cache, so that they may be read-only. A described folder knows where it is and needs no `root`.
+    `<root>/<name>/<version>` is taken where it exists; from a root elsewhere ("gs://bucket/folder") it is copied into
+    the cache first. A name that is not registered is found by the card beside its newest version. Otherwise generated
+    data are made below `root`, or below the cache where `root` is None; raw data in their published layout, in `root`
+    or `<root>/<name>`, are converted into the cache, so that they may be read-only. A described folder
+    knows where it is and needs no `root`.
 
     Args:
-      name: the dataset's name.
+      name: the dataset's name, or the path of a description of one's own folder, FILE.toml.
       root: the config's `data.root`.
       announce: is told what was found where.
 
     Raises:
-      ValueError: no such dataset, or it needs `data.root`.
+      ValueError: no such dataset, it needs `data.root`, or what is prepared has another card.
       FileNotFoundError: `data.root` does not exist or holds neither prepared nor raw data.
-      OSError: the prepared data cannot be written.
+      OSError: the prepared data cannot be written or fetched.
     """
-    entry = get_entry(name)
-    base = pathlib.Path(root).expanduser() if root else None
-    if base is not None:
-        found = prepared_folder(base, name, entry.version)
-        if found.is_dir():
-            announce(f"{name}: prepared in {found}")
-            return PreparedDataset.open(entry.card, found)
-    folder = _generate(entry, base, announce) if entry.generated else _convert(entry, base, announce)
-    return PreparedDataset.open(entry.card, folder)
+    entry = _registered(name)
+    name = entry.card.name if entry else name
+    found = _find(name, root, entry.version if entry else None)
+    if found is not None:
+        prepared = PreparedDataset.open(entry.card if entry else read_card(found), found)
+        only = "" if prepared.limit is None else f"; ONLY the first {prepared.limit} tiles of each split"
+        announce(f"{name}: prepared in {found}{only}")
+        return prepared
+    entry = entry or _unknown(name, root)
+    base = pathlib.Path(root).expanduser() if root and not is_url(root) else None
+    if entry.generated:
+        return PreparedDataset.open(entry.card, _generate(entry, base, announce))
+    if root and is_url(root):
+        raise FileNotFoundError(f"dataset {name!r}: no whole {name}/{entry.version} at data.root {root}")
+    return PreparedDataset.open(entry.card, _convert(entry, base, announce))
+
+
+def find_card(name: str, root: str | None) -> DatasetCard:
+    """A dataset's card: the registered one, or for other names the one beside the prepared data.
+
+    Args:
+      name: the dataset's name.
+      root: the config's `data.root`.
+
+    Raises:
+      ValueError: the name is neither registered nor prepared below `root`.
+      OSError: a root elsewhere cannot be reached.
+    """
+    if entry := _registered(name):
+        return entry.card
+    found = _find(name, root, None)
+    return read_card(found) if found is not None else _unknown(name, root).card
+
+
+def _registered(name: str) -> DatasetEntry | None:
+    return get_entry(name) if name.endswith(".toml") or name in dataset_names() else None
+
+
+def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | None:
+    """The prepared folder of a version, or of the newest where `version` is None; None if there is none."""
+    _check_name(name)
+    if root and is_url(root):
+        versions = [one for one in remote_versions(root, name) if version in (None, one)]
+        return mirror(root, name, versions[-1]) if versions else None
+    if not root:
+        return None
+    base = pathlib.Path(root).expanduser()
+    if version is not None:
+        found = prepared_folder(base, name, version)
+        return found if found.is_dir() else None
+    cards = base.glob(f"{name}/*/{FILE_NAME}")
+    folders = [card.parent for card in cards if re.fullmatch(r"\d+\.\d+\.\d+", card.parent.name)]
+    return max(folders, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)
+
+
+def _check_name(name: str) -> None:
+    """Names come from configs; they may only name a folder of the root."""
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
+        raise ValueError(f"{name!r} is no name of a dataset; expected letters, digits and _")
+
+
+def _unknown(name: str, root: str | None) -> DatasetEntry:
+    """Raises what the registry says of an unknown name, and where it was looked for besides."""
+    try:
+        return get_entry(name)
+    except ValueError as error:
+        where = f"{root} holds no prepared {name}/<version>/{FILE_NAME}" if root else "data.root is not set"
+        raise ValueError(f"{error}; and {where}") from None
 
 
 def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
     reader = entry.open_reader(None)
-    target = (base or cache_folder()) / fingerprint(entry, reader, None)
-    folder = prepare_dataset(reader, target, entry.version)
+    target = (base or cache_folder()) / f"{fingerprint(entry, reader, None)}-{FORMAT}"
+    folder = prepare_dataset(reader, target, entry.version, say=lambda _: None)
     announce(f"{entry.card.name}: {num_tiles(reader)} tiles, prepared in {folder}")
-    return folder
+    return pathlib.Path(folder)
 
 
 def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
@@ -65,9 +120,10 @@ def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce)
     reader = entry.open_reader(raw)
     summary = getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}")
     announce(summary)
-    folder = prepare_dataset(reader, cache_folder() / fingerprint(entry, reader, raw), entry.version)
+    target = cache_folder() / f"{fingerprint(entry, reader, raw)}-{FORMAT}"
+    folder = prepare_dataset(reader, target, entry.version, source=str(raw))
     announce(f"{entry.card.name}: prepared in {folder}")
-    return folder
+    return pathlib.Path(folder)
 
 
 def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
@@ -81,8 +137,8 @@ def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
         )
     if not base.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is no folder")
-    for folder in (base, base / name):
-        if entry.holds_raw is not None and entry.holds_raw(folder):
+    for folder in (base, base / name, entry.source):
+        if folder is not None and entry.holds_raw is not None and entry.holds_raw(folder):
             return folder
     raise FileNotFoundError(
         f"dataset {name!r}: data.root is {base}, where there is neither a prepared {name}/{entry.version} nor, "

@@ -2,10 +2,22 @@
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int32
+
+from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card_json import check_stored_card
+from data_pipelines.plan import FILE_NAME, Plan
 from data_pipelines.statistics import SensorStatistics, load_statistics
+
+LENGTHS_FILE = "series_lengths.npz"
+Lengths = Mapping[str, Int32[np.ndarray, "N"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +49,31 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """A dataset ready to be read: its card, its folder and its statistics."""
+    """A dataset ready to be read.
+
+    Attributes:
+      card: its facts.
+      folder: where it is.
+      statistics: of each sensor's bands.
+      limit: it holds only so many tiles of each split; None: all.
+    """
 
     card: DatasetCard
     folder: pathlib.Path
     statistics: dict[str, SensorStatistics]
+    limit: int | None = None
 
     @classmethod
     def open(cls, card: DatasetCard, folder: pathlib.Path) -> "PreparedDataset":
         """Opens a prepared folder.
 
         Raises:
-          FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands.
+          FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands, or the card that it
+            was prepared for has other arrays or classes.
         """
-        return cls(card, folder, load_statistics(folder, card))
+        statistics = load_statistics(folder, card)
+        check_stored_card(folder, card)
+        return cls(card, folder, statistics, _limit(folder))
 
     def records(self, split: str) -> Records:
         """The examples of a split.
@@ -59,6 +82,14 @@ class PreparedDataset:
           ValueError: the dataset has no such split, or its metadata cannot be read.
         """
         return open_records(self.card.name, self.folder, split)
+
+    def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
+        """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.
+
+        Raises:
+          ValueError: the dataset has no such split, or the numbers are missing or damaged.
+        """
+        return load_lengths(self.folder, self.card, split)
 
 
 def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path:
@@ -80,3 +111,31 @@ def open_records(name: str, folder: pathlib.Path, split: str) -> Records:
     if split not in splits:
         raise ValueError(f"dataset {name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
     return Records(name, split, folder, builder.as_data_source(split=split))
+
+
+def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Lengths]) -> None:
+    """Writes the number of dates of each series of each tile, by split."""
+    arrays = {f"{split}/{name}": counts for split, one in lengths.items() for name, counts in one.items()}
+    np.savez_compressed(folder / LENGTHS_FILE, **arrays)
+
+
+def load_lengths(folder: pathlib.Path, card: DatasetCard, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
+    """Reads what `save_lengths` wrote; see `PreparedDataset.series_lengths`."""
+    path = folder / LENGTHS_FILE
+    names = [name for name in card.sensors if get_sensor(name).has_dates]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[f"{split}/{name}"] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"dataset {card.name!r}: no numbers of dates of split {split!r} in {path} ({error}); delete {folder} and "
+            "prepare it again"
+        ) from error
+
+
+def _limit(folder: pathlib.Path) -> int | None:
+    path = folder / FILE_NAME
+    try:
+        return Plan.from_json(path.read_bytes()).limit
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; delete {folder} and prepare it again") from error

@@ -7,13 +7,15 @@ split "train", so that held-out tiles leave no trace in the inputs.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Num
+from jaxtyping import Float64, Int64, Shaped
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.running import RunningStatistics
 
 FILE_NAME = "statistics.json"
 SPLIT = "train"
@@ -30,6 +32,8 @@ class SensorStatistics:
       minimum, maximum: (C,) float64; NaN for a band without a valid value.
       count: (C,) int64, valid values.
       longest_series: dates of the longest series over all splits; 0 for an image.
+      percentile_1, percentile_99: (C,) float64, exact for integers of up to 16 bits, else within 1/256 of their value;
+        NaN for a band without a valid value. None for statistics that were not gathered from data.
     """
 
     bands: tuple[str, ...]
@@ -37,68 +41,21 @@ class SensorStatistics:
     std: Float64[np.ndarray, "C"]
     minimum: Float64[np.ndarray, "C"]
     maximum: Float64[np.ndarray, "C"]
-    count: np.ndarray
+    count: Int64[np.ndarray, "C"]
     longest_series: int = 0
-
-
-class RunningStatistics:
-    """Mean, variance and range of a sensor's bands in one pass, stable in float64.
-
-    Each tile's own mean and sum of squared deviations are merged into the total (Chan, Golub and LeVeque, 1983): sums
-    of squares, which cancel where the mean is large against the spread, are never taken.
-    """
-
-    def __init__(self, num_bands: int) -> None:
-        self.count = np.zeros(num_bands, np.int64)
-        self.mean = np.zeros(num_bands, np.float64)
-        self.deviation = np.zeros(num_bands, np.float64)
-        self.minimum = np.full(num_bands, np.inf)
-        self.maximum = np.full(num_bands, -np.inf)
-
-    def update(self, values: Num[np.ndarray, "*T C H W"], mask: Bool[np.ndarray, "*T c H W"] | None = None) -> None:
-        """Adds a tile: its values in native units, and which are valid (True; None: all)."""
-        bands = np.moveaxis(values, -3, 0).reshape(self.count.size, -1).astype(np.float64)
-        valid = np.ones(bands.shape, np.bool_)
-        if mask is not None:
-            valid = np.moveaxis(np.broadcast_to(mask, values.shape), -3, 0).reshape(bands.shape)
-        self.minimum = np.minimum(self.minimum, bands.min(axis=1, initial=np.inf, where=valid))
-        self.maximum = np.maximum(self.maximum, bands.max(axis=1, initial=-np.inf, where=valid))
-        count = valid.sum(axis=1)
-        mean = bands.sum(axis=1, where=valid) / np.maximum(count, 1)
-        deviation = np.square(bands - mean[:, None]).sum(axis=1, where=valid)
-        self._merge(count, mean, deviation)
-
-    def _merge(self, count: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> None:
-        total = self.count + count
-        share = count / np.maximum(total, 1)
-        shift = mean - self.mean
-        self.deviation += deviation + np.square(shift) * self.count * share
-        self.mean += shift * share
-        self.count = total
-
-    def result(self, bands: tuple[str, ...], longest_series: int) -> SensorStatistics:
-        std = np.sqrt(self.deviation / np.maximum(self.count, 1))
-        seen = self.count > 0
-        return SensorStatistics(
-            bands=bands,
-            mean=self.mean.copy(),
-            std=np.where(std > 0, std, 1.0),
-            minimum=np.where(seen, self.minimum, np.nan),
-            maximum=np.where(seen, self.maximum, np.nan),
-            count=self.count.copy(),
-            longest_series=longest_series,
-        )
+    percentile_1: Float64[np.ndarray, "C"] | None = None
+    percentile_99: Float64[np.ndarray, "C"] | None = None
 
 
 class DatasetStatistics:
-    """Gathers the statistics of every sensor of a dataset while its examples pass by."""
+    """Gathers the statistics of every sensor of a dataset while its examples pass by, in parts that can be merged."""
 
     def __init__(self, card: DatasetCard) -> None:
-        self._running = {name: RunningStatistics(get_sensor(name).num_bands) for name in card.sensors}
+        self._running = {s: RunningStatistics(get_sensor(s).num_bands, card.dtype(s)) for s in card.sensors}
         self._longest = dict.fromkeys(card.sensors, 0)
 
     def update(self, split: str, example: Example) -> None:
-        """Counts an example's dates and, in the split "train", its values."""
+        """Counts a complete example's dates and, in the split "train", its values."""
         for name, running in self._running.items():
             values = example[name]
             if values.ndim == 4:
@@ -106,8 +63,49 @@ class DatasetStatistics:
             if split == SPLIT and example.get(f"{name}_present", True):
                 running.update(values, example.get(f"{name}_mask"))
 
+    def merge(self, other: "DatasetStatistics") -> None:
+        """Adds what another part gathered."""
+        for name, running in self._running.items():
+            running.merge(other._running[name])
+            self._longest[name] = max(self._longest[name], other._longest[name])
+
     def result(self) -> dict[str, SensorStatistics]:
-        return {name: r.result(get_sensor(name).bands, self._longest[name]) for name, r in self._running.items()}
+        """Statistics of all values so far."""
+        return {name: _summarise(r, get_sensor(name).bands, self._longest[name]) for name, r in self._running.items()}
+
+    def state(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """Arrays that `restore` takes."""
+        arrays = {f"{name}/longest": np.asarray(longest) for name, longest in self._longest.items()}
+        for name, running in self._running.items():
+            arrays |= {f"{name}/{key}": array for key, array in running.state().items()}
+        return arrays
+
+    @classmethod
+    def restore(cls, card: DatasetCard, arrays: Mapping[str, np.ndarray]) -> "DatasetStatistics":
+        """The statistics of a `state`."""
+        restored = cls(card)
+        for name, running in restored._running.items():
+            mine = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+            restored._longest[name] = int(mine["longest"])
+            restored._running[name] = RunningStatistics.restore(len(running.counts), running.dtype, mine)
+        return restored
+
+
+def _summarise(running: RunningStatistics, bands: tuple[str, ...], longest_series: int) -> SensorStatistics:
+    """What is kept of a sensor's values once all have passed by."""
+    moments, (low, high) = running.moments(), running.percentiles()
+    std, seen = moments.std, moments.count > 0
+    return SensorStatistics(
+        bands=bands,
+        mean=moments.mean,
+        std=np.where(std > 0, std, 1.0),
+        minimum=np.where(seen, moments.minimum, np.nan),
+        maximum=np.where(seen, moments.maximum, np.nan),
+        count=moments.count,
+        longest_series=longest_series,
+        percentile_1=low,
+        percentile_99=high,
+    )
 
 
 def save_statistics(folder: pathlib.Path, dataset: str, statistics: dict[str, SensorStatistics]) -> None:
@@ -144,26 +142,33 @@ def _check(path: pathlib.Path, card: DatasetCard, statistics: dict[str, SensorSt
         )
     for name, one in statistics.items():
         bands = get_sensor(name).bands
-        if one.bands != bands or any(len(a) != len(bands) for a in (one.mean, one.std, one.count)):
+        if one.bands != bands or any(len(getattr(one, a)) != len(bands) for a in _ARRAYS.values()):
             raise ValueError(f"{path}: sensor {name!r} has bands {one.bands}, expected {bands}; {remedy}")
         if not (np.isfinite(one.mean).all() and np.isfinite(one.std).all() and (one.std > 0).all()):
             raise ValueError(f"{path}: sensor {name!r} has means or deviations that are no positive numbers; {remedy}")
 
 
+_ARRAYS = {
+    "mean": "mean",
+    "std": "std",
+    "min": "minimum",
+    "max": "maximum",
+    "percentile_1": "percentile_1",
+    "percentile_99": "percentile_99",
+    "count": "count",
+}  # names in the file, and of the attributes
+
+
 def _to_json(one: SensorStatistics) -> dict[str, Any]:
-    fields = {"bands": list(one.bands), "mean": one.mean.tolist(), "std": one.std.tolist()}
-    fields["min"] = [None if np.isnan(v) else v for v in one.minimum.tolist()]
-    fields["max"] = [None if np.isnan(v) else v for v in one.maximum.tolist()]
-    return fields | {"count": one.count.tolist(), "longest_series": one.longest_series}
+    fields: dict[str, Any] = {"bands": list(one.bands)}
+    for key, attribute in _ARRAYS.items():
+        fields[key] = [None if np.isnan(value) else value for value in getattr(one, attribute).tolist()]
+    return fields | {"longest_series": one.longest_series}
 
 
 def _from_json(fields: dict[str, Any]) -> SensorStatistics:
-    return SensorStatistics(
-        bands=tuple(fields["bands"]),
-        mean=np.asarray(fields["mean"], np.float64),
-        std=np.asarray(fields["std"], np.float64),
-        minimum=np.asarray(fields["min"], np.float64),
-        maximum=np.asarray(fields["max"], np.float64),
-        count=np.asarray(fields["count"], np.int64),
-        longest_series=int(fields["longest_series"]),
-    )
+    arrays = {
+        attribute: np.asarray(fields[key], np.int64 if key == "count" else np.float64)
+        for key, attribute in _ARRAYS.items()
+    }
+    return SensorStatistics(bands=tuple(fields["bands"]), longest_series=int(fields["longest_series"]), **arrays)

@@ -4,17 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_pipelines.statistics import (
-    FILE_NAME,
-    DatasetStatistics,
-    RunningStatistics,
-    load_statistics,
-    save_statistics,
-)
+from data_pipelines.statistics import FILE_NAME, DatasetStatistics, load_statistics, save_statistics
 from tests.data_pipelines.fake_reader import CARD, make_example
+
+FIELDS = ("mean", "std", "minimum", "maximum", "count", "percentile_1", "percentile_99")
 
 
 def gather(num_tiles=5):
@@ -25,42 +19,39 @@ def gather(num_tiles=5):
     return gatherer.result()
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), tiles=st.integers(1, 5), offset=st.sampled_from([0.0, -30.0, 1e6]))
-def test_pooled_statistics_equal_numpy(seed, tiles, offset):
-    rng = np.random.default_rng(seed)
-    running = RunningStatistics(3)
-    pooled = [[], [], []]
-    for _ in range(tiles):
-        values = offset + rng.normal(0, [[[1.0]], [[5.0]], [[0.1]]], (int(rng.integers(1, 4)), 3, 4, 5))
-        mask = rng.random((len(values), 1, 4, 5)) < 0.7
-        running.update(values, mask)
-        for band in range(3):
-            pooled[band].append(values[:, band][mask[:, 0]])
-    result = running.result(("a", "b", "c"), 0)
-    for band in range(3):
-        valid = np.concatenate(pooled[band])
-        assert result.count[band] == valid.size
-        if valid.size > 1:
-            expected = [valid.mean(), valid.std(), valid.min(), valid.max()]
-            got = [a[band] for a in (result.mean, result.std, result.minimum, result.maximum)]
-            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+def test_merged_parts_equal_one_pass():
+    whole, parts = gather(), [DatasetStatistics(CARD) for _ in range(3)]
+    for index in range(5):
+        parts[index // 2].update("train", make_example("train", index))
+    parts[2].update("val", make_example("val", 3))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    for name, one in parts[0].result().items():
+        for field in FIELDS:
+            np.testing.assert_allclose(getattr(one, field), getattr(whole[name], field), rtol=1e-12)
+        assert one.longest_series == whole[name].longest_series
 
 
-def test_stable_where_sums_of_squares_cancel():
-    values = 1e9 + np.random.default_rng(0).normal(size=(20, 1, 8, 8))
-    running = RunningStatistics(1)
-    for tile in values:
-        running.update(tile)
-    np.testing.assert_allclose(running.result(("a",), 0).std, values.std(), rtol=1e-6)
+def test_a_restored_part_keeps_every_bit():
+    gatherer = DatasetStatistics(CARD)
+    gatherer.update("train", make_example("train", 0))
+    restored = DatasetStatistics.restore(CARD, gatherer.state())
+    for part in (gatherer, restored):
+        part.update("train", make_example("train", 1))
+    for name, one in restored.result().items():
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(one, field), getattr(gatherer.result()[name], field))
 
 
-def test_bands_without_spread_or_without_values():
-    running = RunningStatistics(2)
-    running.update(np.full((2, 3, 3), 7.0), np.stack([np.ones((3, 3), bool), np.zeros((3, 3), bool)]))
-    result = running.result(("a", "b"), 0)
-    assert result.mean.tolist() == [7.0, 0.0] and result.std.tolist() == [1.0, 1.0]
-    assert np.isnan(result.minimum[1]) and result.count.tolist() == [9, 0]
+def test_percentiles_are_of_valid_training_pixels():
+    examples = [make_example("train", index) for index in range(5)]
+    statistics = gather()
+    s2 = np.concatenate([e["s2"][:, 4][e["s2_mask"][:, 0]] for e in examples])
+    expected = np.percentile(s2, [1, 99])
+    got = [statistics["s2"].percentile_1[4], statistics["s2"].percentile_99[4]]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    radar = np.concatenate([e["s1-asc"][:, 0].ravel() for e in examples])
+    assert statistics["s1-asc"].percentile_99[0] == pytest.approx(np.percentile(radar, 99), rel=1 / 256)
 
 
 def test_invalid_values_and_other_splits_leave_no_trace():
@@ -84,7 +75,7 @@ def test_saved_statistics_read_the_same(tmp_path):
     save_statistics(tmp_path, CARD.name, saved)
     loaded = load_statistics(tmp_path, CARD)
     for name, one in saved.items():
-        for field in ("mean", "std", "minimum", "maximum", "count"):
+        for field in FIELDS:
             np.testing.assert_array_equal(getattr(loaded[name], field), getattr(one, field))
         assert (loaded[name].bands, loaded[name].longest_series) == (one.bands, one.longest_series)
     assert json.loads((tmp_path / FILE_NAME).read_text())["split"] == "train"
@@ -105,7 +96,9 @@ def spoil(sensors, change):
     if change == "zero":
         sensors["s2"]["std"][0] = 0.0
     if change == "field":
-        del sensors["s2"]["std"]
+        del sensors["s2"]["percentile_1"]
+    if change == "percentile":
+        sensors["s2"]["percentile_99"].pop()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +107,7 @@ def spoil(sensors, change):
         ("sensor", r"is of sensors .* but dataset 'fake_tiles' has"),
         ("bands", "'s2' has bands .* expected"),
         ("length", "'s2' has bands"),
+        ("percentile", "'s2' has bands"),
         ("zero", "no positive numbers"),
         ("field", "not a statistics file"),
     ],
