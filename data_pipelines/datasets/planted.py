@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 from data_pipelines.datasets.planted_files import LABELS, PlantedFiles, label_files
-from data_pipelines.datasets.planted_records import SPECIES, PlantedRecords, all_species, record_files
+from data_pipelines.datasets.planted_records import SPECIES, PlantedRecords, record_files, write_species
 from data_pipelines.datasets.planted_series import CARD
 
 __all__ = ["CARD", "LAYOUT", "holds_raw", "open_reader"]
@@ -25,4 +25,4 @@ def open_reader(root: pathlib.Path | None) -> PlantedRecords | PlantedFiles:
 
 
 if __name__ == "__main__":
-    sys.stdout.writelines(f"{name}\n" for name in all_species(pathlib.Path(sys.argv[1])))
+    print(write_species(pathlib.Path(sys.argv[1])))

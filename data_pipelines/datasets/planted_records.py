@@ -126,11 +126,10 @@ class PlantedRecords:
         if isinstance(name, int):
             return class_number(where, name)
         if name not in self.species:
-            lists = (
-                f"{self.root / SPECIES} does not list" if self.species else f"there is no {self.root / SPECIES} with"
-            )
-            how = f"python -m data_pipelines.datasets.planted {self.root} > {self.root / SPECIES}"
-            raise ValueError(f"{where}: the species is {name!r}, which {lists}; write one name a line, or run: {how}")
+            path, command = self.root / SPECIES, f"python -m data_pipelines.datasets.planted {self.root}"
+            found = "does not list it" if self.species else "is missing"
+            message = f"{where}: the species {name!r} has no class number, as {path} {found}"
+            raise ValueError(f"{message}; write one name a line in the order of the classes, or run: {command}")
         return class_number(where, self.species.index(name))
 
 
@@ -149,11 +148,12 @@ def species_name(where: str, features: dict[str, np.ndarray]) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def all_species(root: pathlib.Path) -> list[str]:
-    """Names of the species in all records, sorted; every file is read from start to end.
+def write_species(root: pathlib.Path) -> pathlib.Path:
+    """Writes species.txt with the names in all records, sorted; every file is read from start to end.
 
     Raises:
       ValueError: the records have class numbers instead of names, or do not name 40 species.
+      FileExistsError: there is a species.txt.
     """
     import tqdm
 
@@ -165,7 +165,9 @@ def all_species(root: pathlib.Path) -> list[str]:
         raise ValueError(
             f"the records of {root} hold {len(found)} species, {sorted(map(str, found))}; expected 40 names"
         )
-    return sorted(map(str, found))
+    with (root / SPECIES).open("x", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in sorted(map(str, found)))
+    return root / SPECIES
 
 
 def _read_species(path: pathlib.Path) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ CARD = DatasetCard(
         "Take the subset 'species' of the archive; the others hold tiles without a species.",
         "The names of the 40 species are not in this card: their official order could not be confirmed. Where the "
         "records name the species, species.txt in the archive's folder gives the order, one name a line; `python -m "
-        "data_pipelines.datasets.planted DIR > species.txt` collects the names. Records with numbers are taken as is.",
+        "data_pipelines.datasets.planted DIR` writes it from all records, sorted. Class numbers are taken as they are.",
         "The archive's masks are 1 where a pixel is valid, for each band; dates without a valid value are left out, "
         "and a sensor without dates is missing.",
         "Dates are milliseconds since 1970 in UTC; the published reader takes the day in the machine's time zone.",

@@ -33,6 +33,18 @@ def smooth(
     return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
 
 
+def scene(
+    rng: np.random.Generator, shape: Sequence[int], low: float, high: float, dtype: Any = "float32"
+) -> Num[np.ndarray, "*axes H W"]:
+    """Smooth noise, three quarters of which are the same along all other axes: dates and bands of one place.
+
+    Args and result as of `smooth`.
+    """
+    place, own = smooth(rng, shape[-2:], low, high), smooth(rng, shape, low, high)
+    values = np.clip(0.75 * place + 0.25 * own, low, high)
+    return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
+
+
 def _weights(side: int) -> Float32[np.ndarray, "side nodes"]:
     """Linear interpolation from nodes `PATCH` pixels apart to pixels, as a matrix."""
     position = (np.arange(side) + 0.5) / PATCH

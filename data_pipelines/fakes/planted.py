@@ -12,12 +12,13 @@ import numpy as np
 from data_pipelines.datasets.planted_files import LABELS
 from data_pipelines.datasets.planted_records import SPECIES
 from data_pipelines.datasets.planted_series import NUM_CLASSES
-from data_pipelines.fakes.common import smooth, some_days
+from data_pipelines.fakes.common import scene, smooth, some_days
 from data_pipelines.tfrecord import encode_example, write_records
 
 NAMES = tuple(f"Arbor ficta {number:02d}" for number in range(NUM_CLASSES))
 _SHAPES = {"s2": (8, 12, 10), "s1": (8, 12, 3), "l7": (20, 4, 6), "alos": (4, 4, 3), "modis": (60, 1, 7)}
-_RANGES = {"s2": (200, 4500), "s1": (-22, -4), "l7": (500, 9000), "alos": (1500, 9000), "modis": (100, 5000)}
+_RANGES = {"s2": (200, 4500), "s1": (-14, -5), "l7": (500, 9000), "alos": (1500, 9000), "modis": (100, 5000)}
+_CROSS = {"s1": -7.0, "alos": -1000.0}  # the cross-polarised echo is weaker
 _ANGLE = (30.0, 45.0)
 
 
@@ -46,8 +47,9 @@ def write_archive(
 def _series(rng: np.random.Generator, sensor: str) -> dict[str, np.ndarray]:
     """Values and mask (T, H, W, C), and dates in milliseconds; an eighth of the dates, or all, are masked out."""
     num_dates, side, bands = _SHAPES[sensor]
-    values = smooth(rng, (num_dates, bands, side, side), *_RANGES[sensor])
+    values = scene(rng, (num_dates, bands, side, side), *_RANGES[sensor])
     if sensor in ("s1", "alos"):
+        values[:, 1] += _CROSS[sensor]
         values[:, 2] = smooth(rng, (num_dates, side, side), *_ANGLE)
     mask = np.repeat(rng.random((num_dates, 1, side, side)) < 0.95, bands, axis=1)
     mask[rng.random(num_dates) < 0.125] = False

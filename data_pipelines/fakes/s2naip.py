@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.datasets.s2naip_index import BLOCK, FOLDERS, split_of
-from data_pipelines.fakes.common import smooth, some_days, write_raster
+from data_pipelines.fakes.common import scene, some_days, write_raster
 
 ZONE = 32612
 _KINDS = ("naip", *FOLDERS.values(), "openstreetmap")
@@ -60,7 +60,7 @@ def _names(split: str) -> Iterator[str]:
 def _write_tile(
     folder: pathlib.Path, rng: np.random.Generator, tile: str, number: int
 ) -> dict[str, list[datetime.date]]:
-    image = smooth(rng, (4, 512, 512), 20, 230, "uint8")
+    image = scene(rng, (4, 512, 512), 20, 230, "uint8")
     image[:, : 64 * (number % 3 == 2)] = 0  # beyond the flight
     write_raster(folder / "naip" / f"{tile}.png", image, driver="PNG")
     first, last = datetime.date(2020, 11, 1), datetime.date(2021, 10, 31)
@@ -69,7 +69,7 @@ def _write_tile(
     _write_optical(folder, rng, tile, "s2", (4, 6), (800, 5000))
     _write_optical(folder, rng, tile, "l8", (1, 10), (6000, 22000))
     if "s1" in days:
-        pair = smooth(rng, (_COUNTS["s1"], 2, 64, 64), -9, -2) + np.array([0, -7], np.float32)[:, None, None]
+        pair = scene(rng, (_COUNTS["s1"], 2, 64, 64), -9, -2) + np.array([0, -7], np.float32)[:, None, None]
         write_raster(folder / "sentinel1" / f"{tile}.tif", pair.reshape(-1, 64, 64))
     if number % 5 != 4:
         (folder / "openstreetmap").mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def _write_optical(
 ) -> None:
     """The bands of 10 m and of 20 m; the second date misses a strip, where both are 0."""
     for suffix, count, side in zip((8, 16), bands, (64, 32)):
-        values = smooth(rng, (_COUNTS[sensor], count, side, side), *limits, "uint16")
+        values = scene(rng, (_COUNTS[sensor], count, side, side), *limits, "uint16")
         values[1, :, :, : side // 4] = 0
         path = folder / FOLDERS[sensor] / f"{tile}_{suffix}.tif"
         write_raster(path, values.reshape(-1, side, side), compress="deflate")

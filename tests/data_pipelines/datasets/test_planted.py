@@ -3,6 +3,8 @@
 import datetime
 import json
 import pickle
+import runpy
+import sys
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from data_pipelines import load
 from data_pipelines.datasets.planted import CARD, LAYOUT, holds_raw, open_reader
-from data_pipelines.datasets.planted_records import RecordKeys, all_species
+from data_pipelines.datasets.planted_records import RecordKeys, write_species
 from data_pipelines.fakes.planted import NAMES, write_archive
 from data_pipelines.features import check_card, check_example
 from data_pipelines.prepare import prepare_dataset
@@ -200,9 +202,9 @@ def test_labels_may_be_numbers(tmp_path):
     ("species", "message"),
     [
         (b"", "record 0 has no species; expected the subset 'species'"),
-        (b"Pinus mystica", r"the species is 'Pinus mystica', which .*species\.txt does not list"),
+        (b"Pinus mystica", r"the species 'Pinus mystica' has no class number, as .*species\.txt does not list it"),
         (np.array([40]), "the species is 40; expected a class from 0 to 39"),
-        (b"-1", "the species is '-1'"),
+        (b"-1", "the species '-1' has no class number"),
     ],
 )
 def test_labels_that_are_no_class(tmp_path, species, message):
@@ -213,17 +215,26 @@ def test_labels_that_are_no_class(tmp_path, species, message):
 def test_names_need_the_list_of_species(tmp_path):
     write_tile(tmp_path, tile_arrays())
     (tmp_path / "species.txt").unlink()
-    with pytest.raises(ValueError, match=r"'Arbor ficta 07', which there is no .*species\.txt with; write one name"):
+    message = (
+        r"'Arbor ficta 07' has no class number, as .*species\.txt is missing; write one name a line .* run: python -m "
+    )
+    with pytest.raises(ValueError, match=message):
         read_tile(tmp_path)
 
 
-def test_the_list_of_species_is_collected_from_the_records(tmp_path):
+def test_the_list_of_species_is_collected_from_the_records(tmp_path, monkeypatch, capsys):
     records = [encode_example({"species": name.encode()}) for name in reversed(NAMES)]
     write_records(tmp_path / FILE, records)
-    assert tuple(all_species(tmp_path)) == NAMES
+    monkeypatch.setattr("sys.argv", ["planted", str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "data_pipelines.datasets.planted")
+    runpy.run_module("data_pipelines.datasets.planted", run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "species.txt")
+    assert open_reader(tmp_path).species == NAMES
+    with pytest.raises(FileExistsError, match=r"species\.txt"):
+        write_species(tmp_path)
     write_records(tmp_path / FILE, records[1:])
     with pytest.raises(ValueError, match=r"hold 39 species, \['Arbor ficta 00', .*; expected 40 names"):
-        all_species(tmp_path)
+        write_species(tmp_path)
 
 
 @pytest.mark.parametrize("names", [NAMES[:39], (*NAMES[:39], NAMES[0])])

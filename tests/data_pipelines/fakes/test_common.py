@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_pipelines.fakes.common import smooth, some_days, write_raster
+from data_pipelines.fakes.common import scene, smooth, some_days, write_raster
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
@@ -26,6 +26,14 @@ def test_noise_is_smooth():
 @pytest.mark.parametrize("shape", [(1, 1), (2, 6, 6), (4, 2, 1, 8)])
 def test_noise_of_small_arrays(shape):
     assert smooth(np.random.default_rng(0), shape, -20.0, -5.0).shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_dates_and_bands_of_a_scene_are_alike(dtype):
+    values = scene(np.random.default_rng(0), (3, 2, 32, 32), 50, 200, dtype)
+    assert values.shape == (3, 2, 32, 32) and values.dtype == dtype and values.min() >= 50 and values.max() <= 200
+    rows = values.reshape(6, -1).astype(np.float64)
+    assert np.corrcoef(rows).min() > 0.7 and np.ptp(rows, axis=0).min() > 0
 
 
 def test_a_raster_comes_back(tmp_path):
