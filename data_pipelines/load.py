@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 from anysat_jax.batch import Batch
 from data_pipelines.batches import BatchMaker, InOrder
 from data_pipelines.card import DatasetCard
-from data_pipelines.locate import locate, to_stderr
+from data_pipelines.locate import find_card, locate, to_stderr
 from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
 from data_pipelines.prepared import PreparedDataset
-from data_pipelines.registry import get_entry
 from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import TileTransform
 
@@ -20,10 +19,14 @@ if TYPE_CHECKING:
 def dataset_card(name: str, root: str | None = None) -> DatasetCard:
     """A dataset's facts: sensors, extent, patch sizes, labels, class names and colours.
 
+    Args:
+      name: the dataset's name.
+      root: the config's `data.root`; what is prepared below it is known by the card beside it.
+
     Raises:
       ValueError: no dataset has that name.
     """
-    return get_entry(name).card
+    return find_card(name, root)
 
 
 def prepare(data: Any) -> None:
@@ -82,7 +85,7 @@ def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float
     Raises:
       ValueError, OSError: before the first batch: an unknown dataset, split or patch size, or data that cannot be had.
     """
-    card = dataset_card(dataset)
+    card = dataset_card(dataset, data.root)
     sampling = sampling_options(card, data.datasets.get(dataset, {}))
     patch_size = check_patch_size(card, patch_size, sampling.extent)
     if batch_size < 1:

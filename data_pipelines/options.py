@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from anysat_jax.sensors import whole_number
 from data_pipelines.card import DatasetCard
 from data_pipelines.crops import check_extent
-from data_pipelines.registry import get_entry
+from data_pipelines.locate import find_card
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
 Days = Literal["day_of_year", "published"]
@@ -73,7 +73,8 @@ def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, 
     """
     if not data.datasets:
         raise ValueError("config.data.datasets is empty; name at least one dataset")
-    return tuple(_one(name, data.datasets[name], process_count) for name in sorted(data.datasets))
+    cards = {name: find_card(name, data.get("root")) for name in sorted(data.datasets)}
+    return tuple(_one(card, data.datasets[name], process_count) for name, card in cards.items())
 
 
 def num_workers(data: Any) -> int:
@@ -177,8 +178,8 @@ _CHECKS = {
 }
 
 
-def _one(name: str, section: Any, process_count: int) -> DatasetOptions:
-    card, field = get_entry(name).card, f"config.data.datasets.{name}"
+def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
+    field = f"config.data.datasets.{card.name}"
     batch_size, weight = section.batch_size, section.get("weight", 1.0)
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
