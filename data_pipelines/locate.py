@@ -13,7 +13,7 @@ from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset, prepared_folder
 from data_pipelines.registry import DatasetEntry, dataset_names, fingerprint, get_entry
 
-__all__ = ["cache_folder", "find_card", "locate", "to_stderr"]
+__all__ = ["cache_folder", "find_card", "find_prepared", "locate", "to_stderr"]
 
 Announce = Callable[[str], None]
 
@@ -37,21 +37,32 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
       FileNotFoundError: `data.root` does not exist or holds neither prepared nor raw data.
       OSError: the prepared data cannot be written or fetched.
     """
-    entry = _registered(name)
-    name = entry.card.name if entry else name
-    found = _find(name, root, entry.version if entry else None)
-    if found is not None:
-        prepared = PreparedDataset.open(entry.card if entry else read_card(found), found)
+    if prepared := find_prepared(name, root):
         only = "" if prepared.limit is None else f"; ONLY the first {prepared.limit} tiles of each split"
-        announce(f"{name}: prepared in {found}{only}")
+        announce(f"{prepared.card.name}: prepared in {prepared.folder}{only}")
         return prepared
-    entry = entry or _unknown(name, root)
+    entry = _registered(name) or _unknown(name, root)
+    name = entry.card.name
     base = pathlib.Path(root).expanduser() if root and not is_url(root) else None
     if entry.generated:
         return PreparedDataset.open(entry.card, _generate(entry, base, announce))
     if root and is_url(root):
         raise FileNotFoundError(f"dataset {name!r}: no whole {name}/{entry.version} at data.root {root}")
     return PreparedDataset.open(entry.card, _convert(entry, base, announce))
+
+
+def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
+    """The prepared dataset below a root, if there is one; see `locate`.
+
+    Raises:
+      ValueError: what is prepared has another card, or its card cannot be read.
+      OSError: a root elsewhere cannot be reached.
+    """
+    entry = _registered(name)
+    found = _find(entry.card.name if entry else name, root, entry.version if entry else None)
+    if found is None:
+        return None
+    return PreparedDataset.open(entry.card if entry else read_card(found), found)
 
 
 def find_card(name: str, root: str | None) -> DatasetCard:

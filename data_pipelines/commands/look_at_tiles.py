@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
     where.add_argument(
-        "--root", "--prepared", type=pathlib.Path, metavar="DIR", help="folder that `prepare` wrote to, its --out"
+        "--root", "--prepared", metavar="DIR", help="what `prepare` wrote to, its --out; a folder or gs://..."
     )
 
 
@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _open(arguments: argparse.Namespace) -> Tiles:
-    entry = get_entry(arguments.name)
     if arguments.root is not None:
-        return prepared_tiles(entry.card, arguments.root.expanduser(), entry.version, arguments.split)
+        return prepared_tiles(arguments.name, arguments.root, arguments.split)
+    entry = get_entry(arguments.name)
     source = arguments.source.expanduser() if arguments.source else None
     return raw_tiles(open_source(entry, source), arguments.split)

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from data_pipelines.commands.source import open_source
+from data_pipelines.places import is_url
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.registry import get_entry
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """From where, to where, how much."""
     parser.add_argument("name", metavar="NAME", help="a dataset, or the path of a description, FILE.toml")
     parser.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME/VERSION; several datasets may share it")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME/VERSION; a folder or gs://...")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read tiles (default: 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many tiles of each split")
     parser.add_argument("--skip-bad", action="store_true", help="leave out tiles that cannot be read, and list them")
@@ -37,11 +38,19 @@ def run(arguments: argparse.Namespace) -> None:
     """
     entry = get_entry(arguments.name)
     source = arguments.source.expanduser() if arguments.source else None
+    out = arguments.out if is_url(arguments.out) else pathlib.Path(arguments.out).expanduser()
     reader = open_source(entry, source)
     print(getattr(reader, "summary", f"{entry.card.name}: made by this project's code"))
-    options = dict(workers=arguments.workers, limit=arguments.limit, skip_bad=arguments.skip_bad, source=source)
-    out = pathlib.Path(arguments.out).expanduser()
-    folder = prepare_dataset(reader, out, entry.version, **options)
+    folder = prepare_dataset(
+        reader,
+        out,
+        entry.version,
+        workers=arguments.workers,
+        limit=arguments.limit,
+        skip_bad=arguments.skip_bad,
+        source=str(source or entry.source or ""),
+        say=print,
+    )
     name = entry.card.name
     print(f"\n{name} is prepared in {folder}\n\nNext:")
     print(f"  python -m data_pipelines look {arguments.name} --root {out} --out pictures")

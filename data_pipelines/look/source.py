@@ -1,12 +1,11 @@
 """The tiles to look at: read from an archive, or from what `prepare` wrote."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 from data_pipelines.card import DatasetCard, Example, Reader
 from data_pipelines.features import check_example
-from data_pipelines.prepared import PreparedDataset, prepared_folder
+from data_pipelines.locate import find_prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +45,23 @@ def raw_tiles(reader: Reader, split: str) -> Tiles:
     return Tiles(reader.card, split, len(keys), read, getattr(reader, "summary", "made by this project's code"))
 
 
-def prepared_tiles(card: DatasetCard, root: pathlib.Path, version: str, split: str) -> Tiles:
+def prepared_tiles(name: str, root: str, split: str) -> Tiles:
     """A split of a prepared dataset.
 
     Args:
-      card: the dataset's facts.
-      root: what holds `<name>/<version>`, or that folder itself.
-      version: of the reader's output.
+      name: the dataset's; one that is not registered is found by the card beside the data.
+      root: folder that holds `<name>/<version>`, or the address of one.
       split: the split's name.
 
     Raises:
       FileNotFoundError: the dataset is not prepared there.
-      ValueError: it has no such split.
+      ValueError: it has no such split, or cannot be read.
     """
-    below = prepared_folder(root, card.name, version)
-    folder = root if (root / "statistics.json").is_file() else below
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{card.name} is not prepared in {root}: no {below}; `python -m data_pipelines prepare` writes it"
-        )
-    records = PreparedDataset.open(card, folder).records(split)
-    return Tiles(card, split, len(records), lambda position: as_read(card, records[position]), f"prepared in {folder}")
+    prepared = find_prepared(name, root)
+    if prepared is None:
+        raise FileNotFoundError(f"{name} is not prepared in {root}; `python -m data_pipelines prepare` does that")
+    card, records = prepared.card, prepared.records(split)
+    return Tiles(card, split, len(records), lambda n: as_read(card, records[n]), f"prepared in {prepared.folder}")
 
 
 def as_read(card: DatasetCard, complete: Example) -> Example:

@@ -44,7 +44,7 @@ def test_every_tile_is_as_the_card_says(made):
 def test_a_tile_is_drawn_the_same_raw_and_prepared(made, monkeypatch, tmp_path):
     entry, reader, prepared = made
     drawn = []
-    for tiles in (raw_tiles(reader, "train"), prepared_tiles(entry.card, prepared, entry.version, "train")):
+    for tiles in (raw_tiles(reader, "train"), prepared_tiles(entry.card.name, str(prepared), "train")):
         example = tiles.read(0)
         with caught(monkeypatch) as figures:
             draw_tile(tmp_path / "tile.png", entry.card, "train", example["id"], example)

@@ -1,0 +1,287 @@
+"""The command line: what it prints, what it writes, how it fails."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from data_pipelines.commands import cli, list_datasets, text
+from data_pipelines.commands.cli import COMMANDS, main
+from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, MINI_NAMES, dataset_names, get_entry
+
+DATASET = "timesen2crop"  # the quickest to write
+ESCAPE = "\x1b"
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive") / DATASET
+    write_fake(DATASET, folder, tiles=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty working folder, and a terminal of known width."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    return tmp_path
+
+
+def output(capsys, *words):
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def error(capsys, *words):
+    """The one line that a failed command prints."""
+    assert main(words) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+def python(*words):
+    """An interpreter of its own."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=REPOSITORY)
+
+
+# list
+
+
+def test_the_list_has_every_dataset(capsys):
+    shown = output(capsys, "list")
+    assert [line.split()[0] for line in shown.splitlines() if line[:1].isalpha()][1:] == list(dataset_names())
+    assert set(MINI_NAMES) | set(ARCHIVE_NAMES) == set(dataset_names())
+
+
+@pytest.mark.parametrize("width", [120, 140, 170])
+def test_the_list_fits_the_terminal(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert max(map(len, output(capsys, "list").splitlines())) <= width
+
+
+def test_a_row_says_what_there_is_to_predict():
+    cells = dict(zip(list_datasets.HEADER, list_datasets.row(get_entry("treesatai_ts").card), strict=True))
+    assert cells["sensors"] == "aerial s2 s1-asc" and cells["extent"] == "60 m" and cells["patches (m)"] == "10 20 30"
+    assert cells["labels"] == "multi-label of 15" and cells["licence"] == "CC-BY-4.0"
+    assert list_datasets.labels(get_entry("biomassters").card).startswith("map of ")
+    assert list_datasets.labels(get_entry("bradd_s1ts").card) == "change map of 2"
+
+
+def test_datasets_are_listed_without_the_packages_that_read_them():
+    heavy = ("jax", "rasterio", "h5py", "torch", "matplotlib", "PIL", "tensorflow_datasets", "grain")
+    code = "import sys; from data_pipelines.commands.cli import main; main(['list']); print(sys.modules.keys() & {})"
+    shown = python("-c", code.format(set(heavy))).stdout
+    assert shown.splitlines()[-1] == "set()"
+
+
+# show
+
+
+@pytest.mark.parametrize("name", [*MINI_NAMES, *ARCHIVE_NAMES])
+def test_a_card_is_shown_whole(capsys, name):
+    card, shown = get_entry(name).card, output(capsys, "show", name)
+    squeezed = " ".join(shown.split())
+    for fact in (*card.notes, *card.tile_classes, *card.dense_classes, card.licence, card.url, card.citation):
+        assert " ".join(fact.split()) in squeezed
+    assert all(f"Sensor {sensor}" in shown for sensor in card.sensors)
+    assert all(colour in shown for colour in card.dense_colours)
+    assert max(map(len, shown.splitlines())) <= 140 and ESCAPE not in shown
+
+
+def test_bands_are_shown_in_both_orders(capsys):
+    shown = output(capsys, "show", "treesatai_ts")
+    assert re.search(r"bands: +R G B NIR\n +in the files: +NIR G B R\n", shown)
+    assert "304 x 304 of 0.2 m, of which batches take the 300 x 300 in the centre" in shown
+
+
+def test_classes_carry_squares_of_their_colours_in_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(text.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    red, green, blue = (int(get_entry("sen1floods11").card.dense_colours[1][i : i + 2], 16) for i in (1, 3, 5))
+    assert f"{ESCAPE}[48;2;{red};{green};{blue}m" in output(capsys, "show", "sen1floods11")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_can_be_declined(capsys, monkeypatch, name, value):
+    monkeypatch.setattr(text.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    assert ESCAPE not in output(capsys, "show", "sen1floods11")
+
+
+def test_generated_data_need_no_download(capsys):
+    assert "nothing to download" in output(capsys, "show", "mini_flair")
+
+
+# fake
+
+
+def test_a_made_up_archive_is_written_and_looked_at(capsys):
+    shown = output(capsys, "fake", DATASET, "--out", "fakes/one", "--tiles", "1")
+    (command,) = re.findall(r"  python -m data_pipelines (look .*)", shown)
+    assert "1 of 1 tiles of 'train'" in output(capsys, *command.split())
+    assert pathlib.Path("pictures/index.html").is_file()
+    assert len(list(pathlib.Path("pictures").glob("train_*.png"))) == 1
+
+
+def test_geoplex_is_five_archives(capsys, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "data_pipelines.commands.fake_archive.write_fake", lambda name, folder, *_: written.append((name, str(folder)))
+    )
+    output(capsys, "fake", "geoplex", "--out", "all")
+    assert written == [(name, f"all/{name}") for name in GEOPLEX_NAMES]
+
+
+def test_nothing_is_written_over(capsys, archive):
+    before = sorted(path.name for path in archive.iterdir())
+    message = error(capsys, "fake", DATASET, "--out", str(archive))
+    assert message.endswith("is there already and not an empty folder; choose a new one as --out")
+    assert sorted(path.name for path in archive.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [("--tiles", "0"), ("--seed", "-1")])
+def test_impossible_archives(capsys, words):
+    assert "expected at least 1 tile and seed 0" in error(capsys, "fake", DATASET, "--out", "x", *words)
+    assert not pathlib.Path("x").exists()
+
+
+# look
+
+
+def test_prepared_tiles_are_looked_at(capsys, archive):
+    output(capsys, "prepare", DATASET, "--source", str(archive), "--out", "prepared")
+    assert "2 of 2 tiles of 'val'" in output(
+        capsys, "look", DATASET, "--root", "prepared", "--split", "val", "--n", "5", "--out", "pictures"
+    )
+
+
+def test_generated_data_are_looked_at_without_a_source(capsys):
+    assert "1 of 128 tiles of 'train'" in output(capsys, "look", "mini_flair", "--n", "1", "--out", "pictures")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("look", "treesat", "--out", "x"), "unknown dataset 'treesat'; known datasets: mini_treesatai_ts"),
+        (
+            ("look", DATASET, "--out", "x"),
+            f"{DATASET} is read from a download: give its folder as --source DIR; get it",
+        ),
+        (("look", DATASET, "--source", "no", "--out", "x"), "--source no is no folder"),
+        (("look", DATASET, "--source", ".", "--out", "x"), f"does not hold {DATASET} as it is published; expected"),
+        (("look", "mini_flair", "--source", ".", "--out", "x"), "made by this project's code; leave out --source"),
+        (("look", "mini_flair", "--n", "0", "--out", "x"), "--n is 0; expected at least one tile"),
+        (("look", "mini_flair", "--split", "test", "--out", "x"), "no tiles of split 'test'; there are train, val"),
+        (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
+        (("show", "none.toml"), "none.toml"),
+        (("prepare", DATASET, "--out", "x"), f"{DATASET} is read from a download"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(capsys, words, message):
+    assert message in error(capsys, *words)
+    assert not pathlib.Path("x").exists()
+
+
+def test_the_source_may_hold_the_archive_under_its_name(capsys, archive):
+    words = ("look", DATASET, "--source", str(archive.parent), "--n", "1", "--out", "pictures")
+    assert "1 of 2 tiles" in output(capsys, *words)
+
+
+def test_a_missing_package_is_one_line(capsys, monkeypatch):
+    def fail(arguments):
+        raise ImportError("reading a.tif needs rasterio: pip install -e '.[data]'")
+
+    monkeypatch.setattr(list_datasets, "run", fail)
+    assert error(capsys, "list") == "error: reading a.tif needs rasterio: pip install -e '.[data]'"
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    def fail(arguments):
+        raise KeyError("a mistake in the code")
+
+    monkeypatch.setattr(list_datasets, "run", fail)
+    with pytest.raises(KeyError):
+        main(["list"])
+
+
+def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(list_datasets, "run", stop)
+    assert main(["list"]) == cli.EXIT_INTERRUPTED and capsys.readouterr().err == "interrupted\n"
+
+
+# usage and help
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("polish",),
+        ("show",),
+        ("look", "mini_flair"),
+        ("fake", "mini_flair", "--out", "x"),
+        ("look", "a", "--n", "b"),
+        ("look", "mini_flair", "--out", "x", "--source", "a", "--root", "b"),
+    ],
+)
+def test_wrong_usage_exits_with_2(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2 and "usage: python -m data_pipelines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.NAME for command in COMMANDS])
+def test_help_teaches_by_examples(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command.NAME, "--help"])
+    shown = capsys.readouterr().out
+    examples = re.findall(r"^  python -m data_pipelines (\w.*?)(?:   .*)?$", shown, re.MULTILINE)
+    assert stop.value.code == 0 and examples
+    parser = cli.make_parser()
+    for example in examples:
+        parser.parse_args(example.split())  # exits where an example is not valid
+
+
+def test_the_general_help_shows_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    examples = re.findall(r"^  python -m data_pipelines (\w.*?)(?:   .*)?$", shown, re.MULTILINE)
+    assert {example.split()[0] for example in examples} == {command.NAME for command in COMMANDS}
+    for example in examples:
+        cli.make_parser().parse_args(example.split())
+
+
+def test_the_module_runs():
+    done = python("-m", "data_pipelines", "show", "nothing")
+    assert done.returncode == 1 and done.stderr.startswith("error: unknown dataset") and not done.stdout
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m data_pipelines show pastis_hd | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == "PASTIS-HD (pastis_hd)\n" and not done.stderr
+
+
+# text
+
+
+def test_tables_wrap_their_widest_columns():
+    shown = text.table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
+    assert shown.splitlines() == ["a   b", "--  ----------", "1   one two", "    three four", "22  five"]
+
+
+def test_words_are_not_broken_even_where_there_is_no_room():
+    assert "incomprehensible" in text.table(("a", "b"), [("1", "incomprehensible")], width=8)
