@@ -53,5 +53,5 @@ def run(arguments: argparse.Namespace) -> None:
     )
     name = entry.card.name
     print(f"\n{name} is prepared in {folder}\n\nNext:")
-    print(f"  python -m data_pipelines look {arguments.name} --root {out} --out pictures")
+    print(f"  python -m data_pipelines look {name} --root {out} --out pictures")
     print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={out}")

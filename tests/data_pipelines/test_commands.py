@@ -153,6 +153,37 @@ def test_impossible_archives(capsys, words):
     assert not pathlib.Path("x").exists()
 
 
+# prepare
+
+
+def test_preparing_says_what_was_found_and_what_to_do_next(capsys, archive):
+    shown = output(capsys, "prepare", DATASET, "--source", str(archive), "--out", "prepared", "--limit", "1")
+    assert f"{DATASET} is prepared in prepared/{DATASET}/" in shown
+    assert "ONLY the first 1 tiles of each split" in shown and "train: 1 examples" in shown
+    (command,) = re.findall(r"  python -m data_pipelines (look .*)", shown)
+    assert "1 of 1 tiles of 'train'" in output(capsys, *command.split())
+
+
+def test_preparing_twice_changes_nothing(capsys, archive):
+    words = ("prepare", DATASET, "--source", str(archive), "--out", "prepared")
+    output(capsys, *words)
+    before = {path: path.stat().st_mtime_ns for path in pathlib.Path("prepared").rglob("*")}
+    assert "is prepared in" in output(capsys, *words)
+    assert {path: path.stat().st_mtime_ns for path in pathlib.Path("prepared").rglob("*")} == before
+
+
+def test_a_bad_tile_stops_and_names_its_file_or_is_skipped_and_listed(capsys, tmp_path):
+    write_fake(DATASET, tmp_path / "raw", tiles=2)
+    reader = get_entry(DATASET).open_reader(tmp_path / "raw")
+    bad = tmp_path / "raw" / f"{reader.keys('train')[0]}.csv"
+    bad.write_text("B2,B3\n1,2\n")
+    words = ("prepare", DATASET, "--source", str(tmp_path / "raw"), "--out", "prepared")
+    message = error(capsys, *words)
+    assert str(bad) in message and "--skip-bad" in message
+    shown = output(capsys, *words, "--skip-bad")
+    assert "train: 1 examples, 1 skipped" in shown and str(bad) in shown
+
+
 # look
 
 
