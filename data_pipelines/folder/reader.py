@@ -1,5 +1,6 @@
 """Reads a folder of tiles as its description says."""
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -44,6 +45,7 @@ class FolderReader(ArchiveReader):
         self.labels = self._read_labels(rows, tiles)
         self.dates = self._read_dates(root)
         super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
+        self.card = dataclasses.replace(self.card, splits=self.splits())
         if missing := len(set(rows) - set(tiles)):
             self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
 

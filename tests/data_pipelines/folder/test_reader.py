@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from anysat_jax import sensors
 from anysat_jax.sensors import SENSORS
 from data_pipelines import load, registry
 from data_pipelines.card import num_tiles
@@ -177,6 +178,7 @@ def test_numbers_to_predict(tmp_path):
 def test_splits_come_from_the_column_or_from_the_names(tmp_path):
     reader = reader_of(write_folder(tmp_path))
     assert reader.tiles == {"train": ("a", "b"), "val": ("c",), "test": ()}
+    assert reader.card.splits == ("train", "val")  # what is prepared promises no split that is not there
     path = describe(tmp_path, DESCRIPTION.replace('column = "split"', "val = 0.3\ntest = 0.3\nseed = 3"))
     drawn = reader_of(path).tiles
     assert sorted(sum(drawn.values(), ())) == ["a", "b", "c"] and drawn == reader_of(path).tiles
@@ -361,6 +363,23 @@ def test_a_described_folder_is_found_without_a_root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     get_entry(str(write_folder(tmp_path / "raw")))
     assert len(locate("own_tiles", None).records("train")) == 2
+
+
+def test_what_is_prepared_stands_for_itself(tmp_path):
+    """Sensors of one's own included: another process knows neither the description nor them."""
+    path = write_folder(tmp_path / "raw", DESCRIPTION + SCANNER)
+    (tmp_path / "raw" / "scanner").mkdir()
+    for tile in "abc":
+        np.save(tmp_path / "raw" / "scanner" / f"{tile}.npy", np.full((4, 8, 8), 0.5, np.float32))
+    reader = reader_of(path)
+    prepare_dataset(reader, tmp_path / "out", "1.0.0")
+    sensors.SENSORS.pop("fixture_scanner")
+    card = load.dataset_card("own_tiles", str(tmp_path / "out"))
+    assert card == reader.card and sensors.get_sensor("fixture_scanner") == card.own_sensors[0]
+    batch = next(
+        load.evaluation_batches(load_config(tmp_path / "out"), "own_tiles", "val", patch_size=10, batch_size=1)
+    )
+    assert batch.observations["fixture_scanner"].values.shape == (1, 4, 8, 8)
 
 
 def load_config(root):
