@@ -31,6 +31,7 @@ def cut_tiles(chip: pathlib.Path, folder: pathlib.Path, side: int = 64, rows: in
 
 def _write(path, values, file, window):
     profile = dict(driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2])
-    place = dict(crs=file.crs, transform=file.window_transform(window), nodata=file.nodata)
+    corner = rasterio.Affine.translation(window.col_off, window.row_off)
+    place = dict(crs=file.crs, transform=file.transform @ corner, nodata=file.nodata)
     with rasterio.open(path, "w", dtype=values.dtype, **profile, **place) as tile:
         tile.write(values)
