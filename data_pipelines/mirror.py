@@ -18,8 +18,8 @@ def remote_versions(base: str, name: str) -> list[str]:
     Raises:
       OSError: the address cannot be reached.
     """
+    file_system, folder = open_url(f"{base.rstrip('/')}/{name}")
     with remote_errors(base):
-        file_system, folder = open_url(f"{base.rstrip('/')}/{name}")
         folders = [one for one in list_folders(file_system, folder) if re.fullmatch(r"\d+\.\d+\.\d+", one)]
         whole = [one for one in folders if LAST_FILE in list_files(file_system, f"{folder}/{one}")]
     return sorted(whole, key=lambda version: tuple(map(int, version.split("."))))
@@ -38,8 +38,8 @@ def mirror(base: str, name: str, version: str) -> pathlib.Path:
       OSError: it cannot be fetched or written.
     """
     url = f"{base.rstrip('/')}/{name}/{version}"
+    file_system, folder = open_url(url)
     with remote_errors(url):
-        file_system, folder = open_url(url)
         files = list_files(file_system, folder)
         if LAST_FILE not in files:
             raise FileNotFoundError(f"no prepared dataset at {url}: it has no {LAST_FILE}")

@@ -24,6 +24,8 @@ def remote_errors(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
+    except (ImportError, ValueError) as error:
+        raise type(error)(f"{url}: {error}") from error
     except Exception as error:
         raise OSError(errno.EREMOTEIO, f"{url}: {type(error).__name__}: {error}") from error
 
@@ -32,12 +34,14 @@ def open_url(url: str) -> tuple[Any, str]:
     """The file system of an address, and the path in it.
 
     Raises:
-      ValueError: nothing is known of addresses of this kind.
+      ValueError: nothing is known of addresses of this kind, or the address cannot be.
       ImportError: the package that this kind needs is not installed; the message names it.
+      OSError: it cannot be reached.
     """
     import fsspec
 
-    file_system, path = fsspec.core.url_to_fs(url)
+    with remote_errors(url):
+        file_system, path = fsspec.core.url_to_fs(url)
     return file_system, path.rstrip("/")
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from data_pipelines import registry
 from data_pipelines.features import check_card
-from data_pipelines.locate import cache_folder, locate
+from data_pipelines.locate import cache_folder, find_card, find_prepared, locate
+from data_pipelines.prepare import prepare_dataset
 from data_pipelines.registry import DatasetEntry, dataset_names, fingerprint, get_entry, register_dataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 
@@ -64,6 +65,51 @@ def test_raw_data_are_converted_into_the_cache(cache, tmp_path, monkeypatch):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_described_folder_knows_where_it_is(cache, tmp_path, monkeypatch):
+    (tmp_path / "raw" / "tiles").mkdir(parents=True)
+    enter(monkeypatch, dataclasses.replace(raw_entry(), source=tmp_path / "raw"))
+    assert cache in locate(NAME, None).folder.parents
+    (tmp_path / "empty").mkdir()
+    assert locate(NAME, str(tmp_path / "empty")).folder == locate(NAME, None).folder
+
+
+def prepare(base, version="1.0.0", **options):
+    return prepare_dataset(FakeReader(), base, version, say=lambda _: None, **options)
+
+
+def test_own_data_are_known_by_the_card_of_their_newest_version(tmp_path):
+    for version in ("1.0.0", "1.10.0", "1.9.0"):
+        prepare(tmp_path, version, limit=1 if version == "1.10.0" else None)
+    (tmp_path / NAME / "2.0.0").mkdir()  # something else
+    said = []
+    prepared = locate(NAME, str(tmp_path), said.append)
+    assert prepared.card == CARD == find_card(NAME, str(tmp_path)) and prepared.folder.name == "1.10.0"
+    assert said == [f"{NAME}: prepared in {prepared.folder}; ONLY the first 1 tiles of each split"]
+
+
+def test_own_data_that_are_nowhere(tmp_path):
+    for find in (find_card, locate):
+        with pytest.raises(ValueError, match=rf"unknown dataset '{NAME}'.*; and {tmp_path} holds no prepared"):
+            find(NAME, str(tmp_path))
+        with pytest.raises(ValueError, match=rf"unknown dataset '{NAME}'.*; and data\.root is not set"):
+            find(NAME, None)
+    assert find_prepared(NAME, str(tmp_path)) is None and find_prepared(NAME, None) is None
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "", "*", "a b"])
+def test_names_of_configs_never_lead_out_of_the_root(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name of a dataset"):
+        locate(name, str(tmp_path))
+
+
+def test_prepared_data_of_another_card_are_refused(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    card = dataclasses.replace(CARD, tile_classes=("x", "y", "z"))
+    enter(monkeypatch, dataclasses.replace(fake_entry(), card=card))
+    with pytest.raises(ValueError, match=r"another card of .*: tile_classes is \['a', .*, here \['x'"):
+        locate(NAME, str(tmp_path))
+
+
 def test_missing_raw_data_are_named(tmp_path, monkeypatch):
     enter(monkeypatch, dataclasses.replace(raw_entry(), card=dataclasses.replace(CARD, url="https://example.org")))
     with pytest.raises(ValueError, match=r"'fake_tiles' is not generated: set --config\.data\.root .*example\.org"):
@@ -108,5 +154,5 @@ def test_one_may_add_a_dataset(monkeypatch):
 def test_every_card_is_whole():
     for name in dataset_names():
         card = get_entry(name).card
-        assert card.name == name and "train" in card.splits and card.patch_sizes
         check_card(card)
+        assert card.name == name and "train" in card.splits and card.patch_sizes

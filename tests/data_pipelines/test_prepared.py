@@ -1,10 +1,14 @@
 """Reading what was prepared, and what is said when the files are not what they were."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader
+from tests.data_pipelines.odd_readers import RICH_CARD, RichReader
 
 
 @pytest.fixture
@@ -53,3 +57,38 @@ def test_damaged_metadata_are_named(folder):
     (folder / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match=r"'fake_tiles': the metadata cannot be read"):
         read_all(folder)
+
+
+def test_the_lengths_of_all_series_are_known_without_reading_a_tile(tmp_path):
+    prepared = PreparedDataset.open(RICH_CARD, prepare_dataset(RichReader(), tmp_path, "1.0.0"))
+    for split in ("train", "val"):
+        records, lengths = prepared.records(split), prepared.series_lengths(split)
+        assert set(lengths) == {"s2", "s1-asc", "modis"}
+        for name, counts in lengths.items():
+            assert counts.dtype == np.int32
+            assert counts.tolist() == [len(records[i][name]) for i in range(len(records))]
+    assert prepared.series_lengths("train")["s1-asc"].tolist() == [0, 3, 4, 0, 3, 4, 0]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "split"])
+def test_damaged_lengths_are_named(folder, damage):
+    path = folder / "series_lengths.npz"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    with pytest.raises(ValueError, match=r"no numbers of dates of split '\w+' in .*series_lengths\.npz.*prepare it"):
+        PreparedDataset.open(CARD, folder).series_lengths("test" if damage == "split" else "train")
+
+
+def test_a_folder_of_another_card_is_refused(folder):
+    other = dataclasses.replace(CARD, dense_classes=tuple("abcdefgi"))
+    with pytest.raises(ValueError, match=r"another card of .*: dense_classes is .*'h'\], here .*'i'\]"):
+        PreparedDataset.open(other, folder)
+
+
+@pytest.mark.parametrize("name", ["card.json", "plan.json"])
+def test_missing_descriptions_are_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"{name}.*prepare it again"):
+        PreparedDataset.open(CARD, folder)

@@ -1,0 +1,119 @@
+"""The report of a preparation: what is counted, and how it reads."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.card_json import essentials
+from data_pipelines.features import complete_example
+from data_pipelines.parts import Part, Skipped, Whole
+from data_pipelines.plan import make_plan, plan_facts
+from data_pipelines.preparation_report import make_report, read_report, report_json, report_text
+from data_pipelines.prepare import prepare_dataset
+from tests.data_pipelines.fake_reader import CARD, FakeReader, examples_of, make_example
+from tests.data_pipelines.odd_readers import RICH_CARD, RichReader
+
+
+@pytest.fixture
+def rich(tmp_path):
+    folder = prepare_dataset(RichReader(), tmp_path, "1.0.0", source="a folder", say=lambda _: None)
+    return read_report(folder)
+
+
+def test_examples_and_sizes(rich):
+    assert {split: one["examples"] for split, one in rich["splits"].items()} == {"train": 7, "val": 3}
+    assert rich["splits"]["train"]["shards"] == 1 and rich["splits"]["train"]["megabytes"] > 0
+    assert (rich["dataset"], rich["version"], rich["source"], rich["limit"]) == (
+        "rich_tiles",
+        "1.0.0",
+        "a folder",
+        None,
+    )
+
+
+def test_missing_sensors_dates_masks_and_clouds(rich):
+    examples = [example for split in ("train", "val") for example in examples_of(RichReader(), split)]
+    sensors = rich["sensors"]
+    assert (sensors["s1-asc"]["missing"], sensors["spot"]["missing"], sensors["s2"]["missing"]) == (4, 3, 0)
+    masks = np.concatenate([example["s2_mask"].ravel() for example in examples])
+    assert sensors["s2"]["invalid_share"] == pytest.approx((~masks).mean())
+    assert sensors["s2"]["cloudy_share"] == pytest.approx(0.75)  # one column of four is clear
+    counts = [len(example["s2"]) for example in examples]
+    dates = sensors["s2"]["dates"]
+    assert (dates["least"], dates["most"], dates["mean"]) == (min(counts), max(counts), np.mean(counts))
+    assert dates["histogram"] == [[n, n, counts.count(n)] for n in range(3, 7)]
+    radar = [len(example["s1-asc"]) for example in examples if "s1-asc" in example]
+    assert sensors["s1-asc"]["dates"]["least"] == min(radar) and "dates" not in sensors["spot"]
+
+
+def test_labels(rich):
+    labels = rich["splits"]["train"]["labels"]
+    assert labels["tile"] == {"a": 7, "b": 3, "c": 0, "(no label)": 0}
+    assert labels["dense"]["count"] == 7 * 15 and labels["dense"]["unit"] == "t/ha"
+    maps = np.stack([example["dense"] for example in examples_of(RichReader(), "train")])
+    assert labels["dense"]["mean"] == pytest.approx(np.nanmean(maps), rel=1e-6)
+    assert (labels["dense"]["min"], labels["dense"]["max"]) == (1.0, np.nanmax(maps))
+
+
+def test_class_counts(tmp_path):
+    labels = read_report(prepare_dataset(FakeReader(), tmp_path, "1.0.0"))["splits"]["train"]["labels"]
+    assert labels["tile"] == {"a": 3, "b": 2, "c": 2, "(no label)": 0}
+    maps = np.stack([make_example("train", i)["dense"] for i in range(7)])
+    assert labels["dense"] == {
+        **{c: int((maps == n).sum()) for n, c in enumerate("abcdefgh")},
+        "(no label)": int((maps == -1).sum()),
+    }
+
+
+def test_the_text(rich):
+    text = report_text(rich)
+    assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n  train: 7 examples, 0.1 MB in 1 file (")
+    assert "    tile: a 7, b 3, c 0" in text
+    assert "    dense: 105 values in t/ha: mean 11, std" in text
+    assert "  spot: missing in 3 tiles" in text and "75.0% of the pixels cloudy (50 % or more)" in text
+    assert "3 to 6 dates, " in text and "           3 ##############" in text
+
+
+def test_wide_ranges_of_dates_make_few_bars():
+    card, reader = CARD, FakeReader()
+    part = Part(card, "train")
+    for index in range(40):
+        example = make_example("train", index % 3)
+        part.update(example | {"modis": np.zeros((1 + 3 * index, 7, 1, 1), np.int16)}, 10)
+    part.skipped += [Skipped("train", f"t{i}", "cut") for i in range(9)]
+    plan = make_plan(plan_facts(reader, "1.0.0", {"train": ["a"] * 40}, 40, None), 10)
+    report = make_report(card, plan, Whole(card, iter([part])))
+    histogram = report["sensors"]["modis"]["dates"]["histogram"]
+    assert len(histogram) <= 8 and sum(count for *_, count in histogram) == 40
+    assert histogram[0][0] == 1 and histogram[-1][1] == 118
+    assert all(before[1] + 1 == after[0] for before, after in itertools.pairwise(histogram))
+    text = report_text(report)
+    assert "ONLY the first 40 tiles" in text and "skipped 9 tiles:" in text and "and 4 more, in report.json" in text
+    assert json.loads(report_json(report)) == report
+
+
+def test_a_part_comes_back_as_it_was():
+    reader = RichReader()
+    part = Part(RICH_CARD, "train")
+    for key in reader.keys("train"):
+        part.update(complete_example(RICH_CARD, reader.example("train", key)), 100)
+    part.skipped.append(Skipped("train", "x", "y"))
+    content = part.to_bytes()
+    again = Part.from_bytes(RICH_CARD, "train", content)
+    assert again.to_bytes() == content and again.examples == 7 and again.skipped == part.skipped
+    with pytest.raises(ValueError, match="no record of a finished shard"):
+        Part.from_bytes(RICH_CARD, "train", content[:-50])
+
+
+def test_a_report_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"report\.json.*prepare the dataset again"):
+        read_report(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(ValueError, match=r"report\.json is no report"):
+        read_report(tmp_path)
+
+
+def test_essentials_leave_out_what_does_not_decide_how_data_are_read():
+    assert "notes" not in essentials(CARD) and essentials(CARD)["arrays"]["s2"] == ["uint16", None, 10, 4, 4]
