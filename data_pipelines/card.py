@@ -45,6 +45,7 @@ class DatasetCard:
       masks: sensors with `<sensor>_mask`; "pixel" for one mask of all bands, "band" for one each.
       clouds: sensors with `<sensor>_cloud`.
       optional: sensors that some tiles lack.
+      blocks: a tile is stored as so many records a side, so that a window of it can be read without the rest; 1: one.
       georeferenced: the sensor whose grid "transform" describes; "" where the archive has none.
       file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
       units: of each sensor's values, in words.
@@ -77,6 +78,7 @@ class DatasetCard:
     masks: Mapping[str, Literal["pixel", "band"]] = dataclasses.field(default_factory=dict)
     clouds: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    blocks: int = 1
     georeferenced: str = ""
     file_bands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -100,6 +100,7 @@ def essentials(card: DatasetCard) -> dict[str, Any]:
     """What of a card must not change while prepared data live: what decides how they are read."""
     fields = ("name", "sensors", "extent", "optional", "tile_label", "tile_classes", "dense_label", "dense_classes")
     facts = {field: getattr(card, field) for field in (*fields, "ignore_label", "dense_metres", "georeferenced")}
+    facts |= {"blocks": card.blocks} if card.blocks > 1 else {}
     facts["bands"] = {name: get_sensor(name).bands for name in card.sensors}
     facts["arrays"] = {key: [str(dtype), *shape] for key, (shape, dtype) in example_spec(card).items()}
     return json.loads(json.dumps(facts, default=_plain))

@@ -61,7 +61,7 @@ class View:
         if key != "dense" and get_sensor(key).kind == "context":
             return array
         metres = pixel_metres(card, key)
-        margin = (array.shape[-1] - round(card.extent / metres)) // 2
+        margin = (card.side(key) - round(card.extent / metres)) // 2
         top, left = (margin + round(start / metres) for start in self.corner)
         side = round(self.extent / metres)
         return self.turn(array[..., top : top + side, left : left + side])

@@ -6,6 +6,7 @@ import numpy as np
 
 from anysat_jax.sensors import CELL_METRES, get_sensor
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.crops import alignment
 
 Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
 """Shape and dtype of each array of an example; None stands for the number of dates."""
@@ -158,6 +159,11 @@ def check_card(card: DatasetCard) -> None:
     for size in card.patch_sizes:
         if abs(card.extent / size - round(card.extent / size)) > 1e-6:
             raise ValueError(f"{where}: a tile of {card.extent:g} m is not a whole number of patches of {size:g} m")
+    if card.blocks < 1 or (card.blocks > 1 and (card.sides or card.extent / card.blocks % alignment(card))):
+        raise ValueError(
+            f"{where}: blocks is {card.blocks}; tiles of {card.extent:g} m are cut where pixels of all arrays begin, "
+            "and not if any is stored with a margin"
+        )
     known = set(card.sensors)
     for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "natural_colour"):
         if strangers := set(getattr(card, field)) - known:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
+from data_pipelines.blocks import Span, read_part, whole
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.card_json import check_stored_card
 from data_pipelines.plan import FILE_NAME, Plan
@@ -24,13 +25,13 @@ Lengths = Mapping[str, Int32[np.ndarray, "N"]]
 class Records:
     """Random access to the examples of one split, in the order in which they were written."""
 
-    dataset: str
+    card: DatasetCard
     split: str
     folder: pathlib.Path
     source: Any
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) // self.card.blocks**2
 
     def __getitem__(self, index: int) -> Example:
         """The example at a position.
@@ -38,11 +39,15 @@ class Records:
         Raises:
           ValueError: the files are damaged; the message names folder, split and tile.
         """
+        return self.part(index, whole(self.card))
+
+    def part(self, index: int, span: Span) -> Example:
+        """Some blocks of the example at a position; raises as `[index]`."""
         try:
-            return self.source[index]
+            return read_part(self.card, index, span, self.source.__getitems__)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise ValueError(
-                f"dataset {self.dataset!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "
+                f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "
                 f"{self.folder} and prepare it again"
             ) from error
 
@@ -81,7 +86,7 @@ class PreparedDataset:
         Raises:
           ValueError: the dataset has no such split, or its metadata cannot be read.
         """
-        return open_records(self.card.name, self.folder, split)
+        return open_records(self.card, self.folder, split)
 
     def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
         """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.
@@ -97,7 +102,7 @@ def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path
     return base / name / version
 
 
-def open_records(name: str, folder: pathlib.Path, split: str) -> Records:
+def open_records(card: DatasetCard, folder: pathlib.Path, split: str) -> Records:
     """Opens one split of a prepared folder; see `PreparedDataset.records`."""
     import tensorflow_datasets as tfds
     from google.protobuf.json_format import ParseError
@@ -106,11 +111,11 @@ def open_records(name: str, folder: pathlib.Path, split: str) -> Records:
         builder = tfds.builder_from_directory(folder)
     except (ParseError, ValueError, OSError, KeyError) as error:
         remedy = f"delete {folder} and prepare it again"
-        raise ValueError(f"dataset {name!r}: the metadata cannot be read ({error}); {remedy}") from error
+        raise ValueError(f"dataset {card.name!r}: the metadata cannot be read ({error}); {remedy}") from error
     splits = builder.info.splits
     if split not in splits:
-        raise ValueError(f"dataset {name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
-    return Records(name, split, folder, builder.as_data_source(split=split))
+        raise ValueError(f"dataset {card.name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
+    return Records(card, split, folder, builder.as_data_source(split=split))
 
 
 def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Lengths]) -> None:

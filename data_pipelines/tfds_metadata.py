@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from data_pipelines.blocks import block_card
 from data_pipelines.card import DatasetCard
 from data_pipelines.features import tfds_features
 
@@ -22,7 +23,7 @@ def write_metadata(
       folder: gets the two files.
       card: the dataset's facts.
       version: "major.minor.patch".
-      shard_lengths: examples of each file, by split.
+      shard_lengths: tiles of each file, by split; TFDS sees each block of a tile as an example.
       record_bytes: of each split, before compression.
       limit: how many tiles of each split were taken, to be said in the description; None: all.
     """
@@ -36,7 +37,7 @@ def write_metadata(
     info = tfds.core.DatasetInfo(
         builder=identity,
         description=card.title if limit is None else f"{card.title}: the first {limit} tiles of each split",
-        features=tfds.features.FeaturesDict(tfds_features(card)),
+        features=tfds.features.FeaturesDict(tfds_features(block_card(card))),
         homepage=card.url or None,
         citation=card.citation or None,
         license=card.licence or None,
@@ -50,7 +51,7 @@ def write_metadata(
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=list(lengths),
+                shard_lengths=[length * card.blocks**2 for length in lengths],
                 num_bytes=record_bytes[split],
                 filename_template=template,
             )

@@ -34,6 +34,7 @@ CARD = DatasetCard(
     patch_sizes=(40, 80, 160),
     splits=("train", "val", "test"),
     arrays={"s2": "uint16", "s1": "float32", "dense": "float32"},
+    blocks=4,
     masks={"s2": "pixel", "s1": "pixel"},
     clouds=("s2",),
     optional=("s2", "s1"),

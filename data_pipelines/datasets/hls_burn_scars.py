@@ -26,6 +26,7 @@ CARD = DatasetCard(
     patch_sizes=(30, 60, 120, 240, 480),
     splits=("train", "val", "test"),
     arrays={"hls": "float32", "dense": "int8"},
+    blocks=4,
     masks={"hls": "band"},
     georeferenced="hls",
     file_bands={"hls": ("B02", "B03", "B04", "B8A", "B11", "B12")},

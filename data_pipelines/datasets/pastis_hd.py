@@ -45,6 +45,7 @@ CARD = DatasetCard(
     patch_sizes=(40, 80, 160),
     splits=("train", "val", "test"),
     arrays={"spot": "uint8", "s2": "int16", "s1": "float16"},
+    blocks=4,
     masks={"s2": "pixel", "s1": "pixel"},
     optional=("spot", "s1"),
     georeferenced="s2",

@@ -29,6 +29,7 @@ CARD = DatasetCard(
     patch_sizes=(10, 20, 40, 80, 160),
     splits=("train", "val", "test", "bolivia"),
     arrays={"s2": "uint16", "s1": "float32", "dense": "int8"},
+    blocks=4,
     masks={"s2": "pixel", "s1": "pixel"},
     optional=("s2", "s1"),
     georeferenced="s2",

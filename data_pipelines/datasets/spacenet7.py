@@ -62,6 +62,7 @@ CARD = DatasetCard(
     patch_sizes=(12, 24, 48, 96, 192),
     splits=("train", "val", "test"),
     arrays={"planet": "uint8", "dense": "int8"},
+    blocks=4,
     masks={"planet": "pixel"},
     georeferenced="planet",
     file_bands={"planet": ("R", "G", "B", "alpha")},
