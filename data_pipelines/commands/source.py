@@ -29,7 +29,7 @@ def open_source(entry: DatasetEntry, source: pathlib.Path | None) -> Reader:
         raise ValueError(f"{name} is read from a download: give its folder as --source DIR{where}")
     if not folder.is_dir():
         raise FileNotFoundError(f"--source {folder} is no folder; expected that of the download of {name}")
-    for candidate in (folder, folder / name):
+    for candidate in (folder / name, folder):
         if entry.holds_raw is not None and entry.holds_raw(candidate):
             return entry.open_reader(candidate)
     raise FileNotFoundError(f"{folder} does not hold {name} as it is published; expected {entry.layout}")
