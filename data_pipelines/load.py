@@ -94,6 +94,5 @@ def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float
 
 
 def _maker(prepared: PreparedDataset, split: str, sampling: Sampling) -> BatchMaker:
-    lengths = getattr(prepared, "series_lengths", None)  # not in datasets that were prepared by an older version
-    counts = lengths(split) if lengths is not None and sampling.date_buckets else None
+    counts = prepared.series_lengths(split) if sampling.date_buckets else None
     return BatchMaker(prepared.records(split), TileTransform(prepared.card, prepared.statistics, sampling), counts)
