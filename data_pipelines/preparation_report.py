@@ -17,7 +17,8 @@ FILE_NAME = "report.json"
 BARS = 8  # of a histogram of dates
 BAR_WIDTH = 30
 SHOWN_SKIPPED = 5
-SHOWN_CLASSES = 20
+SHOWN_CLASSES = 20  # the most frequent
+SHOWN_EMPTY = 5
 
 
 def make_report(card: DatasetCard, plan: Plan, whole: Whole) -> dict[str, Any]:
@@ -117,6 +118,10 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n".join([*lines, *_skipped_lines(report["skipped"])])
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _of(source: str) -> str:
     return f" from {source}" if source else ""
 
@@ -124,8 +129,7 @@ def _of(source: str) -> str:
 def _split_lines(split: str, one: dict[str, Any]) -> Iterator[str]:
     skipped = f", {one['skipped']:,} skipped" if one["skipped"] else ""
     megabytes, before = one["megabytes"], one["megabytes_uncompressed"]
-    files = "1 file" if one["shards"] == 1 else f"{one['shards']:,} files"
-    size = f"{megabytes:,.1f} MB in {files} ({before:,.1f} MB before compression)"
+    size = f"{megabytes:,.1f} MB in {_count(one['shards'], 'file')} ({before:,.1f} MB before compression)"
     yield f"  {split}: {one['examples']:,} examples{skipped}, {size}"
     for key, counts in one["labels"].items():
         yield f"    {key}: {_label_text(counts)}"
@@ -137,20 +141,25 @@ def _label_text(counts: dict[str, Any]) -> str:
             return "no value"
         spread = f"mean {counts['mean']:.4g}, std {counts['std']:.4g}, {counts['min']:.4g} to {counts['max']:.4g}"
         return f"{counts['count']:,} values in {counts['unit']}: {spread}"
-    shown = [f"{name} {count:,}" for name, count in counts.items() if count or name != NO_LABEL]
-    more = [f"and {len(shown) - SHOWN_CLASSES} more"] if len(shown) > SHOWN_CLASSES else []
-    return ", ".join(shown[:SHOWN_CLASSES] + more)
+    found = sorted(((count, name) for name, count in counts.items() if count), key=lambda one: -one[0])
+    shown = [f"{name} {count:,}" for count, name in found[:SHOWN_CLASSES]]
+    more = [f"and {len(found) - SHOWN_CLASSES} more"] if len(found) > SHOWN_CLASSES else []
+    empty = [name for name, count in counts.items() if not count and name != NO_LABEL]
+    none = f"; none of {', '.join(empty[:SHOWN_EMPTY])}" if empty else ""
+    rest = f" and {len(empty) - SHOWN_EMPTY} more" if len(empty) > SHOWN_EMPTY else ""
+    return ", ".join(shown + more) + none + rest
 
 
 def _sensor_lines(name: str, one: dict[str, Any], cloudy: int) -> Iterator[str]:
-    facts = [f"missing in {one['missing']:,} tiles"] if one["missing"] else []
+    facts = [f"missing in {_count(one['missing'], 'tile')}"] if one["missing"] else []
     if "invalid_share" in one:
         facts.append(f"{one['invalid_share']:.2%} of the values masked")
     if "cloudy_share" in one:
         facts.append(f"{one['cloudy_share']:.1%} of the pixels cloudy ({cloudy} % or more)")
     if "dates" in one:
         dates = one["dates"]
-        facts.insert(0, f"{dates['least']} to {dates['most']} dates, {dates['mean']:.1f} on average")
+        spread = f"{dates['least']} to {dates['most']} dates, {dates['mean']:.1f} on average"
+        facts.insert(0, spread if dates["least"] < dates["most"] else _count(dates["most"], "date"))
     yield f"  {name}: {'; '.join(facts) or 'in every tile'}"
     histogram = one.get("dates", {}).get("histogram", [])
     if len(histogram) > 1:

@@ -70,10 +70,10 @@ def test_class_counts(tmp_path):
 def test_the_text(rich):
     text = report_text(rich)
     assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n  train: 7 examples, 0.1 MB in 1 file (")
-    assert "    tile: a 7, b 3, c 0" in text
+    assert "    tile: a 7, b 3; none of c" in text
     assert "    dense: 105 values in t/ha: mean 11, std" in text
     assert "  spot: missing in 3 tiles" in text and "75.0% of the pixels cloudy (50 % or more)" in text
-    assert "3 to 6 dates, " in text and "           3 ##############" in text
+    assert "3 to 6 dates, " in text and text.endswith("modis: 5 dates") and "           3 ##############" in text
 
 
 def test_wide_ranges_of_dates_make_few_bars():
@@ -92,6 +92,14 @@ def test_wide_ranges_of_dates_make_few_bars():
     text = report_text(report)
     assert "ONLY the first 40 tiles" in text and "skipped 9 tiles:" in text and "and 4 more, in report.json" in text
     assert json.loads(report_json(report)) == report
+
+
+def test_many_classes_are_cut_short(rich):
+    counts = {f"c{number}": number for number in range(30)} | {f"e{number}": 0 for number in range(9)}
+    rich["splits"]["train"]["labels"] = {"tile": counts | {"(no label)": 0}}
+    (line,) = (line for line in report_text(rich).splitlines() if "c29" in line)
+    assert line.startswith("    tile: c29 29, c28 28, ") and "c9 9" not in line
+    assert line.endswith(", and 9 more; none of c0, e0, e1, e2, e3 and 5 more")
 
 
 def test_a_part_comes_back_as_it_was():
