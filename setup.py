@@ -26,6 +26,7 @@ REQUIRED = [
     "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # the progress bar
+    "fsspec>=2024.2",  # prepared data in buckets; gs:// wants gcsfs besides, s3:// s3fs
 ]
 
 DATA = [
