@@ -47,22 +47,25 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def list_files(file_system: Any, folder: str) -> dict[str, int]:
     """Names and bytes of the files of a folder; nothing where there is no folder."""
-    file_system.invalidate_cache()
-    try:
-        entries = file_system.ls(folder, detail=True)
-    except FileNotFoundError:
-        return {}
-    return {one["name"].rstrip("/").rsplit("/", 1)[-1]: one["size"] for one in entries if one["type"] == "file"}
+    return {name: size for name, kind, size in _entries(file_system, folder) if kind == "file"}
 
 
 def list_folders(file_system: Any, folder: str) -> list[str]:
     """Names of the folders of a folder; nothing where it is not there."""
+    return sorted(name for name, kind, _ in _entries(file_system, folder) if kind == "directory")
+
+
+def _entries(file_system: Any, folder: str) -> Iterator[tuple[str, str, int]]:
+    """Name, kind and bytes of what is in a folder, without the empty object that some buckets keep for the folder."""
     file_system.invalidate_cache()
     try:
         entries = file_system.ls(folder, detail=True)
     except FileNotFoundError:
-        return []
-    return sorted(one["name"].rstrip("/").rsplit("/", 1)[-1] for one in entries if one["type"] == "directory")
+        return
+    for one in entries:
+        path = one["name"].strip("/")
+        if path != folder.strip("/"):
+            yield path.rsplit("/", 1)[-1], one["type"], one["size"] or 0
 
 
 def local_name(url: str) -> str:
