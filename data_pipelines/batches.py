@@ -9,9 +9,8 @@ from jaxtyping import Int
 
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
-from data_pipelines.blocks import Span, covering
-from data_pipelines.card import Example
-from data_pipelines.crops import View, all_corners, draw_view
+from data_pipelines.blocks import covering
+from data_pipelines.crops import Piece, View, all_corners, draw_view, whole_tile
 from data_pipelines.dates_choice import padded_lengths
 from data_pipelines.transforms import TileTransform
 
@@ -27,7 +26,7 @@ class BatchMaker:
     where they begin, (B, 2) float32, metres from the tile's upper and left edge.
 
     Attributes:
-      source: the examples, by position; `part` gives some blocks of one, where the card's tiles have several.
+      source: the examples, by position; `pieces` gives some blocks of one, where the card's tiles have several.
       transform: how they are written.
       counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
     """
@@ -48,8 +47,8 @@ class BatchMaker:
         batch = self._empty(len(picks), together, patch_size, training=True)
         for row, (index, rng) in enumerate(picks):
             view = draw_view(card, self.transform.extent, sampling.augment, rng)
-            span = covering(card, view.corner, view.extent)
-            self._write(batch, row, index, self._read(index, span), span, view, rng)
+            pieces = self._read(index, covering(card, view.corner, view.extent))
+            self._write(batch, row, index, pieces, view, rng)
         return batch
 
     @property
@@ -62,17 +61,18 @@ class BatchMaker:
         corners = all_corners(self.transform.card, self.transform.extent)
         places = [divmod(sample, len(corners)) for sample in samples]
         batch = self._empty(len(samples), [index for index, _ in places], patch_size, training=False)
-        latest, example = None, None
+        latest, pieces = None, []
         for row, (index, window) in enumerate(places):
             view = View(self.transform.extent, corners[window])
-            span = covering(self.transform.card, view.corner, view.extent)
-            if (index, span) != latest:
-                latest, example = (index, span), self._read(index, span)
-            self._write(batch, row, index, example, span, view, None)
+            wanted = (index, covering(self.transform.card, view.corner, view.extent))
+            if wanted != latest:
+                latest, pieces = wanted, self._read(*wanted)
+            self._write(batch, row, index, pieces, view, None)
         return batch
 
-    def _read(self, index: int, span: Span) -> Example:
-        return self.source[index] if self.transform.card.blocks == 1 else self.source.part(index, span)
+    def _read(self, index: int, blocks: Sequence[int]) -> list[Piece]:
+        card = self.transform.card
+        return [whole_tile(card, self.source[index])] if card.blocks == 1 else self.source.pieces(index, blocks)
 
     def _empty(self, batch_size: int, together: Sequence[int], patch_size: float, training: bool) -> Batch:
         transform = self.transform
@@ -87,17 +87,9 @@ class BatchMaker:
         return batch
 
     def _write(
-        self,
-        batch: Batch,
-        row: int,
-        index: int,
-        example: Example,
-        span: Span,
-        view: View,
-        rng: np.random.Generator | None,
+        self, batch: Batch, row: int, index: int, pieces: Sequence[Piece], view: View, rng: np.random.Generator | None
     ) -> None:
-        top, left = (place - start for place, start in zip(view.corner, span.corner(self.transform.card)))
-        self.transform.write(batch, row, example, dataclasses.replace(view, corner=(top, left)), rng)
+        self.transform.write(batch, row, pieces, view, rng)
         batch.labels["index"][row] = index
         if "window" in batch.labels:
             batch.labels["window"][row] = view.corner

@@ -6,15 +6,38 @@ A stored array may reach beyond the tile by a margin, the same on all sides; wha
 import dataclasses
 import fractions
 import math
+from typing import Any
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Shaped
 
 from anysat_jax.sensors import get_sensor, whole_number
-from data_pipelines.card import DatasetCard
+from data_pipelines.card import DatasetCard, Example
 
 Corner = tuple[float, float]
-"""Metres from a tile's upper and from its left edge to a window's."""
+"""Metres from a tile's upper and from its left edge to where a part of it begins."""
+Cut = tuple[Any, ...]
+"""Index of some rows and columns of an array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What is stored of a part of a tile.
+
+    Attributes:
+      example: its arrays.
+      corner: where it begins.
+      extent: its side in metres.
+    """
+
+    example: Example
+    corner: Corner
+    extent: float
+
+
+def whole_tile(card: DatasetCard, example: Example) -> Piece:
+    """The only piece of a tile that is stored as one."""
+    return Piece(example, (0.0, 0.0), card.extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +52,16 @@ class Turn:
         """One of the eight."""
         return cls(bool(rng.integers(2)), int(rng.integers(4)))
 
-    def __call__(self, array: Num[np.ndarray, "*axes S S"]) -> Num[np.ndarray, "*axes S S"]:
+    def __call__(self, array: Shaped[np.ndarray, "*axes H W"]) -> Shaped[np.ndarray, "*axes h w"]:
         """A view of the array, turned in its last two axes."""
         if self.mirrored:
             array = array[..., ::-1]
         return np.rot90(array, self.quarters, axes=(-2, -1)) if self.quarters else array
+
+    def undo(self, array: Shaped[np.ndarray, "*axes S S"]) -> Shaped[np.ndarray, "*axes S S"]:
+        """A view of an array that was turned, as it was before."""
+        array = np.rot90(array, -self.quarters, axes=(-2, -1)) if self.quarters else array
+        return array[..., ::-1] if self.mirrored else array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +78,31 @@ class View:
     corner: Corner = (0.0, 0.0)
     turn: Turn = Turn()
 
-    def __call__(self, card: DatasetCard, key: str, array: Shaped[np.ndarray, "*axes H W"]) -> np.ndarray:
-        """The window of a stored array, as a view of it.
+    def meet(
+        self, card: DatasetCard, key: str, piece: Piece, sample: Shaped[np.ndarray, "*axes S S"]
+    ) -> tuple[Cut, Shaped[np.ndarray, "*axes h w"]]:
+        """Where the window and a piece of the tile have ground in common.
 
         Args:
           card: the dataset's facts.
-          key: name of the array: a sensor's, or "dense".
-          array: as stored, of the values or of a mask; the one pixel of a context sensor is every window's.
+          key: name of the stored array: a sensor's, or "dense"; the one pixel of a context sensor is every window's.
+          piece: of the tile.
+          sample: what the window comes to, turned.
+
+        Returns:
+          The cut of the stored array; the part of `sample` that it comes to, as a view: there belongs the cut, turned.
         """
         if key != "dense" and get_sensor(key).kind == "context":
-            return array
+            return (...,), sample
         metres = pixel_metres(card, key)
         margin = (card.side(key) - round(card.extent / metres)) // 2
-        top, left = (margin + round(start / metres) for start in self.corner)
-        side = round(self.extent / metres)
-        return self.turn(array[..., top : top + side, left : left + side])
+        source, goal = [], []
+        for start, begin in zip(self.corner, piece.corner):
+            first, last = max(start, begin), min(start + self.extent, begin + piece.extent)
+            length = round((last - first) / metres)
+            source.append(slice(offset := margin + round((first - begin) / metres), offset + length))
+            goal.append(slice(offset := round((first - start) / metres), offset + length))
+        return (..., *source), self.turn(self.turn.undo(sample)[..., *goal])
 
 
 def pixel_metres(card: DatasetCard, key: str) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int
 
 from data_pipelines.options import Sampling
 
@@ -19,7 +19,7 @@ def choose_dates(
     count: int,
     sampling: Sampling,
     rng: np.random.Generator | None,
-    cloud: UInt8[np.ndarray, "T 1 H W"] | None = None,
+    cloud: Float32[np.ndarray, "T"] | None = None,
 ) -> Int[np.ndarray, "t"]:
     """Which of `count` dates to keep, in time order.
 
@@ -30,7 +30,7 @@ def choose_dates(
       count: dates that there are.
       sampling: the limits.
       rng: draws; None for evaluation.
-      cloud: percent for each pixel.
+      cloud: percent of each date, in the mean over the sample.
     """
     clear = np.arange(count) if cloud is None or sampling.max_cloud is None else _clear(cloud, sampling.max_cloud)
     limit = most_dates(len(clear), sampling, rng is not None)
@@ -41,10 +41,9 @@ def choose_dates(
     return clear[np.sort(rng.choice(len(clear), limit, replace=False))]
 
 
-def _clear(cloud: UInt8[np.ndarray, "T 1 H W"], max_cloud: float) -> Int[np.ndarray, "t"]:
-    percent = cloud.mean(axis=(1, 2, 3), dtype=np.float32)
-    clear = np.flatnonzero(percent <= max_cloud)
-    return clear if len(clear) else np.asarray([percent.argmin()])
+def _clear(cloud: Float32[np.ndarray, "T"], max_cloud: float) -> Int[np.ndarray, "t"]:
+    clear = np.flatnonzero(cloud <= max_cloud)
+    return clear if len(clear) else np.asarray([cloud.argmin()])
 
 
 def padded_lengths(

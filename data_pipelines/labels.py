@@ -1,12 +1,12 @@
 """Labels of a batch: of the tile, and of its pixels."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int32
 
-from data_pipelines.card import DatasetCard, Example
-from data_pipelines.crops import View
+from data_pipelines.card import DatasetCard
+from data_pipelines.crops import Piece, View
 
 IGNORE = -1  # in a batch's class maps, whatever stands for no label on disk
 
@@ -29,21 +29,24 @@ def empty_labels(card: DatasetCard, batch_size: int, extent: float) -> dict[str,
     return labels
 
 
-def write_labels(card: DatasetCard, labels: dict[str, np.ndarray], row: int, example: Example, view: View) -> None:
-    """Writes an example's labels into a row of a batch's: a class map has `IGNORE`, a regression NaN for no label.
+def write_labels(
+    card: DatasetCard, labels: dict[str, np.ndarray], row: int, pieces: Sequence[Piece], view: View
+) -> None:
+    """Writes a tile's labels into a row of a batch's: a class map has `IGNORE`, a regression NaN for no label.
 
     The multi-label of a part of a tile is made of the classes that its own map shows.
     """
-    dense = view(card, "dense", example["dense"]) if "dense" in labels else None
-    if dense is not None:
-        labels["dense"][row] = dense
+    if "dense" in labels:
+        for piece in pieces:
+            cut, out = view.meet(card, "dense", piece, labels["dense"][row])
+            out[...] = view.turn(piece.example["dense"][cut])
     if card.dense_label in ("segmentation", "change"):
-        labels["dense"][row][dense == card.ignore_label] = IGNORE
+        labels["dense"][row][labels["dense"][row] == card.ignore_label] = IGNORE
     if "tile" in labels:
         part = view.extent < card.extent
-        labels["tile"][row] = _classes_in(card, dense) if part else example["tile"]
+        labels["tile"][row] = _classes_in(card, labels["dense"][row]) if part else pieces[0].example["tile"]
 
 
-def _classes_in(card: DatasetCard, dense: Shaped[np.ndarray, "h w"] | Any) -> list[bool]:
-    shown = {card.dense_classes[number] for number in np.unique(dense[dense != card.ignore_label])}
+def _classes_in(card: DatasetCard, dense: Int32[np.ndarray, "h w"]) -> list[bool]:
+    shown = {card.dense_classes[number] for number in np.unique(dense[dense != IGNORE])}
     return [name in shown for name in card.tile_classes]

@@ -4,16 +4,17 @@ import dataclasses
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.blocks import Span, read_part, whole
+from data_pipelines.blocks import as_piece, join_blocks
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.card_json import check_stored_card
+from data_pipelines.crops import Piece
 from data_pipelines.plan import FILE_NAME, Plan
 from data_pipelines.statistics import SensorStatistics, load_statistics
 
@@ -39,12 +40,16 @@ class Records:
         Raises:
           ValueError: the files are damaged; the message names folder, split and tile.
         """
-        return self.part(index, whole(self.card))
+        count = self.card.blocks**2
+        return join_blocks(self.card, [self._record(index, number) for number in range(count)])
 
-    def part(self, index: int, span: Span) -> Example:
-        """Some blocks of the example at a position; raises as `[index]`."""
+    def pieces(self, index: int, blocks: Sequence[int]) -> list[Piece]:
+        """Some blocks of the example at a position, by their numbers; raises as `[index]`."""
+        return [as_piece(self.card, number, self._record(index, number)) for number in blocks]
+
+    def _record(self, index: int, block: int) -> Example:
         try:
-            return read_part(self.card, index, span, self.source.__getitems__)
+            return self.source[index * self.card.blocks**2 + block]
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise ValueError(
                 f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "

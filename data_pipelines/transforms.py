@@ -5,15 +5,16 @@ the batch: what is cut off or left out is never cast.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Num
+from jaxtyping import Bool, Float32, Int, Int32, Num, Shaped
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.crops import View, pixel_metres
+from data_pipelines.crops import Piece, View, pixel_metres
 from data_pipelines.dates import days_since
 from data_pipelines.dates_choice import choose_dates
 from data_pipelines.labels import empty_labels, write_labels
@@ -66,43 +67,84 @@ class TileTransform:
             present=np.zeros(batch_size, np.bool_) if name in card.optional else None,
         )
 
-    def write(self, batch: Batch, row: int, example: Example, view: View, rng: np.random.Generator | None) -> None:
-        """Writes an example into a row of an `empty_batch`.
+    def write(
+        self, batch: Batch, row: int, pieces: Sequence[Piece], view: View, rng: np.random.Generator | None
+    ) -> None:
+        """Writes a tile into a row of an `empty_batch`.
 
         Args:
-          example: as stored; its arrays are not changed.
-          view: which part of it, turned how.
+          pieces: the tile as stored, or those pieces of it that the view meets; their arrays are not changed.
+          view: which part of the tile, turned how.
           rng: draws the dates; None for evaluation.
         """
-        for name, observation in batch.observations.items():
-            if example.get(f"{name}_present", True) and len(example[name]):
-                self._observe(name, observation, row, example, view, rng)
-        write_labels(self.card, batch.labels, row, example, view)
+        example = pieces[0].example
+        for name, target in batch.observations.items():
+            if not (example.get(f"{name}_present", True) and len(example[name])):
+                continue
+            if target.present is not None:
+                target.present[row] = True
+            if get_sensor(name).has_dates:
+                chosen = self._choose_dates(name, target, row, pieces, view, rng)
+                self._observe(name, target, (row, slice(len(chosen))), pieces, view, chosen)
+            else:
+                self._observe(name, target, (row,), pieces, view, None)
+        write_labels(self.card, batch.labels, row, pieces, view)
+
+    def _choose_dates(
+        self,
+        name: str,
+        target: Observation,
+        row: int,
+        pieces: Sequence[Piece],
+        view: View,
+        rng: np.random.Generator | None,
+    ) -> Int[np.ndarray, "t"]:
+        """Chooses dates and writes them."""
+        cloud = None
+        if self.sampling.max_cloud is not None and name in self.card.clouds:
+            cloud = self._cloud(name, target, row, pieces, view)
+        example = pieces[0].example
+        chosen = choose_dates(len(example[name]), self.sampling, rng, cloud)
+        target.dates[row, : len(chosen)] = self._days(name, example)[chosen]
+        target.date_mask[row, : len(chosen)] = True
+        return chosen
+
+    def _cloud(
+        self, name: str, target: Observation, row: int, pieces: Sequence[Piece], view: View
+    ) -> Float32[np.ndarray, "T"]:
+        """Percent of each date in the mean over the window."""
+        cuts = [view.meet(self.card, name, piece, target.values[row])[0] for piece in pieces]
+        clouds = [piece.example[f"{name}_cloud"][cut] for piece, cut in zip(pieces, cuts)]
+        return sum(one.sum((1, 2, 3), np.float32) for one in clouds) / sum(one[0].size for one in clouds)
 
     def _observe(
-        self, name: str, target: Observation, row: int, example: Example, view: View, rng: np.random.Generator | None
+        self,
+        name: str,
+        target: Observation,
+        place: tuple[Any, ...],
+        pieces: Sequence[Piece],
+        view: View,
+        chosen: Int[np.ndarray, "t"] | None,
     ) -> None:
-        keys = [key for key in (name, f"{name}_mask", f"{name}_cloud") if key in example]
-        seen = {key: view(self.card, name, example[key]) for key in keys}
-        values, mask, place = seen[name], seen.get(f"{name}_mask"), (row,)
-        if get_sensor(name).has_dates:
-            chosen = choose_dates(len(values), self.sampling, rng, seen.get(f"{name}_cloud"))
-            if len(chosen) < len(values):
-                values, mask = values[chosen], None if mask is None else mask[chosen]
-            place = (row, slice(len(chosen)))
-            target.dates[place] = self._days(name, example)[chosen]
-            target.date_mask[place] = True
-        if target.present is not None:
-            target.present[row] = True
-        standardise(values, self.statistics[name], target.values[place])
-        if mask is not None:
-            hide_invalid(values, mask, target.values[place], target.pixel_mask[place])
+        """Writes values and mask of the chosen dates."""
+        for piece in pieces[:1] if get_sensor(name).kind == "context" else pieces:
+            cut, out = view.meet(self.card, name, piece, target.values[place])
+            values = view.turn(_take(piece.example[name][cut], chosen))
+            standardise(values, self.statistics[name], out)
+            if target.pixel_mask is not None:
+                _, valid = view.meet(self.card, name, piece, target.pixel_mask[place])
+                mask = view.turn(_take(piece.example[f"{name}_mask"][cut], chosen))
+                hide_invalid(values, mask, out, valid)
 
     def _days(self, name: str, example: Example) -> Int32[np.ndarray, "T"]:
         dates = example[f"{name}_dates"]
         if self.sampling.dates == "day_of_year":
             return dates
         return days_since(self.card.date_origin, dates, example[f"{name}_years"])
+
+
+def _take(array: Shaped[np.ndarray, "T *rest"], chosen: Int[np.ndarray, "t"] | None) -> Shaped[np.ndarray, "t *rest"]:
+    return array if chosen is None or len(chosen) == len(array) else array[chosen]
 
 
 def standardise(

@@ -1,15 +1,12 @@
 """Tiles in several records: cut and joined again, and windows that read only their own."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data_pipelines.batches import BatchMaker, InOrder
-from data_pipelines.blocks import Span, block_card, covering, join_blocks, part_of, split_example, whole
+from data_pipelines.blocks import block_card, covering, join_blocks, split_example
 from data_pipelines.features import check_card, check_example, complete_example, example_spec
 from data_pipelines.options import Sampling
 from data_pipelines.prepare import prepare_dataset
@@ -48,35 +45,26 @@ def test_a_block_is_a_tile_of_its_own_card():
         assert_equal({"modis": tile()["modis"]}, {"modis": block["modis"]})
 
 
-@settings(max_examples=30, deadline=None)
-@given(rows=st.sampled_from([*itertools.combinations(range(5), 2)]), data=st.data())
-def test_any_span_joins_to_what_it_was(rows, data):
-    span = Span(rows, data.draw(st.sampled_from([*itertools.combinations(range(5), 2)])))
-    blocks = split_example(CARD, tile())
-    joined = join_blocks(CARD, [blocks[number] for number in span.numbers(CARD)], span)
-    assert_equal(joined, part_of(CARD, tile(), span))
-
-
-def test_one_record_is_the_tile_itself():
+def test_blocks_join_to_the_tile():
+    assert_equal(join_blocks(CARD, split_example(CARD, tile())), tile())
     card, example = dataclasses.replace(CARD, blocks=1), tile()
     assert split_example(card, example) == [example] and block_card(card) is card
-    assert join_blocks(card, [example], whole(card)) is example
-    assert_equal(join_blocks(CARD, split_example(CARD, example), whole(CARD)), example)
+    assert join_blocks(card, [example]) is example
 
 
 @pytest.mark.parametrize(
-    ("corner", "extent", "span"),
+    ("corner", "extent", "blocks"),
     [
-        ((0.0, 0.0), 120.0, Span((0, 4), (0, 4))),
-        ((0.0, 30.0), 30.0, Span((0, 1), (1, 2))),
-        ((20.0, 30.0), 30.0, Span((0, 2), (1, 2))),
-        ((59.0, 90.0), 30.0, Span((1, 3), (3, 4))),
-        ((0.0, 10.0), 60.0, Span((0, 2), (0, 3))),
+        ((0.0, 0.0), 120.0, [*range(16)]),
+        ((0.0, 30.0), 30.0, [1]),
+        ((20.0, 30.0), 30.0, [1, 5]),
+        ((59.0, 90.0), 30.0, [7, 11]),
+        ((0.0, 10.0), 60.0, [0, 1, 2, 4, 5, 6]),
     ],
 )
-def test_the_blocks_of_a_window(corner, extent, span):
-    assert covering(CARD, corner, extent) == span
-    assert covering(dataclasses.replace(CARD, blocks=1), corner, extent) == Span()
+def test_the_blocks_of_a_window(corner, extent, blocks):
+    assert covering(CARD, corner, extent) == blocks
+    assert covering(dataclasses.replace(CARD, blocks=1), corner, extent) == [0]
 
 
 class TilesReader:
@@ -110,8 +98,9 @@ def test_prepared_tiles_come_back_whole_and_in_parts(prepared):
     for number in range(3):
         example = complete_example(CARD, TilesReader().example("train", f"t{number}"))
         assert_equal(records[number], example)
-        span = Span((1, 3), (2, 4))
-        assert_equal(records.part(number, span), part_of(CARD, example, span))
+        (piece,) = records.pieces(number, [6])
+        assert (piece.corner, piece.extent) == ((30.0, 60.0), 30.0)
+        assert_equal(piece.example, split_example(CARD, example)[6])
     assert {name: lengths.tolist() for name, lengths in prepared.series_lengths("train").items()} == {
         "s2": [3, 3, 3],
         "alos": [1, 0, 1],
@@ -141,13 +130,18 @@ def test_a_window_reads_only_its_own_blocks(prepared):
     records, read = prepared.records("train"), []
 
     class Counted:
-        def __getitems__(self, numbers):
-            read.append(list(numbers))
-            return records.source.__getitems__(numbers)
+        def __getitem__(self, number):
+            read.append(number)
+            return records.source[number]
+
+        def __len__(self):
+            return len(records.source)
 
     counted = dataclasses.replace(records, source=Counted())
-    counted.part(2, covering(CARD, (30.0, 60.0), 60.0))
-    assert read == [[32 + 4 + 2, 32 + 4 + 3, 32 + 8 + 2, 32 + 8 + 3]]
+    statistics = {name: one for name, one in neutral_statistics(3).items() if name in CARD.sensors}
+    maker = BatchMaker(counted, TileTransform(CARD, statistics, Sampling(extent=60.0)))
+    maker.evaluation([4 + 1, 4 + 2], 30.0)  # the upper right and the lower left quarter of the second tile
+    assert read == [16 + number for number in (2, 3, 6, 7, 8, 9, 12, 13)]
 
 
 @pytest.mark.parametrize("card", [dict(blocks=3), dict(blocks=0), dict(blocks=2, sides={"spot": 124})])

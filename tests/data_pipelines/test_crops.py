@@ -1,15 +1,37 @@
 """Windows and turns: all arrays of a tile stay on the same ground."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.crops import Turn, View, alignment, all_corners, check_extent, draw_view
+from data_pipelines.crops import (
+    Piece,
+    Turn,
+    View,
+    alignment,
+    all_corners,
+    check_extent,
+    draw_view,
+    pixel_metres,
+    whole_tile,
+)
 from data_pipelines.datasets.treesatai_ts import CARD as TREESAT
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, coarse, make_tile
+
+
+def show(view, card, key, array):
+    """What a sample of the view shows of an array that is stored as one."""
+    piece = whole_tile(card, {key: array})
+    side = round(view.extent / pixel_metres(card, key))
+    sample = np.zeros((*array.shape[:-2], side, side), array.dtype)
+    cut, out = view.meet(card, key, piece, sample)
+    out[...] = view.turn(array[cut])
+    return sample
+
 
 TURNS = [Turn(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
 TILE = make_tile()
@@ -20,15 +42,14 @@ TILE = make_tile()
 def test_all_arrays_show_the_same_ground(seed, extent):
     view = draw_view(CARD, extent, True, np.random.default_rng(seed))
     cells = round(extent / 30)
-    ground = coarse(view(CARD, "aerial", TILE["aerial"])[:2], cells)
+    ground = coarse(show(view, CARD, "aerial", TILE["aerial"])[:2], cells)
     for name in ("spot", "s2", "alos"):
-        shown = view(CARD, name, TILE[name])
+        shown = show(view, CARD, name, TILE[name])
         np.testing.assert_allclose(coarse(shown[..., :2, :, :].reshape(-1, *shown.shape[-2:])[:2], cells), ground)
-    np.testing.assert_array_equal(
-        np.where(class_at(view(CARD, "s2", TILE["s2"])[0, :2]) == 7, 7, view(CARD, "dense", TILE["dense"])),
-        class_at(view(CARD, "s2", TILE["s2"])[0, :2]),
-    )
-    assert view(CARD, "modis", TILE["modis"]) is TILE["modis"]
+    classes = class_at(show(view, CARD, "s2", TILE["s2"])[0, :2])
+    np.testing.assert_array_equal(show(view, CARD, "dense", TILE["dense"]), classes)
+    sample = np.zeros((1, 1))
+    assert view.meet(CARD, "modis", whole_tile(CARD, TILE), sample) == ((...,), sample)
 
 
 def test_the_eight_turns_differ_and_keep_every_pixel():
@@ -42,10 +63,10 @@ def test_the_eight_turns_differ_and_keep_every_pixel():
 
 def test_margins_are_cut_in_the_centre():
     image = np.arange(304 * 304).reshape(1, 304, 304)
-    np.testing.assert_array_equal(View(60.0)(TREESAT, "aerial", image), image[:, 2:302, 2:302])
+    np.testing.assert_array_equal(show(View(60.0), TREESAT, "aerial", image), image[:, 2:302, 2:302])
     flair = dataclasses.replace(TREESAT, sensors=("aerial-flair", "s2"), extent=100.0, sides={"aerial-flair": 512})
     image = np.arange(512 * 512).reshape(1, 512, 512)
-    np.testing.assert_array_equal(View(100.0)(flair, "aerial-flair", image), image[:, 6:506, 6:506])
+    np.testing.assert_array_equal(show(View(100.0), flair, "aerial-flair", image), image[:, 6:506, 6:506])
 
 
 def test_labels_with_a_margin_lose_it_as_the_image_does():
@@ -54,12 +75,28 @@ def test_labels_with_a_margin_lose_it_as_the_image_does():
     )
     image = np.arange(304 * 304).reshape(304, 304)
     view = View(60.0, turn=Turn(True, 1))
-    np.testing.assert_array_equal(view(card, "dense", image), view(card, "aerial", image[None])[0])
+    np.testing.assert_array_equal(show(view, card, "dense", image), show(view, card, "aerial", image[None])[0])
 
 
 def test_a_whole_tile_without_a_turn_is_the_array_itself():
-    assert np.shares_memory(View(EXTENT)(CARD, "spot", TILE["spot"]), TILE["spot"])
-    np.testing.assert_array_equal(View(EXTENT)(CARD, "spot", TILE["spot"]), TILE["spot"])
+    np.testing.assert_array_equal(show(View(EXTENT), CARD, "spot", TILE["spot"]), TILE["spot"])
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_pieces_come_to_the_same_as_the_whole(turn):
+    view = View(60.0, (30.0, 50.0), turn)
+    sample = np.zeros((3, 60, 60), np.float32)
+    for top, left in itertools.product((0, 60), repeat=2):
+        spot = TILE["spot"][:, top : top + 60, left : left + 60]
+        cut, out = view.meet(CARD, "spot", Piece({"spot": spot}, (top, left), 60.0), sample)
+        out[...] = turn(spot[cut])
+    np.testing.assert_array_equal(sample, show(view, CARD, "spot", TILE["spot"]))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_turns_are_undone(turn):
+    square = np.arange(9).reshape(3, 3)
+    np.testing.assert_array_equal(turn.undo(turn(square)), square)
 
 
 def test_windows_begin_where_pixels_of_all_arrays_begin():
@@ -75,7 +112,7 @@ def test_windows_begin_where_pixels_of_all_arrays_begin():
 def test_evaluation_windows_cover_a_tile_once():
     seen = np.zeros((12, 12), int)
     for corner in all_corners(CARD, 60.0):
-        View(60.0, corner)(CARD, "s2", seen)[...] += 1
+        seen[View(60.0, corner).meet(CARD, "s2", whole_tile(CARD, {}), np.zeros((6, 6)))[0]] += 1
     assert (seen == 1).all() and all_corners(CARD, 60.0)[:2] == [(0.0, 0.0), (0.0, 60.0)]
     assert all_corners(CARD, EXTENT) == [(0.0, 0.0)]
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.crops import Turn, View
+from data_pipelines.crops import Turn, View, whole_tile
 from data_pipelines.labels import IGNORE, empty_labels, write_labels
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, NAMES, make_tile
 
@@ -17,7 +17,7 @@ WHOLE = View(EXTENT)
 
 def labels_of(card, example, view=WHOLE):
     labels = empty_labels(card, 2, view.extent)
-    write_labels(card, labels, 1, example, view)
+    write_labels(card, labels, 1, [whole_tile(card, example)], view)
     return {key: value[1] for key, value in labels.items()}
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.crops import View, draw_view
+from data_pipelines.crops import View, draw_view, whole_tile
 from data_pipelines.labels import IGNORE
 from data_pipelines.options import Sampling
 from data_pipelines.statistics import DatasetStatistics
@@ -28,7 +28,7 @@ def written(example, transform=None, view=WHOLE, rng=None, lengths=LENGTHS):
     """The batch of one tile."""
     transform = transform or transform_of()
     batch = transform.empty_batch(1, lengths, 30)
-    transform.write(batch, 0, example, view, rng)
+    transform.write(batch, 0, [whole_tile(CARD, example)], view, rng)
     batch.labels["index"] = np.zeros(1, np.int32)
     if view.extent < EXTENT:
         batch.labels["window"] = np.zeros((1, 2), np.float32)
@@ -79,7 +79,8 @@ def test_a_missing_image_is_zero_where_it_is_not_stored_as_zero():
     transform = TileTransform(card, statistics, Sampling())
     batch = transform.empty_batch(2, LENGTHS, 30)
     for row, present in enumerate((True, False)):
-        transform.write(batch, row, make_tile() | {"spot_present": np.asarray(present)}, WHOLE, None)
+        example = make_tile() | {"spot_present": np.asarray(present)}
+        transform.write(batch, row, [whole_tile(card, example)], WHOLE, None)
     assert batch.observations["spot"].present.tolist() == [True, False]
     assert not batch.observations["spot"].values[1].any() and batch.observations["spot"].values[0].min() < -99
 
@@ -89,7 +90,7 @@ def test_a_series_without_dates_is_zero():
     example |= {key: value[:0] for key, value in example.items() if key.startswith("modis")}
     transform = transform_of()
     batch = transform.empty_batch(1, LENGTHS, 30)
-    transform.write(batch, 0, example, WHOLE, None)
+    transform.write(batch, 0, [whole_tile(CARD, example)], WHOLE, None)
     assert not batch.observations["modis"].date_mask.any() and not batch.observations["modis"].values.any()
 
 
@@ -130,7 +131,7 @@ def test_standardised_once_with_the_pooled_statistics():
     transform = TileTransform(card, gatherer.result(), Sampling())
     batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
     for row, example in enumerate(examples):
-        transform.write(batch, row, example, View(card.extent), None)
+        transform.write(batch, row, [whole_tile(card, example)], View(card.extent), None)
     s2 = batch.observations["s2"]
     values = np.moveaxis(s2.values, 2, -1)[s2.pixel_mask[:, :, 0]]
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
