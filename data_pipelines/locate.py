@@ -148,7 +148,7 @@ def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
         )
     if not base.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is no folder")
-    for folder in (base, base / name, entry.source):
+    for folder in (base / name, base, entry.source):
         if folder is not None and entry.holds_raw is not None and entry.holds_raw(folder):
             return folder
     raise FileNotFoundError(

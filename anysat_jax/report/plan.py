@@ -53,7 +53,7 @@ class Plan:
 
 
 def make_plan(card: DatasetCard) -> Plan:
-    """A tile probe where tiles are labelled, a dense one where some sensor's sub-patches are the label's pixels.
+    """A tile probe where tiles have classes, a dense one where some sensor's sub-patches are the label's pixels.
 
     Sentinel-2 is preferred for the dense probe: the mini datasets, TreeSatAI-TS and PASTIS-HD all have it.
     """
@@ -62,5 +62,5 @@ def make_plan(card: DatasetCard) -> Plan:
     dense_sensor = "s2" if "s2" in fitting else next(iter(fitting), None)
     dense_sensor = dense_sensor if card.dense_label in ("segmentation", "change") else None
     finest = min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor))
-    tasks = [task for task, there in (("tile", card.tile_label != "none"), ("dense", dense_sensor)) if there]
+    tasks = [task for task, there in (("tile", card.tile_label in METRICS), ("dense", dense_sensor)) if there]
     return Plan(card, tuple(tasks), dense_sensor, finest)

@@ -65,6 +65,16 @@ def test_raw_data_are_converted_into_the_cache(cache, tmp_path, monkeypatch):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_folder_of_the_datasets_name_comes_first(monkeypatch, tmp_path):
+    """Several downloads may lie side by side, and one's folder may look like the whole of another."""
+    enter(monkeypatch, raw_entry())
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / NAME / "tiles").mkdir(parents=True)
+    said = []
+    locate(NAME, str(tmp_path), said.append)
+    assert said[0] == f"{NAME}: 10 tiles in {tmp_path / NAME}"
+
+
 def test_a_described_folder_knows_where_it_is(cache, tmp_path, monkeypatch):
     (tmp_path / "raw" / "tiles").mkdir(parents=True)
     enter(monkeypatch, dataclasses.replace(raw_entry(), source=tmp_path / "raw"))

@@ -22,6 +22,7 @@ def test_dense_is_probed_on_the_sensor_of_the_label_and_shown_on_the_finest(plan
         ({"dense_label": "none"}, ("tile",)),
         ({"dense_metres": 5.0}, ("tile",)),
         ({"sensors": ("aerial", "modis")}, ("tile",)),
+        ({"tile_label": "regression"}, ("dense",)),
         ({"tile_label": "none", "dense_label": "none"}, ()),
     ],
 )

@@ -37,7 +37,7 @@ def batches(data, dataset, split, *, patch_size, batch_size):
 
 @pytest.fixture
 def config(monkeypatch) -> ConfigDict:
-    monkeypatch.setattr(pretraining.load, "dataset_card", CARDS.__getitem__)
+    monkeypatch.setattr(pretraining.load, "dataset_card", lambda name, root: CARDS[name])
     monkeypatch.setattr(pretraining.load, "evaluation_batches", batches)
     datasets = {name: dict(batch_size=4, patch_sizes=(20, 10)) for name in CARDS}
     evaluate = dict(batch_size=4, pictures=1)
@@ -48,7 +48,7 @@ def config(monkeypatch) -> ConfigDict:
             total_steps=3,
             dtype="float32",
             model=MODEL,
-            data=dict(datasets=datasets),
+            data=dict(root="", datasets=datasets),
             evaluate=evaluate,
         )
     )
