@@ -5,7 +5,7 @@ import fractions
 import math
 from typing import Any, Literal, get_args
 
-from anysat_jax.sensors import whole_number
+from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard
 from data_pipelines.crops import check_extent
 from data_pipelines.locate import find_card
@@ -91,24 +91,36 @@ def num_workers(data: Any) -> int:
 def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
     """`patch_size` in metres, if the dataset's samples can be cut by it.
 
+    That may be another size than those of the card, which are the paper's and the ones that training draws from.
+
     Args:
       extent: side of a sample in metres; None: the tile's.
 
     Raises:
-      ValueError: they cannot; the message names the sizes that do.
+      ValueError: they cannot; the message says why.
     """
-    fitting = _fitting(card, extent)
-    if patch_size not in fitting:
-        allowed = ", ".join(f"{size:g}" for size in fitting)
-        of = f" of samples of {extent:g} m" if extent else ""
+    if reason := _misfit(card, patch_size, extent or card.extent):
+        usual = ", ".join(f"{size:g}" for size in _fitting(card, extent)) or "none that fits"
         raise ValueError(
-            f"dataset {card.name!r}: patches of {patch_size:g} m are not allowed; allowed{of} are {allowed or 'no'} m"
+            f"dataset {card.name!r}: patches of {patch_size:g} m do not fit: {reason}; the usual sizes are {usual} m"
         )
     return float(patch_size)
 
 
+def _misfit(card: DatasetCard, patch_size: float, extent: float) -> str:
+    """Why samples cannot be cut by a patch size; "" if they can."""
+    if patch_size <= 0 or not whole_number(extent / patch_size):
+        return f"samples of {extent:g} m are no whole number of them"
+    try:
+        for name in card.sensors:
+            get_sensor(name).subpatches_per_side(patch_size)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _fitting(card: DatasetCard, extent: float | None) -> list[float]:
-    return [size for size in card.patch_sizes if whole_number((extent or card.extent) / size) is not None]
+    return [size for size in card.patch_sizes if whole_number((extent or card.extent) / size)]
 
 
 def sampling_options(card: DatasetCard, section: Any) -> Sampling:
@@ -141,7 +153,7 @@ def _check_extent(card: DatasetCard, extent: Any) -> str:
         return str(error)
     if extent < card.extent and card.tile_label != "none" and not has_tile_label_of_windows(card):
         return "the labels of whole tiles are not those of their parts, and no dense label has the same classes"
-    return "" if _fitting(card, extent) else f"none of its patch sizes {card.patch_sizes} divides that"
+    return ""
 
 
 def has_tile_label_of_windows(card: DatasetCard) -> bool:
@@ -189,6 +201,11 @@ def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
         raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")
     sampling = sampling_options(card, section)
     sizes = section.get("patch_sizes") or _fitting(card, sampling.extent)
+    if not sizes:
+        raise ValueError(
+            f"{field}.extent is {sampling.extent!r}; none of the dataset's patch sizes {card.patch_sizes} divides that: "
+            f"name others in {field}.patch_sizes"
+        )
     return DatasetOptions(
         card=card,
         batch_size=batch_size,

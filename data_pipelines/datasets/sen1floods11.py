@@ -26,7 +26,7 @@ CARD = DatasetCard(
     title="Sen1Floods11",
     sensors=("s2", "s1"),
     extent=5120.0,
-    patch_sizes=(10, 20, 40, 80, 160),
+    patch_sizes=(80,),
     splits=("train", "val", "test", "bolivia"),
     arrays={"s2": "uint16", "s1": "float32", "dense": "int8"},
     blocks=4,
@@ -44,7 +44,7 @@ CARD = DatasetCard(
     size="446 chips (252 train, 89 val, 90 test, 15 bolivia), 11,690 km2",
     notes=(
         "Only the hand-labelled chips are read; Table C's 4.8k pairs count the weakly labelled ones too.",
-        "The paper takes patches of 80 m of the whole chip; the smaller ones are for sub-tiles.",
+        "The paper takes patches of 80 m of the whole chip; sub-tiles (option extent) may have smaller ones.",
         "The third band of s1 is VV - VH in dB. The published reader divides one by the other, which is no ratio of "
         "power.",
         "s1 is NaN outside the swath and s2 is 0 where any band saw nothing: both are masked. A chip whose image is so "

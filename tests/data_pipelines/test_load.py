@@ -186,7 +186,7 @@ def test_no_dataset_and_unknown_datasets(root):
 def test_evaluation_refuses_before_the_first_batch(root):
     ask = dict(patch_size=10, batch_size=2)
     for changes, message in (
-        (dict(patch_size=15), "patches of 15 m are not allowed"),
+        (dict(patch_size=15), "patches of 15 m do not fit"),
         (dict(batch_size=0), "batch_size is 0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -42,9 +42,25 @@ def test_all_fields():
 def test_patch_sizes_follow_the_extent():
     card = dataclasses.replace(CARD, patch_sizes=(30, 60, 120))
     assert check_patch_size(card, 120) == 120.0
-    with pytest.raises(ValueError, match="patches of 120 m are not allowed; allowed of samples of 60 m are 30, 60 m"):
+    with pytest.raises(
+        ValueError, match=r"patches of 120 m do not fit: samples of 60 m .*; the usual sizes are 30, 60"
+    ):
         check_patch_size(card, 120, 60.0)
     assert options(extent=30.0).patch_sizes == (30.0,)
+
+
+def test_any_patch_size_that_fits_may_be_asked_for():
+    assert options(patch_sizes=(120,)).patch_sizes == (120.0,)
+    with pytest.raises(ValueError, match="patches of 20 m do not fit: a patch of 20 m is not a whole number of"):
+        options(patch_sizes=(20,))
+
+
+def test_an_extent_that_no_usual_size_divides_asks_for_others(monkeypatch):
+    card = dataclasses.replace(CARD, patch_sizes=(120,))
+    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(card, lambda _: None))
+    with pytest.raises(ValueError, match=r"extent is 60\.0; none of .* patch sizes \(120,\) divides .*\.patch_sizes"):
+        options(extent=60.0)
+    assert options(extent=60.0, patch_sizes=(60,)).patch_sizes == (60.0,)
 
 
 WRONG = {
@@ -53,7 +69,7 @@ WRONG = {
     "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
     "nan": (dict(weight=float("nan")), "weight is nan"),
-    "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m are not allowed; allowed are 30, 60 m"),
+    "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m do not fit: .*; the usual sizes are 30, 60 m"),
     "dates": (dict(max_dates=0), "max_dates is 0; it must be positive, or None"),
     "dropout": (dict(temporal_dropout=1.0), r"temporal_dropout is 1\.0; it must be a share of the dates"),
     "negative dropout": (dict(temporal_dropout=-0.1), r"temporal_dropout is -0\.1"),
@@ -85,7 +101,6 @@ def test_what_the_dataset_does_not_have_is_refused():
             dict(dates="published"),
             "its published dates are days of the year",
         ),
-        (dataclasses.replace(CARD, patch_sizes=(120,)), dict(extent=60.0), r"none of its patch sizes \(120,\) divides"),
         (
             dataclasses.replace(CARD, tile_label="class"),
             dict(extent=60.0),
