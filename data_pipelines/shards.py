@@ -15,6 +15,9 @@ from data_pipelines.parts import Part, Skipped
 from data_pipelines.places import temporary_name
 from data_pipelines.plan import Shard
 
+# One record a group: random access is quick. Compression would save a tenth of noisy images and perhaps half of an
+# optical series, and make records three times slower to read.
+RECORD_OPTIONS = "group_size:1,uncompressed"
 # What the machine lacks, which no other tile would have either.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -97,7 +100,7 @@ def _write_records(
 
     part, serialise = Part(reader.card, shard.split), Serialiser(reader.card)
     with record_errors():
-        writer = ArrayRecordWriter(os.fspath(path), _record_options(reader.card))
+        writer = ArrayRecordWriter(os.fspath(path), RECORD_OPTIONS)
     try:
         for key in keys:
             progress.begin(key)
@@ -107,13 +110,6 @@ def _write_records(
         with record_errors():
             writer.close()
     return part
-
-
-def _record_options(card: DatasetCard) -> str:
-    """One record a group: random access is quick. Large tiles are not compressed, which would gain little for noisy
-    values and make them three times slower to read.
-    """
-    return "group_size:1,uncompressed" if card.blocks > 1 else "group_size:1"
 
 
 def _write_tile(

@@ -1,7 +1,7 @@
 """From a stored example to a row of a batch: dates, window, turn, standardisation, masks.
 
-This is the one place where statistics are applied. All of it is numpy, and every array is written once, straight into
-the batch: what is cut off or left out is never cast.
+This is the one place where statistics are applied. All of it is numpy. What is cut off or left out is never cast, and
+what is left goes straight into the batch.
 """
 
 import dataclasses
@@ -20,6 +20,8 @@ from data_pipelines.dates_choice import choose_dates
 from data_pipelines.labels import empty_labels, write_labels
 from data_pipelines.options import Sampling
 from data_pipelines.statistics import SensorStatistics
+
+SHORT_ROW = 128  # numpy computes slowly in place on many rows that are shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +131,16 @@ class TileTransform:
         """Writes values and mask of the chosen dates."""
         for piece in pieces[:1] if get_sensor(name).kind == "context" else pieces:
             cut, out = view.meet(self.card, name, piece, target.values[place])
-            values = view.turn(_take(piece.example[name][cut], chosen))
-            standardise(values, self.statistics[name], out)
+            values = view.turn.copied(_take(piece.example[name][cut], chosen))
+            long = out.flags.c_contiguous or out.shape[-1] >= SHORT_ROW
+            standard = out if long else np.empty(out.shape, np.float32)
+            standardise(values, self.statistics[name], standard)
             if target.pixel_mask is not None:
                 _, valid = view.meet(self.card, name, piece, target.pixel_mask[place])
                 mask = view.turn(_take(piece.example[f"{name}_mask"][cut], chosen))
-                hide_invalid(values, mask, out, valid)
+                valid[...] = hide_invalid(values, mask, standard)
+            if standard is not out:
+                out[...] = standard
 
     def _days(self, name: str, example: Example) -> Int32[np.ndarray, "T"]:
         dates = example[f"{name}_dates"]
@@ -160,12 +166,15 @@ def hide_invalid(
     values: Num[np.ndarray, "*T C H W"],
     mask: Bool[np.ndarray, "*T c H W"],
     standard: Float32[np.ndarray, "*T C H W"],
-    valid: Bool[np.ndarray, "*T c H W"],
-) -> None:
-    """Zeroes in `standard` what is masked or not finite, and writes to `valid` what is left (True: valid)."""
-    valid[...] = mask
+) -> Bool[np.ndarray, "*T c H W"]:
+    """Zeroes in `standard`, in place, what is masked or not finite.
+
+    Returns:
+      What is left (True: valid).
+    """
     if values.dtype.kind == "f":
         finite = np.isfinite(standard)
-        valid &= finite if valid.shape == finite.shape else finite.all(axis=-3, keepdims=True)
-    if not valid.all():
-        np.copyto(standard, 0.0, where=~valid)
+        mask = mask & (finite if mask.shape == finite.shape else finite.all(axis=-3, keepdims=True))
+    if not mask.all():
+        np.copyto(standard, 0.0, where=~mask)
+    return mask

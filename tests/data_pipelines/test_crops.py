@@ -99,6 +99,12 @@ def test_turns_are_undone(turn):
     np.testing.assert_array_equal(turn.undo(turn(square)), square)
 
 
+@pytest.mark.parametrize("turn", TURNS)
+def test_copies_are_what_the_views_are(turn):
+    large = np.arange(2 * 300 * 130, dtype=np.int32).reshape(2, 300, 130)
+    np.testing.assert_array_equal(turn.copied(large), turn(large))
+
+
 def test_windows_begin_where_pixels_of_all_arrays_begin():
     assert alignment(CARD) == 30.0
     assert alignment(dataclasses.replace(CARD, sensors=("aerial", "s2"))) == 10.0

@@ -116,10 +116,10 @@ def test_published_dates_count_from_the_cards_origin():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64])
 def test_standardise_is_float32_whatever_is_stored(dtype):
-    out = np.zeros((1, 2, 2), np.float32)
     statistics = type("One", (), dict(mean=np.array([2.0]), std=np.array([4.0])))
-    standardise(np.full((1, 2, 2), 10, dtype), statistics, out)
-    assert (out == 2.0).all()
+    standard = np.empty((1, 2, 2), np.float32)
+    standardise(np.full((1, 2, 2), 10, dtype), statistics, standard)
+    assert (standard == 2.0).all()
 
 
 def test_standardised_once_with_the_pooled_statistics():
@@ -144,8 +144,9 @@ def test_invalid_and_non_finite_values_are_hidden(bands):
     values[0, 1, 0, 0], values[1, 2, 1, 1] = np.nan, np.inf
     mask = np.ones((2, bands, 2, 2), bool)
     mask[0, 0, 0, 1] = False
-    standard, valid = values.copy(), np.zeros_like(mask)
-    hide_invalid(values, mask, standard, valid)
+    standard, before = values.copy(), mask.copy()
+    valid = hide_invalid(values, mask, standard)
+    np.testing.assert_array_equal(mask, before)
     assert np.isfinite(standard).all()
     band = 0 if bands == 1 else 1
     assert not valid[0, band, 0, 0] and not valid[0, 0, 0, 1] and valid[1, 0, 0, 0]
