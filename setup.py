@@ -32,6 +32,7 @@ REQUIRED = [
 DATA = [
     "rasterio>=1.4,<2",  # GeoTIFF; 1.4 is the first whose wheels bring GDAL 3.9 for numpy 2
     "h5py>=3.11,<4",  # HDF5; the first built for numpy 2
+    "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated one without a word
 ]
 
 # torch.load(weights_only=True) of earlier releases could execute code from a file (CVE-2025-32434).
