@@ -108,8 +108,7 @@ class View:
         """
         if key != "dense" and get_sensor(key).kind == "context":
             return (...,), sample
-        metres = pixel_metres(card, key)
-        margin = (card.side(key) - round(card.extent / metres)) // 2
+        metres, margin = pixel_metres(card, key), margin_pixels(card, key)
         source, goal = [], []
         for start, begin in zip(self.corner, piece.corner):
             first, last = max(start, begin), min(start + self.extent, begin + piece.extent)
@@ -124,6 +123,21 @@ class View:
 def pixel_metres(card: DatasetCard, key: str) -> float:
     """Side of a pixel of a stored array in metres: a sensor's, or the label "dense"."""
     return card.dense_metres if key == "dense" else get_sensor(key).metres_per_pixel
+
+
+def margin_pixels(card: DatasetCard, key: str) -> int:
+    """Pixels on each side by which a stored array reaches beyond the tile."""
+    return (card.side(key) - round(card.extent / pixel_metres(card, key))) // 2
+
+
+def without_margin(
+    card: DatasetCard, key: str, array: Shaped[np.ndarray, "*axes h w"]
+) -> Shaped[np.ndarray, "*axes H W"]:
+    """What lies in the tile of a stored array: of a sensor's values or mask, or of the label "dense"."""
+    if key != "dense" and get_sensor(key).kind == "context":
+        return array
+    inner = slice(first := margin_pixels(card, key), first + round(card.extent / pixel_metres(card, key)))
+    return array[..., inner, inner]
 
 
 def alignment(card: DatasetCard) -> float:

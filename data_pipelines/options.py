@@ -203,7 +203,7 @@ def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
     sizes = section.get("patch_sizes") or _fitting(card, sampling.extent)
     if not sizes:
         raise ValueError(
-            f"{field}.extent is {sampling.extent!r}; none of the dataset's patch sizes {card.patch_sizes} divides that: "
+            f"{field}.extent is {sampling.extent!r}; none of its patch sizes {card.patch_sizes} divides that: "
             f"name others in {field}.patch_sizes"
         )
     return DatasetOptions(

@@ -95,7 +95,7 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
 
 def centre(card: DatasetCard, key: str, array: Shaped[np.ndarray, "*N h w"]) -> Shaped[np.ndarray, "*N H W"]:
     """What batches take of a stored array that reaches beyond the tile's extent."""
-    return crops.View(card.extent)(card, key, array)
+    return crops.without_margin(card, key, array)
 
 
 def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from data_pipelines.crops import (
     draw_view,
     pixel_metres,
     whole_tile,
+    without_margin,
 )
 from data_pipelines.datasets.treesatai_ts import CARD as TREESAT
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, coarse, make_tile
@@ -64,6 +65,8 @@ def test_the_eight_turns_differ_and_keep_every_pixel():
 def test_margins_are_cut_in_the_centre():
     image = np.arange(304 * 304).reshape(1, 304, 304)
     np.testing.assert_array_equal(show(View(60.0), TREESAT, "aerial", image), image[:, 2:302, 2:302])
+    np.testing.assert_array_equal(without_margin(TREESAT, "aerial", image), image[:, 2:302, 2:302])
+    assert without_margin(CARD, "modis", TILE["modis"]) is TILE["modis"]
     flair = dataclasses.replace(TREESAT, sensors=("aerial-flair", "s2"), extent=100.0, sides={"aerial-flair": 512})
     image = np.arange(512 * 512).reshape(1, 512, 512)
     np.testing.assert_array_equal(show(View(100.0), flair, "aerial-flair", image), image[:, 6:506, 6:506])
