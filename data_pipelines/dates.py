@@ -4,14 +4,18 @@ All are calendar days in UTC, as satellites' product names give them; a machine'
 """
 
 import datetime
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int, Int16, Int32, Shaped
 
+_COMPACT_DAY = re.compile(r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)", re.ASCII)
+_SEPARATED_DAY = re.compile(r"(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?!\d)", re.ASCII)
+
 
 def parse_day(text: str, where: str) -> datetime.date:
-    """The day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd.
+    """The day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd; between separators one digit will do.
 
     Args:
       text: e.g. "20190917T101031" or "2019/09/17".
@@ -20,9 +24,10 @@ def parse_day(text: str, where: str) -> datetime.date:
     Raises:
       ValueError: it tells no day.
     """
-    digits = text.strip()[:10].replace("-", "").replace("/", "")[:8]
+    match = _COMPACT_DAY.match(text.strip()) or _SEPARATED_DAY.match(text.strip())
     try:
-        return datetime.datetime.strptime(digits, "%Y%m%d").date()
+        year, month, day = map(int, match.group("year", "month", "day")) if match else (0, 0, 0)
+        return datetime.date(year, month, day)
     except ValueError:
         raise ValueError(f"{where}: {text!r} tells no day; expected yyyymmdd or yyyy-mm-dd") from None
 

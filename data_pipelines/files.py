@@ -32,10 +32,13 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
-    """What stands between prefix and suffix in a folder's file names; one listing, not a question for each tile."""
+    """What stands between prefix and suffix in a folder's file names; one listing, not a question for each tile.
+
+    Hidden names are left out: macOS lays a file "._NAME" beside each NAME that it copies or packs.
+    """
     if not folder.is_dir():
         return set()
-    names = os.listdir(folder)  # a Path for each of a million names would take seconds
+    names = [n for n in os.listdir(folder) if not n.startswith(".")]  # a Path for each of a million would take seconds
     return {n[len(prefix) : len(n) - len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix)}
 
 
@@ -239,7 +242,7 @@ def read_json(path: pathlib.Path, expected: str) -> Any:
       FileNotFoundError, ValueError: it is missing or no JSON.
     """
     with explained(path, expected, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
@@ -249,7 +252,7 @@ def read_lines(path: pathlib.Path, expected: str) -> list[str]:
       FileNotFoundError, ValueError: it is missing or no text.
     """
     with explained(path, expected, UnicodeDecodeError):
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> list[dict[str, str]]:

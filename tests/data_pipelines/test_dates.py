@@ -24,7 +24,12 @@ def test_days_are_read_however_they_are_written(text):
     assert parse_day(text, "here") == datetime.date(2019, 9, 17)
 
 
-@pytest.mark.parametrize("text", ["", "2019", "20191345", "17.09.2019", "no day"])
+@pytest.mark.parametrize("text", ["2019-1-11", "2019/1/11", "2019-01-11", "20190111"])
+def test_months_and_days_of_one_digit_keep_their_place(text):
+    assert parse_day(text, "here") == datetime.date(2019, 1, 11)
+
+
+@pytest.mark.parametrize("text", ["", "2019", "2019111", "2019-01/11", "20191345", "17.09.2019", "no day", "²0190111"])
 def test_what_is_no_day_is_refused_with_its_place(text):
     with pytest.raises(ValueError, match=r"dates\.csv, line 3: .* tells no day; expected yyyymmdd"):
         parse_day(text, "dates.csv, line 3")

@@ -43,6 +43,19 @@ def test_stems_lie_between_prefix_and_suffix(tmp_path):
     assert files.stems(tmp_path, ".npy", "S2_") == {"1", "22"} and files.stems(tmp_path / "none", ".npy") == set()
 
 
+def test_files_that_macos_lays_beside_others_are_no_tiles(tmp_path):
+    for name in ("S2_1.npy", "._S2_1.npy", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert files.stems(tmp_path, ".npy") == {"S2_1"} and files.stems(tmp_path, "") == {"S2_1.npy"}
+
+
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.tif\r\nb.tif\r\n")
+    (tmp_path / "one.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_lines(tmp_path / "list.txt", "names") == ["a.tif", "b.tif"]
+    assert files.read_json(tmp_path / "one.json", "numbers") == {"a": 1}
+
+
 def test_a_raster_comes_with_its_place(tmp_path):
     values = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     write_raster(tmp_path / "a.tif", values, crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 6e6))
