@@ -119,7 +119,7 @@ def _unknown(name: str, root: str | None) -> DatasetEntry:
 
 
 def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
-    reader = entry.open_reader(None)
+    reader = entry.reader()
     target = (base or cache_folder()) / f"{fingerprint(entry, reader, None)}-{FORMAT}"
     folder = prepare_dataset(reader, target, entry.version, say=lambda _: None)
     announce(f"{entry.card.name}: {num_tiles(reader)} tiles, prepared in {folder}")
@@ -128,7 +128,7 @@ def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce
 
 def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
     raw = _raw_folder(entry, base)
-    reader = entry.open_reader(raw)
+    reader = entry.reader(raw)
     summary = getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}")
     announce(summary)
     target = cache_folder() / f"{fingerprint(entry, reader, raw)}-{FORMAT}"
@@ -148,10 +148,10 @@ def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
         )
     if not base.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is no folder")
-    for folder in (base / name, base, entry.source):
-        if folder is not None and entry.holds_raw is not None and entry.holds_raw(folder):
-            return folder
+    folder = entry.find_raw(base) or (entry.find_raw(entry.source) if entry.source else None)
+    if folder is not None:
+        return folder
     raise FileNotFoundError(
         f"dataset {name!r}: data.root is {base}, where there is neither a prepared {name}/{entry.version} nor, "
-        f"there or in {name}, the published layout ({entry.layout})"
+        f"there or in {name}, the published layout ({entry.layout}){entry.found_deeper(base)}"
     )

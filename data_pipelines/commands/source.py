@@ -22,14 +22,15 @@ def open_source(entry: DatasetEntry, source: pathlib.Path | None) -> Reader:
     if entry.generated:
         if source is not None:
             raise ValueError(f"{name} is made by this project's code; leave out --source")
-        return entry.open_reader(None)
+        return entry.reader()
     folder = source or entry.source
     if folder is None:
         where = f"; get it from {entry.card.url}" if entry.card.url else ""
         raise ValueError(f"{name} is read from a download: give its folder as --source DIR{where}")
     if not folder.is_dir():
         raise FileNotFoundError(f"--source {folder} is no folder; expected that of the download of {name}")
-    for candidate in (folder / name, folder):
-        if entry.holds_raw is not None and entry.holds_raw(candidate):
-            return entry.open_reader(candidate)
-    raise FileNotFoundError(f"{folder} does not hold {name} as it is published; expected {entry.layout}")
+    raw = entry.find_raw(folder)
+    if raw is None:
+        what = f"{folder} does not hold {name} as it is published; expected {entry.layout}"
+        raise FileNotFoundError(f"{what}{entry.found_deeper(folder)}")
+    return entry.reader(raw)

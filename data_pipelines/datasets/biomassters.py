@@ -83,10 +83,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "train_features").is_dir() and (folder / "train_agbm").is_dir()
 
 
-def open_reader(root: pathlib.Path | None) -> "BioMasstersReader":
+def open_reader(root: pathlib.Path) -> "BioMasstersReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("BioMassters is read from a folder; set --config.data.root")
     return BioMasstersReader(root)
 
 

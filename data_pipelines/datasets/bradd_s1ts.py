@@ -62,10 +62,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "meta.csv").is_file() and (folder / "Samples").is_dir()
 
 
-def open_reader(root: pathlib.Path | None) -> "BraddReader":
+def open_reader(root: pathlib.Path) -> "BraddReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("BraDD-S1TS is read from a folder; set --config.data.root")
     return BraddReader(root)
 
 

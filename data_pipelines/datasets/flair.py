@@ -105,10 +105,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any(choose_folders(folder, candidates) for candidates in (TRAIN_FOLDERS, TEST_FOLDERS))
 
 
-def open_reader(root: pathlib.Path | None) -> "FlairReader":
+def open_reader(root: pathlib.Path) -> "FlairReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("FLAIR is read from a folder; set --config.data.root")
     return FlairReader(root)
 
 

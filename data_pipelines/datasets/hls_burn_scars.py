@@ -65,10 +65,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any(stems(folder / split, SCENE) for split in ("training", "validation"))
 
 
-def open_reader(root: pathlib.Path | None) -> "BurnScarsReader":
+def open_reader(root: pathlib.Path) -> "BurnScarsReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("HLS Burn Scars is read from a folder; set --config.data.root")
     return BurnScarsReader(root)
 
 

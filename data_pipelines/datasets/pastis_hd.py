@@ -95,10 +95,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / METADATA).is_file() and (folder / "DATA_S2").is_dir()
 
 
-def open_reader(root: pathlib.Path | None) -> "PastisReader":
+def open_reader(root: pathlib.Path) -> "PastisReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("PASTIS-HD is read from a folder; set --config.data.root")
     return PastisReader(root)
 
 

@@ -17,10 +17,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return bool(record_files(folder) or label_files(folder))
 
 
-def open_reader(root: pathlib.Path | None) -> PlantedRecords | PlantedFiles:
+def open_reader(root: pathlib.Path) -> PlantedRecords | PlantedFiles:
     """The reader of the raw data in `root`: of TFRecords where there are any, else of `.npz` files."""
-    if root is None:
-        raise ValueError("PLANTED is read from a folder; set --config.data.root")
     return PlantedFiles(root) if label_files(root) and not record_files(root) else PlantedRecords(root)
 
 

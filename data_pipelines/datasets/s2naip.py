@@ -93,10 +93,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / IMAGES).is_dir() or next(folder.glob(f"{IMAGES}_?????/*.tar"), None) is not None
 
 
-def open_reader(root: pathlib.Path | None) -> "S2NaipReader":
+def open_reader(root: pathlib.Path) -> "S2NaipReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("S2NAIP-URBAN is read from a folder; set --config.data.root")
     return S2NaipReader(root)
 
 

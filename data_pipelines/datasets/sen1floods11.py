@@ -104,10 +104,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or _is_sample(folder)
 
 
-def open_reader(root: pathlib.Path | None) -> "Sen1FloodsReader":
+def open_reader(root: pathlib.Path) -> "Sen1FloodsReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("Sen1Floods11 is read from a folder; set --config.data.root")
     return Sen1FloodsReader(root)
 
 

@@ -100,10 +100,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / TABLE).is_file()
 
 
-def open_reader(root: pathlib.Path | None) -> "SickleReader":
+def open_reader(root: pathlib.Path) -> "SickleReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("SICKLE is read from a folder; set --config.data.root")
     return SickleReader(root)
 
 

@@ -90,10 +90,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any((folder / f"{name}.h5").is_file() for name in FILES.values())
 
 
-def open_reader(root: pathlib.Path | None) -> "So2SatReader":
+def open_reader(root: pathlib.Path) -> "So2SatReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("So2Sat LCZ42 is read from a folder; set --config.data.root")
     return So2SatReader(root)
 
 

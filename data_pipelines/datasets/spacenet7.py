@@ -104,10 +104,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return next((folder / "train").glob(f"*/{IMAGES}"), None) is not None
 
 
-def open_reader(root: pathlib.Path | None) -> "SpaceNet7Reader":
+def open_reader(root: pathlib.Path) -> "SpaceNet7Reader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("SpaceNet 7 is read from a folder; set --config.data.root")
     return SpaceNet7Reader(root)
 
 

@@ -85,10 +85,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any((folder / tile / "dates.csv").is_file() for tiles in TILES.values() for tile in tiles)
 
 
-def open_reader(root: pathlib.Path | None) -> "TimeSen2CropReader":
+def open_reader(root: pathlib.Path) -> "TimeSen2CropReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("TimeSen2Crop is read from a folder; set --config.data.root")
     return TimeSen2CropReader(root)
 
 

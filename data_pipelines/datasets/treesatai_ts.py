@@ -78,10 +78,8 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "train_filenames.lst").is_file() and (folder / "aerial").is_dir()
 
 
-def open_reader(root: pathlib.Path | None) -> "TreeSatReader":
+def open_reader(root: pathlib.Path) -> "TreeSatReader":
     """The reader of the raw data in `root`."""
-    if root is None:
-        raise ValueError("TreeSatAI-TS is read from a folder; set --config.data.root")
     return TreeSatReader(root)
 
 

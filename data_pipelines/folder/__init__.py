@@ -26,7 +26,7 @@ def folder_entry(path: pathlib.Path | str, source: pathlib.Path | None = None) -
     folder = description.path.resolve().parent if source is None else source
     return DatasetEntry(
         card=folder_card(description),
-        open_reader=lambda root: FolderReader(description, folder if root is None else root),
+        open_reader=lambda root: FolderReader(description, root),
         holds_raw=lambda root: all(f.files.head(root).is_dir() for f in description.sensors if not f.optional),
         layout=", ".join(files.files.text for files in description.sensors),
         version=description.version,

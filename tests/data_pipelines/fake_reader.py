@@ -87,7 +87,7 @@ def examples_of(reader, split):
 
 
 def fake_entry(**reader) -> DatasetEntry:
-    return DatasetEntry(CARD, lambda _: FakeReader(**reader))
+    return DatasetEntry(CARD, generate=lambda: FakeReader(**reader))
 
 
 def data_config(root: pathlib.Path | None, **dataset) -> ConfigDict:

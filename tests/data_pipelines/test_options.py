@@ -16,7 +16,7 @@ NO_LABEL = dataclasses.replace(CARD, tile_label="none", tile_classes=())
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(CARD, lambda _: None))
+    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(CARD))
 
 
 def options(process_count=1, **section):
@@ -57,7 +57,7 @@ def test_any_patch_size_that_fits_may_be_asked_for():
 
 def test_an_extent_that_no_usual_size_divides_asks_for_others(monkeypatch):
     card = dataclasses.replace(CARD, patch_sizes=(120,))
-    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(card, lambda _: None))
+    monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(card))
     with pytest.raises(ValueError, match=r"extent is 60\.0; none of .* patch sizes \(120,\) divides .*\.patch_sizes"):
         options(extent=60.0)
     assert options(extent=60.0, patch_sizes=(60,)).patch_sizes == (60.0,)

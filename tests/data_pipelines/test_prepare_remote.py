@@ -117,7 +117,7 @@ def enter(monkeypatch, entry=None):
 
 
 def archive_entry():
-    return dataclasses.replace(fake_entry(), open_reader=None, holds_raw=lambda folder: False)
+    return dataclasses.replace(fake_entry(), generate=None, holds_raw=lambda folder: False)
 
 
 def test_a_dataset_elsewhere_is_copied_once(monkeypatch, cache, capsys):

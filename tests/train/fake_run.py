@@ -90,7 +90,8 @@ def spoil_batch(at: int) -> None:
 
 
 if __name__ == "__main__":
-    registry._ENTRIES[FAKE_CARD.name] = lambda: DatasetEntry(FAKE_CARD, lambda _: SmallReader({"train": 7, "val": 3}))
+    sizes = {"train": 7, "val": 3}
+    registry._ENTRIES[FAKE_CARD.name] = lambda: DatasetEntry(FAKE_CARD, generate=lambda: SmallReader(sizes))
     if "FAKE_SIGNAL" in os.environ:
         send_signal(*map(int, os.environ["FAKE_SIGNAL"].split("@")))
     if "FAKE_NAN" in os.environ:

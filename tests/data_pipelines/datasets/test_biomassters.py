@@ -174,8 +174,6 @@ def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'biomassters'; see https://huggingface"):
         open_reader(tmp_path)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 def test_other_files_in_the_folders_do_not_matter(one_chip):

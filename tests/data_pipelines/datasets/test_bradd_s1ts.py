@@ -258,8 +258,6 @@ def test_nothing_on_disk(archive, tmp_path):
     (archive / "meta.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*meta\.csv; expected BraDD-S1TS as published"):
         BraddReader(archive)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 def test_readers_go_to_worker_processes(archive):

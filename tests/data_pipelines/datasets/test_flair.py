@@ -270,11 +270,6 @@ def test_prepared_and_batched(written, tmp_path, monkeypatch):
     assert batch.observations["s2"].values.shape == (1, 3, 10, 10, 10) and batch.labels["tile"].shape == (1, 13)
 
 
-def test_no_folder():
-    with pytest.raises(ValueError, match=r"read from a folder; set --config\.data\.root"):
-        open_reader(None)
-
-
 def test_an_empty_archive(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no tile of 'flair'; see https://ignf"):
         FlairReader(tmp_path)

@@ -149,8 +149,6 @@ def test_truncated_and_missing_files(archive, ending):
 def test_nothing_on_disk(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no tile of 'hls_burn_scars'; see https"):
         open_reader(tmp_path)
-    with pytest.raises(ValueError, match="is read from a folder"):
-        open_reader(None)
     assert not holds_raw(tmp_path)
 
 

@@ -245,11 +245,6 @@ def test_prepared_and_batched(written, tmp_path, monkeypatch):
     assert batch.labels["tile"].shape == (1, 18)
 
 
-def test_no_folder():
-    with pytest.raises(ValueError, match=r"read from a folder; set --config\.data\.root"):
-        open_reader(None)
-
-
 def test_nothing_on_disk(archive):
     shutil.rmtree(archive / "DATA_S2")
     with pytest.raises(

@@ -360,8 +360,6 @@ def test_nothing_there(tmp_path):
     (tmp_path / "train" / "labels2.json").write_text('{"a1": 8}')
     with pytest.raises(FileNotFoundError, match="holds no tile of 'planted'"):
         open_reader(tmp_path)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 @pytest.mark.parametrize("layout", ["records", "npz"])

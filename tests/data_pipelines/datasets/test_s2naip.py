@@ -437,8 +437,6 @@ def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 's2naip'; see https"):
         open_reader(tmp_path)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 @pytest.mark.parametrize("layout", ["folders", "tars"])

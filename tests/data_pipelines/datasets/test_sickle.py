@@ -284,8 +284,6 @@ def test_nothing_on_disk(archive, tmp_path):
     (archive / TABLE).unlink()
     with pytest.raises(FileNotFoundError, match=rf"no .*{TABLE}; expected SICKLE as published"):
         SickleReader(archive)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 def test_readers_go_to_worker_processes(archive):

@@ -124,8 +124,6 @@ def test_a_file_may_be_missing(archive):
     assert not holds_raw(archive)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'so2sat'; see https"):
         open_reader(archive)
-    with pytest.raises(ValueError, match="is read from a folder"):
-        open_reader(None)
 
 
 def test_a_file_that_went_away_is_named(archive):

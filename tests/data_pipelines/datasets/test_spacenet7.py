@@ -198,8 +198,6 @@ def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'spacenet7'; see https://spacenet"):
         open_reader(tmp_path)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 def test_areas_that_lead_out_are_refused(archive, tmp_path_factory):

@@ -238,8 +238,6 @@ def test_nothing_on_disk(archive, tmp_path):
     shutil.rmtree(archive / "33UXP" / "2")
     with pytest.raises(FileNotFoundError, match=r"holds no tile of 'timesen2crop'; see https://zenodo\.org"):
         TimeSen2CropReader(archive)
-    with pytest.raises(ValueError, match="read from a folder"):
-        open_reader(None)
 
 
 def test_readers_go_to_worker_processes(archive):

@@ -58,7 +58,7 @@ def _registries_stay(monkeypatch):
 
 
 def reader_of(path):
-    return folder_entry(path).open_reader(None)
+    return folder_entry(path).reader()
 
 
 def example_of(path, tile="a"):
@@ -312,7 +312,7 @@ def test_a_description_stands_for_a_dataset(tmp_path):
     assert get_entry("own_tiles").card == entry.card and entry.source == tmp_path
     assert entry.holds_raw(tmp_path) and not entry.holds_raw(tmp_path / "s2")
     describe(tmp_path, DESCRIPTION.replace("extent = 40", "extent = 40 # again"))
-    first, second = entry.open_reader(None), get_entry(str(tmp_path / "own.toml")).open_reader(tmp_path)
+    first, second = entry.reader(), get_entry(str(tmp_path / "own.toml")).reader(tmp_path)
     assert fingerprint(entry, first, tmp_path) != fingerprint(entry, second, tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_another_process_gets_to_know_the_sensors(tmp_path):
 
 def test_prepared_and_batched(tmp_path):
     path = write_everything(tmp_path / "raw")
-    reader = get_entry(str(path)).open_reader(None)
+    reader = get_entry(str(path)).reader()
     folder = prepare_dataset(reader, tmp_path / "out", "1.0.0")
     record = PreparedDataset.open(reader.card, folder).records("train")[0]
     np.testing.assert_array_equal(record["s2"], example_of(path)["s2"])

@@ -1,0 +1,63 @@
+"""How a dataset's entry comes to its reader."""
+
+import pytest
+
+from data_pipelines.commands.source import open_source
+from data_pipelines.locate import locate
+from data_pipelines.registry import ARCHIVE_NAMES, DatasetEntry, get_entry
+from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
+
+
+def raw_entry(**fields) -> DatasetEntry:
+    def opened(folder):
+        reader = FakeReader()
+        reader.folder = folder
+        return reader
+
+    return DatasetEntry(CARD, opened, lambda folder: (folder / "tiles").is_dir(), layout="tiles/*.bin", **fields)
+
+
+@pytest.mark.parametrize("name", ARCHIVE_NAMES)
+def test_an_archive_asks_for_its_folder(name):
+    with pytest.raises(ValueError, match=f"'{name}' is read from a folder: name the one that holds it .see https"):
+        get_entry(name).reader()
+
+
+def test_a_described_folder_is_known(tmp_path):
+    assert raw_entry(source=tmp_path).reader().folder == tmp_path
+    assert raw_entry(source=tmp_path).reader(tmp_path / "other").folder == tmp_path / "other"
+
+
+def test_generated_data_take_no_folder(tmp_path):
+    entry = fake_entry()
+    assert entry.generated and not raw_entry().generated and entry.reader().keys("train")
+    with pytest.raises(ValueError, match="'fake_tiles' is made by this project's code; it is not read from"):
+        entry.reader(tmp_path)
+
+
+def test_raw_data_lie_in_the_folder_or_under_their_name(tmp_path):
+    entry = raw_entry()
+    assert entry.find_raw(tmp_path) is None
+    (tmp_path / "tiles").mkdir()
+    assert entry.find_raw(tmp_path) == tmp_path
+    (tmp_path / "fake_tiles" / "tiles").mkdir(parents=True)
+    assert entry.find_raw(tmp_path) == tmp_path / "fake_tiles"
+
+
+@pytest.mark.parametrize("above", ["", "fake_tiles"])
+def test_a_download_one_folder_deeper_is_named(tmp_path, monkeypatch, above):
+    inner = tmp_path / above / "Fake-Tiles-main"
+    (inner / "tiles").mkdir(parents=True)
+    (tmp_path / "a file").touch()
+    with pytest.raises(FileNotFoundError, match=f"expected tiles/.*; {inner} does: name that folder"):
+        open_source(raw_entry(), tmp_path)
+    monkeypatch.setattr("data_pipelines.registry._ENTRIES", {"fake_tiles": raw_entry})
+    with pytest.raises(FileNotFoundError, match=f"published layout .*; {inner} does: name that folder"):
+        locate("fake_tiles", str(tmp_path))
+
+
+def test_links_to_folders_of_another_disk_are_followed(tmp_path):
+    (tmp_path / "disk" / "tiles").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fake_tiles").symlink_to(tmp_path / "disk")
+    assert open_source(raw_entry(), tmp_path / "data").folder == tmp_path / "data" / "fake_tiles"
