@@ -50,6 +50,8 @@ class DatasetCard:
       file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
       units: of each sensor's values, in words.
       dates: what is known of each series' dates, in words.
+      date_precision: of series whose days stand for something less exact: the "month", or "none" where the archive
+        tells no date at all; pictures show no more than that.
       date_origin: "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January.
       tile_label: kind of the label "tile", one for each tile.
       tile_classes: its class names, in order.
@@ -83,6 +85,7 @@ class DatasetCard:
     file_bands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    date_precision: Mapping[str, Literal["month", "none"]] = dataclasses.field(default_factory=dict)
     date_origin: str = ""
     tile_label: TileLabel = "none"
     tile_classes: tuple[str, ...] = ()

@@ -165,7 +165,7 @@ def check_card(card: DatasetCard) -> None:
             "and not if any is stored with a margin"
         )
     known = set(card.sensors)
-    for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "natural_colour"):
+    for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "date_precision", "natural_colour"):
         if strangers := set(getattr(card, field)) - known:
             raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are none of its sensors")
     if (card.dense_label in ("segmentation", "change")) != bool(card.dense_colours):

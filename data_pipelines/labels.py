@@ -11,6 +11,11 @@ from data_pipelines.crops import Piece, View
 IGNORE = -1  # in a batch's class maps, whatever stands for no label on disk
 
 
+def in_list(name: str) -> str:
+    """A class name as it stands in a list with commas: in quotes if it has commas itself."""
+    return f'"{name}"' if "," in name else name
+
+
 def empty_labels(card: DatasetCard, batch_size: int, extent: float) -> dict[str, np.ndarray]:
     """Arrays for the labels of samples of `extent` metres.
 

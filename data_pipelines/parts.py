@@ -36,7 +36,7 @@ class Part:
       tally: counts for the report.
       lengths: dates of each series of each tile.
       skipped: tiles that were left out.
-      record_bytes: of the records before compression.
+      record_bytes: of the records.
       file_bytes: of the shard's file.
     """
 

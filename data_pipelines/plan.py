@@ -15,7 +15,7 @@ from data_pipelines.card_json import essentials
 
 FILE_NAME = "plan.json"
 FORMAT = 2  # of the prepared folder; raise it when what is written changes
-SHARD_BYTES = 128 * 2**20  # before compression: a pool stays busy, and a crash loses little
+SHARD_BYTES = 128 * 2**20  # a pool stays busy, and a crash loses little
 LARGEST_SHARD = 512 * 2**20
 MANY_SHARDS = 256  # of a split; with more, shards grow until LARGEST_SHARD, as a reader keeps each file open
 NUM_PROBES = 3  # tiles read to learn how large they are
@@ -57,7 +57,7 @@ class Plan:
     Attributes:
       facts: all that decides what is written; leftovers are taken up where they are equal.
       starts: for each split the position of each shard's first tile, and last the number of tiles.
-      tile_bytes: how large a tile is before compression, about.
+      tile_bytes: how large a tile is, about.
     """
 
     facts: Mapping[str, Any]
@@ -155,7 +155,7 @@ def make_plan(facts: Mapping[str, Any], tile_bytes: int) -> Plan:
 
     Args:
       facts: of `plan_facts`.
-      tile_bytes: how large a tile is before compression.
+      tile_bytes: how large a tile is.
     """
     starts = {}
     for split, tiles in facts["tiles"].items():

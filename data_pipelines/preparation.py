@@ -23,7 +23,7 @@ from data_pipelines.tfds_metadata import write_metadata
 
 Say = Callable[[str], None]
 
-SMALLEST_SHARE = 0.5  # of the uncompressed size: with less space than that the disk is sure to run full
+SMALLEST_SHARE = 0.5  # of the expected size, which few tiles tell: with less space the disk is sure to run full
 USUAL_DATES = 32  # of a series, to guess a tile's size where none could be read
 
 
@@ -127,7 +127,7 @@ class Preparation:
         needed = SMALLEST_SHARE * (remaining if isinstance(self.output.target, pathlib.Path) else 0)
         if free < needed:
             message = f"{free / 1e9:.2f} GB are free, what is missing takes about {remaining / 1e9:.2f} GB"
-            raise OSError(errno.ENOSPC, f"{message} before compression")
+            raise OSError(errno.ENOSPC, message)
 
     def _write(self, missing: Sequence[Shard]) -> None:
         name, total = self.reader.card.name, sum(map(len, self.keys.values()))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from data_pipelines.card import DatasetCard
+from data_pipelines.labels import in_list
 from data_pipelines.parts import Whole
 from data_pipelines.plan import Plan
 from data_pipelines.tally import CLOUDY, NO_LABEL, SensorTally, Tally
@@ -64,7 +65,6 @@ def _split_report(card: DatasetCard, split: str, whole: Whole) -> dict[str, Any]
         "skipped": sum(one.split == split for one in whole.skipped),
         "shards": len(whole.shard_lengths[split]),
         "megabytes": round(whole.file_bytes[split] / 1e6, 3),
-        "megabytes_uncompressed": round(whole.record_bytes[split] / 1e6, 3),
         "labels": {},
     }
     for key, counts in tally.classes.items():
@@ -128,8 +128,7 @@ def _of(source: str) -> str:
 
 def _split_lines(split: str, one: dict[str, Any]) -> Iterator[str]:
     skipped = f", {one['skipped']:,} skipped" if one["skipped"] else ""
-    megabytes, before = one["megabytes"], one["megabytes_uncompressed"]
-    size = f"{megabytes:,.1f} MB in {_count(one['shards'], 'file')} ({before:,.1f} MB before compression)"
+    size = f"{one['megabytes']:,.1f} MB in {_count(one['shards'], 'file')}"
     yield f"  {split}: {one['examples']:,} examples{skipped}, {size}"
     for key, counts in one["labels"].items():
         yield f"    {key}: {_label_text(counts)}"
@@ -142,9 +141,9 @@ def _label_text(counts: dict[str, Any]) -> str:
         spread = f"mean {counts['mean']:.4g}, std {counts['std']:.4g}, {counts['min']:.4g} to {counts['max']:.4g}"
         return f"{counts['count']:,} values in {counts['unit']}: {spread}"
     found = sorted(((count, name) for name, count in counts.items() if count), key=lambda one: -one[0])
-    shown = [f"{name} {count:,}" for count, name in found[:SHOWN_CLASSES]]
+    shown = [f"{in_list(name)} {count:,}" for count, name in found[:SHOWN_CLASSES]]
     more = [f"and {len(found) - SHOWN_CLASSES} more"] if len(found) > SHOWN_CLASSES else []
-    empty = [name for name, count in counts.items() if not count and name != NO_LABEL]
+    empty = [in_list(name) for name, count in counts.items() if not count and name != NO_LABEL]
     none = f"; none of {', '.join(empty[:SHOWN_EMPTY])}" if empty else ""
     rest = f" and {len(empty) - SHOWN_EMPTY} more" if len(empty) > SHOWN_EMPTY else ""
     return ", ".join(shown + more) + none + rest

@@ -24,7 +24,7 @@ def write_metadata(
       card: the dataset's facts.
       version: "major.minor.patch".
       shard_lengths: tiles of each file, by split; TFDS sees each block of a tile as an example.
-      record_bytes: of each split, before compression.
+      record_bytes: of each split.
       limit: how many tiles of each split were taken, to be said in the description; None: all.
     """
     import tensorflow_datasets as tfds

@@ -5,6 +5,7 @@ import pathlib
 
 from data_pipelines.commands.source import open_source
 from data_pipelines.places import is_url
+from data_pipelines.preparation_report import read_report, report_text
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.registry import get_entry
 
@@ -40,7 +41,13 @@ def run(arguments: argparse.Namespace) -> None:
     source = arguments.source.expanduser() if arguments.source else None
     out = arguments.out if is_url(arguments.out) else pathlib.Path(arguments.out).expanduser()
     reader = open_source(entry, source)
+    said: list[str] = []
     print(getattr(reader, "summary", f"{entry.card.name}: made by this project's code"))
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(line)
+
     folder = prepare_dataset(
         reader,
         out,
@@ -49,9 +56,18 @@ def run(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         skip_bad=arguments.skip_bad,
         source=str(source or entry.source or ""),
-        say=print,
+        say=say,
     )
+    if not said:
+        _say_again(folder)
     name = entry.card.name
     print(f"\n{name} is prepared in {folder}\n\nNext:")
     print(f"  python -m data_pipelines look {name} --root {out} --out pictures")
     print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={out}")
+
+
+def _say_again(folder: pathlib.Path | str) -> None:
+    """What a second run has to say: that nothing changed, and what the first one reported."""
+    print("nothing to do: it was prepared before" + (", with this report" if isinstance(folder, pathlib.Path) else ""))
+    if isinstance(folder, pathlib.Path):
+        print(report_text(read_report(folder)))

@@ -44,6 +44,7 @@ CARD = DatasetCard(
         "s2": "one image for each month from September to August, some missing; given as the 15th",
         "s1": "two for each month, ascending and descending; given as the 15th",
     },
+    date_precision={"s2": "month", "s1": "month"},
     dense_label="regression",
     label_unit="above-ground biomass in t/ha, the year's peak",
     split_rule=(

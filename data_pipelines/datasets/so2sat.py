@@ -57,6 +57,7 @@ CARD = DatasetCard(
     file_bands={"s1": RADAR},
     units={"s2": "reflectance, 0 to 2.8", "s1": "linear intensity, speckle filtered (refined Lee)"},
     dates={"s2": "not in the archive: 1 January 2017 for all", "s1": "not in the archive: 1 January 2017 for all"},
+    date_precision={"s2": "none", "s1": "none"},
     tile_label="class",
     tile_classes=ZONES,
     split_rule="published files: training has 42 cities, validation and testing the western and eastern halves of ten "

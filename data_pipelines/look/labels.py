@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Num
 
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.labels import in_list
 from data_pipelines.look.panels import TITLE_INCHES, add_scale_bar, draw_titles
 from data_pipelines.look.sheet import DOTS_PER_INCH, EDGE_COLOUR, Sheet, show_image
 from data_pipelines.look.stretch import PERCENTILES, hatched
@@ -105,5 +106,5 @@ def tile_label(card: DatasetCard, example: Example) -> str:
         return f"{float(example['tile']):.4g} {card.label_unit}"
     if card.tile_label == "class":
         return card.tile_classes[int(example["tile"])]
-    names = [card.tile_classes[number] for number in np.flatnonzero(example["tile"])]
+    names = [in_list(card.tile_classes[number]) for number in np.flatnonzero(example["tile"])]
     return ", ".join(names) if names else "none of the classes"

@@ -39,9 +39,9 @@ def draw_titles(sheet: Sheet, left: float, top: float, name: str, *lines: str) -
 def _caption(view: View) -> str:
     metres = f"{view.sensor.metres_per_pixel:g} m"
     if not view.days:
-        return metres
+        return f"{metres}, date not known" if view.sensor.has_dates else metres
     if len(view.days) == 1:
-        return f"{metres}, {view.days[0]:%Y-%m-%d}"
+        return f"{metres}, {view.days[0]:{view.day_format}}"
     return f"{metres}, {'clear ' if view.cloud is not None else ''}median of {len(view.days)} dates"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num
 
 PERCENTILES = (2.0, 98.0)  # become black and white
+LARGEST_POWER = 10.0  # most pixels of a tile stay below it, even of a city; ALOS's digital numbers are hundreds
 SMALLEST_SHOWN = 1e-6  # linear power below it is as dark as it
 STRIPE = 5  # width in pixels of the display
 HAZE = 0.7  # share of the darkest reflectance that is taken for haze
@@ -57,10 +58,16 @@ def stretched(
 
 
 def decibels(values: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T C H W"]) -> Float32[np.ndarray, "..."]:
-    """Radar backscatter in dB: linear power, which is never negative, is converted; what is in dB stays."""
-    if (values[valid] < 0).any():
+    """Radar backscatter in dB, as the values tell what they are: what has negative values is in dB and stays.
+
+    Linear power, and an amplitude in digital numbers, whose power is its square, are never negative; only an amplitude
+    is large. Its dB lack the constant of its calibration, which no stretch shows.
+    """
+    shown = values[valid]
+    if (shown < 0).any():
         return values.astype(np.float32)
-    return (10 * np.log10(np.maximum(values.astype(np.float32), SMALLEST_SHOWN))).astype(np.float32)
+    factor = 20 if shown.size and np.median(shown) > LARGEST_POWER else 10
+    return (factor * np.log10(np.maximum(values.astype(np.float32), SMALLEST_SHOWN))).astype(np.float32)
 
 
 def quantile_over_dates(

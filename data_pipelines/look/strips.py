@@ -56,7 +56,7 @@ def draw_strip(sheet: Sheet, top: float, first: int, view: View) -> None:
 
 
 def _caption(sheet: Sheet, middle: float, top: float, view: View, date: int) -> None:
-    sheet.text(middle, top, f"{view.days[date]:%Y-%m-%d}", fontsize=9, ha="center")
+    sheet.text(middle, top, f"{view.days[date]:{view.day_format}}", fontsize=9, ha="center")
     sheet.text(middle, top + 0.16, _warning(view, date), fontsize=8, ha="center", color=WARNING_COLOUR)
 
 

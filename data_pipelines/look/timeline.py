@@ -89,6 +89,8 @@ def draw_curves(sheet: Sheet, top: float, view: View, example: Example, views: S
     valid = np.ones(values.shape, np.bool_) if mask is None else np.broadcast_to(mask[:, :, 0, 0], values.shape)
     cloudy = view.valid[:, :, 0] & ~view.clear[:, :, 0]
     for number, band in enumerate(bands):
+        if not valid[:, number].any():
+            continue
         colour = matplotlib.colormaps["turbo"](0.05 + 0.9 * number / max(len(bands) - 1, 1))
         _draw_band(ax, view.days, values[:, number], valid[:, number], cloudy[:, 0], colour, band)
     ax.grid(axis="y")

@@ -16,6 +16,7 @@ from data_pipelines.look.stretch import Scale, decibels, limits, quantile_over_d
 CLOUDY = 50.0  # percent, from which a pixel is left out of stretch and median
 MOST_DATES = {"decibel": (0.05, 0.95)}  # shares of a pixel's dates between which a series is stretched
 MOST_OPTICAL_DATES = (0.1, 0.5)  # where the bright end may be clouds that no layer tells of
+DAY_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "none": ""}
 HEADROOM = 1.3  # white lies that much farther from black in a series
 
 
@@ -30,7 +31,8 @@ class View:
       planes: (T, C, H, W) what is shown: one channel (grey) or three (red, green, blue), not stretched yet.
       valid: (T, H, W) bool, True where the shown bands are valid.
       clear: (T, H, W) bool, valid and not under clouds.
-      days: the calendar date of each T; empty for an image.
+      days: the calendar date of each T; empty for an image, and where the archive tells none.
+      day_format: how much of each day is known, as `strftime` takes it.
       cloud: (T,) mean probability of cloud in percent over valid pixels; None where the archive has no cloud layer.
     """
 
@@ -41,6 +43,7 @@ class View:
     valid: Bool[np.ndarray, "T H W"]
     clear: Bool[np.ndarray, "T H W"]
     days: tuple[datetime.date, ...]
+    day_format: str
     cloud: Float32[np.ndarray, "T"] | None
 
     @property
@@ -88,7 +91,8 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
         planes=planes,
         valid=valid,
         clear=valid if cloud is None else valid & (cloud < CLOUDY),
-        days=tuple(calendar_days(example[f"{name}_dates"], example[f"{name}_years"])) if sensor.has_dates else (),
+        days=_days(card, sensor, example),
+        day_format=DAY_FORMATS[card.date_precision.get(name, "day")],
         cloud=None if cloud is None else _mean_where(cloud, valid),
     )
 
@@ -96,6 +100,13 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
 def centre(card: DatasetCard, key: str, array: Shaped[np.ndarray, "*N h w"]) -> Shaped[np.ndarray, "*N H W"]:
     """What batches take of a stored array that reaches beyond the tile's extent."""
     return crops.without_margin(card, key, array)
+
+
+def _days(card: DatasetCard, sensor: Sensor, example: Example) -> tuple[datetime.date, ...]:
+    name = sensor.name
+    if not sensor.has_dates or card.date_precision.get(name) == "none":
+        return ()
+    return tuple(calendar_days(example[f"{name}_dates"], example[f"{name}_years"]))
 
 
 def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:

@@ -168,7 +168,8 @@ def test_preparing_twice_changes_nothing(capsys, archive):
     words = ("prepare", DATASET, "--source", str(archive), "--out", "prepared")
     output(capsys, *words)
     before = {path: path.stat().st_mtime_ns for path in pathlib.Path("prepared").rglob("*")}
-    assert "is prepared in" in output(capsys, *words)
+    again = output(capsys, *words)
+    assert "is prepared in" in again and "nothing to do: it was prepared before" in again and "examples" in again
     assert {path: path.stat().st_mtime_ns for path in pathlib.Path("prepared").rglob("*")} == before
 
 

@@ -69,7 +69,7 @@ def test_class_counts(tmp_path):
 
 def test_the_text(rich):
     text = report_text(rich)
-    assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n  train: 7 examples, 0.1 MB in 1 file (")
+    assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n  train: 7 examples, 0.1 MB in 1 file\n")
     assert "    tile: a 7, b 3; none of c" in text
     assert "    dense: 105 values in t/ha: mean 11, std" in text
     assert "  spot: missing in 3 tiles" in text and "75.0% of the pixels cloudy (50 % or more)" in text

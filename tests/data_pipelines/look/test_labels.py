@@ -40,6 +40,7 @@ def test_the_legend_has_the_classes_that_are_there_in_the_order_of_the_card():
     [
         (dict(tile_label="class", tile_classes=("oak", "ash")), np.int32(1), "ash"),
         (dict(tile_label="multi_label", tile_classes=("oak", "ash")), np.array([1, 1], np.uint8), "oak, ash"),
+        (dict(tile_label="multi_label", tile_classes=("a, b", "c")), np.array([1, 1], np.uint8), '"a, b", c'),
         (dict(tile_label="multi_label", tile_classes=("oak", "ash")), np.zeros(2, np.uint8), "none of the classes"),
         (dict(tile_label="regression", label_unit="t/ha"), np.float32(12.3456), "12.35 t/ha"),
         (dict(tile_label="none"), None, ""),

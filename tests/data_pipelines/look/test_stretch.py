@@ -80,6 +80,14 @@ def test_linear_power_becomes_decibels_and_decibels_stay():
     np.testing.assert_array_equal(decibels(linear - 20, everywhere), linear - 20)
 
 
+def test_amplitudes_in_digital_numbers_become_decibels_of_power():
+    """Ten times the amplitude is a hundred times the power: 20 dB."""
+    amplitude = np.array([[500.0, 5000.0], [5000.0, 0.0]], np.float32)[None, None]
+    shown = decibels(amplitude, amplitude > 0)[0, 0]
+    np.testing.assert_allclose(shown[0, 1] - shown[0, 0], 20, atol=1e-4)
+    assert np.isfinite(shown).all()
+
+
 def test_the_median_is_that_of_the_dates_to_use():
     values = np.array([10, 20, 30, 1000], np.int16).reshape(4, 1, 1, 1) * np.ones((1, 3, 2, 2), np.int16)
     use = np.ones((4, 2, 2), np.bool_)

@@ -93,6 +93,28 @@ def test_single_pixels_are_lines_of_bands(monkeypatch):
     assert curves.get_xlim() == timeline.get_xlim() and collisions(figure) == ([], [])
 
 
+def test_bands_that_are_never_valid_are_not_in_the_legend(monkeypatch):
+    card = dataclasses.replace(PIXEL, masks={"s2": "band"})
+    valid = np.ones((5, 10, 1, 1), np.bool_)
+    valid[:, 6] = False
+    curves, _ = draw(monkeypatch, card, pixel_example(cloud=0) | {"s2_mask": valid}).axes
+    named = [text.get_text() for text in curves.get_legend().get_texts()]
+    assert len(named) == 9 and "B8" not in named and "B8A" in named
+
+
+def test_no_picture_shows_more_of_a_date_than_is_known(monkeypatch):
+    """Monthly images are stored with a day, and images without a date with one, as models need numbers."""
+    example = FakeReader().example("train", "train0")
+    example["s2_dates"][:], example["s2_years"][:] = (14, 45, 73), 2021
+    monthly = dataclasses.replace(CARD, date_precision={"s2": "month"})
+    shown = texts(draw(monkeypatch, monthly, example))
+    assert {"2021-01", "2021-02", "2021-03"} <= set(shown) and not any("2021-01-15" in text for text in shown)
+    undated = dataclasses.replace(CARD, date_precision=dict.fromkeys(("s2", "s1-asc", "modis"), "none"))
+    figure = draw(monkeypatch, undated, example)
+    assert any("10 m, date not known" in text for text in texts(figure))
+    assert "dates" not in texts(figure) and not any("20" in text for text in texts(figure))
+
+
 def test_clouds_are_hollow_and_off_the_line(monkeypatch):
     curves, _ = draw(monkeypatch, PIXEL, pixel_example(cloud=90)).axes
     assert curves.get_legend().get_title().get_text() == "hollow: cloud"
