@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from data_pipelines.files import explained
 
 _EXPECTED = "an uncompressed tar archive"
+_AGAIN = "download it again"
 
 
 def tar_members(path: pathlib.Path) -> Mapping[str, tuple[int, int]]:
@@ -27,10 +28,20 @@ def tar_members(path: pathlib.Path) -> Mapping[str, tuple[int, int]]:
 def _members(path: pathlib.Path, state: tuple[int, int]) -> dict[str, tuple[int, int]]:
     with explained(path, _EXPECTED, tarfile.TarError), tarfile.open(path, "r:") as archive:
         found = {posixpath.normpath(m.name): (m.offset_data, m.size) for m in archive if m.isreg()}
-    end = max((start + length for start, length in found.values()), default=0)
-    if end > state[1]:
-        raise ValueError(f"{path} is cut off at byte {state[1]}; expected {end} or more; download it again")
+        end = archive.offset
+    _check_end(path, end, state[1])
     return found
+
+
+def _check_end(path: pathlib.Path, end: int, size: int) -> None:
+    """Where the last file ends there must be a block of zeros; tarfile takes any damaged header for the end."""
+    with explained(path, _EXPECTED), path.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise ValueError(f"{path} is cut off at byte {size}; expected {end + tarfile.BLOCKSIZE} or more; {_AGAIN}")
+    if any(block):
+        raise ValueError(f"{path} is damaged at byte {end}; expected a file's header, or the end; {_AGAIN}")
 
 
 def read_member(path: pathlib.Path, name: str) -> bytes | None:

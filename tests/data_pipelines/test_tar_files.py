@@ -67,3 +67,25 @@ def test_archives_that_are_cut_off(tmp_path):
 def test_a_missing_archive(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*a\.tar; expected an uncompressed tar archive"):
         tar_members(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("cut", [1736, 3072])
+def test_archives_that_end_early_are_not_taken_for_smaller_ones(tmp_path, cut):
+    """In the second file's header, and where the third one would begin."""
+    path = write_tar(tmp_path / "a.tar", {name: bytes(700) for name in "123"})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=rf"a\.tar (is cut off at byte {cut}|cannot be read).*download"):
+        tar_members(path)
+
+
+def test_a_damaged_header_is_not_the_end(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {name: bytes(700) for name in "123"})
+    content = bytearray(path.read_bytes())
+    content[1536:2048] = b"z" * 512
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tar is damaged at byte 1536; expected a file's header, or the end"):
+        tar_members(path)
+
+
+def test_an_archive_of_nothing(tmp_path):
+    assert not tar_members(write_tar(tmp_path / "a.tar", {}))
