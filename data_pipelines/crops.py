@@ -170,12 +170,16 @@ def all_corners(card: DatasetCard, extent: float) -> list[Corner]:
 
 
 def draw_view(card: DatasetCard, extent: float, augment: bool, rng: np.random.Generator) -> View:
-    """A window anywhere in the tile, aligned with the coarsest pixel; turned if `augment`."""
+    """A window anywhere in the tile, aligned with the coarsest pixel; turned if `augment`.
+
+    Windows made of whole blocks lie on blocks, so that nothing else is read.
+    """
     corner = _draw_corner(card, extent, rng) if extent < card.extent else (0.0, 0.0)
     return View(extent, corner, Turn.draw(rng) if augment else Turn())
 
 
 def _draw_corner(card: DatasetCard, extent: float, rng: np.random.Generator) -> Corner:
-    step = alignment(card)
+    block = card.extent / card.blocks
+    step = block if card.blocks > 1 and whole_number(extent / block) else alignment(card)
     places = round((card.extent - extent) / step) + 1
     return int(rng.integers(places)) * step, int(rng.integers(places)) * step

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.blocks import as_piece, join_blocks
+from data_pipelines.blocks import as_piece, block_card, join_blocks
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.card_json import check_stored_card
 from data_pipelines.crops import Piece
 from data_pipelines.plan import FILE_NAME, Plan
+from data_pipelines.records import RecordParser
 from data_pipelines.statistics import SensorStatistics, load_statistics
 
 LENGTHS_FILE = "series_lengths.npz"
@@ -30,6 +31,7 @@ class Records:
     split: str
     folder: pathlib.Path
     source: Any
+    parse: RecordParser
 
     def __len__(self) -> int:
         return len(self.source) // self.card.blocks**2
@@ -49,7 +51,7 @@ class Records:
 
     def _record(self, index: int, block: int) -> Example:
         try:
-            return self.source[index * self.card.blocks**2 + block]
+            return self.parse(self.source[index * self.card.blocks**2 + block])
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise ValueError(
                 f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "
@@ -111,6 +113,7 @@ def open_records(card: DatasetCard, folder: pathlib.Path, split: str) -> Records
     """Opens one split of a prepared folder; see `PreparedDataset.records`."""
     import tensorflow_datasets as tfds
     from google.protobuf.json_format import ParseError
+    from tensorflow_datasets.core.decode import DeserializeMethod
 
     try:
         builder = tfds.builder_from_directory(folder)
@@ -120,7 +123,8 @@ def open_records(card: DatasetCard, folder: pathlib.Path, split: str) -> Records
     splits = builder.info.splits
     if split not in splits:
         raise ValueError(f"dataset {card.name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
-    return Records(card, split, folder, builder.as_data_source(split=split))
+    source = builder.as_data_source(split=split, deserialize_method=DeserializeMethod.RAW_BYTES)
+    return Records(card, split, folder, source, RecordParser.of(block_card(card)))
 
 
 def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Lengths]) -> None:

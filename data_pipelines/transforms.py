@@ -60,9 +60,10 @@ class TileTransform:
         sensor, card = get_sensor(name), self.card
         side = 1 if sensor.kind == "context" else round(self.extent / pixel_metres(card, name))
         axes = (batch_size, length) if length is not None else (batch_size,)
+        make = np.zeros if length is not None or name in card.optional else np.empty  # of an image all is written
         channels = {"pixel": 1, "band": sensor.num_bands, None: None}[card.masks.get(name)]
         return Observation(
-            values=np.zeros((*axes, sensor.num_bands, side, side), np.float32),
+            values=make((*axes, sensor.num_bands, side, side), np.float32),
             dates=None if length is None else np.zeros(axes, np.int32),
             date_mask=None if length is None else np.zeros(axes, np.bool_),
             pixel_mask=None if channels is None else np.zeros((*axes, channels, side, side), np.bool_),

@@ -118,6 +118,15 @@ def test_windows_begin_where_pixels_of_all_arrays_begin():
     assert draw_view(CARD, 60.0, False, np.random.default_rng(0)).turn == Turn()
 
 
+def test_windows_of_whole_blocks_lie_on_blocks():
+    def corners(extent, blocks):
+        card = dataclasses.replace(CARD, sensors=("spot", "s2"), sides={}, blocks=blocks)
+        return {draw_view(card, extent, False, np.random.default_rng(seed)).corner for seed in range(800)}
+
+    assert corners(60.0, 2) == {(0.0, 0.0), (0.0, 60.0), (60.0, 0.0), (60.0, 60.0)}
+    assert len(corners(60.0, 4)) == 9 and len(corners(60.0, 1)) == 49 and len(corners(40.0, 2)) == 81
+
+
 def test_evaluation_windows_cover_a_tile_once():
     seen = np.zeros((12, 12), int)
     for corner in all_corners(CARD, 60.0):

@@ -1,0 +1,315 @@
+"""Batches from prepared records against batches from the raw files, each tile decoded anew, on two cores.
+
+    python benchmarks/data.py                           # every case, minutes
+    python benchmarks/data.py --cases treesatai_ts --tiles 64
+    python benchmarks/data.py --spot-compression lzw    # of PASTIS-HD's SPOT images, whose real files were not seen
+
+Makes archives in the published layouts, with the real archives' sizes and numbers of dates, prepares them, and runs the
+same pipeline on both: same tiles, same transforms, equal batches. Files and records are in the page cache.
+docs/PERFORMANCE.md quotes it.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from anysat_jax.batch import Batch
+from data_pipelines.card import Example
+from data_pipelines.crops import Piece, whole_tile
+from data_pipelines.features import complete_example
+from data_pipelines.options import DatasetOptions, Sampling
+from data_pipelines.registry import DatasetEntry, get_entry
+
+ROUNDS = 5  # raw and prepared take turns, so that other work on the machine hits both
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+      dataset: its name.
+      dates: of each series.
+      batch_size: samples of a batch.
+      sampling: how tiles become samples.
+    """
+
+    dataset: str
+    dates: dict[str, int]
+    batch_size: int
+    sampling: Sampling
+
+    @property
+    def label(self) -> str:
+        extent = get_entry(self.dataset).card.extent
+        part = f", windows of {self.sampling.extent:g} m" if self.sampling.extent else f", tiles of {extent:g} m"
+        return f"{self.dataset}{part}, {self.sampling.max_dates} dates"
+
+
+TREESAT_DATES, PASTIS_DATES = {"s2": 146, "s1-asc": 60}, {"s2": 43, "s1": 70}
+CASES = {
+    "treesatai_ts": Case("treesatai_ts", TREESAT_DATES, 16, Sampling(max_dates=70)),
+    "pastis_hd": Case("pastis_hd", PASTIS_DATES, 4, Sampling(max_dates=20)),
+    "pastis_hd,320": Case("pastis_hd", PASTIS_DATES, 16, Sampling(max_dates=20, extent=320.0)),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--tiles", type=int, default=24, help="of each archive")
+    parser.add_argument("--seconds", type=float, default=2.0, help=f"of each of {ROUNDS} rounds, for each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--spot-compression", default="none", choices=["none", "lzw", "deflate"])
+    parser.add_argument("--step-seconds", type=float, help="of a training step a tile; measured if not given; 0: none")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------------------------------- archives
+
+
+def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression: str) -> None:
+    """A made-up archive, with as much noise as makes it compress like real data."""
+    from data_pipelines.fakes import pastis_hd, treesatai_ts
+
+    {"treesatai_ts": treesatai_ts, "pastis_hd": pastis_hd}[case.dataset].write_archive(
+        folder, {"train": tiles, "val": 0, "test": 0}, num_dates=case.dates
+    )
+    compress = {} if spot_compression == "none" or case.dataset != "pastis_hd" else {"compress": spot_compression}
+    for path in sorted(folder.rglob("*.tif")):
+        roughen_raster(path, **compress)
+    for path in sorted(folder.glob("DATA_*/*.npy")):
+        values = np.load(path)
+        np.save(path, rough(values, 0.5 if values.dtype.kind == "f" else 60.0))
+    for path in sorted(folder.rglob("*.h5")):
+        roughen_hdf5(path)
+
+
+def rough(values: np.ndarray, deviation: float) -> np.ndarray:
+    """The values with normal noise, in their dtype and, if they are bytes or digital numbers, above zero."""
+    noise = np.random.default_rng(values.size).normal(0, deviation, values.shape[1:]).astype(np.float32)
+    noisy = values + noise
+    return np.clip(noisy, 1, 255).astype(np.uint8) if values.dtype == np.uint8 else noisy.astype(values.dtype)
+
+
+def roughen_raster(path: pathlib.Path, **profile: Any) -> None:
+    import rasterio
+
+    with rasterio.open(path) as file:
+        values, old = file.read(), file.profile
+    with rasterio.open(path, "w", **{**old, "interleave": "pixel", "tiled": False, **profile}) as file:
+        file.write(rough(values, 6.0))
+
+
+def roughen_hdf5(path: pathlib.Path) -> None:
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        values = file["sen-2-data"][()]
+        file["sen-2-data"][...] = np.maximum(1, rough(values, 60.0).round())
+        for orbit in ("asc", "des"):
+            values = file[f"sen-1-{orbit}-data"][()]
+            file[f"sen-1-{orbit}-data"][...] = np.maximum(1e-4, rough(values, 0.01))
+
+
+# ------------------------------------------------------------------------------------------------------- pipelines
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """The training tiles of an archive, decoded each time."""
+
+    reader: Any
+
+    def __len__(self) -> int:
+        return len(self.reader.keys("train"))
+
+    def __getitem__(self, index: int) -> Example:
+        return complete_example(self.reader.card, self.reader.example("train", self.reader.keys("train")[index]))
+
+    def pieces(self, index: int, blocks: Sequence[int]) -> list[Piece]:
+        """The files are read whole, whatever is wanted of them."""
+        return [whole_tile(self.reader.card, self[index])]
+
+
+def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator[Batch]:
+    """The training pipeline, on a source of examples."""
+    import grain
+
+    from data_pipelines.batches import BatchMaker
+    from data_pipelines.sampler import Stream, mixture
+    from data_pipelines.transforms import TileTransform
+
+    card = prepared.card
+    maker = BatchMaker(source, TileTransform(card, prepared.statistics, case.sampling))
+    patch_sizes = tuple(size for size in card.patch_sizes if size <= (case.sampling.extent or card.extent))[-1:]
+    options = DatasetOptions(card, case.batch_size, 1, patch_sizes, case.sampling)
+    stream = Stream(len(source), options, maker.training, seed=0)
+    dataset = mixture([stream], 0).to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    return iter(dataset)
+
+
+def batches_a_second(batches: Any, seconds: float) -> float:
+    """Rate of an iterator over about so many seconds, once it is warm; closes it."""
+    next(batches), next(batches)
+    start, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
+        next(batches)
+        count += 1
+    batches.close()
+    time.sleep(0.3)  # what it had begun ahead
+    return count / passed
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    import jax
+
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def resident_memory() -> float:
+    """Of this process, in GB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def num_bytes(example: Example) -> int:
+    return sum(value.nbytes for value in example.values() if isinstance(value, np.ndarray))
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of a case.
+
+    Attributes:
+      raw_rate, prepared_rate: tiles or windows a second.
+      megabytes: of a tile or window as stored, with all its dates.
+      disk_share: what a tile takes on the disk, of its arrays' size.
+      memory: of the process at the beginning, in the middle and at the end of an epoch, in GB.
+      step: seconds of a training step a tile or window.
+    """
+
+    case: Case
+    raw_rate: float
+    prepared_rate: float
+    megabytes: float
+    disk_share: float
+    memory: tuple[float, float, float]
+    step: float = 0.0
+
+    def row(self) -> str:
+        share = f"{1 / self.prepared_rate / self.step:.1%}" if self.step else "-"
+        memory = " / ".join(f"{one:.2f}" for one in self.memory)
+        return (
+            f"| {self.case.label} | {self.raw_rate:.1f} | {self.prepared_rate:.1f} | "
+            f"{self.prepared_rate * self.megabytes:.0f} | **{self.prepared_rate / self.raw_rate:.1f}** | "
+            f"{self.disk_share:.0%} | {share} | {memory} |"
+        )
+
+
+HEADER = (
+    "| case | raw, a second | prepared, a second | prepared, MB/s | ratio | size on disk | of a step | memory, GB |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> Result:
+    """Prepares an archive and runs both pipelines by turns."""
+    from data_pipelines.prepare import prepare_dataset
+    from data_pipelines.prepared import PreparedDataset
+
+    entry: DatasetEntry = get_entry(case.dataset)
+    make_archive(folder / "raw", case, arguments.tiles, arguments.spot_compression)
+    reader = entry.open_reader(folder / "raw")
+    target = prepare_dataset(reader, folder / "prepared", entry.version)
+    prepared = PreparedDataset.open(entry.card, target)
+    sources = {"raw": Raw(reader), "prepared": prepared.records("train")}
+
+    def batches(name: str) -> Any:
+        return batches_of(sources[name], prepared, case, arguments.threads)
+
+    assert_equal(next(batches("raw")), next(batches("prepared")))
+    rates: dict[str, list[float]] = {name: [] for name in sources}
+    for _ in range(ROUNDS):
+        for name in sources:
+            rates[name].append(case.batch_size * batches_a_second(batches(name), arguments.seconds))
+    example = sources["prepared"][0]
+    stored = sum(path.stat().st_size for path in target.glob("*.array_record*"))
+    memory = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
+    return Result(
+        case,
+        statistics.median(rates["raw"]),
+        statistics.median(rates["prepared"]),
+        num_bytes(example) / 1e6 * ((case.sampling.extent or entry.card.extent) / entry.card.extent) ** 2,
+        stored / arguments.tiles / num_bytes(example),
+        memory,
+        seconds_of_a_step(case, batches("prepared")) if arguments.step_seconds is None else arguments.step_seconds,
+    )
+
+
+def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, float, float]:
+    """Resident memory at the beginning, in the middle and at the end of `count` batches."""
+    next(batches), next(batches)
+    memory = [resident_memory()]
+    for half in (count // 2, count - count // 2):
+        for _ in range(half):
+            next(batches)
+        memory.append(resident_memory())
+    return memory[0], memory[1], memory[2]
+
+
+def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
+    """Time of a tiny model's training step a tile, on this machine's CPU."""
+    import jax
+
+    from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
+    from anysat_jax.train import settings
+    from anysat_jax.train.mesh import make_mesh, put_batch, put_masks
+    from anysat_jax.train.optimizer import make_optimizer
+    from anysat_jax.train.state import create_state
+    from anysat_jax.train.step import make_train_step
+    from configs import pretrain
+
+    config = pretrain.get_config(f"prepared,{case.dataset}")
+    config.model.sensors = get_entry(case.dataset).card.sensors
+    mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.optimizer, config.total_steps)
+    state = create_state(settings.model_of(config), optimizer, mesh, 0)
+    size = max(1, case.batch_size // 4)
+    batch = jax.tree.map(lambda array: array[:size], next(batches).replace(labels={}))
+    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, size, MaskConfig.from_section(config.pretrain))
+    batch, masks = put_batch(batch, mesh), put_masks(masks, mesh)
+    step = jax.jit(make_train_step(config, optimizer, mesh)).lower(state, batch, masks).compile()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(step(state, batch, masks))
+        times.append(time.perf_counter() - start)
+    return min(times) / size
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    print(f"{arguments.threads} threads, {arguments.tiles} tiles, SPOT compression: {arguments.spot_compression}")
+    print(HEADER)
+    for name in arguments.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure(CASES[name], arguments, pathlib.Path(folder)).row(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
