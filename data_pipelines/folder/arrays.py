@@ -9,7 +9,7 @@ from jaxtyping import Bool, Num
 
 from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
 from data_pipelines.files import check_array, georeference, read_npy, read_npz, read_raster_and_nodata
-from data_pipelines.folder.description import LINEAR, SensorFiles
+from data_pipelines.folder.description import DECIBELS, LINEAR, SensorFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +72,29 @@ def to_sensor(
     """The sensor's bands in its order and dtype, and where they are valid (True); elsewhere they are 0.
 
     Raises:
-      ValueError: a value does not fit the dtype.
+      ValueError: a value does not fit the dtype, or the polarisations are not in the described units.
     """
     bands = files.record.bands[:2] if files.computes_ratio else files.record.bands
     picked = pick_bands(values, files.bands, bands)
     mask = validity(picked, (files.nodata, read.nodata))
     if files.computes_ratio:
+        _check_units(files, read, picked, mask)
         safe = np.where(mask, picked, 1).astype(np.float32)
         picked = with_ratio(safe) if files.units == LINEAR else with_ratio_of_decibels(safe)
     return _cast(read.path, files, np.where(mask, picked, 0)), mask
+
+
+def _check_units(
+    files: SensorFiles, read: Read, polarisations: Num[np.ndarray, "*T 2 H W"], mask: Bool[np.ndarray, "*T 1 H W"]
+) -> None:
+    """Power is never negative, and a scene in decibels always has negative values."""
+    negative = bool((mask & (polarisations < 0)).any())
+    if mask.any() and negative == (files.units == LINEAR):
+        found, other = ("values below 0", DECIBELS) if negative else ("no value below 0", LINEAR)
+        raise ValueError(
+            f"{read.path} has {found}, so that it cannot be in {files.units}; expected what the description says "
+            f'under [sensors.{files.record.name}]. Write units = "{other}" there, or name in nodata what is no value'
+        )
 
 
 def _cast(path: pathlib.Path, files: SensorFiles, values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from anysat_jax.sensors import Sensor, register
+from anysat_jax.sensors import Sensor, register, whole_number
 from data_pipelines.card import DatasetCard
 from data_pipelines.features import check_card
 from data_pipelines.folder.description import Description, MaskFiles, SensorFiles, SplitRule
@@ -23,11 +23,21 @@ def folder_card(description: Description) -> DatasetCard:
     try:
         for files in description.sensors:
             register(files.record)
+        _check_mask_pixels(description)
         card = _card(description)
         check_card(card)
     except ValueError as error:
         raise ValueError(f"{description.path}: {error}") from error
     return card
+
+
+def _check_mask_pixels(description: Description) -> None:
+    mask, extent = description.mask, description.extent
+    if mask and not whole_number(extent / mask.metres_per_pixel):
+        raise ValueError(
+            f"mask.metres_per_pixel is {mask.metres_per_pixel:g}, and the extent of {extent:g} m is not a whole number "
+            "of such pixels"
+        )
 
 
 def _card(description: Description) -> DatasetCard:
@@ -54,7 +64,6 @@ def _card(description: Description) -> DatasetCard:
         dense_classes=mask.classes if mask else (),
         dense_colours=(mask.colours or palette(len(mask.classes))) if mask else (),
         dense_metres=mask.metres_per_pixel if mask else 10.0,
-        ignore_label=mask.ignore if mask else -1,
         label_unit=(labels.unit if labels else "") or (mask.unit if mask else ""),
         split_rule=_split_rule(description.splits, description.table),
         own_sensors=tuple(files.record for files in sensors if files.own),
@@ -67,17 +76,16 @@ def _card(description: Description) -> DatasetCard:
     )
 
 
-def class_dtype(num_classes: int, ignore: int) -> np.dtype:
-    """The smallest dtype that holds class numbers and what stands for no label."""
-    candidates = [np.dtype(name) for name in ("int8", "uint8", "int16", "int32")]
-    low, high = min(ignore, 0), max(ignore, num_classes - 1)
-    return next(dtype for dtype in candidates if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+def class_dtype(num_classes: int) -> np.dtype:
+    """The smallest dtype that holds class numbers, counted from 0, and -1 for no label."""
+    candidates = [np.dtype(name) for name in ("int8", "int16", "int32")]
+    return next(dtype for dtype in candidates if num_classes - 1 <= np.iinfo(dtype).max)
 
 
 def _dense_dtype(mask: MaskFiles | None) -> dict[str, str]:
     if mask is None:
         return {}
-    return {"dense": class_dtype(len(mask.classes), mask.ignore).name if mask.classes else "float32"}
+    return {"dense": class_dtype(len(mask.classes)).name if mask.classes else "float32"}
 
 
 def palette(count: int) -> tuple[str, ...]:

@@ -1,33 +1,32 @@
 """The label of each pixel, from a file beside the tile."""
 
-import pathlib
-
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from data_pipelines.folder.arrays import Read, read_file
+from data_pipelines.folder.arrays import Read
 from data_pipelines.folder.description import MaskFiles
 
+NO_LABEL = -1  # whatever stands for it in the files: their own number may be that of a class once classes count from 0
 
-def read_mask(mask: MaskFiles, path: pathlib.Path, side: int, dtype: np.dtype) -> Num[np.ndarray, "h w"]:
-    """A tile's dense label: class numbers with `mask.ignore` where there is none, or float32 with NaN there.
+
+def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[np.ndarray, "h w"]:
+    """A tile's dense label: class numbers with `NO_LABEL` where there is none, or float32 with NaN there.
 
     Args:
       mask: what the description says of it.
-      path: the file.
+      read: the file.
       side: pixels along a side.
       dtype: of a class map.
 
     Raises:
-      FileNotFoundError, ValueError: the file is missing, unreadable, of another size, or holds an unknown class.
+      ValueError: the file is of another size, or holds an unknown class.
     """
-    read = read_file(path, mask.array)
     values = read.values[0] if read.values.ndim == 3 and len(read.values) == 1 else read.values
     if values.shape != (side, side):
         metres = mask.metres_per_pixel
         raise ValueError(
-            f"{path} has the shape {read.values.shape}; expected one band of {side} x {side} pixels, the described "
-            f"extent of {side * metres:g} m in pixels of {metres:g} m (mask.metres_per_pixel)"
+            f"{read.path} has the shape {read.values.shape}; expected one band of {side} x {side} pixels, the "
+            f"described extent of {side * metres:g} m in pixels of {metres:g} m (mask.metres_per_pixel)"
         )
     return _classes(mask, read, values, dtype) if mask.classes else _numbers(read, values)
 
@@ -42,7 +41,7 @@ def _classes(mask: MaskFiles, read: Read, values: Num[np.ndarray, "h w"], dtype:
     known = np.isfinite(values) & (values != mask.ignore)
     if read.nodata is not None and read.nodata not in mask.values:
         known &= values != read.nodata
-    classes = np.full(values.shape, mask.ignore, dtype)
+    classes = np.full(values.shape, NO_LABEL, dtype)
     for number, value in enumerate(mask.values):
         classes[values == value] = number
     if strangers := sorted(set(np.unique(values[known]).tolist()) - set(mask.values)):

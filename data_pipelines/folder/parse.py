@@ -1,6 +1,5 @@
 """Reads the description of a folder of tiles from its TOML file, and refuses what cannot be."""
 
-import math
 import pathlib
 import re
 import tomllib
@@ -20,6 +19,9 @@ from data_pipelines.folder.pattern import FilePattern
 from data_pipelines.folder.section import Section
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_SENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_TAKEN = ("id", "crs", "transform", "tile", "dense")  # other keys of an example, and how keys of a sensor's fields end
+_ENDS = ("_dates", "_years", "_mask", "_cloud", "_present")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
@@ -32,7 +34,7 @@ def read_description(path: pathlib.Path) -> Description:
       ValueError: it is no TOML, or a field is missing, unknown or impossible; the message names file and field.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' Notepad writes a mark first
         table = tomllib.loads(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"no description {path}; docs/DATA.md shows how to write one") from None
@@ -42,10 +44,10 @@ def read_description(path: pathlib.Path) -> Description:
 
 
 def _description(path: pathlib.Path, text: str, section: Section) -> Description:
-    fields: dict[str, Any] = {"name": section.text("name"), "extent": float(section.number("extent"))}
+    fields: dict[str, Any] = {"name": section.text("name"), "extent": section.positive("extent")}
     if not _NAME.fullmatch(fields["name"]):
         raise ValueError(f"{path}: name is {fields['name']!r}; expected small letters, digits and '_', a letter first")
-    fields["patch_sizes"] = tuple(_whole(path, size) for size in section.numbers("patch_sizes"))
+    fields["patch_sizes"] = section.wholes("patch_sizes", lowest=1)
     for key, default in (("title", fields["name"]), ("table", ""), ("licence", ""), ("citation", ""), ("url", "")):
         fields[key] = section.text(key, default)
     fields["version"] = section.text("version", "1.0.0")
@@ -64,21 +66,19 @@ def _description(path: pathlib.Path, text: str, section: Section) -> Description
     return Description(path=path, text=text, **fields)
 
 
-def _whole(path: pathlib.Path, size: float) -> int:
-    if size != int(size) or size < 1:
-        raise ValueError(f"{path}: patch_sizes has {size:g}; expected whole metres")
-    return int(size)
-
-
 def _sensor(name: str, section: Section) -> SensorFiles:
+    if not _SENSOR_NAME.fullmatch(name) or name in _TAKEN or name.endswith(_ENDS):
+        raise ValueError(
+            f"{section.where}: a sensor cannot be called {name!r}; expected letters, digits, '_' and '-', a letter "
+            f"first, none of {', '.join(_TAKEN)}, and no end like {', '.join(_ENDS)}"
+        )
     bands = section.texts("bands")
     fields: dict[str, Any] = {"bands": bands, "files": _pattern(section)}
     for key in ("dates", "array", "units"):
         fields[key] = section.text(key, "")
     fields["nodata"] = section.number("nodata", None)
     fields["dtype"] = section.text("dtype", "float32")
-    pixels = section.number("pixels", None)
-    fields["pixels"] = None if pixels is None else int(pixels)
+    fields["pixels"] = section.whole("pixels", None, lowest=1)
     fields["optional"] = section.flag("optional", False)
     fields["natural_colour"] = section.texts("natural_colour", ())
     own = section.has("kind")
@@ -96,18 +96,26 @@ def _pattern(section: Section) -> FilePattern:
 
 def _record(name: str, bands: tuple[str, ...], section: Section) -> Sensor:
     """The sensor: the registered one, or one that the description makes known."""
-    kind, metres = section.text("kind", ""), section.number("metres_per_pixel", None)
-    subpatch = section.number("subpatch_pixels", None)
+    kind, metres = section.text("kind", ""), section.positive("metres_per_pixel", None)
+    subpatch = section.whole("subpatch_pixels", None, lowest=1)
     known = SENSORS.get(name)
     if known is not None and not any((kind, metres, subpatch)):
         return known
+    if known is not None and not kind:
+        raise ValueError(
+            f"{section.where}: {name!r} is a known sensor of {known.metres_per_pixel:g} m per pixel; leave out "
+            "metres_per_pixel and subpatch_pixels, or, where the pixels are others, give the sensor a name of its own"
+        )
     if not kind or not metres or (kind == "image" and not subpatch):
         raise ValueError(
             f"{section.where}: {name!r} is none of the known sensors ({', '.join(SENSORS)}); to make it known, write "
             "its kind (image, series or context), metres_per_pixel and, for an image, subpatch_pixels"
         )
     own = bands if known is None else known.bands
-    return Sensor(name, kind, own, float(metres), subpatch_pixels=int(subpatch or 1))
+    try:
+        return Sensor(name, kind, own, metres, subpatch_pixels=subpatch or 1)
+    except ValueError as error:
+        raise ValueError(f"{section.where}: {error}") from error
 
 
 def _check_bands(where: str, files: SensorFiles) -> None:
@@ -157,7 +165,15 @@ def _labels(section: Section) -> TileLabels:
             "classes, or regression without"
         )
     _check_unit(section.where, not classes, unit)
+    _check_names(section.where, classes)
+    if kind == "multi_label" and (wrong := [name for name in classes if ";" in name]):
+        raise ValueError(f"{section.where}.classes has {wrong[0]!r}; ';' stands between the classes of a cell")
     return TileLabels(column, kind, classes, unit)
+
+
+def _check_names(where: str, classes: tuple[str, ...]) -> None:
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"{where}.classes names a class twice: {', '.join(classes)}")
 
 
 def _check_unit(where: str, regression: bool, unit: str) -> None:
@@ -167,20 +183,21 @@ def _check_unit(where: str, regression: bool, unit: str) -> None:
 
 def _mask(section: Section) -> MaskFiles:
     classes = section.texts("classes", ())
-    numbers = section.numbers("values", tuple(float(i) for i in range(len(classes))))
+    values = section.wholes("values", range(len(classes)))
     fields: dict[str, Any] = {"files": _pattern(section), "array": section.text("array", "")}
     fields["colours"] = section.texts("colours", ())
-    fields["ignore"] = int(section.number("ignore", -1.0))
-    fields["metres_per_pixel"] = section.number("metres_per_pixel", 10.0)
+    fields["ignore"] = section.whole("ignore", MaskFiles.ignore)
+    fields["metres_per_pixel"] = section.positive("metres_per_pixel", MaskFiles.metres_per_pixel)
     fields["unit"] = section.text("unit", "")
     section.finish()
-    mask = MaskFiles(classes=classes, values=tuple(int(number) for number in numbers), **fields)
+    mask = MaskFiles(classes=classes, values=values, **fields)
     _check_mask(section.where, mask)
     return mask
 
 
 def _check_mask(where: str, mask: MaskFiles) -> None:
     _check_unit(where, not mask.classes, mask.unit)
+    _check_names(where, mask.classes)
     if mask.files.has_date:
         raise ValueError(f"{where}.files is {mask.files.text!r}; a mask has no {{date}}, one file belongs to a tile")
     if len(mask.values) != len(mask.classes) or len(set(mask.values)) != len(mask.values):
@@ -196,11 +213,11 @@ def _check_mask(where: str, mask: MaskFiles) -> None:
 def _splits(section: Section) -> SplitRule:
     rule = SplitRule(
         column=section.text("column", ""),
-        val=section.number("val", SplitRule.val),
-        test=section.number("test", SplitRule.test),
-        seed=int(section.number("seed", SplitRule.seed)),
+        val=section.share("val", SplitRule.val),
+        test=section.share("test", SplitRule.test),
+        seed=section.whole("seed", SplitRule.seed),
     )
     section.finish()
-    if not (rule.val >= 0 and rule.test >= 0 and rule.val + rule.test < 1 and math.isfinite(rule.val + rule.test)):
+    if rule.val + rule.test >= 1:
         raise ValueError(f"{section.where}: val is {rule.val:g} and test {rule.test:g}; expected shares below 1 in sum")
     return rule

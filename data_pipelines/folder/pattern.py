@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from data_pipelines.dates import parse_day
@@ -18,6 +19,11 @@ SUFFIXES = (".tif", ".tiff", ".npy", ".npz")
 _PLACE = re.compile(r"(\{tile\}|\{date\}|\*)")
 _DAY = r"\d{8}|\d{4}-\d{2}-\d{2}"
 _ANY_DAY = r"[^_/]+"  # what stands where a day should: found, so that it can be complained about
+
+
+def same_letters(tile: str) -> str:
+    """A tile's name in the one of Unicode's spellings that tables mostly have; files of macOS often have the other."""
+    return unicodedata.normalize("NFC", tile)
 
 
 class FilePattern:
@@ -42,6 +48,8 @@ class FilePattern:
             raise ValueError(f"{self.where} is {self.text!r}; write {{tile}} where the tile's name stands")
         if strange := set(re.findall(r"\{[^}]*\}", self.text)) - {"{tile}", "{date}"}:
             raise ValueError(f"{self.where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
+        if set("{}") & set(re.sub(r"\{[^{}]*\}", "", self.text)):
+            raise ValueError(f"{self.where} is {self.text!r}, where a brace is not closed; write {{tile}} and {{date}}")
         if not self.text.endswith(SUFFIXES):
             raise ValueError(f"{self.where} is {self.text!r}; it must end with one of {', '.join(SUFFIXES)}")
 
@@ -69,7 +77,7 @@ class FilePattern:
         found: Found = {}
         for path, tile, date in self._walk(root, "", self.parts, {}):
             day = parse_day(date, f"{root / path} (pattern {self.text!r})") if self.has_date else None
-            found.setdefault(tile, []).append((day, path))
+            found.setdefault(same_letters(tile), []).append((day, path))
         if not found:
             raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
         return {tile: self._ordered(root, files) for tile, files in sorted(found.items())}

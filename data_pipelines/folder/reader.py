@@ -14,8 +14,9 @@ from data_pipelines.folder.arrays import Read, read_file
 from data_pipelines.folder.card import folder_card
 from data_pipelines.folder.description import Description, MaskFiles, SensorFiles
 from data_pipelines.folder.fields import days_of_array, sensor_fields, with_bands
-from data_pipelines.folder.mask import read_mask
+from data_pipelines.folder.mask import dense_label
 from data_pipelines.folder.pattern import Found
+from data_pipelines.folder.place import check_places
 from data_pipelines.folder.table import Rows, read_dates, read_rows, split_of, tile_label
 from data_pipelines.reader import ArchiveReader
 
@@ -96,13 +97,16 @@ class FolderReader(ArchiveReader):
             example |= sensor_fields(files, *reads[files.record.name])
         if self.description.labels:
             example["tile"] = self.labels[key]
+        rasters = [read for parts, _ in reads.values() for read in parts]
         if self.description.mask:
-            example["dense"] = self._mask(self.description.mask, key)
+            rasters.append(read := self._read_mask(self.description.mask, key))
+            side, dtype = self.card.side("dense"), self.card.dtype("dense")
+            example["dense"] = dense_label(self.description.mask, read, side, dtype)
+        check_places(rasters)
         return example
 
-    def _mask(self, mask: MaskFiles, key: str) -> np.ndarray:
-        path = inside(self.root, self.masks[key][0][1])
-        return read_mask(mask, path, self.card.side("dense"), self.card.dtype("dense"))
+    def _read_mask(self, mask: MaskFiles, key: str) -> Read:
+        return read_file(inside(self.root, self.masks[key][0][1]), mask.array)
 
     def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
         """A sensor's files of a tile, each with the bands first, and the days of a series."""

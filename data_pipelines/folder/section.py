@@ -2,9 +2,11 @@
 
 import math
 import pathlib
+import sys
 from typing import Any
 
 _REQUIRED: Any = object()
+_LARGEST = 2**31  # of whole numbers: what files, seeds and sides are made of
 
 
 class Section:
@@ -47,13 +49,38 @@ class Section:
         """
         return self._checked(key, default, "a text", lambda value: isinstance(value, str) and bool(value.strip()))
 
-    def number(self, key: str, default: Any = _REQUIRED) -> Any:
-        """A number, NaN allowed.
+    def number(self, key: str, default: float | None) -> float | None:
+        """A number, NaN and infinity allowed.
+
+        Raises:
+          ValueError: it is none.
+        """
+        return _to(float, self._checked(key, default, "a number", _is_number))
+
+    def positive(self, key: str, default: Any = _REQUIRED) -> Any:
+        """A finite number above 0.
 
         Raises:
           ValueError: it is missing or none.
         """
-        return self._checked(key, default, "a number", _is_number)
+        return _to(float, self._checked(key, default, "a number above 0", lambda v: _is_finite(v) and v > 0))
+
+    def share(self, key: str, default: float) -> float:
+        """A share, from 0 to 1.
+
+        Raises:
+          ValueError: it is none.
+        """
+        return float(self._checked(key, default, "a share from 0 to 1", lambda v: _is_finite(v) and 0 <= v <= 1))
+
+    def whole(self, key: str, default: int | None, lowest: int = -_LARGEST) -> Any:
+        """A whole number.
+
+        Raises:
+          ValueError: it is none, or below `lowest`.
+        """
+        expected = "a whole number" if lowest == -_LARGEST else f"a whole number, {lowest} or more"
+        return _to(int, self._checked(key, default, expected, lambda v: _is_whole(v) and v >= lowest))
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false.
@@ -71,17 +98,17 @@ class Section:
         """
         return tuple(self._checked(key, default, "a list of texts", lambda v: _is_list(v) and all(map(_is_text, v))))
 
-    def numbers(self, key: str, default: Any = _REQUIRED) -> tuple[float, ...]:
-        """A list of finite numbers.
+    def wholes(self, key: str, default: Any = _REQUIRED, lowest: int = -_LARGEST) -> tuple[int, ...]:
+        """A list of whole numbers.
 
         Raises:
-          ValueError: it is missing, empty or something else.
+          ValueError: it is missing, empty or something else, or one is below `lowest`.
         """
-
-        def fits(value: Any) -> bool:
-            return _is_list(value) and all(_is_number(one) and math.isfinite(one) for one in value)
-
-        return tuple(self._checked(key, default, "a list of numbers", fits))
+        expected = "a list of whole numbers" + ("" if lowest == -_LARGEST else f", {lowest} or more")
+        found = self._checked(
+            key, default, expected, lambda v: _is_list(v) and all(map(_is_whole, v)) and min(v) >= lowest
+        )
+        return tuple(map(int, found))
 
     def finish(self) -> None:
         """Refuses what nobody asked for.
@@ -102,7 +129,7 @@ class Section:
     def _checked(self, key: str, default: Any, expected: str, fits: Any) -> Any:
         value = self._take(key, default)
         if key in self._table and not fits(value):
-            raise ValueError(f"{self.where}: {key} is {value!r}; expected {expected}")
+            raise ValueError(f"{self.where}: {key} is {repr(value)[:80]}; expected {expected}")
         return value
 
 
@@ -111,7 +138,21 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """An integer of TOML may have any number of digits."""
+    is_int = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return is_int or isinstance(value, float)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_finite(value) and value == int(value) and abs(value) <= _LARGEST
+
+
+def _to(kind: type, value: Any) -> Any:
+    return None if value is None else kind(value)
 
 
 def _is_list(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import datetime
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from data_pipelines.dates import parse_day
 from data_pipelines.files import inside, read_table
 from data_pipelines.folder.card import SPLITS
 from data_pipelines.folder.description import Description, TileLabels
+from data_pipelines.folder.pattern import same_letters
 from data_pipelines.splits import hashed_split
 
 TILE = "tile"  # the column that names the tile
@@ -30,13 +31,20 @@ def read_rows(description: Description, root: pathlib.Path) -> Rows:
     labels, column = description.labels, description.splits.column
     columns = [TILE, *([labels.column] if labels else []), *([column] if column else [])]
     path = inside(root, description.table)
-    expected = f"a CSV file with the columns {', '.join(columns)}, as {description.path.name} says"
+    expected = f"a CSV file in UTF-8, cells between commas, with the columns {', '.join(columns)}"
     rows: dict[str, dict[str, str]] = {}
-    for row in read_table(path, columns, expected):
-        if row[TILE] in rows:
-            raise ValueError(f"{path} names tile {row[TILE]!r} twice; expected a row for each tile")
-        rows[row[TILE]] = row
+    for _, tile, row in _filled(path, columns, f"{expected}, as {description.path.name} says"):
+        if tile in rows:
+            raise ValueError(f"{path} names tile {tile!r} twice; expected a row for each tile")
+        rows[tile] = row
     return rows
+
+
+def _filled(path: pathlib.Path, columns: Sequence[str], expected: str) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Line, tile and cells of each row; spreadsheets leave rows without any cell behind, which are none."""
+    for number, row in enumerate(read_table(path, columns, expected), start=2):
+        if any(row[column].strip() for column in columns):
+            yield number, same_letters(row[TILE].strip()), row
 
 
 def split_of(description: Description, rows: Rows, tile: str) -> str:
@@ -113,8 +121,8 @@ def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str,
     """
     path = inside(root, name)
     dates: dict[str, list[datetime.date]] = {}
-    for number, row in enumerate(read_table(path, [TILE, "date"], "a CSV file with the columns tile, date"), start=2):
-        dates.setdefault(row[TILE], []).append(parse_day(row["date"], f"{path}, line {number}"))
+    for number, tile, row in _filled(path, [TILE, "date"], "a CSV file, cells between commas, of columns tile, date"):
+        dates.setdefault(tile, []).append(parse_day(row["date"], f"{path}, line {number}"))
     if without := [tile for tile in tiles if tile not in dates]:
         raise ValueError(f"{path} has no date of tile {without[0]!r}; add a row for each date")
     return dates

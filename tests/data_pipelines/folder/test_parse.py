@@ -53,7 +53,8 @@ def test_a_mask_gets_colours_and_the_smallest_dtype(tmp_path):
     card = card_of(tmp_path, DESCRIPTION + MASK)
     assert card.dense_label == "segmentation" and len(set(card.dense_colours)) == 2
     assert card.dtype("dense") == np.int8 and card.ignore_label == -1
-    assert card_of(tmp_path, DESCRIPTION + MASK + "ignore = 255\n").dtype("dense") == np.uint8
+    other = card_of(tmp_path, DESCRIPTION + MASK + "values = [1, 2]\nignore = 0\n")
+    assert other.dtype("dense") == np.int8 and other.ignore_label == -1  # 0 is the first class once they are counted
 
 
 def test_numbers_to_predict(tmp_path):
@@ -61,11 +62,9 @@ def test_numbers_to_predict(tmp_path):
     assert (card.dense_label, card.label_unit, card.dtype("dense")) == ("regression", "t/ha", np.float32)
 
 
-@pytest.mark.parametrize(
-    ("classes", "ignore", "dtype"), [(2, -1, "int8"), (200, -1, "int16"), (20, 255, "uint8"), (3, 9999, "int16")]
-)
-def test_dtypes_of_class_maps(classes, ignore, dtype):
-    assert class_dtype(classes, ignore) == dtype
+@pytest.mark.parametrize(("classes", "dtype"), [(2, "int8"), (128, "int8"), (129, "int16"), (40_000, "int32")])
+def test_dtypes_of_class_maps(classes, dtype):
+    assert class_dtype(classes) == dtype
 
 
 def test_the_palette_tells_classes_apart():
@@ -78,7 +77,22 @@ CANNOT_BE = {
     "unknown": ("extent = 40", "extend = 40\nextent = 40", "has extend, which is not known; known are .*extent.*mask"),
     "name": ('"own_tiles"', '"Own tiles"', "name is 'Own tiles'; expected small letters"),
     "kind": ("extent = 40", 'extent = "40 m"', "extent is '40 m'; expected a number"),
-    "metres": ("[10, 20]", "[10.5]", r"patch_sizes has 10\.5; expected whole metres"),
+    "metres": ("[10, 20]", "[10.5]", r"patch_sizes is \[10\.5\]; expected a list of whole numbers, 1 or more"),
+    "endless": ("extent = 40", "extent = inf", "extent is inf; expected a number above 0"),
+    "huge": ("extent = 40", f"extent = 1{'0' * 400}", "extent is 1000.*; expected a number above 0"),
+    "huge patch": ("[10, 20]", f"[1{'0' * 400}]", "patch_sizes is .* expected a list of whole numbers, 1 or more"),
+    "nothing": ("dtype", f"nodata = 1{'0' * 400}\ndtype", "nodata is 1000.*; expected a number"),
+    "half a pixel": ("dtype", "pixels = 4.5\ndtype", r"s2: pixels is 4\.5; expected a whole number, 1 or more"),
+    "seed": ('column = "split"', "seed = nan", "splits: seed is nan; expected a whole number"),
+    "share": ('column = "split"', "val = -0.1", r"splits: val is -0\.1; expected a share from 0 to 1"),
+    "same class": ('"forest", "field"', '"forest", "forest"', "labels.classes names a class twice: forest, forest"),
+    "semicolon": (
+        'classes = ["forest", "field"]',
+        'kind = "multi_label"\nclasses = ["forest;field"]',
+        "labels.classes has 'forest;field'; ';' stands between",
+    ),
+    "other pixels": ("dtype", "metres_per_pixel = 20\ndtype", "'s2' is a known sensor of 10 m per pixel; leave out"),
+    "brace": ("_{date}", "_{date", "where a brace is not closed"),
     "cut": ("[10, 20]", "[30]", "a tile of 40 m is not a whole number of patches of 30 m"),
     "subpatch": ("[10, 20]", "[5]", "a patch of 5 m is not a whole number of 's2' sub-patches of 10 m"),
     "version": ("extent = 40", 'extent = 40\nversion = "2"', "version is '2'; expected three numbers like 1.0.0"),
@@ -130,6 +144,11 @@ WRONG_MASKS = {
     "colours": ("classes", 'colours = ["#000000"]\nclasses', "1 colours for 2 classes"),
     "colour": ("classes", 'colours = ["#000000", "blue"]\nclasses', r"mask\.colours has 'blue'; expected colours like"),
     "unit": ("classes", 'unit = "t"\nclasses', "numbers have one"),
+    "class": ('"land"', '"water"', r"mask\.classes names a class twice: water, water"),
+    "half": ("classes", "values = [0, 1.5]\nclasses", r"values is \[0, 1\.5\]; expected a list of whole numbers"),
+    "huge": ("classes", "ignore = 1e30\nclasses", r"ignore is 1e\+30; expected a whole number"),
+    "pixels": ("classes", "metres_per_pixel = 3\nclasses", "extent of 40 m is not a whole number of such pixels"),
+    "no pixels": ("classes", "metres_per_pixel = 0\nclasses", "metres_per_pixel is 0; expected a number above 0"),
 }
 
 
@@ -150,6 +169,22 @@ def test_a_ratio_needs_to_know_what_it_is_of(tmp_path):
 def test_another_sensor_of_a_known_name(tmp_path):
     with pytest.raises(ValueError, match=r"own\.toml: sensor 'spot' is already registered as"):
         card_of(tmp_path, DESCRIPTION + SCANNER.replace("own_scanner", "spot"))
+
+
+@pytest.mark.parametrize("name", ["tile", "dense", "crs", "s2_years", "own_cloud", "s2_dates", '"a/b"', '"2x"'])
+def test_names_that_a_sensor_cannot_have(tmp_path, name):
+    with pytest.raises(ValueError, match=r"own\.toml: sensors\..*: a sensor cannot be called"):
+        card_of(tmp_path, DESCRIPTION + SCANNER.replace("own_scanner", name))
+
+
+def test_a_sensor_that_cannot_be_names_the_file(tmp_path):
+    with pytest.raises(ValueError, match=r"own\.toml: sensors\.own_scanner: .*kind is 'picture'; it must be 'image'"):
+        card_of(tmp_path, DESCRIPTION + SCANNER.replace('"image"', '"picture"'))
+
+
+def test_a_description_may_begin_with_a_byte_order_mark(tmp_path):
+    describe(tmp_path, DESCRIPTION).write_bytes(b"\xef\xbb\xbf" + DESCRIPTION.replace("\n", "\r\n").encode())
+    assert read_description(tmp_path / "own.toml").name == "own_tiles"
 
 
 def test_an_image_has_no_dates(tmp_path):
