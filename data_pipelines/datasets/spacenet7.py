@@ -127,7 +127,7 @@ class SpaceNet7Reader(ArchiveReader):
         wanted, unlabelled = _wanted(root), 0
         areas = sorted(path.name for path in (root / "train").glob("*") if path.is_dir())
         for area in areas:
-            for key, stem, labelled in _frames(inside(root, f"train/{area}"), wanted):
+            for key, stem, labelled in _frames(inside(root / "train", area), wanted):
                 unlabelled += not labelled
                 if labelled:
                     self._frames[key] = (area, stem)

@@ -114,8 +114,8 @@ class TimeSen2CropReader(ArchiveReader):
         Raises:
           FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
         """
-        tile, crop, _ = key.split("/")
-        path = inside(self.root, f"{key}.csv")
+        tile, crop, number = key.split("/")
+        path = inside(self.root / tile / crop, f"{number}.csv")  # where the tiles' folders may be links to another disk
         bands, flags = _read_pixel(path, len(self._days[tile]))
         return {"id": key, **_series(path, bands, flags, self._days[tile]), "tile": np.int32(crop)}
 
@@ -131,8 +131,8 @@ def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
     """Keys of a tile's pixels, classes and numbers ascending; one listing for each class."""
     keys = []
     for crop in range(len(CROPS)):
-        names = (name for name in stems(root / tile / str(crop), ".csv") if not name.startswith("."))
-        keys += [f"{tile}/{crop}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+        names = sorted(stems(root / tile / str(crop), ".csv"), key=lambda name: (len(name), name))
+        keys += [f"{tile}/{crop}/{name}" for name in names]
     return keys
 
 

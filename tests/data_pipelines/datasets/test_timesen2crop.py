@@ -226,6 +226,13 @@ def test_missing_files(archive):
         TimeSen2CropReader(archive)
 
 
+def test_tiles_may_lie_on_another_disk(archive, tmp_path):
+    before = example_of(archive)["s2"]
+    (archive / "33UXP").rename(tmp_path / "33UXP")
+    (archive / "33UXP").symlink_to(tmp_path / "33UXP")
+    np.testing.assert_array_equal(example_of(archive)["s2"], before)
+
+
 def test_links_that_lead_out_are_refused(archive, tmp_path):
     (archive / f"{KEY}.csv").rename(tmp_path / "secret.csv")
     (archive / f"{KEY}.csv").symlink_to(tmp_path / "secret.csv")
