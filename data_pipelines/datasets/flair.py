@@ -84,7 +84,7 @@ CARD = DatasetCard(
         "Sentinel-2 comes as one series for each area, larger than it; the tile's part lies around the pixel that "
         "flair-2_centroids_sp_to_patch.json names.",
         "s2_cloud is the larger of the probabilities of snow and cloud; pixels that are zero in all bands are masked, "
-        "and dates without any other left out.",
+        "and dates without any other left out; a tile without any date lacks s2.",
         "FLAIR #1 (no Sentinel-2) reads as well. Where the test sets of both are there, that of #2 is read.",
         "The paper says tiles of 102.4 m, all of an image; its code and this reader use 100 m.",
     ),
@@ -215,17 +215,21 @@ def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
 
 
 def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
-    """The ten by ten pixels around a place, in time order, without the dates on which nothing was observed."""
+    """The ten by ten pixels around a place, in time order, without the dates on which nothing was observed.
+
+    Nothing at all where that is so on every date: the tile lacks the sensor.
+    """
     path, clouds, products = (stem.with_name(stem.name + end) for end in (DATA, "masks.npy", "products.txt"))
     days = _read_days(products)
     expected = f"reflectances of shape ({len(days)}, 10, height, width), a date for each line of {products.name}"
     whole = read_npy(path, (len(days), 10, None, None), "iuf", expected, mapped=True)
-    values = _to_uint16(path, _cut(path, whole, place))
+    cut = _cut(path, whole, place)
+    mask = np.isfinite(cut).all(axis=1, keepdims=True) & (cut != 0).any(axis=1, keepdims=True)
+    values = _to_uint16(path, np.where(mask, cut, 0))
     percent = _read_clouds(clouds, whole.shape, place)
-    mask = (values != 0).any(axis=1, keepdims=True)
     seen = [i for i in in_time_order(days) if mask[i].any()]
     if not seen:
-        raise ValueError(f"{path} is zero around {place} on every date; expected at least one with an observation")
+        return {}
     fields = day_fields("s2", [days[i] for i in seen])
     return {"s2": values[seen], "s2_mask": mask[seen], "s2_cloud": percent[seen], **fields}
 
@@ -251,7 +255,7 @@ def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.nd
 
 
 def _to_uint16(path: pathlib.Path, values: np.ndarray) -> UInt16[np.ndarray, "T 10 10 10"]:
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise ValueError(
             f"{path} runs from {values.min():g} to {values.max():g}; expected reflectances x 10000, 0 to 65535"
         )

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 import numpy as np
-from jaxtyping import Bool, Int8, Num, UInt8
+from jaxtyping import Bool, Int8, Int16, Num, UInt8
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.datasets.pastis_metadata import DATE_FIELDS, SIDE, read_patches
@@ -75,7 +75,8 @@ CARD = DatasetCard(
         "The third radar band is stored as the difference of the decibels, and stays so.",
         "The series of Sentinel-1 are stored with 16 bits, as published.",
         "The S2-only release (PASTIS) and PASTIS-R read as well, without the sensors they lack.",
-        "Pixels of s2 at -10000, and of s1 that are not finite, are masked; dates without any other are left out.",
+        "Pixels of s2 at -10000, and of s1 that are not finite, are masked; dates without any other are left out, "
+        "and a patch without any date of s1 lacks it.",
     ),
     licence="Etalab Open Licence 2.0",
     citation="Sainte Fare Garnot and Landrieu, Panoptic Segmentation of Satellite Image Time Series, ICCV 2021; radar: "
@@ -157,12 +158,17 @@ class PastisReader(ArchiveReader):
         return {**example, "dense": dense, "tile": _crops_of(dense)}
 
     def _series(self, sensor: str, key: str, path: pathlib.Path) -> Example:
-        """A series with its mask, in time order, without the dates on which nothing was observed."""
+        """A series with its mask, in time order, without the dates on which nothing was observed.
+
+        A sensor that saw nothing on any date is missing, if it may be.
+        """
         numbers = self.patches[key].days[sensor]
         where = f"{self.root / METADATA}, patch {key}, {DATE_FIELDS[sensor]!r}"
         days = [parse_day(str(number), where) for number in numbers]
         values, mask = _read_array(path, sensor, len(days))
         seen = [i for i in in_time_order(days) if mask[i].any()]
+        if not seen and sensor in CARD.optional:
+            return {}
         if not seen:
             raise ValueError(f"{path} holds no data on any date; expected at least one with an observation")
         return {sensor: values[seen], f"{sensor}_mask": mask[seen], **day_fields(sensor, [days[i] for i in seen])}
@@ -172,14 +178,23 @@ def _read_array(
     path: pathlib.Path, sensor: str, count: int
 ) -> tuple[Num[np.ndarray, "T C 128 128"], Bool[np.ndarray, "T 1 128 128"]]:
     """A series as stored, and where it holds an observation."""
-    bands, dtype, kind = {"s2": (10, "int16", "int16"), "s1": (3, "f", "floats")}[sensor]
+    bands, dtype, kind = {"s2": (10, "iu", "whole numbers"), "s1": (3, "f", "floats")}[sensor]
     expected = f"{kind} of shape ({count}, {bands}, {SIDE}, {SIDE}), a date for each of {DATE_FIELDS[sensor]!r}"
     values = read_npy(path, (count, bands, SIDE, SIDE), dtype, expected)
     if sensor == "s2":
+        values = _to_int16(path, values)
         return values, (values > NOTHING).all(axis=1, keepdims=True)
     with np.errstate(over="ignore"):  # what 16 bits cannot hold becomes infinite, and is masked
         values = values.astype(CARD.dtype("s1"))
     return values, np.isfinite(values).all(axis=1, keepdims=True)
+
+
+def _to_int16(path: pathlib.Path, values: Num[np.ndarray, "*axes"]) -> Int16[np.ndarray, "*axes"]:
+    """Reflectances as published, of files that were saved anew with other whole numbers too."""
+    limits = np.iinfo(np.int16)
+    if values.dtype != np.int16 and values.size and (values.min() < limits.min or values.max() > limits.max):
+        raise ValueError(f"{path} runs from {values.min()} to {values.max()}; expected reflectances x 10000 in 16 bits")
+    return values.astype(np.int16, copy=False)
 
 
 def _read_spot(path: pathlib.Path) -> UInt8[np.ndarray, "3 1280 1280"]:

@@ -83,10 +83,14 @@ def _whole(where: str, properties: dict[str, Any], field: str) -> int:
 
 
 def _days(where: str, field: str, table: Any) -> tuple[int, ...]:
-    """Days in the order of the array, which is that of the numbers "0", "1", ..., "10", not of the text."""
+    """Days in the order of the array, which is that of the numbers "0", "1", ..., "10", not of the text.
+
+    Tools that copy the metadata write the table as a text.
+    """
     expected = "expected days numbered from 0, like {'0': 20180924, '1': 20180929}"
     try:
-        days = {int(position): int(day) for position, day in table.items()}
+        numbered = json.loads(table) if isinstance(table, str) else table
+        days = {int(position): int(day) for position, day in numbered.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{where}: {field!r} is {str(table)[:60]}; {expected}") from None
     if sorted(days) != list(range(len(days))):

@@ -328,8 +328,6 @@ SPOILED_FILES = {
     "bands": (DATA, ones((3, 9, 60, 70), np.uint16), r"is uint16 \(3, 9, 60, 70\)"),
     "text": (DATA, ones((3, 10, 60, 70), np.uint16).astype("S"), r"is \|S"),
     "negative": (DATA, -ones((3, 10, 60, 70), np.int32), "runs from -1 to -1; expected reflectances x 10000"),
-    "NaN": (DATA, np.full((3, 10, 60, 70), np.nan, np.float32), "runs from nan"),
-    "nothing": (DATA, np.zeros((3, 10, 60, 70), np.uint16), r"is zero around \(20, 30\) on every date"),
     "cloud size": (
         CLOUDS,
         ones((3, 2, 60, 60), np.uint8),

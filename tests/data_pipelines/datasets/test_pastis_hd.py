@@ -301,9 +301,10 @@ def test_a_day_that_is_none(archive):
 
 
 SPOILED_ARRAYS = {
-    "dates": (S2, np.zeros((3, 10, 128, 128), np.int16), r"expected int16 of shape \(4, 10, 128, 128\), a date for"),
+    "dates": (S2, np.zeros((3, 10, 128, 128), np.int16), r"whole numbers of shape \(4, 10, 128, 128\), a date for"),
     "bands": (S2, np.zeros((4, 12, 128, 128), np.int16), r"is int16 \(4, 12, 128, 128\)"),
     "dtype": (S2, np.zeros((4, 10, 128, 128), np.float32), "is float32"),
+    "too large": (S2, np.full((4, 10, 128, 128), 40000, np.uint16), "runs from 40000 to 40000; expected reflectances"),
     "nothing": (S2, np.full((4, 10, 128, 128), -10000, np.int16), "holds no data on any date"),
     "radar": (S1, np.zeros((2, 2, 128, 128), np.float16), r"expected floats of shape \(2, 3, 128, 128\)"),
     "class": (TARGET, np.full((3, 128, 128), 20, np.uint8), "holds classes 20 to 20; expected .* classes 0 to 19"),
@@ -342,7 +343,7 @@ def test_a_misshapen_image(archive):
 def test_a_file_that_vanishes(archive):
     reader = PastisReader(archive)
     (archive / S2).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"no .*{S2}; expected int16"):
+    with pytest.raises(FileNotFoundError, match=rf"no .*{S2}; expected whole numbers"):
         reader.example("train", KEY)
 
 
