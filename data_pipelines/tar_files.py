@@ -24,7 +24,7 @@ def tar_members(path: pathlib.Path) -> Mapping[str, tuple[int, int]]:
     return _members(path, (state.st_mtime_ns, state.st_size))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)  # each lists thousands of files
 def _members(path: pathlib.Path, state: tuple[int, int]) -> dict[str, tuple[int, int]]:
     with explained(path, _EXPECTED, tarfile.TarError), tarfile.open(path, "r:") as archive:
         found = {posixpath.normpath(m.name): (m.offset_data, m.size) for m in archive if m.isreg()}

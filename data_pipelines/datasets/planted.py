@@ -14,7 +14,7 @@ LAYOUT = f"*train*.tfrecord-*-of-*, validation and test likewise, and {SPECIES};
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Whether a folder holds one of the two layouts."""
-    return bool(record_files(folder) or label_files(folder))
+    return bool(label_files(folder) or record_files(folder))  # the latter lists the folders below
 
 
 def open_reader(root: pathlib.Path) -> PlantedRecords | PlantedFiles:

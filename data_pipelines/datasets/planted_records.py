@@ -7,7 +7,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,11 @@ class RecordKeys(Sequence[str]):
 
 
 def record_files(root: pathlib.Path) -> dict[str, list[str]]:
-    """TFRecord files in a folder and one level below, by split, as paths from `root`."""
+    """TFRecord files in a folder and one level below, by split, as paths from `root`; hidden ones are left out."""
     found: dict[str, list[str]] = {}
     for path in itertools.chain(root.glob("*.tfrecord*"), root.glob("*/*.tfrecord*")):
         name = path.relative_to(root).as_posix()
-        if match := _FILE.search(name):
+        if not path.name.startswith(".") and (match := _FILE.search(name)):
             found.setdefault(SPLITS[match[1]], []).append(name)
     return {split: sorted(names) for split, names in found.items()}
 
@@ -70,13 +70,15 @@ class PlantedRecords:
 
         Raises:
           FileNotFoundError: there is no TFRecord file whose name tells a split.
-          ValueError: a file is damaged, or species.txt does not name 40 species.
+          ValueError: a file is damaged, a split's files are in several folders, or species.txt does not name 40
+            species.
         """
         self.root = root
         self.species = _read_species(root / SPECIES)
         files = record_files(root)
         if not files:
             raise FileNotFoundError(f"{root} holds no file like planted-train.tfrecord-00000-of-01024; see {CARD.url}")
+        _check_folders(root, files)
         self._offsets = _all_offsets(root, [name for names in files.values() for name in names])
         self._keys = {
             split: RecordKeys(files.get(split, []), [len(self._offsets[n]) - 1 for n in files.get(split, [])])
@@ -178,6 +180,15 @@ def _read_species(path: pathlib.Path) -> tuple[str, ...]:
         what = f"{path} has {len(names)} lines with {len(set(names))} different names"
         raise ValueError(f"{what}; expected {NUM_CLASSES}, one species a line, in the order of the classes")
     return names
+
+
+def _check_folders(root: pathlib.Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Two versions or subsets of the archive side by side hold the same tiles, maybe in other splits."""
+    for split, names in sorted(files.items()):
+        folders = sorted({name.rpartition("/")[0] or "." for name in names})
+        if len(folders) > 1:
+            what = f"{root} holds files of {split!r} in the folders {', '.join(folders)}"
+            raise ValueError(f"{what}; expected those of one version and subset: name one of the folders")
 
 
 def _all_offsets(root: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """S2NAIP-URBAN: 640 m tiles of cities of the United States; NAIP image, Sentinel-1, Sentinel-2 and Landsat series."""
 
 import datetime
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -118,13 +119,20 @@ class S2NaipReader(ArchiveReader):
         tiles = {split: [name for name in names if name in present] for split, names in listed.items()}
         if not listed:
             tiles = {split: [name for name in sorted(present) if split_of(name) == split] for split in CARD.splits}
-        super().__init__(root, tiles)
+        super().__init__(root, {split: sorted(names, key=self._files.archive) for split, names in tiles.items()})
+        self._counts = {kind: self._files.count(kind) for kind in (*FOLDERS.values(), "openstreetmap")}
         chosen = {name for names in self.tiles.values() for name in names}
         for sensor, kind in FOLDERS.items():
-            if sensor not in self._dates and self._files.has(kind):
+            if sensor not in self._dates and self._counts[kind]:
                 self._dates[sensor] = read_date_table(root / f"{kind}.csv", sensor, chosen)
         if listed:
             self.summary += f", of {sum(map(len, listed.values())):,} listed; {len(present):,} have an image"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the tiles, their splits and dates, and how many files each kind of data has."""
+        dates = {sensor: table.fingerprint for sensor, table in sorted(self._dates.items())}
+        return hashlib.sha256(json.dumps([super().fingerprint, dates, self._counts]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
         """One tile.

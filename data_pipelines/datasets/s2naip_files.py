@@ -1,5 +1,6 @@
 """Where S2NAIP's files are: in one folder for each kind of data, or in the tar archives as downloaded."""
 
+import os
 import pathlib
 
 from data_pipelines.datasets.s2naip_index import TILE
@@ -11,7 +12,8 @@ IMAGES = "naip"
 
 def tar_files(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
     """The archives of a kind of data: `KIND/*.tar`, and `KIND_ZONE/*.tar` for each UTM zone."""
-    return sorted([*root.glob(f"{kind}/*.tar"), *root.glob(f"{kind}_?????/*.tar")])
+    found = [*root.glob(f"{kind}/*.tar"), *root.glob(f"{kind}_?????/*.tar")]
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 class TileFiles:
@@ -37,9 +39,15 @@ class TileFiles:
         loose = {name for name in stems(root / IMAGES, ".png") if TILE.fullmatch(name)}
         self.tiles = loose | set(self._archives)
 
-    def has(self, kind: str) -> bool:
-        """Whether there is any data of a kind."""
-        return bool(tar_files(self.root, kind)) or next(self.root.glob(f"{kind}/*"), None) is not None
+    def archive(self, tile: str) -> tuple[str, str]:
+        """Zone and name of the archive that holds a tile; tiles read in this order open each archive but once."""
+        return self._archives.get(tile, ("", ""))
+
+    def count(self, kind: str) -> int:
+        """How many files there are of a kind of data, loose or archives; one listing."""
+        folder = self.root / kind
+        loose = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+        return len(loose) + len(tar_files(self.root, kind))
 
     def read(self, kind: str, tile: str, suffix: str) -> tuple[pathlib.Path, bytes | None]:
         """A file's path, for messages, and its content; None if it is not there.
@@ -50,7 +58,7 @@ class TileFiles:
         path = self.root / kind / f"{tile}{suffix}"
         if path.is_file():
             return path, path.read_bytes()
-        zone, archive = self._archives.get(tile, ("", ""))
+        zone, archive = self.archive(tile)
         holder = self.root / f"{kind}{zone}" / archive
         if not archive or not holder.is_file():
             return path, None
