@@ -13,6 +13,7 @@ from data_pipelines.features import example_spec
 
 FILE_NAME = "card.json"
 FORMAT = 1
+_REMEDY = "delete the folder that it is in and prepare the dataset again"
 
 
 def to_json(card: DatasetCard) -> str:
@@ -49,7 +50,7 @@ def from_json(text: str, where: str) -> tuple[DatasetCard, dict[str, Any]]:
         if unknown or not isinstance(found, dict):
             raise ValueError(f"it lacks the records of {unknown}" if unknown else "its essentials are no table")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is no card of a dataset ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{where} is no card of a dataset ({type(error).__name__}: {error}); {_REMEDY}") from error
     for sensor in sensors:
         if sensor.name not in SENSORS:
             register(sensor)
@@ -110,7 +111,10 @@ def _read(folder: pathlib.Path) -> tuple[DatasetCard, dict[str, Any]]:
     path = folder / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: it is no prepared dataset of this release; delete it and prepare it again")
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no card of a dataset ({error}); {_REMEDY}") from error
 
 
 def _record(kind: type, fields: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from data_pipelines.card import Example, Reader
 from data_pipelines.card_json import essentials
 
 FILE_NAME = "plan.json"
-FORMAT = 2  # of the prepared folder; raise it when what is written changes
+FORMAT = 3  # of the prepared folder; raise it when what is written changes
 SHARD_BYTES = 128 * 2**20  # a pool stays busy, and a crash loses little
 LARGEST_SHARD = 512 * 2**20
 MANY_SHARDS = 256  # of a split; with more, shards grow until LARGEST_SHARD, as a reader keeps each file open

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from data_pipelines import card_json, preparation_report
+from data_pipelines import card_json, contents, preparation_report
 from data_pipelines.card import DatasetCard, Reader
 from data_pipelines.features import example_spec
 from data_pipelines.output import Output
@@ -166,6 +166,9 @@ class Preparation:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         _describe(folder, self.reader.card, plan, whole, report)
+        sizes = self.output.sizes()
+        shards = {shard.file_name: sizes[shard.file_name] for shard in plan.shards()}
+        (folder / contents.FILE_NAME).write_text(contents.contents_json(shards, folder), encoding="utf-8")
         self.output.publish(folder)
         self.say(preparation_report.report_text(report))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from data_pipelines import card_json
 from data_pipelines.card import DatasetCard, Reader
+from data_pipelines.contents import check_contents
 from data_pipelines.features import check_card
 from data_pipelines.output import LocalOutput, Output
 from data_pipelines.places import is_url, to_stderr
@@ -22,10 +23,9 @@ from data_pipelines.prepared import prepared_folder
 from data_pipelines.remote import RemoteOutput
 from data_pipelines.statistics import SPLIT
 
-_CANNOT_WRITE = tuple(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EIO", "EREMOTEIO")
-)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BROKEN = (errno.EIO, errno.EREMOTEIO)
+_CANNOT_WRITE = (*_FULL, *_BROKEN, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 def prepare_dataset(
@@ -105,6 +105,7 @@ def is_finished(output: Output, card: DatasetCard, facts: Mapping[str, Any]) -> 
 
     Raises:
       ValueError: what is there is something else, and is not to be replaced without being asked.
+      FileNotFoundError, ValueError: what is there lost a file, or one was changed.
     """
     if not output.is_whole():
         return False
@@ -114,13 +115,15 @@ def is_finished(output: Output, card: DatasetCard, facts: Mapping[str, Any]) -> 
     if there["limit"] != facts["limit"]:
         raise ValueError(f"{output.target} holds all tiles, and a run with a limit does not replace it; {_REMEDY}")
     if there["card"] != facts["card"]:
-        stored = (output.read_whole(card_json.FILE_NAME) or b"").decode()
+        stored = (output.read_whole(card_json.FILE_NAME) or b"").decode(errors="replace")
         wanted = card_json.essentials(card)
         differences = "; ".join(card_json.differing(card_json.from_json(stored, str(output.target))[1], wanted))
         raise ValueError(f"{output.target} was prepared for another card of {card.name!r}: {differences}; {_REMEDY}")
     if there["keys"] != facts["keys"]:
         tiles = f"it was made of {there['tiles']}, now there are {facts['tiles']}"
         raise ValueError(f"{output.target} was prepared from other tiles ({tiles}); {_REMEDY}")
+    if isinstance(output.target, pathlib.Path):
+        check_contents(output.target)
     return True
 
 
@@ -140,13 +143,20 @@ def _plan_there(output: Output) -> Plan:
 @contextlib.contextmanager
 def _explained(name: str, base: pathlib.Path | str) -> Iterator[None]:
     """Says which dataset was to be written where, whatever the file system or the record writer complains about."""
-    remedy = "choose a folder with space for it (--out; in training, $XDG_CACHE_HOME or --config.data.root)"
     try:
         yield
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
         reason = error.strerror or error
-        raise OSError(
-            error.errno, f"dataset {name!r} cannot be written to {base}: {reason}; finished shards stay; {remedy}"
-        ) from error
+        what = f"dataset {name!r} cannot be written to {base}: {reason}; {_remedy(error.errno)}"
+        raise OSError(error.errno, what) from error
+
+
+def _remedy(number: int) -> str:
+    place = "(--out; in training, $XDG_CACHE_HOME or --config.data.root)"
+    if number in _FULL:
+        return f"finished shards stay: free some space and start again, or choose a folder with space for it {place}"
+    if number in _BROKEN:
+        return f"finished shards stay: start again, or choose another folder {place}"
+    return f"choose a folder that can be written {place}"

@@ -14,6 +14,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.blocks import as_piece, block_card, join_blocks
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.card_json import check_stored_card
+from data_pipelines.contents import check_contents
 from data_pipelines.crops import Piece
 from data_pipelines.plan import FILE_NAME, Plan
 from data_pipelines.records import RecordParser
@@ -81,11 +82,13 @@ class PreparedDataset:
 
         Raises:
           FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands, or the card that it
-            was prepared for has other arrays or classes.
+            was prepared for has other arrays or classes; or a file is missing or not as it was written.
         """
         statistics = load_statistics(folder, card)
         check_stored_card(folder, card)
-        return cls(card, folder, statistics, _limit(folder))
+        limit = _limit(folder)
+        check_contents(folder)
+        return cls(card, folder, statistics, limit)
 
     def records(self, split: str) -> Records:
         """The examples of a split.
@@ -117,13 +120,14 @@ def open_records(card: DatasetCard, folder: pathlib.Path, split: str) -> Records
 
     try:
         builder = tfds.builder_from_directory(folder)
+        splits = builder.info.splits
+        raw = DeserializeMethod.RAW_BYTES
+        source = builder.as_data_source(split=split, deserialize_method=raw) if split in splits else None
     except (ParseError, ValueError, OSError, KeyError) as error:
         remedy = f"delete {folder} and prepare it again"
         raise ValueError(f"dataset {card.name!r}: the metadata cannot be read ({error}); {remedy}") from error
-    splits = builder.info.splits
-    if split not in splits:
+    if source is None:
         raise ValueError(f"dataset {card.name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
-    source = builder.as_data_source(split=split, deserialize_method=DeserializeMethod.RAW_BYTES)
     return Records(card, split, folder, source, RecordParser.of(block_card(card)))
 
 

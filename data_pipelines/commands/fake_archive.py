@@ -4,6 +4,7 @@ import argparse
 import importlib
 import pathlib
 
+from data_pipelines.commands.source import a_folder
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, get_entry
 
 NAME = "fake"
@@ -21,7 +22,7 @@ GEOPLEX = "geoplex"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which archive, where to, and how large."""
     parser.add_argument("name", metavar="NAME", choices=(*ARCHIVE_NAMES, GEOPLEX), help="a dataset, or geoplex")
-    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument("--out", type=a_folder, required=True, metavar="DIR", help="a folder that is new or empty")
     parser.add_argument("--tiles", type=int, default=4, metavar="N", help="tiles of each split (default: 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other values (default: 0)")
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.tiles < 1 or arguments.seed < 0:
         raise ValueError(f"--tiles {arguments.tiles} --seed {arguments.seed}: expected at least 1 tile and seed 0")
-    out = arguments.out.expanduser()
+    out = arguments.out
     names = GEOPLEX_NAMES if arguments.name == GEOPLEX else (arguments.name,)
     folders = {name: out / name if arguments.name == GEOPLEX else out for name in names}
     for folder in folders.values():

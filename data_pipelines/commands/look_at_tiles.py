@@ -1,10 +1,9 @@
 """`look`: a picture of each of some tiles, and a page that shows them."""
 
 import argparse
-import pathlib
 from typing import Any
 
-from data_pipelines.commands.source import open_source
+from data_pipelines.commands.source import a_folder, a_place, open_source
 from data_pipelines.look.gallery import draw_gallery
 from data_pipelines.look.source import Tiles, prepared_tiles, raw_tiles
 from data_pipelines.registry import get_entry
@@ -23,13 +22,17 @@ The tiles are spread evenly over the split. Hatched pixels are not valid; label 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which tiles, and where the pictures go."""
     parser.add_argument("name", metavar="NAME", help="a dataset, or the path of a description, FILE.toml")
-    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--out", type=a_folder, required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--n", type=int, default=8, metavar="N", help="how many tiles (default: 8)")
     parser.add_argument("--split", default="train", metavar="SPLIT", help="of which split (default: train)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
+    where.add_argument("--source", type=a_folder, metavar="DIR", help="folder of the download")
     where.add_argument(
-        "--root", "--prepared", metavar="DIR", help="what `prepare` wrote to, its --out; a folder or gs://..."
+        "--root",
+        "--prepared",
+        type=a_place,
+        metavar="DIR",
+        help="what `prepare` wrote to, its --out; a folder or gs://...",
     )
 
 
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.n < 1:
         raise ValueError(f"--n is {arguments.n}; expected at least one tile")
-    tiles, out = _open(arguments), arguments.out.expanduser()
+    tiles, out = _open(arguments), arguments.out
 
     def watched(positions: Any) -> Any:
         return tqdm.tqdm(positions, desc=f"drawing {tiles.card.name}", unit="tile")
@@ -56,5 +59,4 @@ def _open(arguments: argparse.Namespace) -> Tiles:
     if arguments.root is not None:
         return prepared_tiles(arguments.name, arguments.root, arguments.split)
     entry = get_entry(arguments.name)
-    source = arguments.source.expanduser() if arguments.source else None
-    return raw_tiles(open_source(entry, source), arguments.split)
+    return raw_tiles(open_source(entry, arguments.source), arguments.split)

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from data_pipelines.commands.source import open_source
+from data_pipelines.commands.source import a_folder, a_place, open_source
 from data_pipelines.places import is_url
 from data_pipelines.preparation_report import read_report, report_text
 from data_pipelines.prepare import prepare_dataset
@@ -24,8 +24,10 @@ stops the command and names its file; with --skip-bad it is left out and listed 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """From where, to where, how much."""
     parser.add_argument("name", metavar="NAME", help="a dataset, or the path of a description, FILE.toml")
-    parser.add_argument("--source", type=pathlib.Path, metavar="DIR", help="folder of the download")
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME/VERSION; a folder or gs://...")
+    parser.add_argument("--source", type=a_folder, metavar="DIR", help="folder of the download")
+    parser.add_argument(
+        "--out", type=a_place, required=True, metavar="DIR", help="gets NAME/VERSION; a folder or gs://..."
+    )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read tiles (default: 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many tiles of each split")
     parser.add_argument("--skip-bad", action="store_true", help="leave out tiles that cannot be read, and list them")
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
       ValueError, OSError, ImportError: no such dataset or folder, a tile that cannot be read, or no space.
     """
     entry = get_entry(arguments.name)
-    source = arguments.source.expanduser() if arguments.source else None
+    source = arguments.source
     out = arguments.out if is_url(arguments.out) else pathlib.Path(arguments.out).expanduser()
     reader = open_source(entry, source)
     said: list[str] = []

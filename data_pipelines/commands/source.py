@@ -1,9 +1,33 @@
 """From names and folders on the command line to readers."""
 
+import argparse
 import pathlib
 
 from data_pipelines.card import Reader
+from data_pipelines.places import is_url
 from data_pipelines.registry import DatasetEntry
+
+
+def a_place(text: str) -> str:
+    """A folder or an address, as an argument.
+
+    Raises:
+      ArgumentTypeError: it is empty: it would be taken for the folder where the command runs.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; perhaps a shell variable is not set. For this folder give .")
+    return text
+
+
+def a_folder(text: str) -> pathlib.Path:
+    """A folder of this machine, as an argument.
+
+    Raises:
+      ArgumentTypeError: it is empty, or an address.
+    """
+    if is_url(a_place(text)):
+        raise argparse.ArgumentTypeError(f"{text} is an address; expected a folder of this machine")
+    return pathlib.Path(text).expanduser()
 
 
 def open_source(entry: DatasetEntry, source: pathlib.Path | None) -> Reader:

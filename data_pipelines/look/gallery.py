@@ -76,6 +76,8 @@ def draw_gallery(
     Raises:
       ValueError, OSError: a tile cannot be read, or the folder not be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; the pictures need a folder")
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for position in watched(spread(tiles.count, count)):

@@ -97,3 +97,9 @@ def test_other_bands_are_named():
 def test_a_folder_without_a_card(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*card\.json: it is no prepared dataset of this release"):
         read_card(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "card.json").write_bytes(to_json(CARD).encode().replace(b"a", b"\xa2", 1))
+    with pytest.raises(ValueError, match=r"card\.json is no card of a dataset .*delete the folder"):
+        read_card(tmp_path)

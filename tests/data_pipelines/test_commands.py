@@ -215,11 +215,38 @@ def test_generated_data_are_looked_at_without_a_source(capsys):
         (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
         (("show", "none.toml"), "none.toml"),
         (("prepare", DATASET, "--out", "x"), f"{DATASET} is read from a download"),
+        (("look", "mini_flair", "--out", __file__), f"{__file__} is a file; the pictures need a folder"),
+        (("prepare", "mini_flair", "--out", __file__), "Not a directory; choose a folder that can be written (--out;"),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_do(capsys, words, message):
     assert message in error(capsys, *words)
     assert not pathlib.Path("x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("prepare", DATASET, "--source", "x", "--out", ""), "argument --out: it is empty; perhaps a shell variable"),
+        (("prepare", DATASET, "--source", "", "--out", "x"), "argument --source: it is empty; perhaps a shell"),
+        (("prepare", DATASET, "--source", "gs://a/b", "--out", "x"), "--source: gs://a/b is an address; expected a"),
+        (("look", "mini_flair", "--out", "gs://a/b"), "--out: gs://a/b is an address; expected a folder of this"),
+        (("fake", DATASET, "--out", " "), "argument --out: it is empty"),
+    ],
+)
+def test_places_that_cannot_be_are_wrong_usage(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    assert list(pathlib.Path().iterdir()) == []
+
+
+def test_errors_of_the_system_come_without_their_number(capsys, monkeypatch):
+    def fail(arguments):
+        raise PermissionError(13, "Permission denied", "a/b.tif")
+
+    monkeypatch.setattr(list_datasets, "run", fail)
+    assert error(capsys, "list") == "error: Permission denied: a/b.tif"
 
 
 def test_the_source_may_hold_the_archive_under_its_name(capsys, archive):

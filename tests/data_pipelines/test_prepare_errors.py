@@ -157,7 +157,9 @@ def test_a_disk_that_runs_full_loses_no_finished_shard(tmp_path, monkeypatch):
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match=r"'fake_tiles' cannot be written to .*finished shards stay.*XDG_CACHE"):
+        with pytest.raises(
+            OSError, match=r"'fake_tiles' cannot be written to .*finished shards stay: free some.*XDG_CACHE"
+        ):
             prepare(FakeReader(edit=grow, sizes={"train": 9, "val": 2}), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -196,5 +198,7 @@ def test_a_read_only_file_system(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(output_module.pathlib.Path, "mkdir", refuse)
-    with pytest.raises(OSError, match=r"'fake_tiles' cannot be written to .*Read-only"):
+    with pytest.raises(
+        OSError, match=r"'fake_tiles' cannot be written to .*Read-only.*; choose a folder that can be written"
+    ):
         prepare(FakeReader(), tmp_path)

@@ -16,13 +16,19 @@ def folder(tmp_path):
     return prepare_dataset(FakeReader(), tmp_path, "1.0.0")
 
 
-def read_all(folder):
-    records = PreparedDataset.open(CARD, folder).records("train")
+@pytest.fixture
+def opened(folder):
+    """What happens to the files later on, not even opening can tell."""
+    return PreparedDataset.open(CARD, folder)
+
+
+def read_all(prepared):
+    records = prepared.records("train")
     return [records[index]["id"] for index in range(len(records))]
 
 
-def test_records_come_in_the_order_of_the_reader(folder):
-    assert read_all(folder) == [f"train{i}".encode() for i in range(7)]
+def test_records_come_in_the_order_of_the_reader(opened):
+    assert read_all(opened) == [f"train{i}".encode() for i in range(7)]
 
 
 def test_unknown_split(folder):
@@ -37,26 +43,73 @@ def test_missing_statistics(folder):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "changed"])
-def test_damaged_records_are_named(folder, damage):
+def test_damaged_records_are_named(folder, opened, damage):
     (path,) = folder.glob("*train*")
     content = path.read_bytes()
     middle = len(content) // 2
     changed = {"cut": content[:middle], "empty": b"", "changed": content[:30000] + b"x" * 500 + content[30500:]}
     path.write_bytes(changed[damage])
     with pytest.raises(ValueError, match=r"'fake_tiles': tile \d of split 'train' cannot be read .* prepare it again"):
-        read_all(folder)
+        read_all(opened)
 
 
-def test_missing_records_are_named(folder):
+def test_missing_records_are_named(folder, opened):
     next(folder.glob("*train*")).unlink()
     with pytest.raises(ValueError, match=r"tile 0 of split 'train' cannot be read"):
-        read_all(folder)
+        read_all(opened)
 
 
-def test_damaged_metadata_are_named(folder):
-    (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(ValueError, match=r"'fake_tiles': the metadata cannot be read"):
-        read_all(folder)
+@pytest.mark.parametrize("damage", ["cut", "template"])
+def test_damaged_metadata_are_named(folder, opened, damage):
+    path = folder / "dataset_info.json"
+    path.write_text("{" if damage == "cut" else path.read_text().replace("{SHARD_X_OF_Y}", "{SHARD_XOOF_Y}"))
+    with pytest.raises(ValueError, match=r"'fake_tiles': the metadata cannot be read .* prepare it again"):
+        read_all(opened)
+
+
+@pytest.mark.parametrize("kind", ["*train*", "dataset_info.json", "features.json", "series_lengths.npz", "report.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_copy_that_is_not_whole_is_refused_at_once(folder, kind, damage):
+    (path,) = folder.glob(kind)
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    for refused in (
+        lambda: PreparedDataset.open(CARD, folder),
+        lambda: prepare_dataset(FakeReader(), folder.parents[1], "1.0.0"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"{path.name}.*{folder} and prepare it again"):
+            refused()
+
+
+@pytest.mark.parametrize("name", ["statistics.json", "dataset_info.json", "series_lengths.npz", "plan.json"])
+def test_a_changed_digit_does_not_pass(folder, name):
+    """Another mean, another number of tiles: files that can be read, and would be wrong without a word."""
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    if name.endswith("npz"):
+        content[-1] ^= 1
+    else:
+        at = next(i for i in range(len(content) - 1, 0, -1) if chr(content[i]) in "0123456789")
+        content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.* (damaged|no numbers|no plan|not a statistics).*again"):
+        PreparedDataset.open(CARD, folder)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"files": {"a": 1}}'])
+def test_a_list_of_files_that_cannot_be_read(folder, text):
+    (folder / "contents.json").unlink()
+    if text is not None:
+        (folder / "contents.json").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"contents\.json.* and prepare it again"):
+        PreparedDataset.open(CARD, folder)
+
+
+def test_what_others_lay_beside_the_files_does_no_harm(folder):
+    (folder / "notes.txt").write_text("mine")
+    assert len(read_all(PreparedDataset.open(CARD, folder))) == 7
 
 
 def test_the_lengths_of_all_series_are_known_without_reading_a_tile(tmp_path):
@@ -71,14 +124,14 @@ def test_the_lengths_of_all_series_are_known_without_reading_a_tile(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "split"])
-def test_damaged_lengths_are_named(folder, damage):
+def test_damaged_lengths_are_named(folder, opened, damage):
     path = folder / "series_lengths.npz"
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
     with pytest.raises(ValueError, match=r"no numbers of dates of split '\w+' in .*series_lengths\.npz.*prepare it"):
-        PreparedDataset.open(CARD, folder).series_lengths("test" if damage == "split" else "train")
+        opened.series_lengths("test" if damage == "split" else "train")
 
 
 def test_a_folder_of_another_card_is_refused(folder):
