@@ -14,7 +14,7 @@ _FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
-    """Values of a dict that `torch.save` wrote; tensors come as arrays.
+    """Values of a dict that `torch.save` wrote; tensors come as arrays, tuples as lists.
 
     The file's pickle is never executed: torch's restricted reader makes tensors, containers, numbers and texts alone,
     and refuses every other class at its first mention.
@@ -69,4 +69,11 @@ def _pick(path: pathlib.Path, content: Any, keys: Sequence[str], expected: str) 
         raise ValueError(f"{path} holds {found} and lacks {missing}; expected {expected}")
     values = {key: content[key] for key in keys}
     with explained(path, expected, RuntimeError, TypeError):
-        return {key: value.numpy() if hasattr(value, "numpy") else value for key, value in values.items()}
+        return {key: _to_arrays(value) for key, value in values.items()}
+
+
+def _to_arrays(value: Any) -> Any:
+    """Tensors, also those in a list, as arrays; everything else as it is."""
+    if isinstance(value, list | tuple):
+        return [_to_arrays(one) for one in value]
+    return value.numpy() if hasattr(value, "numpy") else value

@@ -148,7 +148,9 @@ def _check_days(path: pathlib.Path, dates: Any, count: int) -> list[datetime.dat
 
 
 def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:
-    """The second of the archive's masks: forest lost by the second of its dates."""
+    """The second of the archive's masks, in one array or a list: forest lost by the second of its dates."""
+    if isinstance(label, list) and len({np.shape(one) for one in label}) == 1:
+        label = np.stack(label)
     masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)
     if len(masks) < 2:
         raise ValueError(f"{path}: 'label' has {len(masks)} masks; expected {EXPECTED}")

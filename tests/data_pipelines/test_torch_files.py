@@ -30,6 +30,12 @@ def test_tensors_come_as_arrays_and_dates_as_dates(tmp_path):
     assert "more" not in found
 
 
+def test_tensors_in_a_list_come_as_arrays(tmp_path):
+    path = write(tmp_path / "a.pt", values=(torch.zeros(2), [torch.ones(3)], 1))
+    first, (second,), third = read_torch(path, ["values"], EXPECTED)["values"]
+    assert isinstance(first, np.ndarray) and second.tolist() == [1, 1, 1] and third == 1
+
+
 def test_a_class_that_was_not_named_is_refused(tmp_path):
     path = write(tmp_path / "a.pt", days=DAYS)
     with pytest.raises(ValueError, match=r"a\.pt holds a pickled datetime\.date, which is refused"):

@@ -85,6 +85,12 @@ def test_the_label_is_the_second_mask(archive):
     assert dense.dtype == np.int8 and np.argwhere(dense).tolist() == [[0, 0], [40, 7]]
 
 
+def test_the_masks_may_be_a_list(archive):
+    content = known_tile()
+    write_tile(archive, content | {"label": [torch.from_numpy(mask) for mask in content["label"]]})
+    assert np.argwhere(example_of(archive)["dense"] == 1).tolist() == [[0, 0], [40, 7]]
+
+
 def test_times_of_day_are_dropped(archive):
     content = known_tile()
     content["image_dates"] = [datetime.datetime(d.year, d.month, d.day, 23, 59) for d in DAYS]
