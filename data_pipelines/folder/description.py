@@ -64,7 +64,7 @@ class MaskFiles:
 
     Attributes:
       values: what stands for each class in the files.
-      ignore: what stands for no label.
+      ignore: what stands for no label in the files; None: nothing but NaN and what a GeoTIFF declares.
     """
 
     files: FilePattern
@@ -72,7 +72,7 @@ class MaskFiles:
     classes: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
-    ignore: int = -1
+    ignore: float | None = None
     metres_per_pixel: float = 10.0
     unit: str = ""
 

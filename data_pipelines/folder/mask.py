@@ -28,12 +28,15 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
             f"{read.path} has the shape {read.values.shape}; expected one band of {side} x {side} pixels, the "
             f"described extent of {side * metres:g} m in pixels of {metres:g} m (mask.metres_per_pixel)"
         )
-    return _classes(mask, read, values, dtype) if mask.classes else _numbers(read, values)
+    return _classes(mask, read, values, dtype) if mask.classes else _numbers(mask, read, values)
 
 
-def _numbers(read: Read, values: Num[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+def _numbers(mask: MaskFiles, read: Read, values: Num[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     numbers = values.astype(np.float32)
-    known = np.isfinite(numbers) if read.nodata is None else np.isfinite(numbers) & (values != read.nodata)
+    known = np.isfinite(numbers)
+    for nothing in (read.nodata, mask.ignore):
+        if nothing is not None:
+            known &= values != nothing
     return np.where(known, numbers, np.float32(np.nan))
 
 

@@ -186,7 +186,7 @@ def _mask(section: Section) -> MaskFiles:
     values = section.wholes("values", range(len(classes)))
     fields: dict[str, Any] = {"files": _pattern(section), "array": section.text("array", "")}
     fields["colours"] = section.texts("colours", ())
-    fields["ignore"] = section.whole("ignore", MaskFiles.ignore)
+    fields["ignore"] = section.whole("ignore", -1) if classes else section.number("ignore", None)
     fields["metres_per_pixel"] = section.positive("metres_per_pixel", MaskFiles.metres_per_pixel)
     fields["unit"] = section.text("unit", "")
     section.finish()

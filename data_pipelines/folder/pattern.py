@@ -115,11 +115,18 @@ class FilePattern:
             for entry in entries:
                 hidden = entry.name.startswith(".") and not part.startswith(".")
                 match = None if hidden else _match(part, entry.name)
+                if match is not None and not _is_text(entry.name):
+                    raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is no text in UTF-8; rename it")
                 if match is None or (entry.is_dir() if is_folder else entry.is_file()) is False:
                     continue
                 if entry.is_symlink():
                     inside(root, f"{folder}{entry.name}")
                 yield entry.name, match
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be stored: bytes that are no UTF-8 come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _match(part: str, name: str) -> dict[str, str] | None:

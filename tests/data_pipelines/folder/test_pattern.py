@@ -1,6 +1,7 @@
 """Patterns find the files of a folder, and nothing outside it."""
 
 import datetime
+import os
 
 import pytest
 
@@ -69,6 +70,16 @@ def test_two_files_without_a_date(tmp_path):
 
 def test_no_file_at_all(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no file 's2/\{tile\}\.tif', which tiles\.toml: sensors"):
+        found(tmp_path, "s2/{tile}.tif")
+
+
+def test_names_that_are_no_text(tmp_path):
+    put(tmp_path, "s2/a.tif")
+    try:
+        os.rename(tmp_path / "s2" / "a.tif", os.fsencode(tmp_path / "s2") + b"/\xff.tif")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(ValueError, match=r"s2/ has a file '.udcff\.tif', which is no text in UTF-8; rename it"):
         found(tmp_path, "s2/{tile}.tif")
 
 

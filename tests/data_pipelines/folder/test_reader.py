@@ -136,6 +136,18 @@ def test_numbers_to_predict(tmp_path):
     np.testing.assert_array_equal(example_of(path)["dense"].ravel(), [np.nan, np.nan, *range(2, 16)])
 
 
+def test_what_stands_for_no_number(tmp_path):
+    text = DESCRIPTION + '[mask]\nfiles = "agb/{tile}.npy"\nunit = "t/ha"\n'
+    path = write_folder(tmp_path, text)
+    (tmp_path / "agb").mkdir()
+    values = np.arange(16, dtype=np.float32).reshape(4, 4) - 2
+    for tile in "abc":
+        np.save(tmp_path / "agb" / f"{tile}.npy", values)
+    np.testing.assert_array_equal(example_of(path)["dense"], values)  # -1 and -2 are numbers
+    describe(tmp_path, text + "ignore = -2\n")
+    np.testing.assert_array_equal(example_of(path)["dense"].ravel(), [np.nan, *range(-1, 14)])
+
+
 def test_splits_come_from_the_column_or_from_the_names(tmp_path):
     reader = reader_of(write_folder(tmp_path))
     assert reader.tiles == {"train": ("a", "b"), "val": ("c",), "test": ()}
