@@ -179,7 +179,7 @@ class Preparation:
     def _check_examples(self, whole: Whole) -> None:
         for split, lengths in whole.shard_lengths.items():
             if not sum(lengths):
-                reasons = "; ".join(one.reason for one in whole.skipped if one.split == split)[:500]
+                reasons = "; ".join(dict.fromkeys(one.reason for one in whole.skipped if one.split == split))[:500]
                 raise ValueError(
                     f"dataset {self.reader.card.name!r}: not one tile of split {split!r} could be read ({reasons}); "
                     "check the source"

@@ -110,7 +110,7 @@ def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
     lines = [f"{report['title']} ({report['dataset']}) {report['version']}" + _of(report["source"])]
     if report["limit"] is not None:
-        lines.append(f"  ONLY the first {report['limit']:,} tiles of each split")
+        lines.append(f"  ONLY the first {_count(report['limit'], 'tile')} of each split")
     for split, one in report["splits"].items():
         lines += _split_lines(split, one)
     for name, one in report["sensors"].items():
@@ -129,7 +129,7 @@ def _of(source: str) -> str:
 def _split_lines(split: str, one: dict[str, Any]) -> Iterator[str]:
     skipped = f", {one['skipped']:,} skipped" if one["skipped"] else ""
     size = f"{one['megabytes']:,.1f} MB in {_count(one['shards'], 'file')}"
-    yield f"  {split}: {one['examples']:,} examples{skipped}, {size}"
+    yield f"  {split}: {_count(one['examples'], 'example')}{skipped}, {size}"
     for key, counts in one["labels"].items():
         yield f"    {key}: {_label_text(counts)}"
 
@@ -176,7 +176,7 @@ def _bars(histogram: list[list[int]]) -> Iterator[str]:
 
 def _skipped_lines(skipped: list[dict[str, str]]) -> Iterator[str]:
     if skipped:
-        yield f"  skipped {len(skipped):,} tiles:"
+        yield f"  skipped {_count(len(skipped), 'tile')}:"
     for one in skipped[:SHOWN_SKIPPED]:
         yield f"    {one['split']} {one['tile']}: {one['reason']}"
     if len(skipped) > SHOWN_SKIPPED:

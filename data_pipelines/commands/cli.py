@@ -1,6 +1,7 @@
 """Reads the command line, runs the command, and turns errors that a user can mend into one line."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       The exit code: 0 done, 1 an error, said in one line on standard error. Wrong usage exits with 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names of people and classes, where a terminal has fewer letters
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from data_pipelines.commands.source import a_folder, a_place, open_source
-from data_pipelines.places import is_url
+from data_pipelines.places import is_url, to_stderr
 from data_pipelines.preparation_report import read_report, report_text
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.registry import get_entry
@@ -50,16 +50,20 @@ def run(arguments: argparse.Namespace) -> None:
         said.append(line)
         print(line)
 
-    folder = prepare_dataset(
-        reader,
-        out,
-        entry.version,
-        workers=arguments.workers,
-        limit=arguments.limit,
-        skip_bad=arguments.skip_bad,
-        source=str(source or entry.source or ""),
-        say=say,
-    )
+    try:
+        folder = prepare_dataset(
+            reader,
+            out,
+            entry.version,
+            workers=arguments.workers,
+            limit=arguments.limit,
+            skip_bad=arguments.skip_bad,
+            source=str(source or entry.source or ""),
+            say=say,
+        )
+    except KeyboardInterrupt:
+        to_stderr("finished shards stay; the same command goes on from there")
+        raise
     if not said:
         _say_again(folder)
     name = entry.card.name

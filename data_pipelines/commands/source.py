@@ -12,10 +12,12 @@ def a_place(text: str) -> str:
     """A folder or an address, as an argument.
 
     Raises:
-      ArgumentTypeError: it is empty: it would be taken for the folder where the command runs.
+      ArgumentTypeError: it is empty, which would be taken for the folder where the command runs, or no UTF-8.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; perhaps a shell variable is not set. For this folder give .")
+    if text != text.encode(errors="replace").decode():
+        raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8, and not all file formats allow that; rename it")
     return text
 
 
@@ -23,7 +25,7 @@ def a_folder(text: str) -> pathlib.Path:
     """A folder of this machine, as an argument.
 
     Raises:
-      ArgumentTypeError: it is empty, or an address.
+      ArgumentTypeError: it is empty, no UTF-8, or an address.
     """
     if is_url(a_place(text)):
         raise argparse.ArgumentTypeError(f"{text} is an address; expected a folder of this machine")

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, how it fails."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -159,9 +160,18 @@ def test_impossible_archives(capsys, words):
 def test_preparing_says_what_was_found_and_what_to_do_next(capsys, archive):
     shown = output(capsys, "prepare", DATASET, "--source", str(archive), "--out", "prepared", "--limit", "1")
     assert f"{DATASET} is prepared in prepared/{DATASET}/" in shown
-    assert "ONLY the first 1 tiles of each split" in shown and "train: 1 examples" in shown
+    assert "ONLY the first 1 tile of each split" in shown and "train: 1 example" in shown
     (command,) = re.findall(r"  python -m data_pipelines (look .*)", shown)
     assert "1 of 1 tiles of 'train'" in output(capsys, *command.split())
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(capsys, archive, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_pipelines.preparation.write_shard", interrupt)
+    assert main(("prepare", DATASET, "--source", str(archive), "--out", "prepared")) == cli.EXIT_INTERRUPTED
+    assert capsys.readouterr().err.endswith("finished shards stay; the same command goes on from there\ninterrupted\n")
 
 
 def test_preparing_twice_changes_nothing(capsys, archive):
@@ -182,7 +192,7 @@ def test_a_bad_tile_stops_and_names_its_file_or_is_skipped_and_listed(capsys, tm
     message = error(capsys, *words)
     assert str(bad) in message and "--skip-bad" in message
     shown = output(capsys, *words, "--skip-bad")
-    assert "train: 1 examples, 1 skipped" in shown and str(bad) in shown
+    assert "train: 1 example, 1 skipped" in shown and str(bad) in shown
 
 
 # look
@@ -232,6 +242,7 @@ def test_errors_are_one_line_that_says_what_to_do(capsys, words, message):
         (("prepare", DATASET, "--source", "gs://a/b", "--out", "x"), "--source: gs://a/b is an address; expected a"),
         (("look", "mini_flair", "--out", "gs://a/b"), "--out: gs://a/b is an address; expected a folder of this"),
         (("fake", DATASET, "--out", " "), "argument --out: it is empty"),
+        (("prepare", DATASET, "--source", "caf\udce9", "--out", "x"), r"--source: 'caf\udce9' is no UTF-8"),
     ],
 )
 def test_places_that_cannot_be_are_wrong_usage(capsys, words, message):
@@ -239,6 +250,14 @@ def test_places_that_cannot_be_are_wrong_usage(capsys, words, message):
         main(words)
     assert caught.value.code == 2 and message in capsys.readouterr().err
     assert list(pathlib.Path().iterdir()) == []
+
+
+def test_a_terminal_without_accents_shows_all_the_rest():
+    """The names of authors have some."""
+    words = [sys.executable, "-m", "data_pipelines", "show", "planted"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    assert done.returncode == 0 and "Pazos-Out?n" in done.stdout, done.stderr
 
 
 def test_errors_of_the_system_come_without_their_number(capsys, monkeypatch):

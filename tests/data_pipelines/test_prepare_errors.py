@@ -118,7 +118,7 @@ def test_a_shard_of_bad_tiles_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_of_bad_tiles_only_is_refused(tmp_path, split):
     bad = Fails(ValueError, "cut", at=tuple(FakeReader().keys(split)))
-    with pytest.raises(ValueError, match=f"not one tile of split '{split}' could be read .cut; cut"):
+    with pytest.raises(ValueError, match=f"not one tile of split '{split}' could be read .cut.;"):
         prepare(bad, tmp_path, skip_bad=True)
     assert_nothing_whole(tmp_path)
     folder, _ = prepare(Fails(ValueError, "", at=()), tmp_path, skip_bad=True)
