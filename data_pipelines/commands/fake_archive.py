@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pathlib
+import shlex
 
 from data_pipelines.commands.source import a_folder
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, get_entry
@@ -47,8 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name}: {arguments.tiles} made-up tiles of each split are in {folder}")
     first, folder = next(iter(folders.items()))
     print("\nNext:")
-    print(f"  python -m data_pipelines look {first} --source {folder} --out pictures")
-    print(f"  python -m data_pipelines prepare {first} --source {folder} --out prepared")
+    source = shlex.quote(str(folder))
+    print(f"  python -m data_pipelines look {first} --source {source} --out pictures")
+    print(f"  python -m data_pipelines prepare {first} --source {source} --out prepared")
 
 
 def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 
 from data_pipelines.commands.source import a_folder, a_place, open_source
 from data_pipelines.places import is_url, to_stderr
@@ -68,8 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
         _say_again(folder)
     name = entry.card.name
     print(f"\n{name} is prepared in {folder}\n\nNext:")
-    print(f"  python -m data_pipelines look {name} --root {out} --out pictures")
-    print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={out}")
+    root = shlex.quote(str(out))
+    print(f"  python -m data_pipelines look {name} --root {root} --out pictures")
+    print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={root}")
 
 
 def _say_again(folder: pathlib.Path | str) -> None:

@@ -165,6 +165,12 @@ def test_preparing_says_what_was_found_and_what_to_do_next(capsys, archive):
     assert "1 of 1 tiles of 'train'" in output(capsys, *command.split())
 
 
+def test_what_to_type_next_can_be_typed(capsys):
+    shown = output(capsys, "fake", DATASET, "--out", "my fakes")
+    assert "--source 'my fakes' --out" in shown
+    assert "--root 'my data' --out" in output(capsys, "prepare", DATASET, "--source", "my fakes", "--out", "my data")
+
+
 def test_an_interrupted_preparation_says_how_to_go_on(capsys, archive, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
