@@ -161,16 +161,17 @@ def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator
     return iter(dataset)
 
 
-def batches_a_second(batches: Any, seconds: float) -> float:
-    """Rate of an iterator over about so many seconds, once it is warm; closes it."""
+def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
+    """Batches a second of a warm iterator over about so many seconds, and CPU seconds a batch; closes it."""
     next(batches), next(batches)
-    start, count = time.perf_counter(), 0
+    start, cpu_start, count = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - start) < seconds:
         next(batches)
         count += 1
+    cpu = time.process_time() - cpu_start
     batches.close()
     time.sleep(0.3)  # what it had begun ahead
-    return count / passed
+    return count / passed, cpu / count
 
 
 def assert_equal(first: Batch, second: Batch) -> None:
@@ -197,34 +198,35 @@ class Result:
     """What was measured of a case.
 
     Attributes:
-      raw_rate, prepared_rate: tiles or windows a second.
+      rate: tiles or windows a second of "raw" and "prepared".
+      cpu: CPU seconds a tile or window, of all threads.
       megabytes: of a tile or window as stored, with all its dates.
-      disk_share: what a tile takes on the disk, of its arrays' size.
       memory: of the process at the beginning, in the middle and at the end of an epoch, in GB.
       step: seconds of a training step a tile or window.
     """
 
     case: Case
-    raw_rate: float
-    prepared_rate: float
+    rate: dict[str, float]
+    cpu: dict[str, float]
     megabytes: float
-    disk_share: float
     memory: tuple[float, float, float]
     step: float = 0.0
 
     def row(self) -> str:
-        share = f"{1 / self.prepared_rate / self.step:.1%}" if self.step else "-"
+        raw, prepared = self.rate["raw"], self.rate["prepared"]
+        share = f"{1 / prepared / self.step:.1%}" if self.step else "-"
         memory = " / ".join(f"{one:.2f}" for one in self.memory)
+        cpu_raw, cpu_prepared = (self.cpu[name] * 1e3 for name in ("raw", "prepared"))
         return (
-            f"| {self.case.label} | {self.raw_rate:.1f} | {self.prepared_rate:.1f} | "
-            f"{self.prepared_rate * self.megabytes:.0f} | **{self.prepared_rate / self.raw_rate:.1f}** | "
-            f"{self.disk_share:.0%} | {share} | {memory} |"
+            f"| {self.case.label} | {raw:.0f} | {prepared:.0f} | {prepared * self.megabytes:.0f} | "
+            f"**{prepared / raw:.1f}** | {cpu_raw:.1f} / {cpu_prepared:.1f} | **{cpu_raw / cpu_prepared:.1f}** | "
+            f"{share} | {memory} |"
         )
 
 
 HEADER = (
-    "| case | raw, a second | prepared, a second | prepared, MB/s | ratio | size on disk | of a step | memory, GB |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| case | raw, a second | prepared, a second | prepared, MB/s | ratio | CPU ms each, raw / prepared | ratio | "
+    "of a step | memory, GB |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -244,19 +246,19 @@ def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> 
         return batches_of(sources[name], prepared, case, arguments.threads)
 
     assert_equal(next(batches("raw")), next(batches("prepared")))
-    rates: dict[str, list[float]] = {name: [] for name in sources}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
     for _ in range(ROUNDS):
         for name in sources:
-            rates[name].append(case.batch_size * batches_a_second(batches(name), arguments.seconds))
+            rates[name].append(rates_of(batches(name), arguments.seconds))
+    rate = {name: case.batch_size * statistics.median(one for one, _ in some) for name, some in rates.items()}
+    cpu = {name: statistics.median(one for _, one in some) / case.batch_size for name, some in rates.items()}
     example = sources["prepared"][0]
-    stored = sum(path.stat().st_size for path in target.glob("*.array_record*"))
     memory = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
     return Result(
         case,
-        statistics.median(rates["raw"]),
-        statistics.median(rates["prepared"]),
+        rate,
+        cpu,
         num_bytes(example) / 1e6 * ((case.sampling.extent or entry.card.extent) / entry.card.extent) ** 2,
-        stored / arguments.tiles / num_bytes(example),
         memory,
         seconds_of_a_step(case, batches("prepared")) if arguments.step_seconds is None else arguments.step_seconds,
     )
