@@ -41,9 +41,10 @@ def in_decibels(
 ) -> Float32[np.ndarray, "*T C H W"]:
     """Radar backscatter in dB, of files that hold dB or linear power without saying which.
 
-    Power is never negative, and a scene in dB always has negative values: one of them among the valid ones tells.
+    Power is not negative, but for a little where noise was taken off, and a scene in dB always has values below -1 dB:
+    one of them among the valid ones tells.
     """
     values = np.asarray(backscatter, np.float32)
-    if (np.broadcast_to(valid, values.shape) & (values < 0)).any():
+    if (np.broadcast_to(valid, values.shape) & (values < -1)).any():
         return values
     return (10 * np.log10(np.maximum(values, np.float32(SMALLEST_POWER)))).astype(np.float32)

@@ -38,3 +38,8 @@ def test_backscatter_in_decibels_stays_and_power_is_converted():
     power = np.array([0.1, 2.0, -1.0], np.float32)[:, None, None]
     np.testing.assert_allclose(in_decibels(power, valid)[:2, 0, 0], [-10.0, 3.0103], rtol=1e-4)
     assert in_decibels(np.zeros((1, 1, 1), np.float32), np.array(True)).item() == pytest.approx(-100.0)
+
+
+def test_power_below_zero_where_noise_was_taken_off_is_no_decibel():
+    power = np.array([0.1, -0.002], np.float32)[:, None, None]
+    np.testing.assert_allclose(in_decibels(power, np.ones((2, 1, 1), bool))[:, 0, 0], [-10.0, -100.0], rtol=1e-4)
