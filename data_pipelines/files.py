@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, UInt8
 
+_SURPLUS: Any = None  # what csv calls the cells of a row beyond the header's
 _AGAIN = "download or copy it again"
 
 
@@ -259,7 +260,8 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     """The rows of a CSV file with a header that has (at least) these columns.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, no text, lacks a column, or a row is short of cells.
+      FileNotFoundError, ValueError: it is missing, no text, lacks a column or has it twice, or a row is short of cells
+        or has more than the header.
     """
     with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
@@ -267,9 +269,15 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     missing = [column for column in columns if column not in header]
     if missing:
         raise ValueError(f"{path} has columns {list(header)} and lacks {missing}; expected {expected}")
+    if twice := [column for column in columns if header.count(column) > 1]:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice; expected {expected}")
     for number, row in enumerate(rows, start=2):
-        if any(row[column] is None for column in columns):
-            raise ValueError(f"{path}, line {number}: fewer cells than the header's {len(header)}; expected {expected}")
+        fewer, more = any(row[column] is None for column in columns), any(row.pop(_SURPLUS, ()))
+        if fewer or more:  # more: a comma within a cell, perhaps of a number, has shifted what follows
+            kind = "fewer" if fewer else "more"
+            raise ValueError(
+                f"{path}, line {number}: {kind} cells than the header's {len(header)}; expected {expected}"
+            )
     return rows
 
 

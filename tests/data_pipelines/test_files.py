@@ -257,6 +257,22 @@ def test_a_forked_process_opens_the_hdf5_file_for_itself(tmp_path, monkeypatch):
     assert files._open_hdf5.cache_info().misses == before + 1
 
 
+def test_cells_that_a_comma_has_shifted(tmp_path):
+    """A number with a comma at the end of a row would lose what follows it."""
+    (tmp_path / "a.csv").write_text(",tile,agb\n0,x,12\n1,y,12,5\n")
+    with pytest.raises(ValueError, match=r"a\.csv, line 3: more cells than the header's 3; expected numbers"):
+        files.read_table(tmp_path / "a.csv", ["tile", "agb"], "numbers")
+    (tmp_path / "a.csv").write_text(",tile,agb\n0,x,12,\n")
+    assert files.read_table(tmp_path / "a.csv", ["tile", "agb"], "numbers") == [{"": "0", "tile": "x", "agb": "12"}]
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("tile,split,split\nx,train,val\n")
+    with pytest.raises(ValueError, match=r"a\.csv has the column 'split' twice; expected splits"):
+        files.read_table(tmp_path / "a.csv", ["tile", "split"], "splits")
+    assert files.read_table(tmp_path / "a.csv", ["tile"], "tiles")[0]["tile"] == "x"
+
+
 def test_tables(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfx,y\r\n1,2\r\n3,\r\n")
