@@ -49,6 +49,8 @@ class FolderReader(ArchiveReader):
         self.card = dataclasses.replace(self.card, splits=self.splits())
         if missing := len(set(rows) - set(tiles)):
             self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
+        if stray := len(set(self.masks) - set(tiles)):
+            self.summary += f"; {stray} of the {len(self.masks):,} masks belong to no tile"
 
     @property
     def fingerprint(self) -> str:
