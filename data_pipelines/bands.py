@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
+LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0  # beyond any backscatter, so that values in other units are told apart
 SMALLEST_POWER = 1e-10  # linear power below any real backscatter, so that a ratio stays finite
 
 
@@ -37,14 +38,29 @@ def with_ratio_of_decibels(decibels: Float32[np.ndarray, "*T 2 H W"]) -> Float32
 
 
 def in_decibels(
-    backscatter: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T c H W"]
+    where: str, backscatter: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T c H W"]
 ) -> Float32[np.ndarray, "*T C H W"]:
     """Radar backscatter in dB, of files that hold dB or linear power without saying which.
 
     Power is not negative, but for a little where noise was taken off, and a scene in dB always has values below -1 dB:
     one of them among the valid ones tells.
+
+    Args:
+      where: the file, for the error.
+      backscatter: in dB or linear power.
+      valid: where it was observed.
+
+    Raises:
+      ValueError: it is neither, such as digital numbers, or decibels times 100.
     """
     values = np.asarray(backscatter, np.float32)
-    if (np.broadcast_to(valid, values.shape) & (values < -1)).any():
+    seen = values[np.broadcast_to(valid, values.shape)]
+    low, high = (float(limit) for limit in (seen.min(initial=0), seen.max(initial=0)))
+    linear = low >= -1
+    numbers = linear and high > 1 and np.asarray(backscatter).dtype.kind in "iu"
+    if numbers or low < LEAST_DECIBELS or (10 * np.log10(max(high, 1.0)) if linear else high) > MOST_DECIBELS:
+        kind = np.asarray(backscatter).dtype
+        raise ValueError(f"{where}: backscatter runs from {low:g} to {high:g} ({kind}); expected dB or linear power")
+    if not linear:
         return values
     return (10 * np.log10(np.maximum(values, np.float32(SMALLEST_POWER)))).astype(np.float32)

@@ -91,7 +91,7 @@ def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, s
     valid = np.moveaxis(np.isfinite(values) & (mask != 0), -1, 1)
     clean = np.where(valid, np.moveaxis(values, -1, 1), 0).astype(np.float32)
     if sensor in RADAR:
-        clean, valid = _radar(sensor, clean[:, :2], valid[:, :2])
+        clean, valid = _radar(where, sensor, clean[:, :2], valid[:, :2])
     seen = np.flatnonzero(valid.any(axis=(1, 2, 3)))
     if not seen.size:
         return {}
@@ -115,11 +115,11 @@ def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray,
 
 
 def _radar(
-    sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
+    where: str, sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
 ) -> tuple[Float32[np.ndarray, "T 3 H W"], Bool[np.ndarray, "T 3 H W"]]:
     """Both polarisations and their ratio. In ALOS's digital numbers 0 stands for no data."""
     if sensor == "s1":
-        three = with_ratio_of_decibels(in_decibels(values, valid))
+        three = with_ratio_of_decibels(in_decibels(f"{where}, {sensor!r}", values, valid))
     else:
         valid = valid & (values != 0)
         three = with_ratio_of_decibels(values) if (values < 0).any() else with_ratio(values)

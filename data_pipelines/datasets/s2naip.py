@@ -35,6 +35,7 @@ TWENTY_METRES = {  # of `_16.tif`, 32 x 32 pixels
     "l8": ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11"),
 }
 GRID = 64
+NOTHING = (-9999, -32768)  # in radar, whether or not a file says that it stands for no data
 
 CARD = DatasetCard(
     name="s2naip",
@@ -184,10 +185,10 @@ class S2NaipReader(ArchiveReader):
             return {}
         expected = f"a GeoTIFF of 2 bands VV, VH for each date, {GRID} x {GRID} pixels"
         bands, _, nodata = read_raster_and_nodata(path, (None, GRID, GRID), "fiu", expected, content)
-        values = _by_date(path, bands, 2, expected).astype(np.float32)
-        seen = np.isfinite(values) & (values != 0) & (values != (np.nan if nodata is None else nodata))
-        valid = seen.all(axis=1, keepdims=True)
-        decibels = in_decibels(np.where(valid, values, 0), valid)
+        values = _by_date(path, bands, 2, expected)
+        nothing = [0, *NOTHING, np.nan if nodata is None else nodata]
+        valid = (np.isfinite(values) & ~np.isin(values, nothing)).all(axis=1, keepdims=True)
+        decibels = in_decibels(str(path), np.where(valid, values, values.dtype.type(0)), valid)
         three = np.where(valid, with_ratio_of_decibels(decibels), np.float32(0))
         return self._series("s1", tile, path, three, valid)
 

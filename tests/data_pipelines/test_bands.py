@@ -34,12 +34,27 @@ def test_the_ratio_stays_finite_where_nothing_came_back():
 def test_backscatter_in_decibels_stays_and_power_is_converted():
     decibels = np.array([-10.0, 3.0, -99.0], np.float32)[:, None, None]
     valid = np.array([True, True, False])[:, None, None]
-    np.testing.assert_array_equal(in_decibels(decibels, valid), decibels)
+    np.testing.assert_array_equal(in_decibels("a.tif", decibels, valid), decibels)
     power = np.array([0.1, 2.0, -1.0], np.float32)[:, None, None]
-    np.testing.assert_allclose(in_decibels(power, valid)[:2, 0, 0], [-10.0, 3.0103], rtol=1e-4)
-    assert in_decibels(np.zeros((1, 1, 1), np.float32), np.array(True)).item() == pytest.approx(-100.0)
+    np.testing.assert_allclose(in_decibels("a.tif", power, valid)[:2, 0, 0], [-10.0, 3.0103], rtol=1e-4)
+    assert in_decibels("a.tif", np.zeros((1, 1, 1), np.float32), np.array(True)).item() == pytest.approx(-100.0)
 
 
 def test_power_below_zero_where_noise_was_taken_off_is_no_decibel():
     power = np.array([0.1, -0.002], np.float32)[:, None, None]
-    np.testing.assert_allclose(in_decibels(power, np.ones((2, 1, 1), bool))[:, 0, 0], [-10.0, -100.0], rtol=1e-4)
+    np.testing.assert_allclose(
+        in_decibels("a.tif", power, np.ones((2, 1, 1), bool))[:, 0, 0], [-10.0, -100.0], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("values", [np.int16([-1556, -800]), np.uint16([120, 900]), np.float32([-12, 3000]), [-500.0]])
+def test_backscatter_in_other_units_is_refused(values):
+    values = np.asarray(values)[:, None, None]
+    with pytest.raises(ValueError, match=r"a\.tif: backscatter runs from .* expected dB or linear power"):
+        in_decibels("a.tif", values, np.ones(values.shape, bool))
+    assert in_decibels("a.tif", values, np.zeros(values.shape, bool)).shape == values.shape
+
+
+def test_decibels_in_whole_numbers_stay():
+    values = np.array([-15, 2], np.int16)[:, None, None]
+    assert in_decibels("a.tif", values, np.ones((2, 1, 1), bool))[:, 0, 0].tolist() == [-15, 2]

@@ -13,9 +13,11 @@ from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.datasets import flair, pastis_hd, planted, s2naip
 from data_pipelines.datasets.planted_files import LABELS
 from data_pipelines.datasets.s2naip_files import TileFiles
+from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.planted import write_archive as write_planted
 from data_pipelines.fakes.s2naip import write_archive as write_s2naip
 from data_pipelines.features import check_example
+from data_pipelines.files import read_raster
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
 from data_pipelines.tar_files import _members
 
@@ -178,3 +180,18 @@ def test_the_fingerprint_of_s2naip_follows_dates_and_files(tmp_path):
     found.append(s2naip.open_reader(tmp_path).fingerprint)
     assert len(set(found)) == 3
     read_all(s2naip.open_reader(tmp_path))
+
+
+def test_radar_of_s2naip_with_unsaid_no_data_and_in_other_units(tmp_path):
+    write_s2naip(tmp_path, {"train": 1})
+    reader = s2naip.open_reader(tmp_path)
+    (key,) = reader.keys("train")
+    path = tmp_path / "sentinel1" / f"{key}.tif"
+    bands, _ = read_raster(path, (None, 64, 64), "f", "bands")
+    bands[0, 3, 4] = bands[1, 5, 6] = -9999
+    write_raster(path, bands)
+    example = reader.example("train", key)
+    assert np.argwhere(~example["s1_mask"][0, 0]).tolist() == [[3, 4], [5, 6]] and example["s1"].min() > -40
+    write_raster(path, (100 * bands.clip(-30)).astype(np.int16))
+    with pytest.raises(ValueError, match=rf"{key}\.tif: backscatter runs from -.* \(int16\); expected dB or linear"):
+        reader.example("train", key)
