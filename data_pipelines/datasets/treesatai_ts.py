@@ -231,12 +231,21 @@ def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.
 def _read_series(
     path: pathlib.Path, sensor: str, one: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
 ) -> Example:
-    """A series in time order. Pixels that are zero in all bands were not observed; dates without any are left out."""
+    """A series in time order, without the dates on which nothing was observed.
+
+    Pixels that are zero in all bands, or not finite in one, were not.
+    """
     days = [_parse_date(path, one, product) for product in products]
-    mask = (values != 0).any(axis=1, keepdims=True)
+    finite = np.isfinite(values).all(axis=1, keepdims=True)
+    mask = finite & (values != 0).any(axis=1, keepdims=True)
+    values = np.where(finite, values, 0)
+    if sensor == "s1-asc" and values.min() < -1:
+        raise ValueError(f"{path}: {one.values!r} goes down to {values.min():g}; expected linear power, not decibels")
     seen = [i for i in in_time_order(days) if mask[i].any()]
     if not seen:
-        raise ValueError(f"{path}: {one.values!r} is zero everywhere; expected at least one date with an observation")
+        raise ValueError(
+            f"{path}: {one.values!r} is zero or NaN everywhere; expected at least one date with an observation"
+        )
     example: Example = {sensor: values[seen].astype(np.float32), f"{sensor}_mask": mask[seen]}
     example |= day_fields(sensor, [days[i] for i in seen])
     return example if clouds is None else example | {f"{sensor}_cloud": clouds[seen]}
@@ -252,11 +261,6 @@ def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, pr
         raise ValueError(
             f"{path}: {one.products!r} is {np.shape(products)}; expected one name for each of {len(values)} > 0 dates"
         )
-    wrong = int((~np.isfinite(values)).sum())
-    if wrong:
-        raise ValueError(f"{path}: {wrong} values of {one.values!r} are NaN or infinite; expected finite numbers")
-    if sensor == "s1-asc" and values.min() < -1:
-        raise ValueError(f"{path}: {one.values!r} goes down to {values.min():g}; expected linear power, not decibels")
 
 
 def _parse_date(path: pathlib.Path, one: _Series, product: Any) -> datetime.date:

@@ -6,11 +6,12 @@ import pathlib
 import shutil
 import tarfile
 
+import h5py
 import numpy as np
 import pytest
 
 from data_pipelines.commands.fake_archive import write_fake
-from data_pipelines.datasets import flair, pastis_hd, planted, s2naip
+from data_pipelines.datasets import flair, pastis_hd, planted, s2naip, treesatai_ts
 from data_pipelines.datasets.planted_files import LABELS
 from data_pipelines.datasets.s2naip_files import TileFiles
 from data_pipelines.fakes.common import write_raster
@@ -195,3 +196,21 @@ def test_radar_of_s2naip_with_unsaid_no_data_and_in_other_units(tmp_path):
     write_raster(path, (100 * bands.clip(-30)).astype(np.int16))
     with pytest.raises(ValueError, match=rf"{key}\.tif: backscatter runs from -.* \(int16\); expected dB or linear"):
         reader.example("train", key)
+
+
+# TreeSatAI-TS
+
+
+def test_treesat_with_nan(tmp_path):
+    write_fake("treesatai_ts", tmp_path, tiles=1)
+    reader = treesatai_ts.open_reader(tmp_path)
+    (key,) = reader.keys("train")
+    before = reader.example("train", key)
+    with h5py.File(tmp_path / "sentinel" / f"{key}.h5", "a") as file:
+        file["sen-2-data"][0, 3, 2, 1] = np.nan
+        file["sen-1-asc-data"][-1, 1, 4, 5] = np.inf
+    example = reader.example("train", key)
+    check_example(reader.card, key, example)
+    for sensor, place in (("s2", (0, 0, 2, 1)), ("s1-asc", (-1, 0, 4, 5))):
+        lost = before[f"{sensor}_mask"] & ~example[f"{sensor}_mask"]
+        assert lost[place] and lost.sum() == 1

@@ -248,14 +248,13 @@ SPOILED = {
     "clouds": (put("sen-2-masks", (0, 1, 2, 2), 101.0), "'sen-2-masks' is .* outside 0 to 100"),
     "clouds' dates": (replace("sen-2-masks", lambda a: a[:2]), r"sen-2-masks.*\(3, 2 or more, 6, 6\)"),
     "no dates": (lambda a: a.update({k: v[:0] for k, v in a.items()}), "each of 0 > 0 dates"),
-    "NaN": (put("sen-1-asc-data", (0, 0, 1, 1), np.nan), "1 values of 'sen-1-asc-data' are NaN or infinite"),
-    "infinite": (put("sen-2-data", (0, 0, 1, 1), np.inf), "1 values of 'sen-2-data' are NaN or infinite"),
+    "NaN": (replace("sen-2-data", lambda a: a * np.nan), "'sen-2-data' is zero or NaN everywhere"),
     "negative": (put("sen-2-data", (0, 0, 1, 1), -5), "'sen-2-data' runs from -5 to .* expected digital numbers"),
     "large": (put("sen-2-data", (0, 0, 1, 1), 70000), "runs from 1?.* to 70000"),
     "decibel": (replace("sen-1-asc-data", lambda a: 10 * np.log10(a)), "expected linear power, not decibels"),
     "product": (put("sen-2-products", 1, b"S2A_MSIL2A"), r"'sen-2-products' holds 'S2A_MSIL2A', which tells no date"),
     "date": (put("sen-2-products", 1, b"S2A_MSIL2A_20201345T1"), "holds 'S2A_MSIL2A_20201345T1', which tells no date"),
-    "nothing": (put("sen-1-asc-data", slice(None), 0), "'sen-1-asc-data' is zero everywhere"),
+    "nothing": (put("sen-1-asc-data", slice(None), 0), "'sen-1-asc-data' is zero or NaN everywhere"),
 }
 
 
