@@ -21,14 +21,16 @@ _AGAIN = "download or copy it again"
 
 
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
-    """`root / name`, for names that come from metadata or archives.
+    """`root / name`, for names that come from metadata or archives. `root` itself may be a link to anywhere.
 
     Raises:
       ValueError: the name is empty, absolute, or leads out of `root` (also by a link).
     """
     path = root / name
     if not name.strip() or "\0" in name or not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{name!r} leads out of {root}; the archive's metadata may only name files inside it")
+        what = f"{name!r} leads out of {root}; the archive's metadata may only name files inside it"
+        linked = ".." not in path.parts and not os.path.isabs(name) and name.strip() and "\0" not in name
+        raise ValueError(f"{what}: a link leads to {path.resolve()}; copy the files in its place" if linked else what)
     return path
 
 
