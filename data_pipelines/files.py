@@ -274,8 +274,9 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     if twice := [column for column in columns if header.count(column) > 1]:
         raise ValueError(f"{path} has the column {twice[0]!r} twice; expected {expected}")
     for number, row in enumerate(rows, start=2):
-        fewer, more = any(row[column] is None for column in columns), any(row.pop(_SURPLUS, ()))
-        if fewer or more:  # more: a comma within a cell, perhaps of a number, has shifted what follows
+        more = any(row.pop(_SURPLUS, ()))  # a comma within a cell, perhaps of a number, has shifted what follows
+        fewer = None in row.values()  # the file was cut off
+        if fewer or more:
             kind = "fewer" if fewer else "more"
             raise ValueError(
                 f"{path}, line {number}: {kind} cells than the header's {len(header)}; expected {expected}"

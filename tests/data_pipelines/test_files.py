@@ -283,6 +283,9 @@ def test_tables(tmp_path):
     path.write_text("x,y\n1,2\n3\n")
     with pytest.raises(ValueError, match=r"a\.csv, line 3: fewer cells"):
         files.read_table(path, ["x", "y"], EXPECTED)
+    path.write_text("x,y,z\n1,2,3\n3,4\n")  # cut off in a column that nobody asked for
+    with pytest.raises(ValueError, match=r"a\.csv, line 3: fewer cells"):
+        files.read_table(path, ["x", "y"], EXPECTED)
 
 
 @pytest.mark.parametrize(("package", "name"), [("rasterio", "a.tif"), ("h5py", "a.h5")])
