@@ -51,7 +51,9 @@ def draw_map(path: pathlib.Path, geojson: Any) -> Int8[np.ndarray, "512 512"]:
 
 
 def _areas(geometry: Any) -> list[dict[str, Any]]:
-    """A geometry as polygons: lines and points get a width."""
+    """A geometry as polygons: lines and points get a width; GeoJSON allows none at all."""
+    if geometry is None:
+        return []
     kind = geometry["type"]
     if kind == "GeometryCollection":
         return [area for one in geometry["geometries"] for area in _areas(one)]
