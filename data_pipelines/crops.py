@@ -7,10 +7,11 @@ import dataclasses
 import fractions
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard, Example
@@ -72,11 +73,6 @@ class Turn:
             copy[square] = view[square]
         return copy
 
-    def undo(self, array: Shaped[np.ndarray, "*axes S S"]) -> Shaped[np.ndarray, "*axes S S"]:
-        """A view of an array that was turned, as it was before."""
-        array = np.rot90(array, -self.quarters, axes=(-2, -1)) if self.quarters else array
-        return array[..., ::-1] if self.mirrored else array
-
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -92,32 +88,49 @@ class View:
     corner: Corner = (0.0, 0.0)
     turn: Turn = Turn()
 
-    def meet(
-        self, card: DatasetCard, key: str, piece: Piece, sample: Shaped[np.ndarray, "*axes S S"]
-    ) -> tuple[Cut, Shaped[np.ndarray, "*axes h w"]]:
-        """Where the window and a piece of the tile have ground in common.
+    def window(
+        self,
+        card: DatasetCard,
+        name: str,
+        pieces: Sequence[Piece],
+        suffix: str = "",
+        dates: Int[np.ndarray, "t"] | None = None,
+    ) -> Shaped[np.ndarray, "*axes S S"]:
+        """What the window shows of a stored array, not turned yet: of one piece a view, of several a copy.
 
         Args:
           card: the dataset's facts.
-          key: name of the stored array: a sensor's, or "dense"; the one pixel of a context sensor is every window's.
-          piece: of the tile.
-          sample: what the window comes to, turned.
-
-        Returns:
-          The cut of the stored array; the part of `sample` that it comes to, as a view: there belongs the cut, turned.
+          name: a sensor's, or "dense"; the one pixel of a context sensor is every window's.
+          pieces: of the tile, that cover the window.
+          suffix: "_mask" or "_cloud" of the sensor; "" for its values.
+          dates: which dates; None: all, or there are none.
         """
-        if key != "dense" and get_sensor(key).kind == "context":
-            return (...,), sample
-        metres, margin = pixel_metres(card, key), margin_pixels(card, key)
-        source, goal = [], []
+        if name != "dense" and get_sensor(name).kind == "context":
+            return _take(pieces[0].example[name + suffix], dates)
+        cuts = [self._meet(card, name, piece) for piece in pieces]
+        parts = [_take(piece.example[name + suffix][cut], dates) for piece, (cut, _) in zip(pieces, cuts)]
+        if len(parts) == 1:
+            return parts[0]
+        side = round(self.extent / pixel_metres(card, name))
+        window = np.empty((*parts[0].shape[:-2], side, side), parts[0].dtype)
+        for part, (_, place) in zip(parts, cuts):
+            window[place] = part
+        return window
+
+    def _meet(self, card: DatasetCard, name: str, piece: Piece) -> tuple[Cut, Cut]:
+        """The ground that window and piece have in common: the cut of the stored array, and its place in the window."""
+        metres, margin = pixel_metres(card, name), margin_pixels(card, name)
+        cut, place = [], []
         for start, begin in zip(self.corner, piece.corner):
             first, last = max(start, begin), min(start + self.extent, begin + piece.extent)
             length = round((last - first) / metres)
-            source.append(slice(offset := margin + round((first - begin) / metres), offset + length))
-            goal.append(slice(offset := round((first - start) / metres), offset + length))
-        if all(part.stop - part.start == sample.shape[-1] for part in goal):
-            return (..., *source), sample
-        return (..., *source), self.turn(self.turn.undo(sample)[..., *goal])
+            cut.append(slice(offset := margin + round((first - begin) / metres), offset + length))
+            place.append(slice(offset := round((first - start) / metres), offset + length))
+        return (..., *cut), (..., *place)
+
+
+def _take(array: Shaped[np.ndarray, "T *rest"], dates: Int[np.ndarray, "t"] | None) -> Shaped[np.ndarray, "t *rest"]:
+    return array if dates is None or len(dates) == len(array) else array[dates]
 
 
 def pixel_metres(card: DatasetCard, key: str) -> float:

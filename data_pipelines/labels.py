@@ -42,9 +42,7 @@ def write_labels(
     The multi-label of a part of a tile is made of the classes that its own map shows.
     """
     if "dense" in labels:
-        for piece in pieces:
-            cut, out = view.meet(card, "dense", piece, labels["dense"][row])
-            out[...] = view.turn(piece.example["dense"][cut])
+        labels["dense"][row] = view.turn(view.window(card, "dense", pieces))
     if card.dense_label in ("segmentation", "change"):
         labels["dense"][row][labels["dense"][row] == card.ignore_label] = IGNORE
     if "tile" in labels:

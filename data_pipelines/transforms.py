@@ -6,10 +6,9 @@ what is left goes straight into the batch.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Num, Shaped
+from jaxtyping import Bool, Float32, Int, Int32, Num
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import get_sensor
@@ -20,8 +19,6 @@ from data_pipelines.dates_choice import choose_dates
 from data_pipelines.labels import empty_labels, write_labels
 from data_pipelines.options import Sampling
 from data_pipelines.statistics import SensorStatistics
-
-SHORT_ROW = 128  # numpy computes slowly in place on many rows that are shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +83,10 @@ class TileTransform:
                 continue
             if target.present is not None:
                 target.present[row] = True
+            chosen = None
             if get_sensor(name).has_dates:
                 chosen = self._choose_dates(name, target, row, pieces, view, rng)
-                self._observe(name, target, (row, slice(len(chosen))), pieces, view, chosen)
-            else:
-                self._observe(name, target, (row,), pieces, view, None)
+            self._observe(name, target, row, pieces, view, chosen)
         write_labels(self.card, batch.labels, row, pieces, view)
 
     def _choose_dates(
@@ -103,55 +99,37 @@ class TileTransform:
         rng: np.random.Generator | None,
     ) -> Int[np.ndarray, "t"]:
         """Chooses dates and writes them."""
-        cloud = None
+        example, cloud = pieces[0].example, None
         if self.sampling.max_cloud is not None and name in self.card.clouds:
-            cloud = self._cloud(name, target, row, pieces, view)
-        example = pieces[0].example
+            cloud = view.window(self.card, name, pieces, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
         chosen = choose_dates(len(example[name]), self.sampling, rng, cloud)
         target.dates[row, : len(chosen)] = self._days(name, example)[chosen]
         target.date_mask[row, : len(chosen)] = True
         return chosen
 
-    def _cloud(
-        self, name: str, target: Observation, row: int, pieces: Sequence[Piece], view: View
-    ) -> Float32[np.ndarray, "T"]:
-        """Percent of each date in the mean over the window."""
-        cuts = [view.meet(self.card, name, piece, target.values[row])[0] for piece in pieces]
-        clouds = [piece.example[f"{name}_cloud"][cut] for piece, cut in zip(pieces, cuts)]
-        return sum(one.sum((1, 2, 3), np.float32) for one in clouds) / sum(one[0].size for one in clouds)
-
     def _observe(
         self,
         name: str,
         target: Observation,
-        place: tuple[Any, ...],
+        row: int,
         pieces: Sequence[Piece],
         view: View,
         chosen: Int[np.ndarray, "t"] | None,
     ) -> None:
-        """Writes values and mask of the chosen dates."""
-        for piece in pieces[:1] if get_sensor(name).kind == "context" else pieces:
-            cut, out = view.meet(self.card, name, piece, target.values[place])
-            values = view.turn.copied(_take(piece.example[name][cut], chosen))
-            long = out.flags.c_contiguous or out.shape[-1] >= SHORT_ROW
-            standard = out if long else np.empty(out.shape, np.float32)
-            standardise(values, self.statistics[name], standard)
-            if target.pixel_mask is not None:
-                _, valid = view.meet(self.card, name, piece, target.pixel_mask[place])
-                mask = view.turn(_take(piece.example[f"{name}_mask"][cut], chosen))
-                valid[...] = hide_invalid(values, mask, standard)
-            if standard is not out:
-                out[...] = standard
+        """Writes values and mask, of the chosen dates if there are any."""
+        place = (row,) if chosen is None else (row, slice(len(chosen)))
+        values = view.turn.copied(view.window(self.card, name, pieces, dates=chosen))
+        out = target.values[place]
+        standardise(values, self.statistics[name], out)
+        if target.pixel_mask is not None:
+            mask = view.turn(view.window(self.card, name, pieces, "_mask", chosen))
+            target.pixel_mask[place] = hide_invalid(values, mask, out)
 
     def _days(self, name: str, example: Example) -> Int32[np.ndarray, "T"]:
         dates = example[f"{name}_dates"]
         if self.sampling.dates == "day_of_year":
             return dates
         return days_since(self.card.date_origin, dates, example[f"{name}_years"])
-
-
-def _take(array: Shaped[np.ndarray, "T *rest"], chosen: Int[np.ndarray, "t"] | None) -> Shaped[np.ndarray, "t *rest"]:
-    return array if chosen is None or len(chosen) == len(array) else array[chosen]
 
 
 def standardise(

@@ -16,7 +16,6 @@ from data_pipelines.crops import (
     all_corners,
     check_extent,
     draw_view,
-    pixel_metres,
     whole_tile,
     without_margin,
 )
@@ -26,12 +25,7 @@ from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, coarse
 
 def show(view, card, key, array):
     """What a sample of the view shows of an array that is stored as one."""
-    piece = whole_tile(card, {key: array})
-    side = round(view.extent / pixel_metres(card, key))
-    sample = np.zeros((*array.shape[:-2], side, side), array.dtype)
-    cut, out = view.meet(card, key, piece, sample)
-    out[...] = view.turn(array[cut])
-    return sample
+    return view.turn.copied(view.window(card, key, [whole_tile(card, {key: array})]))
 
 
 TURNS = [Turn(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
@@ -49,8 +43,7 @@ def test_all_arrays_show_the_same_ground(seed, extent):
         np.testing.assert_allclose(coarse(shown[..., :2, :, :].reshape(-1, *shown.shape[-2:])[:2], cells), ground)
     classes = class_at(show(view, CARD, "s2", TILE["s2"])[0, :2])
     np.testing.assert_array_equal(show(view, CARD, "dense", TILE["dense"]), classes)
-    sample = np.zeros((1, 1))
-    assert view.meet(CARD, "modis", whole_tile(CARD, TILE), sample) == ((...,), sample)
+    assert view.window(CARD, "modis", [whole_tile(CARD, TILE)]) is TILE["modis"]
 
 
 def test_the_eight_turns_differ_and_keep_every_pixel():
@@ -88,18 +81,14 @@ def test_a_whole_tile_without_a_turn_is_the_array_itself():
 @pytest.mark.parametrize("turn", TURNS)
 def test_pieces_come_to_the_same_as_the_whole(turn):
     view = View(60.0, (30.0, 50.0), turn)
-    sample = np.zeros((3, 60, 60), np.float32)
+    pieces = []
     for top, left in itertools.product((0, 60), repeat=2):
-        spot = TILE["spot"][:, top : top + 60, left : left + 60]
-        cut, out = view.meet(CARD, "spot", Piece({"spot": spot}, (top, left), 60.0), sample)
-        out[...] = turn(spot[cut])
-    np.testing.assert_array_equal(sample, show(view, CARD, "spot", TILE["spot"]))
-
-
-@pytest.mark.parametrize("turn", TURNS)
-def test_turns_are_undone(turn):
-    square = np.arange(9).reshape(3, 3)
-    np.testing.assert_array_equal(turn.undo(turn(square)), square)
+        example = {"spot": TILE["spot"][:, top : top + 60, left : left + 60]}
+        example |= {"s2_mask": TILE["s2_mask"][..., top // 10 : top // 10 + 6, left // 10 : left // 10 + 6]}
+        pieces.append(Piece(example, (float(top), float(left)), 60.0))
+    spot, mask = view.window(CARD, "spot", pieces), view.window(CARD, "s2", pieces, "_mask", np.asarray([0, 2]))
+    np.testing.assert_array_equal(view.turn(spot), show(view, CARD, "spot", TILE["spot"]))
+    np.testing.assert_array_equal(mask, TILE["s2_mask"][[0, 2], :, 3:9, 5:11])
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -130,7 +119,7 @@ def test_windows_of_whole_blocks_lie_on_blocks():
 def test_evaluation_windows_cover_a_tile_once():
     seen = np.zeros((12, 12), int)
     for corner in all_corners(CARD, 60.0):
-        seen[View(60.0, corner).meet(CARD, "s2", whole_tile(CARD, {}), np.zeros((6, 6)))[0]] += 1
+        View(60.0, corner).window(CARD, "s2", [whole_tile(CARD, {"s2": seen})])[...] += 1
     assert (seen == 1).all() and all_corners(CARD, 60.0)[:2] == [(0.0, 0.0), (0.0, 60.0)]
     assert all_corners(CARD, EXTENT) == [(0.0, 0.0)]
 
