@@ -1,7 +1,6 @@
 """FLAIR #2 and #1: archives in the published layouts with known values."""
 
 import json
-import os
 import pickle
 import shutil
 
@@ -29,14 +28,6 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flair")
     write_archive(folder, {"train": 5, "val": 1, "test": 1})
     return folder
-
-
-@pytest.fixture
-def archive(written, tmp_path):
-    """The archive, linked: a test that changes a file writes it anew."""
-    root = tmp_path / "raw"
-    shutil.copytree(written, root, copy_function=os.link)
-    return root
 
 
 def put(path, content):

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import pickle
 import shutil
 
@@ -29,14 +28,6 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pastis")
     write_archive(folder, {"train": 3, "val": 1, "test": 1})
     return folder
-
-
-@pytest.fixture
-def archive(written, tmp_path):
-    """The archive, linked: a test that changes a file writes it anew."""
-    root = tmp_path / "raw"
-    shutil.copytree(written, root, copy_function=os.link)
-    return root
 
 
 def replace(path, array):
