@@ -43,6 +43,7 @@ def confusion_matrix(
       predicted: class numbers in [0, num_classes).
       num_classes: K.
     """
+    truth, predicted = jnp.asarray(truth, jnp.int32), jnp.asarray(predicted, jnp.int32)
     known = (truth >= 0) & (truth < num_classes)
     cells = jnp.where(known, truth * num_classes + predicted, num_classes**2)
     return jnp.bincount(cells.reshape(-1), length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
@@ -52,6 +53,25 @@ def class_counts(confusion: Int[Array, "K K"]) -> Counts:
     """Counts of each class from a confusion matrix with the truth in its rows."""
     hits = confusion.diagonal()
     return Counts(hits=hits, false_alarms=confusion.sum(axis=0) - hits, misses=confusion.sum(axis=1) - hits)
+
+
+def label_confusion(
+    truth: Bool[Array, "N K"], predicted: Bool[Array, "N K"], known: Bool[Array, "N K"]
+) -> Int[Array, "K 2 2"]:
+    """For each label, how often it was absent or there (row) and said to be so (column). Traceable.
+
+    Args:
+      truth: which labels each sample carries.
+      predicted: which labels it is said to carry.
+      known: for which labels the truth is known; the others are counted nowhere.
+    """
+    rows = [[(known & (truth == there) & (predicted == said)).sum(axis=0) for said in (0, 1)] for there in (0, 1)]
+    return jnp.moveaxis(jnp.asarray(rows), -1, 0)
+
+
+def pair_counts(confusion: Int[Array, "K 2 2"]) -> Counts:
+    """Counts of each label from the matrices of `label_confusion`."""
+    return Counts(hits=confusion[:, 1, 1], false_alarms=confusion[:, 0, 1], misses=confusion[:, 1, 0])
 
 
 def label_counts(
@@ -100,6 +120,12 @@ def weighted_f1(counts: Counts) -> float:
     """Mean F1 weighted by how often each class is true (the paper's score for TreeSatAI)."""
     hits, _, misses = _on_host(counts)
     return float(_ratio(np.nansum(f1_by_class(counts) * (hits + misses)), (hits + misses).sum()))
+
+
+def micro_f1(counts: Counts) -> float:
+    """F1 of all classes' counts together; the accuracy where each sample has one class."""
+    hits, false_alarms, misses = (values.sum() for values in _on_host(counts))
+    return float(_ratio(2 * hits, 2 * hits + false_alarms + misses))
 
 
 def mean_iou(counts: Counts) -> float:
