@@ -3,6 +3,7 @@
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
@@ -109,7 +110,15 @@ class Combiner(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
+    def __call__(
+        self, tokens: PatchTokens, drop_path: Float[np.ndarray, "depth"] | None = None
+    ) -> Float[Array, "B 1+K D"]:
+        """The tile's vector, then one for each patch.
+
+        Args:
+          drop_path: how often each self-attention block is left out, tile by tile; needs an rng "dropout". None for
+            never. The cross-attention block has no residual around its attention, so it always stays.
+        """
         config, dtype = self.config, self.config.compute_dtype
         batch, sensors, count, dim = tokens.values.shape
         class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
@@ -128,6 +137,7 @@ class Combiner(nn.Module):
             epsilon=NORM_EPSILON,
             relative=False,
             name="blocks",
+            drops=drop_path is not None,
         )
-        x, _ = blocks(x, None, tokens.key_mask())
+        x, _ = blocks(x, None, tokens.key_mask(), drop_path)
         return CrossAttention(config, name="cross")(x, tokens)

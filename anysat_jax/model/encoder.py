@@ -1,12 +1,13 @@
 """The encoder: projectors, spatial transformer, combiner, and the four outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Batch, Observation
@@ -14,6 +15,7 @@ from anysat_jax.model.combiner import Combiner, PatchTokens
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.projectors import make_projector, merge_patches
 from anysat_jax.model.spatial import SpatialTransformer
+from anysat_jax.model.transformer import drop_path_rates
 from anysat_jax.sensors import get_sensor
 
 Output = Literal["tile", "patch", "dense", "all"]
@@ -83,9 +85,16 @@ class Encoder(nn.Module):
         self.spatial = SpatialTransformer(config)
         self.combiner = Combiner(config)
 
-    def project(self, batch: Batch, deterministic: bool = True) -> dict[str, Float[Array, "B N n D"]]:
-        """Sub-patch tokens of each sensor (paper: phi^proj), raster patches, raster sub-patches inside each."""
-        return {name: self._project(name, batch, deterministic) for name in batch.sensors}
+    def project(
+        self, batch: Batch, deterministic: bool = True, training: Collection[str] = ()
+    ) -> dict[str, Float[Array, "B N n D"]]:
+        """Sub-patch tokens of each sensor (paper: phi^proj), raster patches, raster sub-patches inside each.
+
+        Args:
+          deterministic: False drops in every projector; needs an rng "dropout".
+          training: sensors whose projectors drop even so.
+        """
+        return {name: self._project(name, batch, deterministic and name not in training) for name in batch.sensors}
 
     def _project(self, name: str, batch: Batch, deterministic: bool) -> Float[Array, "B N n D"]:
         if name not in self.projector:
@@ -93,13 +102,23 @@ class Encoder(nn.Module):
         grid = (1, 1) if is_context(name) else batch.grid
         return self.projector[name](batch.observations[name], grid, deterministic)
 
-    def embed(self, batch: Batch, deterministic: bool = True) -> Embedded:
+    def embed(
+        self,
+        batch: Batch,
+        deterministic: bool = True,
+        training: Collection[str] = (),
+        drop_path: Float[np.ndarray, "depth"] | None = None,
+    ) -> Embedded:
         """Patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
 
         Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger
         products.
+
+        Args:
+          deterministic, training: as of `project`.
+          drop_path: as of `SpatialTransformer`.
         """
-        tokens = self.project(batch, deterministic)
+        tokens = self.project(batch, deterministic, training)
         groups: dict[tuple[int, float], list[str]] = {}
         for name in batch.sensors:
             metres = batch.patch_size if is_context(name) else get_sensor(name).subpatch_metres
@@ -108,16 +127,18 @@ class Encoder(nn.Module):
         for (_, metres), names in groups.items():
             flat = [tokens[name].reshape(-1, *tokens[name].shape[2:]) for name in names]
             sizes = [part.shape[0] for part in flat]
-            patch, subpatch = self.spatial(jnp.concatenate(flat), metres)
+            patch, subpatch = self.spatial(jnp.concatenate(flat), metres, drop_path)
             ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
             for name, one, all_of_it in zip(names, jnp.split(patch, ends), jnp.split(subpatch, ends), strict=True):
                 patches[name] = one.reshape(*tokens[name].shape[:2], -1)
                 subpatches[name] = all_of_it.reshape(tokens[name].shape)
         return Embedded(patches, subpatches)
 
-    def combine(self, tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
-        """The tile's vector, then one for each patch (paper: phi^comb)."""
-        return self.combiner(tokens)
+    def combine(
+        self, tokens: PatchTokens, drop_path: Float[np.ndarray, "depth"] | None = None
+    ) -> Float[Array, "B 1+K D"]:
+        """The tile's vector, then one for each patch (paper: phi^comb). `drop_path`: as of `Combiner`."""
+        return self.combiner(tokens, drop_path)
 
     def __call__(
         self,
@@ -125,6 +146,8 @@ class Encoder(nn.Module):
         output: Output = "tile",
         output_modality: str | None = None,
         deterministic: bool = True,
+        training: Collection[str] = (),
+        drop_path: float = 0.0,
     ) -> Float[Array, "..."]:
         """Encodes a batch.
 
@@ -133,18 +156,22 @@ class Encoder(nn.Module):
             first; "dense" (B, h, w, 2 D): for each sub-patch of `output_modality`, its patch's vector and its own
             feature, raster order.
           output_modality: the sensor whose sub-patches "dense" describes.
-          deterministic: False drops as in training; needs an rng named "dropout".
+          deterministic: False drops in every projector as in training; needs an rng named "dropout".
+          training: sensors whose projectors drop even so (a fine-tuning's trained ones).
+          drop_path: how often the last block is left out, the others less, see `drop_path_rates`; needs an rng named
+            "dropout" unless 0.
 
         Raises:
-          ValueError: an unknown output, or "dense" of a sensor that is not in the batch.
+          ValueError: an unknown output, "dense" of a sensor that is not in the batch, or a rate that is not in [0, 1).
         """
         if output not in OUTPUTS:
             raise ValueError(f"unknown output {output!r}; there are {', '.join(OUTPUTS)}")
         if output == "dense" and (output_modality not in batch.observations or is_context(output_modality)):
             spatial = ", ".join(name for name in batch.sensors if not is_context(name))
             raise ValueError(f"output 'dense' needs output_modality, one of {spatial}; got {output_modality!r}")
-        embedded = self.embed(batch, deterministic)
-        combined = self.combine(stack_patches(batch, embedded.patches))
+        spatial_rates, combiner_rates = drop_path_rates(drop_path, self.config.depth)
+        embedded = self.embed(batch, deterministic, training, spatial_rates)
+        combined = self.combine(stack_patches(batch, embedded.patches), combiner_rates)
         if output == "all":
             return combined
         if output == "tile":

@@ -58,7 +58,7 @@ def student_shapes(config: ModelConfig) -> Params:
     return jax.eval_shape(init, jax.random.key(0), _one_patch_batches(config))["params"]["student"]
 
 
-def _initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
+def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
     """A leaf's start: zeros for biases, ones for norms, LeCun normal for matrices, small normal for tokens, tables."""
     rng = np.random.default_rng((seed, zlib.crc32("/".join(path).encode())))
     kind = path[-1]
@@ -80,14 +80,14 @@ def init_student(config: ModelConfig, seed: int) -> Params:
     """Fresh parameters of the student, {"encoder", "predictor", "mask_token"}: float32 numpy arrays."""
     shapes = flax.traverse_util.flatten_dict(student_shapes(config))
     return flax.traverse_util.unflatten_dict(
-        {path: _initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
+        {path: initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
     )
 
 
 def init_encoder(config: ModelConfig, seed: int) -> Params:
     """Fresh parameters of the encoder alone: those that the student of this seed starts from."""
     shapes = flax.traverse_util.flatten_dict({"encoder": student_shapes(config)["encoder"]})
-    values = {path: _initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
+    values = {path: initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
     return flax.traverse_util.unflatten_dict(values)["encoder"]
 
 

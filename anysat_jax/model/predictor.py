@@ -53,7 +53,7 @@ class Predictor(nn.Module):
             relative=False,
             name="blocks",
         )
-        x, _ = stack(x.reshape(blocks * batch, -1, dim), None, key_mask)
+        x, _ = stack(x.reshape(blocks * batch, -1, dim), None, key_mask, None)
         x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x[:, -targets:])
         return nn.Dense(dim, dtype=dtype, name="out")(x).reshape(blocks, batch, targets, dim)
 

@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from anysat_jax.model.config import ModelConfig
@@ -20,9 +21,15 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "S n D"], subpatch_metres: float
+        self,
+        tokens: Float[Array, "S n D"],
+        subpatch_metres: float,
+        drop_path: Float[np.ndarray, "depth"] | None = None,
     ) -> tuple[Float[Array, "S D"], Float[Array, "S n D"]]:
         """Embeds S patches of n sub-patches each.
+
+        Args:
+          drop_path: how often each block is left out, patch by patch; needs an rng "dropout". None for never.
 
         Returns:
           The patch embeddings (the class token's output), and the sub-patches' features in raster order.
@@ -40,8 +47,9 @@ class SpatialTransformer(nn.Module):
             epsilon=NORM_EPSILON,
             relative=True,
             name="blocks",
+            drops=drop_path is not None,
         )
         buckets = jnp.asarray(subpatch_buckets(side, subpatch_metres, config.positions))[None]
-        x, _ = blocks(x, buckets, None)
+        x, _ = blocks(x, buckets, None, drop_path)
         x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x)
         return x[:, 0], x[:, 1:]

@@ -1,10 +1,11 @@
-"""Pre-norm transformer blocks, with an optional relative position term on the keys."""
+"""Pre-norm transformer blocks, with an optional relative position term on the keys, and with drop-path."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
@@ -91,7 +92,11 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants.
+
+    With a `drop_path` rate each sequence leaves each of the two branches out that often, and what stays is scaled up to
+    keep the expectation (Huang et al. 2016, stochastic depth).
+    """
 
     num_heads: int
     mlp_ratio: int
@@ -105,23 +110,50 @@ class Block(nn.Module):
         x: Float[Array, "B N D"],
         buckets: Int[Array, "1 N N"] | None,
         key_mask: Bool[Array, "B N"] | None,
+        drop_path: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B N D"], None]:
         normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
-        x = x + SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
+        branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
+        x = x + self._drop(branch, drop_path)
         normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_mlp")(x)
-        return x + Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed), None
+        branch = Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed)
+        return x + self._drop(branch, drop_path), None
+
+    def _drop(self, branch: Float[Array, "B N D"], rate: Float[Array, ""] | None) -> Float[Array, "B N D"]:
+        if rate is None:
+            return branch
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (branch.shape[0], 1, 1))
+        return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), 0)
+
+
+def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"] | None, ...]:
+    """Rates of the spatial transformer's blocks and of the combiner's: from 0 at the first linearly up to `last` at the
+    last of all. None where nothing drops.
+
+    Raises:
+      ValueError: `last` is not in [0, 1).
+    """
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path = {last} must be at least 0 and less than 1")
+    if last == 0:
+        return None, None
+    spatial, combiner = np.split(np.linspace(0, last, 2 * depth, dtype=np.float32), 2)
+    return spatial, combiner
 
 
 def block_stack(
-    config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str
+    config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str, drops: bool = False
 ) -> nn.Module:
-    """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code."""
+    """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code.
+
+    Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
+    """
     block = nn.remat(Block, prevent_cse=False) if config.remat else Block
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast),
+        split_rngs={"params": True, "dropout": True} if drops else {"params": True},
+        in_axes=(nn.broadcast, nn.broadcast, 0),
         length=depth,
     )
     return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name=name)
