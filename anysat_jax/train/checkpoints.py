@@ -7,6 +7,7 @@ whole one.
 import dataclasses
 import pathlib
 import types
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -19,6 +20,8 @@ from anysat_jax.train.settings import differences
 from anysat_jax.train.state import Params, TrainState
 
 ARGS = ocp.args
+Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
+"""Of the stored config, this run's, and the folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Restored:
       meta: {"step", "config", "record"}: see `Checkpoints.save`.
     """
 
-    state: TrainState
+    state: Any
     data: dict[str, Any]
     meta: dict[str, Any]
 
@@ -39,9 +42,16 @@ class Restored:
 class Checkpoints:
     """The checkpoints below one folder, newest kept."""
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2):
+    def __init__(self, folder: pathlib.Path, keep: int = 2, check: Check | None = None):
+        """Opens the folder, which may not be there yet.
+
+        Args:
+          folder: where the checkpoints are.
+          keep: how many stay.
+          check: refuses the config of a stored run that this one cannot go on with; by default `check_same_model`.
+        """
         self.folder = pathlib.Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._check = keep, check or check_same_model
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -64,15 +74,26 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the checkpoint that is being written."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    def wait(self) -> None:
+        """Returns once what was saved is whole on disk."""
+        self._manager.wait_until_finished()
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        self.wait()
+        for later in [one for one in self.steps if one > step]:
+            logging.info("dropping %s/%d, which is newer than the state that the run goes on from", self.folder, later)
+            self._manager.delete(later)
 
     @property
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, data: dict[str, Any], meta: dict[str, Any]) -> None:
+    def save(self, state: Any, data: dict[str, Any], meta: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background; the caller may donate it at once.
 
         Args:
@@ -86,7 +107,7 @@ class Checkpoints:
         """Whether the processes were asked to stop; they all agree on the step."""
         return self._manager.reached_preemption(step)
 
-    def restore(self, abstract: TrainState, config: dict[str, Any]) -> Restored | None:
+    def restore(self, abstract: Any, config: dict[str, Any]) -> Restored | None:
         """The newest whole checkpoint, or None where there is none.
 
         A damaged one is set aside in `<folder>-damaged`, saying so, and the one before it is read.
@@ -114,9 +135,9 @@ class Checkpoints:
             )
         return None
 
-    def _restore(self, step: int, abstract: TrainState, config: dict[str, Any]) -> Restored:
+    def _restore(self, step: int, abstract: Any, config: dict[str, Any]) -> Restored:
         meta = self._manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
-        check_same_model(meta["config"], config, self.folder)
+        self._check(meta["config"], config, self.folder)
         stored = self._manager.item_metadata(step)["state"].tree
         _check_same_leaves(stored, abstract, self.folder / str(step))
         args = ARGS.Composite(state=ARGS.StandardRestore(abstract), data=ARGS.JsonRestore())

@@ -26,6 +26,11 @@ class Fed:
     masks: PatchMasks
     position: dict[str, Any]
 
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What the step takes after the state."""
+        return self.batch, self.masks
+
 
 class Feed:
     """Gives what each step needs, derived from (seed, step): a resumed run sees what the other would have seen."""

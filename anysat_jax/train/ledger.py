@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 
 from anysat_jax.train.errors import NonFiniteError
-from anysat_jax.train.feed import Fed
 from anysat_jax.train.log import RunLog
+from anysat_jax.train.programs import Fed
 from anysat_jax.train.summary import RunRecord
 
 
@@ -84,21 +85,30 @@ class Ledger:
         metrics = jax.device_get(pending.metrics)
         batch = pending.fed.batch
         if not metrics["finite"]:
-            raise NonFiniteError(self._complaint(pending, metrics["nonfinite_leaves"]))
-        losses = {name: float(metrics[f"loss_{name}"]) for name in self.record.losses}
-        self.record.add_step(losses, f"{batch.dataset} {batch.patch_size:g} m")
+            raise NonFiniteError(self.complaint(pending, metrics))
+        self.record.add_step(self.losses(metrics), f"{batch.dataset} {batch.patch_size:g} m")
         tiles, seconds = self._throughput.lap(batch.batch_size)
         self.record.tiles += tiles
         self.record.seconds += seconds
         metrics["tiles_per_second"] = self._throughput.latest
         self._log.write(pending.step, batch.dataset, batch.patch_size, metrics)
 
-    def _complaint(self, pending: Pending, bad: np.ndarray) -> str:
-        names = [name for name, is_bad in zip(self._leaf_names, bad, strict=True) if is_bad]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    def losses(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """What the record remembers of a step."""
+        return {name: float(metrics[f"loss_{name}"]) for name in self.record.losses}
+
+    def complaint(self, pending: Pending, metrics: Mapping[str, Any]) -> str:
+        """What is said of a step whose values are not finite."""
+        bad = zip(self._leaf_names, metrics["nonfinite_leaves"], strict=True)
         batch = pending.fed.batch
         return (
             f"step {pending.step} on dataset {batch.dataset!r} with patches of {batch.patch_size:g} m gave infinite "
-            f"values or NaN in: {shown}. Its update was not applied. Look for such values in that dataset; else lower "
-            "optimizer.learning_rate or set optimizer.clip_norm, and start again from the last checkpoint"
+            f"values or NaN in: {first_names([name for name, is_bad in bad if is_bad])}. Its update was not applied. "
+            "Look for such values in that dataset; else lower optimizer.learning_rate or set optimizer.clip_norm, and "
+            "start again from the last checkpoint"
         )
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

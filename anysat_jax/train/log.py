@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TextIO
 
 from tensorboardX import SummaryWriter
@@ -17,37 +17,41 @@ PER_DATASET = ("loss", "loss_predictive", "loss_contrastive")
 QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a file
 
 
-def open_csv(path: pathlib.Path, step: int) -> TextIO:
+def open_csv(path: pathlib.Path, step: int, columns: Sequence[str] = COLUMNS) -> TextIO:
     """The table, ready for the rows after `step`: rows of later steps, which a killed run left, are dropped.
 
     Args:
       path: the file; made with a header where it is not there.
       step: the step of the checkpoint from which the run goes on, 0 for a new run.
+      columns: their names; one is "step".
     """
-    kept = []
+    kept, place = [], columns.index("step")
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.reader(file) if _is_row(row) and int(row[0]) <= step]
+            rows = [row for row in csv.reader(file) if len(row) == len(columns) and row[place].isdigit()]
+        kept = [row for row in rows if int(row[place]) <= step]  # without the header, and a line cut short
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *kept])
+        csv.writer(file).writerows([columns, *kept])
     os.replace(part, path)
     return path.open("a", newline="", encoding="utf-8")
 
 
-def _is_row(row: list[str]) -> bool:
-    """Whether it is a whole row, not the header or a line cut short."""
-    return len(row) == len(COLUMNS) and row[0].isdigit()
-
-
 class RunLog:
-    """Writes the metrics of a run below its workdir; in every process but the first it does nothing."""
+    """Writes the metrics of a run below its workdir; in every process but the first it does nothing.
+
+    A subclass may write other columns, each in its own way.
+    """
+
+    metrics: tuple[str, ...] = METRICS
+    columns: tuple[str, ...] = COLUMNS
+    per_dataset: tuple[str, ...] = PER_DATASET
 
     def __init__(self, workdir: pathlib.Path, *, step: int, total_steps: int, log_every: int, enabled: bool = True):
         self._log_every, self._total, self._enabled = log_every, total_steps, enabled
         if not enabled:
             return
-        self._file = open_csv(workdir / "metrics.csv", step)
+        self._file = open_csv(workdir / "metrics.csv", step, self.columns)
         self._csv = csv.writer(self._file)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
@@ -69,28 +73,36 @@ class RunLog:
 
         Args:
           step: how many updates were made.
-          metrics: a number for each of `METRICS`.
+          metrics: a number for each of `self.metrics`.
         """
         if not self._enabled:
             return
-        values = {name: float(metrics[name]) for name in METRICS}
+        values = {name: float(metrics[name]) for name in self.metrics}
         self._show(dataset, patch_size, values)
         if step % self._log_every == 0 or step == self._total:
-            self._csv.writerow([step, dataset, f"{patch_size:g}", *(repr(values[name]) for name in METRICS)])
+            place = {"step": step, "dataset": dataset, "patch_size": f"{patch_size:g}"}
+            self._csv.writerow(self.row(place, values))
             self._file.flush()  # a row is on disk before the checkpoint of its step
             self._write_board(step, dataset, values)
 
+    def row(self, place: Mapping[str, Any], values: Mapping[str, float]) -> list[Any]:
+        """What is written for a step, in the order of `columns`."""
+        return [place[name] if name in place else repr(values[name]) for name in self.columns]
+
+    def status(self, values: Mapping[str, float]) -> str:
+        """What stands after the bar."""
+        return (
+            f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
+            f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s"
+        )
+
     def _show(self, dataset: str, patch_size: float, values: Mapping[str, float]) -> None:
         self._bar.set_description(f"{dataset} {patch_size:g} m", refresh=False)
-        self._bar.set_postfix_str(
-            f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
-            f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s",
-            refresh=False,
-        )
+        self._bar.set_postfix_str(self.status(values), refresh=False)
         self._bar.update()
 
     def _write_board(self, step: int, dataset: str, values: Mapping[str, float]) -> None:
-        for name in METRICS:
+        for name in self.metrics:
             self._board.add_scalar(name, values[name], step)
-        for name in PER_DATASET:
+        for name in self.per_dataset:
             self._board.add_scalar(f"{name}/{dataset}", values[name], step)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import optax
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -22,17 +21,15 @@ from anysat_jax.train.errors import Preempted
 from anysat_jax.train.feed import Fed, Feed
 from anysat_jax.train.ledger import Ledger
 from anysat_jax.train.log import RunLog
-from anysat_jax.train.mesh import check_batch_sizes, make_mesh, replicated
+from anysat_jax.train.mesh import check_batch_sizes, make_mesh, on_host, replicated
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
-from anysat_jax.train.programs import StepPrograms
+from anysat_jax.train.programs import LOOKAHEAD, StepPrograms, look_ahead
 from anysat_jax.train.start import Start, begin
 from anysat_jax.train.state import TrainState
 from anysat_jax.train.step import leaf_names, make_train_step
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
 from data_pipelines import load
-
-LOOKAHEAD = 2  # steps whose batches are on the devices, and whose programs are compiled, before they run
 
 
 def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -124,18 +121,9 @@ def date_buckets(datasets: ConfigDict) -> dict[str, int]:
     return {name: max(1, len(datasets[name].get("date_buckets") or ())) for name in datasets}
 
 
-def look_ahead(ahead: collections.deque[Fed], feed: Feed, programs: StepPrograms, count: int) -> None:
-    """Fills the queue up to `count` steps, and has their programs compiled."""
-    while len(ahead) < count:
-        ahead.append(feed.next())
-        programs.prepare(ahead[-1])
-
-
 def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any]:
     """The probes and the figures, by the first process: frozen teacher against the same network at its random start."""
-    teacher = state.teacher
-    if jax.process_count() > 1:
-        teacher = multihost_utils.process_allgather(teacher, tiled=True)
+    teacher = on_host(state.teacher)
     if jax.process_index() != 0:
         return {}
-    return report_pretraining(config, workdir, jax.device_get(teacher), init_encoder(model, config.seed))["probe"]
+    return report_pretraining(config, workdir, teacher, init_encoder(model, config.seed))["probe"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anysat_jax.batch import Batch
@@ -79,6 +80,22 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(leaf.shape, mesh.shape["fsdp"], _is_scanned(path))), abstract_state
     )
+
+
+def abstract_on(mesh: Mesh, shapes: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays or shapes, without any memory."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def on_host(tree: Any) -> Any:
+    """The whole arrays in the memory of every process."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def _is_scanned(path: tuple[Any, ...]) -> bool:

@@ -4,25 +4,39 @@ A program is fixed by the dataset, the patch size and the static sizes of dates 
 each, mostly on one core, so the programs of the next steps are compiled side by side.
 """
 
+import collections
 import concurrent.futures
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from absl import logging
 
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.state import TrainState
-
+LOOKAHEAD = 2  # steps whose batches are on the devices, and whose programs are compiled, before they run
 PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size, bucket of dates): as many as there may be buckets of mask sizes
 Key = tuple[str, float]
 Signature = tuple[Any, ...]
-Program = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+Program = Callable[..., tuple[Any, dict[str, jax.Array]]]
+
+
+class Fed(Protocol):
+    """What a step is fed with, on the devices: a batch, and all that the step takes after the state."""
+
+    batch: Any
+
+    @property
+    def inputs(self) -> tuple[Any, ...]: ...
+
+
+class Feed(Protocol):
+    """Where it comes from."""
+
+    def next(self) -> Fed: ...
 
 
 def signature_of(fed: Fed) -> Signature:
     """What tells one program from another."""
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((fed.batch, fed.masks)))
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(fed.inputs))
     return fed.batch.dataset, fed.batch.patch_size, shapes
 
 
@@ -57,19 +71,25 @@ class ProgramCount:
 class StepPrograms:
     """Compiles and runs the step. Use as a context manager."""
 
-    def __init__(self, step: Any, state: TrainState, threads: int = 2, date_buckets: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        step: Any,
+        state: Any,
+        threads: int = 2,
+        date_buckets: Mapping[str, int] | None = None,
+        constants: tuple[Any, ...] = (),
+    ):
         """Takes a jitted step.
 
         Args:
-          step: `jax.jit(make_train_step(...))`.
+          step: a function of (state, *constants, *inputs), see `Fed`, jitted.
           state: a state of the shapes and shardings that it will be called with; not kept.
           threads: programs compiled side by side.
           date_buckets: as for `ProgramCount`.
+          constants: arrays on the devices that are the same for every step.
         """
         self._step = step
-        self._state = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-        )
+        self._state, self._constants = _abstract(state), constants
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[Signature, concurrent.futures.Future[Program]] = {}
         self.count = ProgramCount(date_buckets)
@@ -89,15 +109,22 @@ class StepPrograms:
         """Starts to compile what a step on `fed` needs, unless that was done."""
         signature = signature_of(fed)
         if self.count.add(signature):
-            batch, masks = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                (fed.batch, fed.masks),
-            )
-            self._programs[signature] = self._pool.submit(self._compile, batch, masks)
+            self._programs[signature] = self._pool.submit(self._compile, _abstract(fed.inputs))
 
-    def run(self, state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, jax.Array]]:
+    def run(self, state: Any, fed: Fed) -> tuple[Any, dict[str, jax.Array]]:
         """One step; waits for its program, which must have been prepared. The state's memory is taken over."""
-        return self._programs[signature_of(fed)].result()(state, fed.batch, fed.masks)
+        return self._programs[signature_of(fed)].result()(state, *self._constants, *fed.inputs)
 
-    def _compile(self, batch: Any, masks: Any) -> Program:
-        return self._step.lower(self._state, batch, masks).compile()
+    def _compile(self, inputs: tuple[Any, ...]) -> Program:
+        return self._step.lower(self._state, *_abstract(self._constants), *inputs).compile()
+
+
+def look_ahead(ahead: collections.deque[Any], feed: Feed, programs: StepPrograms, count: int) -> None:
+    """Fills the queue up to `count` steps, and has their programs compiled."""
+    while len(ahead) < count:
+        ahead.append(feed.next())
+        programs.prepare(ahead[-1])
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)

@@ -52,14 +52,19 @@ def begin(
     restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
     if restored is None:
         return Start(first_state(config, model, optimizer, mesh), RunRecord())
-    for name, old, new in settings.differences(restored.meta["config"], as_json):
-        if not name.startswith(FREE_TO_CHANGE):
-            logging.warning("%s was %r in the checkpoint and is %r now", name, old, new)
+    tell_changes(restored.meta["config"], as_json, FREE_TO_CHANGE)
     record = RunRecord.from_json(restored.meta["record"])
     if record.steps < config.total_steps:
         record.resumed_from = record.steps
         logging.info("resuming from step %d", record.steps)
     return Start(restored.state, record, restored.data)
+
+
+def tell_changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Warns of what differs between two configs, but for names that begin like one of `free`."""
+    for name, before, now in settings.differences(old, new):
+        if not name.startswith(free):
+            logging.warning("%s was %r in the checkpoint and is %r now", name, before, now)
 
 
 def first_state(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
-from anysat_jax.train.mesh import state_shardings
+from anysat_jax.train.mesh import abstract_on, state_shardings
 
 Params = dict[str, Any]
 
@@ -44,11 +44,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, teach
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: what restoring needs, without any memory."""
     shapes = jax.eval_shape(lambda params: initial_state(params, optimizer), student_shapes(model))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(mesh, shapes),
-    )
+    return abstract_on(mesh, shapes)
 
 
 def create_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:

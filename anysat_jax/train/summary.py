@@ -57,8 +57,8 @@ class RunRecord:
         """Counts a step with its losses and its kind of batch, "dataset patch-size m"."""
         self.steps += 1
         self.batches[batch] = self.batches.get(batch, 0) + 1
-        for name in LOSSES:
-            self.losses[name].add(losses[name])
+        for name, edges in self.losses.items():
+            edges.add(losses[name])
 
     @property
     def tiles_per_second(self) -> float | None:
