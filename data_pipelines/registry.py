@@ -103,7 +103,9 @@ EXTERNAL_NAMES = (
     "spacenet7",
     "biomassters",
 )
-ARCHIVE_NAMES = GEOPLEX_NAMES + EXTERNAL_NAMES
+SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover")
+"""Real data of a few megabytes, for experiments that take minutes; the paper has none of them."""
+ARCHIVE_NAMES = GEOPLEX_NAMES + EXTERNAL_NAMES + SMALL_NAMES
 
 _ENTRIES: dict[str, Callable[[], DatasetEntry]] = {
     **{name: functools.partial(_mini, name) for name in MINI_NAMES},

@@ -56,9 +56,12 @@ def in_short(text: str) -> str:
 def labels(card: DatasetCard) -> str:
     """Kinds of a dataset's labels with the number of classes, or the unit of what is predicted."""
     parts = []
-    for kind, classes in ((card.tile_label, card.tile_classes), (card.dense_label, card.dense_classes)):
+    for kind, classes, what in (
+        (card.tile_label, card.tile_classes, ""),
+        (card.dense_label, card.dense_classes, "map of "),
+    ):
         if kind == "regression":
-            parts.append(f"{'map of ' if classes is card.dense_classes else ''}{card.label_unit}")
+            parts.append(f"{what}{card.label_unit}")
         elif kind != "none":
             parts.append(f"{_KINDS[kind]} of {len(classes)}")
     return ", ".join(parts) or "none"

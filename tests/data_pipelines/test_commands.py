@@ -71,6 +71,7 @@ def test_a_row_says_what_there_is_to_predict():
     assert cells["sensors"] == "aerial s2 s1-asc" and cells["extent"] == "60 m" and cells["patches (m)"] == "10 20 30"
     assert cells["labels"] == "multi-label of 15" and cells["licence"] == "CC-BY-4.0"
     assert list_datasets.labels(get_entry("biomassters").card).startswith("map of ")
+    assert list_datasets.labels(get_entry("fuel_moisture").card).startswith("live fuel moisture")
     assert list_datasets.labels(get_entry("bradd_s1ts").card) == "change map of 2"
 
 

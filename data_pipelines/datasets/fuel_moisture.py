@@ -1,0 +1,253 @@
+"""Fuel moisture: a pixel of three months of Sentinel-1 and -2, and how moist the live plants there were in the field.
+
+The same pixels have a second label, the land cover: `fuel_moisture_land_cover.py`.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.bands import pick_bands, with_ratio_of_decibels
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import day_fields
+from data_pipelines.files import read_json, read_npy
+from data_pipelines.reader import ArchiveReader
+from data_pipelines.splits import hashed_split
+
+RADAR_BANDS = ("VV", "VH")
+OPTICAL_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
+NUM_COLUMNS = 18  # five of them weather, terrain and an index, which are not read
+LAND_COVER = (
+    "water",
+    "trees",
+    "grass",
+    "flooded vegetation",
+    "crops",
+    "shrub and scrub",
+    "built",
+    "bare",
+    "snow and ice",
+)
+MISSING = len(LAND_COVER)  # stands for no land cover
+VAL_SHARE = 0.2
+FIRST_YEAR = 2017  # the archive names no year
+
+CARD = DatasetCard(
+    name="fuel_moisture",
+    title="Fuel moisture",
+    sensors=("s2", "s1"),
+    extent=10.0,
+    patch_sizes=(10,),
+    splits=("train", "val", "test"),
+    file_bands={"s2": OPTICAL_BANDS, "s1": RADAR_BANDS},
+    units={"s2": "L1C (top of atmosphere) reflectance x 10000", "s1": "dB; the third band is VV - VH"},
+    dates={"s2": "three composites of 30 days in a row, given as the 15th of the month", "s1": "as s2"},
+    date_precision={"s2": "month", "s1": "month"},
+    tile_label="regression",
+    label_unit="live fuel moisture in percent of dry weight",
+    split_rule=(
+        f"test: the 50 sites published as such; val: {VAL_SHARE:.0%} of the 100 published training sites, drawn by a "
+        "hash of the site's name; no site is in two splits"
+    ),
+    natural_colour={"s2": (2, 1, 0)},
+    size="2,313 pixels of 150 sites in the United States (1,211 train, 367 val, 735 test)",
+    notes=(
+        "The moisture was measured in the field, 32 to 319 percent.",
+        "Coordinates, weather and terrain are in the archive and are not read: with coordinates alone a model learns "
+        "the sites.",
+        "Column 17 of the archive, called NDVI, is (B7 - B3) / (B7 + B3), and is not read either.",
+        "Months are counted from 0, January, and are those in which a composite's 30 days begin, so that one may come "
+        f"twice. The archive tells no year: series begin in {FIRST_YEAR}, and one from November ends in the next year.",
+    ),
+    licence="MIT (the repository); made of Globe-LFMC and Copernicus Sentinel data",
+    citation="Rao et al., SAR-enhanced mapping of live fuel moisture content, Remote Sensing of Environment 245, 2020; "
+    "as prepared by Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries, 2023",
+    url="https://github.com/nasaharvest/presto/tree/main/data/fuel_moisture",
+)
+
+LAND_COVER_CARD = dataclasses.replace(
+    CARD,
+    name="fuel_moisture_land_cover",
+    title="Fuel moisture's land cover",
+    tile_label="class",
+    tile_classes=LAND_COVER,
+    label_unit="",
+    notes=(
+        "The label is that of Dynamic World in the last of the three months: another model's answer, no survey. None "
+        "of the pixels is flooded vegetation.",
+        f"{MISSING} stands for no land cover; such pixels are left out and counted.",
+        *CARD.notes[1:],
+    ),
+    citation=f"{CARD.citation}; Brown et al., Dynamic World, Scientific Data 9, 2022",
+)
+
+FOLDER = "fuel_moisture"
+SITES = "train_test_split.json"
+SERIES = "s1_s2_era5_srtm"
+NAMES = (SERIES, "month", "site", "target", "dynamic_world")
+LAYOUT = f"{SITES} and npy/{{{','.join(NAMES)}}}.npy, or both in a folder {FOLDER}"
+_EXPECTED = f"fuel moisture as in Presto's repository: {LAYOUT}"
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelTable:
+    """The archive, a row for each pixel.
+
+    Attributes:
+      optical: reflectance x 10000 in the order of `OPTICAL_BANDS`.
+      radar: VV and VH in dB.
+      months: from 0, January.
+      sites: where it was measured.
+      tests: True at the sites published for testing.
+      moisture: percent.
+      cover: class of the land cover in each month, `MISSING` for none.
+    """
+
+    optical: Float32[np.ndarray, "N T 11"]
+    radar: Float32[np.ndarray, "N T 2"]
+    months: Int[np.ndarray, "N T"]
+    sites: tuple[str, ...]
+    tests: Bool[np.ndarray, "N"]
+    moisture: Float32[np.ndarray, "N"]
+    cover: Int[np.ndarray, "N T"]
+
+    def splits(self) -> list[str]:
+        """The split of each pixel: "train", "val" or "test"."""
+        sites = {site: hashed_split(site, VAL_SHARE) for site in set(self.sites)}
+        return ["test" if test else sites[site] for site, test in zip(self.sites, self.tests, strict=True)]
+
+
+def _base(folder: pathlib.Path) -> pathlib.Path:
+    return folder / FOLDER if (folder / FOLDER / SITES).is_file() else folder
+
+
+def holds_raw(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the published layout, or the folder fuel_moisture that does."""
+    base = _base(folder)
+    return (base / SITES).is_file() and (base / "npy" / f"{SERIES}.npy").is_file()
+
+
+def open_reader(root: pathlib.Path) -> "FuelMoistureReader":
+    """The reader of the raw data in `root`."""
+    return FuelMoistureReader(root)
+
+
+class FuelMoistureReader(ArchiveReader):
+    """Reads the pixels, which are all in memory: 250 kB."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder that holds npy, or the folder fuel_moisture that does.
+
+        Raises:
+          FileNotFoundError: a file is missing.
+          ValueError: one is not as published, or a site has no split.
+        """
+        self._table = read_table(_base(root))
+        splits = self._table.splits()
+        labelled = [row for row in range(len(splits)) if self.has_label(self._table, row)]
+        super().__init__(root, {s: [f"{r:05d}" for r in labelled if splits[r] == s] for s in self.card.splits})
+        self.summary += f"; {len(splits) - len(labelled):,} pixels have no label"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any value that is read."""
+        table = self._table
+        arrays = (table.optical, table.radar, table.months, table.moisture, table.cover)
+        return hashlib.sha256(super().fingerprint.encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
+
+    def has_label(self, table: PixelTable, row: int) -> bool:
+        """Whether a pixel can be used."""
+        return bool(np.isfinite(table.moisture[row]))
+
+    def label(self, table: PixelTable, row: int) -> np.generic:
+        """What is to be predicted of a pixel."""
+        return table.moisture[row]
+
+    def example(self, split: str, key: str) -> Example:
+        """One pixel; its key is its row."""
+        table, row = self._table, int(key)
+        optical, radar = (one[row][:, :, None, None] for one in (table.optical, table.radar))
+        days = middles_of_months(table.months[row].tolist())
+        return {
+            "id": key,
+            "s2": pick_bands(optical, OPTICAL_BANDS, get_sensor("s2").bands),
+            "s1": with_ratio_of_decibels(radar),
+            **day_fields("s2", days),
+            **day_fields("s1", days),
+            "tile": self.label(table, row),
+        }
+
+
+class LandCoverReader(FuelMoistureReader):
+    """Reads the same pixels, with the land cover of the last month as their label."""
+
+    card = LAND_COVER_CARD
+
+    def has_label(self, table: PixelTable, row: int) -> bool:
+        return bool(table.cover[row, -1] != MISSING)
+
+    def label(self, table: PixelTable, row: int) -> np.generic:
+        return np.int32(table.cover[row, -1])
+
+
+def middles_of_months(months: Sequence[int]) -> list[datetime.date]:
+    """The 15th of each of a series' months (from 0); a month before the one that it follows is of the next year."""
+    year, days = FIRST_YEAR, []
+    for number, month in enumerate(months):
+        year += number > 0 and month < months[number - 1]
+        days.append(datetime.date(year, month + 1, 15))
+    return days
+
+
+def read_table(base: pathlib.Path) -> PixelTable:
+    """All of the archive that is used.
+
+    Args:
+      base: folder that holds npy.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: one is not as published, the files have other numbers of rows, or a site has no split.
+    """
+    folder = base / "npy"
+    series: Float64[np.ndarray, "N T 18"] = _read(folder, SERIES, (None, None, NUM_COLUMNS), "f")
+    shape = series.shape[:2]
+    months, cover = (_read(folder, name, shape, "iu") for name in ("month", "dynamic_world"))
+    sites, target = _read(folder, "site", shape[:1], "U").tolist(), _read(folder, "target", shape[:1], "f")
+    _check_range(folder / "month.npy", months, 11)
+    _check_range(folder / "dynamic_world.npy", cover, MISSING)
+    kinds = _read_sites(base / SITES, sites)
+    radar, optical = np.split(series[..., : 2 + len(OPTICAL_BANDS)].astype(np.float32), [2], axis=-1)
+    if not (np.isfinite(optical).all() and np.isfinite(radar).all()):
+        raise ValueError(f"{folder / SERIES}.npy holds NaN or infinite values; expected none. Download it again")
+    return PixelTable(optical, radar, months, tuple(sites), kinds, target.astype(np.float32), cover)
+
+
+def _read(folder: pathlib.Path, name: str, shape: Sequence[int | None], dtype: str) -> np.ndarray:
+    expected = f"a row for each pixel, {tuple('?' if n is None else n for n in shape)}; {_EXPECTED}"
+    return read_npy(folder / f"{name}.npy", shape, dtype, expected)
+
+
+def _check_range(path: pathlib.Path, numbers: Int[np.ndarray, "N T"], highest: int) -> None:
+    wrong = numbers[(numbers < 0) | (numbers > highest)]
+    if wrong.size:
+        raise ValueError(f"{path} holds {int(wrong[0])}; expected whole numbers from 0 to {highest}")
+
+
+def _read_sites(path: pathlib.Path, sites: Sequence[str]) -> Bool[np.ndarray, "N"]:
+    """True for the pixels of sites that are published for testing."""
+    kinds = read_json(path, _EXPECTED)
+    for site in dict.fromkeys(sites):
+        kind = kinds.get(site) if isinstance(kinds, dict) else None
+        if kind not in ("train", "test"):
+            raise ValueError(f"{path}: the site {site!r} has the split {kind!r}; expected train or test for each site")
+    return np.asarray([kinds[site] == "test" for site in sites])
