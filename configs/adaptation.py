@@ -1,0 +1,147 @@
+"""What configs/finetune.py, probe.py and evaluate.py share: every field, and the two schedules of the paper."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference, placeholder
+
+
+def common(job: str, name: str) -> ConfigDict:
+    """Every field: the paper's numbers, where there are any."""
+    config = ConfigDict()
+    config.job = job
+    config.name = name
+    config.row = ""  # of the paper's tables that the result belongs to, such as A/flair/finetune; "": none
+    config.seed = 0
+    config.init = ""  # a workdir, an exported .safetensors, a published .pth, or none
+    config.mode = "finetune"  # or probe, last_block, projector, scratch: what is trained
+    config.new_sensors = ()  # may start at random, for no pretraining knew them
+    config.dtype = "float32"  # of the computation; parameters are float32 always
+    config.epochs = 100
+    config.checkpoint_every = 1000  # steps, besides after each evaluation
+    config.log_every = 1
+
+    config.model = ConfigDict()  # None: as the weights' model is; init = none starts from the base model
+    config.model.preset = placeholder(str)  # tiny, small, base
+    config.model.dim = placeholder(int)
+    config.model.depth = placeholder(int)
+    config.model.num_heads = placeholder(int)
+    config.model.predictor_depth = placeholder(int)
+    config.model.predictor_heads = placeholder(int)
+    config.model.positions = placeholder(str)  # paper or released
+    config.model.remat = False  # less memory, about a third more compute
+    config.model.dropout = True  # of the projectors that are trained
+    config.model.drop_path = 0.0  # rate of the last block; 0: off
+
+    config.data = ConfigDict()
+    config.data.root = ""
+    config.data.num_workers = 0
+    config.data.fake_tiles = 0  # of each split, made on the spot instead of read from data.root; 0: none
+    config.data.datasets = ConfigDict()
+
+    config.task = ConfigDict()
+    config.task.level = "tile"  # or dense: an answer for each pixel of the label map
+    config.task.metric = ""  # chooses the best checkpoint; "": the usual one of the task
+    config.task.sensor = ""  # whose sub-patches a dense answer is made of; "": the one that fits the label map
+    config.task.class_weights = FieldReference("none", field_type=object)  # or balanced, or a number for each class
+    config.task.label_smoothing = 0.0
+    config.task.allow_absent_classes = False  # whether a class may be there in val or test and not in train
+
+    config.head = ConfigDict()
+    config.head.kind = "linear"  # LayerNorm and Linear, the paper's; or mlp
+    config.head.input = "tile"  # or dense (sub-patches), or mean (of the sub-patches over the tile)
+    config.head.hidden = 512  # of the mlp
+    config.head.upsample = "shuffle"  # or bilinear, where a sub-patch has several label pixels
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = placeholder(float)  # None: gradients are not clipped
+    config.optimizer.schedule = "cosine"  # or plateau
+    config.optimizer.warmup_epochs = 0
+    config.optimizer.layer_decay = 1.0  # learning rate of a block, as a share of the block's above it
+    config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10))  # patience: evaluations
+    config.early_stopping = placeholder(int)  # evaluations without a better one; None: all epochs
+
+    config.evaluate = ConfigDict()
+    config.evaluate.every = 1  # epochs
+    config.evaluate.splits = ("val", "test")  # measured at the end, with the best checkpoint
+    config.evaluate.patch_sizes = placeholder(tuple)  # metres; logits are averaged over several. None: the training's
+    config.evaluate.batch_size = 16
+    config.evaluate.panels = 4  # tiles that the report shows
+
+    config.cache = ConfigDict()  # features of a frozen encoder, in mode probe
+    config.cache.folder = ""  # "": the user's cache
+    config.cache.max_gb = 50.0  # of a split; beyond it pixels_per_tile must say what to leave out
+    config.cache.pixels_per_tile = placeholder(int)  # drawn from each tile for training; None: all
+    config.knn = ConfigDict(dict(neighbours=0))  # a quick look at frozen features; 0: none
+
+    config.mesh = ConfigDict()
+    config.mesh.data = placeholder(int)  # None: all devices that fsdp leaves
+    config.mesh.fsdp = 1
+    return config
+
+
+def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None) -> ConfigDict:
+    """The dataset: batch size over all devices, patch sizes in metres, dates kept of each series."""
+    section = ConfigDict(dict(batch_size=batch_size))
+    section.patch_sizes = placeholder(tuple)  # one is drawn for each batch; None: all that the dataset's card allows
+    section.max_dates = placeholder(int)  # None: all
+    section.temporal_dropout = 0.0  # share of the dates dropped at random in training
+    section.max_cloud = placeholder(float)  # percent; dates with more are left out, where the archive knows
+    section.date_buckets = ()  # lengths that series are padded to; (): one length
+    section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
+    section.dates = "day_of_year"  # or published: days since the card's date_origin
+    section.augment = True  # flips and quarter turns
+    section.fraction = 1.0  # of the training tiles; the smaller share is part of the larger
+    section.fraction_seed = 0  # another seed, other tiles
+    section.update(dict(patch_sizes=patch_sizes, max_dates=max_dates))
+    return section
+
+
+def classification(config: ConfigDict, metric: str) -> None:
+    """One answer for a tile; the paper's schedule for it: linear warm-up, then cosine."""
+    config.task.update(dict(level="tile", metric=metric))
+    config.head.input = "tile"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 20
+
+
+def segmentation(config: ConfigDict, metric: str = "mean_iou") -> None:
+    """One answer for a pixel; the paper's schedule for it: the rate falls where the validation metric stands still."""
+    config.task.update(dict(level="dense", metric=metric))
+    config.head.input = "dense"
+    config.optimizer.schedule = "plateau"
+    config.optimizer.warmup_epochs = 0
+    config.early_stopping = 25  # after the rate fell twice
+
+
+def large(config: ConfigDict) -> None:
+    """For several accelerators."""
+    config.dtype = "bfloat16"
+    config.log_every = 20
+    config.data.num_workers = 8
+    config.model.remat = True
+
+
+def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
+    """A tiny random model for one epoch on made-up tiles: whether everything fits together, in a minute on a CPU.
+
+    Args:
+      tiles: of each split; 0 for a dataset that is made by code or prepared already.
+      **data: fields of the dataset that keep it small.
+    """
+    config.name += "_smoke"
+    config.row = ""  # no result
+    config.init = "none"
+    config.epochs = 1
+    config.dtype = "float32"
+    config.log_every = 1
+    config.early_stopping = None
+    config.model.update(
+        dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat=False)
+    )
+    config.data.update(dict(num_workers=0, fake_tiles=tiles))
+    for section in config.data.datasets.values():
+        section.update(dict(batch_size=2, max_dates=4) | data)
+    config.task.allow_absent_classes = True  # so few tiles cannot have them all
+    config.optimizer.warmup_epochs = 0
+    config.evaluate.update(dict(batch_size=4, patch_sizes=None, panels=2))

@@ -1,0 +1,53 @@
+"""Fine-tuning: all weights, or some of them, on one dataset's labels.
+
+python -m anysat_jax.main --config=configs/finetune.py:NAME --config.init=WEIGHTS --config.data.root=DIR
+
+NAME                      hardware     time     score of the paper, or what to expect
+mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,scratch
+mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,scratch
+mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,scratch
+fuel_moisture_land_cover  2 CPU cores  minutes  accuracy above 0.659, macro-F1 above 0.326 (logistic regression)
+fuel_moisture             2 CPU cores  minutes  R2 above 0.20 (ridge regression)
+sen1floods11_chip         2 CPU cores  minutes  accuracy above 0.922 (logistic regression)
+treesatai_ts              8 x H100     not run  wF1 75.1; scratch 72.7
+planted                   8 x H100     not run  maF1 61.5; scratch 61.2
+flair                     8 x H100     not run  mIoU 55.1; scratch 55.6
+pastis_hd_classif         8 x H100     not run  maF1 72.8; scratch 65.5
+pastis_hd_semseg          8 x H100     not run  mIoU 66.5, OA 85.0; scratch 66.3, 84.8
+sickle                    8 x H100     not run  mIoU 89.3
+bradd_s1ts                8 x H100     not run  mIoU 80.9
+timesen2crop              8 x H100     not run  OA 92.2
+hls_burn_scars            8 x H100     not run  mIoU 90.6
+so2sat, sen1floods11      8 x H100     not run  the paper only probes these
+spacenet7, biomassters    8 x H100     not run  not in the paper
+prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
+prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
+
+Behind any name: ",scratch" starts at random and takes no weights; ",smoke" ends within a minute on a CPU, with a tiny
+random model and, where the data are a download, an archive that is made on the spot. WEIGHTS is the workdir of a run,
+an exported .safetensors, a published .pth, or none. docs/TASKS.md explains the options, docs/RESULTS.md has what was
+measured. A second start on the same --workdir goes on.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tasks
+
+NAMES = tuple(tasks.TASKS)
+TABLE_A = ("treesatai_ts", "planted", "flair", "pastis_hd_classif", "pastis_hd_semseg")
+TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "hls_burn_scars")
+
+
+def get_config(arg: str = "mini_flair") -> ConfigDict:
+    """The config of a name, one of `NAMES` or prepared,DATASET.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    config, name, options = tasks.make("finetune", arg, NAMES, ("scratch",))
+    if name in TABLE_A + TABLE_B:
+        config.row = f"{'A' if name in TABLE_A else 'B'}/{name}/finetune"
+    if "scratch" in options:
+        config.mode, config.init = "scratch", "none"
+        config.row = f"A/{name}/scratch" if name in TABLE_A else ""
+    return tasks.finish(config, name, options)

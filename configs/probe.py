@@ -1,0 +1,66 @@
+"""Linear probing: a LayerNorm and a linear layer on frozen features, which are computed once and kept.
+
+python -m anysat_jax.main --config=configs/probe.py:NAME --config.init=WEIGHTS --config.data.root=DIR
+
+NAME                      hardware     time     score of the paper, or what to expect
+mini_flair (default)      2 CPU cores  minutes  accuracy, against --config.init=none
+mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against --config.init=none
+mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against --config.init=none
+fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.654, macro-F1 0.364 (the published Presto encoder)
+fuel_moisture             2 CPU cores  minutes  R2 above 0.20 (ridge regression)
+sen1floods11_chip         2 CPU cores  minutes  accuracy, beside 0.922 of logistic regression
+pastis_hd_semseg          1 x H100     not run  mIoU 42.7
+sickle                    1 x H100     not run  mIoU 82.0, 6.1K parameters
+bradd_s1ts                1 x H100     not run  mIoU 78.9, 6.1K
+timesen2crop              1 x H100     not run  OA 70.3, 14K
+sen1floods11              1 x H100     not run  mIoU 91.1, 6.1K
+hls_burn_scars            8 x H100     not run  mIoU 87.7, 3M: the new sensor's projector is trained too
+so2sat                    1 x H100     not run  OA 59.1, 29K
+prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
+prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
+
+",smoke" behind a name ends within a minute on a CPU, with a tiny random model and, where the data are a download, an
+archive that is made on the spot. WEIGHTS is the workdir of a run, an exported .safetensors, a published .pth, or none.
+docs/TASKS.md explains the options. The first epoch waits for the features; all others take seconds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tasks
+
+NAMES = (
+    "mini_flair",
+    "mini_pastis_hd_semseg",
+    "mini_pastis_hd_classif",
+    "fuel_moisture_land_cover",
+    "fuel_moisture",
+    "sen1floods11_chip",
+    "pastis_hd_semseg",
+    "sickle",
+    "bradd_s1ts",
+    "timesen2crop",
+    "sen1floods11",
+    "hls_burn_scars",
+    "so2sat",
+)
+TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "sen1floods11", "hls_burn_scars", "so2sat")
+
+
+def get_config(arg: str = "mini_flair") -> ConfigDict:
+    """The config of a name, one of `NAMES` or prepared,DATASET.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    config, name, options = tasks.make("probe", arg, NAMES)
+    config.mode = "probe"
+    if name == "hls_burn_scars":
+        config.mode = "projector"
+    if name in TABLE_B or name == "pastis_hd_semseg":
+        config.row = f"{'B' if name in TABLE_B else 'A'}/{name}/probe"
+    else:
+        config.epochs, config.early_stopping = 200, 20  # of seconds each
+        config.optimizer.learning_rate = 1e-3  # a linear layer takes larger steps
+    if config.task.level == "tile":
+        config.knn.neighbours = 20
+    return tasks.finish(config, name, options)

@@ -1,0 +1,266 @@
+"""What is asked of each dataset: its labels, metric and samples, for fine-tuning, probing and evaluation alike.
+
+Patch sizes are the smallest of the paper's Table C; batch sizes are the paper's for GeoPlex, and for the other datasets
+what eight accelerators of 80 GB should hold. Epochs, patience and numbers of dates are ours: the paper names none.
+"""
+
+from collections.abc import Callable, Collection
+
+from ml_collections import ConfigDict
+
+from configs.adaptation import classification, common, dataset, large, segmentation, smoke
+
+
+def treesatai_ts(config: ConfigDict) -> None:
+    """Tree species of a tile, several of 15."""
+    large(config)
+    classification(config, "weighted_f1")
+    config.data.datasets.treesatai_ts = dataset(384, (10,), 70)
+
+
+def planted(config: ConfigDict) -> None:
+    """Tree species of a plantation, one of 40."""
+    large(config)
+    classification(config, "macro_f1")
+    config.data.datasets.planted = dataset(2048, (30,))
+
+
+def flair(config: ConfigDict) -> None:
+    """Land cover of pixels of 0.2 m: each sub-patch of 2 m answers for its 10 x 10 pixels."""
+    large(config)
+    segmentation(config)
+    config.data.datasets.flair = dataset(96, (10,), 35)
+
+
+def pastis_hd_classif(config: ConfigDict) -> None:
+    """Crops of a tile, several of 18."""
+    large(config)
+    classification(config, "macro_f1")
+    config.data.datasets.pastis_hd = dataset(8, (40,), 35)
+
+
+def pastis_hd_semseg(config: ConfigDict) -> None:
+    """Crops of pixels of 10 m."""
+    large(config)
+    segmentation(config)
+    config.data.datasets.pastis_hd = dataset(8, (40,), 35)
+    config.cache.pixels_per_tile = 1024  # of 16,384
+
+
+def sickle(config: ConfigDict) -> None:
+    """Paddy or not, in pixels of 10 m; there is no test split, and the paper measures on val."""
+    large(config)
+    segmentation(config)
+    config.data.datasets.sickle = dataset(16, (10,), 32)
+    config.evaluate.splits = ("val",)
+    config.cache.pixels_per_tile = 256  # of 1,024
+
+
+def bradd_s1ts(config: ConfigDict) -> None:
+    """Forest that was cut between the first and the last date, in pixels of 10 m."""
+    large(config)
+    segmentation(config)
+    config.data.datasets.bradd_s1ts = dataset(32, (10,))
+    config.cache.pixels_per_tile = 512  # of 2,304
+
+
+def timesen2crop(config: ConfigDict) -> None:
+    """The crop of a pixel of 10 m, one of 16."""
+    large(config)
+    classification(config, "accuracy")
+    config.data.datasets.timesen2crop = dataset(2048, (10,))
+
+
+def sen1floods11(config: ConfigDict) -> None:
+    """Water in pixels of 10 m, from one date."""
+    large(config)
+    segmentation(config)
+    config.data.datasets.sen1floods11 = dataset(8, (80,))
+    config.cache.pixels_per_tile = 8192  # of 262,144
+
+
+def hls_burn_scars(config: ConfigDict) -> None:
+    """Burnt ground in pixels of 30 m, by a sensor that pretraining did not know."""
+    large(config)
+    segmentation(config)
+    config.new_sensors = ("hls",)
+    config.data.datasets.hls_burn_scars = dataset(8, (240,))
+
+
+def so2sat(config: ConfigDict) -> None:
+    """The local climate zone of a tile, one of 17, from the mean of its sub-patches: the paper's 29K parameters."""
+    large(config)
+    classification(config, "accuracy")
+    config.head.input = "mean"
+    config.data.datasets.so2sat = dataset(256, (10,))
+
+
+def spacenet7(config: ConfigDict) -> None:
+    """Buildings in pixels of 3 m, by a sensor that pretraining did not know."""
+    large(config)
+    segmentation(config)
+    config.new_sensors = ("planet",)
+    config.data.datasets.spacenet7 = dataset(8, (48,))
+
+
+def biomassters(config: ConfigDict) -> None:
+    """Above-ground biomass of pixels of 10 m, in t/ha."""
+    large(config)
+    segmentation(config, "rmse")
+    config.data.datasets.biomassters = dataset(8, (40,))
+
+
+def fuel_moisture_land_cover(config: ConfigDict) -> None:
+    """Land cover of a pixel of 10 m, from three dates."""
+    short(config)
+    classification(config, "macro_f1")
+    config.data.datasets.fuel_moisture_land_cover = dataset(128)
+    config.optimizer.warmup_epochs = 2
+
+
+def fuel_moisture(config: ConfigDict) -> None:
+    """Water in the vegetation of a pixel of 10 m, in percent of its dry weight."""
+    short(config)
+    classification(config, "r2")
+    config.data.datasets.fuel_moisture = dataset(128)
+    config.optimizer.warmup_epochs = 2
+
+
+def sen1floods11_chip(config: ConfigDict) -> None:
+    """Water on one real chip: its left half is trained on, its right half tested."""
+    short(config)
+    segmentation(config)
+    config.data.datasets.sen1floods11_chip = dataset(4)
+
+
+def mini_flair(config: ConfigDict) -> None:
+    """Land use of an embedded tile, one of 6."""
+    mini(config)
+    classification(config, "accuracy")
+    config.data.datasets.mini_flair = dataset(8, (10,), 12)
+    config.optimizer.warmup_epochs = 2
+
+
+def mini_pastis_hd_semseg(config: ConfigDict) -> None:
+    """Land cover of pixels of 10 m of an embedded tile."""
+    mini(config)
+    segmentation(config)
+    config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
+
+
+def mini_pastis_hd_classif(config: ConfigDict) -> None:
+    """Land uses of an embedded tile, several of 6."""
+    mini(config)
+    classification(config, "weighted_f1")
+    config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
+    config.optimizer.warmup_epochs = 2
+
+
+def prepared(config: ConfigDict, name: str, dense: bool) -> None:
+    """A dataset that was prepared before, or lies below data.root as published: all patch sizes."""
+    short(config)
+    segmentation(config, "") if dense else classification(config, "")
+    config.data.datasets[name] = dataset(8, max_dates=24)
+    config.optimizer.warmup_epochs = 0 if dense else 2
+    config.evaluate.splits = ("val",)
+
+
+def short(config: ConfigDict) -> None:
+    """Little data and two CPU cores: larger steps, fewer of them."""
+    config.epochs = 40
+    config.early_stopping = 10
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.clip_norm = 1.0
+    config.evaluate.batch_size = 64
+
+
+def mini(config: ConfigDict) -> None:
+    """The embedded data; they have no test split."""
+    short(config)
+    config.epochs = 20
+    config.evaluate.splits = ("val",)
+
+
+TASKS: dict[str, Callable[[ConfigDict], None]] = {
+    task.__name__: task
+    for task in (
+        treesatai_ts,
+        planted,
+        flair,
+        pastis_hd_classif,
+        pastis_hd_semseg,
+        sickle,
+        bradd_s1ts,
+        timesen2crop,
+        sen1floods11,
+        hls_burn_scars,
+        so2sat,
+        spacenet7,
+        biomassters,
+        fuel_moisture_land_cover,
+        fuel_moisture,
+        sen1floods11_chip,
+        mini_flair,
+        mini_pastis_hd_semseg,
+        mini_pastis_hd_classif,
+    )
+}
+
+SMOKE: dict[str, dict[str, object]] = {
+    "treesatai_ts": dict(tiles=4),
+    "planted": dict(tiles=4),
+    "flair": dict(tiles=2, extent=20.0),
+    "pastis_hd_classif": dict(tiles=2, extent=320.0, patch_sizes=(80,)),
+    "pastis_hd_semseg": dict(tiles=2, extent=320.0, patch_sizes=(80,)),
+    "sickle": dict(tiles=2, extent=80.0),
+    "bradd_s1ts": dict(tiles=2, extent=160.0),
+    "timesen2crop": dict(tiles=4),
+    "sen1floods11": dict(tiles=2, extent=1280.0),
+    "hls_burn_scars": dict(tiles=2, extent=3840.0),
+    "so2sat": dict(tiles=4, patch_sizes=(80,)),
+    "spacenet7": dict(tiles=2, extent=768.0),
+    "biomassters": dict(tiles=2, extent=640.0),
+    "fuel_moisture_land_cover": dict(tiles=8),
+    "fuel_moisture": dict(tiles=8),
+    "sen1floods11_chip": dict(tiles=1),
+    "mini_flair": dict(tiles=0, fraction=0.05),
+    "mini_pastis_hd_semseg": dict(tiles=0, fraction=0.05),
+    "mini_pastis_hd_classif": dict(tiles=0, fraction=0.05),
+}
+"""What a smoke run needs: made-up tiles of each split, and windows of large ones."""
+
+
+def make(job: str, arg: str, names: Collection[str], options: Collection[str] = ()) -> tuple[ConfigDict, str, set[str]]:
+    """A job's config for NAME[,OPTION...], or prepared,DATASET[,dense][,OPTION...].
+
+    Args:
+      job: finetune, probe or evaluate, which is the file's name too.
+      arg: what stands after the colon.
+      names: the tasks that the file has.
+      options: words that may follow, besides smoke.
+
+    Returns:
+      The config; the task's name; and the options that were given.
+
+    Raises:
+      ValueError: there is no such name or option.
+    """
+    name, *words = arg.split(",")
+    own = words.pop(0) if name == "prepared" and words else ""
+    known = {"smoke", *options, *(["dense"] if own else [])}
+    if not (own or name in names) or not set(words) <= known:
+        after = "".join(f"[,{option}]" for option in (*options, "smoke"))
+        raise ValueError(
+            f"configs/{job}.py has no {arg!r}; it has NAME{after} with NAME one of {' | '.join(names)}, and "
+            f"prepared,DATASET[,dense]{after}"
+        )
+    config = common(job, "_".join(word for word in (own or name, *words) if word != "smoke"))
+    prepared(config, own, "dense" in words) if own else TASKS[name](config)
+    return config, name, set(words)
+
+
+def finish(config: ConfigDict, name: str, options: Collection[str]) -> ConfigDict:
+    """The config itself, or its smoke run."""
+    if "smoke" in options:
+        smoke(config, **SMOKE.get(name, dict(tiles=0)))
+    return config
