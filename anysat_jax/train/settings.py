@@ -45,10 +45,14 @@ class Rule:
     wanted: str
 
 
-_POSITIVE = Rule(lambda value: value > 0, "above 0")
-_COUNT = Rule(lambda value: value >= 0, "0 or more")
-_SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
-_OPTIONAL_POSITIVE = Rule(lambda value: value is None or value > 0, "None or above 0")
+POSITIVE = Rule(lambda value: value > 0, "above 0")
+COUNT = Rule(lambda value: value >= 0, "0 or more")
+SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+OPTIONAL_POSITIVE = Rule(lambda value: value is None or value > 0, "None or above 0")
+SIZES = Rule(
+    lambda value: value is None or (len(value) > 0 and min(value) > 0),
+    "at least one size in metres above 0, or None for all",
+)
 _RANGE = Rule(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers above 0, the smaller first")
 _SHARE_RANGE = Rule(lambda value: _RANGE.holds(value) and value[1] <= 1, "two shares from 0 to 1, the smaller first")
 _BUCKETS = Rule(
@@ -56,41 +60,43 @@ _BUCKETS = Rule(
     "two numbers above 0 with a product of at most 4: each pair is one more compiled program",
 )
 
+SHARED_RULES: dict[str, Rule] = {
+    "seed": COUNT,
+    "checkpoint_every": POSITIVE,
+    "log_every": POSITIVE,
+    "data.num_workers": COUNT,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.weight_decay": COUNT,
+    "optimizer.clip_norm": OPTIONAL_POSITIVE,
+    "optimizer.schedule": Rule(lambda value: value in ("cosine", "plateau"), "'cosine' or 'plateau'"),
+    "optimizer.plateau.factor": Rule(lambda value: 0 < value < 1, "between 0 and 1"),
+    "optimizer.plateau.patience": POSITIVE,
+    "mesh.data": OPTIONAL_POSITIVE,
+    "mesh.fsdp": POSITIVE,
+}
+"""Of values that every job has."""
+
 RULES: dict[str, Rule] = {
-    "seed": _COUNT,
-    "total_steps": _POSITIVE,
-    "checkpoint_every": _POSITIVE,
-    "log_every": _POSITIVE,
-    "data.num_workers": _COUNT,
-    "pretrain.ema_start": _SHARE,
-    "pretrain.temperature": _POSITIVE,
-    "pretrain.predictive_weight": _COUNT,
-    "pretrain.contrastive_weight": _COUNT,
-    "pretrain.num_target_blocks": _POSITIVE,
+    **SHARED_RULES,
+    "total_steps": POSITIVE,
+    "pretrain.ema_start": SHARE,
+    "pretrain.temperature": POSITIVE,
+    "pretrain.predictive_weight": COUNT,
+    "pretrain.contrastive_weight": COUNT,
+    "pretrain.num_target_blocks": POSITIVE,
     "pretrain.target_scale": _SHARE_RANGE,
     "pretrain.target_aspect": _RANGE,
     "pretrain.context_scale": _SHARE_RANGE,
     "pretrain.mask_buckets": _BUCKETS,
-    "pretrain.contrastive_block": _POSITIVE,
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.weight_decay": _COUNT,
-    "optimizer.clip_norm": _OPTIONAL_POSITIVE,
-    "optimizer.schedule": Rule(lambda value: value in ("cosine", "plateau"), "'cosine' or 'plateau'"),
-    "optimizer.warmup_steps": _COUNT,
-    "optimizer.plateau.factor": Rule(lambda value: 0 < value < 1, "between 0 and 1"),
-    "optimizer.plateau.patience": _POSITIVE,
-    "optimizer.plateau.window": _POSITIVE,
-    "mesh.data": _OPTIONAL_POSITIVE,
-    "mesh.fsdp": _POSITIVE,
+    "pretrain.contrastive_block": POSITIVE,
+    "optimizer.warmup_steps": COUNT,
+    "optimizer.plateau.window": POSITIVE,
 }
 DATASET_RULES: dict[str, Rule] = {
-    "batch_size": _POSITIVE,
-    "weight": _POSITIVE,
-    "patch_sizes": Rule(
-        lambda value: value is None or (len(value) > 0 and min(value) > 0),
-        "at least one size in metres above 0, or None for all",
-    ),
-    "max_dates": _OPTIONAL_POSITIVE,
+    "batch_size": POSITIVE,
+    "weight": POSITIVE,
+    "patch_sizes": SIZES,
+    "max_dates": OPTIONAL_POSITIVE,
 }
 
 
@@ -104,14 +110,12 @@ def check(config: ConfigDict) -> ModelConfig:
       ConfigError: a value is missing or out of range, or the model's fields do not fit together.
     """
     flat = flatten(config)
-    for name, rule in RULES.items():
-        _check_value(flat, name, rule)
+    check_values(flat, RULES)
     datasets = config.data.get("datasets") or {}
     if not datasets:
         raise ConfigError("data.datasets is empty; name at least one dataset")
     for dataset in datasets:
-        for name, rule in DATASET_RULES.items():
-            _check_value(flat, f"data.datasets.{dataset}.{name}", rule)
+        check_values(flat, DATASET_RULES, f"data.datasets.{dataset}.")
     try:
         EvaluateSettings.from_section(config.evaluate)
     except ValueError as error:
@@ -131,8 +135,22 @@ def model_of(config: ConfigDict) -> ModelConfig:
         raise ConfigError(str(error)) from None
 
 
-def _check_value(flat: Mapping[str, Any], name: str, rule: Rule) -> None:
-    if name not in flat:
-        raise ConfigError(f"the config has no {name}; configs/pretrain.py shows every field")
-    if not rule.holds(flat[name]):
-        raise ConfigError(f"{name} = {flat[name]!r} must be {rule.wanted}")
+def check_values(
+    flat: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "", shown_in: str = "configs/pretrain.py"
+) -> None:
+    """Holds a flat config against rules.
+
+    Args:
+      flat: every value by its dotted name.
+      rules: by the name behind the prefix.
+      prefix: of the names, such as "data.datasets.flair.".
+      shown_in: the file that shows every field.
+
+    Raises:
+      ConfigError: a value is missing or breaks its rule.
+    """
+    for name, rule in ((prefix + name, rule) for name, rule in rules.items()):
+        if name not in flat:
+            raise ConfigError(f"the config has no {name}; {shown_in} shows every field")
+        if not rule.holds(flat[name]):
+            raise ConfigError(f"{name} = {flat[name]!r} must be {rule.wanted}")
