@@ -103,7 +103,7 @@ EXTERNAL_NAMES = (
     "spacenet7",
     "biomassters",
 )
-SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover")
+SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover", "sen1floods11_chip")
 """Real data of a few megabytes, for experiments that take minutes; the paper has none of them."""
 ARCHIVE_NAMES = GEOPLEX_NAMES + EXTERNAL_NAMES + SMALL_NAMES
 

@@ -66,6 +66,7 @@ LISTS = "splits/flood_handlabeled"
 LIST_NAMES = {"train": "train", "val": "valid", "test": "test", "bolivia": "bolivia"}  # the last may be missing
 DATA = "data/flood_events/HandLabeled"
 LAYERS = ("S1Hand", "S2Hand", "LabelHand")
+SAMPLE = {"S1Hand": "S1", "S2Hand": "S2", "LabelHand": "Labels"}  # folders of the git repository's sample
 LAYOUT = f"v1.1/{METADATA}, v1.1/{LISTS}/flood_*_data.csv, v1.1/{DATA}/{{{','.join(LAYERS)}}}/*.tif"
 EVENTS = {"Mekong": "Cambodia"}  # where the chips' name of a flood is not the metadata's
 
@@ -86,22 +87,21 @@ def _base(root: pathlib.Path) -> pathlib.Path:
     return root / "v1.1" if (root / "v1.1").is_dir() else root
 
 
-def _is_sample(root: pathlib.Path) -> bool:
+def is_sample(root: pathlib.Path) -> bool:
     """Whether it is the git repository, whose sample has no lists."""
     return (root / "sample" / "S1").is_dir() and not (_base(root) / LISTS).is_dir()
 
 
 def _layout(root: pathlib.Path) -> _Layout:
-    if _is_sample(root):
-        names = {"S1Hand": "S1", "S2Hand": "S2", "LabelHand": "Labels"}
-        return _Layout({layer: root / "sample" / name for layer, name in names.items()}, root / METADATA, None)
+    if is_sample(root):
+        return _Layout({layer: root / "sample" / name for layer, name in SAMPLE.items()}, root / METADATA, None)
     base = _base(root)
     return _Layout({layer: base / DATA / layer for layer in LAYERS}, base / METADATA, base / LISTS)
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Whether a folder holds the published layout, or the git repository's with its sample."""
-    return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or _is_sample(folder)
+    return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or is_sample(folder)
 
 
 def open_reader(root: pathlib.Path) -> "Sen1FloodsReader":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
 
-from data_pipelines.datasets.sen1floods11 import DATA, LIST_NAMES, LISTS, METADATA, S2_BANDS, SIDE
+from data_pipelines.datasets.sen1floods11 import DATA, LAYERS, LIST_NAMES, LISTS, METADATA, S2_BANDS, SIDE
 from data_pipelines.fakes.common import smooth, write_raster
 
 EVENTS = ("Ghana", "Mekong", "Sri-Lanka", "USA")  # as chips are named; the metadata call the Mekong's Cambodia
@@ -26,11 +26,11 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
     base, rng = folder / "v1.1", np.random.default_rng(seed)
     lists = base / LISTS
     lists.mkdir(parents=True, exist_ok=True)
-    _write_metadata(base / METADATA)
+    write_metadata(base / METADATA)
     for split, name in LIST_NAMES.items():
         keys = [_chip_name(split, number) for number in range(tiles.get(split, 0))]
         for number, key in enumerate(keys):
-            _write_chip(base / DATA, key, number, rng)
+            write_chip({layer: base / DATA / layer for layer in LAYERS}, key, number, rng)
         (lists / f"flood_{name}_data.csv").write_text("".join(f"{k}_S1Hand.tif,{k}_LabelHand.tif\n" for k in keys))
 
 
@@ -39,7 +39,8 @@ def _chip_name(split: str, number: int) -> str:
     return f"{event}_{100000 * list(LIST_NAMES).index(split) + number}"
 
 
-def _write_metadata(path: pathlib.Path) -> None:
+def write_metadata(path: pathlib.Path) -> None:
+    """Writes the days of all floods."""
     floods = ("Bolivia", "Cambodia", *(event for event in EVENTS if event != "Mekong"))
     days = {name: (f"2018/08/{5 + i:02d}", f"2018/08/{4 + i:02d}") for i, name in enumerate(floods)}
     features = [
@@ -49,15 +50,16 @@ def _write_metadata(path: pathlib.Path) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
-def _write_chip(data: pathlib.Path, key: str, number: int, rng: np.random.Generator) -> None:
+def write_chip(folders: Mapping[str, pathlib.Path], key: str, number: int, rng: np.random.Generator) -> None:
+    """Writes a chip's three layers into their folders."""
     water = smooth(rng, (SIDE, SIDE), 0.0, 1.0) > 0.65
     corner = rng.uniform(-60.0, 60.0, 2)
     place = PLACE | {"transform": (DEGREES, 0.0, corner[0], 0.0, -DEGREES, corner[1])}
     label = water.astype(np.int16)
     label[: SIDE // 8] = -1
-    write_raster(data / "S1Hand" / f"{key}_S1Hand.tif", _radar(rng, water, number), nodata=np.nan, **place)
-    write_raster(data / "S2Hand" / f"{key}_S2Hand.tif", _optical(rng, water, number), nodata=0, **place)
-    write_raster(data / "LabelHand" / f"{key}_LabelHand.tif", label[None], **place)
+    write_raster(folders["S1Hand"] / f"{key}_S1Hand.tif", _radar(rng, water, number), nodata=np.nan, **place)
+    write_raster(folders["S2Hand"] / f"{key}_S2Hand.tif", _optical(rng, water, number), nodata=0, **place)
+    write_raster(folders["LabelHand"] / f"{key}_LabelHand.tif", label[None], **place)
 
 
 def _radar(rng: np.random.Generator, water: Bool[np.ndarray, "H W"], number: int) -> Float32[np.ndarray, "2 H W"]:
