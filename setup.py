@@ -19,6 +19,7 @@ REQUIRED = [
     "tensorflow-datasets>=4.9.10,<5",  # array_record builders without TensorFlow; 4.9.9 fails beside protobuf 7
     "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 and 3.12; the file format of the prepared data
     "ml_collections>=1.0,<2",  # placeholders and config_flags arguments
+    "safetensors>=0.4.3",  # exported weights: numbers and JSON, so that no file can run code; the first for numpy 2
     "absl-py>=2.1",  # flags and app of the command line
     "jaxtyping>=0.3,<0.4",  # shapes in signatures
     "numpy>=2.0,<3",  # what jax asks for

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -66,25 +65,19 @@ class AnySat:
         """A model with trained weights: the teacher's, where there is a teacher.
 
         Args:
-          path: a published checkpoint (.pth), or the workdir of a pretraining run. Reading a .pth needs torch:
-            pip install 'anysat-jax[torch]'. Nothing in the file is executed.
+          path: the workdir of a pretraining or of a finished fine-tuning, a file that `python -m anysat_jax.export` has
+            made (.safetensors), or a published checkpoint (.pth). Reading a .pth needs torch:
+            pip install 'anysat-jax[torch]'. Nothing in a file is executed.
 
         Raises:
           FileNotFoundError: there is neither file nor folder.
-          ValueError: the file does not hold the weights of an AnySat; the message names the keys.
+          ValueError: the file does not hold the weights of an AnySat, or is damaged; the message names the file.
           anysat_jax.train.errors.CheckpointError: the folder holds no checkpoint.
         """
-        path = pathlib.Path(path)
-        if path.is_dir():
-            from anysat_jax.train.pretrained import load_teacher
+        from anysat_jax.weights.source import load_encoder  # brings what features alone do not need
 
-            return cls(*load_teacher(path))
-        if not path.is_file():
-            raise FileNotFoundError(f"no {path}; expected a published .pth file, or the workdir of a pretraining run")
-        from anysat_jax.weights.published import load_published
-
-        published = load_published(path)
-        return cls(published.config, published.teacher_params or published.encoder_params)
+        loaded = load_encoder(path)
+        return cls(loaded.model, loaded.params)
 
     @functools.cached_property
     def params(self) -> Params:

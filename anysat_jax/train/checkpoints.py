@@ -17,7 +17,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.settings import differences
-from anysat_jax.train.state import Params, TrainState
 
 ARGS = ocp.args
 Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
@@ -192,33 +191,3 @@ def _check_same_leaves(stored: Any, abstract: Any, folder: pathlib.Path) -> None
             f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); resume with the "
             "optimizer.schedule and optimizer.clip_norm that it was made with, or choose another --workdir"
         )
-
-
-def restore_params(folder: pathlib.Path, abstract: TrainState, config: dict[str, Any]) -> tuple[Params, Params]:
-    """Student and teacher of the newest checkpoint, whatever its optimizer was.
-
-    Args:
-      folder: the folder of checkpoints.
-      abstract: shapes, dtypes and shardings that are wanted; only `params` and `teacher` are read.
-      config: the config of this run; its model must be that of the checkpoint.
-
-    Raises:
-      CheckpointError: there is no checkpoint.
-      ConfigError: the checkpoint is of another model.
-    """
-    folder = pathlib.Path(folder).absolute()
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no folder of checkpoints {folder}")
-    wanted = {"params": abstract.params, "teacher": abstract.teacher}
-    # A fresh manager, since one remembers the first way in which an item was read.
-    with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise CheckpointError(f"there is no whole checkpoint in {folder}")
-        meta = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
-        check_same_model(meta["config"], config, folder)
-        restore = ARGS.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )
-        state = manager.restore(step, args=ARGS.Composite(state=restore))["state"]
-    return state["params"], state["teacher"]

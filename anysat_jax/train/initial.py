@@ -1,7 +1,7 @@
 """The encoder that an adaptation starts from: at random, or with the weights that `config.init` names."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ CHOICES = (
     "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, or a "
     "published .pth file"
 )
-CHECKED = ("dim", "depth", "num_heads", "positions")  # of the model; the predictor has no part in adaptation
+CHECKED = ("dim", "depth", "num_heads", "mlp_ratio", "positions")  # of the model: what the encoder's weights depend on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ def initial_encoder(config: ConfigDict, sensors: Sequence[str]) -> Initial:
 
     Args:
       config: of an adaptation; `init`, `model`, `new_sensors`, `dtype` and `seed` are read. What `model` leaves None is
-        the checkpoint's, or that of "base" for a random start.
+        the checkpoint's, or that of "base" for a random start. A sensor of `new_sensors` starts at random where the
+        checkpoint has no projector for it.
       sensors: names of the data's sensors.
 
     Raises:
@@ -82,26 +83,29 @@ def _pretrained(config: ConfigDict, sensors: Sequence[str]) -> tuple[str, ModelC
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"init = {config.init!r}: {error}") from error
     check_same_encoder(config.init, loaded.model, _wanted(config))
-    lacking = [name for name in sensors if name not in (*loaded.model.sensors, *config.new_sensors)]
-    if lacking:
+    fresh = [name for name in sensors if name not in loaded.model.sensors]
+    if lacking := [name for name in fresh if name not in config.new_sensors]:
         raise ConfigError(
             f"{config.init} has projectors for {', '.join(loaded.model.sensors)}, and none for {', '.join(lacking)} of "
             "the data; name in new_sensors those that shall start at random"
         )
-    given = {name: config.model[name] for name in ("remat", "dropout") if config.model[name] is not None}
     model = dataclasses.replace(
-        loaded.model, sensors=_union(loaded.model.sensors, config.new_sensors), dtype=config.dtype, **given
+        loaded.model,
+        sensors=(*loaded.model.sensors, *fresh),
+        dtype=config.dtype,
+        remat=config.model.remat,
+        dropout=config.model.dropout,
     )
-    return loaded.kind, model, with_new_projectors(loaded.params, model, config.new_sensors, config.seed)
+    params = jax.tree.map(np.asarray, loaded.params)
+    return loaded.kind, model, params | _random_projectors(model, fresh, config.seed)
 
 
-def with_new_projectors(params: Params, model: ModelConfig, sensors: Sequence[str], seed: int) -> Params:
-    """The parameters as numpy arrays, with projectors at random for some of the model's sensors."""
-    params = jax.tree.map(np.asarray, params)
+def _random_projectors(model: ModelConfig, sensors: Sequence[str], seed: int) -> Params:
+    """Parameters of the projectors of some of the model's sensors, as a random start has them."""
     if not sensors:
-        return params
-    fresh = init_encoder(model, seed)
-    return params | {f"projector_{name}": fresh[f"projector_{name}"] for name in sensors}
+        return {}
+    params = init_encoder(model, seed)
+    return {f"projector_{name}": params[f"projector_{name}"] for name in sensors}
 
 
 def check_same_encoder(source: str, found: ModelConfig, wanted: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ def check_same_encoder(source: str, found: ModelConfig, wanted: dict[str, Any]) 
     pairs = [(name, getattr(found, name), wanted[name]) for name in CHECKED if name in wanted]
     lines = [f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in pairs if have != want]
     if lines:
-        raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; leave them out to take the checkpoint's")
+        raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")
 
 
 def _given(config: ConfigDict) -> dict[str, Any]:
@@ -132,8 +136,3 @@ def _wanted(config: ConfigDict) -> dict[str, Any]:
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"model.preset = {preset!r}: unknown preset; there are {', '.join(PRESETS)}")
     return PRESETS.get(preset, {}) | _given(config)
-
-
-def _union(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
-    """The names of both, each once."""
-    return tuple(dict.fromkeys([*first, *second]))

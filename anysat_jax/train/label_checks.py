@@ -66,8 +66,8 @@ def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarr
         raise ConfigError(f"dataset {task.dataset!r} has no split {split!r}; as prepared it has {', '.join(there)}")
     if not there[split]["examples"]:
         raise ConfigError(
-            f"split {split!r} of dataset {task.dataset!r} is empty: of its tiles {there[split]['skipped']} were skipped "
-            "when it was prepared; prepare it from data that has some, or leave the split out"
+            f"split {split!r} of dataset {task.dataset!r} is empty ({there[split]['skipped']} tiles were skipped when "
+            "it was prepared); prepare it from data that has some, or leave the split out"
         )
     labels = there[split]["labels"].get(task.level, {})
     counts = _numbers(task, split, labels)
@@ -100,8 +100,8 @@ def _check_seen_in_training(task: Task, counts: Mapping[str, Int64[np.ndarray, "
         ]
         if absent:
             raise ConfigError(
-                f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has none; no "
-                "model can learn them: set task.allow_absent_classes to measure it nevertheless"
+                f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has none, "
+                "so that no model can learn them; set task.allow_absent_classes to go on nevertheless"
             )
 
 

@@ -1,7 +1,9 @@
-"""The encoder that a run has trained, to be used elsewhere."""
+"""What a pretraining has trained, read from its newest checkpoint to be used elsewhere."""
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -9,8 +11,9 @@ from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
+from anysat_jax.train.checkpoints import ARGS, check_same_model
 from anysat_jax.train.errors import CheckpointError
-from anysat_jax.train.state import Params
+from anysat_jax.train.state import Params, TrainState
 
 
 def load_teacher(workdir: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
@@ -23,23 +26,70 @@ def load_teacher(workdir: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
       The model's config, and the encoder's parameters, float32 on the first device.
 
     Raises:
-      CheckpointError: the folder holds no whole checkpoint.
+      CheckpointError: the folder holds no whole checkpoint of a pretraining.
       ValueError: the run's model has a sensor that is not registered here.
     """
-    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+
+    def wanted(run: dict[str, Any]) -> Params:
+        return {"teacher": _on_first_device(student_shapes(_model_of(run))["encoder"])}
+
+    run, state = _read_newest(pathlib.Path(workdir), wanted)
+    return _model_of(run), state["teacher"]
+
+
+def restore_params(
+    workdir: str | os.PathLike[str], abstract: TrainState, config: dict[str, Any]
+) -> tuple[Params, Params]:
+    """Student and teacher of the newest checkpoint, whatever its optimizer was.
+
+    Args:
+      workdir: of the run.
+      abstract: shapes, dtypes and shardings that are wanted; only `params` and `teacher` are read.
+      config: the config of this run; its model must be that of the checkpoint.
+
+    Raises:
+      CheckpointError: the folder holds no whole checkpoint of a pretraining.
+      ConfigError: the checkpoint is of another model.
+    """
+
+    def wanted(run: dict[str, Any]) -> Params:
+        check_same_model(run, config, pathlib.Path(workdir))
+        return {"params": abstract.params, "teacher": abstract.teacher}
+
+    _, state = _read_newest(pathlib.Path(workdir), wanted)
+    return state["params"], state["teacher"]
+
+
+def _model_of(run: dict[str, Any]) -> ModelConfig:
+    """The model of a run's config."""
+    return ModelConfig.from_section(run["model"], dtype=run["dtype"])
+
+
+def _read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params]) -> tuple[dict[str, Any], Params]:
+    """The run's config, and parts of the state of its newest whole checkpoint.
+
+    Args:
+      workdir: of a pretraining run.
+      wanted: gives, for the run's config, shapes, dtypes and shardings of the parts.
+    """
+    folder = workdir.absolute() / "checkpoints"
     if not folder.is_dir():
         raise CheckpointError(f"{workdir} is not the workdir of a run: it has no folder checkpoints")
+    # A fresh manager, since one remembers the first way in which an item was read.
     with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step()
         if step is None:
             raise CheckpointError(f"there is no whole checkpoint in {folder} yet")
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        config = ModelConfig.from_section(meta["config"]["model"], dtype=meta["config"]["dtype"])
-        wanted = {"teacher": _on_first_device(student_shapes(config)["encoder"])}
-        restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-        restore = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        state = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-    return config, state["teacher"]
+        run = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]["config"]
+        if "model" not in run or run.get("job", "pretrain") != "pretrain":
+            raise CheckpointError(
+                f"{workdir} is of a run that adapts weights and has not ended, so that it has no exported model yet; "
+                "start it again to go on with it"
+            )
+        parts = wanted(run)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
+        restore = ARGS.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
+        return run, manager.restore(step, args=ARGS.Composite(state=restore))["state"]
 
 
 def _on_first_device(shapes: Params) -> Params:

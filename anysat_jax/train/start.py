@@ -12,10 +12,14 @@ from ml_collections import ConfigDict
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.train import settings
-from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.initial import check_same_encoder
+from anysat_jax.train.pretrained import restore_params
 from anysat_jax.train.state import Params, TrainState, abstract_state, create_state, state_from_params
 from anysat_jax.train.summary import RunRecord
+from anysat_jax.weights.exported import load_exported
+from anysat_jax.weights.source import exported_file
 
 FREE_TO_CHANGE = (
     "checkpoint_every",
@@ -70,15 +74,17 @@ def tell_changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]
 def first_state(
     config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state before the first step: random, or with the weights of another run or of a published checkpoint."""
+    """The state before the first step: random, or with the weights of another run, of an exported or published file."""
     if not config.init:
         return create_state(model, optimizer, mesh, config.seed)
     logging.info("starting from the weights of %s", config.init)
     if config.init.endswith((".pth", ".pt")):
         params, teacher = published_weights(config.init, model, config.seed)
+    elif (exported := exported_file(pathlib.Path(config.init))) is not None:
+        params, teacher = exported_weights(exported, model, config.seed)
     else:
-        folder = pathlib.Path(config.init) / "checkpoints"
-        params, teacher = restore_params(folder, abstract_state(model, optimizer, mesh), settings.as_json(config))
+        abstract = abstract_state(model, optimizer, mesh)
+        params, teacher = restore_params(config.init, abstract, settings.as_json(config))
     return state_from_params(params, teacher, optimizer, mesh)
 
 
@@ -104,3 +110,22 @@ def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Params,
     if weights.predictor_params is not None:
         params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
     return params, weights.teacher_params or weights.encoder_params
+
+
+def exported_weights(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    """Student and teacher from an exported encoder; projectors that it lacks, and the predictor, start at random.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another width, depth, heads or positions.
+    """
+    try:
+        exported = load_exported(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
+    params = init_student(model, seed)
+    missing = [name for name in params["encoder"] if name not in exported.encoder_params]
+    if missing:
+        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(missing))
+    encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
+    return params | {"encoder": encoder}, encoder

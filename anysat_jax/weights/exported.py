@@ -21,7 +21,7 @@ from anysat_jax.adapt.heads import HeadConfig
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import flat_names
-from anysat_jax.sensors import Sensor, get_sensor, register
+from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
 from data_pipelines.places import move_whole, temporary_name
 
 Params = dict[str, Any]
@@ -94,6 +94,8 @@ def save_exported(
     try:
         save_file(tensors, temporary, metadata)
         move_whole(temporary, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -164,10 +166,10 @@ def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
 def _content(path: pathlib.Path, description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
     """The parts of a file that is whole."""
     for record in description["sensors"]:
-        try:
-            register(Sensor(**{**record, "bands": tuple(record["bands"])}))
-        except ValueError as error:
-            raise ValueError(f"{path} is of another sensor {record['name']!r} than this program's: {error}") from error
+        sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
+        if SENSORS.get(sensor.name, sensor) != sensor:
+            raise ValueError(f"{path} was made with {sensor}, and here that name stands for {SENSORS[sensor.name]}")
+        register(sensor)
     trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
     head = None
     if description["head"] is not None:

@@ -6,7 +6,7 @@ import shutil
 import jax
 import pytest
 
-from anysat_jax.train.checkpoints import Checkpoints, restore_params
+from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh
 from tests.train.toys import assert_same, toy_abstract, toy_state
@@ -126,21 +126,3 @@ def test_an_unfinished_step_is_no_step(tmp_path):
     save_steps(tmp_path, 1)
     (tmp_path / "2.orbax-checkpoint-tmp-1").mkdir()
     assert restore(tmp_path).meta["step"] == 1
-
-
-def test_weights_alone_whatever_the_optimizer_was(tmp_path):
-    state = save_steps(tmp_path, 1, 2)
-    params, teacher = restore_params(tmp_path, toy_abstract(mesh_of(8), schedule="plateau"), CONFIG)
-    assert_same(params, state.params)
-    assert_same(teacher, state.teacher)
-    assert len(params["mask_token"].sharding.device_set) == 8
-
-
-def test_weights_of_nothing_or_of_another_model_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no folder of checkpoints"):
-        restore_params(tmp_path / "no", toy_abstract(mesh_of()), CONFIG)
-    with pytest.raises(CheckpointError, match="there is no whole checkpoint"):
-        restore_params(tmp_path, toy_abstract(mesh_of()), CONFIG)
-    save_steps(tmp_path, 1)
-    with pytest.raises(ConfigError, match=r"model.dim: 128 there, 64 now"):
-        restore_params(tmp_path, toy_abstract(mesh_of()), {"model": {**CONFIG["model"], "dim": 64}})

@@ -9,9 +9,11 @@ from anysat_jax import AnySat
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import CheckpointError
-from anysat_jax.train.pretrained import load_teacher
+from anysat_jax.train.errors import CheckpointError, ConfigError
+from anysat_jax.train.mesh import make_mesh
+from anysat_jax.train.pretrained import load_teacher, restore_params
 from anysat_jax.train.state import state_from_params
+from tests.train.toys import assert_same, toy_abstract, toy_state
 from tests.validate.fakes import make_data
 
 MODEL = dict(
@@ -21,7 +23,7 @@ MODEL = dict(
     num_heads=2,
     predictor_depth=1,
     predictor_heads=2,
-    sensors=("s2", "spot"),
+    sensors=["s2", "spot"],
     remat=None,
 )
 CONFIG = {"model": MODEL, "dtype": "float32"}
@@ -62,3 +64,34 @@ def test_a_folder_without_checkpoints(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="there is no whole checkpoint in .*checkpoints yet"):
         load_teacher(tmp_path)
+
+
+def save_toy(workdir, **config):
+    state = toy_state(make_mesh({"data": 1, "fsdp": 1}))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(state, {}, {"step": 1, "config": CONFIG | config, "record": {}})
+    return state
+
+
+def test_a_folder_of_an_adaptation_that_has_not_ended(tmp_path):
+    save_toy(tmp_path, job="finetune")
+    with pytest.raises(CheckpointError, match="adapts weights and has not ended, so that it has no exported model yet"):
+        load_teacher(tmp_path)
+
+
+def test_student_and_teacher_whatever_the_optimizer_was(tmp_path):
+    state = save_toy(tmp_path)
+    mesh = make_mesh({"data": 8, "fsdp": 1})
+    params, teacher = restore_params(tmp_path, toy_abstract(mesh, schedule="plateau"), CONFIG)
+    assert_same(params, state.params)
+    assert_same(teacher, state.teacher)
+    assert len(params["mask_token"].sharding.device_set) == 8
+
+
+def test_weights_of_nothing_or_of_another_model_are_refused(tmp_path):
+    abstract = toy_abstract(make_mesh({"data": 1, "fsdp": 1}))
+    with pytest.raises(CheckpointError, match="it has no folder checkpoints"):
+        restore_params(tmp_path, abstract, CONFIG)
+    save_toy(tmp_path)
+    with pytest.raises(ConfigError, match=r"model.dim: 64 there, 32 now"):
+        restore_params(tmp_path, abstract, {"model": {**MODEL, "dim": 32}})
