@@ -48,6 +48,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     if name in TABLE_A + TABLE_B:
         config.row = f"{'A' if name in TABLE_A else 'B'}/{name}/finetune"
     if "scratch" in options:
-        config.mode, config.init = "scratch", "none"
+        config.mode = "scratch"
+        tasks.at_random(config, name)
         config.row = f"A/{name}/scratch" if name in TABLE_A else ""
     return tasks.finish(config, name, options)

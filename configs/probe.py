@@ -3,9 +3,9 @@
 python -m anysat_jax.main --config=configs/probe.py:NAME --config.init=WEIGHTS --config.data.root=DIR
 
 NAME                      hardware     time     score of the paper, or what to expect
-mini_flair (default)      2 CPU cores  minutes  accuracy, against --config.init=none
-mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against --config.init=none
-mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against --config.init=none
+mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,random
+mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,random
+mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,random
 fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.654, macro-F1 0.364 (the published Presto encoder)
 fuel_moisture             2 CPU cores  minutes  R2 above 0.20 (ridge regression)
 sen1floods11_chip         2 CPU cores  minutes  accuracy, beside 0.922 of logistic regression
@@ -19,9 +19,10 @@ so2sat                    1 x H100     not run  OA 59.1, 29K
 prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
 prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
 
-",smoke" behind a name ends within a minute on a CPU, with a tiny random model and, where the data are a download, an
-archive that is made on the spot. WEIGHTS is the workdir of a run, an exported .safetensors, a published .pth, or none.
-docs/TASKS.md explains the options. The first epoch waits for the features; all others take seconds.
+Behind any name: ",random" takes no weights, and shows what an encoder is worth that learned nothing; ",smoke" ends
+within a minute on a CPU, with a tiny random model and, where the data are a download, an archive that is made on the
+spot. WEIGHTS is the workdir of a run, an exported .safetensors, a published .pth, or none. docs/TASKS.md explains the
+options. The first epoch waits for the features; all others take seconds.
 """
 
 from ml_collections import ConfigDict
@@ -52,7 +53,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     Raises:
       ValueError: there is no such name.
     """
-    config, name, options = tasks.make("probe", arg, NAMES)
+    config, name, options = tasks.make("probe", arg, NAMES, ("random",))
     config.mode = "probe"
     if name == "hls_burn_scars":
         config.mode = "projector"
@@ -63,4 +64,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
         config.optimizer.learning_rate = 1e-3  # a linear layer takes larger steps
     if config.task.level == "tile":
         config.knn.neighbours = 20
+    if "random" in options:
+        config.row = ""
+        tasks.at_random(config, name)
     return tasks.finish(config, name, options)

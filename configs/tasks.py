@@ -130,7 +130,7 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     """Water on one real chip: its left half is trained on, its right half tested."""
     short(config)
     segmentation(config)
-    config.data.datasets.sen1floods11_chip = dataset(4)
+    config.data.datasets.sen1floods11_chip = dataset(4, (40,))
 
 
 def mini_flair(config: ConfigDict) -> None:
@@ -163,6 +163,13 @@ def prepared(config: ConfigDict, name: str, dense: bool) -> None:
     config.data.datasets[name] = dataset(8, max_dates=24)
     config.optimizer.warmup_epochs = 0 if dense else 2
     config.evaluate.splits = ("val",)
+
+
+def at_random(config: ConfigDict, name: str) -> None:
+    """Takes no weights: the base model, or for little data the one of configs/pretrain.py:mini."""
+    config.init = "none"
+    if name in (*LITTLE, "prepared"):
+        config.model.update(dict(preset="tiny", dim=128))
 
 
 def short(config: ConfigDict) -> None:
@@ -206,6 +213,16 @@ TASKS: dict[str, Callable[[ConfigDict], None]] = {
     )
 }
 
+LITTLE = (
+    "fuel_moisture_land_cover",
+    "fuel_moisture",
+    "sen1floods11_chip",
+    "mini_flair",
+    "mini_pastis_hd_semseg",
+    "mini_pastis_hd_classif",
+)
+"""Tasks for two CPU cores."""
+
 SMOKE: dict[str, dict[str, object]] = {
     "treesatai_ts": dict(tiles=4),
     "planted": dict(tiles=4),
@@ -222,7 +239,7 @@ SMOKE: dict[str, dict[str, object]] = {
     "biomassters": dict(tiles=2, extent=640.0),
     "fuel_moisture_land_cover": dict(tiles=8),
     "fuel_moisture": dict(tiles=8),
-    "sen1floods11_chip": dict(tiles=1),
+    "sen1floods11_chip": dict(tiles=1, patch_sizes=(80,)),
     "mini_flair": dict(tiles=0, fraction=0.05),
     "mini_pastis_hd_semseg": dict(tiles=0, fraction=0.05),
     "mini_pastis_hd_classif": dict(tiles=0, fraction=0.05),

@@ -16,7 +16,7 @@ PRETRAINED = (*pretrain.NAMES, "prepared,fields,forests")
 PREPARED = ("prepared,fields", "prepared,fields,dense")
 ADAPTED = {
     finetune: (*finetune.NAMES, *(f"{name},scratch" for name in finetune.NAMES), *PREPARED),
-    probe: (*probe.NAMES, *PREPARED),
+    probe: (*probe.NAMES, *(f"{name},random" for name in probe.NAMES), *PREPARED),
     evaluate: (*evaluate.NAMES, *PREPARED),
 }
 
@@ -54,7 +54,7 @@ def test_the_configs_of_adaptation_are_as_they_were(module):
     for name in ADAPTED[module]:
         config = without_dataset_name(module.get_config(name))
         sections.append(f"[{name}]\n{changes(defaults(), config)}")
-        if "scratch" not in name:
+        if not {"scratch", "random"} & set(name.split(",")):
             small = without_dataset_name(module.get_config(f"{name},smoke"))
             sections.append(f"[{name},smoke]\n{changes(config, small)}")
     check_text(f"{module.__name__.removeprefix('configs.')}.txt", "\n".join(sections))
@@ -90,10 +90,10 @@ def test_an_unknown_name_of_an_adaptation_is_refused(module):
             module.get_config(name)
 
 
-def test_only_fine_tuning_starts_from_scratch():
-    for module in (probe, evaluate):
-        with pytest.raises(ValueError, match="has no 'sickle,scratch'"):
-            module.get_config("sickle,scratch")
+def test_options_belong_to_jobs():
+    for module, name in ((probe, "sickle,scratch"), (evaluate, "sickle,scratch"), (finetune, "sickle,random")):
+        with pytest.raises(ValueError, match=f"has no '{name}'"):
+            module.get_config(name)
 
 
 @pytest.mark.parametrize(("module", "default"), [(pretrain, "mini"), *((module, "mini_flair") for module in ADAPTED)])
