@@ -1,86 +1,59 @@
 """Fitting a head, and what of the encoder is to train with it, to a task: one loop for fine-tuning and for probes."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import pathlib
 
-from anysat_jax.adapt.tasks import Task
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-if TYPE_CHECKING:
-    from anysat_jax.adapt.losses import LossConfig
-    from anysat_jax.adapt.step import Forward
+from anysat_jax.adapt.modes import merge
+from anysat_jax.train import settings
+from anysat_jax.train.adapt_optimizer import make_adapt_optimizer
+from anysat_jax.train.fit_loop import Plan, run_fitting
+from anysat_jax.train.fit_problem import Batches, FitResult, Problem
+from anysat_jax.train.fit_store import FitStore, summarise
+from anysat_jax.train.mesh import on_host
+from anysat_jax.train.selection import Rules
 
-Params = dict[str, Any]
+__all__ = ["Batches", "FitResult", "Problem", "fit"]
 
 
-class Batches(Iterator[Any], Protocol):
-    """Training batches without end, numpy: each has `labels`, `batch_size`, `dataset` and `patch_size`.
+def fit(problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path) -> FitResult:
+    """Fits, or goes on fitting, in `workdir`; returns at once where that was done.
 
-    Of the labels, the task's level and "index" (B,) are read, and "valid" (B,) bool where it is there.
+    Writes metrics.csv, evaluation.csv, tensorboard/, checkpoints/ (the state, after every evaluation and every
+    `config.checkpoint_every` steps) and best/ (the best parameters that train).
+
+    Args:
+      problem: what is fitted.
+      config: seed, epochs, checkpoint_every, log_every, early_stopping (None, or evaluations), evaluate.every (epochs)
+        and the section optimizer.
+      mesh: the devices.
+      workdir: a folder that is there.
+
+    Raises:
+      RunError: the checkpoints of the workdir do not fit or cannot be read, a loss or a gradient is not finite, or the
+        run was asked to stop.
     """
-
-    def get_state(self) -> dict[str, Any]:
-        """Where it stands, JSON values."""
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
-
-    def close(self) -> None:
-        """Stops what runs in the background."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What is to be fitted, to what, and how it is judged.
-
-    Attributes:
-      task: what the labels are; `task.metric` chooses the best parameters.
-      forward: (whole parameters, batch, rng or None) -> logits float32, traceable.
-      trainable: the parameters that train, float32, nested dicts.
-      frozen: those that do not; they take no memory of the optimizer.
-      loss: class weights and label smoothing.
-      batches: makes the endless training batches of this process.
-      steps_per_epoch: batches of an epoch.
-      validate: scores of the whole parameters (on the devices) on the validation split: finite floats or nan, the same
-        on every process, always the same keys: "loss" and the task's metrics.
-      sample_ids: names of samples by their label "index", for messages.
-      fingerprint: JSON values that must not differ between a start and a resume: dataset, model, head, task, the
-        weights' digest.
-      multipliers: of the learning rate, by leaf of `trainable`, scalars or arrays that can be broadcast to it; None: 1.
-    """
-
-    task: Task
-    forward: "Forward"
-    trainable: Params
-    frozen: Params
-    loss: "LossConfig"
-    batches: Callable[[], Batches]
-    steps_per_epoch: int
-    validate: Callable[[Params], Mapping[str, float]]
-    sample_ids: Callable[[Sequence[int]], list[str]]
-    fingerprint: dict[str, Any]
-    multipliers: Any | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What fitting has found.
-
-    Attributes:
-      params: the whole parameters of the best evaluation, numpy on every process.
-      best: its epoch (from 1) and its value of the task's metric.
-      record: JSON values: "steps", "epochs", "stopped_early", "best" {"epoch", "step", "metric", "value"},
-        "evaluations" (count), "seconds" of training, "tiles_per_second", "programs", "resumed_from", "peak_memory_mb".
-    """
-
-    params: dict[str, Any]
-    best: tuple[int, float]
-    record: dict[str, Any]
-
-
-def whole(trainable: Params, frozen: Params) -> Params:
-    """Both parts of the parameters as one tree."""
-    merged = dict(frozen)
-    for key, value in trainable.items():
-        merged[key] = whole(value, frozen[key]) if isinstance(value, Mapping) and key in frozen else value
-    return merged
+    task, steps_per_epoch = problem.task, problem.steps_per_epoch
+    rules = Rules.from_config(config, task.metric, task.lower_is_better)
+    plan = Plan(steps_per_epoch, config.epochs, config.evaluate.every, config.checkpoint_every, rules)
+    optimizer = make_adapt_optimizer(config.optimizer, steps_per_epoch, config.epochs, problem.multipliers)
+    fixed = {**problem.fingerprint, "steps_per_epoch": steps_per_epoch}
+    with FitStore(workdir, {"problem": fixed, "settings": settings.as_json(config)}) as store:
+        start = store.begin(problem.trainable, optimizer, mesh)
+        record, selection = start.memory.record, start.memory.selection
+        if plan.finished(record.steps, selection):
+            logging.info("already fitted for %d steps, in %s", record.steps, workdir)
+        else:
+            if record.steps:
+                record.resumed_from = record.steps
+                logging.info("resuming from step %d", record.steps)
+            run_fitting(problem, config, plan, optimizer, mesh, start, store, workdir)
+        params = store.read_best(problem.trainable, mesh, selection.best.step)
+    stopped_early = record.steps < plan.total
+    return FitResult(
+        merge(params, on_host(problem.frozen)),
+        (selection.best.epoch, selection.best.value),
+        summarise(start.memory, stopped_early, steps_per_epoch, task.metric),
+    )

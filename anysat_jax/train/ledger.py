@@ -25,6 +25,10 @@ class Throughput:
         """Tells that the present lap holds a compilation, and does not count."""
         self._compiled = True
 
+    def restart(self) -> None:
+        """Begins the present lap anew: what it held until now was no training."""
+        self._since = time.monotonic()
+
     def lap(self, tiles: int) -> tuple[int, float]:
         """Ends a lap. Returns its tiles and seconds, or zeros if it does not count."""
         now = time.monotonic()
@@ -63,6 +67,10 @@ class Ledger:
         self.record.programs = programs
         if compiling:
             self._throughput.compiled()
+
+    def rested(self) -> None:
+        """Tells that since the last step was finished something else was done, such as an evaluation."""
+        self._throughput.restart()
 
     def after_step(self, step: int, fed: Fed, metrics: dict[str, jax.Array]) -> None:
         """Takes note of the step that led to `step` updates, and finishes the one before it.

@@ -55,17 +55,21 @@ def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.Gradien
     Raises:
       ValueError: there is no such schedule.
     """
+    parts = adamw(config, make_schedule(config, total_steps))
+    if config["schedule"] == "plateau":
+        parts.append(_plateau(config["plateau"]))
+    return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def adamw(config: Mapping[str, Any], schedule: optax.Schedule) -> list[optax.GradientTransformation]:
+    """Clipping (if asked for), Adam, decay, and the rate: what every optimizer here begins with."""
     parts = [
         optax.scale_by_adam(ADAM_B1, ADAM_B2),
         optax.add_decayed_weights(config["weight_decay"], decay_mask),
         # Kept in the state, so that logs show the rate that was used.
-        optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=make_schedule(config, total_steps)),
+        optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=schedule),
     ]
-    if config["clip_norm"]:
-        parts.insert(0, optax.clip_by_global_norm(config["clip_norm"]))
-    if config["schedule"] == "plateau":
-        parts.append(_plateau(config["plateau"]))
-    return optax.with_extra_args_support(optax.chain(*parts))
+    return [optax.clip_by_global_norm(config["clip_norm"]), *parts] if config["clip_norm"] else parts
 
 
 def _plateau(config: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:

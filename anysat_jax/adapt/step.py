@@ -1,0 +1,109 @@
+"""One step of adaptation: (state, frozen parameters, batch, seed) -> (state, metrics), pure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from anysat_jax.adapt.losses import LossConfig, task_loss
+from anysat_jax.adapt.modes import merge
+from anysat_jax.adapt.tasks import Task
+from anysat_jax.model.init import flat_names
+
+Params = dict[str, Any]
+Metrics = dict[str, Array]
+Forward = Callable[[Params, Any, jax.Array | None], Float[Array, "B *n K"]]
+"""Logits, float32, of (whole parameters, batch, rng for what drops in training; None for evaluation)."""
+
+
+@flax.struct.dataclass
+class AdaptState:
+    """Everything that a step of adaptation changes.
+
+    Attributes:
+      step: how many updates were made, int32; the clock of the schedule and of all randomness.
+      params: the parameters that train, float32; the frozen ones are no part of the state.
+      opt_state: the optimizer's state over `params` alone.
+      rate_scale: what the plateau schedule multiplies the rate by, float32; changed between epochs, never by a step.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    rate_scale: Float[Array, ""]
+
+
+def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> AdaptState:
+    """The state before the first update."""
+    return AdaptState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), jnp.ones((), jnp.float32))
+
+
+def learning_rate(state: AdaptState) -> Float[Array, ""]:
+    """The rate of the last update (before the first: of the first), the plateau's share included."""
+    # Beside the rate, the optimizer keeps its schedule's clock under the same name.
+    rate = optax.tree.get(state.opt_state, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array))
+    return rate * state.rate_scale
+
+
+def checked_leaves(loss: Array, grads: Params) -> dict[str, Array]:
+    """What must be finite, by name."""
+    return {"loss": loss} | {f"gradient of {name}": leaf for name, leaf in flat_names(grads).items()}
+
+
+def leaf_names(trainable: Params) -> list[str]:
+    """Names of the entries of metrics["nonfinite_leaves"]."""
+    return list(checked_leaves(jnp.zeros(()), trainable))
+
+
+def make_train_step(
+    task: Task, loss: LossConfig, forward: Forward, optimizer: optax.GradientTransformation
+) -> Callable[[AdaptState, Params, Any, Int[Array, ""]], tuple[AdaptState, Metrics]]:
+    """The step of a task, to be jitted by the caller with the state donated.
+
+    It takes the state, the frozen parameters, a batch whose labels are those of the task's level, "index" (B,) and
+    maybe "valid" (B,), and the seed. The seed is an argument, and no constant of the program, so that runs that differ
+    in nothing else share one compiled program.
+
+    Metrics: loss, learning_rate (the plateau's share included), grad_norm (float32 scalars), finite (bool),
+    nonfinite_leaves (a bool for each of `checked_leaves`), and (B,) index and nonfinite_samples: the samples, and which
+    of them have a loss that is not finite. Where anything is not finite, parameters and optimizer stay as they were,
+    and only the clock goes on.
+
+    All randomness derives from (seed, state.step), so that a resumed run repeats the one that never stopped.
+    """
+
+    def objective(
+        trainable: Params, frozen: Params, batch: Any, rng: jax.Array
+    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
+        logits = forward(merge(trainable, frozen), batch, rng)
+        return task_loss(task, loss, logits, batch.labels[task.level], batch.labels.get("valid"))
+
+    def update(state: AdaptState, grads: Params) -> AdaptState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
+        return state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+    def step(state: AdaptState, frozen: Params, batch: Any, seed: Int[Array, ""]) -> tuple[AdaptState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (value, per_sample), grads = gradient(state.params, frozen, batch, rng)
+        nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(value, grads).values()])
+        finite = ~nonfinite.any()
+        # A branch, not a select on every leaf: selects fuse into the gradients and take long to compile.
+        state = jax.lax.cond(finite, update, lambda state, _: state, state, grads)
+        metrics = {
+            "loss": value,
+            "learning_rate": learning_rate(state),
+            "grad_norm": optax.tree.norm(grads),
+            "finite": finite,
+            "nonfinite_leaves": nonfinite,
+            "nonfinite_samples": ~jnp.isfinite(per_sample),
+            "index": batch.labels["index"],
+        }
+        return state.replace(step=state.step + 1), metrics
+
+    return step

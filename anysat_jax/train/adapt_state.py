@@ -1,0 +1,36 @@
+"""The state of adaptation on the mesh: the parameters that train with their optimizer, and the frozen ones beside."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from anysat_jax.adapt.step import AdaptState, initial_state
+from anysat_jax.train.mesh import abstract_on, state_shardings
+
+Params = dict[str, Any]
+
+
+def put_params(params: Params, mesh: Mesh) -> Params:
+    """Parameters on the mesh, cut over "fsdp" as a state's are."""
+    return jax.device_put(params, state_shardings(mesh, params))
+
+
+def abstract_adapt_state(trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> AdaptState:
+    """Shapes, dtypes and shardings of the state: what restoring needs, without any memory."""
+    return abstract_on(mesh, jax.eval_shape(lambda params: initial_state(params, optimizer), trainable))
+
+
+def create_adapt_state(trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> AdaptState:
+    """The state before the first update, in memory of its own: the step donates it."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_adapt_state(trainable, optimizer, mesh))
+    start = jax.jit(lambda params: initial_state(jax.tree.map(jnp.copy, params), optimizer), out_shardings=shardings)
+    return start(put_params(trainable, mesh))
+
+
+def with_rate_scale(state: AdaptState, scale: float) -> AdaptState:
+    """The state with another share of the learning rate."""
+    return state.replace(rate_scale=jax.device_put(np.float32(scale), state.rate_scale.sharding))
