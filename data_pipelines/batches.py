@@ -56,11 +56,18 @@ class BatchMaker:
         """Samples that evaluation takes from a tile."""
         return len(all_corners(self.transform.card, self.transform.extent))
 
-    def evaluation(self, samples: Sequence[int], patch_size: float) -> Batch:
-        """A batch of evaluation: the n-th sample is the (n % windows)-th window of the (n // windows)-th tile."""
+    def evaluation(self, samples: Sequence[int], patch_size: float, together: Sequence[int] | None = None) -> Batch:
+        """A batch of evaluation: the n-th sample is the (n % windows)-th window of the (n // windows)-th tile.
+
+        Args:
+          samples: of this process.
+          patch_size: metres.
+          together: the samples of all processes, which agree on the shapes; None: there is one process.
+        """
         corners = all_corners(self.transform.card, self.transform.extent)
         places = [divmod(sample, len(corners)) for sample in samples]
-        batch = self._empty(len(samples), [index for index, _ in places], patch_size, training=False)
+        tiles = [sample // len(corners) for sample in together or samples]
+        batch = self._empty(len(samples), tiles, patch_size, training=False)
         latest, pieces = None, []
         for row, (index, window) in enumerate(places):
             view = View(self.transform.extent, corners[window])
@@ -97,20 +104,44 @@ class BatchMaker:
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
-    """The batches of an evaluation: every sample once; the last batch repeats its last one where "valid" is False."""
+    """The batches of an evaluation: every sample once; the last batch repeats its last one where "valid" is False.
+
+    Attributes:
+      maker: makes them.
+      batch_size: samples of a batch over all processes.
+      patch_size: metres.
+      tiles: positions of the tiles that are taken, in their order; None: all.
+      process_index, process_count: this process has every `process_count`-th row of each batch.
+    """
 
     maker: BatchMaker
     batch_size: int
     patch_size: float
+    tiles: Int[np.ndarray, "n"] | None = None
+    process_index: int = 0
+    process_count: int = 1
+
+    @property
+    def total(self) -> int:
+        """Samples of all batches."""
+        return (len(self.maker.source) if self.tiles is None else len(self.tiles)) * self.maker.windows
 
     def __len__(self) -> int:
-        return -(-len(self.maker.source) * self.maker.windows // self.batch_size)
+        return -(-self.total // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        total = len(self.maker.source) * self.maker.windows
         wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        batch = self.maker.evaluation(np.minimum(wanted, total - 1).tolist(), self.patch_size)
-        return batch.replace(labels=batch.labels | {"valid": wanted < total})
+        samples = self._samples(np.minimum(wanted, self.total - 1))
+        own = slice(self.process_index, None, self.process_count)
+        batch = self.maker.evaluation(samples[own], self.patch_size, samples)
+        return batch.replace(labels=batch.labels | {"valid": wanted[own] < self.total})
+
+    def _samples(self, numbers: Int[np.ndarray, "B"]) -> list[int]:
+        """Numbers among the samples of all tiles, of numbers among those that are taken."""
+        if self.tiles is None:
+            return numbers.tolist()
+        place, window = np.divmod(numbers, self.maker.windows)
+        return (self.tiles[place].astype(np.int64) * self.maker.windows + window).tolist()
 
     def __iter__(self) -> Iterator[Batch]:
         import grain

@@ -1,13 +1,26 @@
 """Batches for training and evaluation: what the rest of the library uses of `data_pipelines`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
 from data_pipelines.batches import BatchMaker, InOrder
 from data_pipelines.card import DatasetCard
+from data_pipelines.crops import all_corners
+from data_pipelines.fraction import check_tiles, chosen_tiles
 from data_pipelines.locate import find_card, locate, to_stderr
-from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
+from data_pipelines.options import (
+    DatasetOptions,
+    Sampling,
+    check_patch_size,
+    dataset_options,
+    fraction_options,
+    num_workers,
+    sampling_options,
+)
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import TileTransform
@@ -59,19 +72,57 @@ def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_coun
     Raises:
       ValueError, OSError: as `prepare`, or the config cannot be; the message names the field.
     """
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
+    _check_process(process_index, process_count)
     from data_pipelines.sampler import StepIterator, Stream, mixture
 
     streams = []
     for one in dataset_options(data, process_count):
         maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling)
+        positions = _positions(one, len(maker.source))
+        size = len(maker.source) if positions is None else len(positions)
         share = dict(seed=seed, process_index=process_index, process_count=process_count)
-        streams.append(Stream(len(maker.source), one, maker.training, **share))
+        streams.append(Stream(size, one, maker.training, positions=positions, **share))
     return StepIterator(mixture(streams, seed), num_workers=num_workers(data))
 
 
-def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float, batch_size: int) -> Iterator[Batch]:
+def training_tiles(data: Any, dataset: str) -> Int32[np.ndarray, "n"]:
+    """Positions in the training split of the tiles that training uses: all, or those of the config's `fraction`.
+
+    An epoch of training takes each once. The same on every process.
+
+    Raises:
+      ValueError, OSError: an unknown dataset, a share that cannot be, or data that cannot be had.
+    """
+    fraction, seed = fraction_options(dataset_card(dataset, data.root), data.datasets.get(dataset, {}))
+    return chosen_tiles(dataset, len(locate(dataset, data.root).records(SPLIT)), fraction, seed)
+
+
+def num_samples(data: Any, dataset: str, split: str, tiles: Sequence[int] | None = None) -> int:
+    """How many samples `evaluation_batches` gives of a split: its tiles, times the windows of each.
+
+    Args:
+      tiles: positions of the tiles that are taken; None: all.
+
+    Raises:
+      ValueError, OSError: an unknown dataset or split, or data that cannot be had.
+    """
+    card = dataset_card(dataset, data.root)
+    sampling = sampling_options(card, data.datasets.get(dataset, {}))
+    count = len(locate(dataset, data.root).records(split)) if tiles is None else len(tiles)
+    return count * len(all_corners(card, sampling.extent or card.extent))
+
+
+def evaluation_batches(
+    data: Any,
+    dataset: str,
+    split: str,
+    *,
+    patch_size: float,
+    batch_size: int,
+    tiles: Sequence[int] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
     """Every tile of a split once, in a fixed order, without augmentation; or every part of it, where samples are parts.
 
     Args:
@@ -79,18 +130,37 @@ def evaluation_batches(data: Any, dataset: str, split: str, *, patch_size: float
       dataset: name of the dataset.
       split: name of the split.
       patch_size: side of a patch in metres.
-      batch_size: samples of a batch. The last batch is filled up by repeating its last sample; the label "valid" is
-        False there.
+      batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample; the
+        label "valid" is False there.
+      tiles: positions in the split of the tiles to take, in that order; None: all.
+      process_index, process_count: this process gets every `process_count`-th row of each batch; all processes get as
+        many batches, of the same shapes.
 
     Raises:
-      ValueError, OSError: before the first batch: an unknown dataset, split or patch size, or data that cannot be had.
+      ValueError, OSError: before the first batch: an unknown dataset, split or patch size, a batch size that the
+        processes cannot share, tiles that the split has not, or data that cannot be had.
     """
+    _check_process(process_index, process_count)
     card = dataset_card(dataset, data.root)
     sampling = sampling_options(card, data.datasets.get(dataset, {}))
     patch_size = check_patch_size(card, patch_size, sampling.extent)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be positive")
-    return iter(InOrder(_maker(locate(dataset, data.root), split, sampling), batch_size, patch_size))
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size is {batch_size}; it must be a positive multiple of the {process_count} processes")
+    maker = _maker(locate(dataset, data.root), split, sampling)
+    positions = None if tiles is None else check_tiles(tiles, len(maker.source))
+    return iter(InOrder(maker, batch_size, patch_size, positions, process_index, process_count))
+
+
+def _check_process(index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise ValueError(f"process_index {index} is not one of {count} processes")
+
+
+def _positions(options: DatasetOptions, size: int) -> Int32[np.ndarray, "n"] | None:
+    """The tiles that training uses; None: all, which need no list."""
+    if options.fraction == 1:
+        return None
+    return chosen_tiles(options.card.name, size, options.fraction, options.fraction_seed)
 
 
 def _maker(prepared: PreparedDataset, split: str, sampling: Sampling) -> BatchMaker:

@@ -12,6 +12,7 @@ from data_pipelines.locate import find_card
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
 Days = Literal["day_of_year", "published"]
+_OF_TRAINING = ("batch_size", "weight", "patch_sizes", "fraction", "fraction_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,8 @@ class DatasetOptions:
       weight: share of the steps, relative to the other datasets' weights.
       patch_sizes: metres; one is drawn for each batch.
       sampling: how its tiles become samples.
+      fraction: share of the training tiles that are used, above 0; a smaller share lies within a larger one.
+      fraction_seed: another seed, other tiles.
     """
 
     card: DatasetCard
@@ -63,6 +66,8 @@ class DatasetOptions:
     weight: fractions.Fraction
     patch_sizes: tuple[float, ...]
     sampling: Sampling = Sampling()
+    fraction: float = 1.0
+    fraction_seed: int = 0
 
 
 def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, ...]:
@@ -132,11 +137,11 @@ def sampling_options(card: DatasetCard, section: Any) -> Sampling:
     Raises:
       ValueError: a value that cannot be; the message names the config's field.
     """
-    known = {field.name for field in dataclasses.fields(Sampling)} | {"batch_size", "weight", "patch_sizes"}
+    known = {field.name for field in dataclasses.fields(Sampling)} | set(_OF_TRAINING)
     if strangers := sorted(set(section) - known):
         names = ", ".join(sorted(known))
         raise ValueError(f"config.data.datasets.{card.name}.{strangers[0]} is no field; the fields are {names}")
-    given = {key: section[key] for key in section if key not in ("batch_size", "weight", "patch_sizes")}
+    given = {key: section[key] for key in section if key not in _OF_TRAINING}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
         if wrong := _CHECKS[key](card, value):
@@ -200,6 +205,7 @@ def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
     if not (math.isfinite(weight) and weight >= SMALLEST_WEIGHT):
         raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")
     sampling = sampling_options(card, section)
+    fraction, fraction_seed = fraction_options(card, section)
     sizes = section.get("patch_sizes") or _fitting(card, sampling.extent)
     if not sizes:
         raise ValueError(
@@ -212,4 +218,21 @@ def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
         weight=fractions.Fraction(weight).limit_denominator(round(1 / SMALLEST_WEIGHT)),
         patch_sizes=tuple(check_patch_size(card, size, sampling.extent) for size in sizes),
         sampling=sampling,
+        fraction=fraction,
+        fraction_seed=fraction_seed,
     )
+
+
+def fraction_options(card: DatasetCard, section: Any) -> tuple[float, int]:
+    """Reads which share of the training tiles is used, and the seed that says which tiles, from a dataset's section.
+
+    Raises:
+      ValueError: a value that cannot be; the message names the config's field.
+    """
+    field, fraction, seed = f"config.data.datasets.{card.name}", section.get("fraction"), section.get("fraction_seed")
+    fraction, seed = 1.0 if fraction is None else fraction, seed or 0
+    if not 0 < fraction <= 1:
+        raise ValueError(f"{field}.fraction is {fraction!r}; it must be a share of the tiles, above 0 and at most 1")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{field}.fraction_seed is {seed!r}; it must be a whole number, 0 or more")
+    return float(fraction), seed

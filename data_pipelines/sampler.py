@@ -66,11 +66,12 @@ class Stream:
     """This process' share of one dataset's endless batches, by their number; every tile comes once an epoch.
 
     Attributes:
-      size: how many tiles the dataset has.
+      size: how many tiles training uses.
       options: its name, batch size and patch sizes.
       make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
       seed: of everything that is drawn.
       process_index, process_count: which share.
+      positions: of those tiles in the split; None: 0 to `size`.
     """
 
     size: int
@@ -79,18 +80,23 @@ class Stream:
     seed: int
     process_index: int = 0
     process_count: int = 1
+    positions: Int32[np.ndarray, "n"] | None = None
 
     def __call__(self, number: int) -> Batch:
         """The batch of a number: the processes' batches of that number share its tiles and agree on its shapes."""
         order_seed, tile_seed, patch_seed = self._seeds
-        positions = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
-        places = [divmod(position, self.size) for position in positions]
-        tiles = [int(epoch_order(self.size, order_seed, epoch)[place]) for epoch, place in places]
+        places = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
+        tiles = [self._tile(*divmod(place, self.size), order_seed) for place in places]
         own = slice(self.process_index, None, self.process_count)
-        picks = [(tile, np.random.default_rng((tile_seed, p))) for tile, p in zip(tiles[own], positions[own])]
+        picks = [(tile, np.random.default_rng((tile_seed, p))) for tile, p in zip(tiles[own], places[own])]
         sizes = self.options.patch_sizes
         patch_size = sizes[int(np.random.default_rng((patch_seed, number)).integers(len(sizes)))]
         return self.make(picks, tiles, patch_size)
+
+    def _tile(self, epoch: int, place: int, seed: int) -> int:
+        """The tile that comes at a place of an epoch."""
+        number = epoch_order(self.size, seed, epoch)[place]
+        return int(number if self.positions is None else self.positions[number])
 
     @property
     def _seeds(self) -> list[int]:
