@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 10,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # a dollar sign in the name of a class is a dollar sign
 }
 
 

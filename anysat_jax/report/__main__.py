@@ -1,0 +1,34 @@
+"""Our numbers beside the paper's: results.md and results.html from the folders of finished runs.
+
+python -m anysat_jax.report runs/a runs/b --out results
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from anysat_jax.report.results import write_results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the pages and says where they are. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m anysat_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="a run's folder (--workdir)")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("results"), metavar="DIR", help="default: results"
+    )
+    given = parser.parse_args(argv)
+    try:
+        page = write_results(given.runs, given.out)
+    except OSError as error:
+        print(f"anysat_jax.report: {error.filename or given.out} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
