@@ -134,5 +134,5 @@ def _wanted(config: ConfigDict) -> dict[str, Any]:
     """Values of the model that the config gives, by its preset or one by one."""
     preset = config.model.preset
     if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"model.preset = {preset!r}: unknown preset; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"model.preset: unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     return PRESETS.get(preset, {}) | _given(config)
