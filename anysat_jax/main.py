@@ -4,18 +4,25 @@ Pretrain a tiny model on the embedded data, in minutes:
   python -m anysat_jax.main --config=configs/pretrain.py
 The same on your copy of TreeSatAI-TS:
   python -m anysat_jax.main --config=configs/pretrain.py:treesatai_ts --config.data.root=DIR
+Fine-tune what was pretrained, or probe it with a linear layer on frozen features:
+  python -m anysat_jax.main --config=configs/finetune.py:mini_flair --config.init=RUN
+  python -m anysat_jax.main --config=configs/probe.py:mini_flair --config.init=RUN
+Measure a finished fine-tuning again, on another split or with several patch sizes at once:
+  python -m anysat_jax.main --config=configs/evaluate.py:mini_flair --config.init=RUN
 How many parameters a model has, part by part:
   python -m anysat_jax.main --config=configs/pretrain.py:geoplex --config.job=describe
 
-After the colon stands the name of a config; the first lines of configs/pretrain.py list them, with hardware, time and
-expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
+RUN is the workdir of a run; an exported .safetensors, a published .pth, or none (a random start) will do as well.
 
-Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json. A second start on the same
-workdir goes on where the first one ended.
+After the colon stands the name of a config; the first lines of each file below configs/ list them, with hardware, time
+and expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
+
+Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; of fine-tuning and probing also
+evaluation.csv, best/ and model.safetensors. A second start on the same workdir goes on where the first one ended.
 
 Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM), saved: start again.
 
-Jobs (--config.job): pretrain, describe.
+Jobs (--config.job): pretrain, finetune, probe, evaluate, describe.
 """
 
 import difflib
@@ -64,7 +71,33 @@ def run_pretrain(config: ConfigDict) -> None:
     logging.info("done: %s", workdir)
 
 
-JOBS: dict[str, Callable[[ConfigDict], None]] = {"pretrain": run_pretrain, "describe": run_describe}
+def run_finetune(config: ConfigDict) -> None:
+    """Fine-tunes or probes in --workdir, or goes on there."""
+    workdir = choose_workdir(_WORKDIR.value, config.name)
+    keep_programs()
+    from anysat_jax.train.finetune import finetune
+
+    finetune(config, workdir)
+    logging.info("done: %s", workdir)
+
+
+def run_evaluate(config: ConfigDict) -> None:
+    """Measures a finished run, and writes to --workdir."""
+    workdir = choose_workdir(_WORKDIR.value, config.name)
+    keep_programs()
+    from anysat_jax.train.evaluate import evaluate
+
+    evaluate(config, workdir)
+    logging.info("done: %s", workdir)
+
+
+JOBS: dict[str, Callable[[ConfigDict], None]] = {
+    "pretrain": run_pretrain,
+    "finetune": run_finetune,
+    "probe": run_finetune,
+    "evaluate": run_evaluate,
+    "describe": run_describe,
+}
 
 
 def choose_workdir(given: str | None, name: str) -> pathlib.Path:
