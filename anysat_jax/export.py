@@ -36,7 +36,7 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> st
         whole = load_exported(inside)
         model, params, head = whole.model, whole.encoder_params, whole.head
         save_exported(target, model, params, head=head, statistics=whole.statistics, source=whole.source)
-    parts = f"an encoder of {count_parameters(params) / 1e6:.1f} M parameters for {', '.join(model.sensors)}"
+    parts = f"an encoder of {count_parameters(params):,} parameters for {', '.join(model.sensors)}"
     return f"{target}: {parts}" + (f"; a head for {head.task.title}" if head else "")
 
 

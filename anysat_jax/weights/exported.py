@@ -86,7 +86,7 @@ def save_exported(
         raise ValueError(f"{path}: weights are written in the format of safetensors; choose a name that ends {SUFFIX}")
     head = ExportedHead(*head) if head else None
     trees = {"encoder": encoder_params} | ({"head": head.params} if head else {})
-    tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat_names(trees).items()}
+    tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in flat_names(trees).items()}
     description = _describe(model, head, statistics or {}, source)
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description}
     metadata["sha256"] = checksum(tensors, description)
@@ -127,7 +127,7 @@ def checksum(params: Params, text: str = "") -> str:
     """SHA-256 of a tree of parameters (names, shapes, dtypes and bytes), and of a text beside it."""
     digest = hashlib.sha256(text.encode())
     for name, leaf in sorted(flat_names(params).items()):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf, order="C")
         digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()

@@ -75,4 +75,4 @@ def assert_same(first, second) -> None:
     a, b = jax.tree_util.tree_leaves_with_path(first), jax.tree_util.tree_leaves_with_path(second)
     assert [path for path, _ in a] == [path for path, _ in b]
     for (path, x), (_, y) in zip(a, b, strict=True):
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), jax.tree_util.keystr(path), strict=True)
