@@ -45,7 +45,7 @@ def common() -> ConfigDict:
     config.checkpoint_every = 100
     config.log_every = 1
     config.dtype = "float32"  # of the computation; parameters are float32 always
-    config.init = ""  # weights to start from: a workdir, or a published .pth file
+    config.init = ""  # weights to start from: a workdir, an exported .safetensors, a published .pth
 
     config.model = ConfigDict()
     config.model.preset = "tiny"  # tiny, small, base; what is None below comes from it
