@@ -1,14 +1,9 @@
-"""A problem of a few numbers, so that fitting is tested without a network and without data.
-
-As a script it fits in a process of its own, with an accident on demand:
-python fit_toys.py WORKDIR MOMENT STEP kills itself with SIGKILL at a moment ("logged", "evaluated", "best", "saved") of a
-step, or with SIGTERM ("asked").
-"""
+"""A problem of a few numbers, so that fitting is tested without a network and without data."""
 
 import os
 import pathlib
 import signal
-import sys
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -20,6 +15,8 @@ from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.metrics import accuracy, class_counts, confusion_matrix
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.fit import Problem, fit
+from anysat_jax.train.fit_log import FitLog
+from anysat_jax.train.fit_store import FitStore
 from anysat_jax.train.mesh import make_mesh
 
 WIDE = 128  # of the frozen matrix: just enough to be cut over the devices
@@ -61,9 +58,8 @@ class ToyBatches:
         values, labels = samples(index)
         if self.step == self._bad_at:
             values[self._bad_rows] = np.nan
-        size = 10.0 if self.step % 3 else 20.0
         labels = {"tile": labels, "index": index, "other": np.array(["not a number"] * BATCH)}
-        return ToyBatch(values, labels, patch_size=size)
+        return ToyBatch(values, labels)
 
     def get_state(self) -> dict:
         return {"next_step": self.step}
@@ -149,31 +145,32 @@ def one_device():
     return make_mesh({"data": 1, "fsdp": 1})
 
 
-def arrange_accident(moment: str, step: int) -> None:
-    """Has this process sent a signal at a moment of a step."""
-    from anysat_jax.train import fit_log, fit_store
+def fit_with_accident(workdir: pathlib.Path, moment: str, step: int) -> None:
+    """Fits in a process of its own, which is killed before the run ends.
 
-    number = signal.SIGTERM if moment == "asked" else signal.SIGKILL
-    owner, name = {
-        "asked": (fit_log.FitLog, "write"),
-        "logged": (fit_log.FitLog, "write"),
-        "evaluated": (fit_log.FitLog, "write_evaluation"),
-        "best": (fit_store.FitStore, "save_best"),
-        "saved": (fit_store.FitStore, "save"),
+    Args:
+      workdir: of the run.
+      moment: when a step was "logged", when its evaluation was written ("evaluated"), when its best parameters were on
+        disk ("best"), or when its checkpoint was ("saved").
+      step: which.
+    """
+    arrange_signal(setattr, signal.SIGKILL, moment, step)
+    fit(toy_problem(), toy_config(), one_device(), workdir)
+
+
+def arrange_signal(set_attribute: Callable, number: int, moment: str, step: int) -> None:
+    """Has this process send itself a signal at a moment, see `fit_with_accident`."""
+    owner, name, step_of = {
+        "logged": (FitLog, "write", lambda self, step, *_: step),
+        "evaluated": (FitLog, "write_evaluation", lambda self, epoch, step, *_: step),
+        "best": (FitStore, "save_best", lambda self, params, step: step),
+        "saved": (FitStore, "save", lambda self, *_: self._checkpoints.wait() or self._checkpoints.steps[-1]),
     }[moment]
     before = getattr(owner, name)
 
-    def with_accident(self, *args):
+    def with_signal(self, *args):
         before(self, *args)
-        if moment == "saved":
-            self._checkpoints.wait()
-        reached = args[2].record.steps if moment == "saved" else args[1] if moment in ("evaluated", "best") else args[0]
-        if reached == step:
+        if step_of(self, *args) == step:
             os.kill(os.getpid(), number)
 
-    setattr(owner, name, with_accident)
-
-
-if __name__ == "__main__":
-    arrange_accident(sys.argv[2], int(sys.argv[3]))
-    fit(toy_problem(), toy_config(), one_device(), pathlib.Path(sys.argv[1]))
+    set_attribute(owner, name, with_signal)
