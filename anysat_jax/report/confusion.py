@@ -81,4 +81,5 @@ def _write_shares(ax: Any, shares: np.ndarray) -> None:
     for row, column in np.argwhere(np.nan_to_num(shares) >= 0.005):
         share = shares[row, column]
         colour = "white" if share > 0.55 else style.TEXT_COLOUR
-        ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        text = ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        text.set_in_layout(False)  # it is inside anyway, and thousands of them take long to lay out

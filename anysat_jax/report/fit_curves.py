@@ -14,7 +14,7 @@ from anysat_jax.report import style
 from anysat_jax.report.curves import SMOOTHED_POINTS, SMOOTHED_SHARE, smooth
 from anysat_jax.report.runs import BrokenRun, Run, clean
 
-LONGEST_LOG = 200_000  # rows; more than that is no log of ours
+MOST_POINTS = 5000  # of a curve; of a longer log every second row is drawn, or every third, ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,8 @@ def _read_columns(run: Run, file: str, names: Sequence[str]) -> list[Float[np.nd
     where = f"{run.label}/{file}"
     try:
         with (run.folder / file).open(newline="", encoding="utf-8") as lines:
-            rows = [row for row, _ in zip(csv.DictReader(lines), range(LONGEST_LOG))]
+            rows = list(csv.DictReader(lines))
+        rows = rows[:: 1 + len(rows) // MOST_POINTS]
         return [np.array([float(row[name] or "nan") for row in rows]) for name in names]
     except KeyError as error:
         raise BrokenRun(f"{where} has no column {error}; its curves are not shown.") from None

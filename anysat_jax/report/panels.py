@@ -5,6 +5,7 @@ import pathlib
 import re
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ MOST_TILES = 6
 COLUMN_INCHES = 2.3
 CLASSES_BESIDE_A_TILE = 10
 VOID_COLOUR = "#ffffff"
+BROKEN = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 SPREAD = (1.0, 99.0)  # percentiles that are the ends of a colour bar
 
 
@@ -57,7 +59,7 @@ def read_panels(run: Run) -> Panels | None:
                 raise ValueError("it is too large")
         with np.load(path, allow_pickle=False) as arrays:
             panels = _make_panels(run.task, dict(arrays))
-    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         reason = f"it has no array {error}" if isinstance(error, KeyError) else clean(error)
         raise BrokenRun(f"{where} cannot be shown: {reason}; evaluate the run again to write it anew.") from None
     return panels if len(panels.ids) else None
@@ -70,11 +72,24 @@ def _make_panels(task: Task, arrays: dict[str, np.ndarray]) -> Panels:
     truth, prediction = (arrays[f"{name}{suffix}"][:MOST_TILES] for name in ("truth", "prediction"))
     dims = 1 if task.level == "tile" else 3
     kinds = "U" if task.level == "tile" else "f" if task.kind == "regression" else "iu"
+    if not ids:
+        return Panels([], {}, truth, prediction, 0.0)
     for name, answers in (("truth", truth), ("prediction", prediction)):
-        if answers.ndim != dims or len(answers) != len(ids) or answers.dtype.kind not in kinds:
+        if (
+            answers.ndim != dims
+            or len(answers) != len(ids)
+            or answers.dtype.kind not in kinds
+            or not all(answers.shape[1:])
+        ):
             raise ValueError(f"{name} is {answers.dtype} {answers.shape}")
     for name, images in inputs.items():
-        if images.ndim != 4 or images.shape[0] != len(ids) or images.shape[3] != 3 or images.dtype != np.uint8:
+        if (
+            images.ndim != 4
+            or images.shape[0] != len(ids)
+            or images.shape[3] != 3
+            or images.dtype != np.uint8
+            or not images.size
+        ):
             raise ValueError(f"the input of {name} is {images.dtype} {images.shape}")
     return Panels(ids, inputs, truth, prediction, float(arrays["extent"]))
 

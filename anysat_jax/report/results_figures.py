@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from anysat_jax.report.groups import Group
 from anysat_jax.report.panels import Panels, draw_panels, read_panels
 from anysat_jax.report.radar import draw_radar, radar_values
 from anysat_jax.report.results_tables import METRIC_WORDS, MODE_WORDS
-from anysat_jax.report.runs import BrokenRun, Run
+from anysat_jax.report.runs import SUMMARY, BrokenRun, Run
 
 FOLDER = "figures"
+MOST_CLASSES = 128  # of a matrix that can be read
 
 
 class FigureFolder:
@@ -63,20 +65,27 @@ class FigureFolder:
             return []
         if run.task.level == "tile" and not panels.inputs:
             return [answers_sheet(panels)]
-        truth = "ground truth" if run.task.level == "dense" else "the true answer as text"
+        dense = run.task.level == "dense"
         inputs = ", ".join(panels.inputs) or "no inputs"
+        shown = f"Tiles of {panels.extent:g} m: inputs, prediction and ground truth, {which(group)}."
         return [
             self._draw(
                 f"{name}-panels",
                 lambda path: draw_panels(path, describe(group), run.task, panels),
-                f"Inputs, prediction and ground truth, {which(group)}. White is void.",
-                f"{len(panels.ids)} samples of {run.task.title}, a row each: {inputs}, the prediction and {truth}.",
+                f"{shown} White is void." if dense else shown,
+                f"{len(panels.ids)} samples of {run.task.title}, a row each: {inputs}, then prediction and truth "
+                f"{'as maps' if dense else 'in words'}.",
             )
         ]
 
     def _confusion(self, group: Group, name: str) -> list[Block]:
         run = group.first
         if run.confusion is None:
+            return []
+        if len(run.confusion) > MOST_CLASSES:
+            self.problems.append(
+                f"{run.label}/{SUMMARY}: a confusion matrix of {len(run.confusion)} classes is not drawn."
+            )
             return []
         counts, classes = run.confusion, run.task.classes
         return [
@@ -110,11 +119,10 @@ class FigureFolder:
             return None
 
     def _draw(self, name: str, draw: Callable[[pathlib.Path], None], caption: str, alt: str) -> Figure:
-        from matplotlib import image
-
         file = f"{FOLDER}/{name}.png"
         draw(self._out / file)
-        height, width = image.imread(self._out / file).shape[:2]
+        with (self._out / file).open("rb") as png:
+            width, height = struct.unpack(">16xII", png.read(24))
         return Figure(file, caption, alt, (width, height))
 
 

@@ -72,7 +72,7 @@ def paper_sheet(block: paper.PaperBlock, groups: Mapping[str, Sequence[Group]]) 
       block: the rows of one task.
       groups: our runs by the row that they repeat. A row with several groups is listed once for each.
     """
-    names = [f"{paper.METRIC_NAMES[metric]} (%)" for metric in block.metrics]
+    names = [paper.METRIC_NAMES[metric] for metric in block.metrics]
     scores = [Column(f"{name}, {whose}", True, ours) for name in names for whose, ours in WHOSE]
     pretraining = [Column("Pre-training")] if block.table == "A" else []
     columns = (Column("Model"), *scores, *pretraining, Column("Inputs"), *RUN_COLUMNS)
@@ -81,7 +81,7 @@ def paper_sheet(block: paper.PaperBlock, groups: Mapping[str, Sequence[Group]]) 
         for row in block.rows
         for group in (groups.get(row.row) if row.row else None) or [None]
     ]
-    return Sheet(f"Table {block.table}: {block.heading}", columns, tuple(rows))
+    return Sheet(f"Table {block.table}: {block.heading}, in %", columns, tuple(rows))
 
 
 def _paper_row(block: paper.PaperBlock, row: paper.PaperRow, group: Group | None) -> tuple[Cell, ...]:
@@ -108,7 +108,7 @@ def other_sheets(groups: Iterable[Group]) -> list[Sheet]:
 
 
 def _shape_of(task: Task) -> Task:
-    """The task without what its runs may differ in: the metric they chose by, and a regression's scale."""
+    """The task without what its runs may differ in: the metric that they chose by."""
     return Task(task.dataset, task.title, task.level, task.kind, task.classes, unit=task.unit)
 
 
@@ -123,8 +123,10 @@ def _other_sheet(task: Task, groups: Sequence[Group]) -> Sheet:
         *RUN_COLUMNS,
     )
     level = "one answer a tile" if task.level == "tile" else "one answer a pixel"
-    rows = [row for group in groups for row in _other_rows(group, metrics)]
-    return Sheet(f"{task.title or task.dataset}, {level}", columns, tuple(rows))
+    rows = [
+        row for group in sorted(groups, key=lambda group: group.first.fraction) for row in _other_rows(group, metrics)
+    ]
+    return Sheet(f"{task.title}, {level}", columns, tuple(rows))
 
 
 def _other_rows(group: Group, metrics: Sequence[str]) -> list[tuple[Cell, ...]]:

@@ -35,7 +35,7 @@ class Run:
       seed: of the run.
       fraction: share of the training labels that was used, in (0, 1].
       synthetic: whether the tiles were made up, so that the scores say nothing about the dataset.
-      task: what was learned.
+      task: what was learned, as far as it is shown.
       split: the split of `scores`: "test", or "val" where the dataset has no test split.
       scores: by metric, as measured: shares in [0, 1], errors in the task's unit.
       neighbours: scores of the nearest-neighbour probe on the same split; empty where there was none.
@@ -93,7 +93,7 @@ def read_run(folder: pathlib.Path, label: str) -> Run:
     values = _read_json(folder / SUMMARY, where)
     try:
         return _make_run(folder, label, values)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"has no value {error}" if isinstance(error, KeyError) else f"cannot be used: {clean(error)}"
         raise BrokenRun(f"{where} {reason}; run the fine-tuning, probing or evaluation again.") from None
 
@@ -140,7 +140,7 @@ def _make_run(folder: pathlib.Path, label: str, values: dict[str, Any]) -> Run:
         row=clean(values.get("row") or ""),
         start=_start(values.get("init") or {}),
         seed=int(values["seed"]),
-        fraction=_number(values.get("fraction", 1.0), "fraction"),
+        fraction=_fraction(values.get("fraction", 1.0)),
         synthetic=bool((config.get("data") or {}).get("fake_tiles")),
         task=task,
         split=split,
@@ -156,16 +156,22 @@ def _make_run(folder: pathlib.Path, label: str, values: dict[str, Any]) -> Run:
 
 
 def _read_task(values: dict[str, Any]) -> Task:
-    task = Task.from_json(values)
+    """What of a task is shown; without a regression's offset and scale, in which repetitions may differ."""
+    try:
+        task = Task.from_json(values)
+    except (TypeError, AttributeError):
+        raise ValueError("'task' is not a task") from None
     if task.kind not in METRICS or task.metric not in METRICS[task.kind] or task.level not in ("tile", "dense"):
         raise ValueError(f"there is no task of kind {task.kind!r}, level {task.level!r} and metric {task.metric!r}")
-    return dataclasses.replace(
-        task,
+    return Task(
         dataset=clean(task.dataset),
-        title=clean(task.title),
-        unit=clean(task.unit),
+        title=clean(task.title or task.dataset),
+        level=task.level,
+        kind=task.kind,
         classes=tuple(clean(name) for name in task.classes),
         colours=tuple(clean(colour) for colour in task.colours),
+        metric=task.metric,
+        unit=clean(task.unit),
     )
 
 
@@ -216,6 +222,12 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{where} = {value!r} is no number")
     return float(value)
+
+
+def _fraction(value: Any) -> float:
+    if not 0 < (share := _number(value, "fraction")) <= 1:
+        raise ValueError(f"fraction = {share:g} is not in (0, 1]")
+    return share
 
 
 def _optional_int(value: Any) -> int | None:

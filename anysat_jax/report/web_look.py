@@ -4,7 +4,7 @@ STYLE = """
 :root { color-scheme: light; --ink: #1d2329; --soft: #55606b; --line: #d9dee3; --band: #f5f7f9; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere; }
+main { max-width: 1280px; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; }
 h2 { font-size: 1.35rem; line-height: 1.3; margin: 3rem 0 .75rem; padding-top: .75rem; }
 h2 { border-top: 1px solid var(--line); }
@@ -12,17 +12,17 @@ p, li { max-width: 46rem; }
 a { color: #14588f; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; margin: 0; padding: 0; }
 .sheet { overflow-x: auto; overflow-wrap: normal; margin: 1.75rem 0; }
-table { border-collapse: collapse; font-size: .9rem; min-width: 100%; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .875rem; min-width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .4rem; }
 caption span { display: block; max-width: calc(100vw - 2rem); }
-th, td { padding: .4rem .7rem; text-align: left; vertical-align: top; white-space: nowrap; }
+th, td { padding: .35rem .55rem; text-align: left; vertical-align: top; white-space: nowrap; }
 th, td { border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); vertical-align: bottom; border-bottom: 2px solid #9aa5b0; }
 tbody th { font-weight: 400; background: #fff; }
 .long { min-width: 14rem; max-width: 20rem; white-space: normal; overflow-wrap: anywhere; }
 tbody tr:hover > * { background: var(--band); }
 .number { text-align: right; }
-thead .number { white-space: normal; min-width: 6rem; }
+thead .number { white-space: normal; min-width: 5.5rem; }
 td.ours:not(:empty) { background: #e7f1fa; color: #0d4672; font-weight: 600; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible, .sheet:focus-visible { outline: 2px solid #14588f; outline-offset: 2px; }
