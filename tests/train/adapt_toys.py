@@ -52,15 +52,15 @@ class ToyReader:
         dates = np.sort(rng.choice(365, 3 + index % 2, replace=False)).astype(np.int32)
         shape = (len(dates), get_sensor("s2").num_bands, SIDE, SIDE)
         side = get_sensor("spot").pixels(CARD.extent)
-        return {
+        example = {
             "id": key,
             "spot": rng.integers(0, 256, (3, side, side), dtype=np.uint8),
             "s2": (1000 + level + rng.normal(0, 30, shape)).astype(np.uint16),
             "s2_dates": dates,
             "s2_years": np.full(len(dates), 2020, np.int16),
-            "tile": np.int32(index % 3),
             "dense": np.where(rng.random((SIDE, SIDE)) < 0.1, -1, dense).astype(np.int8),
         }
+        return example if self.card.tile_label == "none" else example | {"tile": np.int32(index % 3)}
 
 
 def register_toy(name="toy_fields", **changes) -> None:
