@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import optax
 import pytest
 
 from anysat_jax import AnySat, export
@@ -18,7 +19,7 @@ from anysat_jax.train.mesh import make_mesh
 from anysat_jax.train.state import state_from_params
 from anysat_jax.weights.exported import load_exported, save_exported
 from anysat_jax.weights.published import load_published
-from tests.train.toys import assert_same, toy_optimizer
+from tests.train.toys import assert_same
 from tests.validate.fakes import make_data
 
 SMALL = dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2)
@@ -44,7 +45,7 @@ def finished(tmp_path, params):
 
 
 def test_the_teacher_of_a_pretraining(tmp_path, params, capsys):
-    state = state_from_params(init_student(MODEL, 0), params, toy_optimizer(), make_mesh({"data": 1, "fsdp": 1}))
+    state = state_from_params(init_student(MODEL, 0), params, optax.sgd(0.1), make_mesh({"data": 1, "fsdp": 1}))
     run = {"dtype": "float32", "model": {**SMALL, "preset": "tiny", "sensors": ["s2"]}}
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state, {}, {"step": 3, "config": run, "record": {}})

@@ -30,6 +30,7 @@ Statistics = Mapping[str, Mapping[str, list[float]]]
 SUFFIX = ".safetensors"
 FILE_NAME = f"model{SUFFIX}"  # in the workdir of a finished run
 FORMAT, VERSION = "anysat-jax", 1
+_AGAIN = "get the file again, or export it again"
 
 
 class ExportedHead(NamedTuple):
@@ -120,7 +121,12 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
         raise ValueError(f"{path} is no safetensors file, or is cut off or damaged ({error}); {_AGAIN}") from error
     if checksum(tensors, metadata["description"]) != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: it is not what its checksum says; {_AGAIN}")
-    return _content(path, json.loads(metadata["description"]), tensors)
+    try:
+        return _content(path, json.loads(metadata["description"]), tensors)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold what a file of version {VERSION} holds ({error!r}); {_AGAIN}"
+        ) from error
 
 
 def checksum(params: Params, text: str = "") -> str:
@@ -131,9 +137,6 @@ def checksum(params: Params, text: str = "") -> str:
         digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
-
-
-_AGAIN = "get the file again, or export it again"
 
 
 def _describe(model: ModelConfig, head: ExportedHead | None, statistics: Statistics, source: Mapping[str, Any]) -> str:

@@ -123,27 +123,27 @@ def exported(folder, **changes):
 
 def test_an_exported_encoder_is_student_and_teacher(tmp_path, caplog):
     exported(tmp_path)
-    for name in ("model.safetensors", ""):  # the file, or the workdir of a finished adaptation
-        state = begin(tmp_path / f"new {name}", config_of(init=str(tmp_path / name), seed=4)).state
-        assert_same(state.params, init_student(MODEL, 4) | {"encoder": init_encoder(MODEL, 1)})
-        assert_same(state.teacher, init_encoder(MODEL, 1))
+    state = begin(tmp_path / "new", config_of(init=str(tmp_path), seed=4)).state  # the workdir of a finished adaptation
+    assert_same(state.params, init_student(MODEL, 4) | {"encoder": init_encoder(MODEL, 1)})
+    assert_same(state.teacher, init_encoder(MODEL, 1))
     assert "start at random" not in caplog.text
 
 
 def test_what_an_exported_encoder_lacks_starts_at_random(tmp_path, caplog):
     model = exported(tmp_path, sensors=("s2", "modis"))
-    params = begin(tmp_path, config_of(init=str(tmp_path / "model.safetensors"), seed=4)).state.params["encoder"]
-    assert_same(params["projector_s2"], init_encoder(model, 1)["projector_s2"])
-    assert_same(params["projector_spot"], init_encoder(MODEL, 4)["projector_spot"])
+    params, teacher = start.exported_weights(tmp_path / "model.safetensors", MODEL, 4)
+    assert_same(params["encoder"], teacher)
+    assert_same(teacher["projector_s2"], init_encoder(model, 1)["projector_s2"])
+    assert_same(teacher["projector_spot"], init_encoder(MODEL, 4)["projector_spot"])
     assert "start at random, for " in caplog.text and "lacks them: projector_spot" in caplog.text
-    assert "projector_modis" not in params
+    assert "projector_modis" not in teacher
 
 
 def test_exported_weights_of_another_model_or_damaged_are_refused(tmp_path):
     exported(tmp_path, dim=64)
     path = tmp_path / "model.safetensors"
     with pytest.raises(ConfigError, match=r"model\.safetensors is of another model: model\.dim is 64 there and 32 in"):
-        begin(tmp_path, config_of(init=str(path)))
+        start.exported_weights(path, MODEL, 0)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConfigError, match=r"model\.safetensors is .*damaged"):
         begin(tmp_path, config_of(init=str(path)))

@@ -151,6 +151,15 @@ def test_a_file_of_a_later_version(tmp_path, encoder, monkeypatch):
         load_exported(tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize("description", ["{}", "[]", '{"sensors": [], "head": null, "model": {"size": 3}}'])
+def test_a_whole_file_that_says_something_else(saved, description):
+    tensors = {"encoder/bias": np.zeros(3, np.float32)}
+    metadata = {"format": FORMAT, "version": "1", "description": description, "sha256": checksum(tensors, description)}
+    save_file(tensors, saved, metadata)
+    with pytest.raises(ValueError, match=r"model\.safetensors does not hold what a file of version 1 holds \(.*'\)\);"):
+        load_exported(saved)
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no exported file .*no\.safetensors"):
         load_exported(tmp_path / "no.safetensors")
