@@ -50,8 +50,8 @@ def learning_rate(state: AdaptState) -> Float[Array, ""]:
 
 
 def checked_leaves(loss: Array, grads: Params) -> dict[str, Array]:
-    """What must be finite, by name."""
-    return {"loss": loss} | {f"gradient of {name}": leaf for name, leaf in flat_names(grads).items()}
+    """What must be finite, by name; in an order that does not depend on that of the dicts, which jax sorts."""
+    return {"loss": loss} | {f"gradient of {name}": leaf for name, leaf in sorted(flat_names(grads).items())}
 
 
 def leaf_names(trainable: Params) -> list[str]:
