@@ -15,12 +15,15 @@ from anysat_jax.model.encoder import Encoder, is_context, present_mask
 from anysat_jax.model.student import Student
 from anysat_jax.pretrain.contrastive import contrastive_loss
 from anysat_jax.pretrain.dropping import drop_dates, keep_tokens
+from anysat_jax.pretrain.health import feature_health
 from anysat_jax.pretrain.losses import gather_targets, predictive_loss
 from anysat_jax.pretrain.masks import PatchMasks
 from anysat_jax.pretrain.validity import valid_patches
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
+
+LOSSES = ("loss", "loss_predictive", "loss_contrastive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ def jepa_loss(
     config: LossConfig,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The sum of the two losses, and each by itself (paper: equations 3 to 5).
+    """The sum of the two losses; beside it `LOSSES`, and "feature_<measure>" of `health` (paper: equations 3 to 5).
 
     The teacher sees every patch, date and sensor, without dropout; the student half of the dates, the context
     patches, and few of their sensors.
@@ -87,4 +90,5 @@ def jepa_loss(
     predictive = predictive_loss(out.predicted, target, masks.target_mask)
     contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, mesh=mesh)
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive
-    return loss, {"loss": loss, "loss_predictive": predictive, "loss_contrastive": contrastive}
+    health = {f"feature_{name}": value for name, value in feature_health(patches).items()}
+    return loss, dict(zip(LOSSES, (loss, predictive, contrastive), strict=True)) | health

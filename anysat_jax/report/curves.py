@@ -1,4 +1,4 @@
-"""Training curves from a run's metrics.csv."""
+"""Training curves from a run's metrics.csv, of any version: columns that it lacks are not drawn."""
 
 import csv
 import dataclasses
@@ -12,6 +12,13 @@ from jaxtyping import Float
 from anysat_jax.report import style
 
 LOSSES = {"loss_predictive": "Predictive loss (smooth L1)", "loss_contrastive": "Contrastive loss (nats)"}
+HEALTH = {
+    "feature_rank": "Rank of features, all patches",
+    "feature_rank_tiles": "Rank, tiles at a position",
+    "feature_variance": "Variance, all patches",
+    "feature_cosine": "Cosine, tiles at a position",
+}
+"""What `pretrain.health` measures of the teacher."""
 SMOOTHED_SHARE = 0.05  # of the run, as the deviation of the smoothing kernel
 SMOOTHED_POINTS = 200
 
@@ -23,7 +30,7 @@ class Curve:
     Attributes:
       dataset: its name.
       steps: numbers of the updates.
-      values: by the column's name.
+      values: by the column's name; nan where the log has no value.
     """
 
     dataset: str
@@ -40,7 +47,8 @@ def read_curves(path: pathlib.Path) -> list[Curve]:
     curves = []
     for dataset in sorted({row["dataset"] for row in rows}):
         chosen = [row for row in rows if row["dataset"] == dataset]
-        values = {name: np.array([float(row[name]) for row in chosen]) for name in (*LOSSES, "learning_rate")}
+        columns = [name for name in (*LOSSES, "learning_rate", *HEALTH) if name in rows[0]]
+        values = {name: np.array([float(row[name] or "nan") for row in chosen]) for name in columns}
         curves.append(Curve(dataset, np.array([float(row["step"]) for row in chosen]), values))
     return curves
 
@@ -56,29 +64,35 @@ def smooth(
 
 
 def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
-    """Both losses, each dataset thin as logged and thick as smoothed, and the learning rate."""
-    with style.new_figure(path, (12, 4.6), f"Training: {run}") as figure:
-        axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.62))
-        for ax, (name, title) in zip(axes, LOSSES.items(), strict=False):
-            _draw_loss(ax, name, curves)
-            ax.set_title(title)
-        _draw_learning_rate(axes[2], curves)
-        for ax in axes:
+    """Losses and the features' health, each dataset thin as logged and thick as smoothed, and the learning rate."""
+    health = [name for name in HEALTH if any(np.isfinite(curve.values.get(name, np.nan)).any() for curve in curves)]
+    rows = [row for row in ([*LOSSES, "learning_rate"], health) if row]
+    with style.new_figure(path, (12, 0.9 + 3.7 * len(rows)), f"Training: {run}") as figure:
+        axes = figure.subplot_mosaic([np.repeat(row, 12 // len(row)).tolist() for row in rows])
+        for name, title in (LOSSES | HEALTH).items():
+            if name in axes:
+                _draw_smoothed(axes[name], name, curves)
+                axes[name].set_title(title)
+        _draw_learning_rate(axes["learning_rate"], curves)
+        for ax in axes.values():
             ax.set_xlabel("step")
             ax.grid(visible=True)
             ax.margins(x=0.01)
-        handles, labels = axes[0].get_legend_handles_labels()
+        handles, labels = axes["loss_predictive"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
 
 
-def _draw_loss(ax: Any, name: str, curves: Sequence[Curve]) -> None:
+def _draw_smoothed(ax: Any, name: str, curves: Sequence[Curve]) -> None:
     width = SMOOTHED_SHARE * max(curve.steps.max() for curve in curves)
     for index, curve in enumerate(curves):
         colour = style.DATASET_COLOURS[index % len(style.DATASET_COLOURS)]
-        values = curve.values[name]
-        ax.plot(curve.steps, values, color=colour, alpha=0.3, linewidth=0.7)
-        at = np.linspace(curve.steps[0], curve.steps[-1], SMOOTHED_POINTS)
-        ax.plot(at, smooth(curve.steps, values, at, width), color=colour, linewidth=2, label=curve.dataset)
+        measured = np.isfinite(curve.values[name])  # not where an earlier version began the log
+        if not measured.any():
+            continue
+        steps, values = curve.steps[measured], curve.values[name][measured]
+        ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
+        at = np.linspace(steps[0], steps[-1], SMOOTHED_POINTS)
+        ax.plot(at, smooth(steps, values, at, width), color=colour, linewidth=2, label=curve.dataset)
 
 
 def _draw_learning_rate(ax: Any, curves: Sequence[Curve]) -> None:

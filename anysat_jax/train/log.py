@@ -11,30 +11,41 @@ from typing import Any, Self, TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-METRICS = ("loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema", "grad_norm", "tiles_per_second")
+from anysat_jax.pretrain.health import MEASURES
+from anysat_jax.pretrain.objective import LOSSES
+
+HEALTH = tuple(f"feature_{name}" for name in MEASURES)
+METRICS = (*LOSSES, "learning_rate", "ema", "grad_norm", "tiles_per_second", *HEALTH)
 COLUMNS = ("step", "dataset", "patch_size", *METRICS)
-PER_DATASET = ("loss", "loss_predictive", "loss_contrastive")
+PER_DATASET = (*LOSSES, *HEALTH)
 QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a file
 
 
 def open_csv(path: pathlib.Path, step: int, columns: Sequence[str] = COLUMNS) -> TextIO:
     """The table, ready for the rows after `step`: rows of later steps, which a killed run left, are dropped.
 
+    Rows that were written with fewer columns, by an earlier version, are kept and have nothing in the new ones.
+
     Args:
       path: the file; made with a header where it is not there.
       step: the step of the checkpoint from which the run goes on, 0 for a new run.
       columns: their names; one is "step".
     """
-    kept, place = [], columns.index("step")
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(columns) and row[place].isdigit()]
-        kept = [row for row in rows if int(row[place]) <= step]  # without the header, and a line cut short
+    kept = [row for row in _whole_rows(path) if row.get("step", "").isdigit() and int(row["step"]) <= step]
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *kept])
+        csv.writer(file).writerows([columns, *([row.get(name, "") for name in columns] for row in kept)])
     os.replace(part, path)
     return path.open("a", newline="", encoding="utf-8")
+
+
+def _whole_rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """The rows below the table's header, without a line that was cut short."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
 
 class RunLog:

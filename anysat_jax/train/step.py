@@ -13,20 +13,21 @@ from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import flat_names
 from anysat_jax.pretrain.masks import PatchMasks
-from anysat_jax.pretrain.objective import LossConfig, Metrics, Params, jepa_loss
+from anysat_jax.pretrain.objective import LOSSES, LossConfig, Metrics, Params, jepa_loss
 from anysat_jax.pretrain.teacher import ema_decay, update_teacher
 from anysat_jax.train.optimizer import learning_rate
 from anysat_jax.train.state import TrainState
 
 
-def checked_leaves(losses: Metrics, grads: Params) -> dict[str, Array]:
+def checked_leaves(metrics: Metrics, grads: Params) -> dict[str, Array]:
     """What must be finite, by name: each loss, each parameter's gradient."""
+    losses = {name: metrics[name] for name in LOSSES}
     return losses | {f"gradient of {name}": leaf for name, leaf in flat_names(grads).items()}
 
 
 def leaf_names(params: Params) -> list[str]:
     """Names of the entries of metrics["nonfinite_leaves"]."""
-    return list(checked_leaves(dict.fromkeys(("loss", "loss_predictive", "loss_contrastive")), params))
+    return list(checked_leaves(dict.fromkeys(LOSSES), params))
 
 
 def make_train_step(
@@ -34,9 +35,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PatchMasks], tuple[TrainState, Metrics]]:
     """The step of a config, to be jitted by the caller with the state donated.
 
-    Metrics: loss, loss_predictive, loss_contrastive, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and
-    nonfinite_leaves, a bool for each of `leaf_names`. Where anything is not finite, parameters, teacher and
-    optimizer stay as they were, and only the clock goes on.
+    Metrics: those of `jepa_loss`, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and nonfinite_leaves,
+    a bool for each of `leaf_names`. Where any of these is not finite, parameters, teacher and optimizer stay as they
+    were, and only the clock goes on.
 
     All randomness derives from (config.seed, state.step), so that a resumed run repeats the one that never stopped.
     """
@@ -54,15 +55,15 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(jepa_loss, has_aux=True)
-        (loss, losses), grads = gradient(
+        (loss, measured), grads = gradient(
             state.params, state.teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh
         )
-        nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(losses, grads).values()])
+        nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(measured, grads).values()])
         finite = ~nonfinite.any()
         decay = ema_decay(state.step, ema_start, total_steps)
         # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.
         state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, loss, decay)
-        metrics = losses | {
+        metrics = measured | {
             "learning_rate": learning_rate(state.opt_state),
             "ema": decay,
             "grad_norm": optax.tree.norm(grads),

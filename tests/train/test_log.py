@@ -37,6 +37,23 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     assert steps(tmp_path) == list(range(1, 11))
 
 
+def test_rows_of_a_run_that_measured_less_are_kept(tmp_path):
+    old = COLUMNS[: COLUMNS.index("feature_rank")]
+    line = ",".join(["1", "data1", "10", *["0.5"] * (len(old) - 3)])
+    (tmp_path / "metrics.csv").write_text(",".join(old) + f"\n{line}\n")
+    write_steps(tmp_path, 2, 3)
+    assert steps(tmp_path) == [1, 2, 3]
+    assert [row["feature_rank"] for row in rows(tmp_path)] == ["", "2.0", "3.0"]
+    assert rows(tmp_path)[0]["tiles_per_second"] == "0.5"
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "step,dataset\n"])
+def test_a_table_without_rows_is_begun_anew(tmp_path, content):
+    (tmp_path / "metrics.csv").write_text(content)
+    write_steps(tmp_path, 1, 2)
+    assert tuple(rows(tmp_path)[0]) == COLUMNS and steps(tmp_path) == [1, 2]
+
+
 def test_log_every_and_the_last_step(tmp_path):
     write_steps(tmp_path, 1, 10, log_every=4)
     assert steps(tmp_path) == [4, 8, 10]

@@ -12,6 +12,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+from anysat_jax.train.log import HEALTH
 from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated, state_shardings
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.state import TrainState, initial_state
@@ -61,6 +62,7 @@ def test_a_step_moves_student_and_teacher(single: tuple) -> None:
     assert metrics[0]["finite"] and not metrics[0]["nonfinite_leaves"].any()
     assert int(after.step) == 1
     assert metrics[0]["loss"] == pytest.approx(metrics[0]["loss_predictive"] + metrics[0]["loss_contrastive"], rel=1e-6)
+    assert all(np.isfinite(metrics[0][name]) and metrics[0][name].shape == () for name in HEALTH)
     moved = jax.tree.map(
         lambda a, b: bool((a != b).any()), after.params["encoder"]["combiner"], before.params["encoder"]["combiner"]
     )
@@ -95,7 +97,7 @@ def test_eight_devices_give_the_numbers_of_one(single: tuple, data: int, fsdp: i
     for index in range(2):
         batch, masks = inputs(index)
         state, one = step(state, put_batch(batch, mesh), put_masks(masks, mesh))
-        for name in ("loss_predictive", "loss_contrastive", "grad_norm"):
+        for name in ("loss_predictive", "loss_contrastive", "grad_norm", *HEALTH):
             assert float(one[name]) == pytest.approx(float(metrics[index][name]), rel=1e-4), name
     # Adam divides by the root of small second moments: rounding in tiny gradients shows, up to a fraction of a step.
     chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(states[2].params), atol=2e-4)
