@@ -14,6 +14,7 @@ from anysat_jax.report import style
 from anysat_jax.report.curves import SMOOTHED_POINTS, SMOOTHED_SHARE, smooth
 from anysat_jax.report.runs import BrokenRun, Run, clean
 
+FEW_POINTS = 20  # of a curve that is drawn as it is
 MOST_POINTS = 5000  # of a curve; of a longer log every second row is drawn, or every third, ...
 
 
@@ -93,7 +94,8 @@ def draw_fit_curves(path: pathlib.Path, title: str, metric: str, logs: Sequence[
         for index, log in enumerate(logs):
             colour = style.DATASET_COLOURS[index % len(style.DATASET_COLOURS)]
             _draw_loss(axes[0], log, colour)
-            axes[1].plot(log.steps, log.rate, color=colour, linewidth=1.6)
+            marker = "o" if len(log.rate) < FEW_POINTS else ""
+            axes[1].plot(log.steps, log.rate, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
             _draw_values(axes[2], log, colour)
         for ax, name, unit in zip(
             axes, ("Training loss", "Learning rate", f"Validation: {metric}"), ("step", "step", "epoch"), strict=True
@@ -102,17 +104,20 @@ def draw_fit_curves(path: pathlib.Path, title: str, metric: str, logs: Sequence[
             ax.set_xlabel(unit)
             ax.grid(visible=True)
             ax.margins(x=0.02)
+            ax.xaxis.get_major_locator().set_params(integer=True)
         axes[1].set_ylim(bottom=0)
         axes[1].yaxis.set_major_formatter("{x:.1e}")
-        axes[2].xaxis.get_major_locator().set_params(integer=True)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(logs)))
 
 
 def _draw_loss(ax: Any, log: FitLog, colour: str) -> None:
-    """Thin as logged, thick as smoothed."""
+    """Thin as logged, thick as smoothed; as logged only where there is little of it."""
+    if len(log.steps) < FEW_POINTS:
+        ax.plot(log.steps, log.loss, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=log.in_words)
+        return
     ax.plot(log.steps, log.loss, color=colour, alpha=0.3, linewidth=0.7)
     at = np.linspace(log.steps[0], log.steps[-1], SMOOTHED_POINTS)
-    width = SMOOTHED_SHARE * (log.steps[-1] - log.steps[0])
+    width = max(SMOOTHED_SHARE * (log.steps[-1] - log.steps[0]), np.diff(log.steps).max())
     ax.plot(at, smooth(log.steps, log.loss, at, width), color=colour, linewidth=2, label=log.in_words)
 
 

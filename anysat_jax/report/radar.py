@@ -61,7 +61,7 @@ def _draw_axes(ax: Any, angles: np.ndarray, best: np.ndarray, step: float) -> No
         level = "center" if abs(up) < 0.9 else "bottom" if up > 0 else "top"
         slant = "italic" if block.table == "B" else "normal"
         text = f"{block.axis}\n{paper.METRIC_NAMES[block.metrics[-1]]} {score:.1f}"
-        ax.text(angle, 1.05, text, ha=where, va=level, fontsize=10, fontstyle=slant, color=style.TEXT_COLOUR)
+        ax.text(angle, 1.07, text, ha=where, va=level, fontsize=10, fontstyle=slant, color=style.TEXT_COLOUR)
 
 
 def _draw_line(ax: Any, angles: np.ndarray, radius: np.ndarray, colour: str, marker: str, name: str) -> None:

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.report import paper, radar
 from anysat_jax.report.confusion import draw_confusion, label_shares, row_shares
-from anysat_jax.report.fit_curves import draw_fit_curves, read_fit_log
+from anysat_jax.report.fit_curves import _draw_loss, draw_fit_curves, read_fit_log
 from anysat_jax.report.groups import by_row, group_runs
 from anysat_jax.report.panels import class_colours, draw_panels, paint, read_panels, value_range
 from anysat_jax.report.runs import BrokenRun, read_runs
@@ -170,6 +171,19 @@ class TestCurves:
         log = read_fit_log(run)
         assert math.isnan(log.loss[0])
         draw_fit_curves(tmp_path / "c.png", "Title", "mIoU", [log])
+
+    @pytest.mark.parametrize("steps", [1, 2, 19, 40])
+    def test_short_logs_are_drawn_as_they_are(self, tmp_path, steps):
+        """The smoothed line stays between the lowest and the highest loss, also where few steps lie far apart."""
+        log = dataclasses.replace(
+            read_fit_log(run_of(tmp_path, summary(CROPS))),
+            **{name: np.arange(0, 100 * steps, 100.0) for name in ("steps", "rate")},
+            loss=np.full(steps, 3.0),
+        )
+        figure = Figure()
+        _draw_loss(figure.subplots(), log, "#1b6ca8")
+        for line in figure.axes[0].lines:
+            np.testing.assert_allclose(line.get_ydata(), 3.0)
 
     @pytest.mark.parametrize(
         ("text", "words"),
