@@ -94,6 +94,7 @@ def save_exported(
     temporary = path.with_name(temporary_name(path.name))
     try:
         save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # some releases of safetensors keep others from reading it
         move_whole(temporary, path)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error

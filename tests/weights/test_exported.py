@@ -160,6 +160,10 @@ def test_a_whole_file_that_says_something_else(saved, description):
         load_exported(saved)
 
 
+def test_others_may_read_it(small_file):
+    assert small_file.stat().st_mode & 0o777 == 0o644
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no exported file .*no\.safetensors"):
         load_exported(tmp_path / "no.safetensors")
