@@ -47,6 +47,15 @@ def test_laps_that_compile_do_not_count(monkeypatch):
     assert throughput.lap(4) == (4, 1.0) and throughput.latest == 4.0
 
 
+def test_what_is_done_between_two_steps_is_no_training(monkeypatch):
+    times = iter([0.0, 5.0, 105.0, 107.0])
+    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: next(times))
+    throughput = Throughput()
+    assert throughput.lap(4) == (4, 5.0)
+    throughput.restart()
+    assert throughput.lap(4) == (4, 2.0)
+
+
 def test_metrics_are_written_one_step_later():
     record, lines = RunRecord(), Lines()
     ledger = Ledger(record, lines, NAMES)

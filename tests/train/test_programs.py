@@ -81,3 +81,12 @@ def test_an_error_of_compiling_reaches_the_caller():
         programs.prepare(fed())
         with pytest.raises(ValueError, match="no such thing"):
             programs.run(jnp.float32(0), fed())
+
+
+def test_constants_stand_between_the_state_and_what_a_step_is_fed_with():
+    def step(state, factor, batch, masks):
+        return state * factor["by"] + batch.batch_size, {}
+
+    with StepPrograms(jax.jit(step), jnp.int32(1), constants=({"by": jnp.int32(10)},)) as programs:
+        programs.prepare(fed())
+        assert int(programs.run(jnp.int32(3), fed())[0]) == 32
