@@ -4,9 +4,12 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from anysat_jax.report import paper
 from anysat_jax.report.runs import Run
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,9 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     a seed occurs twice, each start is an experiment of its own.
     """
     groups = []
-    for same in _split(runs, _experiment):
+    for same in split(runs, _experiment):
         seeds = [run.seed for run in same]
-        groups += [same] if len(set(seeds)) == len(seeds) else _split(same, lambda run: run.start)
+        groups += [same] if len(set(seeds)) == len(seeds) else split(same, lambda run: run.start)
     made = [Group(tuple(sorted(group, key=lambda run: (run.seed, run.label)))) for group in groups]
     return sorted(made, key=lambda group: -len(group.runs))
 
@@ -83,8 +86,9 @@ def _experiment(run: Run) -> Hashable:
     return run.name, run.job, run.mode, run.row, run.fraction, run.synthetic, run.task, run.split, kind, run.settings
 
 
-def _split(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
-    parts: dict[Hashable, list[Run]] = {}
-    for run in runs:
-        parts.setdefault(key(run), []).append(run)
+def split(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """The items in lists of the same key, in the order of their first ones."""
+    parts: dict[Hashable, list[T]] = {}
+    for item in items:
+        parts.setdefault(key(item), []).append(item)
     return list(parts.values())

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from anysat_jax.report import paper
 from anysat_jax.report.document import Block, Listing, Page, Section
-from anysat_jax.report.groups import Group, by_row, group_runs
+from anysat_jax.report.groups import Group, by_row, group_runs, split
 from anysat_jax.report.markdown import to_markdown
 from anysat_jax.report.results_figures import FigureFolder, describe
 from anysat_jax.report.results_tables import other_sheets, overview_sheet, paper_sheet
@@ -40,7 +40,7 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
     found, problems = read_runs(runs)
     groups = group_runs(found)
     figures = FigureFolder(out)
-    shown = [*_paper_sections(groups, figures), *_other_section(groups), *_group_sections(groups, figures)]
+    shown = [*_paper_sections(groups, figures), *_other_section(groups, figures), *_group_sections(groups, figures)]
     problems += figures.problems
     page = Page("AnySat: results", (_introduction(len(found), problems), *shown))
     (out / "results.md").write_text(to_markdown(page), encoding="utf-8")
@@ -69,9 +69,11 @@ def _sheets(blocks: Sequence[paper.PaperBlock], rows: Mapping[str, Sequence[Grou
     return tuple(paper_sheet(block, rows) for block in blocks)
 
 
-def _other_section(groups: Sequence[Group]) -> list[Section]:
+def _other_section(groups: Sequence[Group], figures: FigureFolder) -> list[Section]:
     others = [group for group in groups if not group.paper_row]
-    return [Section("Other runs", tuple(other_sheets(others)))] if others else []
+    same = split(groups, lambda group: (group.first.task, group.first.split, group.first.synthetic))
+    curves = [figure for number, some in enumerate(same, 1) for figure in figures.by_labels(some, number)]
+    return [Section("Other runs", (*other_sheets(others), *curves))] if others else []
 
 
 def _group_sections(groups: Sequence[Group], figures: FigureFolder) -> list[Section]:

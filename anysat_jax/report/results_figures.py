@@ -12,6 +12,7 @@ from anysat_jax.report.confusion import draw_confusion
 from anysat_jax.report.document import Block, Cell, Column, Figure, Sheet
 from anysat_jax.report.fit_curves import FitLog, draw_fit_curves, read_fit_log
 from anysat_jax.report.groups import Group
+from anysat_jax.report.label_curves import draw_label_curves, label_lines
 from anysat_jax.report.panels import Panels, draw_panels, read_panels
 from anysat_jax.report.radar import draw_radar, radar_values
 from anysat_jax.report.results_tables import METRIC_WORDS, MODE_WORDS
@@ -46,6 +47,22 @@ class FigureFolder:
             f"Radar with {len(values['ours'])} axes, one for each task of the paper: its AnySat, the best other model, "
             f"and our number on {count or 'none'} of them. The table below has the numbers.",
         )
+
+    def by_labels(self, groups: Sequence[Group], number: int) -> list[Figure]:
+        """Scores by the share of labels, where a method was tried with several; `groups` of one task and metric."""
+        lines, task = label_lines(groups), groups[0].first.task
+        if not lines:
+            return []
+        metric = METRIC_WORDS[task.metric].removesuffix(" (%)")
+        ends = (f"{name}: {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines.items())
+        return [
+            self._draw(
+                f"labels-{number:02d}",
+                lambda path: draw_label_curves(path, task.title, metric, lines),
+                f"{task.title}: {metric} by the share of the training labels, mean and sample standard deviation.",
+                f"{metric} of {task.title} from the smallest to the largest share of labels. {'; '.join(ends)}.",
+            )
+        ]
 
     def of_group(self, group: Group, number: int) -> list[Block]:
         """Panels, confusion matrix and curves of runs, as far as there are any.

@@ -1,12 +1,13 @@
 """The tables of the results page: the paper's numbers with ours beside them, and the runs that no row stands for."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from anysat_jax.adapt.tasks import METRICS, Task
+from anysat_jax.adapt.tasks import METRICS
 from anysat_jax.report import paper
 from anysat_jax.report.document import Cell, Column, Sheet
-from anysat_jax.report.groups import Group
+from anysat_jax.report.groups import Group, split
 
 RUN_COLUMNS = (
     Column("Seeds"),
@@ -100,19 +101,14 @@ def _paper_row(block: paper.PaperBlock, row: paper.PaperRow, group: Group | None
 
 
 def other_sheets(groups: Iterable[Group]) -> list[Sheet]:
-    """A table for each task of the runs that are no row of the paper's."""
-    tasks: dict[Task, list[Group]] = {}
-    for group in groups:
-        tasks.setdefault(_shape_of(group.first.task), []).append(group)
-    return [_other_sheet(task, found) for task, found in tasks.items()]
+    """A table for each task of the runs that are no row of the paper's, whichever metric they chose by."""
+    return [
+        _other_sheet(some) for some in split(groups, lambda group: dataclasses.replace(group.first.task, metric=""))
+    ]
 
 
-def _shape_of(task: Task) -> Task:
-    """The task without what its runs may differ in: the metric that they chose by."""
-    return Task(task.dataset, task.title, task.level, task.kind, task.classes, unit=task.unit)
-
-
-def _other_sheet(task: Task, groups: Sequence[Group]) -> Sheet:
+def _other_sheet(groups: Sequence[Group]) -> Sheet:
+    task = groups[0].first.task
     metrics = METRICS[task.kind]
     words = [f"{METRIC_WORDS[m]} ({task.unit})" if m in IN_UNITS and task.unit else METRIC_WORDS[m] for m in metrics]
     columns = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from anysat_jax.report import paper, radar
 from anysat_jax.report.confusion import draw_confusion, label_shares, row_shares
 from anysat_jax.report.fit_curves import _draw_loss, draw_fit_curves, read_fit_log
 from anysat_jax.report.groups import by_row, group_runs
+from anysat_jax.report.label_curves import draw_label_curves, label_lines
 from anysat_jax.report.panels import class_colours, draw_panels, paint, read_panels, value_range
+from anysat_jax.report.results import write_results
 from anysat_jax.report.runs import BrokenRun, read_runs
 from tests.report.fake_runs import BIOMASS, CROPS, TREES, panel_arrays, scored, summary, write_run
 
@@ -194,6 +197,36 @@ class TestCurves:
         (run.folder / "metrics.csv").write_text(text)
         with pytest.raises(BrokenRun, match=f"^run/metrics.csv {words}"):
             read_fit_log(run)
+
+
+class TestLabelCurves:
+    def groups(self, tmp_path):
+        contents = [
+            summary(CROPS, seed=seed, fraction=fraction, mode=mode, scores=scored(CROPS, mean_iou=score + 0.01 * seed))
+            for mode, scores in (("finetune", (0.4, 0.5, 0.6)), ("scratch", (0.1, 0.3, 0.6)))
+            for fraction, score in zip((0.01, 0.1, 1.0), scores, strict=True)
+            for seed in (0, 1)
+        ]
+        contents += [summary(CROPS, mode="probe", fraction=0.1), summary(CROPS, job="evaluate", fraction=0.5)]
+        folders = [write_run(tmp_path / str(i), one, logs=False, panels=False) for i, one in enumerate(contents)]
+        return group_runs(read_runs(folders)[0])
+
+    def test_a_line_for_each_method_with_several_shares(self, tmp_path):
+        lines = label_lines(self.groups(tmp_path))
+        assert list(lines) == ["fine-tuned, start: run", "trained from scratch, start: run"]
+        spread = 0.01 / math.sqrt(2)
+        np.testing.assert_allclose(
+            lines["fine-tuned, start: run"], [(f, s, spread) for f, s in ((0.01, 0.405), (0.1, 0.505), (1, 0.605))]
+        )
+
+    def test_they_are_drawn(self, tmp_path):
+        draw_label_curves(tmp_path / "l.png", "Title", "mIoU", label_lines(self.groups(tmp_path)))
+        assert all(has_colour(tmp_path / "l.png", colour) for colour in ("#1b6ca8", "#e07a1f"))
+
+    def test_the_page_shows_them(self, tmp_path):
+        self.groups(tmp_path)
+        page = write_results(sorted(tmp_path.iterdir()), tmp_path / "out")
+        assert re.search(r'<img src="figures/labels-01.png" alt="mIoU of PASTIS-HD', page.read_text())
 
 
 def has_colour(path, colour):
