@@ -84,13 +84,9 @@ def label_counts(
       predicted: which labels it is said to carry.
       valid: which samples count; None means all.
     """
-    truth, predicted = truth.astype(bool), predicted.astype(bool)
-    counted = True if valid is None else valid[:, None]
-    return Counts(
-        hits=(truth & predicted & counted).sum(axis=0),
-        false_alarms=(~truth & predicted & counted).sum(axis=0),
-        misses=(truth & ~predicted & counted).sum(axis=0),
-    )
+    truth, predicted = jnp.asarray(truth, bool), jnp.asarray(predicted, bool)
+    known = jnp.ones_like(truth) if valid is None else jnp.broadcast_to(valid[:, None], truth.shape)
+    return pair_counts(label_confusion(truth, predicted, known))
 
 
 def accuracy(counts: Counts) -> float:

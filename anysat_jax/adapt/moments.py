@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 Array = Any  # numpy on the host, jax on the device
 
+ROUNDING = 1e-12  # variance of equal labels, relative to their square, that float32 may leave
+
 
 @flax.struct.dataclass
 class Moments:
@@ -79,7 +81,8 @@ def mae(moments: Moments) -> float:
 
 def r2(moments: Moments) -> float:
     """Share of the labels' variance that is explained, at most 1; nan where the labels do not vary."""
-    return float(1 - _over(moments.squared_error, moments.spread))
+    rounding = ROUNDING * moments.count * (1 + moments.mean**2)
+    return float(1 - _over(moments.squared_error, moments.spread if moments.spread > rounding else 0.0))
 
 
 def _over(numerator: float, denominator: float) -> float:
