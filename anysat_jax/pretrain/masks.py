@@ -79,15 +79,8 @@ class MaskConfig:
 
 
 def min_context(grid: tuple[int, int]) -> int:
-    """Patches that the context keeps at least.
-
-    Raises:
-      ValueError: the tile is one patch, so that nothing is left to predict from.
-    """
-    count = grid[0] * grid[1]
-    if count < 2:
-        raise ValueError(f"a tile of {grid[0]} x {grid[1]} patches cannot be masked; take a smaller patch size")
-    return max(1, math.floor(MIN_CONTEXT * count))
+    """Patches that the context keeps at least."""
+    return max(1, math.floor(MIN_CONTEXT * grid[0] * grid[1]))
 
 
 def block_size(grid: tuple[int, int], scale: float, aspect: float, largest: int) -> tuple[int, int]:
@@ -150,6 +143,12 @@ def _draw_blocks(
     return targets, contexts
 
 
+def _one_patch(batch_size: int) -> PatchMasks:
+    """The masks of tiles of one patch: it is both context and target."""
+    index, real = np.zeros((batch_size, 1), np.int32), np.ones((batch_size, 1), np.bool_)
+    return PatchMasks(index, real, index[None], real[0])
+
+
 def _places(chosen: Bool[np.ndarray, "*n N"], size: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `size` places of each mask in raster order, and which of them are real."""
     order = np.argsort(~chosen, axis=-1, kind="stable")[..., :size].astype(np.int32)
@@ -163,12 +162,15 @@ def sample_patch_masks(
     """One step's masks: one block size for the targets and one for the context; for each tile k target blocks and
     one context block, which loses every target patch and keeps at least a tenth of the patches.
 
+    A tile of one patch, such as a single pixel's series, has nothing to hide behind: context and target are that patch,
+    and what the student must make up for are the dates and sensors that it does not see. (The paper pretrains on no
+    such tiles.)
+
     Returns:
       numpy arrays, padded to the smallest of the static sizes that holds them.
-
-    Raises:
-      ValueError: the tile is one patch.
     """
+    if grid[0] * grid[1] == 1:
+        return _one_patch(batch_size)
     largest = grid[0] * grid[1] - min_context(grid)
     sizes = target_sizes(grid, config)
     scale, aspect = rng.uniform(*config.target_scale), rng.uniform(*config.target_aspect)

@@ -61,9 +61,11 @@ def test_same_generator_same_masks() -> None:
     np.testing.assert_array_equal(one.target_index, two.target_index)
 
 
-def test_one_patch_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 x 1 patches cannot be masked"):
-        draw(0, (1, 1))
+def test_the_only_patch_of_a_tile_is_context_and_target() -> None:
+    masks = draw(0, (1, 1))
+    assert masks.size == (1, 1) and masks.target_index.shape == (1, 6, 1)
+    assert masks.context_mask.all() and masks.target_mask.all()
+    assert not masks.context_index.any() and not masks.target_index.any()
 
 
 @pytest.mark.parametrize(
