@@ -118,7 +118,7 @@ def test_a_value_that_is_not_finite_stops_the_run(launch, straight, tmp_path):
         ("--config.mesh.data=3", "mesh.data = 3 times mesh.fsdp = 1 needs 3 devices, and there are 1"),
         ("--config.model.sensors=('spot',)", "dataset 'fake_run' has sensors that model.sensors lacks: s2"),
         ("--config.data.datasets.fake_run.patch_sizes=(15,)", "the usual sizes are 10, 20 m"),
-        ("--config.init=nowhere", "there is no folder of checkpoints"),
+        ("--config.init=nowhere", "nowhere is not the workdir of a run"),
         ("--config.init=nowhere.pth", "nowhere.pth"),
     ],
 )
