@@ -7,6 +7,8 @@ mini (default)     2 CPU cores  < 5 min    land cover: mIoU of probes about 9 po
 treesatai_ts       2 CPU cores  minutes    both losses fall; one tile is enough to try
 treesatai_ts,base  8 x H100     not run    aims at the paper's wF1 75.1 after fine-tuning
 geoplex            8 x H100     not run    aims at the paper's tables
+fuel_moisture      2 CPU cores  minutes    land cover of single pixels from three dates, see docs/RESULTS.md
+sen1floods11_chip  2 CPU cores  minutes    water on one real chip, see docs/RESULTS.md
 prepared,NAME      2 CPU cores  minutes    depends on the data: NAME is any prepared dataset, your own too
 
 docs/RESULTS.md has what was measured. All but mini want --config.data.root=DIR, the folder of the downloads or of what
@@ -18,7 +20,7 @@ on.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base")
+NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base", "fuel_moisture", "sen1floods11_chip")
 
 
 def get_config(arg: str = "mini") -> ConfigDict:
@@ -27,7 +29,9 @@ def get_config(arg: str = "mini") -> ConfigDict:
     Raises:
       ValueError: there is no such name.
     """
-    makers = dict(zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base), strict=True))
+    makers = dict(
+        zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base, fuel_moisture, sen1floods11_chip), strict=True)
+    )
     if arg.startswith("prepared,") and (names := [name for name in arg.split(",")[1:] if name]):
         return prepared(*names)
     if arg not in makers:
@@ -185,6 +189,25 @@ def treesatai_ts() -> ConfigDict:
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
     config.evaluate.probe = False  # nothing is held out of one tile
+    return config
+
+
+def fuel_moisture() -> ConfigDict:
+    """A small model on real series of single pixels, Sentinel-1 and -2: what configs/finetune.py:fuel_moisture uses."""
+    config = small_run("fuel_moisture")
+    config.total_steps = 1000
+    config.checkpoint_every = 250
+    config.model.dim = 256
+    config.data.datasets = ConfigDict(dict(fuel_moisture_land_cover=dataset(128)))
+    return config
+
+
+def sen1floods11_chip() -> ConfigDict:
+    """A small model on the left half of one real chip, single dates of Sentinel-1 and -2."""
+    config = small_run("sen1floods11_chip")
+    config.total_steps = 300
+    config.checkpoint_every = 100
+    config.data.datasets = ConfigDict(dict(sen1floods11_chip=dataset(8, (40,))))
     return config
 
 
