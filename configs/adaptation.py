@@ -71,7 +71,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.cache = ConfigDict()  # features of a frozen encoder, in mode probe
     config.cache.folder = ""  # "": the user's cache
     config.cache.max_gb = 50.0  # of a split; beyond it pixels_per_tile must say what to leave out
-    config.cache.pixels_per_tile = placeholder(int)  # drawn from each tile for training; None: all
+    config.cache.pixels_per_tile = placeholder(int)  # drawn from each tile; None: all
     config.knn = ConfigDict(dict(neighbours=0))  # a quick look at frozen features; 0: none
 
     config.mesh = ConfigDict()
