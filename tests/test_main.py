@@ -48,7 +48,14 @@ def test_describe_prints_the_table(base_table):
 
 def test_help_teaches():
     text = command("--help").stdout
-    for part in ("configs/pretrain.py:treesatai_ts", "--config.model.dim=128", "--workdir", "describe", "Exit codes"):
+    for part in (
+        "configs/pretrain.py:treesatai_ts",
+        "configs/evaluate.py",
+        "--config.model.dim=128",
+        "--workdir",
+        "describe",
+        "Exit codes",
+    ):
         assert part in text
 
 
@@ -61,7 +68,7 @@ def test_overrides_reach_the_config():
     ("flags", "message"),
     [
         ([CONFIG, "--config.model.dmi=128"], "no value 'model.dmi' (--config.model.dmi); did you mean model.dim"),
-        ([CONFIG, "--config.job=dance"], "unknown job 'dance'; jobs: pretrain, describe"),
+        ([CONFIG, "--config.job=dance"], "unknown job 'dance'; jobs: pretrain, finetune, probe, evaluate, describe"),
         ([], "give a config: --config=configs/pretrain.py"),
     ],
 )

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from anysat_jax.adapt import modes
-from anysat_jax.adapt.network import NetworkConfig, Params
 from anysat_jax.adapt.tally import json_values
 from anysat_jax.model.init import count_parameters
 from anysat_jax.train import settings
@@ -36,10 +35,9 @@ def training_summary(
     """
     config = data.config
     trainable, _ = modes.split(start.params, config.mode, data.prepared.card.sensors, config.new_sensors)
-    found = common_summary(data, start.network, start.params, start.source, measured, seconds)
+    found = common_summary(data, start, measured, seconds)
     found["parameters"]["trainable"] = count_parameters(trainable)
     return found | {
-        "mode": config.mode,
         "epochs": result.record["epochs"],
         "steps": result.record["steps"],
         "best": json_values({"epoch": result.best[0], "metric": data.task.metric, "value": result.best[1]}),
@@ -48,27 +46,20 @@ def training_summary(
     }
 
 
-def common_summary(
-    data: Data,
-    network: NetworkConfig,
-    params: Params,
-    source: Mapping[str, Any],
-    measured: Mapping[str, Evaluation],
-    seconds: float,
-) -> dict[str, Any]:
+def common_summary(data: Data, start: Start, measured: Mapping[str, Evaluation], seconds: float) -> dict[str, Any]:
     """What the summaries of all jobs hold; numbers that are not finite are None."""
-    config = data.config
+    config, params = data.config, start.params
     counts = {"trainable": 0, "total": count_parameters(params), "head": count_parameters(params["head"])}
     return json_values(
         {
             "job": config.job,
             "name": config.name,
             "row": config.row,
-            "mode": config.mode,
-            "init": dict(source),
+            "mode": start.mode,
+            "init": dict(start.source),
             "dataset": data.name,
-            "task": network.task.to_json(),
-            "head": network.head.to_json(),
+            "task": start.network.task.to_json(),
+            "head": start.network.head.to_json(),
             "patch_sizes": list(data.patch_sizes),
             "parameters": counts,
             "samples": _samples(data, measured),

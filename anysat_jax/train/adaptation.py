@@ -81,11 +81,13 @@ class Start:
       network: encoder, head and task.
       params: {"encoder", "head"}, float32 numpy arrays.
       source: where the weights are from: {"source", "kind", "digest"}.
+      mode: what of the network trains, or, of a finished one, trained.
     """
 
     network: NetworkConfig
     params: Params
     source: dict[str, Any]
+    mode: str
 
 
 def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
@@ -129,7 +131,7 @@ def start_network(data: Data) -> Start:
         raise ConfigError(str(error)) from error
     params = {"encoder": initial.params, "head": init_head(network, config.seed)}
     logging.info("%s: weights of %s (%s)", data.task.title, config.init, initial.source["kind"])
-    return Start(network, params, initial.source)
+    return Start(network, params, initial.source, config.mode)
 
 
 def loss_config(data: Data) -> LossConfig:
@@ -161,7 +163,7 @@ def fingerprint(data: Data, start: Start) -> dict[str, Any]:
         "model": model,
         "head": start.network.head.to_json(),
         "task": data.task.to_json(),
-        "mode": data.config.mode,
+        "mode": start.mode,
         "weights": start.source["digest"],
     }
     return json.loads(json.dumps(values))  # tuples become lists, as in the checkpoint

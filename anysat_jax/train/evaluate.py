@@ -37,7 +37,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     data = dataclasses.replace(data, task=start.network.task)
     workdir.mkdir(parents=True, exist_ok=True)
     measured = measure(data, start.network, start.params, LossConfig(), workdir)
-    summary = common_summary(data, start.network, start.params, start.source, measured, time.monotonic() - began)
+    summary = common_summary(data, start, measured, time.monotonic() - began)
     finish(summary, workdir)
     return summary
 
@@ -63,7 +63,8 @@ def finished_network(data: Data) -> Start:
     params = {"encoder": exported.encoder_params, "head": head.params}
     kind = "run" if pathlib.Path(given).is_dir() else "export"
     source = {"source": given, "kind": kind, "digest": checksum(params)}
-    return Start(NetworkConfig(model, head.config, task), params, source)
+    mode = exported.source.get("mode", data.config.mode)
+    return Start(NetworkConfig(model, head.config, task), params, source, mode)
 
 
 def fitting_head(path: pathlib.Path, exported: Exported, data: Data) -> ExportedHead:

@@ -181,6 +181,8 @@ def test_a_probe_trains_the_head_alone_and_reads_the_cache_the_second_time(root,
     entries = sorted((tmp_path / "cache" / "features").glob("[0-9a-f]*"))
     times = [entry.stat().st_mtime_ns for entry in entries]
     assert len(entries) == 3  # train, val, and test for the neighbours
+    measured = evaluate(adapt_toys.toy_config(root, job="evaluate", init=str(tmp_path / "first")), tmp_path / "again")
+    assert measured["mode"] == "probe" and measured["scores"] == found["scores"]
     again = finetune(config, tmp_path / "second")
     assert again["scores"] == found["scores"] and again["knn"] == found["knn"]
     assert [entry.stat().st_mtime_ns for entry in entries] == times
