@@ -89,6 +89,11 @@ def check(config: ConfigDict) -> Task:
     _check_splits(config, card)
     _check_class_options(config, task)
     _check_projectors(config, card)
+    if config.knn.neighbours and task.level == "dense":
+        raise ConfigError(
+            f"knn.neighbours = {config.knn.neighbours} compares tiles, and the task of {task.dataset!r} is dense: its "
+            "pixels are too many; set it to 0"
+        )
     return task
 
 

@@ -81,6 +81,12 @@ def test_a_regression_has_no_classes_to_weigh():
         adapt_settings.check(config_of("fuel_moisture", **changes))
 
 
+def test_pixels_have_no_neighbours():
+    config = config_of("mini_pastis_hd_semseg", **{"knn.neighbours": 5})
+    with pytest.raises(ConfigError, match=r"knn.neighbours = 5 compares tiles, and the task of 'mini_pastis_hd' is de"):
+        adapt_settings.check(config)
+
+
 def test_scratch_takes_no_weights():
     with pytest.raises(ConfigError, match=r"mode = 'scratch' starts at random, and init = 'runs/mini' names weights"):
         adapt_settings.check(config_of(mode="scratch", init="runs/mini"))
