@@ -13,6 +13,7 @@ from anysat_jax.train import finetune as fine_tuning
 from configs import evaluate, finetune, probe, tasks
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
+PROBED = [*(name for name in probe.NAMES if name in ARCHIVES), "fuel_moisture", "mini_flair"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +35,7 @@ def check_summary(summary, config, workdir):
         assert (workdir / name).is_file()
 
 
-@pytest.mark.parametrize("name", [*ARCHIVES, "fuel_moisture"])
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_fine_tuning(name, tmp_path):
     """It trains, measures, and its weights give the same scores when they are read again."""
     config = finetune.get_config(f"{name},smoke")
@@ -45,13 +46,14 @@ def test_fine_tuning(name, tmp_path):
 
     again = evaluate.get_config(f"{name},smoke")
     again.init = str(tmp_path / "run")
+    again.evaluate.splits = config.evaluate.splits[-1:]
     measured = evaluation.evaluate(again, tmp_path / "again")
     check_summary(measured, again, tmp_path / "again")
     for split, scores in measured["scores"].items():
         assert scores == pytest.approx(summary["scores"][split], rel=1e-5, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", probe.NAMES)
+@pytest.mark.parametrize("name", PROBED)
 def test_probing(name, tmp_path):
     config = probe.get_config(f"{name},smoke")
     summary = fine_tuning.finetune(config, tmp_path / "run")
