@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.model.combiner import OWN_PATCH_LOGIT
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
-from anysat_jax.model.projectors import KEY_WIDTH
+from anysat_jax.model.positions import OWN_PATCH_BUCKET
+from anysat_jax.model.projectors import FIRST_BIAS_SPREAD, KEY_WIDTH
 from anysat_jax.model.student import Student
 from anysat_jax.sensors import get_sensor
 
@@ -59,9 +61,13 @@ def student_shapes(config: ModelConfig) -> Params:
 
 
 def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A leaf's start: zeros for biases, ones for norms, LeCun normal for matrices, small normal for tokens, tables."""
+    """A leaf's start: zeros for biases (but for the projectors' first layers), ones for norms, LeCun normal for
+    matrices, small normal for tokens and tables.
+    """
     rng = np.random.default_rng((seed, zlib.crc32("/".join(path).encode())))
     kind = path[-1]
+    if kind == "bias" and _is_first(path):
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(FIRST_BIAS_SPREAD)
     if kind in ("bias", "pad_value"):
         return np.zeros(shape, np.float32)
     if kind == "scale":
@@ -76,19 +82,32 @@ def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> n
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(spread)
 
 
+def _is_first(path: tuple[str, ...]) -> bool:
+    """Whether a leaf belongs to the first hidden layer of a projector."""
+    return path[-2] == "hidden_0" and any(name.startswith("projector_") for name in path)
+
+
+def _initial_tree(shapes: Params, seed: int) -> Params:
+    """Starts of a tree of shapes that holds "encoder"."""
+    flat = flax.traverse_util.flatten_dict(shapes)
+    tree = flax.traverse_util.unflatten_dict(
+        {path: initial_value(path, leaf.shape, seed) for path, leaf in flat.items()}
+    )
+    cross = tree["encoder"]["combiner"]["cross"]
+    head_dim = cross["relative"].shape[0]
+    cross["query"][:head_dim] += 1  # see own_patch_table
+    cross["relative"][:, OWN_PATCH_BUCKET] += OWN_PATCH_LOGIT / head_dim
+    return tree
+
+
 def init_student(config: ModelConfig, seed: int) -> Params:
     """Fresh parameters of the student, {"encoder", "predictor", "mask_token"}: float32 numpy arrays."""
-    shapes = flax.traverse_util.flatten_dict(student_shapes(config))
-    return flax.traverse_util.unflatten_dict(
-        {path: initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
-    )
+    return _initial_tree(student_shapes(config), seed)
 
 
 def init_encoder(config: ModelConfig, seed: int) -> Params:
     """Fresh parameters of the encoder alone: those that the student of this seed starts from."""
-    shapes = flax.traverse_util.flatten_dict({"encoder": student_shapes(config)["encoder"]})
-    values = {path: initial_value(path, leaf.shape, seed) for path, leaf in shapes.items()}
-    return flax.traverse_util.unflatten_dict(values)["encoder"]
+    return _initial_tree({"encoder": student_shapes(config)["encoder"]}, seed)["encoder"]
 
 
 def count_parameters(params: Params) -> int:

@@ -12,8 +12,9 @@ from anysat_jax.model.config import PositionKind
 from anysat_jax.sensors import CELL_METRES, whole_number
 
 NUM_BUCKETS = 8
+OWN_PATCH_BUCKET = 3  # a patch and itself
 CLASS_BUCKET = 7  # any pair with a class or a context token
-USED_BUCKETS = (3, 4, 5, 6, CLASS_BUCKET)  # the table has eight columns; its first three are never read
+USED_BUCKETS = (OWN_PATCH_BUCKET, 4, 5, 6, CLASS_BUCKET)  # the table has eight columns; its first three are never read
 
 
 def grid_coordinates(rows: int, columns: int) -> Int[np.ndarray, "rows*columns 2"]:

@@ -19,6 +19,15 @@ NORM_EPSILON = 1e-5
 
 Dtype = Any
 
+FIRST_BIAS_SPREAD = 1.0
+"""Of the first hidden layer's biases at the start. The norm behind the layer takes away the length of its input, so
+that without biases dim and bright pixels of one colour would start as the same token."""
+
+
+def start_of_bias(layer: int) -> nn.initializers.Initializer:
+    """How the biases of a hidden layer start; layers count from 0."""
+    return nn.initializers.zeros if layer else nn.initializers.normal(FIRST_BIAS_SPREAD)
+
 
 def split_patches(image: Float[Array, "B X H W"], grid: tuple[int, int], pixels: int) -> Float[Array, "B N n X*p*p"]:
     """Cuts maps into patches, and these into sub-patches of pixels x pixels; the last axis runs (row, column, X)."""
@@ -70,7 +79,7 @@ class ImageProjector(nn.Module):
         x = split_patches(values, grid, self.sensor.subpatch_pixels)
         x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
         for layer, width in enumerate((2 * self.dim, self.dim)):
-            x = nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(x)
+            x = nn.Dense(width, dtype=self.dtype, bias_init=start_of_bias(layer), name=f"hidden_{layer}")(x)
             x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
         return x
 
@@ -184,7 +193,7 @@ class SeriesProjector(nn.Module):
     def _embed_dates(self, x: Float[Array, "B Q T C"], rate: float, deterministic: bool) -> Float[Array, "B Q T D"]:
         dim = self.dim
         for layer, width in enumerate((dim // 8, dim // 2, dim, 2 * dim, dim)):
-            x = nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(x)
+            x = nn.Dense(width, dtype=self.dtype, bias_init=start_of_bias(layer), name=f"hidden_{layer}")(x)
             x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
             x = nn.Dropout(rate, deterministic=deterministic)(x)
         return x

@@ -4,7 +4,9 @@ import chex
 import jax
 import numpy as np
 
+from anysat_jax.batch import Batch, Observation, fake_batch
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.encoder import Encoder
 from anysat_jax.model.init import (
     _EveryProjector,
     _one_patch_batches,
@@ -53,3 +55,25 @@ def test_values_spread_as_the_modules_initialisers_do() -> None:
         np.testing.assert_allclose(np.std(value), spread, rtol=0.35, atol=1e-7, err_msg=name)
         np.testing.assert_allclose(np.mean(value), np.mean(theirs[name]), atol=spread, err_msg=name)
         assert value.dtype == np.float32
+
+
+def test_dim_and_bright_pixels_of_one_colour_start_apart() -> None:
+    encoder = Encoder(SMALL)
+    pixel = np.random.default_rng(0).standard_normal((1, 1, 10, 1, 1)).astype(np.float32)
+    values = np.concatenate([pixel, 3 * pixel])
+    series = Observation(values, dates=np.zeros((2, 1), np.int32), date_mask=np.ones((2, 1), bool))
+    batch = Batch({"s2": series}, patch_size=10.0)
+    tokens = encoder.apply({"params": init_encoder(SMALL, 0)}, batch, method=Encoder.project)["s2"][:, 0, 0]
+    dim, bright = np.asarray(tokens)
+    assert np.corrcoef(dim, bright)[0, 1] < 0.95
+
+
+def test_patches_start_with_what_is_in_them() -> None:
+    """Of two tiles that differ in one patch, that patch's vector differs by far the most."""
+    batch = fake_batch(("spot",), batch_size=1, extent=60.0, patch_size=10.0)
+    values = np.repeat(batch.observations["spot"].values, 2, axis=0)
+    values[1, :, :10, :10] += 3
+    both = Batch({"spot": Observation(values)}, patch_size=10.0)
+    patches = np.asarray(Encoder(SMALL).apply({"params": init_encoder(SMALL, 0)}, both, "all"))[:, 1:]
+    change = np.linalg.norm(patches[1] - patches[0], axis=1)
+    assert change[0] > 3 * change[1:].max()
