@@ -30,7 +30,8 @@ _ABOVE_ZERO_TO_ONE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 RULES: dict[str, Rule] = {
     **SHARED_RULES,
     "mode": Rule(lambda value: value in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
-    "epochs": POSITIVE,
+    "epochs": COUNT,
+    "head_start": Rule(lambda value: value in ("random", "solved"), "'random' or 'solved'"),
     "early_stopping": OPTIONAL_POSITIVE,
     "model.drop_path": _BELOW_ONE,
     "data.fake_tiles": COUNT,
@@ -127,6 +128,10 @@ def _check_start(config: ConfigDict) -> None:
 
 
 def _check_epochs(config: ConfigDict) -> None:
+    if config.epochs == 0:
+        if config.head_start != "solved":
+            raise ConfigError("epochs = 0 trains nothing; give at least 1, or head_start = 'solved'")
+        return
     if config.evaluate.every > config.epochs:
         raise ConfigError(
             f"evaluate.every = {config.evaluate.every} must be at most epochs = {config.epochs}: the best checkpoint "

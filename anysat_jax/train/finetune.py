@@ -31,6 +31,7 @@ from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.evaluating import evaluate_split
 from anysat_jax.train.fit import Problem, fit
 from anysat_jax.train.measure import finish, measure
+from anysat_jax.train.solved_head import with_solved_head
 from anysat_jax.weights.exported import FILE_NAME, save_exported
 from data_pipelines import load
 
@@ -49,7 +50,7 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     # ---------------------------------------------------------------- config, devices, data, labels, weights
     data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
-    start = start_network(data)
+    start = with_solved_head(data, start_network(data))
     loss = loss_config(data)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)

@@ -18,6 +18,11 @@ from anysat_jax.train.selection import Rules
 __all__ = ["Batches", "FitResult", "Problem", "fit"]
 
 
+def judges_start(config: ConfigDict) -> bool:
+    """Whether the parameters before the first step are worth an evaluation: where the head is not random."""
+    return config.get("head_start", "random") == "solved"
+
+
 def fit(problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path) -> FitResult:
     """Fits, or goes on fitting, in `workdir`; returns at once where that was done.
 
@@ -37,7 +42,9 @@ def fit(problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path)
     """
     task, steps_per_epoch = problem.task, problem.steps_per_epoch
     rules = Rules.from_config(config, task.metric, task.lower_is_better)
-    plan = Plan(steps_per_epoch, config.epochs, config.evaluate.every, config.checkpoint_every, rules)
+    plan = Plan(
+        steps_per_epoch, config.epochs, config.evaluate.every, config.checkpoint_every, rules, judges_start(config)
+    )
     optimizer = make_adapt_optimizer(config.optimizer, steps_per_epoch, config.epochs, problem.multipliers)
     fixed = {**problem.fingerprint, "steps_per_epoch": steps_per_epoch}
     with FitStore(workdir, {"problem": fixed, "settings": settings.as_json(config)}) as store:

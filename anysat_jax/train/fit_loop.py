@@ -36,6 +36,7 @@ class Plan:
     evaluate_every: int  # epochs
     checkpoint_every: int  # steps
     rules: Rules
+    judges_start: bool = False  # whether the parameters before the first step are evaluated too
 
     @property
     def total(self) -> int:
@@ -48,6 +49,8 @@ class Plan:
 
     def due(self, step: int, selection: Selection) -> bool:
         """Whether a step is to be evaluated and has not been."""
+        if self.judges_start and not selection.evaluations:
+            return True
         return self.evaluates(step) and selection.step < step
 
     def finished(self, step: int, selection: Selection) -> bool:
