@@ -29,7 +29,7 @@ def test_every_config_passes(module):
     [
         ("init", "", r"config.init is empty; give 'none' for a random start, the workdir"),
         ("mode", "train", r"mode = 'train' must be one of finetune, probe, last_block, projector, scratch"),
-        ("epochs", 0, r"epochs = 0 must be above 0"),
+        ("epochs", -1, r"epochs = -1 must be 0 or more"),
         ("early_stopping", 0, r"early_stopping = 0 must be None or above 0"),
         ("model.drop_path", 1.0, r"model.drop_path = 1.0 must be at least 0 and below 1"),
         ("data.fake_tiles", -1, r"data.fake_tiles = -1 must be 0 or more"),
@@ -47,6 +47,7 @@ def test_every_config_passes(module):
         ("head.input", "dense", r"head.input = 'dense' does not fit task.level = 'tile', which wants 'tile' or 'mean'"),
         ("optimizer.schedule", "step", r"schedule = 'step' must be 'cosine' or 'plateau'"),
         ("optimizer.layer_decay", 0.0, r"layer_decay = 0.0 must be above 0 and at most 1"),
+        ("head_start", "zero", r"head_start = 'zero' must be 'random' or 'solved'"),
         ("optimizer.warmup_epochs", 20, r"warmup_epochs = 20 must be below epochs = 20"),
         ("evaluate.every", 21, r"evaluate.every = 21 must be at most epochs = 20"),
         (
@@ -104,6 +105,12 @@ def test_only_evaluation_takes_a_dataset_that_has_no_split_for_training(monkeypa
     config = evaluate.get_config("mini_flair")
     config.init = "none"
     adapt_settings.check(config)
+
+
+def test_no_epoch_is_enough_for_a_solved_head_only():
+    adapt_settings.check(config_of(epochs=0, head_start="solved"))
+    with pytest.raises(ConfigError, match=r"epochs = 0 trains nothing; give at least 1, or head_start = 'solved'"):
+        adapt_settings.check(config_of(epochs=0, head_start="random"))
 
 
 def test_one_dataset_is_learnt():

@@ -192,3 +192,32 @@ def test_a_random_network_can_be_measured(root, tmp_path):
     config = adapt_toys.toy_config(root, job="evaluate", init="none")
     found = evaluate(config, tmp_path)
     assert found["scores"]["test"]["count"] == 7 and found["best"] is None and found["init"]["kind"] == "none"
+
+
+def test_a_solved_head_is_the_whole_probe(root, tuned, tmp_path):
+    config = adapt_toys.toy_config(root, job="probe", mode="probe", init=str(tuned[1]), head_start="solved", epochs=0)
+    config.cache.folder = str(tmp_path / "cache")
+    before = starting_weights(config)
+    found = finetune(config, tmp_path / "run")
+    assert [row["epoch"] for row in rows(tmp_path / "run" / "evaluation.csv")] == ["0"]
+    assert found["best"]["epoch"] == 0 and found["best"]["value"] == found["scores"]["val"]["accuracy"]
+    changed = changed_names(before, weights(tmp_path / "run"))
+    assert changed == {name for name in before if name.startswith("head/")}
+    again = finetune(config, tmp_path / "run")
+    assert again["scores"] == found["scores"]
+
+
+def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
+    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_start="solved", epochs=1)
+    config.cache.folder = str(tmp_path / "cache")
+    found = finetune(config, tmp_path / "run")
+    table = rows(tmp_path / "run" / "evaluation.csv")
+    assert [row["epoch"] for row in table] == ["0", "1"]
+    assert found["best"]["value"] == max(float(row["mean_iou"]) for row in table)
+
+
+def test_a_head_that_is_not_linear_cannot_be_solved(root, tmp_path):
+    config = adapt_toys.toy_config(root, mode="scratch", head_start="solved")
+    config.head.kind = "mlp"
+    with pytest.raises(ConfigError, match=r"head_start = 'solved' needs a linear head .*; head.kind is 'mlp'"):
+        finetune(config, tmp_path / "run")
