@@ -92,6 +92,7 @@ def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dat
     section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
     section.dates = "day_of_year"  # or published: days since the card's date_origin
     section.augment = True  # flips and quarter turns
+    section.noise = 0.0  # deviation of normal noise on standardised values in training; against overfitting
     section.fraction = 1.0  # of the training tiles; the smaller share is part of the larger
     section.fraction_seed = 0  # another seed, other tiles
     section.update(dict(patch_sizes=patch_sizes, max_dates=max_dates))

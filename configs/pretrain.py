@@ -195,8 +195,8 @@ def treesatai_ts() -> ConfigDict:
 def fuel_moisture() -> ConfigDict:
     """A small model on real series of single pixels, Sentinel-1 and -2: what configs/finetune.py:fuel_moisture uses."""
     config = small_run("fuel_moisture")
-    config.total_steps = 1000
-    config.checkpoint_every = 250
+    config.total_steps = 600
+    config.checkpoint_every = 200
     config.model.dim = 256
     config.data.datasets = ConfigDict(dict(fuel_moisture_land_cover=dataset(128)))
     return config
@@ -205,8 +205,9 @@ def fuel_moisture() -> ConfigDict:
 def sen1floods11_chip() -> ConfigDict:
     """A small model on the left half of one real chip, single dates of Sentinel-1 and -2."""
     config = small_run("sen1floods11_chip")
-    config.total_steps = 300
-    config.checkpoint_every = 100
+    config.total_steps = 150
+    config.checkpoint_every = 50
+    config.model.dim = 64
     config.data.datasets = ConfigDict(dict(sen1floods11_chip=dataset(8, (40,))))
     return config
 

@@ -29,6 +29,7 @@ class Sampling:
       extent: side of a sample in metres: training takes windows anywhere in a tile, evaluation all that lie side by
         side. None: the whole tile.
       augment: whether training flips and turns.
+      noise: deviation of the normal noise that training adds to standardised values; little data overfit less.
       dates: "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
     """
 
@@ -38,6 +39,7 @@ class Sampling:
     date_buckets: tuple[int, ...] = ()
     extent: float | None = None
     augment: bool = True
+    noise: float = 0.0
     dates: Days = "day_of_year"
 
     @property
@@ -190,6 +192,7 @@ _CHECKS = {
     "max_cloud": _check_cloud,
     "date_buckets": _check_buckets,
     "extent": _check_extent,
+    "noise": lambda _, v: "" if 0 <= v < math.inf else "it must be 0 or more, in standard deviations",
     "augment": lambda _, v: "" if isinstance(v, bool) else "it must be True or False",
     "dates": _check_dates,
 }

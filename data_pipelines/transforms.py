@@ -86,7 +86,7 @@ class TileTransform:
             chosen = None
             if get_sensor(name).has_dates:
                 chosen = self._choose_dates(name, target, row, pieces, view, rng)
-            self._observe(name, target, row, pieces, view, chosen)
+            self._observe(name, target, row, pieces, view, chosen, rng)
         write_labels(self.card, batch.labels, row, pieces, view)
 
     def _choose_dates(
@@ -115,12 +115,15 @@ class TileTransform:
         pieces: Sequence[Piece],
         view: View,
         chosen: Int[np.ndarray, "t"] | None,
+        rng: np.random.Generator | None,
     ) -> None:
-        """Writes values and mask, of the chosen dates if there are any."""
+        """Writes values and mask, of the chosen dates if there are any; in training perhaps with noise."""
         place = (row,) if chosen is None else (row, slice(len(chosen)))
         values = view.turn.copied(view.window(self.card, name, pieces, dates=chosen))
         out = target.values[place]
         standardise(values, self.statistics[name], out)
+        if rng is not None and self.sampling.noise:
+            out += np.float32(self.sampling.noise) * rng.standard_normal(out.shape, dtype=np.float32)
         if target.pixel_mask is not None:
             mask = view.turn(view.window(self.card, name, pieces, "_mask", chosen))
             target.pixel_mask[place] = hide_invalid(values, mask, out)

@@ -30,7 +30,7 @@ from data_pipelines.locate import locate
 from data_pipelines.options import sampling_options
 
 FORMAT = 1  # of the entries; raise it when the same facts give other features
-ONLY_TRAINING = ("augment", "temporal_dropout")  # parts of the sampling that do not touch features
+ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # parts of the sampling that do not touch features
 MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "dtype")
 
 

@@ -79,6 +79,7 @@ WRONG = {
     "equal buckets": (dict(date_buckets=(16, 16)), "date_buckets is"),
     "extent": (dict(extent=50.0), r"extent is 50\.0; 50 m; tiles of 120 m are cut into a whole number of windows"),
     "fine extent": (dict(extent=40.0), r"extent is 40\.0; 40 m; windows are whole multiples of 30 m"),
+    "noise": (dict(noise=-0.1), r"noise is -0\.1; it must be 0 or more, in standard deviations"),
     "augment": (dict(augment="yes"), "augment is 'yes'; it must be True or False"),
     "kind of dates": (dict(dates="weeks"), "dates is 'weeks'; it must be one of day_of_year, published"),
     "unknown": (dict(max_date=3), r"\.max_date is no field; the fields are augment, batch_size, date_buckets"),

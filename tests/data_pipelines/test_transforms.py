@@ -162,3 +162,19 @@ def test_stored_arrays_stay_as_they_are():
         written(example, transform_of(max_dates=2), draw_view(CARD, EXTENT, True, rng), rng)
     for key, value in before.items():
         np.testing.assert_array_equal(value, example[key])
+
+
+def test_noise_is_of_training_alone_and_spares_what_is_masked():
+    plain = written(make_tile()).observations["s2"]
+    evaluated = written(make_tile(), transform_of(noise=0.5)).observations["s2"]
+    np.testing.assert_array_equal(evaluated.values, plain.values)
+    noisy = [
+        written(make_tile(), transform_of(noise=0.5), rng=np.random.default_rng(seed)).observations["s2"].values
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(noisy[0], noisy[1])
+    assert not np.array_equal(noisy[0], noisy[2])
+    added = noisy[0] - plain.values
+    shown = np.broadcast_to(plain.pixel_mask, added.shape)
+    assert not added[~shown].any()
+    np.testing.assert_allclose([added[shown].mean(), added[shown].std()], [0, 0.5], atol=0.05)
