@@ -12,8 +12,8 @@ from anysat_jax.sensors import GEOPLEX_SENSORS, SENSORS
 from anysat_jax.validate import to_batch
 from tests.validate.fakes import make_data
 
-TOLERANCE = 1e-5
-# At width 32 the norms of 16 groups would have two channels a group, whose ratio magnifies rounding.
+TOLERANCE = 3e-5
+# At smaller widths some norms have one or two channels a group, whose ratio magnifies rounding.
 SMALL = dict(dim=64, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
 
 
