@@ -206,7 +206,7 @@ def sen1floods11_chip() -> ConfigDict:
     config = small_run("sen1floods11_chip")
     config.total_steps = 150
     config.checkpoint_every = 50
-    config.model.dim = 64
+    config.model.update(dict(dim=256, depth=1))
     config.data.datasets = ConfigDict(dict(sen1floods11_chip=dataset(8, (40,))))
     return config
 
