@@ -236,8 +236,8 @@ LITTLE = {
     "mini_pastis_hd_semseg": dict(dim=128),
     "mini_pastis_hd_classif": dict(dim=128),
 }
-"""Tasks for two CPU cores, and what their tiny model differs in. Below a width of 128, a projector's first norm has no more
-than two channels a group, and most of what a pixel holds is lost."""
+"""Tasks for two CPU cores, and what their tiny model differs in. Below a width of 128 a projector's first norm has no
+more than two channels a group, and most of what a pixel holds is lost."""
 
 SMOKE: dict[str, dict[str, object]] = {
     "treesatai_ts": dict(tiles=4),
