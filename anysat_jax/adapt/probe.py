@@ -115,7 +115,7 @@ def fit_penalties(
     """
     share = used / used.sum()
     normed = layer_norm(features)
-    mean, scale = _statistics(normed, share)
+    mean, scale = feature_statistics(normed, share)
     inputs = (normed - mean[None]) / scale[None]
     variances, axes = jnp.linalg.eigh((inputs * share[:, None]).T @ inputs)
     kernel, bias = _solve(inputs @ axes, variances, targets, share, penalties, multi_label, steps)
@@ -168,7 +168,7 @@ def layer_norm(features: Float[Array, "*shape F"], epsilon: float = 1e-6) -> Flo
     return centred * jax.lax.rsqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
 
 
-def _statistics(features: Float[Array, "N F"], share: Float[Array, "N"]) -> tuple[Array, Array]:
+def feature_statistics(features: Float[Array, "N F"], share: Float[Array, "N"]) -> tuple[Array, Array]:
     """Weighted mean and deviation; a feature that does not vary is left at about zero, not blown up."""
     mean = share @ features
     variance = share @ (features - mean[None]) ** 2
@@ -184,12 +184,13 @@ def _losses(logits: Float[Array, "*n K"], targets: Float[Array, "*n K"], multi_l
 
 @jax.jit
 def _predict(probe: LinearProbe, features: Float[Array, "*shape F"]) -> Shaped[Array, "..."]:
-    logits = _logits(probe, features.reshape(-1, features.shape[-1]))
+    logits = probe_logits(probe, features.reshape(-1, features.shape[-1]))
     predicted = logits > 0 if probe.multi_label else logits.argmax(axis=-1)
     return predicted.reshape(*features.shape[:-1], *predicted.shape[1:])
 
 
-def _logits(probe: LinearProbe, features: Float[Array, "N F"]) -> Float[Array, "N K"]:
+def probe_logits(probe: LinearProbe, features: Float[Array, "N F"]) -> Float[Array, "N K"]:
+    """What a probe says of features, before softmax or sigmoid. Traceable."""
     return ((layer_norm(features) - probe.mean[None]) / probe.scale[None]) @ probe.kernel + probe.bias[None]
 
 
@@ -197,7 +198,7 @@ def _logits(probe: LinearProbe, features: Float[Array, "N F"]) -> Float[Array, "
 def _penalty_losses(
     probes: LinearProbe, features: Float[Array, "N F"], targets: Float[Array, "N K"], used: Bool[Array, "N"]
 ) -> Float[Array, "P"]:
-    losses = jax.vmap(lambda probe: _losses(_logits(probe, features), targets, probe.multi_label))(probes)
+    losses = jax.vmap(lambda probe: _losses(probe_logits(probe, features), targets, probe.multi_label))(probes)
     return (losses * used[None]).sum(axis=1) / used.sum()
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from anysat_jax.adapt.labels import known_labels, standardised
 from anysat_jax.adapt.losses import LossConfig, task_loss
-from anysat_jax.adapt.probe import LinearProbe, fit_penalties, layer_norm
+from anysat_jax.adapt.probe import LinearProbe, feature_statistics, fit_penalties, layer_norm, probe_logits
 from anysat_jax.adapt.tasks import Task
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -81,9 +81,7 @@ def _fit(task: Task, features: Float[Array, "N F"], labels: Shaped[np.ndarray, "
 def _ridge(features: Float[Array, "N F"], targets: Float[Array, "N 1"]) -> LinearProbe:
     """Ridge regressions in closed form, in the principal axes of the standardised features."""
     normed = layer_norm(features)
-    mean = normed.mean(axis=0)
-    variance = ((normed - mean[None]) ** 2).mean(axis=0)
-    scale = jnp.sqrt(variance + 1e-6 * variance.mean() + 1e-12)
+    mean, scale = feature_statistics(normed, jnp.full(len(normed), 1 / len(normed)))
     inputs = (normed - mean[None]) / scale[None]
     centre = targets.mean(axis=0)
     variances, axes = jnp.linalg.eigh(inputs.T @ inputs / len(inputs))
@@ -103,8 +101,7 @@ def _loss(task: Task, probe: LinearProbe, features: np.ndarray, labels: np.ndarr
 def _loss_of_kind(
     task: Task, probe: LinearProbe, features: Float[Array, "N F"], labels: Shaped[Array, "N *K"]
 ) -> Float[Array, ""]:
-    logits = ((layer_norm(features) - probe.mean[None]) / probe.scale[None]) @ probe.kernel + probe.bias[None]
-    return task_loss(task, LossConfig(), logits, labels)[0]
+    return task_loss(task, LossConfig(), probe_logits(probe, features), labels)[0]
 
 
 def _as_head(probe: LinearProbe) -> HeadParams:

@@ -16,7 +16,6 @@ from anysat_jax.adapt.network import NetworkConfig, Params, apply_head
 from anysat_jax.adapt.tally import Tally, TallySum, tally_batch
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.adaptation import Data, Start, fingerprint
-from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.evaluating import Evaluation, Totals, judge_logits
 from anysat_jax.train.extraction import Extraction, frozen_features
 from anysat_jax.train.feature_batches import FeatureBatch, FeatureSet
@@ -100,13 +99,8 @@ def neighbour_scores(data: Data, start: Start) -> dict[str, Any]:
 
     Returns:
       {"neighbours": k, split: scores}.
-
-    Raises:
-      ConfigError: the task is dense: its pixels are too many to be compared.
     """
     task, k = data.task, data.config.knn.neighbours
-    if task.level == "dense":
-        raise ConfigError(f"knn.neighbours = {k} is for tasks of tiles, and {task.title} is dense; set it to 0")
     split, size = data.config.evaluate.splits[-1], data.patch_sizes[:1]
     (train,) = features_of(data, start, "train", size).sizes.values()
     (test,) = features_of(data, start, split, size).sizes.values()

@@ -190,10 +190,6 @@ def test_neighbours_answer_for_tiles(root):
     (train,), (test,) = (features_of(data, start, split, (10.0,)).sizes.values() for split in ("train", "test"))
     shares = knn_predict(train.features, np.asarray(train.labels), test.features, 3, k=3)
     assert found["test"]["accuracy"] == pytest.approx((shares.argmax(axis=1) == test.labels).mean())
-    dense, network = opened(root, "dense")
-    dense.config.knn.neighbours = 3
-    with pytest.raises(ConfigError, match=r"knn.neighbours = 3 is for tasks of tiles"):
-        neighbour_scores(dense, network)
 
 
 def test_votes_as_answers_of_a_network():
