@@ -75,7 +75,7 @@ def run_finetune(config: ConfigDict) -> None:
     """Fine-tunes or probes in --workdir, or goes on there."""
     workdir = choose_workdir(_WORKDIR.value, config.name)
     keep_programs()
-    from anysat_jax.train.finetune import finetune
+    from anysat_jax.tuning.finetune import finetune
 
     finetune(config, workdir)
     logging.info("done: %s", workdir)
@@ -85,7 +85,7 @@ def run_evaluate(config: ConfigDict) -> None:
     """Measures a finished run, and writes to --workdir."""
     workdir = choose_workdir(_WORKDIR.value, config.name)
     keep_programs()
-    from anysat_jax.train.evaluate import evaluate
+    from anysat_jax.tuning.evaluate import evaluate
 
     evaluate(config, workdir)
     logging.info("done: %s", workdir)

@@ -1,0 +1,139 @@
+"""Fine-tuning and probing from a config to a report, top to bottom."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from anysat_jax.adapt import modes
+from anysat_jax.adapt.layers import layer_multipliers
+from anysat_jax.adapt.losses import LossConfig
+from anysat_jax.adapt.network import NetworkConfig, Params, apply_network
+from anysat_jax.batch import Batch
+from anysat_jax.train.errors import ConfigError
+from anysat_jax.tuning.adaptation import (
+    Data,
+    Start,
+    band_statistics,
+    fingerprint,
+    loss_config,
+    open_data,
+    start_network,
+)
+from anysat_jax.tuning.cached_probe import neighbour_scores, probe_problem
+from anysat_jax.tuning.evaluating import evaluate_split
+from anysat_jax.tuning.fit import Problem, fit
+from anysat_jax.tuning.measure import finish, measure
+from anysat_jax.tuning.solved_head import with_solved_head
+from anysat_jax.tuning.summary import training_summary
+from anysat_jax.weights.exported import FILE_NAME, save_exported
+from data_pipelines import load
+
+
+def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains a head, and what `config.mode` says of the encoder, or goes on with that, in `workdir`; then measures it.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      RunError: the config does not fit the machine, the data, the weights or the workdir; a loss or a gradient is not
+        finite; the run was asked to stop.
+    """
+    began = time.monotonic()
+
+    # ---------------------------------------------------------------- config, devices, data, labels, weights
+    data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
+    start = with_solved_head(data, start_network(data))
+    loss = loss_config(data)
+    workdir.mkdir(parents=True, exist_ok=True)
+    logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)
+
+    # ---------------------------------------------------------------- training
+    make_problem = probe_problem if config.mode == "probe" else network_problem
+    result = fit(make_problem(data, start, loss), data.config, data.mesh, workdir)
+    params = start.params | result.params
+
+    # ---------------------------------------------------------------- scores, weights, report
+    measured = measure(data, start.network, params, loss, workdir)
+    neighbours = neighbour_scores(data, start) if config.knn.neighbours else None
+    if jax.process_index() == 0:
+        export(data, start, params, workdir)
+    summary = training_summary(data, start, result, measured, neighbours, time.monotonic() - began)
+    finish(summary, workdir)
+    return summary
+
+
+def network_problem(data: Data, start: Start, loss: LossConfig) -> Problem:
+    """The whole network on observations: every mode but the probe on kept features."""
+    config, sensors = data.config, data.prepared.card.sensors
+    try:
+        trainable, frozen = modes.split(start.params, config.mode, sensors, config.new_sensors)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    tiles = len(load.training_tiles(config.data, data.name))
+    decay = config.optimizer.layer_decay
+    return Problem(
+        task=data.task,
+        forward=functools.partial(
+            training_forward,
+            start.network,
+            modes.dropping_sensors(config.mode, sensors, config.new_sensors),
+            modes.drop_path_rate(config.mode, config.model.drop_path),
+        ),
+        trainable=trainable,
+        frozen=frozen,
+        loss=loss,
+        batches=functools.partial(
+            load.train_iterator,
+            config.data,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        steps_per_epoch=-(-tiles // data.options.batch_size),
+        validate=functools.partial(validate, data, start.network, loss),
+        sample_ids=functools.partial(data.tile_ids, "train"),
+        fingerprint=fingerprint(data, start),
+        multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
+    )
+
+
+def training_forward(
+    network: NetworkConfig,
+    dropping: tuple[str, ...],
+    drop_path: float,
+    params: Params,
+    batch: Batch,
+    rng: jax.Array | None,
+) -> Float[Array, "B ... K"]:
+    """Logits; with an rng, the projectors of some sensors drop, and blocks at the rate `drop_path`."""
+    return apply_network(network, params, batch, rng, dropping, drop_path)
+
+
+def validate(data: Data, network: NetworkConfig, loss: LossConfig, params: Params) -> Mapping[str, float]:
+    """Scores and loss on the validation split."""
+    size = data.config.evaluate.batch_size
+    found = evaluate_split(
+        network, params, data.config.data, "val", data.patch_sizes, size, data.mesh, loss=loss, leave=False
+    )
+    return found.of_metrics
+
+
+def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> None:
+    """Writes the weights of the best evaluation."""
+    network = start.network
+    save_exported(
+        workdir / FILE_NAME,
+        network.model,
+        params["encoder"],
+        head=(network.head, network.task, params["head"]),
+        statistics=band_statistics(data.prepared),
+        source={"name": data.config.name, "mode": data.config.mode, "init": start.source, "dataset": data.name},
+    )

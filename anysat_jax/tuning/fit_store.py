@@ -1,0 +1,185 @@
+"""What fitting keeps on disk: checkpoints to go on from, and the best parameters; exact whenever it is killed."""
+
+import dataclasses
+import math
+import pathlib
+import types
+from typing import Any, Self
+
+import optax
+from jax.sharding import Mesh
+
+from anysat_jax.adapt.step import AdaptState
+from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.errors import CheckpointError, ConfigError
+from anysat_jax.train.mesh import abstract_on, on_host
+from anysat_jax.train.settings import differences
+from anysat_jax.train.start import tell_changes
+from anysat_jax.train.summary import LossEdges, RunRecord
+from anysat_jax.tuning.selection import Selection
+from anysat_jax.tuning.state import abstract_adapt_state, create_adapt_state
+
+Params = dict[str, Any]
+FREE_TO_CHANGE = (
+    "settings.checkpoint_every",
+    "settings.log_every",
+    "settings.mesh.",
+    "settings.name",
+    "settings.row",
+    "settings.job",
+    "settings.init",
+    "settings.data.root",
+    "settings.data.num_",
+    "settings.cache.",
+    "settings.knn.",
+)
+"""Beginnings of names that may differ when a run goes on, without a word about it."""
+
+
+@dataclasses.dataclass
+class Memory:
+    """The steps and the evaluations so far."""
+
+    record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord(losses={"loss": LossEdges()}))
+    selection: Selection = dataclasses.field(default_factory=Selection)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": self.record.to_json(), "selection": self.selection.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(RunRecord.from_json(values["run"]), Selection.from_json(values["selection"]))
+
+
+@dataclasses.dataclass
+class FitStart:
+    """Where a process begins: at the beginning, or where another ended."""
+
+    state: AdaptState
+    memory: Memory
+    position: dict[str, Any] | None = None
+
+
+class FitStore:
+    """The folders `checkpoints` and `best` of a workdir.
+
+    The best parameters are whole on disk before a checkpoint tells of them, and the ones before them stay until that
+    checkpoint is whole: whichever checkpoint a run goes on from, the best parameters that it tells of are there.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
+        """Opens the folders.
+
+        Args:
+          workdir: where they are.
+          config: {"problem", "settings"}, JSON values: what must stay as it is when a run goes on, and what may change.
+        """
+        self._config = config
+        self._checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
+        self._best = Checkpoints(workdir / "best", check=check_same_problem)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._checkpoints.close()
+        self._best.close()
+
+    def begin(self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> FitStart:
+        """Restores the newest checkpoint, and drops best parameters that it does not know; else starts anew.
+
+        Args:
+          trainable: the parameters that a new start begins with.
+          optimizer: of them.
+          mesh: where the state goes.
+
+        Raises:
+          ConfigError: the checkpoint is of another problem.
+          CheckpointError: there are checkpoints, and none can be read.
+        """
+        restored = self._checkpoints.restore(abstract_adapt_state(trainable, optimizer, mesh), self._config)
+        if restored is None:
+            self._best.drop_after(0)
+            return FitStart(create_adapt_state(trainable, optimizer, mesh), Memory())
+        tell_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
+        memory = Memory.from_json(restored.meta["record"])
+        self._best.drop_after(memory.selection.step)
+        return FitStart(restored.state, memory, restored.data)
+
+    def preempted(self, step: int) -> bool:
+        """Whether several processes were asked to stop; they all agree on the step."""
+        return self._checkpoints.preempted(step)
+
+    def save(self, state: AdaptState, position: dict[str, Any], memory: Memory) -> None:
+        """Saves where the run stands, in the background; a checkpoint of the same step is replaced."""
+        step = memory.record.steps
+        self._checkpoints.drop_after(step - 1)
+        self._checkpoints.save(state, position, self._meta(step, memory.to_json()))
+
+    def save_best(self, params: Params, step: int) -> None:
+        """Saves the best parameters, those of a step."""
+        self._checkpoints.wait()
+        self._best.save(params, {}, self._meta(step, {}))
+        self._best.wait()
+
+    def read_best(self, trainable: Params, mesh: Mesh, step: int) -> Params:
+        """The best parameters, on the host.
+
+        Args:
+          trainable: their shapes.
+          mesh: over which they are read.
+          step: the step that they are of.
+
+        Raises:
+          CheckpointError: they are not there, or cannot be read.
+        """
+        restored = self._best.restore(abstract_on(mesh, trainable), self._config)
+        if restored is None or restored.meta["step"] != step:
+            raise CheckpointError(
+                f"the best parameters, those of step {step}, are not in {self._best.folder}; "
+                "choose another --workdir to fit anew"
+            )
+        return on_host(restored.state)
+
+    def _meta(self, step: int, record: dict[str, Any]) -> dict[str, Any]:
+        return {"step": step, "config": self._config, "record": record}
+
+
+def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses to go on with another problem than the checkpoint's.
+
+    Raises:
+      ConfigError: a value of the section `problem` differs; the message names both values.
+    """
+    changed = differences(stored["problem"], config["problem"])
+    if changed:
+        lines = "; ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in changed)
+        raise ConfigError(
+            f"the checkpoint in {folder} is of another problem ({lines}); give the same config or another --workdir"
+        )
+
+
+def summarise(memory: Memory, stopped_early: bool, steps_per_epoch: int, metric: str) -> dict[str, Any]:
+    """`FitResult.record`: the run as JSON values; nan is None."""
+    record, best = memory.record, memory.selection.best
+    return {
+        "steps": record.steps,
+        "epochs": record.steps / steps_per_epoch,
+        "stopped_early": stopped_early,
+        "evaluations": memory.selection.evaluations,
+        "best": {
+            "epoch": best.epoch,
+            "step": best.step,
+            "metric": metric,
+            "value": None if math.isnan(best.value) else best.value,
+        },
+        "loss": record.losses["loss"].means(),
+        "batches": dict(sorted(record.batches.items())),
+        "seconds": record.seconds,
+        "tiles_per_second": record.tiles_per_second,
+        "programs": record.programs,
+        "resumed_from": record.resumed_from,
+        "peak_memory_mb": record.to_json()["peak_memory_mb"],
+    }

@@ -1,0 +1,199 @@
+"""Probes on frozen features: the cache, and that kept features answer as the network does."""
+
+import jax
+import numpy as np
+import pytest
+
+from anysat_jax.adapt.knn import knn_predict
+from anysat_jax.adapt.losses import LossConfig
+from anysat_jax.adapt.network import network_features
+from anysat_jax.adapt.tasks import Task
+from anysat_jax.train.errors import ConfigError
+from anysat_jax.tuning import extraction
+from anysat_jax.tuning.adaptation import open_data, start_network
+from anysat_jax.tuning.cached_probe import (
+    features_of,
+    neighbour_scores,
+    probe_problem,
+    validate_features,
+    vote_logits,
+)
+from anysat_jax.tuning.evaluating import evaluate_split
+from anysat_jax.tuning.feature_cache import key_of
+from data_pipelines import load
+from tests.tuning import adapt_toys
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    adapt_toys.register_toy()
+    return tmp_path_factory.mktemp("toy")
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Which splits were extracted."""
+    splits, extract = [], extraction._extract
+
+    def counting(wanted, split, *rest):
+        splits.append(split)
+        extract(wanted, split, *rest)
+
+    monkeypatch.setattr(extraction, "_extract", counting)
+    return splits
+
+
+def opened(root, level="tile", **changes):
+    data = open_data(adapt_toys.toy_config(root, job="probe", level=level, mode="probe", **changes), SPLITS)
+    return data, start_network(data)
+
+
+def validated(data, start, sizes=(10.0,)):
+    return validate_features(
+        start.network, start.params, features_of(data, start, "val", sizes), LossConfig(), 4, data.mesh
+    )
+
+
+def test_features_are_extracted_once_for_all_probes_of_the_same_weights(root, tmp_path, made):
+    data, start = opened(root)
+    data.config.cache.folder = str(tmp_path)
+    problem = probe_problem(data, start, LossConfig())
+    assert made == ["train", "val"]
+    assert problem.steps_per_epoch == 3 and set(problem.trainable) == {"head"} and not problem.frozen
+    data.config.optimizer.learning_rate = 1e-4
+    data.config.seed = 7
+    again = probe_problem(data, start, LossConfig())
+    assert made == ["train", "val"]
+    batch, other = next(problem.batches()), next(again.batches())
+    assert batch.features.shape == (4, 32) and batch.features.dtype == np.float32
+    assert batch.labels["index"].tolist() != other.labels["index"].tolist()
+    np.testing.assert_array_equal(batch.labels["tile"], batch.labels["index"] % 3)
+
+
+def test_damaged_features_are_made_anew(root, tmp_path, made, caplog):
+    data, start = opened(root)
+    data.config.cache.folder = str(tmp_path)
+    features_of(data, start, "val", (10.0,))
+    (path,) = tmp_path.glob("features/*/features.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    features_of(data, start, "val", (10.0,))
+    assert made == ["val", "val"] and path.read_bytes() == whole and "made again" in caplog.text
+
+
+def test_whatever_changes_the_features_makes_another_entry(root):
+    def key(split="train", size=10.0, tiles=None, dataset=None, cache=None, **start):
+        data, network = opened(root, **start)
+        data.config.data.datasets.toy_fields.update(dataset or {})
+        data.config.cache.update(cache or {})
+        digest = network.source["digest"]
+        wanted = extraction.Extraction(network.network, network.params["encoder"], digest, data.config, data.mesh)
+        return key_of(wanted.facts(split, size, tiles))
+
+    same = key()
+    assert key() == same == key(dataset={"augment": False}) == key(cache={"max_gb": 7.0})
+    others = [
+        key(seed=1),
+        key(split="val"),
+        key(size=20.0),
+        key(tiles=[1, 2]),
+        key(dataset={"max_dates": 2}),
+        key(dtype="bfloat16"),
+        key(level="dense"),
+        key(cache={"pixels_per_tile": 4}, level="dense"),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_other_data_make_another_entry(root, tmp_path):
+    data, start = opened(root)
+    adapt_toys.register_toy("toy_fields", dense_colours=("#000000", "#fffffe"))
+    try:
+        other, _ = opened(tmp_path)
+    finally:
+        adapt_toys.register_toy()
+    facts = [
+        extraction.Extraction(start.network, {}, "same", one.config, one.mesh).facts("train", 10.0, None)
+        for one in (data, other)
+    ]
+    assert key_of(facts[0]) != key_of(facts[1])
+
+
+@pytest.mark.parametrize("level", ["tile", "dense"])
+def test_kept_features_score_as_the_network_does(root, level):
+    data, start = opened(root, level)
+    kept = validated(data, start)
+    whole = evaluate_split(start.network, start.params, data.config.data, "val", (10.0,), 4, data.mesh)
+    assert kept.scores == whole.scores and kept.samples == whole.samples == 6
+    assert kept.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_bfloat16_features_lose_nothing(root):
+    data, start = opened(root, "dense", dtype="bfloat16")
+    kept = features_of(data, start, "val", (10.0,))
+    batch = kept.rows(np.arange(4), 10.0)
+    assert str(batch.features.dtype) == "bfloat16"
+    (first, *_) = load.evaluation_batches(data.config.data, "toy_fields", "val", patch_size=10, batch_size=4)
+    exact = jax.jit(lambda params, one: network_features(start.network, params, one))
+    np.testing.assert_array_equal(batch.features.astype(np.float32), exact(start.params, first.replace(labels={})))
+
+
+def test_drawn_pixels_keep_features_and_labels_together(root):
+    data, start = opened(root, "dense")
+    whole = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
+    data.config.cache.pixels_per_tile = 5
+    drawn = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
+    assert drawn.features.shape == (6, 5, 1, 64) and drawn.labels["dense"].shape == (6, 5, 1)
+    assert (drawn.labels["dense"] >= 0).all()  # labelled ones come first
+    for tile in range(6):
+        places = [
+            np.flatnonzero((whole.features[tile].reshape(16, 64) == row).all(axis=1))
+            for row in drawn.features[tile, :, 0]
+        ]
+        labels = whole.labels["dense"][tile].reshape(-1)
+        assert [labels[place[0]] for place in places] == drawn.labels["dense"][tile, :, 0].tolist()
+    found = validate_features(
+        start.network, start.params, features_of(data, start, "val", (10.0,)), LossConfig(), 4, data.mesh
+    )
+    assert found.scores["count"] == 30
+
+
+def test_a_share_of_the_labels_has_its_own_entry(root, made):
+    data, start = opened(root)
+    data.config.data.datasets.toy_fields.fraction = 0.3
+    data = open_data(data.config, SPLITS)
+    kept = features_of(data, start, "train", (10.0,))
+    assert len(kept) == 3 and made == ["train"]
+    chosen = load.training_tiles(data.config.data, "toy_fields").tolist()
+    assert sorted(kept.rows(np.arange(3), 10.0).labels["index"].tolist()) == sorted(chosen)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_computed(root, made):
+    data, start = opened(root, "dense")
+    data.config.cache.max_gb = 1e-6
+    with pytest.raises(ConfigError, match=r"10 samples of split 'train' take .* GB, .* set cache.pixels_per_tile"):
+        features_of(data, start, "train", (10.0,))
+    tiles, network = opened(root)
+    tiles.config.cache.max_gb = 1e-9
+    with pytest.raises(ConfigError, match=r"cache.max_gb = 1e-09; raise cache.max_gb"):
+        features_of(tiles, network, "train", (10.0,))
+    assert not made
+
+
+def test_neighbours_answer_for_tiles(root):
+    data, start = opened(root)
+    data.config.knn.neighbours = 3
+    found = neighbour_scores(data, start)
+    assert found["neighbours"] == 3 and found["test"]["count"] == 7
+    (train,), (test,) = (features_of(data, start, split, (10.0,)).sizes.values() for split in ("train", "test"))
+    shares = knn_predict(train.features, np.asarray(train.labels), test.features, 3, k=3)
+    assert found["test"]["accuracy"] == pytest.approx((shares.argmax(axis=1) == test.labels).mean())
+
+
+def test_votes_as_answers_of_a_network():
+    labels = Task("toy", "Toy", "tile", "multi_label", ("a", "b"))
+    assert (vote_logits(labels, np.float32([[0.4, 0.6]])) > 0).tolist() == [[False, True]]
+    number = Task("toy", "Toy", "tile", "regression", unit="t", offset=10.0, scale=4.0)
+    np.testing.assert_allclose(vote_logits(number, np.float32([[18.0]])), [[2.0]])
