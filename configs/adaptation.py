@@ -60,6 +60,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.optimizer.warmup_epochs = 0
     config.optimizer.layer_decay = 1.0  # learning rate of a block, as a share of the block's above it
     config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10))  # patience: evaluations
+    config.average_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0: no average
     config.early_stopping = placeholder(int)  # evaluations without a better one; None: all epochs
 
     config.evaluate = ConfigDict()

@@ -29,17 +29,34 @@ class AdaptState:
       params: the parameters that train, float32; the frozen ones are no part of the state.
       opt_state: the optimizer's state over `params` alone.
       rate_scale: what the plateau schedule multiplies the rate by, float32; changed between epochs, never by a step.
+      average: a moving average of `params`, float32; None where none is kept.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
     rate_scale: Float[Array, ""]
+    average: Params | None = None
+
+    @property
+    def judged(self) -> Params:
+        """The parameters to evaluate and to keep: the average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
-def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> AdaptState:
-    """The state before the first update."""
-    return AdaptState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), jnp.ones((), jnp.float32))
+def initial_state(trainable: Params, optimizer: optax.GradientTransformation, averaged: bool = False) -> AdaptState:
+    """The state before the first update; `averaged` keeps a moving average beside the parameters."""
+    # A copy: the step donates the state, and no buffer can be donated twice.
+    average = jax.tree.map(jnp.copy, trainable) if averaged else None
+    clock, rate_scale = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
+    return AdaptState(clock, trainable, optimizer.init(trainable), rate_scale, average)
+
+
+def average_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+    """The share of itself that the average keeps at update `step` (from 0): at first as of a plain mean, so that the
+    random start is soon forgotten, and never more than `decay`.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def learning_rate(state: AdaptState) -> Float[Array, ""]:
@@ -60,7 +77,7 @@ def leaf_names(trainable: Params) -> list[str]:
 
 
 def make_train_step(
-    task: Task, loss: LossConfig, forward: Forward, optimizer: optax.GradientTransformation
+    task: Task, loss: LossConfig, forward: Forward, optimizer: optax.GradientTransformation, average: float = 0.0
 ) -> Callable[[AdaptState, Params, Any, Int[Array, ""]], tuple[AdaptState, Metrics]]:
     """The step of a task, to be jitted by the caller with the state donated.
 
@@ -72,6 +89,8 @@ def make_train_step(
     nonfinite_leaves (a bool for each of `checked_leaves`), and (B,) index and nonfinite_samples: the samples, and which
     of them have a loss that is not finite. Where anything is not finite, parameters and optimizer stay as they were,
     and only the clock goes on.
+
+    Where the state keeps an average, it follows the parameters after each update: `average` is the decay.
 
     All randomness derives from (seed, state.step), so that a resumed run repeats the one that never stopped.
     """
@@ -85,7 +104,10 @@ def make_train_step(
     def update(state: AdaptState, grads: Params) -> AdaptState:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
-        return state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        params, mean = optax.apply_updates(state.params, updates), state.average
+        if mean is not None:
+            mean = optax.incremental_update(params, mean, 1.0 - average_decay(state.step, average))
+        return state.replace(params=params, opt_state=opt_state, average=mean)
 
     def step(state: AdaptState, frozen: Params, batch: Any, seed: Int[Array, ""]) -> tuple[AdaptState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)

@@ -31,8 +31,8 @@ def fit(problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path)
 
     Args:
       problem: what is fitted.
-      config: seed, epochs, checkpoint_every, log_every, early_stopping (None, or evaluations), evaluate.every (epochs)
-        and the section optimizer.
+      config: seed, epochs, checkpoint_every, log_every, early_stopping (None, or evaluations), evaluate.every (epochs),
+        average_decay and the section optimizer.
       mesh: the devices.
       workdir: a folder that is there.
 
@@ -47,8 +47,10 @@ def fit(problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path)
     )
     optimizer = make_adapt_optimizer(config.optimizer, steps_per_epoch, config.epochs, problem.multipliers)
     fixed = {**problem.fingerprint, "steps_per_epoch": steps_per_epoch}
+    if config.average_decay:  # decides what a checkpoint holds
+        fixed["average_decay"] = config.average_decay
     with FitStore(workdir, {"problem": fixed, "settings": settings.as_json(config)}) as store:
-        start = store.begin(problem.trainable, optimizer, mesh)
+        start = store.begin(problem.trainable, optimizer, mesh, averaged=config.average_decay > 0)
         record, selection = start.memory.record, start.memory.selection
         if plan.finished(record.steps, selection):
             logging.info("already fitted for %d steps, in %s", record.steps, workdir)

@@ -131,12 +131,12 @@ class Fitting:
         """Validates, and does what follows from it for the best parameters and the learning rate."""
         self.ledger.finish()
         plan, selection = self.plan, self.memory.selection
-        scores = self.problem.validate(merge(self.state.params, self.frozen))
+        scores = self.problem.validate(merge(self.state.judged, self.frozen))
         epoch = self._step // plan.steps_per_epoch
         improved = selection.update(plan.rules, epoch, self._step, float(scores[plan.rules.metric]))
         self.log.write_evaluation(epoch, self._step, scores, selection.best.value)
         if improved:
-            self.store.save_best(self.state.params, self._step)
+            self.store.save_best(self.state.judged, self._step)
         self.state = with_rate_scale(self.state, selection.rate_scale)
         self.ledger.rested()
 
@@ -164,7 +164,7 @@ def run_fitting(
       NonFiniteError: a loss or a gradient is not finite.
       Preempted: asked to stop, and saved.
     """
-    step = make_train_step(problem.task, problem.loss, problem.forward, optimizer)
+    step = make_train_step(problem.task, problem.loss, problem.forward, optimizer, config.average_decay)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, start.state)
     step_on_mesh = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
     frozen = put_params(problem.frozen, mesh)

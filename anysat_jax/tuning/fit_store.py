@@ -87,22 +87,25 @@ class FitStore:
         self._checkpoints.close()
         self._best.close()
 
-    def begin(self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> FitStart:
+    def begin(
+        self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
+    ) -> FitStart:
         """Restores the newest checkpoint, and drops best parameters that it does not know; else starts anew.
 
         Args:
           trainable: the parameters that a new start begins with.
           optimizer: of them.
           mesh: where the state goes.
+          averaged: whether the state keeps an average of the parameters.
 
         Raises:
           ConfigError: the checkpoint is of another problem.
           CheckpointError: there are checkpoints, and none can be read.
         """
-        restored = self._checkpoints.restore(abstract_adapt_state(trainable, optimizer, mesh), self._config)
+        restored = self._checkpoints.restore(abstract_adapt_state(trainable, optimizer, mesh, averaged), self._config)
         if restored is None:
             self._best.drop_after(0)
-            return FitStart(create_adapt_state(trainable, optimizer, mesh), Memory())
+            return FitStart(create_adapt_state(trainable, optimizer, mesh, averaged), Memory())
         tell_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
         memory = Memory.from_json(restored.meta["record"])
         self._best.drop_after(memory.selection.step)

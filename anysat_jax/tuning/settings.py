@@ -33,6 +33,7 @@ RULES: dict[str, Rule] = {
     "epochs": COUNT,
     "head_start": Rule(lambda value: value in ("random", "solved"), "'random' or 'solved'"),
     "early_stopping": OPTIONAL_POSITIVE,
+    "average_decay": _BELOW_ONE,
     "model.drop_path": _BELOW_ONE,
     "data.fake_tiles": COUNT,
     "task.class_weights": Rule(

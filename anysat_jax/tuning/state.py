@@ -19,16 +19,23 @@ def put_params(params: Params, mesh: Mesh) -> Params:
     return jax.device_put(params, state_shardings(mesh, params))
 
 
-def abstract_adapt_state(trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> AdaptState:
+def abstract_adapt_state(
+    trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
+) -> AdaptState:
     """Shapes, dtypes and shardings of the state: what restoring needs, without any memory."""
-    return abstract_on(mesh, jax.eval_shape(lambda params: initial_state(params, optimizer), trainable))
+    return abstract_on(mesh, jax.eval_shape(lambda params: initial_state(params, optimizer, averaged), trainable))
 
 
-def create_adapt_state(trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> AdaptState:
+def create_adapt_state(
+    trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
+) -> AdaptState:
     """The state before the first update, in memory of its own: the step donates it."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_adapt_state(trainable, optimizer, mesh))
-    start = jax.jit(lambda params: initial_state(jax.tree.map(jnp.copy, params), optimizer), out_shardings=shardings)
-    return start(put_params(trainable, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_adapt_state(trainable, optimizer, mesh, averaged))
+
+    def start(params: Params) -> AdaptState:
+        return initial_state(jax.tree.map(jnp.copy, params), optimizer, averaged)
+
+    return jax.jit(start, out_shardings=shardings)(put_params(trainable, mesh))
 
 
 def with_rate_scale(state: AdaptState, scale: float) -> AdaptState:

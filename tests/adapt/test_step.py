@@ -1,12 +1,13 @@
 """The step of adaptation: what it changes, what it leaves alone, and the same numbers on eight devices."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anysat_jax.adapt.losses import LossConfig
-from anysat_jax.adapt.step import initial_state, leaf_names, make_train_step
+from anysat_jax.adapt.step import average_decay, initial_state, leaf_names, make_train_step
 from anysat_jax.train.mesh import make_mesh, replicated
 from anysat_jax.tuning.fit_feed import FitFeed
 from anysat_jax.tuning.optimizer import make_adapt_optimizer
@@ -83,6 +84,27 @@ def test_the_seed_decides_what_drops_and_is_no_part_of_the_program(start):
     assert losses[0] == losses[2] != losses[1]
     later = start.replace(step=start.step + 1)
     assert float(STEP(later, PROBLEM.frozen, batch_of(1), SEED)[1]["loss"]) != losses[0]
+
+
+def test_the_average_follows_the_parameters(start):
+    step = jax.jit(make_train_step(TASK, LossConfig(), forward, OPTIMIZER, 0.5))
+    state = initial_state(start.params, OPTIMIZER, averaged=True)
+    expected, plain = start.params, start
+    for number in range(1, 10):
+        state, _ = step(state, PROBLEM.frozen, batch_of(number), SEED)
+        plain, _ = STEP(plain, PROBLEM.frozen, batch_of(number), SEED)
+        keep = min(0.5, number / (9 + number))
+        expected = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, expected, plain.params)
+    assert_same(state.params, plain.params)  # training itself does not change
+    chex.assert_trees_all_close(state.judged, expected, atol=1e-6)
+    assert plain.judged is plain.params
+    bad, _ = step(state, PROBLEM.frozen, batch_of(3, bad_rows=(2,)), SEED)
+    assert_same(bad.average, state.average)
+
+
+def test_the_average_forgets_the_start_soon_and_is_slow_in_the_end():
+    assert float(average_decay(jnp.int32(0), 0.99)) == pytest.approx(0.1)
+    assert float(average_decay(jnp.int32(10_000), 0.99)) == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])

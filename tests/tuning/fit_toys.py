@@ -122,6 +122,7 @@ def toy_config(**changes) -> ConfigDict:
             epochs=5,
             checkpoint_every=3,
             log_every=1,
+            average_decay=0.0,
             early_stopping=None,
             evaluate=dict(every=1),
             optimizer=dict(

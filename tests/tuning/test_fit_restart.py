@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import Preempted
+from anysat_jax.train.errors import ConfigError, Preempted
 from anysat_jax.tuning.fit import FitResult, fit
 from tests.train.toys import assert_same
 from tests.tuning.fit_toys import arrange_signal, fit_with_accident, one_device, toy_config, toy_problem
@@ -93,6 +93,22 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
     found = fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert found.record["resumed_from"] == (None if saved == 20 else saved)
     assert_same_end(tmp_path, found, straight)
+
+
+def test_the_average_of_the_weights_goes_on_too(tmp_path):
+    config = toy_config(average_decay=0.7, epochs=3)
+    expected = fit(toy_problem(), config, one_device(), tmp_path / "straight")
+    with pytest.MonkeyPatch.context() as patch:
+        arrange_signal(patch.setattr, signal.SIGTERM, "logged", 5)
+        with pytest.raises(Preempted):
+            fit(toy_problem(), config, one_device(), tmp_path / "stopped")
+    found = fit(toy_problem(), config, one_device(), tmp_path / "stopped")
+    assert found.record["resumed_from"] == 6
+    assert_same(found.params, expected.params)
+    plain = fit(toy_problem(), toy_config(epochs=3), one_device(), tmp_path / "plain")
+    assert not np.array_equal(plain.params["head"]["out"]["bias"], found.params["head"]["out"]["bias"])
+    with pytest.raises(ConfigError, match=r"of another problem \(average_decay: 0.7 there, None now\)"):
+        fit(toy_problem(), toy_config(epochs=4), one_device(), tmp_path / "stopped")
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(straight, tmp_path):
