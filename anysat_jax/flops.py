@@ -1,0 +1,209 @@
+"""How much a training step computes, counted on paper: the matrix products of student, teacher and losses.
+
+A product of (m, k) with (k, n) counts 2 m k n. Norms, softmax and activations are left out: they run beside the matrix
+units, whose published rate is what a model's FLOP utilisation (MFU) is measured against. What rematerialisation
+computes a second time is left out too, as is usual for MFU; `recomputed_flops` has it. XLA's own count will not do: it
+counts the body of a scan once. Tests hold these numbers against the traced step and against an unrolled compile.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from anysat_jax.batch import Batch, Observation
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.encoder import is_context
+from anysat_jax.model.positions import NUM_BUCKETS
+from anysat_jax.model.projectors import TEMPORAL_HEADS
+from anysat_jax.pretrain.masks import PatchMasks
+from anysat_jax.sensors import Sensor, get_sensor
+
+PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
+
+
+class Work(NamedTuple):
+    """Products of a forward pass.
+
+    Attributes:
+      forward: FLOPs.
+      of_data: those of them whose input is data: the backward pass needs no gradient of it.
+    """
+
+    forward: float
+    of_data: float = 0.0
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: a gradient of the weights and one of the input for each product."""
+        return 3 * self.forward - self.of_data
+
+
+def step_flops(
+    model: ModelConfig, batch: Batch, masks: PatchMasks, *, mask_dates: bool = True, negative_parts: int = 1
+) -> float:
+    """FLOPs of one step of pretraining on all tiles of the batch, forward and backward; see `step_flops_by_part`."""
+    parts = step_flops_by_part(model, batch, masks, mask_dates=mask_dates, negative_parts=negative_parts)
+    return sum(parts.values())
+
+
+def step_flops_by_part(
+    model: ModelConfig, batch: Batch, masks: PatchMasks, *, mask_dates: bool = True, negative_parts: int = 1
+) -> dict[str, float]:
+    """FLOPs of one step of pretraining by `PARTS`, student and teacher together. Needs shapes only.
+
+    Args:
+      batch, masks: of arrays or of shapes (`jax.ShapeDtypeStruct`).
+      mask_dates: whether the student sees half of the dates.
+      negative_parts: into how many parts the batch is cut for the contrastive loss, each with its own negatives:
+        micro-batches, times devices where these keep to themselves.
+    """
+    teacher = encoder_flops(model, batch)
+    student = student_work(model, batch, masks, mask_dates)
+    total = {part: student[part].training + teacher.get(part, 0.0) for part in student}
+    return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
+
+
+def encoder_flops(model: ModelConfig, batch: Batch) -> dict[str, float]:
+    """FLOPs of one forward pass of the encoder over all tiles and patches: inference, and the teacher."""
+    patches = batch.grid[0] * batch.grid[1]
+    work = {
+        "projectors": projector_work(model, batch).forward,
+        "spatial": spatial_flops(model, batch),
+        "combiner": combiner_flops(model, batch, patches),
+    }
+    return {part: float(value) for part, value in work.items()}
+
+
+def student_work(model: ModelConfig, batch: Batch, masks: PatchMasks, mask_dates: bool = True) -> Mapping[str, Work]:
+    """The student's forward pass by part: few dates, every patch embedded, the context combined, targets predicted."""
+    return {
+        "projectors": projector_work(model, batch, mask_dates),
+        "spatial": Work(spatial_flops(model, batch)),
+        "combiner": Work(combiner_flops(model, batch, masks.size[0])),
+        "predictor": Work(predictor_flops(model, masks)),
+    }
+
+
+def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
+    """FLOPs that full rematerialisation computes a second time in the backward pass: the student's blocks, but for each
+    block's last product, which no gradient needs.
+    """
+    stacks = [*spatial_stacks(model, batch), combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
+    return sum(stack.flops(model) - stack.depth * stack.last_product(model) for stack in stacks)
+
+
+class Stack(NamedTuple):
+    """Blocks over sequences of one length.
+
+    Attributes:
+      relative: width of the queries that meet a table of distance buckets; 0 for none.
+    """
+
+    depth: int
+    sequences: int
+    length: int
+    relative: int = 0
+
+    def flops(self, model: ModelConfig) -> float:
+        """Forward: queries, keys, values and output; logits and their sums; the MLP."""
+        tokens, dim = self.sequences * self.length, model.dim
+        linear = (4 + 2 * model.mlp_ratio) * _product(tokens, dim, dim)
+        attention = 2 * _product(tokens, dim, self.length) + _product(tokens, self.relative, NUM_BUCKETS)
+        return self.depth * (linear + attention)
+
+    def last_product(self, model: ModelConfig) -> float:
+        """Of one block: the MLP's second layer."""
+        return _product(self.sequences * self.length, model.mlp_ratio * model.dim, model.dim)
+
+
+def projector_work(model: ModelConfig, batch: Batch, mask_dates: bool = False) -> Work:
+    """All sensors' projectors, the dates halved if they are masked (see `pretrain.dropping.drop_dates`)."""
+    works = []
+    for name, observation in batch.observations.items():
+        sensor = get_sensor(name)
+        if sensor.has_dates:
+            works.append(_series_work(model.dim, sensor, observation, mask_dates))
+        else:
+            works.append(_image_work(model.dim, sensor, observation))
+    return Work(sum(work.forward for work in works), sum(work.of_data for work in works))
+
+
+def _image_work(dim: int, sensor: Sensor, observation: Observation) -> Work:
+    """A sub-patch's pixels to D, to 2 D, to D."""
+    batch, bands, height, width = observation.values.shape
+    pixels = sensor.subpatch_pixels**2
+    tokens = batch * height * width // pixels
+    embed = _product(tokens, pixels * bands, dim)
+    return Work(embed + 2 * _product(tokens, dim, 2 * dim), embed)
+
+
+def _series_work(dim: int, sensor: Sensor, observation: Observation, mask_dates: bool) -> Work:
+    """An MLP on each date of each pixel, attention over the dates, one more layer."""
+    batch, dates, bands, height, width = observation.values.shape
+    if mask_dates:
+        dates = max(1, dates // 2)
+    pixels = batch * height * width
+    widths = (bands, dim // 8, dim // 2, dim, 2 * dim, dim)
+    layers = [_product(pixels * dates, before, after) for before, after in itertools.pairwise(widths)]
+    attention = _product(pixels * dates, dim, TEMPORAL_HEADS) + _product(pixels * dates, dim, 1)
+    # A masked value is read as a learned scalar, whose gradient is the data's.
+    of_data = layers[0] if observation.pixel_mask is None else 0
+    return Work(sum(layers) + attention + _product(pixels, dim, dim), of_data)
+
+
+def spatial_stacks(model: ModelConfig, batch: Batch) -> list[Stack]:
+    """The spatial transformer on every patch of every sensor: a class token and the sub-patches."""
+    stacks = []
+    for name in batch.sensors:
+        patches = 1 if is_context(name) else batch.grid[0] * batch.grid[1]
+        length = 1 + get_sensor(name).subpatches_per_side(batch.patch_size) ** 2
+        stacks.append(Stack(model.depth, batch.batch_size * patches, length, model.head_dim))
+    return stacks
+
+
+def spatial_flops(model: ModelConfig, batch: Batch) -> float:
+    """The spatial transformer, forward."""
+    return sum(stack.flops(model) for stack in spatial_stacks(model, batch))
+
+
+def combiner_stack(model: ModelConfig, batch: Batch, patches: int) -> Stack:
+    """The combiner's self-attention on `patches` patches of each tile (padding included)."""
+    contexts = sum(is_context(name) for name in batch.sensors)
+    return Stack(model.depth, batch.batch_size, 1 + contexts + (len(batch.sensors) - contexts) * patches)
+
+
+def combiner_flops(model: ModelConfig, batch: Batch, patches: int) -> float:
+    """The combiner, forward, with its cross-attention block."""
+    stack, dim = combiner_stack(model, batch, patches), model.dim
+    queries = batch.batch_size * (1 + patches)
+    keys_and_values = 2 * _product(batch.batch_size * stack.length, dim, dim)
+    attention = 2 * _product(queries, dim, stack.length) + _product(queries, model.head_dim, NUM_BUCKETS)
+    output_and_mlp = (1 + 2 * model.mlp_ratio) * _product(queries, dim, dim)
+    return stack.flops(model) + keys_and_values + attention + output_and_mlp
+
+
+def predictor_stack(model: ModelConfig, masks: PatchMasks) -> Stack:
+    """The predictor's blocks: one sequence of context and targets for each target block of each tile."""
+    blocks, tiles, targets = masks.target_index.shape
+    return Stack(model.predictor_depth, blocks * tiles, 1 + masks.size[0] + targets)
+
+
+def predictor_flops(model: ModelConfig, masks: PatchMasks) -> float:
+    """The predictor, forward, with the layers before and behind its blocks."""
+    context, targets = masks.context_index.size, masks.target_index.size
+    return predictor_stack(model, masks).flops(model) + _product(context + targets, model.dim, model.dim)
+
+
+def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1) -> float:
+    """The contrastive loss, forward and backward: all pairs of tokens of a part, once forward and twice backward."""
+    sensors = sum(not is_context(name) for name in batch.sensors)
+    patches = batch.grid[0] * batch.grid[1]
+    tokens = batch.batch_size * sensors * patches
+    negatives = _product(tokens, model.dim, tokens / negative_parts)
+    positives = _product(tokens, model.dim, sensors)
+    return float(3 * (negatives + positives))
+
+
+def _product(rows: float, inner: float, columns: float) -> float:
+    """FLOPs of (rows, inner) times (inner, columns)."""
+    return 2.0 * rows * inner * columns

@@ -1,0 +1,117 @@
+"""FLOPs on paper against the traced step, product by product, and against XLA's count of an unrolled compile."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from anysat_jax import flops
+from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import student_shapes
+from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
+from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+
+SENSORS = ("aerial", "s2", "s1-asc", "modis")
+MODEL = ModelConfig(
+    dim=64, depth=2, num_heads=2, predictor_depth=3, predictor_heads=4, sensors=SENSORS, dropout=False, remat=False
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return fake_batch(SENSORS, batch_size=4, extent=60.0, patch_size=20.0, num_dates=6)
+
+
+@pytest.fixture(scope="module")
+def masks(batch):
+    return sample_patch_masks(np.random.default_rng(0), batch.grid, batch.batch_size, MaskConfig())
+
+
+def gradient(model, batch, masks, **loss):
+    """The losses and gradients of a step, lowered; and traced."""
+    params = student_shapes(model)
+
+    def step(params, teacher, batch, masks):
+        config = LossConfig(**loss)
+        return jax.value_and_grad(
+            lambda params: jepa_loss(params, teacher, batch, masks, jax.random.key(0), model=model, config=config)[0]
+        )(params)
+
+    return jax.jit(step).trace(params, params["encoder"], batch, masks)
+
+
+def products(jaxpr) -> float:
+    """FLOPs of all matrix products of a program, those of a scan as often as it runs."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(products(inner) for inner in jaxprs_in_params(equation.params))
+    return total
+
+
+def masked(batch: Batch) -> Batch:
+    """The batch with pixel masks and sensors that may be absent, as the datasets give it."""
+    observations = {}
+    for name, one in batch.observations.items():
+        shape = (*one.values.shape[:-3], 1, *one.values.shape[-2:])
+        present = None if name == "aerial" else np.ones(batch.batch_size, bool)
+        observations[name] = dataclasses.replace(one, pixel_mask=np.ones(shape, bool), present=present)
+    return batch.replace(observations=observations)
+
+
+def test_every_product_of_the_traced_step_is_counted(batch, masks):
+    traced = products(gradient(MODEL, batch, masks).jaxpr.jaxpr)
+    assert flops.step_flops(MODEL, batch, masks) == pytest.approx(traced, rel=2e-3)
+
+
+def test_masks_of_pixels_and_all_dates_are_counted(batch, masks):
+    batch = masked(batch)
+    traced = products(gradient(MODEL, batch, masks, mask_dates=False).jaxpr.jaxpr)
+    assert flops.step_flops(MODEL, batch, masks, mask_dates=False) == pytest.approx(traced, rel=2e-3)
+
+
+def test_an_unrolled_compile_counts_the_same(masks):
+    """XLA counts norms and activations too: the wider the model, the smaller their share."""
+    batch = fake_batch(("aerial", "s2"), batch_size=4, extent=60.0, patch_size=20.0, num_dates=2)
+    model = dataclasses.replace(MODEL, dim=256, depth=1, predictor_depth=1)  # a scan of one step is no loop
+    counted = gradient(model, batch, masks).lower().compile().cost_analysis()["flops"]
+    assert flops.step_flops(model, batch, masks) == pytest.approx(counted, rel=0.05)
+
+
+def test_rematerialisation_adds_what_is_recomputed(batch, masks):
+    plain, again = (
+        products(gradient(dataclasses.replace(MODEL, remat=remat), batch, masks).jaxpr.jaxpr) for remat in (False, True)
+    )
+    assert flops.recomputed_flops(MODEL, batch, masks) == pytest.approx(again - plain, rel=0.01)
+
+
+def test_shapes_are_enough(batch, masks):
+    abstract = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (batch, masks))
+    assert flops.step_flops(MODEL, *abstract) == flops.step_flops(MODEL, batch, masks)
+
+
+def test_parts_grow_as_they_should(batch, masks):
+    parts = flops.step_flops_by_part(MODEL, batch, masks)
+    assert tuple(parts) == flops.PARTS and sum(parts.values()) == flops.step_flops(MODEL, batch, masks)
+    twice = fake_batch(SENSORS, batch_size=8, extent=60.0, patch_size=20.0, num_dates=6)
+    masks = sample_patch_masks(np.random.default_rng(0), twice.grid, 8, MaskConfig())
+    more = flops.step_flops_by_part(MODEL, twice, masks)
+    assert more["spatial"] == 2 * parts["spatial"]
+    assert 3 < more["contrastive"] / parts["contrastive"] < 4  # pairs of tokens
+    alone = flops.step_flops_by_part(MODEL, twice, masks, negative_parts=2)
+    assert alone["contrastive"] == pytest.approx(2 * parts["contrastive"])
+
+
+def test_encoder_is_a_third_of_its_training_or_less(batch, masks):
+    forward = flops.encoder_flops(MODEL, batch)
+    step = flops.step_flops_by_part(MODEL, batch, masks, mask_dates=False)
+    assert step["spatial"] == 4 * forward["spatial"]  # teacher 1, student 3
+    assert 3.5 < step["projectors"] / forward["projectors"] < 4  # pixels need no gradient
