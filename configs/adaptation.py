@@ -77,8 +77,9 @@ def common(job: str, name: str) -> ConfigDict:
     config.knn = ConfigDict(dict(neighbours=0))  # a quick look at frozen features; 0: none
 
     config.mesh = ConfigDict()
-    config.mesh.data = placeholder(int)  # None: all devices that fsdp leaves
-    config.mesh.fsdp = 1
+    config.mesh.data = placeholder(int)  # None: all devices that the others leave
+    config.mesh.fsdp = 1  # parameters cut over so many devices
+    config.mesh.tensor = 1  # attention heads and hidden channels of each sample cut over so many
     return config
 
 

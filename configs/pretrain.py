@@ -94,8 +94,9 @@ def common() -> ConfigDict:
     config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps of one mean loss
 
     config.mesh = ConfigDict()
-    config.mesh.data = placeholder(int)  # None: all devices that fsdp leaves
-    config.mesh.fsdp = 1
+    config.mesh.data = placeholder(int)  # None: all devices that the others leave
+    config.mesh.fsdp = 1  # parameters cut over so many devices
+    config.mesh.tensor = 1  # attention heads and hidden channels of each tile cut over so many
 
     config.evaluate = ConfigDict()
     config.evaluate.probe = True  # linear probes at the end; the curves are drawn in any case

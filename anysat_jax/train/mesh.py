@@ -1,9 +1,10 @@
-"""The devices as a mesh of two axes, and where arrays live on it.
+"""The devices as a mesh of three axes, and the way of batches to them.
 
-Every batch is cut over both axes. "data" repeats the parameters, "fsdp" cuts them (fully sharded data parallelism).
+Every batch is cut over "data" and "fsdp". "data" repeats the parameters, "fsdp" cuts them (fully sharded data
+parallelism), and "tensor" shares the work on each tile; see `sharding` for what lies where.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,53 +13,87 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anysat_jax.batch import Batch
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.partitioning import BATCH_AXES, TENSOR
 from anysat_jax.train.errors import ConfigError
 
-AXES = ("data", "fsdp")
-MIN_SHARDED_SIZE = 2**14  # values; cutting less than this costs more in messages than it saves in memory
+AXES = (*BATCH_AXES, TENSOR)
 MASK_SPECS = {
-    "context_index": PartitionSpec(AXES),
-    "context_mask": PartitionSpec(AXES),
-    "target_index": PartitionSpec(None, AXES),
+    "context_index": PartitionSpec(BATCH_AXES),
+    "context_mask": PartitionSpec(BATCH_AXES),
+    "target_index": PartitionSpec(None, BATCH_AXES),
     "target_mask": PartitionSpec(),
 }
 
 
-def make_mesh(config: Mapping[str, Any]) -> Mesh:
-    """The mesh of the section `mesh`; an axis "data" of None takes all devices that "fsdp" leaves.
+def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of the section `mesh`; an axis "data" of None takes all devices that the others leave.
+
+    Args:
+      config: data, fsdp, tensor; "tensor" may be missing.
+      devices: of a topology to compile for; None for those of this run.
 
     Raises:
       ConfigError: the mesh needs more devices than there are, or leaves some of another process idle.
     """
-    devices, fsdp = jax.devices(), config["fsdp"]
-    data = config["data"] or max(1, len(devices) // fsdp)
-    needed = data * fsdp
+    devices = jax.devices() if devices is None else list(devices)
+    fsdp, tensor = config["fsdp"], config.get("tensor", 1)
+    data = config["data"] or max(1, len(devices) // (fsdp * tensor))
+    needed = data * fsdp * tensor
+    product = f"mesh.data = {data} times mesh.fsdp = {fsdp}" + (f" times mesh.tensor = {tensor}" if tensor > 1 else "")
     if needed > len(devices):
         raise ConfigError(
-            f"mesh.data = {data} times mesh.fsdp = {fsdp} needs {needed} devices, and there are {len(devices)} "
-            f"({devices[0].platform}); lower one of them"
+            f"{product} needs {needed} devices, and there are {len(devices)} ({devices[0].platform}); lower one of them"
         )
-    if needed < len(devices) and jax.process_count() > 1:
+    if needed < len(devices) and len({device.process_index for device in devices}) > 1:
         raise ConfigError(
-            f"mesh.data = {data} times mesh.fsdp = {fsdp} uses {needed} of {len(devices)} devices; with several "
-            "processes the mesh must take them all"
+            f"{product} uses {needed} of {len(devices)} devices; with several processes the mesh must take them all"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:needed])
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 
-def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh) -> None:
+def batch_parts(mesh: Mesh) -> int:
+    """How many parts every batch is cut into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, accumulate: int = 1) -> None:
     """Refuses batch sizes that cannot be cut evenly, before anything is compiled.
 
+    Args:
+      accumulate: micro-batches that each step cuts a batch into, each of which is cut over the mesh.
+
     Raises:
-      ConfigError: the mesh does not divide a dataset's batch size.
+      ConfigError: the mesh, or the number of micro-batches, does not divide a dataset's batch size.
     """
+    pieces = batch_parts(mesh) * accumulate
+    cut = f"mesh.data x mesh.fsdp = {batch_parts(mesh)} devices"
+    change = "use fewer devices with --config.mesh.data"
+    if accumulate > 1:
+        cut, change = f"{cut} in accumulate = {accumulate} micro-batches", f"lower --config.accumulate, or {change}"
     for name, dataset in datasets.items():
         size = dataset["batch_size"]
-        if size % mesh.size:
-            nearest = max(1, round(size / mesh.size)) * mesh.size
+        if size % pieces:
+            nearest = max(1, round(size / pieces)) * pieces
             raise ConfigError(
-                f"data.datasets.{name}.batch_size = {size} cannot be cut over the mesh's {mesh.size} devices; take a "
-                f"multiple such as {nearest}, or use fewer devices with --config.mesh.data"
+                f"data.datasets.{name}.batch_size = {size} cannot be cut over {cut}; take a multiple such as "
+                f"{nearest}, or {change}"
+            )
+
+
+def check_heads(model: ModelConfig, mesh: Mesh) -> None:
+    """Refuses a mesh whose axis "tensor" cannot share out the attention heads, before anything is compiled.
+
+    Raises:
+      ConfigError: "tensor" does not divide the heads of the encoder or of the predictor.
+    """
+    tensor = mesh.shape[TENSOR]
+    for field in ("num_heads", "predictor_heads"):
+        heads = getattr(model, field)
+        if heads % tensor:
+            raise ConfigError(
+                f"mesh.tensor = {tensor} cannot share out model.{field} = {heads}; take a divisor of both numbers of "
+                "heads, and more of --config.mesh.data or --config.mesh.fsdp"
             )
 
 
@@ -68,27 +103,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis cut over all devices."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
-
-
-def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
-    """A sharding for each leaf: its largest axis that "fsdp" divides is cut, small leaves are repeated.
-
-    The leading axis of scanned blocks stays whole, since each step of the scan takes one block.
-    """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(leaf.shape, mesh.shape["fsdp"], _is_scanned(path))), abstract_state
-    )
-
-
-def abstract_on(mesh: Mesh, shapes: Any) -> Any:
-    """Shapes, dtypes and shardings of a tree of arrays or shapes, without any memory."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(mesh, shapes),
-    )
+    """The first axis cut over the devices of "data" and "fsdp"."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def on_host(tree: Any) -> Any:
@@ -96,20 +112,6 @@ def on_host(tree: Any) -> Any:
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
-
-
-def _is_scanned(path: tuple[Any, ...]) -> bool:
-    return any(getattr(key, "key", None) == "blocks" for key in path)
-
-
-def _spec(shape: tuple[int, ...], parts: int, scanned: bool) -> PartitionSpec:
-    if parts == 1 or np.prod(shape) < MIN_SHARDED_SIZE:
-        return PartitionSpec()
-    axes = [axis for axis in range(int(scanned), len(shape)) if shape[axis] % parts == 0]
-    if not axes:
-        return PartitionSpec()
-    cut = max(axes, key=lambda axis: shape[axis])
-    return PartitionSpec(*("fsdp" if axis == cut else None for axis in range(len(shape))))
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -73,6 +73,7 @@ SHARED_RULES: dict[str, Rule] = {
     "optimizer.plateau.patience": POSITIVE,
     "mesh.data": OPTIONAL_POSITIVE,
     "mesh.fsdp": POSITIVE,
+    "mesh.tensor": POSITIVE,
 }
 """Of values that every job has."""
 

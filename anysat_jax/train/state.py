@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
-from anysat_jax.train.mesh import abstract_on, state_shardings
+from anysat_jax.train.sharding import abstract_on, state_shardings
 
 Params = dict[str, Any]
 

@@ -15,7 +15,8 @@ from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import NetworkConfig, Params, apply_head
 from anysat_jax.adapt.tally import Tally, TallySum, tally_batch
 from anysat_jax.adapt.tasks import Task
-from anysat_jax.train.mesh import replicated, state_shardings
+from anysat_jax.train.mesh import replicated
+from anysat_jax.train.sharding import state_shardings
 from anysat_jax.tuning.adaptation import Data, Start, fingerprint
 from anysat_jax.tuning.evaluating import Evaluation, Totals, judge_logits
 from anysat_jax.tuning.extraction import Extraction, frozen_features

@@ -25,7 +25,8 @@ from anysat_jax.adapt.tally import Tally, TallySum
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.batch import Batch
 from anysat_jax.train.log import QUIET_SECONDS
-from anysat_jax.train.mesh import batch_sharding, put_batch, replicated, state_shardings
+from anysat_jax.train.mesh import batch_sharding, put_batch, replicated
+from anysat_jax.train.sharding import state_shardings
 from data_pipelines import load
 from data_pipelines.options import check_patch_size
 

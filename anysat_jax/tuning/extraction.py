@@ -20,7 +20,8 @@ from anysat_jax.adapt.tasks import Task
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.mesh import put_batch, replicated, state_shardings
+from anysat_jax.train.mesh import put_batch, replicated
+from anysat_jax.train.sharding import state_shardings
 from anysat_jax.tuning.evaluating import one_ahead, sample_bar, split_batches
 from anysat_jax.tuning.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.tuning.subpatches import draw_subpatches, label_blocks, take_subpatches

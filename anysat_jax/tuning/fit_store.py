@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from anysat_jax.adapt.step import AdaptState
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import CheckpointError, ConfigError
-from anysat_jax.train.mesh import abstract_on, on_host
+from anysat_jax.train.mesh import on_host
 from anysat_jax.train.settings import differences
+from anysat_jax.train.sharding import abstract_on
 from anysat_jax.train.start import tell_changes
 from anysat_jax.train.summary import LossEdges, RunRecord
 from anysat_jax.tuning.selection import Selection

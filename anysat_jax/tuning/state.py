@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.adapt.step import AdaptState, initial_state
-from anysat_jax.train.mesh import abstract_on, state_shardings
+from anysat_jax.train.sharding import abstract_on, state_shardings
 
 Params = dict[str, Any]
 

@@ -1,60 +1,58 @@
 """Meshes, shardings, and arrays on their way to eight fake devices."""
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.model.config import ModelConfig
 from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.mesh import batch_sharding, check_batch_sizes, make_mesh, put_batch, put_masks, state_shardings
-from tests.train.toys import assert_same, toy_masks, toy_params
+from anysat_jax.train.mesh import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch, put_masks
+from tests.train.toys import assert_same, toy_masks
 
 
-def mesh_of(data=None, fsdp=1):
-    return make_mesh({"data": data, "fsdp": fsdp})
+def mesh_of(data=None, fsdp=1, tensor=1):
+    return make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
 
 
 def test_the_default_mesh_is_what_the_machine_has():
     mesh = mesh_of()
-    assert dict(mesh.shape) == {"data": 8, "fsdp": 1} and mesh.axis_types == (AxisType.Auto,) * 2
-    assert dict(mesh_of(fsdp=4).shape) == {"data": 2, "fsdp": 4}
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1} and mesh.axis_types == (AxisType.Auto,) * 3
+    assert dict(mesh_of(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh({"data": None, "fsdp": 4}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert mesh_of(data=1).size == 1
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (8, 2), (None, 9)])
-def test_a_mesh_larger_than_the_machine_is_refused(data, fsdp):
+def test_a_mesh_of_given_devices():
+    assert dict(make_mesh({"data": None, "fsdp": 2, "tensor": 1}, jax.devices()[4:]).shape)["data"] == 2
+
+
+@pytest.mark.parametrize(("data", "fsdp", "tensor"), [(16, 1, 1), (8, 2, 1), (None, 9, 1), (4, 1, 4), (None, 3, 3)])
+def test_a_mesh_larger_than_the_machine_is_refused(data, fsdp, tensor):
     with pytest.raises(ConfigError, match=r"needs \d+ devices, and there are 8 \(cpu\); lower one of them"):
-        mesh_of(data, fsdp)
+        mesh_of(data, fsdp, tensor)
 
 
 def test_a_batch_size_that_cannot_be_cut_is_refused():
     check_batch_sizes({"good": {"batch_size": 16}}, mesh_of())
     with pytest.raises(ConfigError, match=r"datasets.bad.batch_size = 12 .* 8 devices; take a multiple such as 16"):
         check_batch_sizes({"good": {"batch_size": 16}, "bad": {"batch_size": 12}}, mesh_of())
+    check_batch_sizes({"good": {"batch_size": 4}}, mesh_of(tensor=2))
 
 
-def specs(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.spec for path, leaf in leaves}
+def test_a_batch_size_that_micro_batches_do_not_divide_is_refused():
+    check_batch_sizes({"good": {"batch_size": 16}}, mesh_of(), 2)
+    wanted = r"4 devices in accumulate = 3 micro-batches; take a multiple such as 12, or lower --config.accumulate"
+    with pytest.raises(ConfigError, match=wanted):
+        check_batch_sizes({"bad": {"batch_size": 8}}, mesh_of(data=4), 3)
 
 
-def test_large_leaves_are_cut_over_fsdp_and_the_scan_axis_never():
-    found = specs(state_shardings(mesh_of(fsdp=2), toy_params()))
-    assert found["encoder/spatial/blocks/mlp/up/kernel"] == PartitionSpec(None, None, "fsdp")
-    assert found["predictor/out/kernel"] == PartitionSpec("fsdp", None)
-    small = [name for name in found if not name.endswith("kernel")]
-    assert small and all(found[name] == PartitionSpec() for name in small)
-
-
-def test_an_axis_that_fsdp_does_not_divide_is_not_cut():
-    odd = {"blocks": {"kernel": np.zeros((8, 129, 131))}, "kernel": np.zeros((256, 1001))}
-    found = specs(state_shardings(mesh_of(fsdp=8), odd))
-    assert found == {"blocks/kernel": PartitionSpec(), "kernel": PartitionSpec("fsdp", None)}
-
-
-def test_without_fsdp_everything_is_repeated():
-    assert set(specs(state_shardings(mesh_of(), toy_params())).values()) == {PartitionSpec()}
+@pytest.mark.parametrize(("heads", "name"), [((6, 8), "num_heads = 6"), ((8, 2), "predictor_heads = 2")])
+def test_heads_that_tensor_does_not_divide_are_refused(heads, name):
+    model = ModelConfig(dim=96 * 8, num_heads=heads[0], predictor_heads=heads[1])
+    check_heads(model, mesh_of(tensor=2))
+    with pytest.raises(ConfigError, match=f"mesh.tensor = 4 cannot share out model.{name}; take a divisor"):
+        check_heads(model, mesh_of(tensor=4))
 
 
 def test_batches_and_masks_arrive_whole_and_cut():

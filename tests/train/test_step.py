@@ -13,8 +13,9 @@ from anysat_jax.model.init import init_student
 from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
 from anysat_jax.train.log import HEALTH
-from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated, state_shardings
+from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated
 from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.sharding import state_shardings
 from anysat_jax.train.state import TrainState, initial_state
 from anysat_jax.train.step import leaf_names, make_train_step
 from configs.pretrain import common

@@ -7,8 +7,8 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.train import state as state_module
-from anysat_jax.train.mesh import state_shardings
 from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.sharding import state_shardings
 from anysat_jax.train.state import TrainState, initial_state
 from configs import pretrain as pretrain_config
 

@@ -1,0 +1,47 @@
+"""Where activations live on a mesh of devices, as hints in the model's code that do nothing without a mesh.
+
+Batches are cut over `BATCH_AXES`. The axis `TENSOR` shares the work on each tile: attention heads and the hidden width
+of MLPs in the transformers, pixels and patches in the projectors.
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+TENSOR = "tensor"
+
+Axes = str | tuple[str, ...] | None  # mesh axes that cut one axis of an array
+
+
+def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Makes `constrain` speak of `mesh`, while a function is traced; None changes nothing."""
+    return contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def parts(mesh_shape: Mapping[str, int], axes: Axes) -> int:
+    """How many parts mesh axes cut an axis into; axes that the mesh lacks cut nothing."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh_shape.get(name, 1) for name in names)
+
+
+def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
+    """Asks for `x` cut over mesh axes, one entry for each of its axes: None for whole.
+
+    An axis that is not divisible is left to the compiler. Without a mesh, see `on_mesh`, or on one device, this is `x`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    entries = zip(x.shape, axes, strict=True)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(_entry(mesh.shape, size, one) for size, one in entries)))
+
+
+def _entry(mesh_shape: Mapping[str, int], size: int, axes: Axes) -> Axes | object:
+    if size % parts(mesh_shape, axes):
+        return PartitionSpec.UNCONSTRAINED
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return tuple(name for name in names if name in mesh_shape) or None
