@@ -12,6 +12,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.blocks import covering
 from data_pipelines.crops import Piece, View, all_corners, draw_view, whole_tile
 from data_pipelines.dates_choice import padded_lengths
+from data_pipelines.share import WHOLE, Share
 from data_pipelines.transforms import TileTransform
 
 Pick = tuple[int, np.random.Generator]
@@ -111,15 +112,14 @@ class InOrder:
       batch_size: samples of a batch over all processes.
       patch_size: metres.
       tiles: positions of the tiles that are taken, in their order; None: all.
-      process_index, process_count: this process has every `process_count`-th row of each batch.
+      share: the rows that this process has.
     """
 
     maker: BatchMaker
     batch_size: int
     patch_size: float
     tiles: Int[np.ndarray, "n"] | None = None
-    process_index: int = 0
-    process_count: int = 1
+    share: Share = WHOLE
 
     @property
     def total(self) -> int:
@@ -132,8 +132,8 @@ class InOrder:
     def __getitem__(self, number: int) -> Batch:
         wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         samples = self._samples(np.minimum(wanted, self.total - 1))
-        own = slice(self.process_index, None, self.process_count)
-        batch = self.maker.evaluation(samples[own], self.patch_size, samples)
+        own = self.share.rows(self.batch_size)
+        batch = self.maker.evaluation([samples[row] for row in own], self.patch_size, samples)
         return batch.replace(labels=batch.labels | {"valid": wanted[own] < self.total})
 
     def _samples(self, numbers: Int[np.ndarray, "B"]) -> list[int]:

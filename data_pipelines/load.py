@@ -22,6 +22,7 @@ from data_pipelines.options import (
     sampling_options,
 )
 from data_pipelines.prepared import PreparedDataset
+from data_pipelines.share import WHOLE, Share
 from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import TileTransform
 
@@ -55,33 +56,32 @@ def prepare(data: Any) -> None:
         locate(options.card.name, data.root, to_stderr)
 
 
-def train_iterator(data: Any, *, seed: int, process_index: int = 0, process_count: int = 1) -> "StepIterator":
+def train_iterator(data: Any, *, seed: int, share: Share = WHOLE) -> "StepIterator":
     """This process' share of the training batches, without end.
 
     The k-th batch depends on the config, the seed and k alone: with several processes, their k-th batches are of one
-    dataset, one patch size and one shape, and together hold the tiles of the single process' batch.
+    dataset, one patch size and one shape, and are the rows of the single process' batch.
 
     Args:
       data: the config's section `data`; `batch_size` counts the tiles of all processes.
       seed: of order, augmentation and patch sizes.
+      share: the rows that this process reads.
 
     Returns:
-      An iterator over batches of numpy arrays of `batch_size // process_count` tiles. The label "index" is the tile's
-      position in the split.
+      An iterator over batches of numpy arrays of this share's tiles. The label "index" is the tile's position in the
+      split.
 
     Raises:
       ValueError, OSError: as `prepare`, or the config cannot be; the message names the field.
     """
-    _check_process(process_index, process_count)
     from data_pipelines.sampler import StepIterator, Stream, mixture
 
     streams = []
-    for one in dataset_options(data, process_count):
+    for one in dataset_options(data, share.count):
         maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling)
         positions = _positions(one, len(maker.source))
         size = len(maker.source) if positions is None else len(positions)
-        share = dict(seed=seed, process_index=process_index, process_count=process_count)
-        streams.append(Stream(size, one, maker.training, positions=positions, **share))
+        streams.append(Stream(size, one, maker.training, seed=seed, share=share, positions=positions))
     return StepIterator(mixture(streams, seed), num_workers=num_workers(data))
 
 
@@ -120,8 +120,7 @@ def evaluation_batches(
     patch_size: float,
     batch_size: int,
     tiles: Sequence[int] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """Every tile of a split once, in a fixed order, without augmentation; or every part of it, where samples are parts.
 
@@ -133,27 +132,22 @@ def evaluation_batches(
       batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample; the
         label "valid" is False there.
       tiles: positions in the split of the tiles to take, in that order; None: all.
-      process_index, process_count: this process gets every `process_count`-th row of each batch; all processes get as
-        many batches, of the same shapes.
+      share: the rows that this process reads; all processes get as many batches, of the same shapes.
 
     Raises:
       ValueError, OSError: before the first batch: an unknown dataset, split or patch size, a batch size that the
-        processes cannot share, tiles that the split has not, or data that cannot be had.
+        share's parts do not divide, tiles that the split has not, or data that cannot be had.
     """
-    _check_process(process_index, process_count)
     card = dataset_card(dataset, data.root)
     sampling = sampling_options(card, data.datasets.get(dataset, {}))
     patch_size = check_patch_size(card, patch_size, sampling.extent)
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size is {batch_size}; it must be a positive multiple of the {process_count} processes")
+    if batch_size < 1 or batch_size % share.count:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be a positive multiple of {share.count}, the parts it is cut into"
+        )
     maker = _maker(locate(dataset, data.root), split, sampling)
     positions = None if tiles is None else check_tiles(tiles, len(maker.source))
-    return iter(InOrder(maker, batch_size, patch_size, positions, process_index, process_count))
-
-
-def _check_process(index: int, count: int) -> None:
-    if not 0 <= index < count:
-        raise ValueError(f"process_index {index} is not one of {count} processes")
+    return iter(InOrder(maker, batch_size, patch_size, positions, share))
 
 
 def _positions(options: DatasetOptions, size: int) -> Int32[np.ndarray, "n"] | None:

@@ -72,8 +72,12 @@ class DatasetOptions:
     fraction_seed: int = 0
 
 
-def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, ...]:
+def dataset_options(data: Any, parts: int = 1) -> tuple[DatasetOptions, ...]:
     """Reads `data.datasets`, sorted by name so that the order in a file changes nothing.
+
+    Args:
+      data: the config's section `data`.
+      parts: equal parts that each batch is to be cut into, see `Share`.
 
     Raises:
       ValueError: no dataset, an unknown one, or a value that cannot be; the message names the config's field.
@@ -81,7 +85,7 @@ def dataset_options(data: Any, process_count: int = 1) -> tuple[DatasetOptions, 
     if not data.datasets:
         raise ValueError("config.data.datasets is empty; name at least one dataset")
     cards = {name: find_card(name, data.get("root")) for name in sorted(data.datasets)}
-    return tuple(_one(card, data.datasets[name], process_count) for name, card in cards.items())
+    return tuple(_one(card, data.datasets[name], parts) for name, card in cards.items())
 
 
 def num_workers(data: Any) -> int:
@@ -198,12 +202,12 @@ _CHECKS = {
 }
 
 
-def _one(card: DatasetCard, section: Any, process_count: int) -> DatasetOptions:
+def _one(card: DatasetCard, section: Any, parts: int) -> DatasetOptions:
     field = f"config.data.datasets.{card.name}"
     batch_size, weight = section.batch_size, section.get("weight", 1.0)
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size < 1 or batch_size % parts:
         raise ValueError(
-            f"{field}.batch_size is {batch_size}; it must be a positive multiple of the {process_count} processes"
+            f"{field}.batch_size is {batch_size}; it must be a positive multiple of {parts}, the parts it is cut into"
         )
     if not (math.isfinite(weight) and weight >= SMALLEST_WEIGHT):
         raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")

@@ -1,7 +1,7 @@
 """Which tiles make up the k-th batch: a function of (seed, k) alone, whatever the number of processes and threads.
 
 A batch is a function of its number, so that the whole state of the iterator is how many batches it gave. Order and
-augmentation follow a tile's place in the endless row of all tiles and come before the slice of a process.
+augmentation follow a tile's place in the endless row of all tiles and come before the share of a process.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import Pick
 from data_pipelines.options import DatasetOptions
+from data_pipelines.share import WHOLE, Share
 
 
 class Schedule(grain.transforms.DatasetSelectionMap):
@@ -70,7 +71,7 @@ class Stream:
       options: its name, batch size and patch sizes.
       make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
       seed: of everything that is drawn.
-      process_index, process_count: which share.
+      share: the rows of this process.
       positions: of those tiles in the split; None: 0 to `size`.
     """
 
@@ -78,8 +79,7 @@ class Stream:
     options: DatasetOptions
     make: Callable[[Sequence[Pick], Sequence[int], float], Batch]
     seed: int
-    process_index: int = 0
-    process_count: int = 1
+    share: Share = WHOLE
     positions: Int32[np.ndarray, "n"] | None = None
 
     def __call__(self, number: int) -> Batch:
@@ -87,8 +87,8 @@ class Stream:
         order_seed, tile_seed, patch_seed = self._seeds
         places = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
         tiles = [self._tile(*divmod(place, self.size), order_seed) for place in places]
-        own = slice(self.process_index, None, self.process_count)
-        picks = [(tile, np.random.default_rng((tile_seed, p))) for tile, p in zip(tiles[own], places[own])]
+        own = self.share.rows(self.options.batch_size)
+        picks = [(tiles[row], np.random.default_rng((tile_seed, places[row]))) for row in own]
         sizes = self.options.patch_sizes
         patch_size = sizes[int(np.random.default_rng((patch_seed, number)).integers(len(sizes)))]
         return self.make(picks, tiles, patch_size)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -49,15 +48,12 @@ class Feed:
 
     def next(self) -> Fed:
         """The next step's batch and masks; the copy to the devices goes on while the caller computes."""
-        batch = next(self._batches).replace(labels={})  # labels are for the probe; pretraining sees none
-        masks = sample_patch_masks(
-            np.random.default_rng((self._seed, self._step)),
-            batch.grid,
-            batch.batch_size * jax.process_count(),
-            self._masks,
-        )
+        local = next(self._batches).replace(labels={})  # labels are for the probe; pretraining sees none
+        batch = put_batch(local, self._mesh)
+        rng = np.random.default_rng((self._seed, self._step))
+        masks = sample_patch_masks(rng, batch.grid, batch.batch_size, self._masks)
         self._step += 1
-        return Fed(put_batch(batch, self._mesh), put_masks(masks, self._mesh), self._batches.get_state())
+        return Fed(batch, put_masks(masks, self._mesh), self._batches.get_state())
 
     def close(self) -> None:
         self._batches.close()

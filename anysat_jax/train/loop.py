@@ -25,6 +25,7 @@ from anysat_jax.train.mesh import check_batch_sizes, make_mesh, on_host, replica
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
 from anysat_jax.train.programs import LOOKAHEAD, StepPrograms, look_ahead
+from anysat_jax.train.share import batch_share
 from anysat_jax.train.start import Start, begin
 from anysat_jax.train.state import TrainState
 from anysat_jax.train.step import leaf_names, make_train_step
@@ -85,9 +86,7 @@ def train(
         make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
     )
     as_json = settings.as_json(config)
-    batches = load.train_iterator(
-        config.data, seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
-    )
+    batches = load.train_iterator(config.data, seed=config.seed, share=batch_share(mesh))
     with (
         contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,
         RunLog(

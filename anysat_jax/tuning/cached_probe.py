@@ -17,6 +17,7 @@ from anysat_jax.adapt.tally import Tally, TallySum, tally_batch
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.mesh import replicated
 from anysat_jax.train.sharding import state_shardings
+from anysat_jax.train.share import batch_share
 from anysat_jax.tuning.adaptation import Data, Start, fingerprint
 from anysat_jax.tuning.evaluating import Evaluation, Totals, judge_logits
 from anysat_jax.tuning.extraction import Extraction, frozen_features
@@ -41,7 +42,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig) -> Problem:
         trainable={"head": start.params["head"]},
         frozen={},
         loss=loss,
-        batches=functools.partial(train.training, data.options, data.config.seed),
+        batches=functools.partial(train.training, data.options, data.config.seed, batch_share(data.mesh)),
         steps_per_epoch=-(-len(train) // data.options.batch_size),
         validate=lambda params: (
             validate_features(start.network, params, val, loss, data.config.evaluate.batch_size, data.mesh).of_metrics

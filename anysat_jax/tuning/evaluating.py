@@ -27,6 +27,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.train.log import QUIET_SECONDS
 from anysat_jax.train.mesh import batch_sharding, put_batch, replicated
 from anysat_jax.train.sharding import state_shardings
+from anysat_jax.train.share import batch_share
 from data_pipelines import load
 from data_pipelines.options import check_patch_size
 
@@ -153,8 +154,7 @@ def split_batches(
         split,
         patch_size=patch_sizes[0],
         batch_size=-(-batch_size // mesh.size) * mesh.size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=batch_share(mesh),
         **chosen,
     )
 
@@ -184,8 +184,8 @@ def only_labels(batch: Batch, task: Task) -> Batch:
 
 def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
     """This process' rows of an array that is cut over all devices."""
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}  # some may be repeated
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import flax.struct
 import grain
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
 from anysat_jax.train.mesh import put_batch
+from anysat_jax.train.share import batch_share
 from anysat_jax.tuning.feature_cache import Features
 from data_pipelines.batches import Pick
 from data_pipelines.options import DatasetOptions
 from data_pipelines.sampler import StepIterator, Stream
+from data_pipelines.share import Share
 
 
 @flax.struct.dataclass
@@ -62,19 +63,19 @@ class FeatureSet:
         labels = {self.level: np.asarray(one.labels[rows]), "index": np.asarray(one.index[rows])}
         return FeatureBatch(np.asarray(one.features[rows]), labels, self.dataset, patch_size)
 
-    def training(self, options: DatasetOptions, seed: int) -> StepIterator:
+    def training(self, options: DatasetOptions, seed: int, share: Share) -> StepIterator:
         """This process' share of the endless training batches; their position is a number of batches.
 
         Args:
           options: batch size and patch sizes.
           seed: of order and patch sizes.
+          share: the rows of this process.
         """
 
         def make(picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> FeatureBatch:
             return self.rows(np.asarray([row for row, _ in picks]), patch_size)
 
-        share = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        stream = Stream(len(self), options, make, seed, **share)
+        stream = Stream(len(self), options, make, seed, share)
         return StepIterator(grain.MapDataset.range(sys.maxsize).map(stream))
 
     def in_order(self, batch_size: int, mesh: Mesh) -> Iterator[list[FeatureBatch]]:
@@ -88,7 +89,7 @@ class FeatureSet:
         """
         size = -(-batch_size // mesh.size) * mesh.size
         for first in range(0, len(self), size):
-            wanted = np.arange(first, first + size)[jax.process_index() :: jax.process_count()]
+            wanted = first + batch_share(mesh).rows(size)
             rows, valid = np.minimum(wanted, len(self) - 1), wanted < len(self)
             batches = [self.rows(rows, patch_size) for patch_size in self.sizes]
             yield [put_batch(one.replace(labels=one.labels | {"valid": valid}), mesh) for one in batches]

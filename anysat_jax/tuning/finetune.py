@@ -17,6 +17,7 @@ from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import NetworkConfig, Params, apply_network
 from anysat_jax.batch import Batch
 from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.share import batch_share
 from anysat_jax.tuning.adaptation import (
     Data,
     Start,
@@ -94,8 +95,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig) -> Problem:
             load.train_iterator,
             config.data,
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=batch_share(data.mesh),
         ),
         steps_per_epoch=-(-tiles // data.options.batch_size),
         validate=functools.partial(validate, data, start.network, loss),

@@ -12,6 +12,7 @@ from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.options import Sampling
 from data_pipelines.prepare import prepare_dataset
 from data_pipelines.registry import get_entry
+from data_pipelines.share import Share
 from data_pipelines.transforms import TileTransform
 from tests.data_pipelines.coordinate_tiles import CARD, make_tile, neutral_statistics
 from tests.data_pipelines.fake_reader import CARD as FAKE
@@ -31,7 +32,7 @@ def data(tmp_path_factory, monkeypatch):
 def batches(tiles=None, batch_size=4, index=0, count=1, **sampling):
     transform = TileTransform(CARD, neutral_statistics(6), Sampling(date_buckets=(2, 3, 8), **sampling))
     chosen = None if tiles is None else np.asarray(tiles)
-    return list(InOrder(BatchMaker(TILES, transform, COUNTS), batch_size, 30.0, chosen, index, count))
+    return list(InOrder(BatchMaker(TILES, transform, COUNTS), batch_size, 30.0, chosen, Share((index,), count)))
 
 
 def samples(batch):
@@ -56,7 +57,7 @@ def test_processes_share_each_batch_and_every_sample_comes_once(count, share, ex
         assert len({str(jax.tree.map(np.shape, shard)) for shard in shards}) == 1
         for index, shard in enumerate(shards):
             for one, all_rows in zip(jax.tree.leaves(shard), jax.tree.leaves(batch), strict=True):
-                np.testing.assert_array_equal(one, all_rows[index::count])
+                np.testing.assert_array_equal(one, all_rows[index * share : (index + 1) * share])
     seen = [sample for part in parts for batch in part for sample in samples(batch)]
     corners = [(0.0, 0.0)] if extent is None else [(top, left) for top in (0.0, 60.0) for left in (0.0, 60.0)]
     assert sorted(seen) == sorted((tile, *corner) for tile in (tiles or range(5)) for corner in corners)
@@ -92,8 +93,7 @@ def test_windows_are_counted(tmp_path):
 def test_what_the_processes_cannot_share_is_refused(data):
     asked = dict(patch_size=10, batch_size=3)
     for wrong, message in (
-        (dict(process_index=0, process_count=2), "batch_size is 3; it must be a positive multiple of the 2 processes"),
-        (dict(process_index=2, process_count=2), "process_index 2 is not one of 2 processes"),
+        (dict(share=Share((0,), 2)), "batch_size is 3; it must be a positive multiple of 2, the parts"),
         (dict(tiles=[7]), "different positions in a split of 7; 7 is none"),
     ):
         with pytest.raises(ValueError, match=message):

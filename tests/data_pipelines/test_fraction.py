@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data_pipelines import load, registry
 from data_pipelines.fraction import check_tiles, chosen_tiles
 from data_pipelines.options import dataset_options
+from data_pipelines.share import Share
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
 quick = settings(max_examples=40, deadline=None)
@@ -60,7 +61,7 @@ def test_training_takes_each_of_the_share_once_an_epoch(root, count):
     config = data_config(root, batch_size=4, fraction=0.4, fraction_seed=3)
     wanted = load.training_tiles(config, CARD.name)
     assert wanted.tolist() == chosen_tiles(CARD.name, 20, 0.4, 3).tolist() and len(wanted) == 8
-    iterators = [load.train_iterator(config, seed=1, process_index=i, process_count=count) for i in range(count)]
+    iterators = [load.train_iterator(config, seed=1, share=Share((i,), count)) for i in range(count)]
     epochs = [[int(tile) for _ in range(2) for one in iterators for tile in next(one).labels["index"]] for _ in "abc"]
     assert [sorted(epoch) for epoch in epochs] == [wanted.tolist()] * 3
     for iterator in iterators:

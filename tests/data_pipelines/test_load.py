@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from anysat_jax.batch import Batch
 from data_pipelines import load, registry
 from data_pipelines.locate import locate
+from data_pipelines.share import Share
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
@@ -25,8 +26,8 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry._ENTRIES, CARD.name, fake_entry)
 
 
-def batches(config, count, seed=0, **processes):
-    iterator = load.train_iterator(config, seed=seed, **processes)
+def batches(config, count, seed=0, **share):
+    iterator = load.train_iterator(config, seed=seed, **share)
     try:
         return [next(iterator) for _ in range(count)]
     finally:
@@ -77,12 +78,11 @@ def test_resume_through_json(root):
 
 def test_two_processes_share_the_batch(root):
     whole = batches(data_config(root, batch_size=4), 3)
-    parts = [batches(data_config(root, batch_size=4), 3, process_index=i, process_count=2) for i in range(2)]
+    parts = [batches(data_config(root, batch_size=4), 3, share=Share((i,), 2)) for i in range(2)]
     for k, batch in enumerate(whole):
         shards = [part[k] for part in parts]
         assert {s.patch_size for s in shards} == {batch.patch_size} and {s.batch_size for s in shards} == {2}
-        sums = sorted(float(v.sum()) for s in shards for v in s.observations["spot"].values)
-        assert sums == sorted(float(v.sum()) for v in batch.observations["spot"].values)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda *rows: np.concatenate(rows), *shards), batch)
 
 
 @settings(max_examples=5, deadline=None)
@@ -90,7 +90,7 @@ def test_two_processes_share_the_batch(root):
 def test_an_epoch_has_every_training_tile_once_and_no_other(root, seed, batch_size, count):
     config = data_config(root, batch_size=batch_size, temporal_dropout=0.3)
     steps = 4 * 7 // batch_size  # four epochs of seven tiles
-    shards = [batches(config, steps, seed, process_index=index, process_count=count) for index in range(count)]
+    shards = [batches(config, steps, seed, share=Share((index,), count)) for index in range(count)]
     stored = {tile["spot"][0, 2:-2, 2:-2].sum(dtype=int): i for i, tile in enumerate(records(root, "train"))}
     tiles = []
     for parts in zip(*shards, strict=True):
@@ -118,7 +118,7 @@ def totals(root, batch):
 def test_buckets_are_the_same_on_all_processes(root):
     config = data_config(root, batch_size=4, max_dates=None, date_buckets=(3, 5, 8))
     whole = batches(config, 8)
-    parts = [batches(config, 8, process_index=index, process_count=2) for index in range(2)]
+    parts = [batches(config, 8, share=Share((index,), 2)) for index in range(2)]
     for k, batch in enumerate(whole):
         check_batch(CARD, batch)
         lengths = {n: o.dates.shape[1] for n, o in batch.observations.items() if o.dates is not None}
@@ -165,9 +165,9 @@ def test_a_field_that_cannot_be_is_refused_by_name(root):
 
 
 def test_processes_and_workers_that_cannot_be(root):
-    with pytest.raises(ValueError, match="process_index 2 is not one of 2"):
-        load.train_iterator(data_config(root), seed=0, process_index=2, process_count=2)
-    config = data_config(root)
+    config = data_config(root, batch_size=3)
+    with pytest.raises(ValueError, match="batch_size is 3; it must be a positive multiple of 2, the parts"):
+        load.train_iterator(config, seed=0, share=Share((1,), 2))
     config.num_workers = -1
     with pytest.raises(ValueError, match=r"data\.num_workers is -1"):
         load.train_iterator(config, seed=0)

@@ -19,9 +19,9 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(CARD))
 
 
-def options(process_count=1, **section):
+def options(parts=1, **section):
     section = {"batch_size": 2} | section
-    return dataset_options(ConfigDict({"root": "", "datasets": {CARD.name: section}}), process_count)[0]
+    return dataset_options(ConfigDict({"root": "", "datasets": {CARD.name: section}}), parts)[0]
 
 
 def test_absent_fields_mean_whole_tiles_with_all_dates():
@@ -64,7 +64,7 @@ def test_an_extent_that_no_usual_size_divides_asks_for_others(monkeypatch):
 
 
 WRONG = {
-    "batch size": (dict(batch_size=3), r"batch_size is 3; .* multiple of the 2 processes"),
+    "batch size": (dict(batch_size=3), r"batch_size is 3; .* multiple of 2"),
     "no batch": (dict(batch_size=0), "batch_size is 0"),
     "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
@@ -91,7 +91,7 @@ def test_values_that_cannot_be_are_refused_by_name(case):
     changes, message = WRONG[case]
     where = "" if case == "patch size" else rf"config\.data\.datasets\.{CARD.name}\."
     with pytest.raises(ValueError, match=where + message.removeprefix(r"\.")):
-        options(process_count=2, **changes)
+        options(parts=2, **changes)
 
 
 def test_what_the_dataset_does_not_have_is_refused():

@@ -6,11 +6,12 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from anysat_jax.adapt.losses import LossConfig
-from anysat_jax.train.mesh import AXES, make_mesh
+from anysat_jax.train.mesh import make_mesh
 from anysat_jax.tuning import evaluating
 from anysat_jax.tuning.adaptation import open_data, start_network
 from anysat_jax.tuning.evaluating import evaluate_split
 from data_pipelines import load
+from data_pipelines.share import Share
 from tests.tuning import adapt_toys
 
 
@@ -105,12 +106,10 @@ def test_a_patch_size_that_does_not_fit_is_refused(toy, sizes):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_processes_shares_make_up_the_split(toy, monkeypatch, count):
     data, _ = toy
-    monkeypatch.setattr(jax, "process_count", lambda: count)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]).reshape(count, 1), AXES)
     shares = []
     for process in range(count):
-        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        batches = evaluating.split_batches(data.config.data, "toy_fields", "test", (10.0,), 4, mesh)
+        monkeypatch.setattr(evaluating, "batch_share", lambda _, process=process: Share((process,), count))
+        batches = evaluating.split_batches(data.config.data, "toy_fields", "test", (10.0,), 6, data.mesh)
         labels = [batch.labels for batch in batches]
         shares.append(np.concatenate([one["index"][one["valid"]] for one in labels]))
     assert sorted(np.concatenate(shares).tolist()) == list(range(7))
