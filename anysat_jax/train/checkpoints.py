@@ -1,24 +1,32 @@
 """Checkpoints of a run: the state, the position in the data, and what was being trained.
 
 Orbax writes them in the background and renames them when whole, so that a run killed at any moment leaves the last
-whole one.
+whole one. Each holds the checksums of its files, which are compared before it is read.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from anysat_jax.train.errors import CheckpointError, ConfigError
+from anysat_jax.train.checksums import find_damage, write_checksums
+from anysat_jax.train.errors import CheckpointError, ConfigError, StorageError
 from anysat_jax.train.settings import differences
+from anysat_jax.train.storage import refusal
 
 ARGS = ocp.args
+SAVE_TIMEOUT = 100 * 365 * 86400
+"""Seconds that Orbax waits for what it writes. It measures them with the clock of the day, so that a clock that is put
+right by hours or years would end a save half-way; a save that really hangs is the watchdog's business."""
 Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
 """Of the stored config, this run's, and the folder."""
 
@@ -51,12 +59,14 @@ class Checkpoints:
         """
         self.folder = pathlib.Path(folder).absolute()
         self._keep, self._check = keep, check or check_same_model
+        self._saving, self._megabytes = 0, 0.0  # step and size of what was saved last
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.LatestN(self._keep),
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT, post_finalization_callback=self._seal),
             cleanup_tmp_directories=True,
         )
         json = {name: ocp.JsonCheckpointHandler() for name in ("data", "meta")}
@@ -69,7 +79,11 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError:
+            if not isinstance(error, StorageError):  # said once is enough; but a run that was not saved must say so
+                raise
 
     def close(self) -> None:
         """Waits for the checkpoint that is being written."""
@@ -77,8 +91,13 @@ class Checkpoints:
         self._manager.close()
 
     def wait(self) -> None:
-        """Returns once what was saved is whole on disk."""
-        self._manager.wait_until_finished()
+        """Returns once what was saved is whole on disk.
+
+        Raises:
+          StorageError: it could not be written; the checkpoints before it are as they were.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
 
     def drop_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps."""
@@ -98,9 +117,36 @@ class Checkpoints:
         Args:
           data: position in the data after the state's last update, JSON values.
           meta: {"step": int, "config": the whole config, "record": the run's memory for its summary}, JSON values.
+
+        Raises:
+          StorageError: this one, or the one before, could not be written.
         """
+        self.wait()
+        self._saving, self._megabytes = meta["step"], sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
         args = ARGS.Composite(state=ARGS.StandardSave(state), data=ARGS.JsonSave(data), meta=ARGS.JsonSave(meta))
-        self._manager.save(meta["step"], args=args)
+        with self._told():
+            self._manager.save(meta["step"], args=args)
+
+    def _seal(self) -> None:
+        """Adds the checksums; Orbax calls it in the background when all is written and not renamed yet."""
+        for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            write_checksums(folder)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in one sentence that a checkpoint could not be written, whatever its writers raise."""
+        try:
+            yield
+        except Exception as error:
+            if (reason := refusal(error)) is None:
+                raise
+            whole = [step for step in self.steps if step != self._saving]
+            last = f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
+            raise StorageError(
+                f"the checkpoint of step {self._saving} could not be written to {self.folder} ({reason}); {last}; make "
+                f"room for {self._keep + 1} checkpoints of up to {self._megabytes:.0f} MB, and start again with the "
+                "same command"
+            ) from error
 
     def preempted(self, step: int) -> bool:
         """Whether the processes were asked to stop; they all agree on the step."""
@@ -109,7 +155,8 @@ class Checkpoints:
     def restore(self, abstract: Any, config: dict[str, Any]) -> Restored | None:
         """The newest whole checkpoint, or None where there is none.
 
-        A damaged one is set aside in `<folder>-damaged`, saying so, and the one before it is read.
+        A damaged one, of which a file is not what was written, is set aside in `<folder>-damaged`, saying so, and the
+        one before it is read.
 
         Args:
           abstract: shapes, dtypes and shardings that are wanted.
@@ -121,18 +168,30 @@ class Checkpoints:
         """
         steps = self.steps[::-1]
         for step in steps:
-            try:
-                return self._restore(step, abstract, config)
-            except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):
-                raise  # the checkpoint is not to blame
-            except Exception as error:  # damage shows as almost any exception, a bare Exception included
-                self._set_aside(step, error)
+            # The first process looks, for all of them must read the same step.
+            reason = find_damage(self.folder / str(step)) if jax.process_index() == 0 else None
+            if not _in_all_processes(reason is None):
+                self._set_aside(step, reason)
+                continue
+            restored, reason = self._try(step, abstract, config)
+            if _in_all_processes(restored is not None):
+                return restored
+            self._set_aside(step, reason)
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints of {self.folder} could be read (steps {steps[::-1]}, now in "
                 f"{self._damaged}); choose another --workdir, or start again to begin from step 0"
             )
         return None
+
+    def _try(self, step: int, abstract: Any, config: dict[str, Any]) -> tuple[Restored | None, str | None]:
+        """The checkpoint, or why it could not be read."""
+        try:
+            return self._restore(step, abstract, config), None
+        except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # the checkpoint is not to blame
+        except Exception as error:  # damage shows as almost any exception, a bare Exception included
+            return None, str(error) or type(error).__name__
 
     def _restore(self, step: int, abstract: Any, config: dict[str, Any]) -> Restored:
         meta = self._manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
@@ -147,17 +206,33 @@ class Checkpoints:
     def _damaged(self) -> pathlib.Path:
         return self.folder.with_name(self.folder.name + "-damaged")
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, reason: str | None) -> None:
         """Moves a step out of the way, so that it can be written again."""
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = (reason or "another process cannot read it").splitlines()[0][:200]
         logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", self.folder, step, reason)
+        self._manager.close()
         if jax.process_index() == 0:
             self._damaged.mkdir(exist_ok=True)
             target = self._damaged / f"{step}-{len(list(self._damaged.iterdir()))}"
             (self.folder / str(step)).rename(target)
             logging.warning("moved it to %s", target)
-        self._manager.close()
+        _in_all_processes(True)  # nobody lists the folder before the step is gone
         self._manager = self._open()
+
+
+def newest_whole(folder: pathlib.Path, steps: Iterable[int]) -> int | None:
+    """The newest of a folder's steps whose files are what was written, for a reader who leaves the folder as it is."""
+    for step in sorted(steps, reverse=True):
+        reason = find_damage(folder / str(step))
+        if reason is None:
+            return step
+        logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
+    return None
+
+
+def _in_all_processes(fine: bool) -> bool:
+    """Whether all is well in every process; each waits for the others."""
+    return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(fine)).all())
 
 
 def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:

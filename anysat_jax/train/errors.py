@@ -13,6 +13,10 @@ class CheckpointError(RunError):
     """No checkpoint of the workdir can be read."""
 
 
+class StorageError(RunError):
+    """The workdir cannot be written, or another run holds it."""
+
+
 class NonFiniteError(RunError, FloatingPointError):
     """A loss or a gradient is infinite or not a number."""
 

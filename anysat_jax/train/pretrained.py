@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
-from anysat_jax.train.checkpoints import ARGS, check_same_model
+from anysat_jax.train.checkpoints import ARGS, check_same_model, newest_whole
 from anysat_jax.train.errors import CheckpointError
 from anysat_jax.train.state import Params, TrainState
 
@@ -77,9 +77,14 @@ def _read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Param
         raise CheckpointError(f"{workdir} is not the workdir of a run: it has no folder checkpoints")
     # A fresh manager, since one remembers the first way in which an item was read.
     with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
+        steps = manager.all_steps()
+        step = newest_whole(folder, steps)
         if step is None:
-            raise CheckpointError(f"there is no whole checkpoint in {folder} yet")
+            raise CheckpointError(
+                f"all checkpoints of {folder} are damaged (steps {sorted(steps)}); give another run"
+                if steps
+                else f"there is no whole checkpoint in {folder} yet"
+            )
         run = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]["config"]
         if "model" not in run or run.get("job", "pretrain") != "pretrain":
             raise CheckpointError(

@@ -7,8 +7,10 @@ import jax
 import pytest
 
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.checksums import CHANGING, FILE, find_damage
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh
+from tests.train.damage import cut_short, flip_bit
 from tests.train.toys import assert_same, toy_abstract, toy_state
 
 CONFIG = {"model": {"preset": "tiny", "dim": 128, "sensors": ["s2"], "remat": False}}
@@ -100,7 +102,17 @@ def lose_state(step: pathlib.Path):
     shutil.rmtree(step / "state")
 
 
-@pytest.mark.parametrize("damage", [truncate_arrays, empty_meta, lose_state])
+def flip_a_bit_of_the_arrays(step: pathlib.Path):
+    flip_bit(max((step / "state").rglob("d/*"), key=lambda file: file.stat().st_size))
+
+
+def flip_a_bit_of_the_position(step: pathlib.Path):
+    flip_bit(step / "data" / "metadata")  # still JSON: another number
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate_arrays, empty_meta, lose_state, flip_a_bit_of_the_arrays, flip_a_bit_of_the_position]
+)
 def test_a_damaged_step_is_set_aside_and_the_one_before_it_read(tmp_path, caplog, damage):
     folder = tmp_path / "checkpoints"
     state = save_steps(folder, 1, 2)
@@ -110,6 +122,34 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_it_read(tmp_path, caplog
     assert "2 is damaged" in caplog.text and len(list((tmp_path / "checkpoints-damaged").iterdir())) == 1
     save_steps(folder, 2)  # the step can be written again
     assert restore(folder).meta["step"] == 2
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut_short, pathlib.Path.unlink])
+def test_damage_to_any_file_of_a_step_is_seen(tmp_path, damage):
+    save_steps(tmp_path, 1)
+    files = [file for file in (tmp_path / "1").rglob("*") if file.is_file()]
+    files = [file for file in files if str(file.relative_to(tmp_path / "1")) not in (*CHANGING, FILE)]
+    assert len(files) > 10 and find_damage(tmp_path / "1") is None
+    for file in files:
+        content = file.read_bytes()
+        damage(file)
+        assert file.name in find_damage(tmp_path / "1")
+        file.write_bytes(content)
+    assert find_damage(tmp_path / "1") is None
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut_short, pathlib.Path.unlink])
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_has_no_checksum_does_not_matter(tmp_path, damage, name):
+    state = save_steps(tmp_path, 1)
+    damage(tmp_path / "1" / name)
+    assert_same(restore(tmp_path).state, at_step(state, 1))
+
+
+def test_a_step_of_an_earlier_version_has_no_checksums_and_is_read(tmp_path):
+    state = save_steps(tmp_path, 1)
+    (tmp_path / "1" / FILE).unlink()
+    assert_same(restore(tmp_path).state, at_step(state, 1))
 
 
 def test_when_all_are_damaged_the_run_says_so(tmp_path):

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import optax
@@ -13,6 +15,7 @@ from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh
 from anysat_jax.train.pretrained import load_teacher, restore_params
 from anysat_jax.train.state import state_from_params
+from tests.train.damage import flip_bit
 from tests.train.toys import assert_same, toy_abstract, toy_state
 from tests.validate.fakes import make_data
 
@@ -50,6 +53,23 @@ def test_the_newest_teacher_is_loaded(workdir):
     assert jax.tree.structure(params) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(params))
+
+
+def test_a_damaged_newest_is_passed_over_and_left_where_it_is(workdir, tmp_path, caplog):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    flip_bit(copy / "checkpoints" / "7" / "state" / "_METADATA")
+    _, params = load_teacher(copy)
+    jax.tree.map(
+        np.testing.assert_array_equal, params, init_student(ModelConfig.from_section(ConfigDict(MODEL)), 5)["encoder"]
+    )
+    assert "7 is damaged (state/_METADATA is not what was written)" in caplog.text
+    assert (copy / "checkpoints" / "7").is_dir()
+    flip_bit(copy / "checkpoints" / "5" / "meta" / "metadata")
+    with pytest.raises(
+        CheckpointError, match=r"all checkpoints of .* are damaged \(steps \[5, 7\]\); give another run"
+    ):
+        load_teacher(copy)
 
 
 def test_features_of_a_run(workdir):
