@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Runs a command, and runs it again for as long as another start can go on from what it saved.
+# usage: bash launch/keep_going.sh [--retries N] COMMAND...
+#
+# Exit code 75 says that it was asked to stop and has saved: again, always. Any other failure may come from a host that
+# died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most N times (3). SIGTERM and SIGINT reach
+# the command as SIGTERM, so that it saves; what it ends with is then the exit code, and it is not run again.
+set -euo pipefail
+
+retries=3
+if [ "${1:-}" = --retries ]; then
+  retries=${2:?--retries needs a number}
+  shift 2
+fi
+[ $# -gt 0 ] || { echo "usage: bash launch/keep_going.sh [--retries N] COMMAND..." >&2; exit 2; }
+pause=${ANYSAT_PAUSE:-10}
+
+say() { echo "keep_going: $*" >&2; }
+
+child='' stopping='' interrupted=''
+forward() {
+  stopping=yes interrupted=yes
+  [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true
+}
+trap forward TERM INT
+
+# Runs a command, and leaves its exit code in $code.
+run() {
+  "$@" &
+  child=$!
+  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null || true # asked to stop before $child was known
+  # A signal ends bash's wait early, with the signal's number in place of the exit code.
+  while :; do
+    interrupted='' code=0
+    wait "$child" || code=$?
+    [ -n "$interrupted" ] || break
+  done
+  child=''
+}
+
+failures=0
+while :; do
+  run "$@"
+  [ "$code" -ne 0 ] || exit 0
+  if [ -n "$stopping" ]; then
+    say "stopped with exit code $code"
+    exit "$code"
+  elif [ "$code" -eq 75 ]; then
+    say "exit code 75: starting again in $pause s"
+  elif [ "$failures" -lt "$retries" ]; then
+    failures=$((failures + 1))
+    say "exit code $code: starting again in $pause s, $failures of $retries"
+  else
+    say "exit code $code, and no start is left of $retries"
+    exit "$code"
+  fi
+  last=$code
+  run sleep "$pause"
+  [ -z "$stopping" ] || exit "$last"
+done

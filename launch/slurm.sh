@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Trains on several nodes of a SLURM cluster: one process a node, with all of the node's GPUs.
+# usage: sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh --config=configs/pretrain.py:geoplex --workdir=DIR
+#
+# DIR is on a disk that all nodes share. Submit from the checkout; $ANYSAT_PYTHON names another Python than .venv's.
+# What sbatch is given wins over the lines below.
+#SBATCH --job-name=anysat
+#SBATCH --ntasks-per-node=1
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+
+retries=3
+python=${ANYSAT_PYTHON:-.venv/bin/python}
+[ -x "$(command -v "$python")" ] || { echo "slurm.sh: no Python at $python: set ANYSAT_PYTHON" >&2; exit 2; }
+
+# Under SLURM, JAX gives a process one GPU, unless it is told which ones.
+if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
+  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+  export JAX_LOCAL_DEVICE_IDS
+fi
+
+# A preempted or cancelled job gets SIGTERM in this shell, too. The processes save; this shell waits for them.
+trap : TERM
+
+# Asked to stop near the time limit, the job still runs, and queues itself again. One that is cancelled or preempted
+# completes already: SLURM does with it what it was told.
+requeue() {
+  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    echo "slurm.sh: exit code 75: queued again" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+  exit 75
+}
+
+for attempt in $(seq 0 "$retries"); do
+  code=0
+  # The others finish their part of the last save: they are not killed with the first that ends, but 300 s later.
+  srun --kill-on-bad-exit=0 --wait=300 --cpus-per-task="${SLURM_CPUS_ON_NODE:?}" "$python" -m anysat_jax.main --processes=auto "$@" || code=$?
+  [ "$code" -ne 0 ] || exit 0
+  [ "$code" -ne 75 ] || requeue
+  echo "slurm.sh: exit code $code at start $attempt of $retries" >&2
+done
+exit "$code"
