@@ -1,0 +1,191 @@
+"""A Cloud TPU slice by a queued resource: ordered, set up, and training on all of its hosts.
+
+  python -m launch.tpu create NAME --zone=ZONE --topology=v5e:16x16 --spot
+  python -m launch.tpu wait   NAME --zone=ZONE
+  python -m launch.tpu setup  NAME --zone=ZONE --bucket=BUCKET
+  python -m launch.tpu run    NAME --zone=ZONE -- --config=configs/pretrain.py:geoplex --workdir=/mnt/anysat/geoplex
+  python -m launch.tpu logs   NAME --zone=ZONE
+  python -m launch.tpu stop   NAME --zone=ZONE
+  python -m launch.tpu delete NAME --zone=ZONE
+
+What follows `--` goes on: to gcloud with `create`, to anysat_jax.main with `run`, as a command for every host with
+`exec`. --dry_run prints the commands of an action and runs none. See docs/LAUNCH.md.
+"""
+
+import argparse
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+from anysat_jax.train.errors import RunError
+from launch.commands import Commands, split
+from launch.slices import GENERATIONS, Slice
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+FOLDER = "anysat-jax"  # below the home of every host
+ARCHIVE = REPOSITORY / "build" / f"{FOLDER}.tar.gz"
+POLL_SECONDS = 30.0
+GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
+
+# A unit of systemd stays when the connection ends, keeps a log, cannot start twice, and gets SIGTERM both from `stop`
+# and when the machine shuts down. KillMode: only the first process gets it, so that data workers last until the end.
+UNIT = (
+    f'sudo systemd-run --collect --unit=anysat --uid="$(id -u)" --working-directory="$HOME/{FOLDER}" '
+    "--property=KillMode=mixed --property=TimeoutStopSec=600"
+)
+
+
+def create(given: argparse.Namespace, commands: Commands) -> None:
+    """Orders a slice. It comes when there is one: see `wait`."""
+    slice_ = Slice.parse(given.topology)
+    words = [
+        *("gcloud", "compute", "tpus", "queued-resources", "create", given.name, f"--node-id={given.name}"),
+        *_place(given),
+        f"--accelerator-type={slice_.accelerator_type}",
+        f"--runtime-version={GENERATIONS[slice_.generation].runtime}",
+    ]
+    commands.run(*words, *(["--spot"] if given.spot else []), *given.rest)
+
+
+def wait(given: argparse.Namespace, commands: Commands) -> None:
+    """Returns when the slice is there.
+
+    Raises:
+      RunError: it will not come.
+    """
+    before = None
+    while (state := _state(given, commands)) not in (None, "ACTIVE"):
+        if state in GONE:
+            raise RunError(f"{given.name} is {state}: delete it, and create it again")
+        if state != before:
+            print(f"{given.name}: {state}", flush=True)
+        before = state
+        time.sleep(POLL_SECONDS)
+
+
+def setup(given: argparse.Namespace, commands: Commands) -> None:
+    """Copies the last commit to all hosts, and installs it there."""
+    if not commands.dry_run:
+        _warn_of_changes()
+        ARCHIVE.parent.mkdir(exist_ok=True)
+    archive = str(ARCHIVE.relative_to(REPOSITORY))
+    commands.run(
+        *("git", "-C", str(REPOSITORY), "archive", "--format=tar.gz", f"--prefix={FOLDER}/", f"--output={archive}"),
+        "HEAD",
+    )
+    copy = ("gcloud", "compute", "tpus", "tpu-vm", "scp", str(ARCHIVE), f"{given.name}:")
+    commands.run(*copy, *_place(given), "--worker=all")
+    install = shlex.join(["bash", f"{FOLDER}/launch/tpu_host.sh", *([given.bucket] if given.bucket else [])])
+    _ssh(given, commands, "all", f"tar -xzf {ARCHIVE.name} && {install}")
+
+
+def run(given: argparse.Namespace, commands: Commands) -> None:
+    """Starts training on all hosts, and leaves it running."""
+    main = [".venv/bin/python", "-m", "anysat_jax.main", "--processes=auto", *given.rest]
+    _ssh(given, commands, "all", f"{UNIT} bash launch/keep_going.sh {shlex.join(main)}")
+
+
+def execute(given: argparse.Namespace, commands: Commands) -> None:
+    """Runs a command in the checkout of every host."""
+    _ssh(given, commands, given.worker, f"cd {FOLDER} && {shlex.join(given.rest)}")
+
+
+def logs(given: argparse.Namespace, commands: Commands) -> None:
+    """Shows what a host has printed, and what it prints."""
+    _ssh(given, commands, given.worker, "sudo journalctl --unit=anysat --output=cat --lines=100 --follow")
+
+
+def stop(given: argparse.Namespace, commands: Commands) -> None:
+    """Asks all hosts to save and end; returns when they have."""
+    _ssh(given, commands, "all", "sudo systemctl stop anysat")
+
+
+def delete(given: argparse.Namespace, commands: Commands) -> None:
+    """Gives the slice back, with its hosts and their disks; gcloud asks first."""
+    words = ("gcloud", "compute", "tpus", "queued-resources", "delete", given.name)
+    commands.run(*words, *_place(given), "--force")
+
+
+def _place(given: argparse.Namespace) -> list[str]:
+    return [f"--zone={given.zone}", *([f"--project={given.project}"] if given.project else [])]
+
+
+def _state(given: argparse.Namespace, commands: Commands) -> str | None:
+    words = ("gcloud", "compute", "tpus", "queued-resources", "describe", given.name)
+    return commands.ask(*words, *_place(given), "--format=value(state.state)")
+
+
+def _ssh(given: argparse.Namespace, commands: Commands, worker: str, line: str) -> None:
+    words = ("gcloud", "compute", "tpus", "tpu-vm", "ssh", given.name)
+    commands.run(*words, *_place(given), f"--worker={worker}", f"--command={line}")
+
+
+def _warn_of_changes() -> None:
+    found = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "status", "--porcelain"], capture_output=True, text=True, check=False
+    )
+    if found.stdout:
+        print("launch.tpu: the hosts get the last commit, without the changes after it", file=sys.stderr)
+
+
+ACTIONS = dict(create=create, wait=wait, setup=setup, run=run, exec=execute, logs=logs, stop=stop, delete=delete)
+NEEDS_REST, MAY_HAVE_REST = ("run", "exec"), ("create",)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(
+        "python -m launch.tpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = whole.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, function in ACTIONS.items():
+        one = actions.add_parser(name, help=(function.__doc__ or "").partition("\n")[0])
+        one.add_argument("name", metavar="NAME", help="of the queued resource and of its slice")
+        one.add_argument("--zone", required=True)
+        one.add_argument("--project", help="default: gcloud's")
+        one.add_argument("--dry_run", action="store_true", help="print the commands, run none")
+        if name == "create":
+            one.add_argument("--topology", required=True, help="as in v5e:16x16; launch.aot says what fits on it")
+            one.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
+        if name == "setup":
+            one.add_argument("--bucket", help="mounted at /mnt/anysat; several hosts need a disk that they share")
+        if name in ("logs", "exec"):
+            one.add_argument("--worker", default="0" if name == "logs" else "all", help="a host's number, or all")
+    return whole
+
+
+def check_rest(given: argparse.Namespace) -> None:
+    """Refuses what an action would not use, before anything is run.
+
+    Raises:
+      RunError: words after `--` are missing, or too many.
+    """
+    if given.rest and given.action not in NEEDS_REST + MAY_HAVE_REST:
+        raise RunError(f"{given.action} takes nothing after --, and got {shlex.join(given.rest)}")
+    if not given.rest and given.action in NEEDS_REST:
+        example = (
+            "--config=configs/pretrain.py:geoplex --workdir=/mnt/anysat/geoplex" if given.action == "run" else "df"
+        )
+        raise RunError(f"{given.action} needs words after --, for instance -- {example}")
+
+
+def main(words: list[str]) -> int:
+    """Runs an action. Returns the exit code."""
+    own, rest = split(words)
+    given = parser().parse_args(own)
+    given.rest = rest
+    try:
+        check_rest(given)
+        ACTIONS[given.action](given, Commands(given.dry_run))
+    except RunError as error:
+        print(f"launch.tpu: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # how `logs` ends
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
