@@ -1,0 +1,107 @@
+"""Training on Kubernetes: prints a JobSet, for TPUs of GKE, or for nodes with NVIDIA GPUs of any cluster.
+
+  python -m launch.jobset NAME --image=IMAGE --bucket=BUCKET --topology=v5e:16x16 -- --config=... --workdir=/runs/NAME
+  python -m launch.jobset NAME --image=IMAGE --claim=CLAIM --nodes=4 --gpus=8 -- --config=... --workdir=/runs/NAME
+
+`... | kubectl apply -f -` starts it; the JSON is read as YAML is. /runs is the bucket (by the Cloud Storage FUSE driver
+of GKE), or the persistent volume claim. What follows `--` goes to anysat_jax.main. See docs/LAUNCH.md.
+"""
+
+import argparse
+import json
+import re
+import sys
+
+from anysat_jax.train.errors import ConfigError
+from launch.commands import split
+from launch.manifest import HOSTS, RUNS, Manifest, bucket_volume, claim_volume, jobset, pod_template
+from launch.slices import GENERATIONS, Slice
+
+PORT = 8476  # where process 0 of several with GPUs listens for the others
+
+
+def on_tpus(given: argparse.Namespace) -> Manifest:
+    """The manifest for a slice of TPUs. GKE tells its hosts who the others are.
+
+    Raises:
+      ConfigError: there is no such slice.
+    """
+    slice_ = Slice.parse(given.topology)
+    pod = pod_template(
+        given.image,
+        ["--processes=auto", *given.rest] if slice_.hosts > 1 else given.rest,
+        {"google.com/tpu": slice_.chips // slice_.hosts},
+        _volume(given),
+        {
+            "cloud.google.com/gke-tpu-accelerator": GENERATIONS[slice_.generation].gke_label,
+            "cloud.google.com/gke-tpu-topology": slice_.shape,
+        },
+    )
+    # All pods on one slice: of several hosts, a node pool is one.
+    together = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    return jobset(given.name, slice_.hosts, pod, together if slice_.hosts > 1 else {})
+
+
+def on_gpus(given: argparse.Namespace) -> Manifest:
+    """The manifest for nodes with GPUs. The others find the first pod by its name."""
+    first = f"{given.name}-{HOSTS}-0-0.{given.name}:{PORT}"
+    words = [f"--processes={first},{given.nodes},$(INDEX)", *given.rest] if given.nodes > 1 else given.rest
+    pod = pod_template(given.image, words, {"nvidia.com/gpu": given.gpus}, _volume(given), {})
+    return jobset(given.name, given.nodes, pod, {})
+
+
+def _volume(given: argparse.Namespace) -> Manifest:
+    return bucket_volume(given.bucket) if given.bucket else claim_volume(given.claim)
+
+
+def check(given: argparse.Namespace) -> None:
+    """Refuses what would fail only in the cluster.
+
+    Raises:
+      ConfigError: a name that no host can have, no node or GPU, or runs that are lost with their pod.
+    """
+    # The last pod's name, NAME-host-0-9999, is a host's name: 63 letters at most.
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", given.name):
+        raise ConfigError(
+            f"{given.name!r} cannot name a JobSet; take up to 47 lower-case letters, digits and dashes, a letter first"
+        )
+    if not given.topology and min(given.nodes, given.gpus) < 1:
+        raise ConfigError(f"--nodes={given.nodes} --gpus={given.gpus}: both must be 1 or more")
+    if not any(word.startswith(f"--workdir={RUNS}/") for word in given.rest):
+        raise ConfigError(f"only {RUNS} outlives a pod; add a workdir there: -- --config=... --workdir={RUNS}/NAME")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(
+        "python -m launch.jobset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    whole.add_argument("name", metavar="NAME", help="lower-case letters, digits, dashes")
+    whole.add_argument("--image", required=True, help="built from the Dockerfile")
+    runs = whole.add_mutually_exclusive_group(required=True)
+    runs.add_argument("--bucket", help="of Cloud Storage, without gs://")
+    runs.add_argument("--claim", help="a persistent volume claim that all nodes may write to (ReadWriteMany)")
+    where = whole.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", help="a slice of TPUs, as in v5e:16x16; launch.aot says what fits on it")
+    where.add_argument("--nodes", type=int, help="how many nodes with GPUs")
+    whole.add_argument("--gpus", type=int, default=8, help="of each node (default: 8)")
+    return whole
+
+
+def main(words: list[str]) -> int:
+    """Prints the manifest. Returns the exit code."""
+    own, rest = split(words)
+    given = parser().parse_args(own)
+    given.rest = rest
+    try:
+        check(given)
+        manifest = on_tpus(given) if given.topology else on_gpus(given)
+    except ConfigError as error:
+        print(f"launch.jobset: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(manifest, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
