@@ -1,17 +1,20 @@
 """Batches of a dataset: reads the tiles, chooses what each sample shows, and has them written side by side."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from absl import logging
+from jaxtyping import Bool, Int
 
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from data_pipelines.blocks import covering
 from data_pipelines.crops import Piece, View, all_corners, draw_view, whole_tile
 from data_pipelines.dates_choice import padded_lengths
+from data_pipelines.records import CorruptTileError
 from data_pipelines.share import WHOLE, Share
 from data_pipelines.transforms import TileTransform
 
@@ -24,17 +27,20 @@ class BatchMaker:
     """Makes batches of one split of a dataset.
 
     The label "index" is a sample's tile, by its position in the split; where samples are parts of tiles, "window" is
-    where they begin, (B, 2) float32, metres from the tile's upper and left edge.
+    where they begin, (B, 2) float32, metres from the tile's upper and left edge. Where corrupt tiles are skipped,
+    another tile of the batch stands in for each, and "skipped" is the tile that it stands for; -1 elsewhere.
 
     Attributes:
       source: the examples, by position; `pieces` gives some blocks of one, where the card's tiles have several.
       transform: how they are written.
       counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
+      skip_corrupt: whether corrupt tiles are skipped; else they are an error.
     """
 
     source: Any
     transform: TileTransform
     counts: Mapping[str, Int[np.ndarray, "N"]] | None = None
+    skip_corrupt: bool = False
 
     def training(self, picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> Batch:
         """A batch of training.
@@ -43,13 +49,16 @@ class BatchMaker:
           picks: the tiles of this process.
           together: positions of the tiles of all processes, which agree on the shapes.
           patch_size: metres.
+
+        Raises:
+          UnreadableTileError: a tile cannot be read, and is not skipped.
         """
         card, sampling = self.transform.card, self.transform.sampling
         batch = self._empty(len(picks), together, patch_size, training=True)
         for row, (index, rng) in enumerate(picks):
             view = draw_view(card, self.transform.extent, sampling.augment, rng)
-            pieces = self._read(index, covering(card, view.corner, view.extent))
-            self._write(batch, row, index, pieces, view, rng)
+            found, pieces = self._readable(index, together, covering(card, view.corner, view.extent))
+            self._write(batch, row, (index, found), pieces, view, rng)
         return batch
 
     @property
@@ -69,14 +78,28 @@ class BatchMaker:
         places = [divmod(sample, len(corners)) for sample in samples]
         tiles = [sample // len(corners) for sample in together or samples]
         batch = self._empty(len(samples), tiles, patch_size, training=False)
-        latest, pieces = None, []
+        latest, found, pieces = None, -1, []
         for row, (index, window) in enumerate(places):
             view = View(self.transform.extent, corners[window])
             wanted = (index, covering(self.transform.card, view.corner, view.extent))
             if wanted != latest:
-                latest, pieces = wanted, self._read(*wanted)
-            self._write(batch, row, index, pieces, view, None)
+                latest, (found, pieces) = wanted, self._readable(index, tiles, wanted[1])
+            self._write(batch, row, (index, found), pieces, view, None)
         return batch
+
+    def _readable(self, index: int, together: Sequence[int], blocks: Sequence[int]) -> tuple[int, list[Piece]]:
+        """A tile and its pieces; instead of a corrupt one, where these are skipped, the next of the batch that is not.
+
+        Only a tile of the batch will do, as the batch may be too short for the series of others. All processes agree.
+        """
+        try:
+            return index, self._read(index, blocks)
+        except CorruptTileError:
+            place = list(together).index(index)
+            for other in (*together[place + 1 :], *together[:place]) if self.skip_corrupt else ():
+                with contextlib.suppress(CorruptTileError):
+                    return other, self._read(other, blocks)
+            raise
 
     def _read(self, index: int, blocks: Sequence[int]) -> list[Piece]:
         card = self.transform.card
@@ -92,15 +115,27 @@ class BatchMaker:
         batch.labels["index"] = np.zeros(batch_size, np.int32)
         if transform.extent < transform.card.extent:
             batch.labels["window"] = np.zeros((batch_size, 2), np.float32)
+        if self.skip_corrupt:
+            batch.labels["skipped"] = np.full(batch_size, -1, np.int32)
         return batch
 
     def _write(
-        self, batch: Batch, row: int, index: int, pieces: Sequence[Piece], view: View, rng: np.random.Generator | None
+        self,
+        batch: Batch,
+        row: int,
+        tile: tuple[int, int],
+        pieces: Sequence[Piece],
+        view: View,
+        rng: np.random.Generator | None,
     ) -> None:
+        """Writes a row; `tile` is the one that was wanted, and the one that `pieces` are of."""
+        wanted, found = tile
         self.transform.write(batch, row, pieces, view, rng)
-        batch.labels["index"][row] = index
+        batch.labels["index"][row] = found
         if "window" in batch.labels:
             batch.labels["window"][row] = view.corner
+        if found != wanted:
+            batch.labels["skipped"][row] = wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +169,17 @@ class InOrder:
         samples = self._samples(np.minimum(wanted, self.total - 1))
         own = self.share.rows(self.batch_size)
         batch = self.maker.evaluation([samples[row] for row in own], self.patch_size, samples)
-        return batch.replace(labels=batch.labels | {"valid": wanted[own] < self.total})
+        valid = wanted[own] < self.total
+        if "skipped" in batch.labels:
+            valid &= self._tell(batch)
+        return batch.replace(labels=batch.labels | {"valid": valid})
+
+    def _tell(self, batch: Batch) -> Bool[np.ndarray, "B"]:
+        """Warns of tiles that were skipped. Returns where none was."""
+        skipped = batch.labels["skipped"]
+        for tile in np.unique(skipped[skipped >= 0]):
+            logging.warning("%s: tile %d cannot be read and is left out", batch.dataset, tile)
+        return skipped < 0
 
     def _samples(self, numbers: Int[np.ndarray, "B"]) -> list[int]:
         """Numbers among the samples of all tiles, of numbers among those that are taken."""

@@ -20,6 +20,7 @@ from data_pipelines.options import (
     fraction_options,
     num_workers,
     sampling_options,
+    skips_corrupt,
 )
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.share import WHOLE, Share
@@ -56,6 +57,16 @@ def prepare(data: Any) -> None:
         locate(options.card.name, data.root, to_stderr)
 
 
+def prepared_facts(data: Any) -> dict[str, Any]:
+    """What the prepared datasets of the config hold, by name, JSON values: to be compared between machines.
+
+    Raises:
+      ValueError, OSError: as `prepare`.
+    """
+    names = [options.card.name for options in dataset_options(data)]
+    return {name: locate(name, data.root).facts for name in names}
+
+
 def train_iterator(data: Any, *, seed: int, share: Share = WHOLE) -> "StepIterator":
     """This process' share of the training batches, without end.
 
@@ -69,7 +80,8 @@ def train_iterator(data: Any, *, seed: int, share: Share = WHOLE) -> "StepIterat
 
     Returns:
       An iterator over batches of numpy arrays of this share's tiles. The label "index" is the tile's position in the
-      split.
+      split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one stands for, or
+      -1.
 
     Raises:
       ValueError, OSError: as `prepare`, or the config cannot be; the message names the field.
@@ -78,7 +90,7 @@ def train_iterator(data: Any, *, seed: int, share: Share = WHOLE) -> "StepIterat
 
     streams = []
     for one in dataset_options(data, share.count):
-        maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling)
+        maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling, skips_corrupt(data))
         positions = _positions(one, len(maker.source))
         size = len(maker.source) if positions is None else len(positions)
         streams.append(Stream(size, one, maker.training, seed=seed, share=share, positions=positions))
@@ -95,6 +107,16 @@ def training_tiles(data: Any, dataset: str) -> Int32[np.ndarray, "n"]:
     """
     fraction, seed = fraction_options(dataset_card(dataset, data.root), data.datasets.get(dataset, {}))
     return chosen_tiles(dataset, len(locate(dataset, data.root).records(SPLIT)), fraction, seed)
+
+
+def tile_ids(data: Any, dataset: str, tiles: Sequence[int]) -> list[str]:
+    """Names of training tiles by their position in the split, for messages.
+
+    Raises:
+      ValueError, OSError: an unknown dataset, or a tile that cannot be read.
+    """
+    records = locate(dataset, data.root).records(SPLIT)
+    return [bytes(records[int(tile)]["id"]).decode() for tile in tiles]
 
 
 def num_samples(data: Any, dataset: str, split: str, tiles: Sequence[int] | None = None) -> int:
@@ -145,7 +167,7 @@ def evaluation_batches(
         raise ValueError(
             f"batch_size is {batch_size}; it must be a positive multiple of {share.count}, the parts it is cut into"
         )
-    maker = _maker(locate(dataset, data.root), split, sampling)
+    maker = _maker(locate(dataset, data.root), split, sampling, skips_corrupt(data))
     positions = None if tiles is None else check_tiles(tiles, len(maker.source))
     return iter(InOrder(maker, batch_size, patch_size, positions, share))
 
@@ -157,6 +179,7 @@ def _positions(options: DatasetOptions, size: int) -> Int32[np.ndarray, "n"] | N
     return chosen_tiles(options.card.name, size, options.fraction, options.fraction_seed)
 
 
-def _maker(prepared: PreparedDataset, split: str, sampling: Sampling) -> BatchMaker:
+def _maker(prepared: PreparedDataset, split: str, sampling: Sampling, skip_corrupt: bool) -> BatchMaker:
     counts = prepared.series_lengths(split) if sampling.date_buckets else None
-    return BatchMaker(prepared.records(split), TileTransform(prepared.card, prepared.statistics, sampling), counts)
+    transform = TileTransform(prepared.card, prepared.statistics, sampling)
+    return BatchMaker(prepared.records(split), transform, counts, skip_corrupt)

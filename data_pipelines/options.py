@@ -99,6 +99,11 @@ def num_workers(data: Any) -> int:
     return data.get("num_workers", 0)
 
 
+def skips_corrupt(data: Any) -> bool:
+    """Whether tiles whose records are damaged are left out; else they are an error."""
+    return bool(data.get("skip_corrupt", False))
+
+
 def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
     """`patch_size` in metres, if the dataset's samples can be cut by it.
 

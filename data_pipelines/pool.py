@@ -24,6 +24,14 @@ class WorkerDiedError(ChildProcessError):
     """A worker process ended before its work did."""
 
 
+def how_it_ended(code: int | None) -> str:
+    """What a process's exit code says; below 0 it is the signal that killed it."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    out_of_memory = " (perhaps the machine ran out of memory)" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{out_of_memory}"
+
+
 class _Worker:
     """A process, its pipe, and what it is at."""
 
@@ -47,11 +55,7 @@ class _Worker:
     def dead(self) -> WorkerDiedError:
         """What is to be said of its end."""
         self.process.join(10)
-        code = self.process.exitcode
-        how = f"ended with exit code {code}"
-        if code is not None and code < 0:
-            out_of_memory = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
-            how = f"was killed by {signal.Signals(-code).name}{out_of_memory}"
+        how = how_it_ended(self.process.exitcode)
         at = "while it started"
         if self.shard is not None:
             at = f"while it wrote {self.shard.file_name}" + (f", at tile {self.tile!r}" if self.tile else "")

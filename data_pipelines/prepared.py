@@ -1,6 +1,7 @@
 """A prepared dataset, as it is read: ArrayRecord files in TFDS' layout and the statistics beside them."""
 
 import dataclasses
+import hashlib
 import pathlib
 import zipfile
 import zlib
@@ -17,7 +18,8 @@ from data_pipelines.card_json import check_stored_card
 from data_pipelines.contents import check_contents
 from data_pipelines.crops import Piece
 from data_pipelines.plan import FILE_NAME, Plan
-from data_pipelines.records import RecordParser
+from data_pipelines.records import CorruptTileError, RecordParser, UnreadableTileError
+from data_pipelines.statistics import FILE_NAME as STATISTICS
 from data_pipelines.statistics import SensorStatistics, load_statistics
 
 LENGTHS_FILE = "series_lengths.npz"
@@ -41,7 +43,7 @@ class Records:
         """The example at a position.
 
         Raises:
-          ValueError: the files are damaged; the message names folder, split and tile.
+          UnreadableTileError: the files are damaged; the message names folder, split and tile.
         """
         count = self.card.blocks**2
         return join_blocks(self.card, [self._record(index, number) for number in range(count)])
@@ -54,7 +56,8 @@ class Records:
         try:
             return self.parse(self.source[index * self.card.blocks**2 + block])
         except (RuntimeError, ValueError, TypeError, OSError) as error:
-            raise ValueError(
+            kind = UnreadableTileError if "No such file" in str(error) else CorruptTileError
+            raise kind(
                 f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "
                 f"{self.folder} and prepare it again"
             ) from error
@@ -97,6 +100,13 @@ class PreparedDataset:
           ValueError: the dataset has no such split, or its metadata cannot be read.
         """
         return open_records(self.card, self.folder, split)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it holds, JSON values: the same wherever it was prepared from the same data."""
+        plan = Plan.from_json((self.folder / FILE_NAME).read_bytes())
+        statistics = hashlib.sha256((self.folder / STATISTICS).read_bytes()).hexdigest()[:12]
+        return {**{name: value for name, value in plan.facts.items() if name != "source"}, "statistics": statistics}
 
     def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
         """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.

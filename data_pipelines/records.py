@@ -13,6 +13,14 @@ class RecordError(ValueError):
     """A record is not what its card promises."""
 
 
+class UnreadableTileError(ValueError):
+    """A tile of a prepared dataset cannot be read: its file is gone, or it is a `CorruptTileError`."""
+
+
+class CorruptTileError(UnreadableTileError):
+    """A record of the tile is damaged; others may be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordParser:
     """Decodes the records of a dataset whose features are `features.tfds_features`.

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,11 +16,13 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
 from data_pipelines.batches import Pick
 from data_pipelines.options import DatasetOptions
+from data_pipelines.pool import WorkerDiedError, how_it_ended
 from data_pipelines.share import WHOLE, Share
 
 
@@ -127,7 +130,8 @@ def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
 class StepIterator:
     """Batches of the training steps, prepared ahead in threads or worker processes.
 
-    Its state is one integer, which fits any number of threads, workers and processes.
+    Its state is one integer, which fits any number of threads, workers and processes; so that when a worker process
+    dies, others take its place and nothing is lost.
     """
 
     def __init__(self, batches: grain.MapDataset, num_workers: int = 0) -> None:
@@ -144,11 +148,33 @@ class StepIterator:
         return self
 
     def __next__(self) -> Batch:
-        if self._running is None:
-            self._running = iter(self._start())
-        batch = next(self._running)
+        """The next batch.
+
+        Raises:
+          UnreadableTileError: a tile of it cannot be read.
+          WorkerDiedError: a worker process died on the way to it, and so did another in its place.
+        """
+        try:
+            batch = self._advance()
+        except WorkerDiedError as error:
+            logging.warning("%s; others take its place", error)
+            batch = self._advance()
         self._next_step += 1
         return batch
+
+    def _advance(self) -> Batch:
+        if self._running is None:
+            self._running = iter(self._start())
+        try:
+            return next(self._running)
+        except RuntimeError as error:
+            if not (died := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))):
+                raise
+            self.close()
+            raise WorkerDiedError(
+                f"a worker process that reads the data {how_it_ended(int(died[1]))} before the batch of step "
+                f"{self._next_step + 1}; data.num_workers is {self._num_workers}, and each needs memory for its batches"
+            ) from error
 
     def _start(self) -> grain.IterDataset:
         threads = min(8, os.cpu_count() or 1)
