@@ -28,7 +28,7 @@ def how_it_ended(code: int | None) -> str:
     """What a process's exit code says; below 0 it is the signal that killed it."""
     if code is None or code >= 0:
         return f"ended with exit code {code}"
-    out_of_memory = " (perhaps the machine ran out of memory)" if -code == signal.SIGKILL else ""
+    out_of_memory = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{out_of_memory}"
 
 

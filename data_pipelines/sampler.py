@@ -172,8 +172,8 @@ class StepIterator:
                 raise
             self.close()
             raise WorkerDiedError(
-                f"a worker process that reads the data {how_it_ended(int(died[1]))} before the batch of step "
-                f"{self._next_step + 1}; data.num_workers is {self._num_workers}, and each needs memory for its batches"
+                f"before the batch of step {self._next_step + 1} a worker process that reads the data "
+                f"{how_it_ended(int(died[1]))} (data.num_workers is {self._num_workers}, and each takes its own)"
             ) from error
 
     def _start(self) -> grain.IterDataset:
