@@ -60,22 +60,27 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
 
 def _split_report(card: DatasetCard, split: str, whole: Whole) -> dict[str, Any]:
     tally = whole.tallies[split]
-    report: dict[str, Any] = {
+    return {
         "examples": sum(whole.shard_lengths[split]),
         "skipped": sum(one.split == split for one in whole.skipped),
         "shards": len(whole.shard_lengths[split]),
         "megabytes": round(whole.file_bytes[split] / 1e6, 3),
-        "labels": {},
+        "labels": labels_report(card, tally),
     }
+
+
+def labels_report(card: DatasetCard, tally: Tally) -> dict[str, Any]:
+    """What a report tells of the labels of a split, or of some of its tiles: counts of classes, moments of numbers."""
+    report: dict[str, Any] = {}
     for key, counts in tally.classes.items():
         names = (*(card.tile_classes if key == "tile" else card.dense_classes), NO_LABEL)
-        report["labels"][key] = dict(zip(names, counts.tolist(), strict=True))
+        report[key] = dict(zip(names, counts.tolist(), strict=True))
     for key, moments in tally.numbers.items():
         one = {"count": int(moments.count[0]), "unit": card.label_unit}
         if one["count"]:
             fields = {"mean": moments.mean, "std": moments.std, "min": moments.minimum, "max": moments.maximum}
             one |= {field: float(array[0]) for field, array in fields.items()}
-        report["labels"][key] = one
+        report[key] = one
     return report
 
 

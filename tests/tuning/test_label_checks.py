@@ -10,7 +10,7 @@ from anysat_jax.train.errors import ConfigError
 from anysat_jax.tuning.adaptation import open_data
 from anysat_jax.tuning.label_checks import check_labels
 from configs import adaptation
-from data_pipelines import registry, statistics
+from data_pipelines import load, registry, statistics
 from data_pipelines.preparation_report import read_report
 from data_pipelines.prepare import prepare_dataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
@@ -162,4 +162,20 @@ def test_a_run_hears_of_a_class_absent_from_training(fake_data):
     with pytest.raises(
         ConfigError, match="split 'val' of dataset 'fake_tiles' has labels of 'c', and 'train' has none"
     ):
+        open_data(config, ("train", "val"))
+
+
+def test_the_labels_of_the_share_that_trains_count(fake_data):
+    config, _ = fake_data()
+    whole = open_data(config, ("train", "val")).facts.counts["train"]
+    section = config.data.datasets[CARD.name]
+    section.update(dict(fraction=0.5, fraction_seed=3))
+    config.task.allow_absent_classes = True
+    facts = open_data(config, ("train", "val")).facts
+    tiles = load.training_tiles(config.data, CARD.name)
+    labels = [FakeReader().example("train", f"train{tile}")["tile"] for tile in tiles]
+    assert facts.counts["train"].tolist() == [labels.count(number) for number in range(3)] != whole.tolist()
+    section.fraction = 0.01
+    config.task.allow_absent_classes = False
+    with pytest.raises(ConfigError, match="split 'val' of dataset 'fake_tiles' has labels of .*, and 'train' has none"):
         open_data(config, ("train", "val"))
