@@ -17,7 +17,8 @@ from anysat_jax.train.state import create_state
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
-TOOLS = {"pip", "pytest", "ruff", "pre-commit", "tensorboard", "git", "cd", "."}  # by name; others are checked further
+OTHERS = {"gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel"}  # tests/launch looks closer at these
+TOOLS = {"pip", "pytest", "ruff", "pre-commit", "tensorboard", "git", "cd", "."} | OTHERS  # the rest is checked further
 MODEL = dict(
     preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("aerial", "s2")
 )

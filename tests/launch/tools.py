@@ -1,5 +1,6 @@
 """Programs that tests run beside this project: real ones, or stand-ins that note how they were called."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -25,6 +26,19 @@ def bash(*words: str, cwd: pathlib.Path = REPOSITORY, **environment: str) -> sub
     return subprocess.run(
         ["bash", *words], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def gcloud_refuses(lines: list[str], folder: pathlib.Path) -> list[str]:
+    """What gcloud, where it is installed, has against commands; it runs none, and needs no account."""
+    listed = folder / "commands.json"
+    listed.write_text(json.dumps([{"command_string": line} for line in lines]))
+    said = subprocess.run(
+        [installed("gcloud"), "meta", "lint-gcloud-commands", f"--commands-file={listed}"],
+        env=os.environ | {"CLOUDSDK_CONFIG": str(folder)}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    verdicts = json.loads(said.stdout or "[]")
+    assert len(verdicts) == len(lines), said.stderr
+    return [one["error_message"] for one in verdicts if not one["success"]]
 
 
 class StandIns:

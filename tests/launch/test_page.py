@@ -1,0 +1,62 @@
+"""docs/LAUNCH.md: its commands are those that the launchers and gcloud take."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from launch import jobset, tpu
+from launch.commands import split
+from launch.slices import Slice
+from tests.launch.tools import REPOSITORY, gcloud_refuses
+
+TEXT = (REPOSITORY / "docs" / "LAUNCH.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines()] + re.findall(r"`(python -m launch\.tpu [^`]+)`", TEXT)
+
+
+def starting(*words: str) -> list[list[str]]:
+    """The commands that begin with the words, without them and without what they are piped into."""
+    split_up = [shlex.split(line.partition(" | ")[0]) for line in LINES]
+    return [line[len(words) :] for line in split_up if line[: len(words)] == list(words)]
+
+
+def test_every_action_on_slices_is_shown_and_works(capsys):
+    shown = starting("python", "-m", "launch.tpu")
+    assert {words[0] for words in shown} == set(tpu.ACTIONS)
+    for words in shown:
+        own, rest = split([word for word in words if word != "--dry_run"])
+        assert tpu.main([*own, "--dry_run", *(["--", *rest] if rest else [])]) == 0
+    assert "v5litepod-256" in capsys.readouterr().out
+
+
+def test_manifests_are_printed(capsys):
+    shown = starting("python", "-m", "launch.jobset")
+    made = []
+    for words in shown:
+        assert jobset.main(words) == 0
+        made.append(json.loads(capsys.readouterr().out))
+    devices = [
+        one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for one in made
+    ]
+    assert devices == [{"google.com/tpu": 4}, {"nvidia.com/gpu": 8}]
+    assert {one["metadata"]["name"] for one in made} == {"geo"}
+
+
+def test_the_node_pool_is_that_of_the_slice():
+    [words] = starting("gcloud", "container", "node-pools", "create")
+    flags = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
+    assert int(flags["num-nodes"]) == Slice.parse(f"v5e:{flags['tpu-topology']}").hosts
+
+
+def test_gcloud_takes_its_commands(tmp_path):
+    names = {"BUCKET": "tiles", "PROJECT": "my-project", "NUMBER": "1234"}
+    lines = [re.sub("|".join(names), lambda match: names[match[0]], line) for line in LINES if line[:7] == "gcloud "]
+    assert len(lines) == 4 and not gcloud_refuses(lines, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["keep_going.sh", "slurm.sh", "tpu_host.sh", "tpu.py", "jobset.py", "local.py"])
+def test_every_launcher_is_described(name):
+    assert (REPOSITORY / "launch" / name).is_file() and name in TEXT
