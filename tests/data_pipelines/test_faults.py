@@ -133,7 +133,7 @@ def test_workers_that_keep_dying_end_it_in_one_sentence(config, monkeypatch):
         yield
 
     monkeypatch.setattr(iterator, "_start", broken)
-    with pytest.raises(WorkerDiedError, match=r"before the batch of step 1 .* was killed by SIGKILL; perhaps .* memory"):
+    with pytest.raises(WorkerDiedError, match="before the batch of step 1 .* killed by SIGKILL; perhaps .* memory"):
         next(iterator)
     assert iterator.get_state() == {"next_step": 0}
 
