@@ -24,9 +24,9 @@ from anysat_jax.train.settings import differences
 from anysat_jax.train.storage import refusal
 
 ARGS = ocp.args
-SAVE_TIMEOUT = 100 * 365 * 86400
-"""Seconds that Orbax waits for what it writes. It measures them with the clock of the day, so that a clock that is put
-right by hours or years would end a save half-way; a save that really hangs is the watchdog's business."""
+SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}
+"""Orbax measures how long it waits by the time of the day: a clock that is put right by an hour would end a save
+half-way. So it waits for ever, where it can be told to; a save that really hangs is the watchdog's business."""
 Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
 """Of the stored config, this run's, and the folder."""
 
@@ -66,7 +66,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.LatestN(self._keep),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT, post_finalization_callback=self._seal),
+            async_options=ocp.AsyncOptions(**SAVING, post_finalization_callback=self._seal),
             cleanup_tmp_directories=True,
         )
         json = {name: ocp.JsonCheckpointHandler() for name in ("data", "meta")}
