@@ -1,0 +1,194 @@
+"""Will it fit, and how fast can it be? Compiles every program of a config for chips that are not there.
+
+  python -m launch.aot --config=configs/pretrain.py:geoplex --topology=v5e:16x16
+
+For each (dataset, patch size): the memory of a chip, the FLOPs of a tile, what chips send to each other, and the time
+of a step at the chips' published rates. TPUs (v5e, v5p, v6e) are compiled for, which needs libtpu and minutes for each
+program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated on paper, from what a TPU
+program of the same config told of memory, if --results holds one.
+
+--search also finds the largest batch that fits, by compiling others. --round raises batch sizes that the mesh cannot
+cut to the next that it can; without it they are refused, as in training. Every value can be overridden, such as
+--config.mesh.tensor=2. What was measured is kept below --results, so that a second start goes on where one was ended.
+
+Exit codes: 0 everything fits; 1 something to mend, said in one sentence; 3 at least one batch does not fit.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from anysat_jax import main as command_line
+from anysat_jax.train import settings
+from anysat_jax.train.errors import ConfigError, RunError
+from launch.aot_cases import Case, all_cases
+from launch.aot_result import Results, mesh_shape
+from launch.aot_rows import Row, as_json, as_text, compiled_row, paper_row
+from launch.chips import Topology, parse_topology
+from launch.slices import Slice
+
+EXIT_ERROR, EXIT_TOO_LARGE = 1, 3
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # arrays, if any, stay on this machine
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a lock is for those who use a TPU
+    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+"""Of the process that compiles; libtpu reads it when it is loaded."""
+
+_TOPOLOGY = flags.DEFINE_list("topology", None, "Slices: v5e:16x16, v5p:8x8x16, v6e:8x8, h100:8; several with commas.")
+_ONLY = flags.DEFINE_string("only", "", "Datasets or single cases: pastis_hd,flair-20. Default: all.")
+_BATCHES_FOR = flags.DEFINE_integer(
+    "batches_for", None, "Chips that the config's batch sizes are meant for; a slice of more gets more tiles."
+)
+_PAPER = flags.DEFINE_bool("paper", False, "Estimate TPUs on paper too.")
+_SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch that fits.")
+_ROUND = flags.DEFINE_bool("round", False, "Raise batch sizes to the next that the mesh can cut.")
+_RESULTS = flags.DEFINE_string("results", "runs/aot", "Where measurements are kept.")
+_MARKDOWN = flags.DEFINE_string(
+    "markdown", None, "Also put the table into this file, between the lines <!-- table NAME --> and <!-- end -->."
+)
+_TABLE = flags.DEFINE_string("table", "", "NAME of the table in --markdown. Default: the slices.")
+_JSON = flags.DEFINE_string("json", None, "Also write the table to this file, as JSON.")
+_CHILD = flags.DEFINE_bool("in_child", False, "Compile in this very process; used by the command itself.")
+
+
+def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
+    """The cases asked for, with batch sizes that the slice can share out.
+
+    Raises:
+      ConfigError: the mesh does not make up the slice; a batch size cannot be cut, and --round was not given.
+    """
+    data, fsdp, _ = mesh_shape(config, topology)
+    cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.get("accumulate", 1)
+    if chips := _BATCHES_FOR.value:
+        cases = [case.with_batch(-(-case.batch_size * topology.chips // chips)) for case in cases]
+    if _ROUND.value:
+        return [case.with_batch(-(-case.batch_size // unit) * unit) for case in cases]
+    for case in cases:
+        if case.batch_size % unit:
+            raise ConfigError(
+                f"data.datasets.{case.dataset}.batch_size = {case.batch_size} cannot be cut into {unit} equal parts; "
+                f"take a multiple of {unit}, give --round, or share out each tile with --config.mesh.tensor"
+            )
+    return cases
+
+
+def known_topology(name: str) -> Topology:
+    """The slice of a name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    topology = parse_topology(name)
+    if topology.chip.kind == "tpu":
+        Slice.parse(name)  # libtpu ends the process over a shape that there is not
+    return topology
+
+
+def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
+    """The table of one slice; TPU programs are compiled in a process of their own.
+
+    Raises:
+      ConfigError: config and slice do not fit, or the compiling process failed.
+    """
+    cases = cases_of(config, topology)
+    results = Results(config, pathlib.Path(_RESULTS.value))
+    if topology.chip.kind == "gpu" or _PAPER.value:
+        return [paper_row(results, case, topology) for case in cases]
+    compile_apart(topology)
+    return [compiled_row(results, case, topology) for case in cases]
+
+
+def compile_apart(topology: Topology) -> None:
+    """Runs this command once more, for one slice, as a process that may hold libtpu and may be ended by it.
+
+    Raises:
+      RunError: libtpu ended it.
+      SystemExit: it failed, and has said why.
+    """
+    command = [sys.executable, "-m", "launch.aot", *sys.argv[1:], f"--topology={topology.name}", "--in_child"]
+    code = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, check=False).returncode
+    if code == EXIT_ERROR:
+        sys.exit(code)
+    if code:
+        raise RunError(f"the process that compiles for {topology.name} ended with code {code}; start again to go on")
+
+
+def compile_here(config: ConfigDict, topology: Topology) -> None:
+    """Compiles every case; the measurements are kept in files."""
+    from launch.aot_compile import Compiler
+
+    compiler = Compiler(config, topology, pathlib.Path(_RESULTS.value))
+    for case in cases_of(config, topology):
+        measured = compiler.measure(case)
+        if _SEARCH.value:
+            compiler.largest(case, measured)
+
+
+def put_table(file: pathlib.Path, name: str, table: str) -> None:
+    """Replaces what stands between a table's lines in a page.
+
+    Raises:
+      ConfigError: the page has no such lines.
+    """
+    text = file.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(f"<!-- table {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not begin or not end:
+        raise ConfigError(f"{file} has no lines <!-- table {name} --> and <!-- end -->; add them where it should stand")
+    file.write_text(f"{before}{begin}{table}\n{end}{after}", encoding="utf-8")
+
+
+def run(config: ConfigDict) -> int:
+    """The command. Returns the exit code."""
+    settings.check(config)
+    if not _TOPOLOGY.value:
+        raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
+    topologies = [known_topology(name) for name in _TOPOLOGY.value]
+    if _CHILD.value:
+        compile_here(config, topologies[0])
+        return 0
+    rows = [row for topology in topologies for row in rows_of(config, topology)]
+    print(as_text(rows))
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(as_json(rows))
+    if _MARKDOWN.value:
+        put_table(pathlib.Path(_MARKDOWN.value), _TABLE.value or ",".join(_TOPOLOGY.value), as_markdown(rows))
+    return 0 if all(row.fits is not False for row in rows) else EXIT_TOO_LARGE
+
+
+def main(argv: list[str]) -> int:
+    """Says in one sentence what is wrong. Returns the exit code."""
+    del argv
+    command_line.quiet_logs()
+    config = flags.FLAGS.config
+    if config is None:
+        return _complain("give a config: --config=configs/pretrain.py:geoplex (see --help)")
+    try:
+        return run(config)
+    except RunError as error:
+        return _complain(error)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return command_line.parse(argv)
+    except ConfigError as error:
+        sys.exit(_complain(error))
+
+
+def _complain(error: object) -> int:
+    print(f"launch.aot: {error}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,184 @@
+"""The table: a row for each program on a slice, as text, as JSON and as markdown."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+
+from launch.aot_cases import Case, model_of
+from launch.aot_estimate import Estimate, compiled_estimate, paper_estimate, work_of
+from launch.aot_result import Measured, Results, mesh_shape
+from launch.chips import GIB, Topology
+from launch.hlo import Collective
+
+OPEN = ">="  # before a largest batch that nobody has looked beyond
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One program on one slice.
+
+    Attributes:
+      mesh: sizes of the axes data, fsdp, tensor.
+      fits: None where nothing is known of its memory.
+      peak: bytes of a chip's memory at the fullest moment; memory: bytes that a chip has.
+      largest: the largest batch that is known to fit, 0 for none; failing: the smallest that is known not to.
+      flops_per_tile: forward and backward, of the model, on paper.
+      collectives: messages of one step.
+      intensity: FLOPs for each byte that a chip moves to or from its memory.
+      step_ms: at least so long; bound: by compute, memory or network; mfu: at most so much of the chips' peak.
+      one_by_one_ms: where messages wait for the rest.
+      network_ms: of it, for messages.
+      about: where memory and traffic come from, if not from this very program.
+    """
+
+    topology: str
+    mesh: tuple[int, int, int]
+    dataset: str
+    patch_size: float
+    batch_size: int
+    fits: bool | None
+    peak: float | None
+    memory: float
+    largest: int | None
+    failing: int | None
+    flops_per_tile: float
+    collectives: tuple[Collective, ...]
+    intensity: float | None
+    step_ms: float | None
+    bound: str
+    mfu: float | None
+    one_by_one_ms: float | None
+    network_ms: float | None
+    about: str = ""
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each chip sends in a step."""
+        return sum(one.sent for one in self.collectives)
+
+
+def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
+    """Of a program that was compiled."""
+    measured = Measured.read(results.path(topology, case))
+    known = results.of_all_batches(topology, case)
+    data, fsdp, _ = measured.mesh
+    model = model_of(results.config)
+    work = work_of(results.config, model, case, data * fsdp)
+    estimate = compiled_estimate(measured, work, topology) if measured.fits else None
+    return Row(
+        **_place(case, topology, measured.mesh),
+        fits=measured.fits,
+        peak=measured.peak,
+        largest=max((one.batch_size for one in known if one.fits), default=0),
+        failing=min((one.batch_size for one in known if not one.fits), default=None),
+        flops_per_tile=work.per_tile,
+        collectives=measured.collectives,
+        intensity=work.model / topology.chips / measured.traffic if measured.traffic else None,
+        **_times(estimate),
+    )
+
+
+def paper_row(results: Results, case: Case, topology: Topology) -> Row:
+    """Of a program that nobody compiled: memory and traffic as a similar one for TPUs has, scaled to the tiles."""
+    config, model = results.config, model_of(results.config)
+    mesh = mesh_shape(config, topology)
+    similar = results.like(case, case.batch_size / topology.chips)
+    estimate = paper_estimate(config, model, case, topology, _traffic(similar, case))
+    peak = None if similar is None else _scaled_peak(similar, case.batch_size / topology.chips)
+    return Row(
+        **_place(case, topology, mesh),
+        fits=None if peak is None else peak < topology.chip.memory,
+        peak=peak,
+        largest=None,
+        failing=None,
+        flops_per_tile=estimate.work.per_tile,
+        collectives=tuple(estimate.messages),
+        intensity=None if similar is None else estimate.work.model / _traffic(similar, case),
+        about="" if similar is None else f"{similar.topology}, {similar.tiles_per_chip:g} tiles a chip",
+        **_times(estimate),
+    )
+
+
+def _place(case: Case, topology: Topology, mesh: tuple[int, int, int]) -> dict[str, object]:
+    what = dict(dataset=case.dataset, patch_size=case.patch_size, batch_size=case.batch_size)
+    return dict(topology=topology.name, mesh=mesh, memory=topology.chip.memory) | what
+
+
+def _times(estimate: Estimate | None) -> dict[str, object]:
+    if estimate is None:
+        return dict(step_ms=None, bound="", mfu=None, one_by_one_ms=None, network_ms=None)
+    times = dict(step_ms=estimate.least, one_by_one_ms=estimate.one_by_one, network_ms=estimate.network)
+    return {name: 1e3 * value for name, value in times.items()} | dict(bound=estimate.bound, mfu=estimate.mfu)
+
+
+def _traffic(similar: Measured | None, case: Case) -> float:
+    """Bytes that all chips together move to and from their memories in a step; 0 where nothing is known."""
+    return 0.0 if similar is None else similar.traffic * math.prod(similar.mesh) * case.batch_size / similar.batch_size
+
+
+def _scaled_peak(similar: Measured, tiles_per_chip: float) -> float:
+    """The state, and beside it memory that grows with the tiles."""
+    return similar.state + (similar.peak - similar.state) * tiles_per_chip / similar.tiles_per_chip
+
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _largest(row: Row) -> str:
+    if row.largest is None:
+        return ""
+    return f"{row.largest}" if row.failing is not None else f"{OPEN} {row.largest}"
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("slice", lambda row: row.topology),
+    ("mesh", lambda row: "x".join(map(str, row.mesh))),
+    ("dataset", lambda row: row.dataset),
+    ("patch, m", lambda row: f"{row.patch_size:g}"),
+    ("batch", lambda row: f"{row.batch_size}"),
+    ("fits", lambda row: {True: "yes", False: "NO", None: "?"}[row.fits]),
+    ("GiB a chip", lambda row: "" if row.peak is None else f"{row.peak / GIB:.1f} of {row.memory / GIB:.0f}"),
+    ("largest batch", _largest),
+    ("TFLOP a tile", lambda row: f"{row.flops_per_tile / 1e12:.3g}"),
+    ("MB sent", lambda row: _number(row.sent / 1e6, 0)),
+    ("FLOP a byte", lambda row: _number(row.intensity, 0)),
+    ("step, ms", lambda row: _number(row.step_ms)),
+    ("bound by", lambda row: row.bound),
+    ("MFU at most", lambda row: "" if row.mfu is None else f"{row.mfu:.0%}"),
+)
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """Aligned columns, then the messages of each program, then what the words mean."""
+    cells = [[name for name, _ in COLUMNS], *([write(row) for _, write in COLUMNS] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    messages = [f"{row.topology} {row.dataset} {row.patch_size:g} m: {_messages(row)}" for row in rows]
+    return "\n".join([*lines, "", "Messages of a step, bytes of the arrays:", *messages, "", EXPLANATION])
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table for the docs."""
+    head = [f"| {' | '.join(name for name, _ in COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    return "\n".join([*head, *(f"| {' | '.join(write(row) for _, write in COLUMNS)} |" for row in rows)])
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """A list of objects, the fields of `Row`."""
+    return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
+
+
+def _messages(row: Row) -> str:
+    words = [f"{one.count} {one.kind} in {one.group}s, {one.size / 1e6:,.0f} MB" for one in row.collectives]
+    return "; ".join(words) or "none"
+
+
+EXPLANATION = """\
+FLOPs are the model's products, forward and backward, without what is computed again. A step takes at least as long as
+its products, its memory traffic or its messages take at the published rates, whichever is longest; MFU at most is what
+that leaves. Messages: what each chip sends in a ring."""
