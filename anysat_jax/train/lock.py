@@ -21,7 +21,9 @@ from anysat_jax.train.owner import Owner
 
 FILE = "run.lock"
 BEAT = 5.0  # seconds between two signs of life
-PATIENCE = 45.0  # seconds without a sign of life after which an owner on another machine counts as dead
+PATIENCE = 90.0
+"""Seconds without a sign of life after which an owner on another machine counts as dead. Network file systems and
+mounted buckets may show a file as it was up to a minute ago."""
 EXIT_LOST = 1  # of a run whose folder was taken: it must end without writing anything
 
 
@@ -125,7 +127,7 @@ def _changes(path: pathlib.Path, who: str) -> bool:
 
 
 def _seen(path: pathlib.Path) -> tuple[int, bytes] | None:
-    """Time of change and content. Opening the file makes a network file system ask its server."""
+    """Time of change and content. Opening the file makes most network file systems ask their server."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns, file.read()
