@@ -24,16 +24,18 @@ class Work:
     """What one step computes on all chips together, FLOPs.
 
     Attributes:
-      model: what counts for MFU, see `flops.step_flops`.
-      contrastive: the part of it that is done in float32.
+      parts: what counts for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
       again: what rematerialisation adds.
       tiles: of the step.
     """
 
-    model: float
-    contrastive: float
+    parts: dict[str, float]
     again: float
     tiles: int
+
+    @property
+    def model(self) -> float:
+        return sum(self.parts.values())
 
     @property
     def per_tile(self) -> float:
@@ -41,8 +43,9 @@ class Work:
 
     def seconds(self, slice_: Topology) -> float:
         """At the chips' full rate, evenly shared."""
-        fast = (self.model - self.contrastive + self.again) / slice_.chip.flops
-        return (fast + self.contrastive / slice_.chip.flops32) / slice_.chips
+        precise = self.parts["contrastive"]
+        fast = self.model - precise + self.again
+        return (fast / slice_.chip.flops + precise / slice_.chip.flops32) / slice_.chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int
     parts = negative_parts(config, batch_parts)
     by_part = flops.step_flops_by_part(model, batch, masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
     again = flops.recomputed_flops(model, batch, masks) if model.remat == "full" else 0.0
-    return Work(sum(by_part.values()), by_part["contrastive"], again, case.batch_size)
+    return Work(by_part, again, case.batch_size)
 
 
 def shapes_of(config: ConfigDict, model: ModelConfig, case: Case) -> tuple[Batch, PatchMasks]:

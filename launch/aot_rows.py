@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from launch.aot_cases import Case, model_of
-from launch.aot_estimate import Estimate, compiled_estimate, paper_estimate, work_of
+from launch.aot_estimate import Estimate, Work, compiled_estimate, paper_estimate, work_of
 from launch.aot_result import Measured, Results, mesh_shape
 from launch.chips import GIB, Topology
 from launch.hlo import Collective
@@ -23,7 +23,7 @@ class Row:
       fits: None where nothing is known of its memory.
       peak: bytes of a chip's memory at the fullest moment; memory: bytes that a chip has.
       largest: the largest batch that is known to fit, 0 for none; failing: the smallest that is known not to.
-      flops_per_tile: forward and backward, of the model, on paper.
+      flops_per_tile: forward and backward, of the model, on paper; by part.
       collectives: messages of one step.
       intensity: FLOPs for each byte that a chip moves to or from its memory.
       step_ms: at least so long; bound: by compute, memory or network; mfu: at most so much of the chips' peak.
@@ -42,7 +42,7 @@ class Row:
     memory: float
     largest: int | None
     failing: int | None
-    flops_per_tile: float
+    flops_per_tile: dict[str, float]
     collectives: tuple[Collective, ...]
     intensity: float | None
     step_ms: float | None
@@ -72,7 +72,7 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
         peak=measured.peak,
         largest=max((one.batch_size for one in known if one.fits), default=0),
         failing=min((one.batch_size for one in known if not one.fits), default=None),
-        flops_per_tile=work.per_tile,
+        flops_per_tile=_per_tile(work),
         collectives=measured.collectives,
         intensity=work.model / topology.chips / measured.traffic if measured.traffic else None,
         **_times(estimate),
@@ -92,12 +92,16 @@ def paper_row(results: Results, case: Case, topology: Topology) -> Row:
         peak=peak,
         largest=None,
         failing=None,
-        flops_per_tile=estimate.work.per_tile,
+        flops_per_tile=_per_tile(estimate.work),
         collectives=tuple(estimate.messages),
         intensity=None if similar is None else estimate.work.model / _traffic(similar, case),
         about="" if similar is None else f"{similar.topology}, {similar.tiles_per_chip:g} tiles a chip",
         **_times(estimate),
     )
+
+
+def _per_tile(work: Work) -> dict[str, float]:
+    return {part: flops / work.tiles for part, flops in work.parts.items()}
 
 
 def _place(case: Case, topology: Topology, mesh: tuple[int, int, int]) -> dict[str, object]:
@@ -144,7 +148,7 @@ COLUMNS: tuple[Column, ...] = (
     ("fits", lambda row: {True: "yes", False: "NO", None: "?"}[row.fits]),
     ("GiB a chip", lambda row: "" if row.peak is None else f"{row.peak / GIB:.1f} of {row.memory / GIB:.0f}"),
     ("largest batch", _largest),
-    ("TFLOP a tile", lambda row: f"{row.flops_per_tile / 1e12:.3g}"),
+    ("TFLOP a tile", lambda row: f"{sum(row.flops_per_tile.values()) / 1e12:.3g}"),
     ("MB sent", lambda row: _number(row.sent / 1e6, 0)),
     ("FLOP a byte", lambda row: _number(row.intensity, 0)),
     ("step, ms", lambda row: _number(row.step_ms)),
@@ -158,8 +162,11 @@ def as_text(rows: Sequence[Row]) -> str:
     cells = [[name for name, _ in COLUMNS], *([write(row) for _, write in COLUMNS] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    messages = [f"{row.topology} {row.dataset} {row.patch_size:g} m: {_messages(row)}" for row in rows]
-    return "\n".join([*lines, "", "Messages of a step, bytes of the arrays:", *messages, "", EXPLANATION])
+    names = [f"{row.topology} {row.dataset} {row.patch_size:g} m" for row in rows]
+    parts = [f"{name}: {_parts(row)}" for name, row in zip(names, rows, strict=True)]
+    messages = [f"{name}: {_messages(row)}" for name, row in zip(names, rows, strict=True)]
+    lines += ["", "TFLOP of a tile by part:", *parts, "", "Messages of a step, bytes of the arrays:", *messages]
+    return "\n".join([*lines, "", EXPLANATION])
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -171,6 +178,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_json(rows: Sequence[Row]) -> str:
     """A list of objects, the fields of `Row`."""
     return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
+
+
+def _parts(row: Row) -> str:
+    return ", ".join(f"{part} {flops / 1e12:.3g}" for part, flops in row.flops_per_tile.items())
 
 
 def _messages(row: Row) -> str:

@@ -1,6 +1,5 @@
 """Programs for chips that are not there: which they are, whether they fit, and how long a step takes at least."""
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -127,14 +126,14 @@ def test_a_mesh_must_make_up_the_slice(config):
 
 def test_a_step_takes_as_long_as_what_takes_longest():
     slice_ = parse_topology("v5e:4x4")
-    work = Work(model=16 * 197e12, contrastive=0.0, again=0.0, tiles=16)
+    work = Work({"spatial": 16 * 197e12, "contrastive": 0.0}, again=0.0, tiles=16)
     estimate = compiled_estimate(measured(), work, slice_)
     assert (estimate.compute, estimate.memory) == (1.0, pytest.approx(0.1))
     assert estimate.network == pytest.approx(2 * 15 / 16 * 1e9 / 100e9)
     assert estimate.least == 1.0 and estimate.mfu == 1.0 and estimate.bound == "compute"
     assert estimate.one_by_one == pytest.approx(1.0 + estimate.network)
     slower = compiled_estimate(
-        measured(), dataclasses.replace(work, contrastive=work.model / 2, again=work.model), slice_
+        measured(), Work({"spatial": work.model / 2, "contrastive": work.model / 2}, work.model, 16), slice_
     )
     assert slower.compute == pytest.approx(0.5 + 0.5 * 6 + 1) and slower.mfu == pytest.approx(1 / slower.compute)
 
@@ -161,7 +160,9 @@ def test_rows_from_files(config, tmp_path):
     row = compiled_row(results, case, slice_)
     assert (row.fits, row.largest, row.failing) == (True, 192, 384)
     work = work_of(config, model_of(config), case, 16)
-    assert row.flops_per_tile == work.per_tile and row.intensity == pytest.approx(work.model / 16 / 81.9e9)
+    assert sum(row.flops_per_tile.values()) == pytest.approx(work.per_tile) and row.intensity == pytest.approx(
+        work.model / 16 / 81.9e9
+    )
     assert compiled_row(results, case.with_batch(384), slice_).step_ms is None
     # As many tiles on each GPU: the state, and the rest as it was on the TPU.
     paper = paper_row(results, case.with_batch(48), parse_topology("h100:8"))
