@@ -22,6 +22,10 @@ evaluation.csv, best/ and model.safetensors. A second start on the same workdir 
 
 Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM), saved: start again.
 
+On several hosts the same command runs on each, with one --workdir that all of them see, and with --processes=auto (on
+Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES says the same. On one machine try
+`python -m launch.local`.
+
 Jobs (--config.job): pretrain, finetune, probe, evaluate, describe.
 """
 
@@ -35,21 +39,31 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from anysat_jax.train import settings
+from anysat_jax.train import distributed, settings
 from anysat_jax.train.errors import ConfigError, Preempted, RunError
+from anysat_jax.train.provenance import versions
+from anysat_jax.train.workdir import hold
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
+OWN_PLACES = ("data.root", "data.num_")  # beginnings of what each host may call as it likes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config: FILE.py or FILE.py:NAME.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results go, and where a run goes on. Default: runs/<name>-<time>."
+)
+_PROCESSES = flags.DEFINE_string(
+    "processes",
+    os.environ.get(distributed.VARIABLE, ""),
+    "The run's other processes: none, auto, or HOST:PORT,COUNT,INDEX. Default: $ANYSAT_PROCESSES.",
 )
 
 
@@ -63,31 +77,31 @@ def run_describe(config: ConfigDict) -> None:
 def run_pretrain(config: ConfigDict) -> None:
     """Pretrains in --workdir, or goes on there."""
     settings.check(config)  # before the data libraries are imported, so that a wrong value is answered at once
-    workdir = choose_workdir(_WORKDIR.value, config.name)
     keep_programs()
-    from anysat_jax.train.loop import pretrain
+    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
+        from anysat_jax.train.loop import pretrain
 
-    pretrain(config, workdir)
+        pretrain(config, workdir)
     logging.info("done: %s", workdir)
 
 
 def run_finetune(config: ConfigDict) -> None:
     """Fine-tunes or probes in --workdir, or goes on there."""
-    workdir = choose_workdir(_WORKDIR.value, config.name)
     keep_programs()
-    from anysat_jax.tuning.finetune import finetune
+    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
+        from anysat_jax.tuning.finetune import finetune
 
-    finetune(config, workdir)
+        finetune(config, workdir)
     logging.info("done: %s", workdir)
 
 
 def run_evaluate(config: ConfigDict) -> None:
     """Measures a finished run, and writes to --workdir."""
-    workdir = choose_workdir(_WORKDIR.value, config.name)
     keep_programs()
-    from anysat_jax.tuning.evaluate import evaluate
+    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
+        from anysat_jax.tuning.evaluate import evaluate
 
-    evaluate(config, workdir)
+        evaluate(config, workdir)
     logging.info("done: %s", workdir)
 
 
@@ -104,13 +118,18 @@ def choose_workdir(given: str | None, name: str) -> pathlib.Path:
     """The folder that was given, or a new one: runs/<name>-<time>.
 
     Raises:
-      ConfigError: none was given, and there are several processes, which must share one.
+      ConfigError: it is no folder, or none was given, and there are several processes, which must share one.
     """
+    if given and "://" in given:
+        raise ConfigError(f"--workdir={given} is an address; mount the bucket (gcsfuse) and give the folder's path")
     if given:
         return pathlib.Path(given).absolute()
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes must share a workdir: give --workdir")
-    return pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    new = pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    while new.exists():  # the clock was put back, and this is another run's
+        new = new.with_name(f"{new.name}-again")
+    return new
 
 
 def keep_programs() -> None:
@@ -142,7 +161,15 @@ def run_job(config: ConfigDict) -> None:
     """
     if config.job not in JOBS:
         raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(JOBS)}")
+    distributed.check_same(lambda: shared_facts(config), "start all processes with the same command and code")
     JOBS[config.job](config)
+
+
+def shared_facts(config: ConfigDict) -> Mapping[str, Any]:
+    """What must be the same in all processes, JSON values: the config, the workdir, the versions of the code."""
+    values = settings.flatten(settings.as_json(config))
+    common = {f"config.{name}": value for name, value in values.items() if not name.startswith(OWN_PLACES)}
+    return {**common, "workdir": _WORKDIR.value, "versions": versions()}
 
 
 def check_overrides(names: list[str], config: ConfigDict) -> None:
@@ -203,6 +230,8 @@ class _OwnOrWarning(python_logging.Filter):
     """Lets this project's messages through, and the warnings of others."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
+        if "/orbax/" in record.pathname and record.exc_info:  # it raises the same error later on
+            return False
         return record.levelno >= python_logging.WARNING or any(
             f"/{package}/" in record.pathname for package in OWN_PACKAGES
         )
@@ -221,15 +250,26 @@ def main(argv: list[str]) -> int:
     """Runs the job of --config. Returns the exit code."""
     del argv
     quiet_logs()
+    return distributed.leave(_attempt(), failed=EXIT_ERROR)
+
+
+def _attempt() -> int:
+    """Joins the other processes, and runs the job. Returns the exit code."""
     try:
         if _CONFIG.value is None:
             raise ConfigError("give a config: --config=configs/pretrain.py (see --help)")
+        distributed.start(_PROCESSES.value)
         run_job(_CONFIG.value)
     except Preempted as stop:
         logging.warning("%s", stop)
         return EXIT_STOPPED
     except RunError as error:
         return _complain(error)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()  # and no waiting for the others, which this one left in the middle of a step
+        return EXIT_ERROR
     return 0
 
 

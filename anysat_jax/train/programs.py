@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import jax
 from absl import logging
 
+from anysat_jax.train.distributed import meet
+
 LOOKAHEAD = 2  # steps whose batches are on the devices, and whose programs are compiled, before they run
 PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size, bucket of dates): as many as there may be buckets of mask sizes
 Key = tuple[str, float]
@@ -92,6 +94,7 @@ class StepPrograms:
         self._state, self._constants = _abstract(state), constants
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[Signature, concurrent.futures.Future[Program]] = {}
+        self._met: set[Signature] = set()
         self.count = ProgramCount(date_buckets)
 
     def __enter__(self) -> "StepPrograms":
@@ -113,7 +116,12 @@ class StepPrograms:
 
     def run(self, state: Any, fed: Fed) -> tuple[Any, dict[str, jax.Array]]:
         """One step; waits for its program, which must have been prepared. The state's memory is taken over."""
-        return self._programs[signature_of(fed)].result()(state, *self._constants, *fed.inputs)
+        signature = signature_of(fed)
+        program = self._programs[signature].result()
+        if signature not in self._met:  # the first collective of a program does not wait long for a slow compiler
+            self._met.add(signature)
+            meet()
+        return program(state, *self._constants, *fed.inputs)
 
     def _compile(self, inputs: tuple[Any, ...]) -> Program:
         return self._step.lower(self._state, *_abstract(self._constants), *inputs).compile()

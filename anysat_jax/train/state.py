@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
 from anysat_jax.train.sharding import abstract_on, state_shardings
+from anysat_jax.train.share import put_params
 
 Params = dict[str, Any]
 
@@ -56,6 +57,6 @@ def state_from_params(
     params: Params, teacher: Params | None, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """A start from given weights, with a fresh optimizer and clock; None: the teacher copies the encoder."""
-    params, teacher = (jax.device_put(tree, state_shardings(mesh, tree)) for tree in (params, teacher))
+    params, teacher = put_params(params, mesh), put_params(teacher, mesh)
     shardings = state_shardings(mesh, jax.eval_shape(lambda p, t: initial_state(p, optimizer, t), params, teacher))
     return jax.jit(lambda p, t: initial_state(p, optimizer, t), out_shardings=shardings)(params, teacher)

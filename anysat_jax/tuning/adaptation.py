@@ -14,6 +14,7 @@ from anysat_jax.adapt.heads import HeadConfig
 from anysat_jax.adapt.losses import LossConfig, balanced_weights
 from anysat_jax.adapt.network import NetworkConfig, Params, init_head
 from anysat_jax.adapt.tasks import Task
+from anysat_jax.train.datasets import agreed
 from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.initial import initial_encoder
 from anysat_jax.train.mesh import check_batch_sizes, make_mesh
@@ -104,17 +105,23 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
     config = config.copy_and_resolve_references()
+    prepared, report, options = agreed(config, lambda: _prepare(config, task.dataset))
+    facts = check_labels(task, report, splits, allow_absent_classes=config.task.allow_absent_classes)
+    return Data(config, mesh, prepared, options, facts.task, facts)
+
+
+def _prepare(config: ConfigDict, dataset: str) -> tuple[PreparedDataset, dict[str, Any], DatasetOptions]:
+    """Finds or prepares the dataset; sets `data.root` where its tiles are made up."""
     try:
         if config.data.fake_tiles:
-            config.data.root = str(make_fake_archive(task.dataset, config.data.fake_tiles))
+            config.data.root = str(make_fake_archive(dataset, config.data.fake_tiles))
         load.prepare(config.data)
-        prepared = locate(task.dataset, config.data.root)
+        prepared = locate(dataset, config.data.root)
         report = read_report(prepared.folder)
         (options,) = dataset_options(config.data)
     except (ValueError, OSError, ImportError) as error:  # the readers say what is wrong, in one sentence
         raise ConfigError(str(error)) from error
-    facts = check_labels(task, report, splits, allow_absent_classes=config.task.allow_absent_classes)
-    return Data(config, mesh, prepared, options, facts.task, facts)
+    return prepared, report, options
 
 
 def start_network(data: Data) -> Start:

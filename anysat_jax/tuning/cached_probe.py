@@ -16,8 +16,7 @@ from anysat_jax.adapt.network import NetworkConfig, Params, apply_head
 from anysat_jax.adapt.tally import Tally, TallySum, tally_batch
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.mesh import replicated
-from anysat_jax.train.sharding import state_shardings
-from anysat_jax.train.share import batch_share
+from anysat_jax.train.share import batch_share, put_params
 from anysat_jax.tuning.adaptation import Data, Start, fingerprint
 from anysat_jax.tuning.evaluating import Evaluation, Totals, judge_logits
 from anysat_jax.tuning.extraction import Extraction, frozen_features
@@ -78,7 +77,7 @@ def validate_features(
     Where sub-patches were drawn, the drawn ones are scored.
     """
     judge = _program(network, loss, mesh)
-    head = {"head": jax.device_put(params["head"], state_shardings(mesh, params["head"]))}
+    head = {"head": put_params(params["head"], mesh)}
     totals = Totals(network.task)
     for batches in kept.in_order(batch_size if network.task.level == "dense" else VECTORS, mesh):
         totals.add(*judge(head, batches))

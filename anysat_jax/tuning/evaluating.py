@@ -26,8 +26,7 @@ from anysat_jax.adapt.tasks import Task
 from anysat_jax.batch import Batch
 from anysat_jax.train.log import QUIET_SECONDS
 from anysat_jax.train.mesh import batch_sharding, put_batch, replicated
-from anysat_jax.train.sharding import state_shardings
-from anysat_jax.train.share import batch_share
+from anysat_jax.train.share import batch_share, put_params
 from data_pipelines import load
 from data_pipelines.options import check_patch_size
 
@@ -117,7 +116,7 @@ def evaluate_split(
     Raises:
       ValueError, OSError: the split is unknown, a patch size does not fit, or the data cannot be read.
     """
-    params = jax.device_put(params, state_shardings(mesh, params))
+    params = put_params(params, mesh)
     judge = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
     totals = Totals(network.task)
     batches = split_batches(data, network.task.dataset, split, patch_sizes, batch_size, mesh)

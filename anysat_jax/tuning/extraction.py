@@ -21,7 +21,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.mesh import put_batch, replicated
-from anysat_jax.train.sharding import state_shardings
+from anysat_jax.train.share import put_params
 from anysat_jax.tuning.evaluating import one_ahead, sample_bar, split_batches
 from anysat_jax.tuning.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.tuning.subpatches import draw_subpatches, label_blocks, take_subpatches
@@ -158,7 +158,7 @@ def _extract(
     if writer is not None:
         writer.begin(rows)
     program = _program(wanted.network, wanted.dtype, mesh)
-    params = {"encoder": jax.device_put(wanted.encoder, state_shardings(mesh, wanted.encoder))}
+    params = {"encoder": put_params(wanted.encoder, mesh)}
     chosen = {} if tiles is None else {"tiles": tiles}
     batches = split_batches(config.data, task.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
     with sample_bar(f"{task.title}: features of {split} at {patch_size:g} m", rows) as bar:

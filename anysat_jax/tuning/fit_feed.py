@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from anysat_jax.train.mesh import put_batch, replicated
+from anysat_jax.train.share import put_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FitFeed:
           position: the iterator's state in the checkpoint; None starts at its beginning.
         """
         self._batches, self._mesh, self._labels = batches, mesh, (level, "index", "valid")
-        self._seed = jax.device_put(np.uint32(seed), replicated(mesh))
+        self._seed = put_whole(np.uint32(seed), replicated(mesh))
         if position is not None:
             batches.set_state(position)
 

@@ -17,12 +17,13 @@ from anysat_jax.train.errors import Preempted
 from anysat_jax.train.mesh import replicated
 from anysat_jax.train.preemption import StopRequest
 from anysat_jax.train.programs import LOOKAHEAD, StepPrograms, look_ahead
+from anysat_jax.train.share import put_params
 from anysat_jax.tuning.fit_feed import FitFed, FitFeed
 from anysat_jax.tuning.fit_log import FitLedger, FitLog
 from anysat_jax.tuning.fit_problem import Problem
 from anysat_jax.tuning.fit_store import FitStart, FitStore, Memory
 from anysat_jax.tuning.selection import Rules, Selection
-from anysat_jax.tuning.state import put_params, with_rate_scale
+from anysat_jax.tuning.state import with_rate_scale
 
 Params = dict[str, Any]
 

@@ -9,14 +9,10 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.adapt.step import AdaptState, initial_state
-from anysat_jax.train.sharding import abstract_on, state_shardings
+from anysat_jax.train.sharding import abstract_on
+from anysat_jax.train.share import put_params, put_whole
 
 Params = dict[str, Any]
-
-
-def put_params(params: Params, mesh: Mesh) -> Params:
-    """Parameters on the mesh, cut over "fsdp" as a state's are."""
-    return jax.device_put(params, state_shardings(mesh, params))
 
 
 def abstract_adapt_state(
@@ -40,4 +36,4 @@ def create_adapt_state(
 
 def with_rate_scale(state: AdaptState, scale: float) -> AdaptState:
     """The state with another share of the learning rate."""
-    return state.replace(rate_scale=jax.device_put(np.float32(scale), state.rate_scale.sharding))
+    return state.replace(rate_scale=put_whole(np.float32(scale), state.rate_scale.sharding))

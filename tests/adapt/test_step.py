@@ -9,9 +9,10 @@ import pytest
 from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.step import average_decay, initial_state, leaf_names, make_train_step
 from anysat_jax.train.mesh import make_mesh, replicated
+from anysat_jax.train.share import put_params
 from anysat_jax.tuning.fit_feed import FitFeed
 from anysat_jax.tuning.optimizer import make_adapt_optimizer
-from anysat_jax.tuning.state import create_adapt_state, put_params, with_rate_scale
+from anysat_jax.tuning.state import create_adapt_state, with_rate_scale
 from tests.train.toys import assert_same
 from tests.tuning.fit_toys import BATCH, TASK, WIDE, ToyBatches, forward, toy_config, toy_problem
 

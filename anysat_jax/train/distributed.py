@@ -1,0 +1,203 @@
+"""Several processes as one run: how they find each other, what they must agree on, and how they part.
+
+What they say to each other here goes through JAX's coordinator in the first process, and not through the devices: a
+process that comes late is waited for, and one that is gone is noticed.
+"""
+
+import itertools
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.settings import flatten
+
+VARIABLE = "ANYSAT_PROCESSES"  # the environment's word for --processes
+PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait
+FAILURE_PATIENCE = 10  # seconds until a process that failed takes it that the others did not
+T = TypeVar("T")
+_ROUNDS = itertools.count()  # every process asks the same questions in the same order
+
+
+def start(processes: str) -> None:
+    """Joins the other processes of the run; to be called before JAX is first used.
+
+    Args:
+      processes: "" for a process on its own; "auto" where JAX finds the others by itself: on Cloud TPUs, under SLURM,
+        Open MPI, or as an indexed Kubernetes job; else "HOST:PORT,COUNT,INDEX": where the first process listens, how
+        many there are, and which one this is, from 0.
+
+    Raises:
+      ConfigError: `processes` is none of these, or the processes did not find each other.
+    """
+    if not processes:
+        return
+    by_hand = {} if processes == "auto" else parse(processes)
+    try:
+        jax.distributed.initialize(**by_hand)
+        local, total = jax.local_device_count(), jax.device_count()
+        if jax.default_backend() == "cpu":
+            _connect_cpus()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"--processes={processes}: {_why_alone(processes, error)}") from error
+    logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
+
+
+def _connect_cpus() -> None:
+    """Opens the connections of all later collectives while all are there: CPUs wait 30 s for each other then."""
+    axes = ("process", "device")
+    mesh = Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), axes)
+    rows = jax.make_array_from_callback(
+        mesh.devices.shape, NamedSharding(mesh, PartitionSpec(*axes)), lambda _: np.ones((1, 1), np.float32)
+    )
+    # Sums over hosts, and over everything.
+    program = jax.jit(lambda rows: (rows.sum(0), rows.sum())).lower(rows).compile()
+    meet()
+    jax.block_until_ready(program(rows))
+
+
+def parse(processes: str) -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` from "HOST:PORT,COUNT,INDEX".
+
+    Raises:
+      ConfigError: it does not look like that, or there is no process of that index.
+    """
+    match = re.fullmatch(r"(\S+:\d+),(\d+),(\d+)", processes)
+    if match is None:
+        raise ConfigError(
+            f"--processes={processes} must be 'auto' or HOST:PORT,COUNT,INDEX: where the first process listens, how "
+            "many there are, and which one this is, such as 10.0.0.2:8476,4,0"
+        )
+    address, count, index = match[1], int(match[2]), int(match[3])
+    if index >= count:
+        raise ConfigError(f"--processes={processes}: of {count} processes the last has index {count - 1}, not {index}")
+    return dict(coordinator_address=address, num_processes=count, process_id=index)
+
+
+def _why_alone(processes: str, error: Exception) -> str:
+    said = (str(error) or type(error).__name__).splitlines()[0][:200]
+    if processes == "auto" and isinstance(error, ValueError):
+        return (
+            f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({said}); "
+            "give HOST:PORT,COUNT,INDEX"
+        )
+    return (
+        f"the processes did not find each other ({said}); start all of them, with the same COUNT and with an "
+        "address of the first one that every machine can reach"
+    )
+
+
+def leave(code: int, failed: int = 1) -> int:
+    """Ends this process' part in the run. The other processes wait for the first one, which may still be reporting.
+
+    Where they do not all come to the same end, this does not return: the process is gone at once, its coordinator tells
+    the others within two minutes, and these end too.
+
+    Args:
+      code: of this process' exit.
+      failed: the code of a failure, which is not waited for.
+
+    Returns:
+      `code`.
+    """
+    if not jax.distributed.is_initialized():
+        return code
+    try:
+        patience = FAILURE_PATIENCE if code == failed else PATIENCE
+        _coordinator().wait_at_barrier(f"anysat/end/{code}", patience * 1000)
+        jax.distributed.shutdown()
+    except RuntimeError as error:
+        logging.warning("not all processes ended alike: %s", (str(error) or "no reason given").splitlines()[0][:200])
+        logging.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or failed)
+    return code
+
+
+def meet() -> None:
+    """Waits for the other processes, however late they come."""
+    if jax.process_count() > 1:
+        _coordinator().wait_at_barrier(f"anysat/{next(_ROUNDS)}", PATIENCE * 1000)
+
+
+def on_all(work: Callable[[], T]) -> T:
+    """Does what may fail in one process only, such as finding its data; what fails in one is said in all.
+
+    Raises:
+      ConfigError: it failed in another process; the message says in which, and why.
+    """
+    if jax.process_count() == 1:
+        return work()
+    try:
+        result = work()
+    except Exception as error:
+        _decide(str(error) or type(error).__name__, _first_problem)
+        raise
+    if problem := _decide(None, _first_problem):
+        raise ConfigError(problem)
+    return result
+
+
+def check_same(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
+    """Refuses to go on where processes do not see the same.
+
+    Args:
+      facts: JSON values, perhaps nested; asked for only where there are several processes.
+      remedy: what to do, for the message.
+
+    Raises:
+      ConfigError: a value differs; the message names it and two processes.
+    """
+    if jax.process_count() == 1:
+        return
+    if found := _decide(flatten(facts()), _first_difference):
+        raise ConfigError(f"{found}; {remedy}")
+
+
+def _decide(value: Any, judge: Callable[[list[Any], list[str]], str]) -> str:
+    """Every process says a value; the first one hears them all and judges; all get its judgement."""
+    coordinator, place = _coordinator(), f"anysat/{next(_ROUNDS)}"
+    coordinator.key_value_set(f"{place}/{jax.process_index()}", json.dumps([value, socket.gethostname()]))
+    if jax.process_index() == 0:
+        said = [json.loads(_wait_for(f"{place}/{index}")) for index in range(jax.process_count())]
+        values, hosts = zip(*said, strict=True)
+        names = [f"process {index} ({host})" for index, host in enumerate(hosts)]
+        coordinator.key_value_set(f"{place}/judgement", json.dumps(judge(list(values), names)))
+    return json.loads(_wait_for(f"{place}/judgement"))
+
+
+def _first_problem(problems: list[str | None], names: list[str]) -> str:
+    """The first problem and whose it is; "" where there is none."""
+    found = [(name, problem) for name, problem in zip(names, problems, strict=True) if problem]
+    if not found:
+        return ""
+    more = f"; so do {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0][0]} of {len(names)} cannot go on{more}: {found[0][1]}"
+
+
+def _first_difference(facts: list[dict[str, Any]], names: list[str]) -> str:
+    """The first value that is not that of the first process; "" where there is none."""
+    for key in sorted({key for one in facts for key in one}):
+        for name, one in zip(names, facts, strict=True):
+            if one.get(key) != facts[0].get(key):
+                return f"{key} is {facts[0].get(key)!r} in {names[0]} and {one.get(key)!r} in {name}"
+    return ""
+
+
+def _coordinator() -> Any:
+    return ocp.multihost.get_jax_distributed_client()
+
+
+def _wait_for(place: str) -> str:
+    return _coordinator().blocking_key_value_get(place, PATIENCE * 1000)

@@ -1,0 +1,150 @@
+"""A small cluster on this machine: several processes with fake CPU devices, as if each were a host with accelerators.
+
+  python -m launch.local --processes 2 --devices 4 -- --config=configs/pretrain.py --workdir=runs/two
+
+What stands after -- goes to `python -m anysat_jax.main` in every process; each line of their output begins with the
+number of its process. Where one fails, the others are ended. SIGTERM or Ctrl-C asks all of them to save and stop; a
+second one kills them. The exit code is that of the first failure, 75 if they were asked to stop, else 0.
+"""
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Sequence
+from typing import Any
+
+STOPPED = 75
+GRACE = 20.0  # seconds in which the others may end by themselves after a failure
+POLL = 0.05  # seconds
+MODULE = "anysat_jax.main"
+DEVICE_FLAG = "--xla_force_host_platform_device_count"
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # fake devices may wait long for a busy core
+
+
+class Cluster:
+    """Processes of one run on this machine."""
+
+    def __init__(self, processes: int, devices: int, flags: Sequence[str], module: str | None = None):
+        """Starts them.
+
+        Args:
+          processes: how many.
+          devices: fake devices of each.
+          flags: for the module's command line.
+          module: what each runs, by default `MODULE`.
+        """
+        address, command = f"127.0.0.1:{free_port()}", [sys.executable, "-m", module or MODULE, *flags]
+        self.members = [
+            # A session of its own: Ctrl-C in a terminal reaches this process only, which then asks all of them to stop.
+            subprocess.Popen(
+                command,
+                env=environment(f"{address},{processes},{index}", devices),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            for index in range(processes)
+        ]
+        self._readers = [
+            threading.Thread(target=relay, args=(member.stdout, f"[{index}] "), daemon=True)
+            for index, member in enumerate(self.members)
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._asked = False
+
+    def stop(self, number: int = signal.SIGTERM, frame: types.FrameType | None = None) -> None:
+        """Asks all to save and stop; the second time, kills them. A handler of signals."""
+        self._send(signal.SIGKILL if self._asked else signal.SIGTERM)
+        self._asked = True
+
+    def wait(self) -> int:
+        """Waits for all; ends the others once one has failed. Returns the exit code."""
+        first, deadline = 0, float("inf")
+        while any(member.poll() is None for member in self.members):
+            codes = [member.returncode for member in self.members]
+            if first == 0 and (failures := [code for code in codes if code not in (None, 0, STOPPED)]):
+                first, deadline = failures[0], time.monotonic() + GRACE
+            if time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+            time.sleep(POLL)
+        for reader in self._readers:
+            reader.join()
+        return exit_code([first, *(member.returncode for member in self.members)])
+
+    def _send(self, number: int) -> None:
+        for member in self.members:
+            if member.poll() is None:
+                member.send_signal(number)
+
+
+def exit_code(codes: Sequence[int]) -> int:
+    """That of the first failure, as a shell tells it; 75 where there is none but some were asked to stop; else 0."""
+    failures = [code for code in codes if code not in (0, STOPPED)]
+    if failures:
+        return failures[0] if failures[0] > 0 else 128 - failures[0]
+    return max(codes)
+
+
+def environment(processes: str, devices: int) -> dict[str, str]:
+    """The variables of a process: which one it is, and its fake devices."""
+    xla = re.sub(rf"{DEVICE_FLAG}=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    return {
+        **os.environ,
+        "ANYSAT_PROCESSES": processes,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{PATIENT} {xla} {DEVICE_FLAG}={devices}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def relay(lines: Any, prefix: str) -> None:
+    """Copies a process' output line by line, each behind the prefix."""
+    for line in lines:
+        text = line.decode(errors="replace").rstrip("\r\n")
+        for part in text.split("\r"):  # a progress bar begins its line anew
+            if part.strip():
+                sys.stdout.write(f"{prefix}{part}\n")
+        sys.stdout.flush()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser("launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--processes", type=positive, default=2, help="how many (default: 2)")
+    parser.add_argument("--devices", type=positive, default=4, help="fake devices of each (default: 4)")
+    parser.add_argument("flags", nargs="*", help="-- and the flags of anysat_jax.main, but --processes")
+    args = parser.parse_args(argv)
+    cluster = Cluster(args.processes, args.devices, args.flags)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, cluster.stop)
+    return cluster.wait()
+
+
+def positive(text: str) -> int:
+    """A number of the command line.
+
+    Raises:
+      ArgumentTypeError: it is none, or below 1.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
