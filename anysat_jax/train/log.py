@@ -8,11 +8,11 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from anysat_jax.pretrain.health import MEASURES
 from anysat_jax.pretrain.objective import LOSSES
+from anysat_jax.train.board import Board
 
 HEALTH = tuple(f"feature_{name}" for name in MEASURES)
 METRICS = (*LOSSES, "learning_rate", "ema", "grad_norm", "tiles_per_second", *HEALTH)
@@ -64,7 +64,7 @@ class RunLog:
             return
         self._file = open_csv(workdir / "metrics.csv", step, self.columns)
         self._csv = csv.writer(self._file)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = Board(workdir / "tensorboard", step + 1)
         interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=interval, dynamic_ncols=True)
 

@@ -1,4 +1,7 @@
-"""What the tests of training share: datasets that a file registers are forgotten after it."""
+"""What the tests of training share: datasets that a file registers are forgotten after it; a disk that gets full."""
+
+import resource
+import signal
 
 import pytest
 
@@ -12,3 +15,14 @@ def forget_datasets():
     yield
     registry._ENTRIES.clear()
     registry._ENTRIES.update(known)
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 500 kB; the kernel refuses the rest as it does on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)

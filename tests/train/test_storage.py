@@ -1,13 +1,14 @@
 """What a disk refuses is said in one sentence, and the checkpoints before it stay."""
 
 import errno
+import logging as python_logging
 import os
 import pathlib
-import resource
-import signal
+import sys
 
 import pytest
 
+from anysat_jax import main
 from anysat_jax.train import checkpoints as checkpoints_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import Preempted, StorageError
@@ -52,17 +53,6 @@ def test_the_refusal_is_found_behind_what_a_library_made_of_it():
     assert refusal(RuntimeError("out of memory")) is None
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 500 kB; the kernel refuses the rest as it does on a full disk."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_checkpoint_that_does_not_fit_is_told_and_the_one_before_it_stays(tmp_path, request):
     state = save_steps(tmp_path, 1)
     request.getfixturevalue("small_files")
@@ -75,6 +65,22 @@ def test_a_checkpoint_that_does_not_fit_is_told_and_the_one_before_it_stays(tmp_
     found = restore(tmp_path)
     assert_same(found.state, at_step(state, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["1"]  # what was begun is gone
+
+
+def test_what_orbax_logs_of_an_error_that_it_raises_is_not_shown(capsys):
+    handler = python_logging.StreamHandler(sys.stdout)
+    handler.addFilter(main._OwnOrWarning())
+    for place, error in (
+        ("/x/orbax/y.py", no_space(pathlib.Path("a"))),
+        ("/x/orbax/y.py", None),
+        ("/x/z.py", ValueError("b")),
+    ):
+        traceback = error and (type(error), error, None)
+        handler.handle(
+            python_logging.LogRecord("absl", python_logging.ERROR, place, 1, f"{place} {error}", (), traceback)
+        )
+    shown = capsys.readouterr().out
+    assert "No space" not in shown and "orbax/y.py None" in shown and "ValueError: b" in shown
 
 
 def stop_after_saving(folder, state):
