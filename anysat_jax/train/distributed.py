@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -182,8 +181,8 @@ def _first_problem(problems: list[str | None], names: list[str]) -> str:
     found = [(name, problem) for name, problem in zip(names, problems, strict=True) if problem]
     if not found:
         return ""
-    more = f"; so do {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{found[0][0]} of {len(names)} cannot go on{more}: {found[0][1]}"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0][0]}{more} of {len(names)} cannot go on: {found[0][1]}"
 
 
 def _first_difference(facts: list[dict[str, Any]], names: list[str]) -> str:
@@ -196,6 +195,8 @@ def _first_difference(facts: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def _coordinator() -> Any:
+    import orbax.checkpoint as ocp  # takes seconds, which a process on its own need not wait
+
     return ocp.multihost.get_jax_distributed_client()
 
 
