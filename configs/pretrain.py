@@ -48,6 +48,8 @@ def common() -> ConfigDict:
     config.total_steps = 1000
     config.checkpoint_every = 100
     config.log_every = 1
+    config.max_nonfinite_steps = 1  # in a row; their updates are not applied, and at so many the run ends
+    config.watchdog_seconds = 1800.0  # without a finished step, after which a run that hangs ends; 0: never
     config.dtype = "float32"  # of the computation; parameters are float32 always
     config.init = ""  # weights to start from: a workdir, an exported .safetensors, a published .pth
 
@@ -66,6 +68,7 @@ def common() -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""
     config.data.num_workers = 0
+    config.data.skip_corrupt = False  # leaves out tiles whose records are damaged, and counts them
     config.data.datasets = ConfigDict()
 
     config.pretrain = ConfigDict()
@@ -97,6 +100,13 @@ def common() -> ConfigDict:
     config.mesh.data = placeholder(int)  # None: all devices that the others leave
     config.mesh.fsdp = 1  # parameters cut over so many devices
     config.mesh.tensor = 1  # attention heads and hidden channels of each tile cut over so many
+
+    config.health = ConfigDict()  # of the teacher's features: when to warn that they collapse
+    config.health.min_rank_share = 0.2  # of the rank between tiles at the start
+    config.health.max_cosine = 0.999  # between tiles at the same position
+
+    config.profile = ConfigDict()
+    config.profile.steps = placeholder(tuple)  # the first and the last of a trace, such as (20, 24); None: none
 
     config.evaluate = ConfigDict()
     config.evaluate.probe = True  # linear probes at the end; the curves are drawn in any case

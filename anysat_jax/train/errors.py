@@ -17,6 +17,10 @@ class StorageError(RunError):
     """The workdir cannot be written, or another run holds it."""
 
 
+class DataError(RunError):
+    """The training data cannot be read any further."""
+
+
 class NonFiniteError(RunError, FloatingPointError):
     """A loss or a gradient is infinite or not a number."""
 

@@ -1,15 +1,23 @@
 """Batches and patch masks on their way to the devices, one step ahead of the computation."""
 
 import dataclasses
+import time
 from typing import Any
 
+import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
+from anysat_jax.train.errors import DataError
 from anysat_jax.train.mesh import put_batch, put_masks
+from data_pipelines.records import UnreadableTileError
+
+INPUT = "input"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +27,17 @@ class Fed:
     Attributes:
       batch, masks: on the devices, for all processes together.
       position: where the data stand once this batch was used, for the checkpoint after the step.
+      tiles: positions in the training split of the tiles that this process read, a row of its part of the batch each.
+      skipped: how many of them stand for tiles that could not be read.
+      waited: seconds that the host waited for the batch.
     """
 
     batch: Batch
     masks: PatchMasks
     position: dict[str, Any]
+    tiles: Int[np.ndarray, "b"] | None = None
+    skipped: int = 0
+    waited: float = 0.0
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -47,13 +61,45 @@ class Feed:
             batches.set_state(position)
 
     def next(self) -> Fed:
-        """The next step's batch and masks; the copy to the devices goes on while the caller computes."""
-        local = next(self._batches).replace(labels={})  # labels are for the probe; pretraining sees none
-        batch = put_batch(local, self._mesh)
+        """The next step's batch and masks; the copy to the devices goes on while the caller computes.
+
+        Raises:
+          DataError: a tile cannot be read, or a worker process died.
+        """
+        began = time.monotonic()
+        local = next_batch(self._batches)
+        waited = time.monotonic() - began
+        batch = put_batch(local.replace(labels={}), self._mesh)  # labels are for the probe; pretraining sees none
         rng = np.random.default_rng((self._seed, self._step))
         masks = sample_patch_masks(rng, batch.grid, batch.batch_size, self._masks)
         self._step += 1
-        return Fed(batch, put_masks(masks, self._mesh), self._batches.get_state())
+        skipped = tell_skipped(local, self._step)
+        position = self._batches.get_state()
+        return Fed(batch, put_masks(masks, self._mesh), position, local.labels.get("index"), skipped, waited)
 
     def close(self) -> None:
         self._batches.close()
+
+
+def next_batch(batches: Any) -> Batch:
+    """The next batch of the data's iterator; a profile shows the wait for it as `INPUT`.
+
+    Raises:
+      DataError: a tile cannot be read, or a worker process died; the message is that of the data.
+    """
+    try:
+        with jax.profiler.TraceAnnotation(INPUT):
+            return next(batches)
+    except (UnreadableTileError, OSError) as error:  # each says what is wrong, in one sentence
+        raise DataError(str(error)) from error
+
+
+def tell_skipped(batch: Batch, step: int) -> int:
+    """How many tiles of a batch could not be read and were replaced; warns of them by name."""
+    skipped = batch.labels.get("skipped", np.empty(0, np.int32))
+    tiles = skipped[skipped >= 0].tolist()
+    if tiles:
+        logging.warning(
+            "step %d: tiles of %s cannot be read and are left out: %s", step, batch.dataset, ", ".join(map(str, tiles))
+        )
+    return len(tiles)

@@ -1,42 +1,16 @@
-"""The bookkeeping of a run's steps: throughput, finite values, the record and the logs."""
+"""The bookkeeping of a run's steps: finite values, the record, the logs, and who looks on."""
 
 import dataclasses
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 
 from anysat_jax.train.errors import NonFiniteError
 from anysat_jax.train.log import RunLog
-from anysat_jax.train.programs import Fed
+from anysat_jax.train.meter import Throughput
 from anysat_jax.train.summary import RunRecord
-
-
-class Throughput:
-    """Seconds and tiles of the steps during which nothing was compiled."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._compiled = False
-        self.latest = float("nan")  # tiles per second of the last lap
-
-    def compiled(self) -> None:
-        """Tells that the present lap holds a compilation, and does not count."""
-        self._compiled = True
-
-    def restart(self) -> None:
-        """Begins the present lap anew: what it held until now was no training."""
-        self._since = time.monotonic()
-
-    def lap(self, tiles: int) -> tuple[int, float]:
-        """Ends a lap. Returns its tiles and seconds, or zeros if it does not count."""
-        now = time.monotonic()
-        seconds, self._since = now - self._since, now
-        self.latest = tiles / max(seconds, 1e-9)
-        counted = (0, 0.0) if self._compiled else (tiles, seconds)
-        self._compiled = False
-        return counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +18,66 @@ class Pending:
     """A step that was dispatched and whose metrics were not fetched yet."""
 
     step: int
-    fed: Fed
+    fed: Any
     metrics: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A step whose metrics are known.
+
+    Attributes:
+      step: how many updates were made with it.
+      fed: what it was fed with.
+      metrics: numbers and arrays, on the host; "tiles_per_second" among them.
+      seconds: from the step before it to this one; 0 where a program was compiled meanwhile.
+    """
+
+    step: int
+    fed: Any
+    metrics: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """Of its batch."""
+        return f"{self.fed.batch.dataset} {self.fed.batch.patch_size:g} m"
+
+
+Watcher = Callable[[Finished], None]
+
+
+def count_skipped(record: RunRecord) -> Watcher:
+    """Counts the tiles that could not be read and were left out."""
+    return lambda finished: record.add_skipped(finished.fed.batch.dataset, finished.fed.skipped)
 
 
 class Ledger:
     """Takes each step's metrics once the next step was dispatched, so that the devices never wait for the host."""
 
-    def __init__(self, record: RunRecord, log: RunLog, leaf_names: list[str]):
+    def __init__(
+        self,
+        record: RunRecord,
+        log: RunLog,
+        leaf_names: list[str],
+        *,
+        max_nonfinite: int = 1,
+        blame: Callable[[Any], str] | None = None,
+        watchers: Sequence[Watcher] = (),
+    ):
+        """Opens the books.
+
+        Args:
+          record, log: what is written of each step.
+          leaf_names: of the entries of metrics["nonfinite_leaves"].
+          max_nonfinite: the run ends at so many steps in a row whose values are not finite.
+          blame: names the samples that a step was fed with, for the message then.
+          watchers: see each step once it is finished.
+        """
         self.record = record
         self._log, self._leaf_names = log, leaf_names
+        self._max_nonfinite, self._nonfinite = max_nonfinite, 0
+        self._blame, self._watchers = blame, watchers
         self._throughput = Throughput()
         self._pending: Pending | None = None
 
@@ -72,11 +96,11 @@ class Ledger:
         """Tells that since the last step was finished something else was done, such as an evaluation."""
         self._throughput.restart()
 
-    def after_step(self, step: int, fed: Fed, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, step: int, fed: Any, metrics: dict[str, jax.Array]) -> None:
         """Takes note of the step that led to `step` updates, and finishes the one before it.
 
         Raises:
-          NonFiniteError: that one met a value that is not finite.
+          NonFiniteError: that one was not finite, and as many before it as the run may have in a row.
         """
         self.finish()
         self._pending = Pending(step, fed, metrics)
@@ -85,33 +109,56 @@ class Ledger:
         """Fetches and writes what is pending.
 
         Raises:
-          NonFiniteError: a loss or a gradient is not finite.
+          NonFiniteError: a loss or a gradient is not finite, for the last time that the run may have that in a row.
         """
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         metrics = jax.device_get(pending.metrics)
-        batch = pending.fed.batch
-        if not metrics["finite"]:
-            raise NonFiniteError(self.complaint(pending, metrics))
-        self.record.add_step(self.losses(metrics), f"{batch.dataset} {batch.patch_size:g} m")
-        tiles, seconds = self._throughput.lap(batch.batch_size)
+        self._check(pending, metrics)
+        tiles, seconds = self._throughput.lap(pending.fed.batch.batch_size)
+        metrics["tiles_per_second"] = self._throughput.latest
+        finished = Finished(pending.step, pending.fed, metrics, seconds)
+        self.record.add_step(self.losses(metrics) if metrics["finite"] else None, finished.kind)
         self.record.tiles += tiles
         self.record.seconds += seconds
-        metrics["tiles_per_second"] = self._throughput.latest
-        self._log.write(pending.step, batch.dataset, batch.patch_size, metrics)
+        self._log.write(pending.step, pending.fed.batch.dataset, pending.fed.batch.patch_size, metrics)
+        for watcher in self._watchers:
+            watcher(finished)
 
     def losses(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """What the record remembers of a step."""
         return {name: float(metrics[f"loss_{name}"]) for name in self.record.losses}
 
+    def _check(self, pending: Pending, metrics: Mapping[str, Any]) -> None:
+        """Counts steps that are not finite, and ends the run at too many in a row."""
+        self._nonfinite = 0 if metrics["finite"] else self._nonfinite + 1
+        if self._nonfinite == 0:
+            return
+        complaint = self.complaint(pending, metrics)
+        if self._ends:
+            raise NonFiniteError(complaint)
+        logging.warning("%s", complaint)
+
+    @property
+    def _ends(self) -> bool:
+        return self._nonfinite >= self._max_nonfinite
+
     def complaint(self, pending: Pending, metrics: Mapping[str, Any]) -> str:
         """What is said of a step whose values are not finite."""
         bad = zip(self._leaf_names, metrics["nonfinite_leaves"], strict=True)
         batch = pending.fed.batch
+        samples = f"; {self._blame(pending.fed)}" if self._blame else ""
         return (
             f"step {pending.step} on dataset {batch.dataset!r} with patches of {batch.patch_size:g} m gave infinite "
             f"values or NaN in: {first_names([name for name, is_bad in bad if is_bad])}. Its update was not applied. "
+            f"{self._advice()}{samples}"
+        )
+
+    def _advice(self) -> str:
+        if not self._ends:
+            return f"The run goes on, until there are {self._max_nonfinite} in a row (max_nonfinite_steps)"
+        return (
             "Look for such values in that dataset; else lower optimizer.learning_rate or set optimizer.clip_norm, and "
             "start again from the last checkpoint"
         )

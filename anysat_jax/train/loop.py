@@ -19,17 +19,23 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.datasets import prepare_data
 from anysat_jax.train.errors import Preempted
 from anysat_jax.train.feed import Fed, Feed
-from anysat_jax.train.ledger import Ledger
+from anysat_jax.train.health_watch import HealthWatch
+from anysat_jax.train.ledger import Ledger, count_skipped
 from anysat_jax.train.log import RunLog
 from anysat_jax.train.mesh import check_batch_sizes, make_mesh, on_host, replicated
+from anysat_jax.train.meter import make_meter
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
+from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.programs import LOOKAHEAD, StepPrograms, look_ahead
 from anysat_jax.train.share import batch_share
 from anysat_jax.train.start import Start, begin
 from anysat_jax.train.state import TrainState
+from anysat_jax.train.status import Sources, StatusFile
 from anysat_jax.train.step import leaf_names, make_train_step
 from anysat_jax.train.summary import RunRecord, make_summary, write_json
+from anysat_jax.train.suspects import make_blame
+from anysat_jax.train.watchdog import Watchdog
 from data_pipelines import load
 
 
@@ -49,7 +55,12 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     check_batch_sizes(config.data.datasets, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
+    with StatusFile(workdir, config.name, config.total_steps) as status:
+        return run(config, mesh, workdir, status)
 
+
+def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: StatusFile) -> dict[str, Any]:
+    """What `pretrain` does once there are a mesh and a workdir."""
     # ---------------------------------------------------------------- data
     config, model = prepare_data(config)
 
@@ -61,9 +72,10 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             logging.info("already trained for %d steps: only the report is made again", start.record.steps)
             state, record = start.state, start.record
         else:
-            state, record = train(config, optimizer, mesh, start, checkpoints, workdir)
+            state, record = train(config, optimizer, mesh, start, checkpoints, workdir, status)
 
     # ---------------------------------------------------------------- report
+    status.state("reporting", step=record.steps)
     probe = report(config, model, workdir, state)
     summary = make_summary(record, probe)
     if jax.process_index() == 0:
@@ -78,9 +90,11 @@ def train(
     start: Start,
     checkpoints: Checkpoints,
     workdir: pathlib.Path,
+    status: StatusFile,
 ) -> tuple[TrainState, RunRecord]:
     """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end."""
-    state, first, total = start.state, start.record.steps, config.total_steps
+    state, record, first, total = start.state, start.record, start.record.steps, config.total_steps
+    is_first = jax.process_index() == 0
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step_on_mesh = jax.jit(
         make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
@@ -89,30 +103,40 @@ def train(
     batches = load.train_iterator(config.data, seed=config.seed, share=batch_share(mesh))
     with (
         contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,
-        RunLog(
-            workdir, step=first, total_steps=total, log_every=config.log_every, enabled=jax.process_index() == 0
-        ) as log,
+        RunLog(workdir, step=first, total_steps=total, log_every=config.log_every, enabled=is_first) as log,
         StopRequest(enabled=jax.process_count() == 1) as stop,
         StepPrograms(step_on_mesh, state, date_buckets=date_buckets(config.data.datasets)) as programs,
+        Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
+        Watchdog(config.watchdog_seconds, workdir, busy=lambda: programs.compiling, on_hang=status.failed) as watchdog,
     ):
-        ledger = Ledger(start.record, log, leaf_names(state.params))
+        meter = make_meter(config, settings.model_of(config), mesh)
+        status.follow(Sources(record, meter, checkpoints), first)
+        ledger = Ledger(
+            record,
+            log,
+            leaf_names(state.params),
+            max_nonfinite=config.max_nonfinite_steps,
+            blame=make_blame(config),
+            watchers=(meter, HealthWatch.of(config, record), count_skipped(record), watchdog, status),
+        )
         ahead: collections.deque[Fed] = collections.deque()
         look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - first))
         for step in range(first + 1, total + 1):
             fed = ahead.popleft()
-            ledger.before_step(programs.count.total, programs.compiling)
-            with jax.transfer_guard_host_to_device("disallow"):
+            ledger.before_step(programs.count.total, programs.compiling or profiler.disturbs(step))
+            with profiler.step(step, state), jax.transfer_guard_host_to_device("disallow"):
                 state, metrics = programs.run(state, fed)
             look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - step))
             ledger.after_step(step, fed, metrics)
             stopping = stop.requested or (jax.process_count() > 1 and checkpoints.preempted(step))
             if step % config.checkpoint_every == 0 or step == total or stopping:
                 ledger.finish()
-                meta = {"step": step, "config": as_json, "record": ledger.record.to_json()}
-                checkpoints.save(state, fed.position, meta)
+                meta = {"step": step, "config": as_json, "record": record.to_json()}
+                with status.saving():
+                    checkpoints.save(state, fed.position, meta)
             if stopping and step < total:
                 raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
-    return state, ledger.record
+    return state, record
 
 
 def date_buckets(datasets: ConfigDict) -> dict[str, int]:

@@ -60,6 +60,12 @@ _BUCKETS = Rule(
     "two numbers above 0 with a product of at most 4: each pair is one more compiled program",
 )
 
+_STEPS = Rule(
+    lambda value: value is None or (len(value) == 2 and 0 < value[0] <= value[1]),
+    "None, or the first and the last step, such as (20, 24)",
+)
+_FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
+
 SHARED_RULES: dict[str, Rule] = {
     "seed": COUNT,
     "checkpoint_every": POSITIVE,
@@ -80,6 +86,12 @@ SHARED_RULES: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     **SHARED_RULES,
     "total_steps": POSITIVE,
+    "max_nonfinite_steps": POSITIVE,
+    "watchdog_seconds": COUNT,
+    "profile.steps": _STEPS,
+    "health.min_rank_share": SHARE,
+    "health.max_cosine": SHARE,
+    "data.skip_corrupt": _FLAG,
     "pretrain.ema_start": SHARE,
     "pretrain.temperature": POSITIVE,
     "pretrain.predictive_weight": COUNT,

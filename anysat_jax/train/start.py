@@ -31,6 +31,11 @@ FREE_TO_CHANGE = (
     "init",
     "data.root",
     "data.num_",
+    "data.skip_corrupt",
+    "health.",
+    "max_nonfinite_steps",
+    "profile.",
+    "watchdog_seconds",
 )
 """Beginnings of names that may differ when a run goes on, without a word about it."""
 

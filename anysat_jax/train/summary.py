@@ -42,6 +42,10 @@ class RunRecord:
       programs: compiled programs of the last process that trained.
       resumed_from: step of the checkpoint that the last process which trained started from.
       peak_memory_mb: the largest of all processes until their last checkpoint.
+      nonfinite_steps: steps whose update was not applied, since a loss or a gradient was not finite.
+      skipped: training tiles that could not be read and were left out, by dataset, as the first process met them.
+      warnings: of the features' health.
+      first_ranks: the features' rank between tiles at the start, by kind of batch.
     """
 
     steps: int = 0
@@ -52,13 +56,25 @@ class RunRecord:
     programs: int = 0
     resumed_from: int | None = None
     peak_memory_mb: float = 0.0
+    nonfinite_steps: int = 0
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    warnings: int = 0
+    first_ranks: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add_step(self, losses: dict[str, float], batch: str) -> None:
-        """Counts a step with its losses and its kind of batch, "dataset patch-size m"."""
+    def add_step(self, losses: dict[str, float] | None, batch: str) -> None:
+        """Counts a step with its losses (None: not finite) and its kind of batch, "dataset patch-size m"."""
         self.steps += 1
         self.batches[batch] = self.batches.get(batch, 0) + 1
+        if losses is None:
+            self.nonfinite_steps += 1
+            return
         for name, edges in self.losses.items():
             edges.add(losses[name])
+
+    def add_skipped(self, dataset: str, tiles: int) -> None:
+        """Counts tiles that could not be read."""
+        if tiles:
+            self.skipped[dataset] = self.skipped.get(dataset, 0) + tiles
 
     @property
     def tiles_per_second(self) -> float | None:
@@ -99,6 +115,9 @@ def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
         "tiles_per_second": record.tiles_per_second,
         "peak_memory_mb": max(record.peak_memory_mb, peak_memory_mb()),
         "resumed_from": record.resumed_from,
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": dict(sorted(record.skipped.items())),
+        "health_warnings": record.warnings,
     }
 
 

@@ -1,7 +1,8 @@
 """The command line on a fake dataset, in a process of its own, with accidents on demand.
 
 python fake_run.py FLAGS...; $FAKE_ROOT is where the data are prepared. $FAKE_SIGNAL=15@7 sends signal 15 when step 7 is
-logged, and first waits until the folder $FAKE_AWAIT is there, if that is set. $FAKE_NAN=7 spoils the batch of step 7.
+logged, and first waits until the folder $FAKE_AWAIT is there, if that is set. $FAKE_NAN=7,9 spoils the batches of steps
+7 and 9. $FAKE_HANG=7 never comes back from step 7.
 """
 
 import dataclasses
@@ -64,8 +65,20 @@ def send_signal(number: int, at: int) -> None:
     RunLog.write = write_and_send
 
 
-def spoil_batch(at: int) -> None:
-    """Puts one NaN into the batch of a step."""
+def hang(at: int) -> None:
+    """Never comes back from writing the log of a step."""
+    write = RunLog.write
+
+    def write_and_hang(self, step, *rest):
+        write(self, step, *rest)
+        while step == at:
+            time.sleep(1)
+
+    RunLog.write = write_and_hang
+
+
+def spoil_batch(at: list[int]) -> None:
+    """Puts one NaN into the batches of some steps."""
     train_iterator = load.train_iterator
 
     def spoiling(*args, **kwargs):
@@ -76,7 +89,7 @@ def spoil_batch(at: int) -> None:
             def __next__(self):
                 step = self.get_state()["next_step"] + 1
                 batch = advance(self)
-                if step == at:
+                if step in at:
                     spot = batch.observations["spot"]
                     values = np.array(spot.values)
                     values[0, 0, 0, 0] = np.nan
@@ -95,5 +108,7 @@ if __name__ == "__main__":
     if "FAKE_SIGNAL" in os.environ:
         send_signal(*map(int, os.environ["FAKE_SIGNAL"].split("@")))
     if "FAKE_NAN" in os.environ:
-        spoil_batch(int(os.environ["FAKE_NAN"]))
+        spoil_batch([int(step) for step in os.environ["FAKE_NAN"].split(",")])
+    if "FAKE_HANG" in os.environ:
+        hang(int(os.environ["FAKE_HANG"]))
     main.run()

@@ -1,13 +1,14 @@
-"""Throughput, finite values."""
+"""What is kept of each step, and what is done about one that is not finite."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train import ledger as ledger_module
 from anysat_jax.train.errors import NonFiniteError
 from anysat_jax.train.feed import Fed
-from anysat_jax.train.ledger import Ledger, Throughput
+from anysat_jax.train.ledger import Ledger, count_skipped
 from anysat_jax.train.summary import RunRecord
 from tests.train.toys import toy_masks
 
@@ -37,25 +38,6 @@ def metrics(bad=(False, False, False)):
     }
 
 
-def test_laps_that_compile_do_not_count(monkeypatch):
-    times = iter([0.0, 5.0, 7.0, 8.0])
-    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: next(times))
-    throughput = Throughput()
-    throughput.compiled()
-    assert throughput.lap(4) == (0, 0.0)
-    assert throughput.lap(4) == (4, 2.0) and throughput.latest == 2.0
-    assert throughput.lap(4) == (4, 1.0) and throughput.latest == 4.0
-
-
-def test_what_is_done_between_two_steps_is_no_training(monkeypatch):
-    times = iter([0.0, 5.0, 105.0, 107.0])
-    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: next(times))
-    throughput = Throughput()
-    assert throughput.lap(4) == (4, 5.0)
-    throughput.restart()
-    assert throughput.lap(4) == (4, 2.0)
-
-
 def test_metrics_are_written_one_step_later():
     record, lines = RunRecord(), Lines()
     ledger = Ledger(record, lines, NAMES)
@@ -78,3 +60,47 @@ def test_a_value_that_is_not_finite_stops_the_run_by_name():
     ):
         ledger.finish()
     assert not lines.rows
+
+
+BAD = (True, False, False)
+
+
+def run(kinds, **options):
+    """A ledger after steps that are finite ("."), or are not ("x")."""
+    lines, record = Lines(), RunRecord()
+    ledger = Ledger(record, lines, NAMES, **options)
+    for step, kind in enumerate(kinds, 1):
+        ledger.after_step(step, fed(), metrics(BAD if kind == "x" else (False,) * 3))
+    ledger.finish()
+    return record, lines
+
+
+def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on():
+    record, lines = run(".x.xx.", max_nonfinite=3)
+    assert record.steps == 6 and record.nonfinite_steps == 3 and len(lines.rows) == 6
+    assert record.losses["predictive"].last == [1.0] * 3  # of the others
+
+
+def test_too_many_in_a_row_end_it():
+    with pytest.raises(NonFiniteError, match=r"step 6 on dataset 'fake' .* in: loss\."):
+        run("x.x.xx", max_nonfinite=2)
+
+
+def test_the_samples_of_such_a_step_are_named():
+    with pytest.raises(NonFiniteError, match=r"start again from the last checkpoint; samples: fake$"):
+        run("x", blame=lambda fed: f"samples: {fed.batch.dataset}")
+
+
+def test_watchers_see_every_step_once_it_is_finished():
+    seen = []
+    run(".x.", max_nonfinite=2, watchers=[lambda finished: seen.append((finished.step, finished.kind))])
+    assert seen == [(1, "fake 10 m"), (2, "fake 10 m"), (3, "fake 10 m")]
+
+
+def test_tiles_that_were_left_out_are_counted():
+    record = RunRecord()
+    ledger = Ledger(record, Lines(), NAMES, watchers=[count_skipped(record)])
+    for step, skipped in enumerate((0, 2, 1), 1):
+        ledger.after_step(step, dataclasses.replace(fed(), skipped=skipped), metrics())
+    ledger.finish()
+    assert record.skipped == {"fake": 3}

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,14 +37,15 @@ def launch(tmp_path_factory):
         command = [sys.executable, str(SCRIPT), f"--config={SCRIPT}", f"--workdir={workdir}", *flags]
         return subprocess.run(command, env=environment, cwd=shared, capture_output=True, text=True, timeout=900)
 
+    launch.root = shared
     return launch
 
 
 @pytest.fixture(scope="module")
 def straight(launch, tmp_path_factory):
-    """A run of twenty steps that nothing happened to."""
+    """A run of twenty steps that nothing happened to; three of them are profiled."""
     workdir = tmp_path_factory.mktemp("straight")
-    result = launch(workdir)
+    result = launch(workdir, "--config.profile.steps=(15,17)")
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -81,6 +84,16 @@ def test_a_run_leaves_its_results(straight):
     assert steps_kept(straight) == [10, 20] and list((straight / "tensorboard").iterdir())
 
 
+def test_its_status_and_its_profile_stay(straight):
+    found = json.loads((straight / "status.json").read_text())
+    assert (found["state"], found["step"], found["total_steps"], found["error"]) == ("done", 20, 20, None)
+    assert found["last_checkpoint"] == 20 and found["tiles_per_second"] > 0 and 0 <= found["input_wait_share"] <= 1
+    for loss in ("predictive", "contrastive"):
+        assert found["losses"][loss] == summary(straight)["loss"][loss]["last"]
+    profile = (straight / "profile" / "summary.txt").read_text()
+    assert profile.startswith("3 steps on 1 devices") and "compute" in profile
+
+
 def test_killed_and_started_again_it_ends_in_the_same_numbers(launch, straight, tmp_path):
     killed = launch(tmp_path, signal=f"{signal.SIGKILL:d}@13", **{"await": tmp_path / "checkpoints" / "10"})
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "summary.json").exists()
@@ -107,9 +120,51 @@ def test_a_value_that_is_not_finite_stops_the_run(launch, straight, tmp_path):
     assert spoiled.returncode == 1 and "Traceback" not in spoiled.stderr
     for part in ("step 13 on dataset 'fake_run'", "gradient of encoder/", "Its update was not applied"):
         assert part in spoiled.stderr
+    assert re.search(r"samples with such values in them: train\d$", spoiled.stderr.strip())
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and "step 13 on dataset 'fake_run'" in status["error"]
     assert steps_kept(tmp_path) == [10] and [int(row["step"]) for row in rows(tmp_path)] == list(range(1, 13))
     assert launch(tmp_path).returncode == 0
     assert_same_end(tmp_path, straight)
+
+
+def test_a_step_that_hangs_ends_the_run_to_be_started_again(launch, tmp_path):
+    hung = launch(tmp_path, "--config.watchdog_seconds=10", hang=12)
+    assert hung.returncode == 75 and "no step finished for 10 s" in hung.stderr
+    assert "in write_and_hang" in (tmp_path / "stacks-0.txt").read_text()
+    assert "no step finished for 10 s" in json.loads((tmp_path / "status.json").read_text())["error"]
+    assert steps_kept(tmp_path) == [10]
+
+
+@pytest.fixture
+def damaged(straight, launch, tmp_path):
+    """The data, with one training tile whose record was changed on disk."""
+    (prepared,) = launch.root.glob("fake_run-*")  # what is generated lies in a folder of its own version
+    root = shutil.copytree(prepared, tmp_path / "data" / prepared.name).parent
+    (path,) = root.glob("fake_run-*/fake_run/*/*-train*")
+    content = bytearray(path.read_bytes())
+    content[16_000] ^= 1
+    path.write_bytes(content)
+    return root
+
+
+def test_a_corrupt_record_ends_the_run_in_one_sentence(launch, damaged, tmp_path):
+    refused = launch(tmp_path / "run", root=damaged)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert re.search(r"dataset 'fake_run': tile \d of split 'train' cannot be read .* prepare it again", refused.stderr)
+
+
+def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_path):
+    """A record that is corrupt, and two steps in a row that are not finite."""
+    flags = ("--config.data.skip_corrupt", "--config.max_nonfinite_steps=3")
+    done = launch(tmp_path / "run", *flags, root=damaged, nan="7,8")
+    assert done.returncode == 0, done.stderr
+    assert "tiles of fake_run cannot be read and are left out" in done.stderr
+    assert "The run goes on, until there are 3 in a row (max_nonfinite_steps)" in done.stderr
+    found = summary(tmp_path / "run")
+    # Twenty batches of four tiles are eleven epochs of seven, and three tiles more.
+    assert found["steps"] == 20 and found["nonfinite_steps"] == 2 and found["skipped_records"]["fake_run"] in (11, 12)
+    assert [row["step"] for row in rows(tmp_path / "run") if row["loss"] == "nan"] == ["7", "8"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""How runs are: prints the status.json of one workdir, or a table of several.
+
+python -m anysat_jax.status RUN [RUN ...]
+
+RUN is a workdir. The exit code is 1 where a run failed, is gone without a word, or has no status.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anysat_jax.train.owner import Owner
+
+FILE_NAME = "status.json"
+ENDED = ("done", "stopped", "failed")
+STALE_SECONDS = 600  # compiling a large program may take minutes, in which nothing is written
+COLUMNS = ("run", "state", "step", "loss", "tiles/s", "MFU", "input", "checkpoint", "updated")
+Status = Mapping[str, Any]
+
+
+class NoStatusError(Exception):
+    """A folder has no status that can be read."""
+
+
+def read_status(workdir: pathlib.Path) -> dict[str, Any]:
+    """The content of a workdir's status.json.
+
+    Raises:
+      NoStatusError: there is none, or it is something else.
+    """
+    path = workdir / FILE_NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        age(found), trouble(found), found["step"], found["total_steps"]
+    except FileNotFoundError:
+        raise NoStatusError(f"there is no {path}; give the workdir of a run of pretraining") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoStatusError(f"{path} is not the status of a run ({type(error).__name__}: {error})") from error
+    return found
+
+
+def age(status: Status) -> float:
+    """Seconds since it was written, by this machine's clock; 0 where that is behind."""
+    written = datetime.datetime.fromisoformat(status["updated"])
+    return max(0.0, (datetime.datetime.now(datetime.UTC) - written).total_seconds())
+
+
+def trouble(status: Status) -> str:
+    """What is wrong with a run, in words; "" if nothing is known to be."""
+    if status["state"] == "failed":
+        return f"failed: {status.get('error')}"
+    if status["state"] in ENDED:
+        return ""
+    owner = Owner(**status["owner"], token="")
+    if owner.is_here and not owner.lives:
+        return "gone: it ended without a word, as when it is killed; start the same command again"
+    if age(status) > STALE_SECONDS:
+        return f"stale: nothing was written for {duration(age(status))}; look whether the run still goes"
+    return ""
+
+
+def describe(run: str, status: Status) -> str:
+    """A few lines about one run."""
+    share = status["step"] / max(1, status["total_steps"])
+    state = status["state"] if status["state"] in ENDED or not trouble(status) else f"{status['state']}?"
+    lines = [f"{run}: {state}, step {status['step']:,} of {status['total_steps']:,} ({share:.0%})"]
+    rows = {
+        "trouble": trouble(status),
+        "losses": _losses(status),
+        "speed": _speed(status),
+        "last checkpoint": "" if status.get("last_checkpoint") is None else f"step {status['last_checkpoint']:,}",
+        "device memory": _memory(status),
+        "set aside": _set_aside(status),
+        "updated": f"{duration(age(status))} ago by process {status['pid']} on {status['host']}",
+    }
+    return "\n".join([*lines, *(f"  {name:16}{text}" for name, text in rows.items() if text)])
+
+
+def _losses(status: Status) -> str:
+    known = {name: value for name, value in (status.get("losses") or {}).items() if value is not None}
+    return ", ".join(f"{name} {value:.4f}" for name, value in known.items())
+
+
+def _speed(status: Status) -> str:
+    if status.get("tiles_per_second") is None:
+        return ""
+    utilisation = "" if status["mfu"] is None else f", MFU {status['mfu']:.1%}"
+    waiting = f", {status['input_wait_share']:.0%} of the time waiting for input"
+    return f"{status['tiles_per_second']:.1f} tiles/s{utilisation}{waiting}"
+
+
+def _memory(status: Status) -> str:
+    memory = status.get("device_memory")
+    return (
+        "" if not memory else f"{memory['peak_bytes'] / 2**30:.1f} of {memory['limit_bytes'] / 2**30:.1f} GiB at most"
+    )
+
+
+def _set_aside(status: Status) -> str:
+    names = {
+        "nonfinite_steps": "steps not finite",
+        "skipped_records": "tiles skipped",
+        "health_warnings": "warnings of the features' health",
+    }
+    return ", ".join(f"{status[key]} {words}" for key, words in names.items() if status.get(key))
+
+
+def table(runs: Mapping[str, Status]) -> str:
+    """A line for each run."""
+    rows = [COLUMNS, *(_row(run, status) for run, status in runs.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(run: str, status: Status) -> tuple[str, ...]:
+    losses = [value for value in (status.get("losses") or {}).values() if value is not None]
+
+    def shown(name: str, form: str) -> str:
+        return "-" if status.get(name) is None else format(status[name], form)
+
+    return (
+        run,
+        trouble(status).partition(":")[0] or status["state"],
+        f"{status['step']:,}/{status['total_steps']:,}",
+        f"{sum(losses):.4f}" if losses else "-",
+        shown("tiles_per_second", ".1f"),
+        shown("mfu", ".1%"),
+        shown("input_wait_share", ".0%"),
+        shown("last_checkpoint", ","),
+        f"{duration(age(status))} ago",
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there is at least two."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the runs. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m anysat_jax.status", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a run")
+    found, code = {}, 0
+    for run in parser.parse_args(arguments).runs:
+        try:
+            found[run] = read_status(pathlib.Path(run))
+        except NoStatusError as error:
+            print(f"anysat_jax: {error}", file=sys.stderr)
+            code = 1
+    if found:
+        print(table(found) if len(found) > 1 else describe(*next(iter(found.items()))))
+    return 1 if code or any(trouble(status) for status in found.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""Warnings of features that collapse."""
+
+import numpy as np
+import pytest
+
+from anysat_jax.batch import fake_batch
+from anysat_jax.train import health_watch
+from anysat_jax.train.feed import Fed
+from anysat_jax.train.health_watch import WINDOW, HealthWatch
+from anysat_jax.train.ledger import Finished
+from anysat_jax.train.summary import RunRecord
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    lines = []
+    monkeypatch.setattr(health_watch.logging, "warning", lambda form, *values: lines.append(form % values))
+    return lines
+
+
+def look(watch, rank, cosine=0.5, steps=WINDOW, first=1, dataset="fake"):
+    batch = fake_batch(("spot",), batch_size=2, extent=20.0, dataset=dataset)
+    for step in range(first, first + steps):
+        metrics = {"feature_rank_tiles": np.float32(rank), "feature_cosine": np.float32(cosine)}
+        watch(Finished(step, Fed(batch, None, {}), metrics, 1.0))
+
+
+def watch_of(record=None):
+    return HealthWatch(record or RunRecord(), min_rank_share=0.2, max_cosine=0.99)
+
+
+def test_a_rank_far_below_its_start_is_told_of_once(warned):
+    watch, record = watch_of(record := RunRecord()), record
+    look(watch, rank=10.0)
+    look(watch, rank=3.0)
+    assert not warned and record.first_ranks == {"fake 10 m": 10.0}
+    look(watch, rank=1.0)
+    look(watch, rank=1.0)
+    assert len(warned) == 1 and record.warnings == 1
+    assert "fake 10 m: the rank between tiles fell from 10.00 to 1." in warned[0]
+    assert "below health.min_rank_share = 0.2 of its start" in warned[0]
+
+
+def test_it_is_told_of_again_after_it_recovered(warned):
+    watch = watch_of()
+    for rank in (10.0, 1.0, 9.0, 1.0):
+        look(watch, rank)
+    assert len(warned) == 2
+
+
+def test_a_cosine_near_one(warned):
+    look(watch_of(), rank=10.0, cosine=0.995)
+    assert len(warned) == 1 and "the cosine between tiles rose to 0.9950, above health.max_cosine = 0.99" in warned[0]
+
+
+def test_one_batch_is_no_collapse(warned):
+    watch = watch_of()
+    look(watch, rank=10.0)
+    look(watch, rank=0.1, steps=1)
+    assert not warned
+
+
+def test_kinds_of_batches_are_not_compared(warned):
+    watch = watch_of()
+    look(watch, rank=10.0, dataset="many_tiles")
+    look(watch, rank=1.5, dataset="few_tiles")
+    assert not warned
+
+
+def test_a_run_that_goes_on_knows_its_start(warned):
+    watch_of(record := RunRecord())
+    look(watch_of(record), rank=10.0)
+    look(watch_of(RunRecord.from_json(record.to_json())), rank=1.0)
+    assert len(warned) == 1
+
+
+def test_single_tiles_have_nothing_to_compare_with(warned):
+    watch = watch_of(record := RunRecord())
+    look(watch, rank=np.nan, cosine=np.nan)
+    assert not warned and not record.first_ranks
