@@ -27,7 +27,7 @@ from anysat_jax.train import settings
 from anysat_jax.train.errors import ConfigError, RunError
 from launch.aot_cases import Case, all_cases
 from launch.aot_result import Results, mesh_shape
-from launch.aot_rows import Row, as_json, as_text, compiled_row, paper_row
+from launch.aot_rows import Row, as_json, as_markdown, as_text, compiled_row, paper_row
 from launch.chips import Topology, parse_topology
 from launch.slices import Slice
 

@@ -152,6 +152,7 @@ COLUMNS: tuple[Column, ...] = (
     ("MB sent", lambda row: _number(row.sent / 1e6, 0)),
     ("FLOP a byte", lambda row: _number(row.intensity, 0)),
     ("step, ms", lambda row: _number(row.step_ms)),
+    ("of messages, ms", lambda row: _number(row.network_ms)),
     ("bound by", lambda row: row.bound),
     ("MFU at most", lambda row: "" if row.mfu is None else f"{row.mfu:.0%}"),
 )
@@ -170,9 +171,11 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A table for the docs."""
-    head = [f"| {' | '.join(name for name, _ in COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    return "\n".join([*head, *(f"| {' | '.join(write(row) for _, write in COLUMNS)} |" for row in rows)])
+    """A table for the docs, without the columns that say nothing."""
+    columns = [(name, cells) for name, write in COLUMNS if set(cells := [write(row) for row in rows]) - {"", "?"}]
+    head = [f"| {' | '.join(name for name, _ in columns)} |", f"|{'---|' * len(columns)}"]
+    lines = zip(*(cells for _, cells in columns), strict=True)
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -191,5 +194,5 @@ def _messages(row: Row) -> str:
 
 EXPLANATION = """\
 FLOPs are the model's products, forward and backward, without what is computed again. A step takes at least as long as
-its products, its memory traffic or its messages take at the published rates, whichever is longest; MFU at most is what
-that leaves. Messages: what each chip sends in a ring."""
+its products, its memory traffic or its messages take at the published rates, whichever is longest (in float32 the
+contrastive loss' products run at their own rate); MFU at most is what that leaves. MB sent: by each chip, in a ring."""

@@ -206,6 +206,17 @@ def test_a_step_compiles_for_tpus_that_are_not_there(tmp_path):
     assert 0 < row["mfu"] < 1 and 0 < row["step_ms"] <= row["one_by_one_ms"]
 
 
+def test_a_gpu_s_table_is_printed_and_put_into_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table h100:2 -->\nold\n<!-- end -->\nafter\n")
+    result = aot("--topology=h100:2", f"--markdown={page}")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "mini_flair" in result.stdout and "1 all-reduce in 2s" in result.stdout
+    lines = page.read_text().splitlines()
+    assert lines[:2] == ["before", "<!-- table h100:2 -->"] and lines[-2:] == ["<!-- end -->", "after"]
+    assert lines[4].startswith("| h100:2 | 2x1x1 | mini_flair | 10 | 8 | 0.") and "old" not in lines
+
+
 def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     """On fake devices of this machine, laid out as a slice's."""
     monkeypatch.setattr(aot_compile, "topology_devices", lambda name: jax.devices()[:4])
