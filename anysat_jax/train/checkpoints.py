@@ -208,7 +208,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str | None) -> None:
         """Moves a step out of the way, so that it can be written again."""
-        reason = (reason or "another process cannot read it").splitlines()[0][:200]
+        reason = (reason or "as another process found").splitlines()[0][:200]
         logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", self.folder, step, reason)
         self._manager.close()
         if jax.process_index() == 0:

@@ -11,6 +11,7 @@ from anysat_jax.train.checksums import CHANGING, FILE, find_damage
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh
 from tests.train.damage import cut_short, flip_bit
+from tests.train.processes import start_processes
 from tests.train.toys import assert_same, toy_abstract, toy_state
 
 CONFIG = {"model": {"preset": "tiny", "dim": 128, "sensors": ["s2"], "remat": False}}
@@ -166,3 +167,37 @@ def test_an_unfinished_step_is_no_step(tmp_path):
     save_steps(tmp_path, 1)
     (tmp_path / "2.orbax-checkpoint-tmp-1").mkdir()
     assert restore(tmp_path).meta["step"] == 1
+
+
+TWO_PROCESSES = """
+import pathlib, sys
+import jax
+from jax.experimental import multihost_utils
+
+address, index, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+jax.distributed.initialize(address, 2, index)
+from anysat_jax.train.checkpoints import Checkpoints
+from tests.train import test_checkpoints as tests
+
+mesh = tests.mesh_of(data=1, fsdp=2)
+state = tests.toy_state(mesh)
+with Checkpoints(folder) as checkpoints:
+    for step in (1, 2):
+        meta = {"step": step, "config": tests.CONFIG, "record": {}}
+        checkpoints.save(tests.at_step(state, step), {"next_step": step}, meta)
+if index == 0:
+    tests.flip_a_bit_of_the_arrays(folder / "2")
+multihost_utils.sync_global_devices("damaged")
+with Checkpoints(folder) as checkpoints:
+    restored = checkpoints.restore(tests.toy_abstract(mesh), tests.CONFIG)
+kernel, same = (one.params["predictor"]["out"]["kernel"].addressable_data(0) for one in (restored.state, state))
+print(restored.meta["step"], restored.data["next_step"], bool((kernel == same).all()), flush=True)
+"""
+
+
+def test_two_processes_set_the_same_step_aside_and_read_the_same(tmp_path):
+    folder = tmp_path / "checkpoints"
+    processes = start_processes(TWO_PROCESSES, 2, folder, devices=1)
+    said = [process.communicate(timeout=300)[0].splitlines()[-1] for process in processes]
+    assert said == ["1 1 True", "1 1 True"]
+    assert len(list((tmp_path / "checkpoints-damaged").iterdir())) == 1

@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +13,19 @@ from anysat_jax import main
 from anysat_jax.train.errors import StorageError
 from anysat_jax.train.lock import Lock
 from anysat_jax.train.workdir import hold
+from tests.train.processes import start_processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TWO_PROCESSES = """
 import pathlib, sys
 import jax
 
-address, index, *folders = sys.argv[1:]
+address, index, shared, taken, *own = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(index))
 from anysat_jax.train.errors import RunError
 from anysat_jax.train.workdir import hold
 
-for folder in folders:
+for folder in (shared, taken, own[int(index)]):
     try:
         with hold(pathlib.Path(folder)):
             print("held", flush=True)
@@ -103,27 +103,12 @@ def test_a_second_run_of_the_command_line_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def test_two_processes_hold_one_folder_or_are_both_refused(tmp_path):
     shared, taken, far, near = (tmp_path / name for name in ("shared", "taken", "far", "near"))
-    address = f"127.0.0.1:{free_port()}"
     with hold(taken):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", TWO_PROCESSES, address, str(index), str(shared), str(taken), str(own)],
-                cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for index, own in enumerate((far, near))
-        ]
+        processes = start_processes(TWO_PROCESSES, 2, shared, taken, far, near, devices=1)
         (first, second) = (process.communicate(timeout=300)[0].splitlines() for process in processes)
-    assert first[0] == second[0] == "held" and list(shared.parent.glob("shared")) == []
+    assert first[0] == second[0] == "held" and not shared.exists()
     assert f"{taken} is in use by another run" in first[1] and f"{taken} is in use by another run" in second[1]
     for said in (first[2], second[2]):
         assert "run.lock" in said and said.endswith("give a --workdir on a file system that all machines share")
