@@ -15,7 +15,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.train.errors import DataError
 from anysat_jax.train.mesh import put_batch, put_masks
-from data_pipelines.records import UnreadableTileError
+from data_pipelines.records import CorruptTileError, UnreadableTileError
 
 INPUT = "input"
 
@@ -67,7 +67,7 @@ class Feed:
           DataError: a tile cannot be read, or a worker process died.
         """
         began = time.monotonic()
-        local = next_batch(self._batches)
+        local = next_batch(self._batches, if_corrupt="; data.skip_corrupt = True would leave such tiles out")
         waited = time.monotonic() - began
         batch = put_batch(local.replace(labels={}), self._mesh)  # labels are for the probe; pretraining sees none
         rng = np.random.default_rng((self._seed, self._step))
@@ -81,8 +81,12 @@ class Feed:
         self._batches.close()
 
 
-def next_batch(batches: Any) -> Batch:
+def next_batch(batches: Any, if_corrupt: str = "") -> Batch:
     """The next batch of the data's iterator; a profile shows the wait for it as `INPUT`.
+
+    Args:
+      batches: the iterator.
+      if_corrupt: what the message says besides if a tile is corrupt.
 
     Raises:
       DataError: a tile cannot be read, or a worker process died; the message is that of the data.
@@ -90,6 +94,8 @@ def next_batch(batches: Any) -> Batch:
     try:
         with jax.profiler.TraceAnnotation(INPUT):
             return next(batches)
+    except CorruptTileError as error:
+        raise DataError(f"{error}{if_corrupt}") from error
     except (UnreadableTileError, OSError) as error:  # each says what is wrong, in one sentence
         raise DataError(str(error)) from error
 

@@ -1,6 +1,7 @@
 """What a run shows while it goes: a progress bar, a table for spreadsheets (CSV), and TensorBoard."""
 
 import csv
+import math
 import os
 import pathlib
 import sys
@@ -113,7 +114,9 @@ class RunLog:
         self._bar.update()
 
     def _write_board(self, step: int, dataset: str, values: Mapping[str, float]) -> None:
-        for name in self.metrics:
-            self._board.add_scalar(name, values[name], step)
-        for name in self.per_dataset:
-            self._board.add_scalar(f"{name}/{dataset}", values[name], step)
+        """Writes what is finite: TensorBoard has no place for the rest, which is in the table."""
+        shown = {name: values[name] for name in self.metrics}
+        shown |= {f"{name}/{dataset}": values[name] for name in self.per_dataset}
+        for name, value in shown.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)

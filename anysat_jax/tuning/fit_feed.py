@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from anysat_jax.train.feed import next_batch
 from anysat_jax.train.mesh import put_batch, replicated
 from anysat_jax.train.share import put_whole
 
@@ -50,8 +51,12 @@ class FitFeed:
             batches.set_state(position)
 
     def next(self) -> FitFed:
-        """The next step's batch; the copy to the devices goes on while the caller computes."""
-        batch = next(self._batches)
+        """The next step's batch; the copy to the devices goes on while the caller computes.
+
+        Raises:
+          DataError: a tile cannot be read, or a worker process died.
+        """
+        batch = next_batch(self._batches)
         labels = {name: _narrow(batch.labels[name]) for name in self._labels if name in batch.labels}
         return FitFed(put_batch(batch.replace(labels=labels), self._mesh), self._seed, self._batches.get_state())
 

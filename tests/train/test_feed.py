@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.train import feed as feed_module
+from anysat_jax.train.errors import DataError
 from anysat_jax.train.feed import Feed
 from anysat_jax.train.mesh import make_mesh
 from configs import pretrain
+from data_pipelines.pool import WorkerDiedError
+from data_pipelines.records import CorruptTileError
 from tests.train.toys import assert_same
 
 MESH = make_mesh({"data": 2, "fsdp": 1})
@@ -66,3 +70,40 @@ def test_closing_closes_the_data():
     feed = feed_at(0)
     feed.close()
     assert feed._batches.closed
+
+
+def feed_of(monkeypatch, advance):
+    monkeypatch.setattr(Batches, "__next__", advance)
+    return feed_at(0)
+
+
+@pytest.mark.parametrize("error", [CorruptTileError("tile 3 cannot be read"), WorkerDiedError("a worker process died")])
+def test_data_that_cannot_be_read_are_told_of_in_their_own_words(monkeypatch, error):
+    def broken(self):
+        raise error
+
+    with pytest.raises(DataError, match=f"^{error}") as caught:
+        feed_of(monkeypatch, broken).next()
+    assert ("data.skip_corrupt = True" in str(caught.value)) == isinstance(error, CorruptTileError)
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
+    def broken(self):
+        raise ValueError("shapes do not fit")
+
+    with pytest.raises(ValueError, match="shapes do not fit") as caught:
+        feed_of(monkeypatch, broken).next()
+    assert not isinstance(caught.value, DataError)
+
+
+def test_tiles_stay_on_the_host_and_those_left_out_are_counted_and_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(feed_module.logging, "warning", lambda form, *values: told.append(form % values))
+
+    def advance(self):
+        batch = fake_batch(("spot",), batch_size=4, extent=40.0, dataset="fake")
+        return batch.replace(labels={"index": np.arange(4), "skipped": np.array([-1, 7, -1, 9])})
+
+    fed = feed_of(monkeypatch, advance).next()
+    assert fed.tiles.tolist() == [0, 1, 2, 3] and fed.skipped == 2 and fed.waited > 0 and fed.batch.labels == {}
+    assert told == ["step 1: tiles of fake cannot be read and are left out: 7, 9"]

@@ -54,6 +54,12 @@ def test_a_table_without_rows_is_begun_anew(tmp_path, content):
     assert tuple(rows(tmp_path)[0]) == COLUMNS and steps(tmp_path) == [1, 2]
 
 
+def test_what_is_not_finite_is_in_the_table_only(tmp_path, caplog):
+    with RunLog(tmp_path, step=0, total_steps=1, log_every=1) as log:
+        log.write(1, "data", 10.0, dict.fromkeys(METRICS, float("nan")))
+    assert rows(tmp_path)[0]["loss"] == "nan" and not caplog.records
+
+
 def test_log_every_and_the_last_step(tmp_path):
     write_steps(tmp_path, 1, 10, log_every=4)
     assert steps(tmp_path) == [4, 8, 10]
