@@ -104,9 +104,10 @@ class PreparedDataset:
     @property
     def facts(self) -> dict[str, Any]:
         """What it holds, JSON values: the same wherever it was prepared from the same data."""
-        plan = Plan.from_json((self.folder / FILE_NAME).read_bytes())
-        statistics = hashlib.sha256((self.folder / STATISTICS).read_bytes()).hexdigest()[:12]
-        return {**{name: value for name, value in plan.facts.items() if name != "source"}, "statistics": statistics}
+        facts = Plan.from_json((self.folder / FILE_NAME).read_bytes()).facts
+        told = "".join([facts["keys"], facts["card"], (self.folder / STATISTICS).read_text(encoding="utf-8")])
+        digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+        return {name: facts[name] for name in ("version", "limit", "tiles")} | {"tiles_digest": digest}
 
     def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
         """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.

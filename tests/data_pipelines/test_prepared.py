@@ -145,3 +145,12 @@ def test_missing_descriptions_are_named(folder, name):
     (folder / name).unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=rf"{name}.*prepare it again"):
         PreparedDataset.open(CARD, folder)
+
+
+def test_the_facts_tell_whether_two_machines_hold_the_same(tmp_path):
+    facts = []
+    for name, tiles, source in (("one", 4, "here"), ("two", 4, "there"), ("three", 5, "here")):
+        folder = prepare_dataset(FakeReader({"train": tiles, "val": 1}), tmp_path / name, "1.0.0", source=source)
+        facts.append(PreparedDataset.open(CARD, folder).facts)
+    assert facts[0] == facts[1] and facts[0]["tiles"] == {"train": 4, "val": 1}
+    assert facts[0]["tiles_digest"] != facts[2]["tiles_digest"]

@@ -1,0 +1,114 @@
+"""Real processes: the losses of one, stopped and gone on with as other processes, and refusals that all of them say."""
+
+import signal
+
+import pytest
+
+from data_pipelines import load
+from data_pipelines.prepare import prepare_dataset
+from tests.train import tiny_mini
+from tests.train.clusters import Cluster, assert_same_losses, rows, run
+from tests.train.clusters import tiny_mini as flags
+from tests.train.fake_run import SmallReader
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Data and compiled programs of all runs."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def straight(shared):
+    """The run of one process with one device, of the cheapest dataset."""
+    run(1, 1, flags("flair", shared, shared / "straight"), XDG_CACHE_HOME=str(shared))
+    return shared / "straight"
+
+
+def test_one_of_two_is_asked_to_stop_and_others_go_on(shared, straight, tmp_path):
+    cluster = Cluster(
+        [flags("flair", shared, tmp_path, "--config.mesh.fsdp=2")] * 2, devices=2, XDG_CACHE_HOME=str(shared)
+    )
+    cluster.wait_for_step(tmp_path, 2)
+    cluster.members[1].send_signal(signal.SIGTERM)
+    codes, said = cluster.end()
+    assert codes == [75, 75], "\n".join(said)
+    (step,) = [int(one.name) for one in (tmp_path / "checkpoints").iterdir() if one.name.isdigit()]
+    assert all(f"saved step {step}" in text for text in said) and step == len(rows(tmp_path)) < 8
+    run(1, 2, flags("flair", shared, tmp_path), XDG_CACHE_HOME=str(shared))
+    assert_same_losses(tmp_path, straight)
+
+
+def prepared(folder, tiles):
+    prepare_dataset(SmallReader({"train": tiles, "val": 3}), folder, "1.0.0")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("none", "process 1 ("),
+        ("other", "dataset 'fake_run'.tiles.train is 7 in process 0 ("),
+        ("seed", "config.seed is 0 in process 0 ("),
+    ],
+)
+def test_what_one_process_lacks_is_refused_by_all(tmp_path, second, message):
+    roots = [prepared(tmp_path / "first", 7), tmp_path / second]
+    roots[1].mkdir()
+    if second == "other":
+        prepared(roots[1], 9)
+    config = ["--config=configs/pretrain.py:prepared,fake_run", f"--workdir={tmp_path / 'run'}"]
+    own = [[*config, f"--config.data.root={root}"] for root in roots]
+    if second == "seed":
+        own[1].append("--config.seed=1")
+    codes, said = Cluster(own, devices=1).end()
+    assert codes == [1, 1] and all("Traceback" not in text and "compiling" not in text for text in said)
+    complaints = [[line for line in text.splitlines() if line.startswith("anysat_jax: ")] for text in said]
+    if second == "none":  # the one that lacks it says so in its own words
+        assert "unknown dataset 'fake_run'" in complaints[1][0] and "unknown dataset 'fake_run'" in complaints[0][0]
+    else:
+        assert complaints[0] == complaints[1]
+    assert message in complaints[0][0]
+
+
+@pytest.fixture(scope="module")
+def all_straight(shared):
+    """The run of one process with one device, of all five datasets."""
+    config = tiny_mini.get_config()
+    config.data.root = str(shared)
+    load.prepare(config.data)
+    run(1, 1, flags("all", shared, shared / "all"), XDG_CACHE_HOME=str(shared))
+    assert {row["dataset"] for row in rows(shared / "all")} == set(config.data.datasets)
+    return shared / "all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 4, "fsdp=2"), (4, 2, "tensor=2"), (4, 2, "fsdp=8")])
+def test_several_processes_have_the_losses_of_one(shared, all_straight, tmp_path, processes, devices, mesh):
+    run(processes, devices, flags("all", shared, tmp_path, f"--config.mesh.{mesh}"), XDG_CACHE_HOME=str(shared))
+    assert_same_losses(tmp_path, all_straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices", "mesh"), [(1, 8, "fsdp=4"), (4, 1, "fsdp=1"), (1, 4, "tensor=2")])
+def test_what_two_saved_is_gone_on_with_by_others(shared, all_straight, tmp_path, processes, devices, mesh):
+    both = flags("all", shared, tmp_path, "--config.mesh.fsdp=2")
+    cluster = Cluster([both] * 2, devices=4, XDG_CACHE_HOME=str(shared))
+    cluster.wait_for_step(tmp_path, 6)
+    for member in cluster.members:
+        member.send_signal(signal.SIGTERM)
+    assert cluster.end()[0] == [75, 75] and len(rows(tmp_path)) < 16
+    run(processes, devices, flags("all", shared, tmp_path, f"--config.mesh.{mesh}"), XDG_CACHE_HOME=str(shared))
+    assert_same_losses(tmp_path, all_straight)
+
+
+@pytest.mark.slow
+def test_where_one_is_killed_the_other_ends_and_the_run_goes_on(shared, straight, tmp_path):
+    own = flags("flair", shared, tmp_path, "--config.checkpoint_every=3")
+    cluster = Cluster([own] * 2, devices=1, XDG_CACHE_HOME=str(shared))
+    cluster.wait_for_step(tmp_path, 5)
+    cluster.members[1].kill()
+    codes, said = cluster.end()
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), said[0]
+    run(2, 1, own, XDG_CACHE_HOME=str(shared))
+    assert_same_losses(tmp_path, straight)

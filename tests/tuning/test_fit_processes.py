@@ -1,0 +1,30 @@
+"""Fine-tuning and probing by two real processes, which learn what one learns."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.train.clusters import run
+
+
+def table(path, columns):
+    with path.open(newline="") as file:
+        return [[float(row[name]) for name in columns] for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["finetune", "probe"])
+def test_two_processes_fit_as_one(tmp_path, job):
+    for processes, devices, fsdp in ((1, 1, 1), (2, 2, 2)):
+        own = [f"--config=configs/{job}.py:mini_flair,smoke", f"--config.data.root={tmp_path}"]
+        own += [f"--workdir={tmp_path / str(processes)}", f"--config.mesh.fsdp={fsdp}"]
+        own += [f"--config.cache.folder={tmp_path / f'features-{processes}'}"]
+        run(processes, devices, own, XDG_CACHE_HOME=str(tmp_path))
+    for name, columns in (("metrics.csv", ("step", "loss")), ("evaluation.csv", ("step", "loss", "accuracy"))):
+        one, two = (table(tmp_path / folder / name, columns) for folder in "12")
+        assert len(one) > 0
+        np.testing.assert_allclose(two, one, rtol=1e-3, err_msg=name)
+    one, two = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in "12")
+    assert one.keys() == two.keys()
