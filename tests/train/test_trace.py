@@ -105,7 +105,7 @@ def profiled(tmp_path_factory):
         assert [step for step in range(1, 7) if profiler.disturbs(step)] == [3, 5]
         for step in range(1, 7):
             with profiler.step(step, state):
-                state = advance(state)
+                state = jax.block_until_ready(advance(state))
             with jax.profiler.TraceAnnotation(INPUT):
                 sum(range(10_000))
     return workdir / "profile"

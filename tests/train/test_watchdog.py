@@ -3,10 +3,10 @@
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
+from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.watchdog import Watchdog
 
 
@@ -41,19 +41,24 @@ def test_a_step_that_never_finishes_ends_the_run_and_leaves_the_stacks(tmp_path,
     assert "in hang_here" in capfd.readouterr().err
 
 
-def test_steps_that_finish_keep_it_quiet(tmp_path, ended):
-    watchdog, codes = watch(tmp_path, ended, seconds=2.0)
+def test_steps_that_finish_keep_it_quiet(tmp_path, ended, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(watchdog_module.time, "monotonic", lambda: now[0])
+    watchdog, codes = watch(tmp_path, ended)
     with watchdog:
-        for _ in range(30):
-            time.sleep(0.1)
+        for _ in range(10):
+            now[0] += 0.15
             watchdog()
-    assert not codes and not list(tmp_path.iterdir())
+            assert not ended.wait(0.06)  # it looks every 0.05 s
+        now[0] += 0.25
+        assert ended.wait(60)
+    assert codes == [75]
 
 
 def test_compiling_takes_its_time(tmp_path, ended):
     watchdog, codes = watch(tmp_path, ended, busy=lambda: True)
     with watchdog:
-        time.sleep(1.0)
+        assert not ended.wait(1.0)
     assert not codes
 
 
