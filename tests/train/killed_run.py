@@ -1,0 +1,80 @@
+"""A pretraining on a fake dataset, in a process of its own that is killed at a moment of choice."""
+
+import itertools
+import os
+import pathlib
+import signal
+import threading
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from anysat_jax.train import checkpoints
+from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.feed import Feed
+from anysat_jax.train.lock import Lock
+from anysat_jax.train.log import RunLog
+from anysat_jax.train.loop import pretrain
+from anysat_jax.train.programs import StepPrograms
+from anysat_jax.train.workdir import hold
+from data_pipelines import registry
+from data_pipelines.registry import DatasetEntry
+from tests.train import fake_run
+
+MOMENTS = {
+    "lock": (Lock, "take"),
+    "restore": (Checkpoints, "restore"),
+    "data": (Feed, "next"),
+    "compile": (StepPrograms, "_compile"),
+    "step": (StepPrograms, "run"),
+    "log": (RunLog, "write"),
+    "save": (Checkpoints, "save"),
+    "checksums": (checkpoints, "write_checksums"),
+    "close": (Checkpoints, "close"),
+}
+"""What is being done when the process is killed: an owner and the name of its function."""
+
+
+class Kill(NamedTuple):
+    """When the process is killed: some seconds after a function of `MOMENTS` was called for the n-th time, from 1."""
+
+    moment: str
+    call: int
+    delay: float
+
+
+def killed_config(shared: pathlib.Path, steps: int) -> ConfigDict:
+    """Steps of one program on one device, with a checkpoint after every other; data are prepared in `shared`."""
+    config = fake_run.get_config()
+    config.total_steps, config.checkpoint_every = steps, 2
+    config.data.root = str(shared)
+    config.data.datasets.fake_run.patch_sizes = (20,)
+    config.mesh.data = 1
+    return config
+
+
+def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, kill: Kill | None) -> None:
+    """Pretrains in a workdir, or goes on there, until it is done or killed."""
+    jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    registry._ENTRIES[fake_run.FAKE_CARD.name] = lambda: DatasetEntry(
+        fake_run.FAKE_CARD, generate=lambda: fake_run.SmallReader({"train": 7, "val": 3})
+    )
+    if kill is not None:
+        arrange(kill)
+    with hold(workdir):
+        pretrain(killed_config(shared, steps), workdir)
+
+
+def arrange(kill: Kill) -> None:
+    """Has this process killed."""
+    owner, name = MOMENTS[kill.moment]
+    before, calls = getattr(owner, name), itertools.count(1)
+
+    def with_kill(*args, **kwargs):
+        if next(calls) == kill.call:
+            threading.Timer(kill.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return before(*args, **kwargs)
+
+    setattr(owner, name, with_kill)

@@ -1,0 +1,97 @@
+"""Killed at random moments and started again each time, a run ends in the numbers of one that nothing happened to."""
+
+import csv
+import json
+import multiprocessing
+import pathlib
+import random
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from anysat_jax.train import checksums
+from tests.train.killed_run import MOMENTS, Kill, run
+
+EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")
+FEW = [Kill("compile", 1, 0.05), Kill("save", 3, 0.02), Kill("data", 5, 0.0)]
+STEPS, MANY_STEPS = 12, 72
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> pathlib.Path:
+    """Data and compiled programs of all runs."""
+    return tmp_path_factory.mktemp("shared")
+
+
+def start(workdir, shared, steps, kill=None) -> int | None:
+    """The exit code of a run in a process of its own."""
+    # Forked off a server that has imported everything and started no thread.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.train.killed_run"])
+    process = server.Process(target=run, args=(workdir, shared, steps, kill))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def rows(workdir) -> list[dict[str, str]]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return [{name: row[name] for name in EXACT} for row in csv.DictReader(file)]
+
+
+def final_state(workdir, step):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore()))["state"]
+
+
+def whole_steps(workdir) -> list[int]:
+    """The steps of the checkpoints; all of them must be whole."""
+    folders = [folder for folder in (workdir / "checkpoints").glob("*") if folder.name.isdigit()]
+    for folder in folders:
+        assert (folder / checksums.FILE).is_file() and checksums.find_damage(folder) is None
+    return sorted(int(folder.name) for folder in folders)
+
+
+def kill_again_and_again(kills, shared, workdir, straight, steps) -> None:
+    """Kills a run at each moment in turn, lets it end, and compares it with one that nothing happened to."""
+    newest = 0
+    for kill in kills:
+        assert start(workdir, shared, steps, kill) == -signal.SIGKILL, kill
+        kept = whole_steps(workdir)
+        assert max(kept, default=0) >= newest, f"{kill} cost a checkpoint"
+        newest = max(kept, default=0)
+    assert start(workdir, shared, steps) == 0
+    summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, straight))
+    assert summary["loss"] == expected["loss"] and summary["steps"] == steps and summary["resumed_from"] > 0
+    assert rows(workdir) == rows(straight) and len(rows(straight)) == steps
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, steps), final_state(straight, steps))
+    assert not (workdir / "run.lock").exists() and not (workdir / "checkpoints-damaged").exists()
+
+
+def test_killed_three_times_it_ends_in_the_same_numbers(shared, tmp_path):
+    first, *rest = FEW
+    assert start(tmp_path / "killed", shared, STEPS, first) == -signal.SIGKILL  # while there is no program to be reused
+    assert start(tmp_path / "straight", shared, STEPS) == 0
+    kill_again_and_again(rest, shared, tmp_path / "killed", tmp_path / "straight", STEPS)
+
+
+def random_kills(seed: int) -> list[Kill]:
+    """Twenty moments in any order, each kind at least twice; the last falls into the end of the run."""
+    rng = random.Random(seed)
+    kinds = [name for name in MOMENTS if name != "close"]
+    drawn = [*kinds, *kinds, *rng.choices(("save", "checksums", "step"), k=3)]
+    rng.shuffle(drawn)
+    once = ("lock", "restore", "compile")  # these happen once in each process
+    kills = [Kill(name, 1 if name in once else rng.randint(1, 4), rng.uniform(0.0, 0.15)) for name in drawn]
+    return [*kills, Kill("close", 1, 0.0)]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_in_the_same_numbers(shared, tmp_path):
+    kills = random_kills(seed=0)
+    assert len(kills) == 20 and {kill.moment for kill in kills} == set(MOMENTS)
+    assert start(tmp_path / "straight", shared, MANY_STEPS) == 0
+    kill_again_and_again(kills, shared, tmp_path / "killed", tmp_path / "straight", MANY_STEPS)
