@@ -85,11 +85,12 @@ def student_work(model: ModelConfig, batch: Batch, masks: PatchMasks, mask_dates
 
 
 def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
-    """FLOPs that full rematerialisation computes a second time in the backward pass: the student's blocks, but for each
-    block's last product, which no gradient needs.
+    """FLOPs that full rematerialisation computes a second time in the backward pass: the student's projectors and
+    blocks, but for each block's last product, which no gradient needs.
     """
     stacks = [*spatial_stacks(model, batch), combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
-    return sum(stack.flops(model) - stack.depth * stack.last_product(model) for stack in stacks)
+    blocks = sum(stack.flops(model) - stack.depth * stack.last_product(model) for stack in stacks)
+    return blocks + projector_work(model, batch, mask_dates=True).forward
 
 
 class Stack(NamedTuple):

@@ -27,7 +27,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.model.predictor_depth = placeholder(int)
     config.model.predictor_heads = placeholder(int)
     config.model.positions = placeholder(str)  # paper or released
-    config.model.remat = False  # less memory, about a third more compute
+    config.model.remat = "none"  # dots: less memory, little more compute; full: least memory, about a third more
     config.model.dropout = True  # of the projectors that are trained
     config.model.drop_path = 0.0  # rate of the last block; 0: off
 
@@ -123,7 +123,7 @@ def large(config: ConfigDict) -> None:
     config.dtype = "bfloat16"
     config.log_every = 20
     config.data.num_workers = 8
-    config.model.remat = True
+    config.model.remat = "full"
 
 
 def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
@@ -142,7 +142,7 @@ def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
     config.early_stopping = None
     config.head_start = "random"
     config.model.update(
-        dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat=False)
+        dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat="none")
     )
     config.data.update(dict(num_workers=0, fake_tiles=tiles))
     for section in config.data.datasets.values():

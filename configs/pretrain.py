@@ -50,6 +50,7 @@ def common() -> ConfigDict:
     config.log_every = 1
     config.max_nonfinite_steps = 1  # in a row; their updates are not applied, and at so many the run ends
     config.watchdog_seconds = 1800.0  # without a finished step, after which a run that hangs ends; 0: never
+    config.accumulate = 1  # micro-batches of each step: less memory; each has its own contrastive negatives
     config.dtype = "float32"  # of the computation; parameters are float32 always
     config.init = ""  # weights to start from: a workdir, an exported .safetensors, a published .pth
 
@@ -62,7 +63,7 @@ def common() -> ConfigDict:
     config.model.predictor_heads = placeholder(int)
     config.model.positions = "paper"  # or released, for the published weights
     config.model.sensors = placeholder(tuple)  # None: those of the datasets
-    config.model.remat = False  # less memory, about a third more compute
+    config.model.remat = "none"  # dots: less memory, little more compute; full: least memory, about a third more
     config.model.dropout = True
 
     config.data = ConfigDict()
@@ -87,6 +88,7 @@ def common() -> ConfigDict:
         2,
     )  # static sizes of targets, of contexts; the product bounds the programs
     config.pretrain.contrastive_block = 1024  # rows of the similarity matrix held at once
+    config.pretrain.negatives = "global"  # of all devices; or device: of a token's own, as the original was trained
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-5
@@ -172,7 +174,7 @@ def geoplex() -> ConfigDict:
     config.checkpoint_every = 2000
     config.log_every = 50
     config.model.preset = "base"
-    config.model.remat = True
+    config.model.remat = "full"
     config.data.num_workers = 8
     config.optimizer.plateau.window = 4000
     config.data.datasets = ConfigDict(
@@ -251,7 +253,7 @@ def treesatai_ts_base() -> ConfigDict:
     config.model.preset = "base"
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.pretrain = common().pretrain
-    config.model.remat = True
+    config.model.remat = "full"
     config.optimizer = common().optimizer
     config.optimizer.plateau.window = 130  # an epoch
     config.data.num_workers = 8

@@ -17,7 +17,7 @@ from anysat_jax.pretrain.objective import LossConfig, jepa_loss
 
 SENSORS = ("aerial", "s2", "s1-asc", "modis")
 MODEL = ModelConfig(
-    dim=64, depth=2, num_heads=2, predictor_depth=3, predictor_heads=4, sensors=SENSORS, dropout=False, remat=False
+    dim=64, depth=2, num_heads=2, predictor_depth=3, predictor_heads=4, sensors=SENSORS, dropout=False, remat="none"
 )
 
 
@@ -88,7 +88,8 @@ def test_an_unrolled_compile_counts_the_same(masks):
 
 def test_rematerialisation_adds_what_is_recomputed(batch, masks):
     plain, again = (
-        products(gradient(dataclasses.replace(MODEL, remat=remat), batch, masks).jaxpr.jaxpr) for remat in (False, True)
+        products(gradient(dataclasses.replace(MODEL, remat=policy), batch, masks).jaxpr.jaxpr)
+        for policy in ("none", "full")
     )
     assert flops.recomputed_flops(MODEL, batch, masks) == pytest.approx(again - plain, rel=0.01)
 

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.linear import Linear
 from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, OWN_PATCH_BUCKET, patch_buckets, patch_positions
-from anysat_jax.model.transformer import Mlp, attend, block_stack, relative_term
+from anysat_jax.model.transformer import COLUMNS, ROWS, Mlp, attend, block_stack, relative_term
 
 NORM_EPSILON = 1e-6
 OWN_PATCH_LOGIT = 4.0  # by which a patch's own tokens lead at the start: half of the attention among 55 patches
@@ -102,8 +103,8 @@ class CrossAttention(nn.Module):
     def __call__(self, x: Float[Array, "B L+M*K D"], tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
         config, dtype = self.config, self.config.compute_dtype
         normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_attention")(x)
-        key = self._heads(nn.Dense(config.dim, dtype=dtype, name="key")(normed))
-        value = self._heads(nn.Dense(config.dim, dtype=dtype, name="value")(normed))
+        key = self._heads(Linear(config.dim, dtype, COLUMNS, name="key")(normed))
+        value = self._heads(Linear(config.dim, dtype, COLUMNS, name="value")(normed))
         query = self._heads(self._queries(tokens))
         table = self.param("relative", own_patch_table, (config.head_dim, NUM_BUCKETS))
         bias = relative_term(query[:, :, 0], table, tokens.buckets())
@@ -111,7 +112,7 @@ class CrossAttention(nn.Module):
         query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
         bias = jnp.broadcast_to(bias, (batch, *bias.shape[1:]))
         out = attend(query, key, value, bias, tokens.key_mask())
-        out = nn.Dense(config.dim, dtype=dtype, name="out")(out)
+        out = Linear(config.dim, dtype, ROWS, name="out")(out)
         normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_mlp")(out)
         return out + Mlp(config.mlp_ratio * config.dim, dtype, name="mlp")(normed)
 

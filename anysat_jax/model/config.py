@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 import jax.numpy as jnp
 
+from anysat_jax.model.remat import NONE, POLICIES, policy_name
 from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
 
 PositionKind = Literal["paper", "released"]
@@ -26,7 +27,7 @@ class ModelConfig:
         trained with).
       sensors: names of the sensors that have a projector.
       dtype: dtype of the computation; parameters are float32 always.
-      remat: recompute the blocks' activations in the backward pass (less memory, about a third more compute).
+      remat: what the backward pass computes again, in projectors and blocks: "none", "dots" or "full", see `remat`.
       dropout: whether training drops as the sensors' records say; False switches all dropout off.
     """
 
@@ -39,7 +40,7 @@ class ModelConfig:
     positions: PositionKind = "paper"
     sensors: tuple[str, ...] = GEOPLEX_SENSORS
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = NONE
     dropout: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +60,8 @@ class ModelConfig:
             raise ValueError(f"model.positions = {self.positions!r} must be 'paper' or 'released'")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype = {self.dtype!r} must be 'float32' or 'bfloat16'")
+        if self.remat not in POLICIES:
+            raise ValueError(f"model.remat = {self.remat!r} must be one of {', '.join(map(repr, POLICIES))}")
         if not self.sensors:
             raise ValueError("model.sensors is empty; name at least one sensor")
         for name in self.sensors:
@@ -89,6 +92,8 @@ class ModelConfig:
         fields = {key: value for key, value in section.items() if key != "preset" and value is not None}
         if "sensors" in fields:
             fields["sensors"] = tuple(fields["sensors"])
+        if "remat" in fields:
+            fields["remat"] = policy_name(fields["remat"])
         return cls.from_preset(section["preset"], dtype=dtype, **fields)
 
 

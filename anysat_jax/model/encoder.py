@@ -78,10 +78,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.projector = {
-            name: make_projector(get_sensor(name), config.dim, config.compute_dtype, config.dropout)
-            for name in config.sensors
-        }
+        self.projector = {name: make_projector(get_sensor(name), config) for name in config.sensors}
         self.spatial = SpatialTransformer(config)
         self.combiner = Combiner(config)
 
@@ -125,13 +122,12 @@ class Encoder(nn.Module):
             groups.setdefault((tokens[name].shape[2], metres), []).append(name)
         patches, subpatches = {}, {}
         for (_, metres), names in groups.items():
-            flat = [tokens[name].reshape(-1, *tokens[name].shape[2:]) for name in names]
-            sizes = [part.shape[0] for part in flat]
-            patch, subpatch = self.spatial(jnp.concatenate(flat), metres, drop_path)
-            ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-            for name, one, all_of_it in zip(names, jnp.split(patch, ends), jnp.split(subpatch, ends), strict=True):
-                patches[name] = one.reshape(*tokens[name].shape[:2], -1)
-                subpatches[name] = all_of_it.reshape(tokens[name].shape)
+            # Side by side in each tile: a mesh cuts the tiles, and none of them has to move.
+            x = jnp.concatenate([tokens[name] for name in names], axis=1)
+            patch, subpatch = self.spatial(x.reshape(-1, *x.shape[2:]), metres, drop_path)
+            ends = np.cumsum([tokens[name].shape[1] for name in names])[:-1]
+            patches |= zip(names, jnp.split(patch.reshape(*x.shape[:2], -1), ends, axis=1), strict=True)
+            subpatches |= zip(names, jnp.split(subpatch.reshape(x.shape), ends, axis=1), strict=True)
         return Embedded(patches, subpatches)
 
     def combine(

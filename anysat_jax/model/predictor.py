@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.linear import Linear
 from anysat_jax.model.positions import patch_positions
 from anysat_jax.model.transformer import block_stack
 
@@ -39,12 +40,14 @@ class Predictor(nn.Module):
         position = jnp.asarray(patch_positions(grid, patch_size, dim, config.positions), dtype)
         class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
         mask_token = self.param("mask_token", nn.initializers.truncated_normal(0.02), (dim,))
-        known = nn.Dense(dim, dtype=dtype, name="embed")(context) + position[context_index]
+        known = Linear(dim, dtype, name="embed")(context) + position[context_index]
         first = jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))
         known = jnp.concatenate([first, known], axis=1)
-        asked = mask_token.astype(dtype)[None, None, None] + position[target_index]
-        x = jnp.concatenate([jnp.broadcast_to(known[None], (blocks, *known.shape)), asked], axis=2)
-        key_mask = _key_mask(blocks, batch, known.shape[1], targets, context_mask, target_mask)
+        # A tile's blocks side by side: a mesh cuts the tiles, and none of them has to move.
+        asked = mask_token.astype(dtype)[None, None, None] + position[jnp.swapaxes(target_index, 0, 1)]
+        known = jnp.broadcast_to(known[:, None], (batch, blocks, *known.shape[1:]))
+        x = jnp.concatenate([known, asked], axis=2).reshape(batch * blocks, -1, dim)
+        key_mask = _key_mask(blocks, batch, x.shape[1] - targets, targets, context_mask, target_mask)
         stack = block_stack(
             config,
             depth=config.predictor_depth,
@@ -53,9 +56,10 @@ class Predictor(nn.Module):
             relative=False,
             name="blocks",
         )
-        x, _ = stack(x.reshape(blocks * batch, -1, dim), None, key_mask, None)
+        x, _ = stack(x, None, key_mask, None)
         x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x[:, -targets:])
-        return nn.Dense(dim, dtype=dtype, name="out")(x).reshape(blocks, batch, targets, dim)
+        x = Linear(dim, dtype, name="out")(x).reshape(batch, blocks, targets, dim)
+        return jnp.swapaxes(x, 0, 1)
 
 
 def _key_mask(
@@ -65,8 +69,8 @@ def _key_mask(
     targets: int,
     context_mask: Bool[Array, "B n"] | None,
     target_mask: Bool[Array, "m"] | None,
-) -> Bool[Array, "k*B 1+n+m"] | None:
-    """Which of [class; context; targets] may be attended to, block-major; None for all."""
+) -> Bool[Array, "B*k 1+n+m"] | None:
+    """Which of [class; context; targets] may be attended to, tile by tile; None for all."""
     if context_mask is None and target_mask is None:
         return None
     context = jnp.ones((batch, known - 1), bool) if context_mask is None else context_mask
@@ -74,4 +78,4 @@ def _key_mask(
     rows = jnp.concatenate(
         [jnp.ones((batch, 1), bool), context, jnp.broadcast_to(target[None], (batch, targets))], axis=1
     )
-    return jnp.tile(rows, (blocks, 1))
+    return jnp.repeat(rows, blocks, axis=0)

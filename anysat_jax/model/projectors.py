@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.linear import Linear
+from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
+from anysat_jax.model.remat import rematerialised
 from anysat_jax.sensors import Sensor
 
 TEMPORAL_HEADS = 16
@@ -60,7 +64,7 @@ class SubpatchEmbed(nn.Module):
     def __call__(self, x: Float[Array, "B N n p*p*C"]) -> Float[Array, "B N n D"]:
         shape = (self.pixels, self.pixels, self.bands, self.dim)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3), shape)
-        return x.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype)
+        return x.astype(self.dtype) @ constrain(kernel.reshape(-1, self.dim).astype(self.dtype), None, None)
 
 
 class ImageProjector(nn.Module):
@@ -76,12 +80,12 @@ class ImageProjector(nn.Module):
         values = observation.values
         if observation.pixel_mask is not None:
             values = jnp.where(observation.pixel_mask, values, 0)
-        x = split_patches(values, grid, self.sensor.subpatch_pixels)
+        x = constrain(split_patches(values, grid, self.sensor.subpatch_pixels), BATCH_AXES, TENSOR, None, None)
         x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
         for layer, width in enumerate((2 * self.dim, self.dim)):
-            x = nn.Dense(width, dtype=self.dtype, bias_init=start_of_bias(layer), name=f"hidden_{layer}")(x)
+            x = Linear(width, self.dtype, name=f"hidden_{layer}", bias_start=start_of_bias(layer))(x)
             x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
-        return x
+        return constrain(x, BATCH_AXES, None, None, None)
 
 
 def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -> nn.GroupNorm:
@@ -162,6 +166,7 @@ class SeriesProjector(nn.Module):
     def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
         rate = self.sensor.dropout if self.dropout else 0.0
         tokens, shape = self._pixels(observation, grid)
+        tokens = constrain(tokens, BATCH_AXES, TENSOR, None, None)
         x = self._embed_dates(tokens.astype(self.dtype), rate, deterministic)
         mask = usable_dates(observation.date_mask)
         if self.sensor.normalise_over_dates:
@@ -173,10 +178,11 @@ class SeriesProjector(nn.Module):
         x = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype, name="attention")(
             x, mask, deterministic
         )
-        x = nn.Dense(self.dim, dtype=self.dtype, name="out")(x)
+        x = Linear(self.dim, self.dtype, name="out")(x)
         x = nn.relu(group_norm(4, self.dtype, "out_hidden_norm")(x))
         x = nn.Dropout(rate, deterministic=deterministic)(x)
-        return group_norm(TEMPORAL_HEADS, self.dtype, "out_norm")(x).reshape(*shape, self.dim)
+        x = constrain(group_norm(TEMPORAL_HEADS, self.dtype, "out_norm")(x), BATCH_AXES, None, None)
+        return x.reshape(*shape, self.dim)
 
     def _pixels(
         self, observation: Observation, grid: tuple[int, int]
@@ -193,14 +199,16 @@ class SeriesProjector(nn.Module):
     def _embed_dates(self, x: Float[Array, "B Q T C"], rate: float, deterministic: bool) -> Float[Array, "B Q T D"]:
         dim = self.dim
         for layer, width in enumerate((dim // 8, dim // 2, dim, 2 * dim, dim)):
-            x = nn.Dense(width, dtype=self.dtype, bias_init=start_of_bias(layer), name=f"hidden_{layer}")(x)
+            x = Linear(width, self.dtype, name=f"hidden_{layer}", bias_start=start_of_bias(layer))(x)
             x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
             x = nn.Dropout(rate, deterministic=deterministic)(x)
         return x
 
 
-def make_projector(sensor: Sensor, dim: int, dtype: Dtype, dropout: bool) -> nn.Module:
+def make_projector(sensor: Sensor, config: ModelConfig) -> nn.Module:
     """The projector of a sensor's kind."""
+    static = dict(static_argnums=(2, 3))  # grid and deterministic
     if sensor.kind == "image":
-        return ImageProjector(sensor, dim, dtype)
-    return SeriesProjector(sensor, dim, dtype, dropout)
+        return rematerialised(ImageProjector, config.remat, **static)(sensor, config.dim, config.compute_dtype)
+    projector = rematerialised(SeriesProjector, config.remat, **static)
+    return projector(sensor, config.dim, config.compute_dtype, config.dropout)

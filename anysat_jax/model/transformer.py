@@ -9,9 +9,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.linear import Linear
+from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import NUM_BUCKETS, USED_BUCKETS
+from anysat_jax.model.remat import rematerialised
 
 Dtype = Any
+COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # of a kernel, which a mesh cuts
 
 
 def relative_term(
@@ -41,6 +45,7 @@ def attend(
     Args:
       key_mask: True where a key may be attended to. At least one key of each sample must be.
     """
+    query, key, value = (constrain(x, BATCH_AXES, None, TENSOR, None) for x in (query, key, value))
     out = jax.nn.dot_product_attention(
         query,
         key,
@@ -59,8 +64,28 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        hidden = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(nn.gelu(hidden, approximate=False))
+        hidden = constrain(Linear(self.hidden, self.dtype, COLUMNS, name="up")(x), BATCH_AXES, None, TENSOR)
+        return Linear(x.shape[-1], self.dtype, ROWS, name="down")(nn.gelu(hidden, approximate=False))
+
+
+class HeadsProjection(nn.Module):
+    """A Linear to every head's query, key and value. Its columns are (query | key | value, head, channel), as in the
+    published weights; the heads are told apart before the product, so that a mesh can cut it over them.
+    """
+
+    num_heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H d"]:
+        dim = x.shape[-1]
+        split = (3, self.num_heads, dim // self.num_heads)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (dim, 3 * dim))
+        bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
+        kernel = constrain(kernel.astype(self.dtype), TENSOR, None).reshape(dim, *split)
+        kernel = constrain(kernel, None, None, TENSOR, None)
+        out = jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias.astype(self.dtype).reshape(1, 1, *split)
+        return jnp.moveaxis(out, 2, 0)
 
 
 class SelfAttention(nn.Module):
@@ -79,16 +104,15 @@ class SelfAttention(nn.Module):
         buckets: Int[Array, "1 N N"] | None = None,
         key_mask: Bool[Array, "B N"] | None = None,
     ) -> Float[Array, "B N D"]:
-        batch, length, dim = x.shape
+        dim = x.shape[-1]
         head_dim = dim // self.num_heads
-        qkv = nn.Dense(3 * dim, dtype=self.dtype, name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, self.num_heads, head_dim), 2, 0)
+        query, key, value = HeadsProjection(self.num_heads, self.dtype, name="qkv")(x)
         bias = None
         if self.relative:
             table = self.param("relative", nn.initializers.truncated_normal(0.02), (head_dim, NUM_BUCKETS))
             bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
         out = attend(query, key, value, bias, key_mask)
-        return nn.Dense(dim, dtype=self.dtype, name="out")(out)
+        return Linear(dim, self.dtype, ROWS, name="out")(out)
 
 
 class Block(nn.Module):
@@ -112,12 +136,13 @@ class Block(nn.Module):
         key_mask: Bool[Array, "B N"] | None,
         drop_path: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B N D"], None]:
+        x = constrain(x, BATCH_AXES, None, None)
         normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
         branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
         x = x + self._drop(branch, drop_path)
         normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_mlp")(x)
         branch = Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed)
-        return x + self._drop(branch, drop_path), None
+        return constrain(x + self._drop(branch, drop_path), BATCH_AXES, None, None), None
 
     def _drop(self, branch: Float[Array, "B N D"], rate: Float[Array, ""] | None) -> Float[Array, "B N D"]:
         if rate is None:
@@ -148,7 +173,7 @@ def block_stack(
 
     Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
     """
-    block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+    block = rematerialised(Block, config.remat, prevent_cse=False)
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},

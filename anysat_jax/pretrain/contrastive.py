@@ -3,20 +3,28 @@
 Paper, section 3.3: the patch embeddings that different sensors give the same patch should be closer to each other than
 to those of other patches. The matrix of all similarities is never held: a block of its rows at a time is computed,
 reduced and forgotten, and computed once more in the backward pass.
+
+On a mesh a token's negatives are those of all devices ("global": the loss of a single device, whatever the mesh), or
+those of its own ("device", as the original was trained: it depends on how many tiles a device has).
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, parts
+
+Negatives = Literal["global", "device"]
+NEGATIVES: tuple[Negatives, ...] = ("global", "device")
+
 
 class _Settings(NamedTuple):
-    """What is fixed when the loss is compiled: see `contrastive_loss`; `axes` is empty without a mesh."""
+    """What is fixed when the loss is compiled: see `contrastive_loss`; `axes` is empty where a device is by itself."""
 
     temperature: float
     block_size: int
@@ -34,14 +42,14 @@ def contrastive_loss(
     block_size: int = 1024,
     *,
     mesh: Mesh | None = None,
-    axis_names: Sequence[str] = ("data", "fsdp"),
+    negatives: Negatives = "global",
 ) -> Float[Array, ""]:
     """Mean over tokens of: log-sum-exp over the negatives and positives, minus log-sum-exp over the positives.
 
     Similarities are cosines over `temperature`. A token's positives are the tokens of the same patch in the tile's
-    other sensors. Its denominator runs over every token of the batch except those of the same tile and the same sensor
-    (so not over itself). Tokens that are invalid, or that have no valid positive, leave both sums and the mean; where
-    none is left the loss is zero, and so are its gradients.
+    other sensors. Its denominator runs over every token of the batch (see `negatives`) except those of the same tile
+    and the same sensor (so not over itself). Tokens that are invalid, or that have no valid positive, leave both sums
+    and the mean; where none is left the loss is zero, and so are its gradients.
 
     Args:
       tokens: patch embeddings of B tiles, M sensors and N patches, any float dtype; the loss is computed in float32.
@@ -50,35 +58,57 @@ def contrastive_loss(
       temperature: what cosines are divided by.
       block_size: rows of the similarity matrix held at a time; memory is about 3 * block_size * B * M * N floats beside
         the tokens. On a mesh, rows of each device. Static.
-      mesh: the mesh over which B is sharded. The negatives are then those of the whole mesh, each device keeps the rows
-        of its own tiles, and the loss is the one a single device would compute.
-      axis_names: axes of `mesh` over which B is sharded.
+      mesh: the mesh over which B is sharded, along "data" and "fsdp"; each device computes the rows of its own tiles.
+      negatives: "global", those of the whole mesh; "device", those of the tiles of one place along these axes, whose
+        losses are averaged. Without a mesh the two are the same.
 
     Returns:
       float32 scalar, the same on every device.
 
     Raises:
-      ValueError: block_size or temperature is not positive, or the mesh axes do not divide B.
+      ValueError: block_size or temperature is not positive, there are no such negatives, or the mesh axes do not
+        divide B.
     """
     if block_size < 1 or not temperature > 0:
         raise ValueError(
             f"block_size = {block_size} and temperature = {temperature} of the contrastive loss must be positive"
         )
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives = {negatives!r} must be one of {', '.join(map(repr, NEGATIVES))}")
     if valid is None:
         valid = jnp.ones(tokens.shape[:3], jnp.bool_)
-    axes = () if mesh is None else tuple(axis_names)
-    local_loss = functools.partial(_loss, settings=_Settings(temperature, block_size, tokens.shape[2], axes))
+    settings = _Settings(temperature, block_size, tokens.shape[2], axes=())
     if mesh is None:
-        return local_loss(tokens, valid)
-    shards = 1
-    for axis in axes:
-        shards *= mesh.shape[axis]
-    if tokens.shape[0] % shards:
+        return _loss(tokens, valid, settings=settings)
+    return _loss_on_mesh(tokens, valid, settings, mesh, negatives)
+
+
+def _loss_on_mesh(
+    tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], settings: _Settings, mesh: Mesh, negatives: Negatives
+) -> Float[Array, ""]:
+    """The loss of tiles that are cut over a mesh."""
+    batch = tokens.shape[0]
+    if batch % parts(mesh.shape, BATCH_AXES):
         raise ValueError(
-            f"a batch of {tokens.shape[0]} tiles does not split over the {shards} devices of mesh axes {axes}"
+            f"a batch of {batch} tiles does not split over the {parts(mesh.shape, BATCH_AXES)} devices of mesh axes "
+            f"{BATCH_AXES}"
         )
+    axes = BATCH_AXES
+    if negatives == "global":
+        everywhere = (*BATCH_AXES, TENSOR) if TENSOR in mesh.shape else BATCH_AXES
+        axes = everywhere if batch % mesh.size == 0 else axes  # devices along "tensor" share the rows if they can
+        local = functools.partial(_loss, settings=settings._replace(axes=axes))
+    else:
+        local = functools.partial(_mean_loss, settings=settings, axes=axes)
     rows = PartitionSpec(axes)
-    return jax.shard_map(local_loss, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(tokens, valid)
+    return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(tokens, valid)
+
+
+def _mean_loss(
+    tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings, axes: tuple[str, ...]
+) -> Float[Array, ""]:
+    """The mean over devices of each one's own loss."""
+    return jax.lax.pmean(_loss(tokens, valid, settings=settings), axes)
 
 
 def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings) -> Float[Array, ""]:

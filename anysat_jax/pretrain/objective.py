@@ -13,7 +13,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context, present_mask
 from anysat_jax.model.student import Student
-from anysat_jax.pretrain.contrastive import contrastive_loss
+from anysat_jax.pretrain.contrastive import Negatives, contrastive_loss
 from anysat_jax.pretrain.dropping import drop_dates, keep_tokens
 from anysat_jax.pretrain.health import feature_health
 from anysat_jax.pretrain.losses import gather_targets, predictive_loss
@@ -36,6 +36,7 @@ class LossConfig:
     mask_dates: bool = True
     mask_sensors: bool = True
     contrastive_block: int = 1024
+    negatives: Negatives = "global"
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any]) -> "LossConfig":
@@ -68,7 +69,8 @@ def jepa_loss(
     patches, and few of their sensors.
 
     Args:
-      mesh: the mesh over which the batch is cut; the contrastive loss then takes its negatives from all devices.
+      mesh: the mesh over which the batch is cut: where the contrastive loss finds its negatives depends on it, see
+        `contrastive`.
     """
     date_rng, sensor_rng, dropout_rng = jax.random.split(rng, 3)
     patches = Encoder(model).apply({"params": jax.lax.stop_gradient(teacher)}, batch, "all")[:, 1:]
@@ -88,7 +90,14 @@ def jepa_loss(
     names = [name for name in batch.sensors if not is_context(name)]
     tokens = jnp.stack([out.embedded.patches[name] for name in names], axis=1)
     predictive = predictive_loss(out.predicted, target, masks.target_mask)
-    contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, mesh=mesh)
+    contrastive = contrastive_loss(
+        tokens,
+        valid_patches(seen),
+        config.temperature,
+        config.contrastive_block,
+        mesh=mesh,
+        negatives=config.negatives,
+    )
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive
     health = {f"feature_{name}": value for name, value in feature_health(patches).items()}
     return loss, dict(zip(LOSSES, (loss, predictive, contrastive), strict=True)) | health

@@ -22,7 +22,7 @@ from anysat_jax.train.feed import Fed, Feed
 from anysat_jax.train.health_watch import HealthWatch
 from anysat_jax.train.ledger import Ledger, count_skipped
 from anysat_jax.train.log import RunLog
-from anysat_jax.train.mesh import check_batch_sizes, make_mesh, on_host, replicated
+from anysat_jax.train.mesh import check_batch_sizes, check_heads, make_mesh, on_host, replicated
 from anysat_jax.train.meter import make_meter
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.preemption import StopRequest
@@ -50,9 +50,10 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         run was asked to stop.
     """
     # ---------------------------------------------------------------- config, devices, mesh
-    settings.check(config)
+    described = settings.check(config)
     mesh = make_mesh(config.mesh)
-    check_batch_sizes(config.data.datasets, mesh)
+    check_batch_sizes(config.data.datasets, mesh, config.accumulate)
+    check_heads(described, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
     with StatusFile(workdir, config.name, config.total_steps) as status:

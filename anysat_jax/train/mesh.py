@@ -81,19 +81,22 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, acc
             )
 
 
-def check_heads(model: ModelConfig, mesh: Mesh) -> None:
+def check_heads(model: ModelConfig, mesh: Mesh, fields: Sequence[str] = ("num_heads", "predictor_heads")) -> None:
     """Refuses a mesh whose axis "tensor" cannot share out the attention heads, before anything is compiled.
 
+    Args:
+      fields: the model's numbers of heads that are used.
+
     Raises:
-      ConfigError: "tensor" does not divide the heads of the encoder or of the predictor.
+      ConfigError: "tensor" does not divide one of them.
     """
     tensor = mesh.shape[TENSOR]
-    for field in ("num_heads", "predictor_heads"):
+    for field in fields:
         heads = getattr(model, field)
         if heads % tensor:
             raise ConfigError(
-                f"mesh.tensor = {tensor} cannot share out model.{field} = {heads}; take a divisor of both numbers of "
-                "heads, and more of --config.mesh.data or --config.mesh.fsdp"
+                f"mesh.tensor = {tensor} cannot share out model.{field} = {heads}; take a divisor of "
+                f"{' and '.join(fields)}, and more of --config.mesh.data or --config.mesh.fsdp"
             )
 
 

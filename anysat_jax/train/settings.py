@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.pretrain.contrastive import NEGATIVES
 from anysat_jax.report.settings import EvaluateSettings
 from anysat_jax.train.errors import ConfigError
 
@@ -86,6 +87,7 @@ SHARED_RULES: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     **SHARED_RULES,
     "total_steps": POSITIVE,
+    "accumulate": POSITIVE,
     "max_nonfinite_steps": POSITIVE,
     "watchdog_seconds": COUNT,
     "profile.steps": _STEPS,
@@ -102,6 +104,7 @@ RULES: dict[str, Rule] = {
     "pretrain.context_scale": _SHARE_RANGE,
     "pretrain.mask_buckets": _BUCKETS,
     "pretrain.contrastive_block": POSITIVE,
+    "pretrain.negatives": Rule(lambda value: value in NEGATIVES, f"one of {', '.join(map(repr, NEGATIVES))}"),
     "optimizer.warmup_steps": COUNT,
     "optimizer.plateau.window": POSITIVE,
 }

@@ -16,9 +16,9 @@ MIN_SHARDED_SIZE = 2**14  # values; cutting less than this costs more in message
 
 FSDP = "fsdp"
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
-    # Columns are (query | key | value, head, channel): heads lie scattered, so that rows are cut, and the projection
-    # trades rows for heads when it is used.
-    (r"blocks/attention/qkv/kernel$", ((FSDP, TENSOR), None)),
+    # Columns are (query | key | value, head, channel): heads lie scattered. So rows are cut, and the projection trades
+    # those over "tensor" for heads when it is used.
+    (r"blocks/attention/qkv/kernel$", ((TENSOR, FSDP), None)),
     # Columns are heads or hidden channels.
     (r"(cross/(key|value)|(blocks|cross)/mlp/up)/kernel$", (FSDP, TENSOR)),
     (r"(cross/(key|value)|(blocks|cross)/mlp/up)/kernel$", (None, TENSOR)),

@@ -31,6 +31,7 @@ FREE_TO_CHANGE = (
     "init",
     "data.root",
     "data.num_",
+    "model.remat",
     "data.skip_corrupt",
     "health.",
     "max_nonfinite_steps",

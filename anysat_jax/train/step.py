@@ -1,5 +1,6 @@
 """One step of training: (state, batch, masks) -> (state, metrics), pure."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,13 @@ from jaxtyping import Array
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import flat_names
+from anysat_jax.model.partitioning import on_mesh
 from anysat_jax.pretrain.masks import PatchMasks
 from anysat_jax.pretrain.objective import LOSSES, LossConfig, Metrics, Params, jepa_loss
 from anysat_jax.pretrain.teacher import ema_decay, update_teacher
+from anysat_jax.train.accumulate import accumulated
 from anysat_jax.train.optimizer import learning_rate
+from anysat_jax.train.sharding import state_shardings
 from anysat_jax.train.state import TrainState
 
 
@@ -39,12 +43,19 @@ def make_train_step(
     a bool for each of `leaf_names`. Where any of these is not finite, parameters, teacher and optimizer stay as they
     were, and only the clock goes on.
 
+    With `config.accumulate` above 1 the batch is cut into micro-batches; gradients and the metrics of `jepa_loss` are
+    means over them, see `accumulated`.
+
     All randomness derives from (config.seed, state.step), so that a resumed run repeats the one that never stopped.
+
+    Args:
+      mesh: the mesh over which batch and state are cut; None for a single device.
     """
     model = ModelConfig.from_section(config["model"], dtype=config["dtype"])
     section = config["pretrain"]
     loss_config = LossConfig.from_section(section)
     total_steps, ema_start, seed = config["total_steps"], section["ema_start"], config["seed"]
+    accumulate = config["accumulate"]
     mesh = mesh if mesh is not None and mesh.size > 1 else None
 
     def update(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
@@ -52,17 +63,25 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
 
+    def gradient(
+        teacher: Params, params: Params, batch: Batch, masks: PatchMasks, rng: jax.Array
+    ) -> tuple[Metrics, Params]:
+        differentiate = jax.grad(jepa_loss, has_aux=True)
+        grads, measured = differentiate(params, teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh)
+        if mesh is not None:  # each device needs its part of the sum alone
+            grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
+        return measured, grads
+
     def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient = jax.value_and_grad(jepa_loss, has_aux=True)
-        (loss, measured), grads = gradient(
-            state.params, state.teacher, batch, masks, rng, model=model, config=loss_config, mesh=mesh
-        )
+        with on_mesh(mesh):
+            of_teacher = functools.partial(gradient, state.teacher)
+            measured, grads = accumulated(of_teacher, state.params, batch, masks, rng, accumulate)
         nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in checked_leaves(measured, grads).values()])
         finite = ~nonfinite.any()
         decay = ema_decay(state.step, ema_start, total_steps)
         # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.
-        state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, loss, decay)
+        state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, measured["loss"], decay)
         metrics = measured | {
             "learning_rate": learning_rate(state.opt_state),
             "ema": decay,

@@ -17,7 +17,7 @@ from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.datasets import agreed
 from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.initial import initial_encoder
-from anysat_jax.train.mesh import check_batch_sizes, make_mesh
+from anysat_jax.train.mesh import check_batch_sizes, check_heads, make_mesh
 from anysat_jax.tuning import settings
 from anysat_jax.tuning.label_checks import LabelFacts, check_labels
 from anysat_jax.tuning.smoke_data import make_fake_archive
@@ -136,6 +136,7 @@ def start_network(data: Data) -> Start:
         network = NetworkConfig(initial.model, HeadConfig.from_json(config.head.to_dict()), data.task)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    check_heads(initial.model, data.mesh, ("num_heads",))
     params = {"encoder": initial.params, "head": init_head(network, config.seed)}
     logging.info("%s: weights of %s (%s)", data.task.title, config.init, initial.source["kind"])
     return Start(network, params, initial.source, config.mode)

@@ -57,7 +57,7 @@ def finished_network(data: Data) -> Start:
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     head = fitting_head(path, exported, data)
-    model = dataclasses.replace(exported.model, dtype=data.config.dtype, remat=False)
+    model = dataclasses.replace(exported.model, dtype=data.config.dtype, remat="none")
     here = {name: getattr(data.task, name) for name in ("dataset", "title", "metric")}
     task = dataclasses.replace(head.task, **here)
     params = {"encoder": exported.encoder_params, "head": head.params}

@@ -21,6 +21,7 @@ from anysat_jax.adapt.heads import HeadConfig
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import flat_names
+from anysat_jax.model.remat import policy_name
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
 from data_pipelines.places import move_whole, temporary_name
 
@@ -181,7 +182,9 @@ def _content(path: pathlib.Path, description: dict[str, Any], tensors: Mapping[s
         head = ExportedHead(config, task, trees["head"])
     model = description["model"]
     return Exported(
-        model=ModelConfig(**{**model, "sensors": tuple(model["sensors"])}),
+        model=ModelConfig(
+            **{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])},
+        ),
         encoder_params=trees["encoder"],
         head=head,
         statistics=description["statistics"],

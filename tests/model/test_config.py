@@ -44,3 +44,15 @@ def test_what_does_not_fit_is_refused(fields: dict, message: str) -> None:
 def test_unknown_preset_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match="tiny, small, base"):
         ModelConfig.from_preset("huge")
+
+
+def test_files_from_before_policies_had_names_are_understood():
+    section = dict(preset="tiny", sensors=["s2"])
+    assert ModelConfig.from_section(section | dict(remat=True)).remat == "full"
+    assert ModelConfig.from_section(section | dict(remat=False)).remat == "none"
+    assert ModelConfig.from_section(section | dict(remat="dots")).remat == "dots"
+
+
+def test_a_policy_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"model.remat = 'most' must be one of 'none', 'dots', 'full'"):
+        ModelConfig(remat="most")

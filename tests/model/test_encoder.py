@@ -1,6 +1,8 @@
 """The encoder's outputs, layouts and options."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -63,12 +65,37 @@ def test_bfloat16_is_close_to_float32(params: dict, batch: Batch) -> None:
     assert error < 0.05
 
 
-def test_rematerialised_blocks_give_the_same_gradients(params: dict, batch: Batch) -> None:
-    def gradient(config: ModelConfig) -> dict:
-        return jax.jit(jax.grad(lambda p: jnp.square(encode(config, p, batch, "all")).sum()))(params)
+@pytest.fixture(scope="module")
+def gradient(params: dict, batch: Batch) -> Callable[[str], dict]:
+    """Gradients under a policy of rematerialisation, with dropout: what is computed again must drop alike."""
 
-    plain, again = gradient(CONFIG), gradient(dataclasses.replace(CONFIG, remat=True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
+    @functools.lru_cache
+    def of(policy: str) -> dict:
+        encoder = Encoder(dataclasses.replace(CONFIG, remat=policy, dropout=True))
+        rngs = {"dropout": jax.random.key(0)}
+        return jax.jit(
+            jax.grad(lambda p: jnp.square(encoder.apply({"params": p}, batch, "all", None, False, rngs=rngs)).sum())
+        )(params)
+
+    return of
+
+
+@pytest.mark.parametrize("policy", ["dots", "full"])
+def test_rematerialisation_gives_the_same_gradients(gradient: Callable[[str], dict], policy: str) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), gradient("none"), gradient(policy)
+    )
+
+
+def test_the_backward_pass_keeps_less_and_less(params: dict, batch: Batch) -> None:
+    def kept(policy: str) -> int:
+        config = dataclasses.replace(CONFIG, remat=policy)
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda p: encode(config, p, batch, "all"), p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    sizes = {policy: kept(policy) - weights for policy in ("full", "dots", "none")}
+    assert sizes["full"] < 0.5 * sizes["dots"] < 0.5 * 0.5 * sizes["none"], sizes
 
 
 def test_unknown_outputs_and_sensors_are_refused(params: dict, batch: Batch) -> None:

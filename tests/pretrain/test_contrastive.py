@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from anysat_jax.pretrain.contrastive import contrastive_loss
 
@@ -130,25 +132,53 @@ def test_invalid_tokens_values_do_not_matter(seed, what):
     np.testing.assert_array_equal(grad, other_grad)
 
 
-def test_the_same_over_a_mesh_of_eight_devices():
-    shape = (8, *SHAPE[1:])
-    tokens, valid = make_tokens(shape), make_mask(shape)
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+def mesh_of(*sizes):
+    return jax.make_mesh(sizes, ("data", "fsdp", "tensor")[: len(sizes)], axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def on_mesh(mesh, tokens, valid, negatives="global"):
+    """Loss and gradient over a mesh; the gradient must lie as the tokens do."""
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    sharded = jax.jit(
-        jax.value_and_grad(functools.partial(contrastive_loss, block_size=4, mesh=mesh)), in_shardings=(rows, rows)
-    )
-    value, grad = sharded(tokens, valid)
+    loss = functools.partial(contrastive_loss, block_size=4, mesh=mesh, negatives=negatives)
+    return jax.jit(jax.value_and_grad(loss), in_shardings=(rows, rows), out_shardings=(None, rows))(tokens, valid)
+
+
+@pytest.mark.parametrize(("tiles", "sizes"), [(8, (4, 2)), (8, (2, 2, 2)), (4, (1, 2, 4))])
+def test_negatives_of_all_devices_give_the_loss_of_one(tiles, sizes):
+    """With an axis "tensor" whose devices share the rows, and with one where there are too few for that."""
+    shape = (tiles, *SHAPE[1:])
+    tokens, valid = make_tokens(shape), make_mask(shape)
+    value, grad = on_mesh(mesh_of(*sizes), tokens, valid)
     expected, expected_grad = loss_and_grad(tokens, valid)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(grad, expected_grad, atol=1e-6)
-    assert grad.sharding.is_equivalent_to(rows, grad.ndim)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 2, 2)])
+def test_negatives_of_a_device_give_the_mean_of_its_own_losses(sizes):
+    shape = (8, *SHAPE[1:])
+    tokens, valid = make_tokens(shape), make_mask(shape)
+    valid[:2] = False  # one device has nothing to compare: its loss is zero, and counts
+    value, grad = on_mesh(mesh_of(*sizes), tokens, valid, "device")
+    parts = [loss_and_grad(tokens[start : start + 2], valid[start : start + 2]) for start in range(0, 8, 2)]
+    np.testing.assert_allclose(value, np.mean([part for part, _ in parts]), rtol=1e-6)
+    np.testing.assert_allclose(grad, np.concatenate([part for _, part in parts]) / 4, atol=1e-6)
+    assert parts[0][0] == 0 and value != pytest.approx(float(loss_and_grad(tokens, valid)[0]), rel=1e-3)
+
+
+def test_the_matrix_is_never_held():
+    """The largest array of the program, forward and backward, is a block of rows."""
+    tokens, valid = make_tokens((64, 3, 16, 8)), make_mask((64, 3, 16, 8))
+    text = str(jax.make_jaxpr(jax.value_and_grad(functools.partial(contrastive_loss, block_size=32)))(tokens, valid))
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"[a-z]\d+\[([\d,]+)\]", text)]
+    assert max(sizes) == 32 * tokens[..., 0].size < tokens[..., 0].size ** 2 / 10
 
 
 def test_errors_say_what_is_wrong():
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with pytest.raises(ValueError, match="batch of 2 tiles does not split over the 8 devices"):
-        contrastive_loss(make_tokens(), mesh=mesh)
+        contrastive_loss(make_tokens(), mesh=mesh_of(4, 2))
+    with pytest.raises(ValueError, match="negatives = 'none' must be one of 'global', 'device'"):
+        contrastive_loss(make_tokens(), negatives="none")
     with pytest.raises(ValueError, match="block_size = 0"):
         contrastive_loss(make_tokens(), block_size=0)
     with pytest.raises(ValueError, match=r"temperature = 0\.0"):

@@ -70,9 +70,9 @@ def test_a_random_start_is_of_the_base_model_unless_the_config_says_otherwise(mo
 @pytest.mark.parametrize("whole_run", [False, True])
 def test_an_exported_encoder(exported, params, whole_run):
     """What fixes the parameters is the file's; how they are computed with is the config's."""
-    config = config_of(exported.parent if whole_run else exported, remat=True, dropout=False)
+    config = config_of(exported.parent if whole_run else exported, remat="full", dropout=False)
     found = initial_encoder(config, ("s2",))
-    assert found.model == ModelConfig(**SMALL, sensors=("spot", "s2"), remat=True, dropout=False)
+    assert found.model == ModelConfig(**SMALL, sensors=("spot", "s2"), remat="full", dropout=False)
     assert_same(found.params, params)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.params))
     assert found.source["kind"] == ("run" if whole_run else "export") and found.source["source"] == config.init

@@ -51,8 +51,9 @@ def test_a_batch_size_that_micro_batches_do_not_divide_is_refused():
 def test_heads_that_tensor_does_not_divide_are_refused(heads, name):
     model = ModelConfig(dim=96 * 8, num_heads=heads[0], predictor_heads=heads[1])
     check_heads(model, mesh_of(tensor=2))
-    with pytest.raises(ConfigError, match=f"mesh.tensor = 4 cannot share out model.{name}; take a divisor"):
+    with pytest.raises(ConfigError, match=f"mesh.tensor = 4 cannot share out model.{name}; take a divisor of num"):
         check_heads(model, mesh_of(tensor=4))
+    check_heads(ModelConfig(predictor_heads=3), mesh_of(tensor=4), ("num_heads",))
 
 
 def test_batches_and_masks_arrive_whole_and_cut():

@@ -38,7 +38,7 @@ def base():
 
 def test_heads_and_hidden_channels_are_cut_over_tensor_the_other_side_over_fsdp(base):
     assert base["params/encoder/combiner/blocks/attention/qkv/kernel"].sharding.spec == PartitionSpec(
-        None, ("fsdp", "tensor"), None
+        None, ("tensor", "fsdp"), None
     )
     assert base["params/predictor/blocks/attention/out/kernel"].sharding.spec == PartitionSpec(None, "tensor", "fsdp")
     assert base["params/encoder/spatial/blocks/mlp/up/kernel"].sharding.spec == PartitionSpec(None, "fsdp", "tensor")

@@ -1,17 +1,23 @@
 """The step: what it changes, what a bad batch leaves alone, and the same numbers on eight devices."""
 
+import collections
+from collections.abc import Iterator
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_student
+from anysat_jax.model.init import init_student, student_shapes
 from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+from anysat_jax.train import sharding
 from anysat_jax.train.log import HEALTH
 from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated
 from anysat_jax.train.optimizer import make_optimizer
@@ -27,7 +33,7 @@ STEPS = 3
 def small_config():
     config = common()
     config.total_steps = 10
-    config.model.update(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, dropout=False)
+    config.model.update(dim=32, depth=1, num_heads=8, predictor_depth=1, predictor_heads=8, dropout=False)
     config.model.sensors = ("spot", "s2")
     config.optimizer.update(learning_rate=1e-3, clip_norm=1.0)
     config.pretrain.mask_buckets = (1, 1)
@@ -84,13 +90,25 @@ def test_a_bad_batch_changes_nothing_but_the_clock_and_names_the_leaf(single: tu
     assert int(states[3].step) == 3
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
-def test_eight_devices_give_the_numbers_of_one(single: tuple, data: int, fsdp: int) -> None:
+@pytest.mark.parametrize(
+    ("data", "fsdp", "tensor"),
+    [
+        (8, 1, 1),
+        (2, 2, 2),
+        (1, 1, 8),
+        *(pytest.param(*mesh, marks=pytest.mark.slow) for mesh in [(4, 2, 1), (1, 4, 2)]),
+    ],
+)
+def test_eight_devices_give_the_numbers_of_one(
+    single: tuple, monkeypatch: pytest.MonkeyPatch, data: int, fsdp: int, tensor: int
+) -> None:
+    monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 256)  # cuts even what is as small as here
     states, metrics = single
     config = small_config()
     optimizer = make_optimizer(config.optimizer, config.total_steps)
-    mesh = make_mesh({"data": data, "fsdp": fsdp})
+    mesh = make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
     shardings = state_shardings(mesh, states[0])
+    assert fsdp * tensor == 1 or sum(not one.is_fully_replicated for one in jax.tree.leaves(shardings)) > 50
     step = jax.jit(
         make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
     )
@@ -119,3 +137,30 @@ def test_masking_can_be_switched_off() -> None:
     plain = [float(loss(off, seed)) for seed in (0, 1)]
     assert plain[0] == plain[1]
     assert float(loss(LossConfig(), 0)) != float(loss(LossConfig(), 1))
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """Every operation of a program."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_bfloat16_is_of_the_computation_alone() -> None:
+    """Parameters, teacher, moments, losses, and softmax stay float32; the products are not."""
+    config = small_config()
+    config.dtype = "bfloat16"
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    shapes = student_shapes(ModelConfig.from_section(config.model))
+    state = jax.eval_shape(lambda params: initial_state(params, optimizer), shapes)
+    traced = jax.jit(make_train_step(config, optimizer)).trace(state, *inputs(0))
+    after, metrics = traced.out_info
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.teacher)))
+    assert {leaf.dtype for name, leaf in metrics.items() if "finite" not in name} == {jnp.dtype("float32")}
+    found = collections.defaultdict(collections.Counter)
+    for equation in equations(traced.jaxpr.jaxpr):
+        found[equation.primitive.name][str(equation.invars[0].aval.dtype)] += 1
+    assert set(found["exp"]) == set(found["log"]) == {"float32"}  # softmax and the contrastive loss
+    assert found["dot_general"]["bfloat16"] > 2 * found["dot_general"]["float32"] > 0
