@@ -106,8 +106,7 @@ class Meter:
 def make_meter(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Meter:
     """The meter of a pretraining run on a mesh."""
     # Each part of a batch keeps to its own negatives.
-    parts = config.get("accumulate", 1)
-    parts *= batch_parts(mesh) if config.pretrain.get("negatives", "global") == "device" else 1
+    parts = config.accumulate * (batch_parts(mesh) if config.pretrain.negatives == "device" else 1)
 
     def count(fed: Any) -> float:
         return step_flops(model, fed.batch, fed.masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)

@@ -63,15 +63,18 @@ def test_flops_are_counted_once_for_each_kind_of_batch():
     assert meter.values()["mfu"] is None  # nothing is known of the devices' rate
 
 
-def test_a_run_counts_the_flops_of_its_model(monkeypatch):
+@pytest.mark.parametrize(("negatives", "parts"), [("global", 2), ("device", 4)])
+def test_a_run_counts_the_flops_of_its_model(monkeypatch, negatives, parts):
     monkeypatch.setattr(meter_module, "peak_flops", lambda kind: 1e12)
     config = pretrain.get_config()
+    config.accumulate, config.pretrain.negatives = 2, negatives
     model = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("spot",))
     meter = make_meter(config, model, make_mesh({"data": 2, "fsdp": 1}))
     batch = fake_batch(("spot",), batch_size=4, extent=40.0)
     masks = sample_patch_masks(np.random.default_rng(0), batch.grid, 4, MaskConfig.from_section(config.pretrain))
     meter(Finished(1, Fed(batch, masks, {}), {}, 0.5))
-    assert meter.values()["mfu"] == pytest.approx(step_flops(model, batch, masks) / 0.5 / 2e12)
+    expected = step_flops(model, batch, masks, negative_parts=parts)
+    assert meter.values()["mfu"] == pytest.approx(expected / 0.5 / 2e12)
 
 
 @pytest.mark.parametrize(
