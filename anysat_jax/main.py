@@ -265,7 +265,7 @@ def _attempt() -> int:
         return EXIT_STOPPED
     except RunError as error:
         return _complain(error)
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()  # and no waiting for the others, which this one left in the middle of a step
