@@ -149,6 +149,6 @@ def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
         section.update(dict(batch_size=2, max_dates=4) | data)
     config.task.allow_absent_classes = True  # so few tiles cannot have them all
     config.optimizer.warmup_epochs = 0
-    config.evaluate.update(dict(batch_size=4, patch_sizes=None, panels=2))
+    config.evaluate.update(dict(every=1, batch_size=4, patch_sizes=None, panels=2))
     config.model.dropout = False  # a quarter of what there is to compile
     config.mesh.data = 1  # however many devices there are

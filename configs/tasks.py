@@ -132,6 +132,9 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     short(config)
     segmentation(config)
     config.data.datasets.sen1floods11_chip = dataset(4, (40,))
+    config.head_start = "random"
+    config.epochs = 20
+    config.evaluate.every = 2
 
 
 def mini_flair(config: ConfigDict) -> None:
@@ -139,13 +142,14 @@ def mini_flair(config: ConfigDict) -> None:
     mini(config)
     classification(config, "accuracy")
     config.data.datasets.mini_flair = dataset(8, (10,), 12)
-    config.optimizer.warmup_epochs = 2
+    config.optimizer.warmup_epochs = 1
 
 
 def mini_pastis_hd_semseg(config: ConfigDict) -> None:
     """Land cover of pixels of 10 m of an embedded tile."""
     mini(config)
     segmentation(config)
+    config.optimizer.update(dict(schedule="cosine", warmup_epochs=1))
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
 
 
@@ -154,7 +158,7 @@ def mini_pastis_hd_classif(config: ConfigDict) -> None:
     mini(config)
     classification(config, "weighted_f1")
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
-    config.optimizer.warmup_epochs = 2
+    config.optimizer.warmup_epochs = 1
 
 
 def prepared(config: ConfigDict, name: str, dense: bool) -> None:
@@ -189,18 +193,21 @@ def single_pixels(config: ConfigDict) -> None:
     """Some 1,200 series of single pixels: what keeps a network from learning them by heart."""
     config.head.input = "mean"  # the tile is its only sub-patch
     config.head_start = "random"  # the encoder changes too much for another start to matter
-    config.epochs = 60
-    config.early_stopping = 30
-    config.optimizer.update(dict(warmup_epochs=6, weight_decay=0.05))
+    config.average_decay = 0.98
+    config.early_stopping = 20
+    config.evaluate.every = 2
+    config.optimizer.update(dict(warmup_epochs=4, weight_decay=0.05))
     for section in config.data.datasets.values():
-        section.update(dict(noise=0.5, temporal_dropout=0.3))
+        section.update(dict(noise=0.3, temporal_dropout=0.3))
 
 
 def mini(config: ConfigDict) -> None:
     """The embedded data; they have no test split."""
     short(config)
-    config.epochs = 20
-    config.evaluate.splits = ("val",)
+    config.optimizer.learning_rate = 1e-4  # at more, a solved head is spoilt before the encoder follows
+    config.average_decay = 0.9
+    config.epochs = 8
+    config.evaluate.update(dict(every=2, splits=("val",)))
 
 
 TASKS: dict[str, Callable[[ConfigDict], None]] = {
@@ -229,8 +236,8 @@ TASKS: dict[str, Callable[[ConfigDict], None]] = {
 }
 
 LITTLE = {
-    "fuel_moisture_land_cover": dict(dim=128),
-    "fuel_moisture": dict(dim=128),
+    "fuel_moisture_land_cover": dict(dim=256),
+    "fuel_moisture": dict(dim=256),
     "sen1floods11_chip": dict(dim=256, depth=1),
     "mini_flair": dict(dim=128),
     "mini_pastis_hd_semseg": dict(dim=128),

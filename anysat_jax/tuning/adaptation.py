@@ -20,6 +20,7 @@ from anysat_jax.train.initial import initial_encoder
 from anysat_jax.train.mesh import check_batch_sizes, check_heads, make_mesh
 from anysat_jax.tuning import settings
 from anysat_jax.tuning.label_checks import LabelFacts, check_labels
+from anysat_jax.tuning.label_share import with_share
 from anysat_jax.tuning.smoke_data import make_fake_archive
 from data_pipelines import load
 from data_pipelines.contents import FILE_NAME as CONTENTS
@@ -119,6 +120,8 @@ def _prepare(config: ConfigDict, dataset: str) -> tuple[PreparedDataset, dict[st
         prepared = locate(dataset, config.data.root)
         report = read_report(prepared.folder)
         (options,) = dataset_options(config.data)
+        if options.fraction < 1:
+            report = with_share(report, prepared, load.training_tiles(config.data, dataset))
     except (ValueError, OSError, ImportError) as error:  # the readers say what is wrong, in one sentence
         raise ConfigError(str(error)) from error
     return prepared, report, options
@@ -143,10 +146,7 @@ def start_network(data: Data) -> Start:
 
 
 def loss_config(data: Data) -> LossConfig:
-    """Class weights and label smoothing of the config.
-
-    "balanced" counts the labels of the whole training split, whatever share of it is used.
-    """
+    """Class weights and label smoothing of the config; "balanced" counts the labels of the share that trains."""
     weights = data.config.task.class_weights
     if weights == "none":
         weights = None
