@@ -209,6 +209,7 @@ def fuel_moisture() -> ConfigDict:
     """A small model on real series of single pixels, Sentinel-1 and -2: what configs/finetune.py:fuel_moisture uses."""
     config = small_run("fuel_moisture")
     config.total_steps = 600
+    config.model.dim = 256
     config.checkpoint_every = 200
     config.data.datasets = ConfigDict(dict(fuel_moisture_land_cover=dataset(128)))
     return config
