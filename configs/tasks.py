@@ -133,6 +133,7 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     segmentation(config)
     config.data.datasets.sen1floods11_chip = dataset(4, (40,))
     config.head_start = "random"
+    config.optimizer.learning_rate = 5e-4
     config.epochs = 20
     config.evaluate.every = 2
 
@@ -184,7 +185,7 @@ def short(config: ConfigDict) -> None:
     config.head_start = "solved"
     config.epochs = 40
     config.early_stopping = 10
-    config.optimizer.learning_rate = 5e-4
+    config.optimizer.learning_rate = 1e-4  # at more, a solved head is spoilt before the encoder follows
     config.optimizer.clip_norm = 1.0
     config.evaluate.batch_size = 64
 
@@ -196,7 +197,7 @@ def single_pixels(config: ConfigDict) -> None:
     config.average_decay = 0.98
     config.early_stopping = 20
     config.evaluate.every = 2
-    config.optimizer.update(dict(warmup_epochs=4, weight_decay=0.05))
+    config.optimizer.update(dict(learning_rate=5e-4, warmup_epochs=4, weight_decay=0.05))
     for section in config.data.datasets.values():
         section.update(dict(noise=0.3, temporal_dropout=0.3))
 
@@ -204,7 +205,6 @@ def single_pixels(config: ConfigDict) -> None:
 def mini(config: ConfigDict) -> None:
     """The embedded data; they have no test split."""
     short(config)
-    config.optimizer.learning_rate = 1e-4  # at more, a solved head is spoilt before the encoder follows
     config.average_decay = 0.9
     config.epochs = 8
     config.evaluate.update(dict(every=2, splits=("val",)))
