@@ -18,7 +18,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from anysat_jax.train.checksums import find_damage, write_checksums
+from anysat_jax.train.checksums import find_damage, has_checksums, write_checksums
 from anysat_jax.train.errors import CheckpointError, ConfigError, StorageError
 from anysat_jax.train.settings import differences
 from anysat_jax.train.storage import refusal
@@ -27,6 +27,7 @@ ARGS = ocp.args
 SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}
 """Orbax measures how long it waits by the time of the day: a clock that is put right by an hour would end a save
 half-way. So it waits for ever, where it can be told to; a save that really hangs is the watchdog's business."""
+SEALED = "checksums"  # in `meta`: there are checksums, unlike in checkpoints of earlier versions
 Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
 """Of the stored config, this run's, and the folder."""
 
@@ -123,6 +124,7 @@ class Checkpoints:
         """
         self.wait()
         self._saving, self._megabytes = meta["step"], sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
+        meta = {**meta, SEALED: True}
         args = ARGS.Composite(state=ARGS.StandardSave(state), data=ARGS.JsonSave(data), meta=ARGS.JsonSave(meta))
         with self._told():
             self._manager.save(meta["step"], args=args)
@@ -195,6 +197,7 @@ class Checkpoints:
 
     def _restore(self, step: int, abstract: Any, config: dict[str, Any]) -> Restored:
         meta = self._manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
+        check_not_half_deleted(meta, self.folder / str(step))
         self._check(meta["config"], config, self.folder)
         stored = self._manager.item_metadata(step)["state"].tree
         _check_same_leaves(stored, abstract, self.folder / str(step))
@@ -228,6 +231,16 @@ def newest_whole(folder: pathlib.Path, steps: Iterable[int]) -> int | None:
             return step
         logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
     return None
+
+
+def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses what is left of a checkpoint that was being removed when its process was killed.
+
+    Raises:
+      CheckpointError: it should have checksums, and has none.
+    """
+    if meta.get(SEALED) and not has_checksums(folder):
+        raise CheckpointError(f"{folder} is half deleted: its checksums are gone; give another run")
 
 
 def _in_all_processes(fine: bool) -> bool:

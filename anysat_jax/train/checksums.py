@@ -30,7 +30,7 @@ def write_checksums(folder: pathlib.Path) -> None:
 def find_damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files of a folder, in words; None where nothing is, or where there are no checksums.
 
-    Files that were added later are no damage.
+    Files that were added later are no damage. Ask `has_checksums` too where there should be checksums.
     """
     try:
         written = json.loads((folder / FILE).read_bytes())["files"]
@@ -47,6 +47,11 @@ def find_damage(folder: pathlib.Path) -> str | None:
         return f"a file cannot be read: {error}"
     changed = [name for name in written if found[name] != written[name]]
     return _said(changed, "is not what was written") if changed else None
+
+
+def has_checksums(folder: pathlib.Path) -> bool:
+    """Whether there are any. They may have been removed by a process that was killed while it removed the folder."""
+    return (folder / FILE).is_file()
 
 
 def _names(folder: pathlib.Path) -> list[str]:

@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
-from anysat_jax.train.checkpoints import ARGS, check_same_model, newest_whole
+from anysat_jax.train.checkpoints import ARGS, check_not_half_deleted, check_same_model, newest_whole
 from anysat_jax.train.errors import CheckpointError
 from anysat_jax.train.state import Params, TrainState
 
@@ -85,7 +85,9 @@ def _read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Param
                 if steps
                 else f"there is no whole checkpoint in {folder} yet"
             )
-        run = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]["config"]
+        meta = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
+        check_not_half_deleted(meta, folder / str(step))
+        run = meta["config"]
         if "model" not in run or run.get("job", "pretrain") != "pretrain":
             raise CheckpointError(
                 f"{workdir} is of a run that adapts weights and has not ended, so that it has no exported model yet; "

@@ -1,5 +1,6 @@
 """Checkpoints: exact, on any mesh, checked against the config, and read past damage."""
 
+import json
 import pathlib
 import shutil
 
@@ -103,6 +104,10 @@ def lose_state(step: pathlib.Path):
     shutil.rmtree(step / "state")
 
 
+def lose_checksums(step: pathlib.Path):
+    (step / FILE).unlink()  # as after a kill while the step was being deleted
+
+
 def flip_a_bit_of_the_arrays(step: pathlib.Path):
     flip_bit(max((step / "state").rglob("d/*"), key=lambda file: file.stat().st_size))
 
@@ -112,7 +117,8 @@ def flip_a_bit_of_the_position(step: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-    "damage", [truncate_arrays, empty_meta, lose_state, flip_a_bit_of_the_arrays, flip_a_bit_of_the_position]
+    "damage",
+    [truncate_arrays, empty_meta, lose_state, lose_checksums, flip_a_bit_of_the_arrays, flip_a_bit_of_the_position],
 )
 def test_a_damaged_step_is_set_aside_and_the_one_before_it_read(tmp_path, caplog, damage):
     folder = tmp_path / "checkpoints"
@@ -150,6 +156,10 @@ def test_what_has_no_checksum_does_not_matter(tmp_path, damage, name):
 def test_a_step_of_an_earlier_version_has_no_checksums_and_is_read(tmp_path):
     state = save_steps(tmp_path, 1)
     (tmp_path / "1" / FILE).unlink()
+    meta = tmp_path / "1" / "meta" / "metadata"
+    meta.write_text(
+        json.dumps({key: value for key, value in json.loads(meta.read_text()).items() if key != "checksums"})
+    )
     assert_same(restore(tmp_path).state, at_step(state, 1))
 
 
