@@ -13,7 +13,7 @@ import pytest
 from anysat_jax.weights.exported import checksum, load_exported
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "tests" / "train" / "adapt_run.py"
+SCRIPT = REPOSITORY / "tests" / "tuning" / "adapt_run.py"
 RESULTS = ("scores", "per_class", "confusion", "best", "steps", "epochs", "parameters", "knn")
 
 

@@ -48,8 +48,8 @@ def test_every_config_passes(module):
         ("optimizer.schedule", "step", r"schedule = 'step' must be 'cosine' or 'plateau'"),
         ("optimizer.layer_decay", 0.0, r"layer_decay = 0.0 must be above 0 and at most 1"),
         ("head_start", "zero", r"head_start = 'zero' must be 'random' or 'solved'"),
-        ("optimizer.warmup_epochs", 20, r"warmup_epochs = 20 must be below epochs = 20"),
-        ("evaluate.every", 21, r"evaluate.every = 21 must be at most epochs = 20"),
+        ("optimizer.warmup_epochs", 8, r"warmup_epochs = 8 must be below epochs = 8"),
+        ("evaluate.every", 9, r"evaluate.every = 9 must be at most epochs = 8"),
         (
             "evaluate.splits",
             ("test",),
@@ -94,7 +94,7 @@ def test_scratch_takes_no_weights():
 
 
 def test_the_warm_up_may_be_left_out_of_a_single_epoch():
-    settings.check(config_of(epochs=1, **{"optimizer.warmup_epochs": 0}))
+    settings.check(config_of(epochs=1, **{"optimizer.warmup_epochs": 0, "evaluate.every": 1}))
 
 
 def test_only_evaluation_takes_a_dataset_that_has_no_split_for_training(monkeypatch):
