@@ -45,24 +45,33 @@ def start(processes: str) -> None:
     try:
         jax.distributed.initialize(**by_hand)
         local, total = jax.local_device_count(), jax.device_count()
-        if jax.default_backend() == "cpu":
-            _connect_cpus()
+        connect(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"--processes={processes}: {_why_alone(processes, error)}") from error
     logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
 
 
-def _connect_cpus() -> None:
-    """Opens the connections of all later collectives while all are there: CPUs wait 30 s for each other then."""
-    axes = ("process", "device")
-    mesh = Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), axes)
-    rows = jax.make_array_from_callback(
-        mesh.devices.shape, NamedSharding(mesh, PartitionSpec(*axes)), lambda _: np.ones((1, 1), np.float32)
-    )
-    # Sums over hosts, and over everything.
-    program = jax.jit(lambda rows: (rows.sum(0), rows.sum())).lower(rows).compile()
+def connect(mesh: Mesh) -> None:
+    """Opens the connections of all later collectives over axes of a mesh, while all processes are there.
+
+    CPUs wait 30 s for each other then, which a slow compiler in one of them would use up; accelerators connect by
+    themselves.
+    """
+    if jax.process_count() == 1 or jax.default_backend() != "cpu":
+        return
+    names = mesh.axis_names
+    groups = [some for count in range(len(names)) for some in itertools.combinations(names, count + 1)]
+
+    def sums(ones: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(ones, some) for some in groups]
+
+    where = PartitionSpec(*names)
+    kept = [PartitionSpec(*(None if name in some else name for name in names)) for some in groups]
+    sharding, shape = NamedSharding(mesh, where), mesh.devices.shape
+    ones = jax.make_array_from_callback(shape, sharding, lambda _: np.ones((1,) * len(names), np.float32))
+    program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=where, out_specs=kept)).lower(ones).compile()
     meet()
-    jax.block_until_ready(program(rows))
+    jax.block_until_ready(program(ones))
 
 
 def parse(processes: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR
+from anysat_jax.train.distributed import connect
 from anysat_jax.train.errors import ConfigError
 
 AXES = (*BATCH_AXES, TENSOR)
@@ -49,7 +50,9 @@ def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = 
         raise ConfigError(
             f"{product} uses {needed} of {len(devices)} devices; with several processes the mesh must take them all"
         )
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    mesh = jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    connect(mesh)
+    return mesh
 
 
 def batch_parts(mesh: Mesh) -> int:

@@ -189,3 +189,13 @@ def test_where_they_do_not_the_process_is_gone_at_once(monkeypatch, code, expect
     monkeypatch.setattr(distributed.os, "_exit", exit_now)
     with pytest.raises(Gone, match=str(expected)):
         distributed.leave(code)
+
+
+def test_the_connections_of_every_group_of_axes_are_opened(monkeypatch):
+    met = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "meet", lambda: met.append(True))
+    distributed.connect(
+        jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    )
+    assert met == [True]
