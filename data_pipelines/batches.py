@@ -28,7 +28,8 @@ class BatchMaker:
 
     The label "index" is a sample's tile, by its position in the split; where samples are parts of tiles, "window" is
     where they begin, (B, 2) float32, metres from the tile's upper and left edge. Where corrupt tiles are skipped,
-    another tile of the batch stands in for each, and "skipped" is the tile that it stands for; -1 elsewhere.
+    another tile of the batch stands in for each, and "skipped" is the tile that it stands for; -1 elsewhere. In an
+    evaluation, where whole batches may be windows of one tile, a row that no tile can stand in for is left empty.
 
     Attributes:
       source: the examples, by position; `pieces` gives some blocks of one, where the card's tiles have several.
@@ -83,8 +84,11 @@ class BatchMaker:
             view = View(self.transform.extent, corners[window])
             wanted = (index, covering(self.transform.card, view.corner, view.extent))
             if wanted != latest:
-                latest, (found, pieces) = wanted, self._readable(index, tiles, wanted[1])
-            self._write(batch, row, (index, found), pieces, view, None)
+                latest, (found, pieces) = wanted, self._readable_or_none(index, tiles, wanted[1])
+            if pieces:
+                self._write(batch, row, (index, found), pieces, view, None)
+            else:
+                self._leave_empty(batch, row, index)
         return batch
 
     def _readable(self, index: int, together: Sequence[int], blocks: Sequence[int]) -> tuple[int, list[Piece]]:
@@ -100,6 +104,15 @@ class BatchMaker:
                 with contextlib.suppress(CorruptTileError):
                     return other, self._read(other, blocks)
             raise
+
+    def _readable_or_none(self, index: int, together: Sequence[int], blocks: Sequence[int]) -> tuple[int, list[Piece]]:
+        """As `_readable`, but without any pieces where corrupt tiles are skipped and the batch has no others."""
+        try:
+            return self._readable(index, together, blocks)
+        except CorruptTileError:
+            if not self.skip_corrupt:
+                raise
+            return index, []
 
     def _read(self, index: int, blocks: Sequence[int]) -> list[Piece]:
         card = self.transform.card
@@ -137,6 +150,13 @@ class BatchMaker:
         if found != wanted:
             batch.labels["skipped"][row] = wanted
 
+    def _leave_empty(self, batch: Batch, row: int, index: int) -> None:
+        """Writes zeros, which nobody looks at but which are finite."""
+        for observation in batch.observations.values():
+            observation.values[row] = 0
+        batch.labels["index"][row] = index
+        batch.labels["skipped"][row] = index
+
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
@@ -171,6 +191,7 @@ class InOrder:
         batch = self.maker.evaluation([samples[row] for row in own], self.patch_size, samples)
         valid = wanted[own] < self.total
         if "skipped" in batch.labels:
+            batch.labels["skipped"][~valid] = -1  # a repetition is no sample that could be left out
             valid &= self._tell(batch)
         return batch.replace(labels=batch.labels | {"valid": valid})
 

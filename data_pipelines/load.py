@@ -152,7 +152,8 @@ def evaluation_batches(
       split: name of the split.
       patch_size: side of a patch in metres.
       batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample; the
-        label "valid" is False there.
+        label "valid" is False there, and so it is for samples of tiles that are skipped (`skip_corrupt`), which the
+        label "skipped" names.
       tiles: positions in the split of the tiles to take, in that order; None: all.
       share: the rows that this process reads; all processes get as many batches, of the same shapes.
 

@@ -92,10 +92,32 @@ def test_an_evaluation_leaves_it_out(damaged):
     assert np.flatnonzero(~valid).tolist() == [DAMAGED, 7]
 
 
-def test_a_batch_of_corrupt_tiles_alone_is_an_error(damaged):
+def test_a_batch_of_corrupt_tiles_alone_is_an_error_in_training(damaged):
     damaged.skip_corrupt = True
+    damaged.datasets[CARD.name].batch_size = 1
     with pytest.raises(CorruptTileError, match=f"tile {DAMAGED} of split 'train'"):
-        list(load.evaluation_batches(damaged, CARD.name, "train", patch_size=10, batch_size=1))
+        take(damaged, 7)
+
+
+def test_a_batch_of_corrupt_tiles_alone_is_left_out_of_an_evaluation(damaged):
+    damaged.skip_corrupt = True
+    batches = list(load.evaluation_batches(damaged, CARD.name, "train", patch_size=10, batch_size=1))
+    tiles = [set(batch.labels["index"][batch.labels["valid"]].tolist()) for batch in batches]
+    assert tiles == [set() if tile == DAMAGED else {tile} for tile in range(7)]
+    empty = batches[DAMAGED]
+    assert empty.labels["skipped"].tolist() == [DAMAGED]
+    assert all(not observation.values.any() for observation in empty.observations.values())
+
+
+def test_a_repetition_at_the_end_is_not_counted_as_left_out(config):
+    config.skip_corrupt = True
+    path = shard(config)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"train6") + 100] ^= 1
+    path.write_bytes(content)
+    batches = list(load.evaluation_batches(config, CARD.name, "train", patch_size=10, batch_size=4))
+    skipped = np.concatenate([batch.labels["skipped"] for batch in batches])
+    assert skipped.tolist() == [-1] * 6 + [6, -1]
 
 
 def test_a_missing_shard_is_refused_at_the_start(config):
