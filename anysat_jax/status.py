@@ -37,7 +37,7 @@ def read_status(workdir: pathlib.Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         age(found), trouble(found), found["step"], found["total_steps"]
     except FileNotFoundError:
-        raise NoStatusError(f"there is no {path}; give the workdir of a run of pretraining") from None
+        raise NoStatusError(f"there is no {path}; give the workdir of a run") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoStatusError(f"{path} is not the status of a run ({type(error).__name__}: {error})") from error
     return found
@@ -70,7 +70,9 @@ def describe(run: str, status: Status) -> str:
     lines = [f"{run}: {state}, step {status['step']:,} of {status['total_steps']:,} ({share:.0%})"]
     rows = {
         "trouble": trouble(status),
+        "at work on": _progress(status),
         "losses": _losses(status),
+        "best": _best(status),
         "speed": _speed(status),
         "last checkpoint": "" if status.get("last_checkpoint") is None else f"step {status['last_checkpoint']:,}",
         "device memory": _memory(status),
@@ -78,6 +80,16 @@ def describe(run: str, status: Status) -> str:
         "updated": f"{duration(age(status))} ago by process {status['pid']} on {status['host']}",
     }
     return "\n".join([*lines, *(f"  {name:16}{text}" for name, text in rows.items() if text)])
+
+
+def _progress(status: Status) -> str:
+    at = status.get("progress")
+    return "" if not at else f"{at['of']}: {at['samples']:,} of {at['total']:,} samples"
+
+
+def _best(status: Status) -> str:
+    best = status.get("best")
+    return "" if not best else f"{best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
 
 
 def _losses(status: Status) -> str:
@@ -104,6 +116,7 @@ def _set_aside(status: Status) -> str:
     names = {
         "nonfinite_steps": "steps not finite",
         "skipped_records": "tiles skipped",
+        "left_out_tiles": "tiles left out of evaluations",
         "health_warnings": "warnings of the features' health",
     }
     return ", ".join(f"{status[key]} {words}" for key, words in names.items() if status.get(key))

@@ -18,6 +18,8 @@ def common(job: str, name: str) -> ConfigDict:
     config.epochs = 100
     config.checkpoint_every = 1000  # steps, besides after each evaluation
     config.log_every = 1
+    config.max_nonfinite_steps = 1  # in a row; their updates are not applied, and at so many the run ends
+    config.watchdog_seconds = 1800.0  # without a finished step or batch, after which a run that hangs ends; 0: never
 
     config.model = ConfigDict()  # None: as the weights' model is; init = none starts from the base model
     config.model.preset = placeholder(str)  # tiny, small, base
@@ -34,6 +36,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""
     config.data.num_workers = 0
+    config.data.skip_corrupt = False  # leaves out tiles whose records are damaged, and counts them
     config.data.fake_tiles = 0  # of each split, made on the spot instead of read from data.root; 0: none
     config.data.datasets = ConfigDict()
 
@@ -75,6 +78,9 @@ def common(job: str, name: str) -> ConfigDict:
     config.cache.max_gb = 50.0  # of a split; beyond it pixels_per_tile must say what to leave out
     config.cache.pixels_per_tile = placeholder(int)  # drawn from each tile; None: all
     config.knn = ConfigDict(dict(neighbours=0))  # a quick look at frozen features; 0: none
+
+    config.profile = ConfigDict()
+    config.profile.steps = placeholder(tuple)  # the first and the last of a trace, such as (20, 24); None: none
 
     config.mesh = ConfigDict()
     config.mesh.data = placeholder(int)  # None: all devices that the others leave

@@ -23,6 +23,7 @@ from data_pipelines.options import (
     skips_corrupt,
 )
 from data_pipelines.prepared import PreparedDataset
+from data_pipelines.records import CorruptTileError
 from data_pipelines.share import WHOLE, Share
 from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import TileTransform
@@ -117,6 +118,21 @@ def tile_ids(data: Any, dataset: str, tiles: Sequence[int]) -> list[str]:
     """
     records = locate(dataset, data.root).records(SPLIT)
     return [bytes(records[int(tile)]["id"]).decode() for tile in tiles]
+
+
+def unreadable_tiles(data: Any, dataset: str, split: str, tiles: Sequence[int]) -> list[int]:
+    """Which of some tiles of a split are corrupt, by their position. Reads them.
+
+    Raises:
+      ValueError, OSError: an unknown dataset or split, or data that are gone.
+    """
+    records, found = locate(dataset, data.root).records(split), []
+    for tile in tiles:
+        try:
+            records[int(tile)]
+        except CorruptTileError:
+            found.append(int(tile))
+    return found
 
 
 def num_samples(data: Any, dataset: str, split: str, tiles: Sequence[int] | None = None) -> int:

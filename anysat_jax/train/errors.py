@@ -18,7 +18,7 @@ class StorageError(RunError):
 
 
 class DataError(RunError):
-    """The training data cannot be read any further."""
+    """The data cannot be read any further."""
 
 
 class NonFiniteError(RunError, FloatingPointError):

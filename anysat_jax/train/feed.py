@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from anysat_jax.train.mesh import put_batch, put_masks
 from data_pipelines.records import CorruptTileError, UnreadableTileError
 
 INPUT = "input"
+REMEDY = "; data.skip_corrupt = True would leave such tiles out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Feed:
           DataError: a tile cannot be read, or a worker process died.
         """
         began = time.monotonic()
-        local = next_batch(self._batches, if_corrupt="; data.skip_corrupt = True would leave such tiles out")
+        local = next_batch(self._batches)
         waited = time.monotonic() - began
         batch = put_batch(local.replace(labels={}), self._mesh)  # labels are for the probe; pretraining sees none
         rng = np.random.default_rng((self._seed, self._step))
@@ -81,12 +83,18 @@ class Feed:
         self._batches.close()
 
 
-def next_batch(batches: Any, if_corrupt: str = "") -> Batch:
-    """The next batch of the data's iterator; a profile shows the wait for it as `INPUT`.
+def until_end(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of an iterator that ends, such as an evaluation's; raises as `next_batch`."""
+    while True:
+        try:
+            batch = next_batch(batches)
+        except StopIteration:
+            return
+        yield batch
 
-    Args:
-      batches: the iterator.
-      if_corrupt: what the message says besides if a tile is corrupt.
+
+def next_batch(batches: Any) -> Batch:
+    """The next batch of the data's iterator; a profile shows the wait for it as `INPUT`.
 
     Raises:
       DataError: a tile cannot be read, or a worker process died; the message is that of the data.
@@ -95,7 +103,7 @@ def next_batch(batches: Any, if_corrupt: str = "") -> Batch:
         with jax.profiler.TraceAnnotation(INPUT):
             return next(batches)
     except CorruptTileError as error:
-        raise DataError(f"{error}{if_corrupt}") from error
+        raise DataError(f"{error}{REMEDY}") from error
     except (UnreadableTileError, OSError) as error:  # each says what is wrong, in one sentence
         raise DataError(str(error)) from error
 

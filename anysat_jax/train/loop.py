@@ -111,7 +111,8 @@ def train(
         Watchdog(config.watchdog_seconds, workdir, busy=lambda: programs.compiling, on_hang=status.failed) as watchdog,
     ):
         meter = make_meter(config, settings.model_of(config), mesh)
-        status.follow(Sources(record, meter, checkpoints), first)
+        status.follow(Sources(record, meter, checkpoints).values)
+        status.state("running", step=first)
         ledger = Ledger(
             record,
             log,

@@ -63,12 +63,12 @@ class Lap:
 class Meter:
     """The latest speed of a run; a watcher of its ledger."""
 
-    def __init__(self, count_flops: Callable[[Any], float], peak: float | None):
+    def __init__(self, count_flops: Callable[[Any], float] = lambda fed: 0.0, peak: float | None = None):
         """Begins without a step.
 
         Args:
-          count_flops: FLOPs of the step on what it is fed with.
-          peak: FLOP/s of all devices together; None where that is not known.
+          count_flops: FLOPs of the step on what it is fed with; without it, give no peak either.
+          peak: FLOP/s of all devices together; None where that, or the FLOPs, are not known.
         """
         self._count_flops, self._peak = count_flops, peak
         self._known: dict[Signature, float] = {}
@@ -78,7 +78,11 @@ class Meter:
         """Takes note of a finished step; not of one beside which a program was compiled."""
         if finished.seconds > 0:
             fed = finished.fed
-            self._laps.append(Lap(fed.batch.batch_size, self._flops(fed), finished.seconds, fed.waited))
+            self.add(fed.batch.batch_size, self._flops(fed), finished.seconds, fed.waited)
+
+    def add(self, tiles: int, flops: float, seconds: float, waited: float) -> None:
+        """Takes note of what was computed on some tiles, see `Lap`."""
+        self._laps.append(Lap(tiles, flops, seconds, waited))
 
     def values(self) -> dict[str, float | None]:
         """Over the latest steps; None before the first.

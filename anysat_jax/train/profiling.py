@@ -64,6 +64,19 @@ class Profiler:
         with jax.profiler.StepTraceAnnotation(STEP, step_num=number) if self._tracing else contextlib.nullcontext():
             yield
 
+    def rest(self, number: int, state: Any) -> None:
+        """To be called before something else than a step is done, such as an evaluation.
+
+        A trace whose last step was made ends, so that it does not hold what follows.
+
+        Args:
+          number: of the latest step.
+          state: what it gave.
+        """
+        if self._tracing and number >= self._last:
+            jax.block_until_ready(state)
+            self._stop()
+
     def _start(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier start
         jax.profiler.start_trace(self._folder)

@@ -6,14 +6,13 @@ import datetime
 import pathlib
 import time
 import types
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self
 
 import jax
 from absl import logging
 
 from anysat_jax.status import FILE_NAME
-from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import Preempted
 from anysat_jax.train.ledger import Finished
 from anysat_jax.train.meter import Meter
@@ -23,13 +22,27 @@ from anysat_jax.train.summary import RunRecord, write_json
 EVERY_SECONDS = 5.0  # at most so often, besides when the state changes
 
 
+class Kept(Protocol):
+    """Checkpoints."""
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the whole ones, oldest first."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where the numbers come from while a run trains."""
+    """Where the numbers come from while a run trains.
+
+    Attributes:
+      record, meter, checkpoints: of the run.
+      more: further fields, JSON values.
+    """
 
     record: RunRecord
     meter: Meter
-    checkpoints: Checkpoints
+    checkpoints: Kept
+    more: Callable[[], dict[str, Any]] = dict
 
     def values(self) -> dict[str, Any]:
         """Losses are means over the last few steps; None stands for what is not known (yet)."""
@@ -42,6 +55,7 @@ class Sources:
             "nonfinite_steps": record.nonfinite_steps,
             "skipped_records": sum(record.skipped.values()),
             "health_warnings": record.warnings,
+            **self.more(),
         }
 
 
@@ -63,7 +77,7 @@ class StatusFile:
 
     def __init__(self, workdir: pathlib.Path, name: str, total_steps: int):
         self._path, self._enabled = workdir / FILE_NAME, jax.process_index() == 0
-        self._sources: Sources | None = None
+        self._measure: Callable[[], dict[str, Any]] = dict
         self._written = -float("inf")
         owner = Owner.this_process()
         self._values: dict[str, Any] = {
@@ -91,19 +105,30 @@ class StatusFile:
         else:
             self.state("stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed", error)
 
-    def follow(self, sources: Sources, step: int) -> None:
-        """Takes the numbers from these sources from now on, at `step` updates."""
-        self._sources = sources
-        self.state("running", step=step)
+    def follow(self, measure: Callable[[], dict[str, Any]], **values: Any) -> None:
+        """Asks for the numbers here from now on, such as `Sources.values`, and takes note of values."""
+        self._measure = measure
+        self._values |= values
+        self._write()
 
     def __call__(self, finished: Finished) -> None:
         """Takes note of a finished step: a watcher of the ledger."""
-        self._values["step"] = finished.step
+        self.tell(step=finished.step)
+
+    def tell(self, **values: Any) -> None:
+        """Takes note of values, and writes them now and then."""
+        self._values |= values
         if time.monotonic() - self._written >= EVERY_SECONDS:
             self._write()
 
     def state(self, state: str, error: BaseException | str | None = None, **values: Any) -> None:
-        """Says at once what the run does now: running, saving, reporting, done, stopped or failed, and why."""
+        """Says at once what the run does now, and why it ends.
+
+        Args:
+          state: starting, running, saving, extracting (features), evaluating, reporting, done, stopped or failed.
+          error: what went wrong.
+          **values: of other fields.
+        """
         self._values |= {"state": state, "error": None if error is None else str(error) or type(error).__name__}
         self._values |= values
         self._write()
@@ -113,19 +138,23 @@ class StatusFile:
         self.state("failed", message)
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Within this context the state is copied for a checkpoint; it is written while the run goes on."""
-        self.state("saving")
+    def during(self, state: str) -> Iterator[None]:
+        """Within this context the run does something else; what fails there is told by `__exit__`."""
+        before = self._values["state"]
+        self.state(state)
         yield
-        self.state("running")
+        self.state(before)
+
+    def saving(self) -> contextlib.AbstractContextManager[None]:
+        """Within this context the state is copied for a checkpoint; it is written while the run goes on."""
+        return self.during("saving")
 
     def _write(self) -> None:
         if not self._enabled:
             return
-        measured = self._sources.values() if self._sources else {}
         updated = {"updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         try:
-            write_json(self._path, self._values | measured | updated)
+            write_json(self._path, self._values | self._measure() | updated)
         except OSError as error:
             logging.warning("%s cannot be written: %s", self._path, error)
         self._written = time.monotonic()

@@ -1,5 +1,6 @@
 """Ends a run that hangs, so that a scheduler can start it again; what every thread was at is written down first."""
 
+import contextlib
 import datetime
 import faulthandler
 import os
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TextIO
 
 import jax
@@ -19,7 +20,7 @@ GRACE_SECONDS = 30.0  # for the last words: the disk may be what hangs
 
 
 class Watchdog:
-    """Within this context some step must finish now and then.
+    """Within this context some step, or batch of an evaluation, must finish now and then.
 
     Where none did for `seconds`, the stacks of all threads go to stderr and to `<workdir>/stacks-<process>.txt`, and
     the process ends with exit code 75. Clocks that jump do not matter. With several processes each watches itself: when
@@ -31,6 +32,7 @@ class Watchdog:
         seconds: float,
         workdir: pathlib.Path,
         *,
+        what: str = "step",
         busy: Callable[[], bool] = lambda: False,
         on_hang: Callable[[str], None] = lambda message: None,
         end: Callable[[int], Any] = os._exit,
@@ -40,12 +42,14 @@ class Watchdog:
         Args:
           seconds: without a finished step; 0: does nothing.
           workdir: where the stacks go.
+          what: must finish, for the message.
           busy: whether something is done that may take its time, such as compiling.
           on_hang: is told in a sentence, before the end.
           end: ends the process.
         """
         self._seconds, self._path = seconds, workdir / f"stacks-{jax.process_index()}.txt"
-        self._busy, self._on_hang, self._end = busy, on_hang, end
+        self._what, self._busy, self._on_hang, self._end = what, busy, on_hang, end
+        self._rests = False
         self._since = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -65,9 +69,19 @@ class Watchdog:
         """Tells that something went on: a watcher of the ledger."""
         self._since = time.monotonic()
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Within this context no step is expected: something else goes on, which is watched by itself."""
+        self._rests = True
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
+            self._rests = False
+
     def _watch(self) -> None:
         while not self._over.wait(min(5.0, self._seconds / 4)):
-            if self._busy():
+            if self._rests or self._busy():
                 self._since = time.monotonic()
             elif time.monotonic() - self._since > self._seconds:
                 self._bite()
@@ -77,7 +91,7 @@ class Watchdog:
         last_resort = threading.Timer(GRACE_SECONDS, self._end, (EXIT_CODE,))
         last_resort.daemon = True
         last_resort.start()
-        message = f"no step finished for {self._seconds:g} s (config.watchdog_seconds)"
+        message = f"no {self._what} finished for {self._seconds:g} s (config.watchdog_seconds)"
         logging.error("%s: the run hangs and is ended; what it was at is below and in %s", message, self._path)
         dump_stacks(sys.__stderr__)
         try:

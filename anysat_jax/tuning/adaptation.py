@@ -25,7 +25,7 @@ from anysat_jax.tuning.smoke_data import make_fake_archive
 from data_pipelines import load
 from data_pipelines.contents import FILE_NAME as CONTENTS
 from data_pipelines.locate import locate
-from data_pipelines.options import DatasetOptions, dataset_options
+from data_pipelines.options import DatasetOptions, dataset_options, skips_corrupt
 from data_pipelines.preparation_report import read_report
 from data_pipelines.prepared import PreparedDataset
 
@@ -121,7 +121,8 @@ def _prepare(config: ConfigDict, dataset: str) -> tuple[PreparedDataset, dict[st
         report = read_report(prepared.folder)
         (options,) = dataset_options(config.data)
         if options.fraction < 1:
-            report = with_share(report, prepared, load.training_tiles(config.data, dataset))
+            tiles = load.training_tiles(config.data, dataset)
+            report = with_share(report, prepared, tiles, skips_corrupt(config.data))
     except (ValueError, OSError, ImportError) as error:  # the readers say what is wrong, in one sentence
         raise ConfigError(str(error)) from error
     return prepared, report, options

@@ -13,11 +13,16 @@ from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import NetworkConfig
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.status import StatusFile
+from anysat_jax.tuning import settings
 from anysat_jax.tuning.adaptation import Data, Start, band_statistics, open_data, start_network
+from anysat_jax.tuning.evaluating import whole_batch
 from anysat_jax.tuning.measure import finish, measure
 from anysat_jax.tuning.summary import common_summary
+from anysat_jax.tuning.vitals import Vitals
 from anysat_jax.weights.exported import Exported, ExportedHead, checksum, load_exported
 from anysat_jax.weights.source import exported_file
+from data_pipelines import load
 
 SAME = ("level", "kind", "classes", "metres", "unit")  # of the task of the weights and that of the config
 
@@ -29,17 +34,33 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       The content of summary.json.
 
     Raises:
-      RunError: the config does not fit the machine, the data or the weights.
+      RunError: the config does not fit the machine, the data or the weights; the data cannot be read.
     """
+    settings.check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with StatusFile(workdir, config.name, 0) as status:
+        return run(config, workdir, Vitals(workdir, config.watchdog_seconds, status))
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, vitals: Vitals) -> dict[str, Any]:
+    """What `evaluate` does once there is a workdir; a step of its status is a batch."""
     began = time.monotonic()
     data = open_data(config, config.evaluate.splits)
     start = start_network(data) if config.init == "none" else finished_network(data)
     data = dataclasses.replace(data, task=start.network.task)
-    workdir.mkdir(parents=True, exist_ok=True)
-    measured = measure(data, start.network, start.params, LossConfig(), workdir)
-    summary = common_summary(data, start, measured, time.monotonic() - began)
+    vitals.follow(lambda: vitals.values() | {"step": vitals.batches}, total_steps=count_batches(data))
+    measured = measure(data, start.network, start.params, LossConfig(), workdir, vitals)
+    vitals.state("reporting")
+    summary = common_summary(data, start, measured, vitals.left_out, time.monotonic() - began)
     finish(summary, workdir)
     return summary
+
+
+def count_batches(data: Data) -> int:
+    """Of all splits that are measured."""
+    config = data.config
+    samples = [load.num_samples(config.data, data.name, split) for split in config.evaluate.splits]
+    return sum(-(-count // whole_batch(config.evaluate.batch_size, data.mesh)) for count in samples)
 
 
 def finished_network(data: Data) -> Start:

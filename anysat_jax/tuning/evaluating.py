@@ -24,17 +24,20 @@ from anysat_jax.adapt.network import NetworkConfig, Params, apply_network
 from anysat_jax.adapt.tally import Tally, TallySum
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.batch import Batch
+from anysat_jax.train.compiled import Compiled
+from anysat_jax.train.feed import until_end
 from anysat_jax.train.log import QUIET_SECONDS
 from anysat_jax.train.mesh import batch_sharding, put_batch, replicated
 from anysat_jax.train.share import batch_share, put_params
+from anysat_jax.tuning.vitals import Vitals
 from data_pipelines import load
 from data_pipelines.options import check_patch_size
 
 Watch = Callable[[Batch, Float[np.ndarray, "B ..."]], None]
 """Is shown each batch of this process, on the host, with the logits of its samples."""
 
-Judged = tuple[Float[Array, "B ..."], Tally, Float[Array, "3"]]
-"""Logits, counts, and [sum of the samples' losses, samples that have a label, samples]."""
+Judged = tuple[Float[Array, "B ..."], Tally, Float[Array, "3"], Int[Array, "B"] | None]
+"""Logits, counts, [sum of the samples' losses, samples that have a label, samples], and the label "skipped"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Evaluation:
       confusion: (K, K), truth in the rows, or (K, 2, 2) for a multi-label task; None for a regression.
       loss: mean over the samples that have a label, each sample's own mean counting once; nan without any.
       samples: how many there were: tiles, or windows of them.
+      left_out: positions in the split of the tiles that could not be read, and that nothing here rests on.
     """
 
     scores: dict[str, float]
@@ -54,6 +58,7 @@ class Evaluation:
     confusion: Int[np.ndarray, "..."] | None
     loss: float
     samples: int
+    left_out: tuple[int, ...] = ()
 
     @property
     def of_metrics(self) -> dict[str, float]:
@@ -66,11 +71,13 @@ class Totals:
 
     def __init__(self, task: Task) -> None:
         self._task, self._counts, self._sums = task, TallySum(task), np.zeros(3)
+        self._left_out: set[int] = set()
 
-    def add(self, counts: Tally, sums: Float[Array, "3"]) -> int:
-        """Adds a batch; returns how many samples it had."""
+    def add(self, counts: Tally, sums: Float[Array, "3"], skipped: Int[Array, "B"] | None = None) -> int:
+        """Adds a batch, with its label "skipped" where it has one; returns how many samples it had."""
         self._counts.add(jax.device_get(counts))
         new = np.asarray(sums, np.float64)
+        self._left_out.update(skipped_tiles(skipped))
         self._sums += new
         return int(new[2])
 
@@ -83,7 +90,16 @@ class Totals:
             confusion=tally.confusion(self._task, self._counts),
             loss=float(loss / labelled) if labelled else float("nan"),
             samples=int(samples),
+            left_out=tuple(sorted(self._left_out)),
         )
+
+
+def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
+    """The tile of each sample that was left out, of a batch's label "skipped"; None: nothing is ever left out."""
+    if skipped is None:
+        return []
+    tiles = np.asarray(skipped)
+    return tiles[tiles >= 0].tolist()
 
 
 def evaluate_split(
@@ -98,8 +114,11 @@ def evaluate_split(
     loss: LossConfig | None = None,
     watch: Watch | None = None,
     leave: bool = True,
+    vitals: Vitals | None = None,
 ) -> Evaluation:
     """Scores of a network on a split, with a progress bar.
+
+    With `data.skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
 
     Args:
       network: what is evaluated; its task names the dataset.
@@ -112,23 +131,33 @@ def evaluate_split(
       loss: class weights and smoothing of the loss; None: without.
       watch: is shown what was predicted.
       leave: whether the progress bar stays.
+      vitals: of the job.
 
     Raises:
-      ValueError, OSError: the split is unknown, a patch size does not fit, or the data cannot be read.
+      ValueError, OSError: the split is unknown, a patch size does not fit, or the data cannot be had.
+      DataError: a tile cannot be read.
     """
+    vitals = vitals or Vitals()
     params = put_params(params, mesh)
     judge = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
     totals = Totals(network.task)
     batches = split_batches(data, network.task.dataset, split, patch_sizes, batch_size, mesh)
     total = load.num_samples(data, network.task.dataset, split)
-    with sample_bar(f"{network.task.title}: {split}", total, leave) as bar:
-        for batch, (logits, counts, sums) in one_ahead(
-            batches, lambda batch: judge(params, put_batch(only_labels(batch, network.task), mesh))
+    with (
+        sample_bar(f"{network.task.title}: {split}", total, leave) as bar,
+        vitals.passing("evaluating", split, total, judge) as passing,
+    ):
+        for batch, (logits, *judged) in one_ahead(
+            passing.timed(batches), lambda batch: judge(params, put_batch(only_labels(batch, network.task), mesh))
         ):
-            bar.update(totals.add(counts, sums))
+            samples = totals.add(*judged)
+            bar.update(samples)
+            passing.done(samples)
             if watch is not None:
                 watch(batch, local_rows(logits))
-    return totals.result()
+    found = totals.result()
+    vitals.leave_out(split, found.left_out)
+    return found
 
 
 def split_batches(
@@ -143,19 +172,29 @@ def split_batches(
     """This process' share of a split's batches, cut by the first of the patch sizes; every size is checked.
 
     Args: as `evaluate_split`; `chosen` goes to `load.evaluation_batches`.
+
+    Raises:
+      ValueError, OSError: at once, as `evaluate_split`.
+      DataError: by the iterator: a tile cannot be read.
     """
     card = load.dataset_card(dataset, data.root)
     for size in patch_sizes:
         check_patch_size(card, size, data.datasets[dataset].get("extent"))
-    return load.evaluation_batches(
+    batches = load.evaluation_batches(
         data,
         dataset,
         split,
         patch_size=patch_sizes[0],
-        batch_size=-(-batch_size // mesh.size) * mesh.size,
+        batch_size=whole_batch(batch_size, mesh),
         share=batch_share(mesh),
         **chosen,
     )
+    return until_end(batches)
+
+
+def whole_batch(batch_size: int, mesh: Mesh) -> int:
+    """A batch size, rounded up to a multiple of the mesh's devices."""
+    return -(-batch_size // mesh.size) * mesh.size
 
 
 def sample_bar(title: str, total: int, leave: bool = True) -> tqdm:
@@ -178,7 +217,8 @@ def one_ahead(items: Iterator[Any], compute: Callable[[Any], Any]) -> Iterator[t
 
 def only_labels(batch: Batch, task: Task) -> Batch:
     """The batch with those labels only that the devices need."""
-    return batch.replace(labels={name: batch.labels[name] for name in (task.level, "valid")})
+    wanted = (task.level, "valid", "skipped")
+    return batch.replace(labels={name: batch.labels[name] for name in wanted if name in batch.labels})
 
 
 def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
@@ -188,18 +228,17 @@ def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
-    network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossConfig, mesh: Mesh
-) -> Callable[[Params, Batch], Judged]:
-    """One compiled program for all patch sizes; the same one for every evaluation of a run."""
+def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossConfig, mesh: Mesh) -> Compiled:
+    """(params, batch) -> `Judged`: one program for all patch sizes, the same one for every evaluation of a run."""
 
     def judge(params: Params, batch: Batch) -> Judged:
         answers = [apply_network(network, params, batch.replace(patch_size=float(size))) for size in patch_sizes]
         logits = sum(answers) / len(answers)
-        return logits, *judge_logits(network.task, loss, logits, batch.labels)
+        # Processes know which of their own tiles were skipped: through here, all know of all.
+        return logits, *judge_logits(network.task, loss, logits, batch.labels), batch.labels.get("skipped")
 
     same = replicated(mesh)
-    return jax.jit(judge, out_shardings=(batch_sharding(mesh), same, same))
+    return Compiled(judge, out_shardings=(batch_sharding(mesh), same, same, same))
 
 
 def judge_logits(

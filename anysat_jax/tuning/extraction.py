@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,16 +19,18 @@ from anysat_jax.adapt.network import NetworkConfig, Params, network_features
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.compiled import Compiled
+from anysat_jax.train.errors import ConfigError, DataError
 from anysat_jax.train.mesh import put_batch, replicated
 from anysat_jax.train.share import put_params
-from anysat_jax.tuning.evaluating import one_ahead, sample_bar, split_batches
+from anysat_jax.tuning.evaluating import one_ahead, sample_bar, skipped_tiles, split_batches
 from anysat_jax.tuning.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.tuning.subpatches import draw_subpatches, label_blocks, take_subpatches
+from anysat_jax.tuning.vitals import Vitals
 from data_pipelines import load
 from data_pipelines.contents import FILE_NAME as CONTENTS
 from data_pipelines.locate import locate
-from data_pipelines.options import sampling_options
+from data_pipelines.options import sampling_options, skips_corrupt
 
 FORMAT = 1  # of the entries; raise it when the same facts give other features
 ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # parts of the sampling that do not touch features
@@ -45,6 +47,7 @@ class Extraction:
       digest: of those parameters.
       config: the run's; `data`, `cache` and `evaluate.batch_size` are read.
       mesh: where to compute.
+      vitals: of the job.
     """
 
     network: NetworkConfig
@@ -52,6 +55,7 @@ class Extraction:
     digest: str
     config: ConfigDict
     mesh: Mesh
+    vitals: Vitals = dataclasses.field(default_factory=Vitals)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -106,6 +110,9 @@ def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Se
     Samples stand in the order of an evaluation, and are not augmented. With several processes all must ask; they make
     them together, the first one writes, and all read the same folder.
 
+    With `data.skip_corrupt`, tiles that cannot be read are left out; features that lack some are made again as soon as
+    these can be read, or may not be left out.
+
     Args:
       wanted: of which encoder, for which task.
       split: name of the split.
@@ -114,7 +121,8 @@ def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Se
 
     Raises:
       ConfigError: they would be larger than `cache.max_gb`, cannot be kept, or drawing pixels does not fit the head.
-      ValueError, OSError: the data cannot be read.
+      ValueError, OSError: the data cannot be had.
+      DataError: a tile cannot be read, or with `data.skip_corrupt` none can.
     """
     rows = load.num_samples(wanted.config.data, wanted.network.task.dataset, split, tiles)
     _check(wanted, split, rows)
@@ -130,11 +138,19 @@ def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Se
         asked.append(_broadcast(True))
         extract(writer)
 
-    found = find_or_make(folder, facts, make)
+    found = find_or_make(folder, facts, make, functools.partial(_lacks_nothing_else, wanted, split))
     if not asked:
         _broadcast(False)
     multihost_utils.sync_global_devices("features are written")
     return found
+
+
+def _lacks_nothing_else(wanted: Extraction, split: str, left_out: Sequence[int]) -> bool:
+    """Whether features that were made without some tiles would be made without them again."""
+    data = wanted.config.data
+    return not left_out or (
+        skips_corrupt(data) and load.unreadable_tiles(data, wanted.network.task.dataset, split, left_out) == [*left_out]
+    )
 
 
 def _broadcast(value: bool) -> bool:
@@ -161,22 +177,31 @@ def _extract(
     params = {"encoder": put_params(wanted.encoder, mesh)}
     chosen = {} if tiles is None else {"tiles": tiles}
     batches = split_batches(config.data, task.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
-    with sample_bar(f"{task.title}: features of {split} at {patch_size:g} m", rows) as bar:
+    title = f"features of {split} at {patch_size:g} m"
+    some = False
+    with (
+        sample_bar(f"{task.title}: {title}", rows) as bar,
+        wanted.vitals.passing("extracting", title, rows, program) as passing,
+    ):
         for _, (features, labels) in one_ahead(
-            batches, lambda batch: program(params, put_batch(with_labels(batch, task, wanted.drawn), mesh))
+            passing.timed(batches),
+            lambda batch: program(params, put_batch(with_labels(batch, task, wanted.drawn), mesh)),
         ):
             valid = np.asarray(labels["valid"])
+            some = some or bool(valid.any())
             bar.update(int(valid.sum()))
+            passing.done(int(valid.sum()))
             if writer is not None:
+                writer.leave_out(skipped_tiles(labels.get("skipped")))
                 kept = {"features": features, "labels": labels[task.level], "index": labels["index"]}
                 writer.add(**{name: np.asarray(array)[valid] for name, array in kept.items()})
+    if not some:
+        raise DataError(f"dataset {task.dataset!r}: no tile of split {split!r} can be read; prepare it again")
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
-    network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh
-) -> Callable[[Params, Batch], tuple[Array, dict[str, Array]]]:
-    """Features and labels of a batch, the whole of them on every process."""
+def _program(network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh) -> Compiled:
+    """(params, batch) -> features and labels of a batch, the whole of them on every process."""
 
     def extract(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
         features = network_features(network, params, batch)
@@ -184,12 +209,13 @@ def _program(
             features = take_subpatches(features, batch.labels["drawn"])
         return features.astype(dtype), batch.labels
 
-    return jax.jit(extract, out_shardings=replicated(mesh))
+    return Compiled(extract, out_shardings=replicated(mesh))
 
 
 def with_labels(batch: Batch, task: Task, drawn: int | None) -> Batch:
     """The batch with the labels that are kept; where sub-patches are drawn, with their numbers and their labels."""
-    labels = {name: batch.labels[name] for name in (task.level, "index", "valid")}
+    names = (task.level, "index", "valid", "skipped")
+    labels = {name: batch.labels[name] for name in names if name in batch.labels}
     if drawn is not None:
         blocks = label_blocks(labels["dense"], task.pixels_per_subpatch)
         chosen = draw_subpatches(np.asarray(known_labels(task, blocks)).any(axis=(2, 3)), labels["index"], drawn)

@@ -10,7 +10,7 @@ import json
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import ml_dtypes
@@ -35,14 +35,21 @@ class Features:
         were computed in, so that nothing is lost and nothing is padded.
       labels: of the task, (N, ...); where a dense task's sub-patches were drawn, those of the drawn ones.
       index: each sample's tile, by its position in the split.
+      left_out: tiles that could not be read when the features were made, by their position.
     """
 
     features: Float[np.ndarray, "N *hw F"]
     labels: Shaped[np.ndarray, "N ..."]
     index: Int32[np.ndarray, "N"]
+    left_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def without(self, tiles: Collection[int]) -> Self:
+        """The features of the other tiles, in memory."""
+        kept = ~np.isin(self.index, list(tiles))
+        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in ARRAYS})
 
 
 def features_folder(given: str) -> pathlib.Path:
@@ -67,9 +74,11 @@ def open_features(entry: pathlib.Path) -> Features:
     try:
         meta = json.loads((entry / META).read_bytes())
         wanted = {name: (meta["files"][name]["dtype"], meta["files"][name]["crc32"]) for name in ARRAYS}
+        rows, left_out = meta.get("rows"), tuple(meta.get("left_out", ()))  # None: all, as earlier versions wrote
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{entry / META} cannot be read ({type(error).__name__}: {error})") from error
-    return Features(**{name: _open_array(entry / f"{name}.npy", *wanted[name]) for name in ARRAYS})
+    arrays = {name: _open_array(entry / f"{name}.npy", *wanted[name])[:rows] for name in ARRAYS}
+    return Features(**arrays, left_out=left_out)
 
 
 def _open_array(path: pathlib.Path, dtype: str, crc32: int) -> np.ndarray:
@@ -91,7 +100,12 @@ def checksum(path: pathlib.Path) -> int:
     return value
 
 
-def find_or_make(folder: pathlib.Path, facts: Mapping[str, Any], make: Callable[["Writer"], None]) -> Features:
+def find_or_make(
+    folder: pathlib.Path,
+    facts: Mapping[str, Any],
+    make: Callable[["Writer"], None],
+    may_lack: Callable[[Sequence[int]], bool] = lambda tiles: not tiles,
+) -> Features:
     """The features of some facts, made unless they are there; those that are damaged are made again.
 
     Two processes may ask at once: the second waits and finds what the first one has made.
@@ -100,6 +114,7 @@ def find_or_make(folder: pathlib.Path, facts: Mapping[str, Any], make: Callable[
       folder: of all entries.
       facts: what the features depend on, JSON values.
       make: writes them.
+      may_lack: whether features may be used that were made without these tiles; else they are made again.
 
     Raises:
       ConfigError: they cannot be written.
@@ -108,7 +123,7 @@ def find_or_make(folder: pathlib.Path, facts: Mapping[str, Any], make: Callable[
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / f".{entry.name}.lock", f"extracting the features {entry}"):
-            found = _find(entry)
+            found = _find(entry, may_lack)
             return found if found is not None else _make(entry, facts, make)
     except OSError as error:
         raise ConfigError(
@@ -116,13 +131,18 @@ def find_or_make(folder: pathlib.Path, facts: Mapping[str, Any], make: Callable[
         ) from error
 
 
-def _find(entry: pathlib.Path) -> Features | None:
+def _find(entry: pathlib.Path, may_lack: Callable[[Sequence[int]], bool]) -> Features | None:
     try:
         found = open_features(entry)
     except FileNotFoundError:
         return None
     except ValueError as error:
         logging.warning("%s: these features are made again", error)
+        shutil.rmtree(entry)
+        return None
+    if not may_lack(found.left_out):
+        tiles = ", ".join(map(str, found.left_out))
+        logging.warning("%s: these features are made again: they lack tiles that could not be read: %s", entry, tiles)
         shutil.rmtree(entry)
         return None
     logging.info("features of %d samples: found in %s", len(found), entry)
@@ -150,6 +170,7 @@ class Writer:
         self._arrays: dict[str, np.memmap] = {}
         self._dtypes: dict[str, str] = {}
         self._rows, self._written = 0, 0
+        self._left_out: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +195,10 @@ class Writer:
             self._array(name, rows[name])[self._written : self._written + count] = _storable(rows[name])
         self._written += count
 
+    def leave_out(self, tiles: Sequence[int]) -> None:
+        """Tells of samples that will not come, by their tiles."""
+        self._left_out += tiles
+
     def _array(self, name: str, rows: np.ndarray) -> np.ndarray:
         if name not in self._arrays:
             self._dtypes[name] = str(rows.dtype)
@@ -189,15 +214,18 @@ class Writer:
         Raises:
           ValueError: rows are missing.
         """
-        if self._written != self._rows or not self._rows:
-            raise ValueError(f"{self._written} samples came, {self._rows} were expected")
+        expected = self._rows - len(self._left_out)
+        if self._written != expected or not expected:
+            raise ValueError(f"{self._written} samples came, {expected} were expected")
         files = {}
         for name in ARRAYS:
             self._arrays.pop(name).flush()
             path = self._folder / f"{name}.npy"
             sync(path)
             files[name] = {"dtype": self._dtypes[name], "crc32": checksum(path)}
-        (self._folder / META).write_text(json.dumps({"facts": dict(self._facts), "files": files}, indent=1) + "\n")
+        left_out = sorted(set(self._left_out))
+        meta = {"facts": dict(self._facts), "files": files, "rows": self._written, "left_out": left_out}
+        (self._folder / META).write_text(json.dumps(meta, indent=1) + "\n")
         sync(self._folder / META)
 
 

@@ -18,6 +18,8 @@ from anysat_jax.adapt.network import NetworkConfig, Params, apply_network
 from anysat_jax.batch import Batch
 from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.share import batch_share
+from anysat_jax.train.status import StatusFile
+from anysat_jax.tuning import settings
 from anysat_jax.tuning.adaptation import (
     Data,
     Start,
@@ -33,6 +35,7 @@ from anysat_jax.tuning.fit import Problem, fit
 from anysat_jax.tuning.measure import finish, measure
 from anysat_jax.tuning.solved_head import with_solved_head
 from anysat_jax.tuning.summary import training_summary
+from anysat_jax.tuning.vitals import Vitals
 from anysat_jax.weights.exported import FILE_NAME, save_exported
 from data_pipelines import load
 
@@ -44,34 +47,45 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       The content of summary.json.
 
     Raises:
-      RunError: the config does not fit the machine, the data, the weights or the workdir; a loss or a gradient is not
-        finite; the run was asked to stop.
+      RunError: the config does not fit the machine, the data, the weights or the workdir; the data cannot be read; a
+        loss or a gradient is not finite; the run was asked to stop.
     """
+    settings.check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with StatusFile(workdir, config.name, 0) as status:
+        vitals = Vitals(workdir, config.watchdog_seconds, status)
+        vitals.follow(vitals.values)
+        return run(config, workdir, vitals)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, vitals: Vitals) -> dict[str, Any]:
+    """What `finetune` does once there is a workdir."""
     began = time.monotonic()
 
-    # ---------------------------------------------------------------- config, devices, data, labels, weights
+    # ---------------------------------------------------------------- devices, data, labels, weights
     data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
-    start = with_solved_head(data, start_network(data))
+    start = with_solved_head(data, start_network(data), vitals)
     loss = loss_config(data)
-    workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)
 
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
-    result = fit(make_problem(data, start, loss), data.config, data.mesh, workdir)
+    result = fit(make_problem(data, start, loss, vitals), data.config, data.mesh, workdir, vitals)
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
-    measured = measure(data, start.network, params, loss, workdir)
-    neighbours = neighbour_scores(data, start) if config.knn.neighbours else None
+    measured = measure(data, start.network, params, loss, workdir, vitals)
+    neighbours = neighbour_scores(data, start, vitals) if config.knn.neighbours else None
+    vitals.state("reporting")
     if jax.process_index() == 0:
         export(data, start, params, workdir)
-    summary = training_summary(data, start, result, measured, neighbours, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    summary = training_summary(data, start, result, measured, neighbours, vitals.left_out, seconds)
     finish(summary, workdir)
     return summary
 
 
-def network_problem(data: Data, start: Start, loss: LossConfig) -> Problem:
+def network_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals) -> Problem:
     """The whole network on observations: every mode but the probe on kept features."""
     config, sensors = data.config, data.prepared.card.sensors
     try:
@@ -98,7 +112,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig) -> Problem:
             share=batch_share(data.mesh),
         ),
         steps_per_epoch=-(-tiles // data.options.batch_size),
-        validate=functools.partial(validate, data, start.network, loss),
+        validate=functools.partial(validate, data, start.network, loss, vitals),
         sample_ids=functools.partial(data.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
         multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
@@ -117,12 +131,12 @@ def training_forward(
     return apply_network(network, params, batch, rng, dropping, drop_path)
 
 
-def validate(data: Data, network: NetworkConfig, loss: LossConfig, params: Params) -> Mapping[str, float]:
+def validate(
+    data: Data, network: NetworkConfig, loss: LossConfig, vitals: Vitals, params: Params
+) -> Mapping[str, float]:
     """Scores and loss on the validation split."""
-    size = data.config.evaluate.batch_size
-    found = evaluate_split(
-        network, params, data.config.data, "val", data.patch_sizes, size, data.mesh, loss=loss, leave=False
-    )
+    what = (data.config.data, "val", data.patch_sizes, data.config.evaluate.batch_size)
+    found = evaluate_split(network, params, *what, data.mesh, loss=loss, leave=False, vitals=vitals)
     return found.of_metrics
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anysat_jax.adapt.tasks import METRICS, Task
-from anysat_jax.train.ledger import Ledger, Pending, first_names
+from anysat_jax.train.ledger import Ledger, Pending, Watcher, first_names
 from anysat_jax.train.log import RunLog, open_csv
 from anysat_jax.train.summary import RunRecord
 
@@ -81,9 +81,17 @@ class FitLedger(Ledger):
     """The bookkeeping of fitting: its complaints name samples."""
 
     def __init__(
-        self, record: RunRecord, log: FitLog, leaf_names: list[str], sample_ids: Callable[[Sequence[int]], list[str]]
+        self,
+        record: RunRecord,
+        log: FitLog,
+        leaf_names: list[str],
+        sample_ids: Callable[[Sequence[int]], list[str]],
+        *,
+        max_nonfinite: int = 1,
+        watchers: Sequence[Watcher] = (),
     ):
-        super().__init__(record, log, leaf_names)
+        """As `Ledger`; `sample_ids` names samples by their label "index"."""
+        super().__init__(record, log, leaf_names, max_nonfinite=max_nonfinite, watchers=watchers)
         self._sample_ids = sample_ids
 
     def losses(self, metrics: Mapping[str, Any]) -> dict[str, float]:

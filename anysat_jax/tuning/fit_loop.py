@@ -14,16 +14,21 @@ from ml_collections import ConfigDict
 from anysat_jax.adapt.modes import merge
 from anysat_jax.adapt.step import AdaptState, leaf_names, make_train_step
 from anysat_jax.train.errors import Preempted
+from anysat_jax.train.ledger import count_skipped
 from anysat_jax.train.mesh import replicated
+from anysat_jax.train.meter import Meter
 from anysat_jax.train.preemption import StopRequest
+from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.programs import LOOKAHEAD, StepPrograms, look_ahead
 from anysat_jax.train.share import put_params
+from anysat_jax.train.watchdog import Watchdog
 from anysat_jax.tuning.fit_feed import FitFed, FitFeed
 from anysat_jax.tuning.fit_log import FitLedger, FitLog
 from anysat_jax.tuning.fit_problem import Problem
 from anysat_jax.tuning.fit_store import FitStart, FitStore, Memory
 from anysat_jax.tuning.selection import Rules, Selection
 from anysat_jax.tuning.state import with_rate_scale
+from anysat_jax.tuning.vitals import Vitals
 
 Params = dict[str, Any]
 
@@ -68,7 +73,8 @@ class Fitting:
       store: where it is kept.
       state, memory, position: where the run stands.
       frozen: the parameters that do not train, on the devices.
-      feed, programs, ledger, log, stop: what steps need.
+      feed, programs, ledger, log, profiler, watchdog, stop: what steps need.
+      vitals: of the job.
     """
 
     problem: Problem
@@ -82,7 +88,10 @@ class Fitting:
     programs: StepPrograms
     ledger: FitLedger
     log: FitLog
+    profiler: Profiler
+    watchdog: Watchdog
     stop: StopRequest
+    vitals: Vitals
 
     def __post_init__(self) -> None:
         self._step = self.memory.record.steps
@@ -92,7 +101,8 @@ class Fitting:
         """Steps and evaluations until the plan is finished.
 
         Raises:
-          NonFiniteError: a loss or a gradient is not finite.
+          NonFiniteError: a loss or a gradient is not finite, for the last time that the run may have that in a row.
+          DataError: a tile cannot be read.
           Preempted: asked to stop, and saved.
         """
         plan, selection = self.plan, self.memory.selection
@@ -110,8 +120,9 @@ class Fitting:
         left = self.plan.total - self._step
         look_ahead(self._ahead, self.feed, self.programs, min(LOOKAHEAD, left))
         fed = self._ahead.popleft()
-        self.ledger.before_step(self.programs.count.total, self.programs.compiling)
-        with jax.transfer_guard_host_to_device("disallow"):
+        disturbed = self.programs.compiling or self.profiler.disturbs(self._step + 1)
+        self.ledger.before_step(self.programs.count.total, disturbed)
+        with self.profiler.step(self._step + 1, self.state), jax.transfer_guard_host_to_device("disallow"):
             self.state, metrics = self.programs.run(self.state, fed)
         self._step, self.position = self._step + 1, fed.position
         look_ahead(self._ahead, self.feed, self.programs, min(LOOKAHEAD, left - 1))  # while the devices compute
@@ -131,8 +142,10 @@ class Fitting:
     def _evaluate(self) -> None:
         """Validates, and does what follows from it for the best parameters and the learning rate."""
         self.ledger.finish()
+        self.profiler.rest(self._step, self.state)
         plan, selection = self.plan, self.memory.selection
-        scores = self.problem.validate(merge(self.state.judged, self.frozen))
+        with self.watchdog.resting():
+            scores = self.problem.validate(merge(self.state.judged, self.frozen))
         epoch = self._step // plan.steps_per_epoch
         improved = selection.update(plan.rules, epoch, self._step, float(scores[plan.rules.metric]))
         self.log.write_evaluation(epoch, self._step, scores, selection.best.value)
@@ -143,7 +156,8 @@ class Fitting:
 
     def _save(self) -> None:
         self.ledger.finish()
-        self.store.save(self.state, self.position, self.memory)
+        with self.vitals.during("saving"):
+            self.store.save(self.state, self.position, self.memory)
 
     def _preempted(self) -> Preempted:
         return Preempted(f"asked to stop: saved step {self._step}; the same command goes on from there")
@@ -158,20 +172,21 @@ def run_fitting(
     start: FitStart,
     store: FitStore,
     workdir: pathlib.Path,
+    meter: Meter,
+    vitals: Vitals,
 ) -> None:
     """Goes from a start to the end of the plan; what is found is in `store` and in `start.memory`.
 
-    Raises:
-      NonFiniteError: a loss or a gradient is not finite.
-      Preempted: asked to stop, and saved.
+    Raises: as `Fitting.run`.
     """
     step = make_train_step(problem.task, problem.loss, problem.forward, optimizer, config.average_decay)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, start.state)
     step_on_mesh = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
     frozen = put_params(problem.frozen, mesh)
-    record, batches = start.memory.record, problem.batches()
+    record, batches, is_first = start.memory.record, problem.batches(), jax.process_index() == 0
+    level = problem.task.level
     with (
-        contextlib.closing(FitFeed(batches, problem.task.level, config.seed, mesh, start.position)) as feed,
+        contextlib.closing(FitFeed(batches, level, config.seed, mesh, start.position, record.steps)) as feed,
         FitLog(
             workdir,
             problem.task,
@@ -180,11 +195,22 @@ def run_fitting(
             step=record.steps,
             total_steps=plan.total,
             log_every=config.log_every,
-            enabled=jax.process_index() == 0,
+            enabled=is_first,
         ) as log,
         StopRequest(enabled=jax.process_count() == 1) as stop,
         StepPrograms(step_on_mesh, start.state, constants=(frozen,)) as programs,
+        Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
+        vitals.watchdog("step", lambda: programs.compiling) as watchdog,
     ):
-        ledger = FitLedger(record, log, leaf_names(problem.trainable), problem.sample_ids)
+        vitals.state("running")
+        ledger = FitLedger(
+            record,
+            log,
+            leaf_names(problem.trainable),
+            problem.sample_ids,
+            max_nonfinite=config.max_nonfinite_steps,
+            watchers=(meter, count_skipped(record), watchdog, lambda finished: vitals.tell(step=finished.step)),
+        )
         now = (start.state, start.memory, start.position)
-        Fitting(problem, plan, store, *now, frozen, feed, programs, ledger, log, stop).run()
+        means = (feed, programs, ledger, log, profiler, watchdog, stop)
+        Fitting(problem, plan, store, *now, frozen, *means, vitals).run()

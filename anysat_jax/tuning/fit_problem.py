@@ -40,7 +40,7 @@ class Problem:
       batches: makes the endless training batches of this process.
       steps_per_epoch: batches of an epoch.
       validate: scores of the whole parameters (on the devices) on the validation split: finite floats or nan, the same
-        on every process, always the same keys: "loss" and the task's metrics.
+        on every process, always the same keys: "loss" and the task's metrics. It has a watchdog of its own.
       sample_ids: names of samples by their label "index", for messages.
       fingerprint: JSON values that must not differ between a start and a resume: dataset, model, head, task, the
         weights' digest.

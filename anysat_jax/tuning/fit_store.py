@@ -31,6 +31,10 @@ FREE_TO_CHANGE = (
     "settings.init",
     "settings.data.root",
     "settings.data.num_",
+    "settings.data.skip_corrupt",
+    "settings.max_nonfinite_steps",
+    "settings.profile.",
+    "settings.watchdog_seconds",
     "settings.cache.",
     "settings.knn.",
 )
@@ -87,6 +91,11 @@ class FitStore:
     ) -> None:
         self._checkpoints.close()
         self._best.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the whole checkpoints, oldest first."""
+        return self._checkpoints.steps
 
     def begin(
         self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
@@ -185,5 +194,7 @@ def summarise(memory: Memory, stopped_early: bool, steps_per_epoch: int, metric:
         "tiles_per_second": record.tiles_per_second,
         "programs": record.programs,
         "resumed_from": record.resumed_from,
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": dict(sorted(record.skipped.items())),
         "peak_memory_mb": record.to_json()["peak_memory_mb"],
     }

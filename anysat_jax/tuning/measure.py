@@ -8,14 +8,21 @@ from absl import logging
 
 from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import NetworkConfig, Params
+from anysat_jax.train.ledger import first_names
 from anysat_jax.train.summary import write_json
 from anysat_jax.tuning.adaptation import Data
 from anysat_jax.tuning.evaluating import Evaluation, evaluate_split
 from anysat_jax.tuning.panels import PanelBook, write_panels
+from anysat_jax.tuning.vitals import Vitals
 
 
 def measure(
-    data: Data, network: NetworkConfig, params: Params, loss: LossConfig, workdir: pathlib.Path
+    data: Data,
+    network: NetworkConfig,
+    params: Params,
+    loss: LossConfig,
+    workdir: pathlib.Path,
+    vitals: Vitals | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluates each split of `evaluate.splits`; panels.npz shows samples of the last one."""
     config, found = data.config, {}
@@ -31,6 +38,7 @@ def measure(
             data.mesh,
             loss=loss,
             watch=book if book.size else None,
+            vitals=vitals,
         )
         logging.info("%s: %s", split, in_words(found[split], network.task.metric))
         if book.size and jax.process_index() == 0:
@@ -43,7 +51,8 @@ def in_words(evaluation: Evaluation, metric: str) -> str:
     """The scores on a line, the task's metric first."""
     names = (metric, *(name for name in evaluation.scores if name not in (metric, "count")))
     shown = ", ".join(f"{name} {evaluation.scores[name]:.4g}" for name in names)
-    return f"{shown}; {evaluation.samples} tiles"
+    left_out = f"; tiles that cannot be read: {first_names([*map(str, evaluation.left_out)])}"
+    return f"{shown}; {evaluation.samples} tiles{left_out if evaluation.left_out else ''}"
 
 
 def finish(summary: dict[str, Any], workdir: pathlib.Path) -> None:

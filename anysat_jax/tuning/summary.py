@@ -1,6 +1,6 @@
 """summary.json of a fine-tuning, a probing or an evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anysat_jax.adapt import modes
@@ -22,6 +22,7 @@ def training_summary(
     result: FitResult,
     measured: Mapping[str, Evaluation],
     neighbours: Mapping[str, Any] | None,
+    left_out: Mapping[str, Sequence[int]],
     seconds: float,
 ) -> dict[str, Any]:
     """The summary of a run that has trained.
@@ -31,11 +32,12 @@ def training_summary(
       result: what fitting found.
       measured: by split.
       neighbours: scores of the nearest-neighbour probe, None where there was none.
+      left_out: as for `common_summary`.
       seconds: this process took; "training" has those of the steps of all processes before it, too.
     """
     config = data.config
     trainable, _ = modes.split(start.params, config.mode, data.prepared.card.sensors, config.new_sensors)
-    found = common_summary(data, start, measured, seconds)
+    found = common_summary(data, start, measured, left_out, seconds)
     found["parameters"]["trainable"] = count_parameters(trainable)
     return found | {
         "epochs": result.record["epochs"],
@@ -46,8 +48,21 @@ def training_summary(
     }
 
 
-def common_summary(data: Data, start: Start, measured: Mapping[str, Evaluation], seconds: float) -> dict[str, Any]:
-    """What the summaries of all jobs hold; numbers that are not finite are None."""
+def common_summary(
+    data: Data,
+    start: Start,
+    measured: Mapping[str, Evaluation],
+    left_out: Mapping[str, Sequence[int]],
+    seconds: float,
+) -> dict[str, Any]:
+    """What the summaries of all jobs hold; numbers that are not finite are None.
+
+    Args:
+      data, start: what was measured.
+      measured: by split.
+      left_out: positions of the tiles that could not be read and that evaluations or features do without, by split.
+      seconds: this process took.
+    """
     config, params = data.config, start.params
     counts = {"trainable": 0, "total": count_parameters(params), "head": count_parameters(params["head"])}
     return json_values(
@@ -63,6 +78,7 @@ def common_summary(data: Data, start: Start, measured: Mapping[str, Evaluation],
             "patch_sizes": list(data.patch_sizes),
             "parameters": counts,
             "samples": _samples(data, measured),
+            "left_out": {split: list(tiles) for split, tiles in left_out.items()},
             "epochs": 0,
             "steps": 0,
             "best": None,

@@ -123,6 +123,8 @@ def toy_config(**changes) -> ConfigDict:
             checkpoint_every=3,
             log_every=1,
             average_decay=0.0,
+            max_nonfinite_steps=1,
+            profile=dict(steps=None),
             early_stopping=None,
             evaluate=dict(every=1),
             optimizer=dict(

@@ -92,9 +92,9 @@ def test_one_program_serves_all_evaluations(toy):
     data, start = toy
     program = evaluating._program(start.network, (10.0,), LossConfig(), data.mesh)
     evaluate(toy)
-    before = program._cache_size()
+    before = len(program)
     evaluate(toy)
-    assert program._cache_size() == before == 1
+    assert len(program) == before == 1
 
 
 @pytest.mark.parametrize("sizes", [(10.0, 15.0), (7.0,)])
