@@ -54,6 +54,23 @@ def test_one_run_in_a_few_lines(tmp_path, capsys):
     assert re.fullmatch(rf"  updated         \d+ s ago by process {OWNER['pid']} on {OWNER['host']}", last)
 
 
+def test_a_job_that_evaluates_says_how_far_it_is_and_what_was_best(tmp_path, capsys):
+    found = dict(
+        state="evaluating",
+        progress={"of": "val", "samples": 1200, "total": 5000},
+        best={"metric": "accuracy", "value": 0.51234, "epoch": 3},
+        left_out_tiles=4,
+        mfu=None,
+    )
+    assert main([write(tmp_path, **found)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path}: evaluating, step 120 of 300 (40%)"
+    assert lines[1] == "  at work on      val: 1,200 of 5,000 samples"
+    assert lines[3] == "  best            accuracy 0.5123 at epoch 3"
+    assert lines[4] == "  speed           64.1 tiles/s, 3% of the time waiting for input"
+    assert lines[7].endswith("2 steps not finite, 4 tiles left out of evaluations, 1 warnings of the features' health")
+
+
 def test_what_is_not_known_is_left_out(tmp_path, capsys):
     unknown = dict.fromkeys(("tiles_per_second", "mfu", "input_wait_share", "last_checkpoint", "device_memory"))
     early = unknown | {"state": "starting", "losses": {"predictive": None}, "nonfinite_steps": 0, "health_warnings": 0}

@@ -6,7 +6,7 @@ import pytest
 from anysat_jax.batch import fake_batch
 from anysat_jax.train import feed as feed_module
 from anysat_jax.train.errors import DataError
-from anysat_jax.train.feed import Feed
+from anysat_jax.train.feed import Feed, until_end
 from anysat_jax.train.mesh import make_mesh
 from configs import pretrain
 from data_pipelines.pool import WorkerDiedError
@@ -85,6 +85,17 @@ def test_data_that_cannot_be_read_are_told_of_in_their_own_words(monkeypatch, er
     with pytest.raises(DataError, match=f"^{error}") as caught:
         feed_of(monkeypatch, broken).next()
     assert ("data.skip_corrupt = True" in str(caught.value)) == isinstance(error, CorruptTileError)
+
+
+def test_an_evaluation_ends_as_its_data_do_or_in_their_words():
+    def batches(broken):
+        yield from (1, 2)
+        if broken:
+            raise CorruptTileError("tile 3 cannot be read")
+
+    assert list(until_end(batches(broken=False))) == [1, 2]
+    with pytest.raises(DataError, match="^tile 3 cannot be read; data.skip_corrupt = True would leave such tiles out$"):
+        list(until_end(batches(broken=True)))
 
 
 def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):

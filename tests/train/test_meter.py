@@ -63,6 +63,13 @@ def test_flops_are_counted_once_for_each_kind_of_batch():
     assert meter.values()["mfu"] is None  # nothing is known of the devices' rate
 
 
+def test_where_flops_are_not_known_there_is_no_utilisation():
+    meter = Meter()
+    meter(finished(2.0, tiles=4, waited=0.5))
+    meter.add(4, 0.0, 2.0, 0.5)
+    assert meter.values() == {"tiles_per_second": 2.0, "mfu": None, "input_wait_share": 0.25}
+
+
 @pytest.mark.parametrize(("negatives", "parts"), [("global", 2), ("device", 4)])
 def test_a_run_counts_the_flops_of_its_model(monkeypatch, negatives, parts):
     monkeypatch.setattr(meter_module, "peak_flops", lambda kind: 1e12)

@@ -1,5 +1,6 @@
 """status.json: what is in it, and when it is written."""
 
+import dataclasses
 import json
 
 import pytest
@@ -56,7 +57,8 @@ def finished(step):
 def test_a_run_from_its_start_to_its_end(tmp_path, clock):
     with StatusFile(tmp_path, "toy", 10) as status:
         assert content(tmp_path)["state"] == "starting" and content(tmp_path)["step"] == 0
-        status.follow(sources(), 8)
+        status.follow(sources().values)
+        status.state("running", step=8)
         found = content(tmp_path)
         assert (found["state"], found["step"], found["total_steps"]) == ("running", 8, 10)
         assert found["losses"] == {"predictive": 0.5, "contrastive": 2.0}
@@ -66,6 +68,9 @@ def test_a_run_from_its_start_to_its_end(tmp_path, clock):
         with status.saving():
             assert content(tmp_path)["state"] == "saving"
         assert content(tmp_path)["state"] == "running"
+        with status.during("evaluating"):
+            status.state("evaluating", progress=None)
+        assert content(tmp_path)["state"] == "running"
         status.state("reporting", step=10)
     found = read_status(tmp_path)
     assert (found["state"], found["step"], found["error"]) == ("done", 10, None) and trouble(found) == ""
@@ -74,7 +79,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path, clock):
 
 def test_it_is_written_every_few_seconds_only(tmp_path, clock):
     with StatusFile(tmp_path, "toy", 10) as status:
-        status.follow(sources(), 0)
+        status.follow(sources().values, step=0)
         clock[0] += 1.0
         status(finished(1))
         assert content(tmp_path)["step"] == 0
@@ -97,6 +102,21 @@ def test_how_it_ended_and_why(tmp_path, error, state):
         raise error
     assert content(tmp_path)["state"] == state
     assert content(tmp_path)["error"] == (str(error) or type(error).__name__)
+
+
+def test_what_fails_on_the_way_is_not_called_running(tmp_path):
+    error = NonFiniteError("step 7 is not finite")
+    with pytest.raises(NonFiniteError), StatusFile(tmp_path, "toy", 10) as status, status.during("evaluating"):
+        raise error
+    assert (content(tmp_path)["state"], content(tmp_path)["error"]) == ("failed", "step 7 is not finite")
+
+
+def test_sources_may_have_more_to_say(tmp_path):
+    with StatusFile(tmp_path, "toy", 10) as status:
+        own = dataclasses.replace(sources(), meter=Meter(), more=lambda: {"best": {"value": 0.5}})
+        status.follow(own.values)
+        found = content(tmp_path)
+        assert found["state"] == "starting" and found["best"] == {"value": 0.5} and found["mfu"] is None
 
 
 def test_a_disk_that_is_full_costs_the_status_and_not_the_run(tmp_path, monkeypatch):

@@ -119,6 +119,20 @@ def test_a_range_of_steps_is_traced(profiled):
     assert sum(found.operations.values()) <= 1.0 + 1e-6
 
 
+def test_what_follows_the_last_step_is_not_in_the_trace(tmp_path):
+    state = np.ones(2, np.float32)
+    with Profiler(tmp_path, (1, 2)) as profiler:
+        for step in (1, 2):
+            with profiler.step(step, state):
+                pass
+            profiler.rest(step, state)
+            assert (tmp_path / "profile" / SUMMARY).exists() == (step == 2)
+        with jax.profiler.TraceAnnotation("evaluation"):  # nothing traces it
+            pass
+    (path,) = (tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb")
+    assert b"evaluation" not in path.read_bytes()
+
+
 def test_the_page_says_where_the_time_goes(profiled):
     text = (profiled / SUMMARY).read_text()
     assert text.startswith("2 steps on 1 devices") and len(text.splitlines()) < 30

@@ -62,6 +62,15 @@ def test_compiling_takes_its_time(tmp_path, ended):
     assert not codes
 
 
+def test_what_is_watched_by_itself_takes_its_time_and_then_it_watches_again(tmp_path, ended):
+    watchdog, codes = watch(tmp_path, ended, what="batch of val")
+    with watchdog:
+        with watchdog.resting():
+            assert not ended.wait(1.0)
+        assert ended.wait(60)
+    assert codes == [75] and "no batch of val finished for 0.2 s" in (tmp_path / "stacks-0.txt").read_text()
+
+
 def test_after_the_run_it_watches_no_more(tmp_path, ended):
     watchdog, codes = watch(tmp_path, ended)
     with watchdog:

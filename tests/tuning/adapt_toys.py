@@ -69,6 +69,14 @@ def register_toy(name="toy_fields", **changes) -> None:
     registry._ENTRIES[name] = lambda: DatasetEntry(card, generate=lambda: ToyReader(card=card))
 
 
+def flip_bit_of_tile(root, split, position) -> None:
+    """Flips a bit in the record of a prepared tile; a second time, it is whole again."""
+    (path,) = root.glob(f"toy_fields-*/toy_fields/*/*-{split}.*")
+    content = bytearray(path.read_bytes())
+    content[content.index(f"{split}{position}".encode()) + 100] ^= 1
+    path.write_bytes(content)
+
+
 def toy_config(root, *, job="finetune", level="tile", name="toy_fields", **changes) -> ConfigDict:
     """The smallest model on one device, two epochs.
 

@@ -8,7 +8,7 @@ from anysat_jax.adapt.knn import knn_predict
 from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import network_features
 from anysat_jax.adapt.tasks import Task
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.errors import ConfigError, DataError
 from anysat_jax.tuning import extraction
 from anysat_jax.tuning.adaptation import open_data, start_network
 from anysat_jax.tuning.cached_probe import (
@@ -20,6 +20,7 @@ from anysat_jax.tuning.cached_probe import (
 )
 from anysat_jax.tuning.evaluating import evaluate_split
 from anysat_jax.tuning.feature_cache import key_of
+from anysat_jax.tuning.vitals import Vitals
 from data_pipelines import load
 from tests.tuning import adapt_toys
 
@@ -168,6 +169,89 @@ def test_a_share_of_the_labels_has_its_own_entry(root, made):
     assert len(kept) == 3 and made == ["train"]
     chosen = load.training_tiles(data.config.data, "toy_fields").tolist()
     assert sorted(kept.rows(np.arange(3), 10.0).labels["index"].tolist()) == sorted(chosen)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A probe of tiles of which one was changed on disk."""
+    data, start = opened(tmp_path)
+    adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
+    return data, start
+
+
+def test_features_of_a_tile_that_cannot_be_read_are_an_error_of_one_sentence(damaged):
+    with pytest.raises(DataError, match=r"tile 2 of split 'val' cannot be read .*data.skip_corrupt = True would leave"):
+        features_of(*damaged, "val", (10.0,))
+
+
+def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp_path, made, caplog):
+    data, start = damaged
+    data.config.data.skip_corrupt = True
+    kept = [0, 1, 3, 4, 5]
+    for _ in range(2):
+        vitals = Vitals()
+        found = features_of(data, start, "val", (10.0,), vitals)
+        assert len(found) == 5 and found.rows(np.arange(5), 10.0).labels["index"].tolist() == kept
+        assert vitals.left_out == {"val": [2]}
+        assert validated(data, start).samples == 5
+    assert made == ["val"]
+    data.config.data.skip_corrupt = False
+    with pytest.raises(DataError, match="tile 2 of split 'val'"):
+        features_of(data, start, "val", (10.0,))
+    assert "made again: they lack tiles that could not be read: 2" in caplog.text
+    data.config.data.skip_corrupt = True
+    features_of(data, start, "val", (10.0,))
+    adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)  # whole again
+    vitals = Vitals()
+    whole = features_of(data, start, "val", (10.0,), vitals)
+    assert len(whole) == 6 and not vitals.left_out and made == ["val"] * 4
+    np.testing.assert_array_equal(whole.rows(np.array(kept), 10.0).features, found.rows(np.arange(5), 10.0).features)
+
+
+def test_patch_sizes_have_the_same_samples_though_a_tile_was_damaged_in_between(damaged, tmp_path):
+    data, start = damaged
+    data.config.data.skip_corrupt = True
+    adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
+    assert len(features_of(data, start, "val", (20.0,))) == 6
+    adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
+    both = features_of(data, start, "val", (10.0, 20.0))
+    for size in (10.0, 20.0):
+        assert len(both.sizes[size]) == 5
+        assert both.rows(np.arange(5), size).labels["index"].tolist() == [0, 1, 3, 4, 5]
+
+
+def test_neighbours_do_without_it_too(damaged, tmp_path):
+    data, start = damaged
+    data.config.knn.neighbours = 3
+    for split in ("train", "test"):
+        adapt_toys.flip_bit_of_tile(tmp_path, split, 0)
+    with pytest.raises(DataError, match="tile 0 of split 'train'"):
+        neighbour_scores(data, start)
+    data.config.data.skip_corrupt = True
+    vitals = Vitals()
+    assert neighbour_scores(data, start, vitals)["test"]["count"] == 6
+    assert vitals.left_out == {"test": [0], "train": [0]}
+
+
+def test_a_share_of_the_labels_is_counted_without_it_if_asked(damaged, tmp_path):
+    config = damaged[0].config
+    config.data.datasets.toy_fields.fraction = 0.99  # nine tiles
+    (tile,) = set(load.training_tiles(config.data, "toy_fields")[:1].tolist())
+    adapt_toys.flip_bit_of_tile(tmp_path, "train", tile)
+    with pytest.raises(ConfigError, match=f"tile {tile} of split 'train' cannot be read"):
+        open_data(config, SPLITS)
+    config.data.skip_corrupt = True
+    shared = len(load.training_tiles(config.data, "toy_fields"))
+    assert open_data(config, SPLITS).facts.counts["train"].sum() == shared - 1
+
+
+def test_where_no_tile_can_be_read_there_are_no_features(damaged, tmp_path):
+    data, start = damaged
+    data.config.data.skip_corrupt = True
+    for tile in (0, 1, 3, 4, 5):
+        adapt_toys.flip_bit_of_tile(tmp_path, "val", tile)
+    with pytest.raises(DataError, match="'toy_fields': no tile of split 'val' can be read"):
+        features_of(data, start, "val", (10.0,))
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_computed(root, made):

@@ -1,15 +1,23 @@
 """A network on a whole split."""
 
+import functools
+import threading
+
 import jax
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from anysat_jax.adapt.losses import LossConfig
+from anysat_jax.train.errors import DataError
 from anysat_jax.train.mesh import make_mesh
+from anysat_jax.train.watchdog import Watchdog
 from anysat_jax.tuning import evaluating
+from anysat_jax.tuning import vitals as vitals_module
 from anysat_jax.tuning.adaptation import open_data, start_network
 from anysat_jax.tuning.evaluating import evaluate_split
+from anysat_jax.tuning.measure import in_words
+from anysat_jax.tuning.vitals import Vitals
 from data_pipelines import load
 from data_pipelines.share import Share
 from tests.tuning import adapt_toys
@@ -88,13 +96,55 @@ def test_the_loss_is_the_mean_over_samples(toy):
     assert weighted.loss != pytest.approx(found.loss, rel=1e-3) and weighted.scores == found.scores
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """The same tiles, two of which were changed on disk: the whole of one batch, and one of another."""
+    data = open_data(adapt_toys.toy_config(tmp_path, level="dense"), ("train", "val", "test"))
+    for tile in (1, 4, 5):
+        adapt_toys.flip_bit_of_tile(tmp_path, "test", tile)
+    return data
+
+
+def test_a_tile_that_cannot_be_read_ends_it_in_one_sentence(toy, damaged):
+    with pytest.raises(DataError, match=r"tile [145] of split 'test' cannot be read .*data.skip_corrupt = True would"):
+        evaluate((damaged, toy[1]))
+
+
+def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_once(toy, damaged, caplog):
+    damaged.config.data.skip_corrupt = True
+    vitals = Vitals()
+    found, seen = evaluate((damaged, toy[1]), batch_size=2, vitals=vitals)
+    _, whole = evaluate(toy, batch_size=2)
+    kept = [0, 2, 3, 6]
+    assert found.samples == 4 and seen["index"].tolist() == kept
+    np.testing.assert_allclose(seen.answers, whole.answers[kept], atol=1e-6)
+    truth = whole["dense"][kept]
+    predicted, known = whole.answers[kept].argmax(axis=-1), truth >= 0
+    np.testing.assert_array_equal(found.confusion, confusion_matrix(truth[known], predicted[known], labels=[0, 1]))
+    assert np.isfinite(found.loss) and found.left_out == (1, 4, 5) and vitals.left_out == {"test": [1, 4, 5]}
+    assert "toy_fields: tile 4 cannot be read and is left out" in caplog.text
+    assert in_words(found, "accuracy").endswith("; 4 tiles; tiles that cannot be read: 1, 4, 5")
+
+
+def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
+    data, start = toy
+    watch, vitals = lambda batch, logits: ended.wait(60), Vitals(tmp_path, 0.5)
+    split = (data.config.data, "test", (10.0,), 4, data.mesh)
+    evaluate_split(start.network, start.params, *split, watch=watch, vitals=vitals)
+    assert ended.is_set() and "no batch of test finished for 0.5 s" in (tmp_path / "stacks-0.txt").read_text()
+
+
 def test_one_program_serves_all_evaluations(toy):
     data, start = toy
     program = evaluating._program(start.network, (10.0,), LossConfig(), data.mesh)
     evaluate(toy)
     before = len(program)
     evaluate(toy)
-    assert len(program) == before == 1
+    assert len(program) == before > 0
+    evaluate(toy, batch_size=3)
+    assert len(program) == before + 1
 
 
 @pytest.mark.parametrize("sizes", [(10.0, 15.0), (7.0,)])

@@ -31,6 +31,19 @@ def test_which_samples_are_real_is_passed_on():
     assert labels["valid"].dtype == bool and int(labels["valid"].sum()) == 3
 
 
+def test_tiles_that_are_left_out_are_counted_and_named(caplog):
+    class Damaged(ToyBatches):
+        def __next__(self):
+            batch = super().__next__()
+            skipped = np.where(np.arange(BATCH) < 2, 70 + np.arange(BATCH), -1)
+            return batch.replace(labels={**batch.labels, "skipped": skipped})
+
+    feed = FitFeed(Damaged(), "tile", 0, MESH, None, step=4)
+    fed = feed.next()
+    assert fed.skipped == 2 and fed.waited > 0 and "skipped" not in fed.batch.labels
+    assert "step 5: tiles of toy cannot be read and are left out: 70, 71" in caplog.text
+
+
 def test_it_goes_on_from_a_position_and_closes_the_data():
     batches = ToyBatches()
     feed = FitFeed(batches, "tile", 0, MESH, None)
