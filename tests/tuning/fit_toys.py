@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Callable
 
 import flax.struct
@@ -14,10 +15,13 @@ from ml_collections import ConfigDict
 from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.metrics import accuracy, class_counts, confusion_matrix
 from anysat_jax.adapt.tasks import Task
+from anysat_jax.train.compiled import Compiled
 from anysat_jax.train.mesh import make_mesh
+from anysat_jax.train.status import StatusFile
 from anysat_jax.tuning.fit import Problem, fit
 from anysat_jax.tuning.fit_log import FitLog
 from anysat_jax.tuning.fit_store import FitStore
+from anysat_jax.tuning.vitals import Vitals
 
 WIDE = 128  # of the frozen matrix: just enough to be cut over the devices
 INPUTS, CLASSES, BATCH = 6, 3, 16
@@ -159,6 +163,26 @@ def fit_with_accident(workdir: pathlib.Path, moment: str, step: int) -> None:
     """
     arrange_signal(setattr, signal.SIGKILL, moment, step)
     fit(toy_problem(), toy_config(), one_device(), workdir)
+
+
+def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
+    """Fits in a process of its own, which hangs: in the log of its first step, or in its first validation."""
+
+    def hang(*_):
+        time.sleep(600)
+
+    def validate_and_hang(params: dict) -> dict:
+        with vitals.passing("evaluating", "val", 100, Compiled(forward)):
+            return hang()
+
+    problem = toy_problem()
+    if where == "validation":
+        problem = toy_problem(validate=validate_and_hang)
+    else:
+        FitLog.write = hang
+    with StatusFile(workdir, "toy", 0) as status:
+        vitals = Vitals(workdir, 1.0, status)
+        fit(problem, toy_config(), one_device(), workdir, vitals)
 
 
 def arrange_signal(set_attribute: Callable, number: int, moment: str, step: int) -> None:

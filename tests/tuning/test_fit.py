@@ -1,17 +1,22 @@
 """Whole fits of a toy: what is found, what stops them, what they refuse."""
 
 import csv
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from anysat_jax.adapt.tasks import Task
+from anysat_jax.status import FILE_NAME, describe, read_status
+from anysat_jax.train import status as status_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.train.mesh import make_mesh
 from anysat_jax.train.programs import StepPrograms
+from anysat_jax.train.status import StatusFile
 from anysat_jax.tuning.fit import fit
+from anysat_jax.tuning.vitals import Vitals
 from tests.train.toys import assert_same
 from tests.tuning.fit_toys import CLASSES, ToyBatches, one_device, toy_config, toy_params, toy_problem, validate
 
@@ -119,6 +124,75 @@ def test_what_is_not_finite_stops_the_run_by_name(tmp_path, rows, named):
     assert len(table(tmp_path / "metrics.csv")) == step - 1
 
 
+class Spoilt(ToyBatches):
+    """Batches of which some have values that are not finite."""
+
+    def __init__(self, *bad):
+        super().__init__()
+        self.bad = bad
+
+    def __next__(self):
+        batch = super().__next__()
+        return batch.replace(values=np.full_like(batch.values, np.nan)) if self.step in self.bad else batch
+
+
+def test_so_many_steps_that_are_not_finite_are_passed_over(tmp_path, caplog):
+    config = toy_config(epochs=3, max_nonfinite_steps=3, average_decay=0.5)
+    found = fit(toy_problem(batches=lambda: Spoilt(5, 6, 9)), config, one_device(), tmp_path)
+    losses = [row["loss"] for row in table(tmp_path / "metrics.csv")]
+    assert [step for step, loss in enumerate(losses, 1) if loss == "nan"] == [5, 6, 9]
+    assert found.record["nonfinite_steps"] == 3 and found.record["steps"] == 12
+    assert "The run goes on, until there are 3 in a row (max_nonfinite_steps)" in caplog.text
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
+    with pytest.raises(NonFiniteError, match=r"step 6 on dataset 'toy' .*samples whose loss is not finite: sample-80"):
+        fit(toy_problem(batches=lambda: Spoilt(5, 6)), toy_config(max_nonfinite_steps=2), one_device(), tmp_path / "b")
+
+
+class Damaged(ToyBatches):
+    """Batches in which a sample stands for one that cannot be read."""
+
+    def __next__(self):
+        batch = super().__next__()
+        return batch.replace(labels={**batch.labels, "skipped": np.where(batch.labels["index"] == 17, 99, -1)})
+
+
+def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(status_module, "EVERY_SECONDS", 0.0)
+    seen = []
+
+    def judge(params):
+        with vitals.during("evaluating"):
+            seen.append(json.loads((tmp_path / FILE_NAME).read_text()))
+        return Scripted(0.5, 0.7, 0.6)(params) | {"accuracy": (0.5, 0.7, 0.6)[len(seen) - 1]}
+
+    with StatusFile(tmp_path, "toy", 0) as status:
+        vitals = Vitals(tmp_path, 1800.0, status)
+        problem = toy_problem(validate=judge, batches=Damaged)
+        found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, vitals)
+    assert [(one["state"], one["step"], one["total_steps"]) for one in seen] == [
+        ("evaluating", 4 * epoch, 12) for epoch in (1, 2, 3)
+    ]
+    bests = [one["best"] for one in seen]
+    assert bests == [None, *({"metric": "accuracy", "value": value, "epoch": n} for n, value in ((1, 0.5), (2, 0.7)))]
+    end = read_status(tmp_path)
+    assert (end["state"], end["step"], end["last_checkpoint"]) == ("done", 12, 12)
+    assert end["losses"]["loss"] == found.record["loss"]["last"] and end["best"]["value"] == 0.7
+    assert end["tiles_per_second"] > 0 and 0 <= end["input_wait_share"] <= 1 and end["mfu"] is None
+    assert end["skipped_records"] == 2 and found.record["skipped_records"] == {"toy": 2}  # of batches 2 and 10
+    assert "best            accuracy 0.7000 at epoch 2" in describe("run", end)
+
+
+def test_a_range_of_steps_is_profiled_without_the_evaluation_behind_it(tmp_path):
+    page = tmp_path / "profile" / "summary.txt"
+
+    def judge(params):
+        assert page.read_text().startswith("2 steps on 1 devices")
+        return validate(params)
+
+    fit(toy_problem(validate=judge), toy_config(epochs=1, profile__steps=(3, 4)), one_device(), tmp_path)
+    assert page.is_file()
+
+
 def _steep(params):
     """Zero, with an infinite slope."""
     return jax.numpy.sqrt(params["head"]["out"]["bias"]).reshape(1, CLASSES)
@@ -168,10 +242,11 @@ def test_a_workdir_of_another_problem_is_refused(tmp_path, changes, message):
 
 def test_other_settings_are_told_and_best_parameters_that_are_lost_are_missed(tmp_path, caplog):
     fit(toy_problem(), toy_config(epochs=1), one_device(), tmp_path)
-    found = fit(toy_problem(), toy_config(epochs=1, optimizer__clip_norm=2.0, log_every=7), one_device(), tmp_path)
+    free = dict(log_every=7, max_nonfinite_steps=5, profile__steps=(1, 2))
+    found = fit(toy_problem(), toy_config(epochs=1, optimizer__clip_norm=2.0, **free), one_device(), tmp_path)
     assert found.record["steps"] == 4
     assert "settings.optimizer.clip_norm was 1.0 in the checkpoint and is 2.0 now" in caplog.text
-    assert "log_every" not in caplog.text
+    assert not any(name in caplog.text for name in ("log_every", "max_nonfinite", "profile"))
     for file in (tmp_path / "best" / "4" / "state").rglob("d/*"):
         file.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"none of the checkpoints .*best could be read"):

@@ -1,6 +1,7 @@
 """Fitting that is killed, stopped and started again ends exactly as if nothing had happened."""
 
 import csv
+import json
 import multiprocessing
 import pathlib
 import signal
@@ -12,7 +13,14 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import ConfigError, Preempted
 from anysat_jax.tuning.fit import FitResult, fit
 from tests.train.toys import assert_same
-from tests.tuning.fit_toys import arrange_signal, fit_with_accident, one_device, toy_config, toy_problem
+from tests.tuning.fit_toys import (
+    arrange_signal,
+    fit_and_hang,
+    fit_with_accident,
+    one_device,
+    toy_config,
+    toy_problem,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +30,12 @@ def straight(tmp_path_factory) -> tuple[pathlib.Path, FitResult]:
     return workdir, fit(toy_problem(), toy_config(), one_device(), workdir)
 
 
-def with_accident(workdir: pathlib.Path, moment: str, step: int) -> int:
+def with_accident(*args, accident=fit_with_accident) -> int:
     """The exit code of a process in which an accident happens."""
     # Forked off a server that has imported everything and started no thread.
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["tests.tuning.fit_toys"])
-    process = server.Process(target=fit_with_accident, args=(workdir, moment, step))
+    process = server.Process(target=accident, args=args)
     process.start()
     process.join()
     return process.exitcode
@@ -93,6 +101,17 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
     found = fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert found.record["resumed_from"] == (None if saved == 20 else saved)
     assert_same_end(tmp_path, found, straight)
+
+
+@pytest.mark.parametrize(("where", "what"), [("step", "step"), ("validation", "batch of val")])
+def test_one_that_hangs_ends_to_be_started_again(straight, tmp_path, where, what):
+    assert with_accident(tmp_path, where, accident=fit_and_hang) == 75
+    message = f"no {what} finished for 1 s (config.watchdog_seconds)"
+    stacks = (tmp_path / "stacks-0.txt").read_text()
+    assert message in stacks and "in hang" in stacks
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and message in status["error"] and status["total_steps"] == 20
+    assert_same_end(tmp_path, fit(toy_problem(), toy_config(), one_device(), tmp_path), straight)
 
 
 def test_the_average_of_the_weights_goes_on_too(tmp_path):
