@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from anysat_jax.model.init import flat_names
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.status import read_status
+from anysat_jax.train.errors import ConfigError, DataError
 from anysat_jax.tuning.adaptation import open_data, start_network
 from anysat_jax.tuning.evaluate import evaluate
 from anysat_jax.tuning.finetune import finetune
@@ -78,6 +79,36 @@ def test_a_run_leaves_its_results(tuned):
     assert [row["epoch"] for row in rows(workdir / "evaluation.csv")] == ["1", "2"]
 
 
+def test_its_status_tells_the_end(tuned):
+    found = read_status(tuned[1])
+    assert (found["state"], found["step"], found["total_steps"]) == ("done", 6, 6) and found["name"] == "toy_finetune"
+    assert found["best"]["value"] == summary(tuned[1])["best"]["value"] and found["losses"]["loss"] > 0
+    assert found["last_checkpoint"] == 6 and found["left_out_tiles"] == found["nonfinite_steps"] == 0
+
+
+def test_tiles_that_cannot_be_read_are_left_out_of_everything_if_asked(tmp_path):
+    config = adapt_toys.toy_config(tmp_path, epochs=2)
+    config.knn.neighbours = 3
+    open_data(config, ("train",))
+    for split, tile in (("train", 7), ("val", 1), ("test", 0), ("test", 6)):
+        adapt_toys.flip_bit_of_tile(tmp_path, split, tile)
+    with pytest.raises(DataError, match=r"tile . of split '.*' cannot be read .*; data.skip_corrupt = True would"):
+        finetune(config, tmp_path / "run")
+    assert read_status(tmp_path / "run")["state"] == "failed"
+    config.data.skip_corrupt = True
+    found = finetune(config, tmp_path / "run")
+    assert found["left_out"] == {"train": [7], "val": [1], "test": [0, 6]}
+    assert found["samples"]["val"] == 5 and found["scores"]["test"]["count"] == found["knn"]["test"]["count"] == 5
+    assert found["training"]["skipped_records"]["toy_fields"] in (1, 2)  # in six batches of four of ten tiles
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "done" and status["left_out_tiles"] == 4
+    assert status["skipped_records"] == found["training"]["skipped_records"]["toy_fields"]
+    again = adapt_toys.toy_config(tmp_path, job="evaluate", init=str(tmp_path / "run"))
+    again.data.skip_corrupt = True
+    measured = evaluate(again, tmp_path / "again")
+    assert measured["left_out"] == {"val": [1], "test": [0, 6]} and measured["scores"] == found["scores"]
+
+
 def test_started_again_it_only_measures_again(tuned):
     config, workdir = tuned
     before, tensors = summary(workdir), weights(workdir)
@@ -95,6 +126,9 @@ def test_an_evaluation_of_the_run_finds_the_same_scores(root, tuned, tmp_path, f
     found, run = evaluate(config, tmp_path), summary(workdir)
     assert found["scores"] == run["scores"] and found["confusion"] == run["confusion"]
     assert found["job"] == "evaluate" and found["init"]["kind"] == ("export" if file else "run")
+    status = read_status(tmp_path)
+    assert (status["state"], status["step"], status["total_steps"]) == ("done", 4, 4)  # batches of six and seven tiles
+    assert status["tiles_per_second"] > 0 and 0 <= status["input_wait_share"] <= 1 and status["mfu"] is None
     with np.load(workdir / "panels.npz") as one, np.load(tmp_path / "panels.npz") as other:
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
