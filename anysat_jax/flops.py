@@ -108,13 +108,13 @@ class Stack(NamedTuple):
     def flops(self, model: ModelConfig) -> float:
         """Forward: queries, keys, values and output; logits and their sums; the MLP."""
         tokens, dim = self.sequences * self.length, model.dim
-        linear = (4 + 2 * model.mlp_ratio) * _product(tokens, dim, dim)
-        attention = 2 * _product(tokens, dim, self.length) + _product(tokens, self.relative, NUM_BUCKETS)
+        linear = (4 + 2 * model.mlp_ratio) * product_flops(tokens, dim, dim)
+        attention = 2 * product_flops(tokens, dim, self.length) + product_flops(tokens, self.relative, NUM_BUCKETS)
         return self.depth * (linear + attention)
 
     def last_product(self, model: ModelConfig) -> float:
         """Of one block: the MLP's second layer."""
-        return _product(self.sequences * self.length, model.mlp_ratio * model.dim, model.dim)
+        return product_flops(self.sequences * self.length, model.mlp_ratio * model.dim, model.dim)
 
 
 def projector_work(model: ModelConfig, batch: Batch, mask_dates: bool = False) -> Work:
@@ -134,8 +134,8 @@ def _image_work(dim: int, sensor: Sensor, observation: Observation) -> Work:
     batch, bands, height, width = observation.values.shape
     pixels = sensor.subpatch_pixels**2
     tokens = batch * height * width // pixels
-    embed = _product(tokens, pixels * bands, dim)
-    return Work(embed + 2 * _product(tokens, dim, 2 * dim), embed)
+    embed = product_flops(tokens, pixels * bands, dim)
+    return Work(embed + 2 * product_flops(tokens, dim, 2 * dim), embed)
 
 
 def _series_work(dim: int, sensor: Sensor, observation: Observation, mask_dates: bool) -> Work:
@@ -145,11 +145,11 @@ def _series_work(dim: int, sensor: Sensor, observation: Observation, mask_dates:
         dates = max(1, dates // 2)
     pixels = batch * height * width
     widths = (bands, dim // 8, dim // 2, dim, 2 * dim, dim)
-    layers = [_product(pixels * dates, before, after) for before, after in itertools.pairwise(widths)]
-    attention = _product(pixels * dates, dim, TEMPORAL_HEADS) + _product(pixels * dates, dim, 1)
+    layers = [product_flops(pixels * dates, before, after) for before, after in itertools.pairwise(widths)]
+    attention = product_flops(pixels * dates, dim, TEMPORAL_HEADS) + product_flops(pixels * dates, dim, 1)
     # A masked value is read as a learned scalar, whose gradient is the data's.
     of_data = layers[0] if observation.pixel_mask is None else 0
-    return Work(sum(layers) + attention + _product(pixels, dim, dim), of_data)
+    return Work(sum(layers) + attention + product_flops(pixels, dim, dim), of_data)
 
 
 def spatial_stacks(model: ModelConfig, batch: Batch) -> list[Stack]:
@@ -177,9 +177,9 @@ def combiner_flops(model: ModelConfig, batch: Batch, patches: int) -> float:
     """The combiner, forward, with its cross-attention block."""
     stack, dim = combiner_stack(model, batch, patches), model.dim
     queries = batch.batch_size * (1 + patches)
-    keys_and_values = 2 * _product(batch.batch_size * stack.length, dim, dim)
-    attention = 2 * _product(queries, dim, stack.length) + _product(queries, model.head_dim, NUM_BUCKETS)
-    output_and_mlp = (1 + 2 * model.mlp_ratio) * _product(queries, dim, dim)
+    keys_and_values = 2 * product_flops(batch.batch_size * stack.length, dim, dim)
+    attention = 2 * product_flops(queries, dim, stack.length) + product_flops(queries, model.head_dim, NUM_BUCKETS)
+    output_and_mlp = (1 + 2 * model.mlp_ratio) * product_flops(queries, dim, dim)
     return stack.flops(model) + keys_and_values + attention + output_and_mlp
 
 
@@ -192,7 +192,7 @@ def predictor_stack(model: ModelConfig, masks: PatchMasks) -> Stack:
 def predictor_flops(model: ModelConfig, masks: PatchMasks) -> float:
     """The predictor, forward, with the layers before and behind its blocks."""
     context, targets = masks.context_index.size, masks.target_index.size
-    return predictor_stack(model, masks).flops(model) + _product(context + targets, model.dim, model.dim)
+    return predictor_stack(model, masks).flops(model) + product_flops(context + targets, model.dim, model.dim)
 
 
 def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1) -> float:
@@ -200,11 +200,11 @@ def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1)
     sensors = sum(not is_context(name) for name in batch.sensors)
     patches = batch.grid[0] * batch.grid[1]
     tokens = batch.batch_size * sensors * patches
-    negatives = _product(tokens, model.dim, tokens / negative_parts)
-    positives = _product(tokens, model.dim, sensors)
+    negatives = product_flops(tokens, model.dim, tokens / negative_parts)
+    positives = product_flops(tokens, model.dim, sensors)
     return float(3 * (negatives + positives))
 
 
-def _product(rows: float, inner: float, columns: float) -> float:
+def product_flops(rows: float, inner: float, columns: float) -> float:
     """FLOPs of (rows, inner) times (inner, columns)."""
     return 2.0 * rows * inner * columns

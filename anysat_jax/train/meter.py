@@ -115,5 +115,10 @@ def make_meter(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Meter:
     def count(fed: Any) -> float:
         return step_flops(model, fed.batch, fed.masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
 
+    return Meter(count, mesh_peak(mesh))
+
+
+def mesh_peak(mesh: Mesh) -> float | None:
+    """Published FLOP/s of all devices together; None where they are not known."""
     one = peak_flops(mesh.devices.flat[0].device_kind)
-    return Meter(count, one * mesh.size if one else None)
+    return one * mesh.size if one else None

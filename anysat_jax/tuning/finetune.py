@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from anysat_jax.adapt import modes
+from anysat_jax.adapt.flops import finetune_flops
 from anysat_jax.adapt.layers import layer_multipliers
 from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.adapt.network import NetworkConfig, Params, apply_network
@@ -32,6 +33,7 @@ from anysat_jax.tuning.adaptation import (
 from anysat_jax.tuning.cached_probe import neighbour_scores, probe_problem
 from anysat_jax.tuning.evaluating import evaluate_split
 from anysat_jax.tuning.fit import Problem, fit
+from anysat_jax.tuning.fit_feed import FitFed
 from anysat_jax.tuning.measure import finish, measure
 from anysat_jax.tuning.solved_head import with_solved_head
 from anysat_jax.tuning.summary import training_summary
@@ -115,8 +117,15 @@ def network_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals) 
         validate=functools.partial(validate, data, start.network, loss, vitals),
         sample_ids=functools.partial(data.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
+        # Probes and modes that freeze a part spare products that flops.py does not tell apart.
+        count_flops=functools.partial(flops_of, start.network) if config.mode in modes.WHOLE else None,
         multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
     )
+
+
+def flops_of(network: NetworkConfig, fed: FitFed) -> float:
+    """FLOPs of a step that trains the whole network."""
+    return finetune_flops(network, fed.batch)
 
 
 def training_forward(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from anysat_jax.adapt.modes import merge
 from anysat_jax.train import settings
 from anysat_jax.train.mesh import on_host
-from anysat_jax.train.meter import Meter
+from anysat_jax.train.meter import Meter, mesh_peak
 from anysat_jax.train.status import Sources
 from anysat_jax.tuning.fit_loop import Plan, run_fitting
 from anysat_jax.tuning.fit_problem import Batches, FitResult, Problem
@@ -73,8 +73,7 @@ def fit(
     with FitStore(workdir, {"problem": fixed, "settings": settings.as_json(config)}) as store:
         start = store.begin(problem.trainable, optimizer, mesh, averaged=config.average_decay > 0)
         record, selection = start.memory.record, start.memory.selection
-        # Without FLOPs: the encoder of a step is counted in flops.py, what a mode freezes, and the head, are not.
-        meter = Meter()
+        meter = Meter(problem.count_flops, mesh_peak(mesh)) if problem.count_flops else Meter()
         sources = Sources(record, meter, store, functools.partial(fields_of_fitting, selection, rules.metric, vitals))
         vitals.follow(sources.values, step=record.steps, total_steps=plan.total)
         if plan.finished(record.steps, selection):

@@ -44,6 +44,7 @@ class Problem:
       sample_ids: names of samples by their label "index", for messages.
       fingerprint: JSON values that must not differ between a start and a resume: dataset, model, head, task, the
         weights' digest.
+      count_flops: of a step on what it is fed with (see `FitFed`), for the MFU; None: not known, and no MFU is told.
       multipliers: of the learning rate, by leaf of `trainable`, scalars or arrays that can be broadcast to it; None: 1.
     """
 
@@ -57,6 +58,7 @@ class Problem:
     validate: Callable[[Params], Mapping[str, float]]
     sample_ids: Callable[[Sequence[int]], list[str]]
     fingerprint: dict[str, Any]
+    count_flops: Callable[[Any], float] | None = None
     multipliers: Any | None = None
 
 

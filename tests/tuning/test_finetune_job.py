@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
+from anysat_jax.adapt.flops import finetune_flops
+from anysat_jax.adapt.losses import LossConfig
 from anysat_jax.model.init import flat_names
 from anysat_jax.status import read_status
 from anysat_jax.train.errors import ConfigError, DataError
 from anysat_jax.tuning.adaptation import open_data, start_network
 from anysat_jax.tuning.evaluate import evaluate
-from anysat_jax.tuning.finetune import finetune
+from anysat_jax.tuning.finetune import finetune, network_problem
+from anysat_jax.tuning.fit_feed import FitFed
+from anysat_jax.tuning.vitals import Vitals
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.tuning import adapt_toys
 
@@ -84,6 +88,18 @@ def test_its_status_tells_the_end(tuned):
     assert (found["state"], found["step"], found["total_steps"]) == ("done", 6, 6) and found["name"] == "toy_finetune"
     assert found["best"]["value"] == summary(tuned[1])["best"]["value"] and found["losses"]["loss"] > 0
     assert found["last_checkpoint"] == 6 and found["left_out_tiles"] == found["nonfinite_steps"] == 0
+
+
+def test_the_flops_of_a_step_are_known_where_the_whole_network_trains(root):
+    counts = {}
+    for mode in ("scratch", "last_block"):
+        data = open_data(adapt_toys.toy_config(root, mode=mode), ("train", "val"))
+        problem = network_problem(data, start_network(data), LossConfig(), Vitals())
+        counts[mode] = problem.count_flops
+    batch = next(problem.batches())
+    fed = FitFed(batch, None, {})
+    assert counts["scratch"](fed) == finetune_flops(start_network(data).network, batch) > 1e6
+    assert counts["last_block"] is None
 
 
 def test_tiles_that_cannot_be_read_are_left_out_of_everything_if_asked(tmp_path):

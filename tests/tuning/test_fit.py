@@ -9,6 +9,7 @@ import pytest
 
 from anysat_jax.adapt.tasks import Task
 from anysat_jax.status import FILE_NAME, describe, read_status
+from anysat_jax.train import meter as meter_module
 from anysat_jax.train import status as status_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.errors import CheckpointError, ConfigError, NonFiniteError
@@ -158,6 +159,7 @@ class Damaged(ToyBatches):
 
 def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(meter_module, "peak_flops", lambda kind: 1e9)
     seen = []
 
     def judge(params):
@@ -167,7 +169,7 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
 
     with StatusFile(tmp_path, "toy", 0) as status:
         vitals = Vitals(tmp_path, 1800.0, status)
-        problem = toy_problem(validate=judge, batches=Damaged)
+        problem = toy_problem(validate=judge, batches=Damaged, count_flops=lambda fed: 1e3 * fed.batch.batch_size)
         found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, vitals)
     assert [(one["state"], one["step"], one["total_steps"]) for one in seen] == [
         ("evaluating", 4 * epoch, 12) for epoch in (1, 2, 3)
@@ -177,7 +179,8 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
     end = read_status(tmp_path)
     assert (end["state"], end["step"], end["last_checkpoint"]) == ("done", 12, 12)
     assert end["losses"]["loss"] == found.record["loss"]["last"] and end["best"]["value"] == 0.7
-    assert end["tiles_per_second"] > 0 and 0 <= end["input_wait_share"] <= 1 and end["mfu"] is None
+    assert end["tiles_per_second"] > 0 and 0 <= end["input_wait_share"] <= 1
+    assert end["mfu"] == pytest.approx(end["tiles_per_second"] * 1e3 / 1e9)
     assert end["skipped_records"] == 2 and found.record["skipped_records"] == {"toy": 2}  # of batches 2 and 10
     assert "best            accuracy 0.7000 at epoch 2" in describe("run", end)
 
