@@ -15,7 +15,7 @@ from anysat_jax.adapt.tasks import METRICS, Task
 
 LONGEST_TEXT = 160
 SUMMARY = "summary.json"
-OF_A_SEED = ("seed", "fraction_seed", "init", "workdir", "root", "folder", "num_workers")
+OF_A_SEED = ("seed", "fraction_seed", "init", "workdir", "root", "folder", "num_workers", "watchdog_seconds", "profile")
 """Values of a config in which runs may differ and still be repetitions of one experiment."""
 
 
