@@ -69,9 +69,9 @@ def register_toy(name="toy_fields", **changes) -> None:
     registry._ENTRIES[name] = lambda: DatasetEntry(card, generate=lambda: ToyReader(card=card))
 
 
-def flip_bit_of_tile(root, split, position) -> None:
+def flip_bit_of_tile(root, split, position, name="toy_fields") -> None:
     """Flips a bit in the record of a prepared tile; a second time, it is whole again."""
-    (path,) = root.glob(f"toy_fields-*/toy_fields/*/*-{split}.*")
+    (path,) = root.glob(f"{name}-*/{name}/*/*-{split}.*")
     content = bytearray(path.read_bytes())
     content[content.index(f"{split}{position}".encode()) + 100] ^= 1
     path.write_bytes(content)

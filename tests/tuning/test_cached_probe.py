@@ -220,6 +220,23 @@ def test_patch_sizes_have_the_same_samples_though_a_tile_was_damaged_in_between(
         assert both.rows(np.arange(5), size).labels["index"].tolist() == [0, 1, 3, 4, 5]
 
 
+def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
+    adapt_toys.register_toy("toy_windows", tile_label="none", tile_classes=())
+    config = adapt_toys.toy_config(tmp_path, job="probe", level="dense", mode="probe", name="toy_windows")
+    config.data.datasets.toy_windows.extent = 20.0  # four windows a tile, as many as a batch has
+    config.data.skip_corrupt = True
+    data = open_data(config, SPLITS)
+    start = start_network(data)
+    for tile in (2, 5):
+        adapt_toys.flip_bit_of_tile(tmp_path, "val", tile, "toy_windows")
+    kept = features_of(data, start, "val", (10.0,))
+    assert kept.rows(np.arange(len(kept)), 10.0).labels["index"].tolist() == [0] * 4 + [1] * 4 + [3] * 4 + [4] * 4
+    whole = evaluate_split(start.network, start.params, data.config.data, "val", (10.0,), 4, data.mesh)
+    found = validate_features(start.network, start.params, kept, LossConfig(), 4, data.mesh)
+    assert whole.left_out == (2, 5) and found.samples == whole.samples == 16
+    assert found.scores == whole.scores and found.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
 def test_neighbours_do_without_it_too(damaged, tmp_path):
     data, start = damaged
     data.config.knn.neighbours = 3

@@ -1,7 +1,10 @@
 """Whole fits of a toy: what is found, what stops them, what they refuse."""
 
 import csv
+import functools
 import json
+import threading
+import types
 
 import jax
 import numpy as np
@@ -11,11 +14,15 @@ from anysat_jax.adapt.tasks import Task
 from anysat_jax.status import FILE_NAME, describe, read_status
 from anysat_jax.train import meter as meter_module
 from anysat_jax.train import status as status_module
+from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.compiled import Compiled
 from anysat_jax.train.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.train.mesh import make_mesh
 from anysat_jax.train.programs import StepPrograms
 from anysat_jax.train.status import StatusFile
+from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.tuning import vitals as vitals_module
 from anysat_jax.tuning.fit import fit
 from anysat_jax.tuning.vitals import Vitals
 from tests.train.toys import assert_same
@@ -183,6 +190,24 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
     assert end["mfu"] == pytest.approx(end["tiles_per_second"] * 1e3 / 1e9)
     assert end["skipped_records"] == 2 and found.record["skipped_records"] == {"toy": 2}  # of batches 2 and 10
     assert "best            accuracy 0.7000 at epoch 2" in describe("run", end)
+
+
+def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
+    now, ended = [0.0], threading.Event()  # a clock that stands still but for the evaluation
+    monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
+    vitals = Vitals(tmp_path, 0.4)
+
+    def judge(params):
+        with vitals.passing("evaluating", "val", 4, Compiled(validate)) as passing:
+            for _ in range(4):
+                now[0] += 0.3
+                assert not ended.wait(0.15)  # watchdogs look every 0.1 s
+                passing.done(1)
+        return validate(params)
+
+    fit(toy_problem(validate=judge), toy_config(epochs=1), one_device(), tmp_path, vitals)
+    assert now[0] > 1.0 and not ended.is_set()
 
 
 def test_a_range_of_steps_is_profiled_without_the_evaluation_behind_it(tmp_path):
