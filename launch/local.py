@@ -68,8 +68,7 @@ class Cluster:
     def wait(self) -> int:
         """Waits for all; ends the others once one has failed. Returns the exit code."""
         first, deadline = 0, float("inf")
-        while any(member.poll() is None for member in self.members):
-            codes = [member.returncode for member in self.members]
+        while None in (codes := [member.poll() for member in self.members]):  # each is asked, also behind one that runs
             if first == 0 and (failures := [code for code in codes if code not in (None, 0, STOPPED)]):
                 first, deadline = failures[0], time.monotonic() + GRACE
             if time.monotonic() > deadline:
