@@ -8,9 +8,16 @@
 # code, and it is not run again.
 set -euo pipefail
 
+usage() { awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; } # the lines above
+
+if [ "${1:-}" = --help ]; then
+  usage
+  exit 0
+fi
 retries=3
 if [ "${1:-}" = --retries ]; then
-  retries=${2:?--retries needs a number}
+  retries=${2:-}
+  [[ $retries =~ ^[0-9]+$ ]] || { echo "keep_going: --retries needs a number, and got '$retries'" >&2; exit 2; }
   shift 2
 fi
 [ $# -gt 0 ] || { echo "usage: bash launch/keep_going.sh [--retries N] COMMAND..." >&2; exit 2; }

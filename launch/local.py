@@ -123,7 +123,9 @@ def free_port() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser("launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--processes", type=positive, default=2, help="how many (default: 2)")
     parser.add_argument("--devices", type=positive, default=4, help="fake devices of each (default: 4)")
     parser.add_argument("flags", nargs="*", help="-- and the flags of anysat_jax.main, but --processes")
