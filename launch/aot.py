@@ -46,7 +46,10 @@ ENVIRONMENT = {
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices: v5e:16x16, v5p:8x8x16, v6e:8x8, h100:8; several with commas.")
 _ONLY = flags.DEFINE_string("only", "", "Datasets or single cases: pastis_hd,flair-20. Default: all.")
 _BATCHES_FOR = flags.DEFINE_integer(
-    "batches_for", None, "Chips that the config's batch sizes are meant for; a slice of more gets more tiles."
+    "batches_for",
+    None,
+    "Chips that the config's batch sizes are meant for; a slice of more gets more tiles.",
+    lower_bound=1,
 )
 _PAPER = flags.DEFINE_bool("paper", False, "Estimate TPUs on paper too.")
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch that fits.")
@@ -141,6 +144,32 @@ def compile_here(config: ConfigDict, topology: Topology) -> None:
             compiler.largest(case, measured)
 
 
+def check_outputs() -> None:
+    """Refuses places that cannot be written, before minutes are spent on what should go there.
+
+    Raises:
+      ConfigError: naming the flag and the place.
+    """
+    for flag, name in (("results", _RESULTS.value), ("json", _JSON.value), ("markdown", _MARKDOWN.value)):
+        if not name:
+            continue
+        path = pathlib.Path(name)
+        if flag == "results":  # made where there is none
+            path = next(one for one in (path, *path.absolute().parents) if one.exists())
+            fine = path.is_dir()
+        else:
+            fine = path.is_file() or (flag == "json" and path.parent.is_dir() and not path.exists())
+        if not fine:
+            what = {
+                "results": "a folder",
+                "json": "a file in a folder that is there",
+                "markdown": "a page that is there",
+            }
+            raise ConfigError(f"--{flag}={name} must be {what[flag]}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(f"--{flag}={name} cannot be written: permission denied")
+
+
 def put_table(file: pathlib.Path, name: str, table: str) -> None:
     """Replaces what stands between a table's lines in a page.
 
@@ -161,6 +190,7 @@ def run(config: ConfigDict) -> int:
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
     topologies = [known_topology(name) for name in _TOPOLOGY.value]
+    check_outputs()
     if _CHILD.value:
         compile_here(config, topologies[0])
         return 0
@@ -184,6 +214,10 @@ def main(argv: list[str]) -> int:
         return run(config)
     except RunError as error:
         return _complain(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -8,10 +8,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
 from anysat_jax.train.errors import ConfigError
 from configs import pretrain
+from launch import aot as aot_command
 from launch import aot_compile
 from launch.aot_cases import _all_masks, all_cases, batch_shapes, mask_shapes, model_of
 from launch.aot_compile import MOST_TRIES, out_of_memory, search
@@ -187,6 +190,58 @@ def test_a_slice_that_there_is_not_is_refused_in_one_sentence():
     result = aot("--topology=v5e:3x5")
     assert result.returncode == 1 and result.stdout == ""
     assert "v5e has no slice '3x5'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Sets flags of the command for a test: no process is started."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["aot"])
+    (tmp_path / "file").write_text("")
+    with flagsaver.flagsaver():
+
+        def give(flag, name):
+            setattr(flags.FLAGS, flag, str(tmp_path / name))
+
+        yield give
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "says"),
+    [
+        ("results", "file/below", "must be a folder"),
+        ("results", "file", "must be a folder"),
+        ("json", "nowhere/table.json", "must be a file in a folder that is there"),
+        ("json", "", "must be a file in a folder that is there"),
+        ("markdown", "page.md", "must be a page that is there"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_before_anything_is_compiled(given, flag, name, says):
+    given(flag, name)
+    with pytest.raises(ConfigError, match=f"--{flag}=.*{says}"):
+        aot_command.check_outputs()
+
+
+@pytest.mark.parametrize(("flag", "name"), [("results", "new/below"), ("json", "new.json"), ("markdown", "file")])
+def test_places_that_can_be_written_are_taken(given, flag, name):
+    given(flag, name)
+    aot_command.check_outputs()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--topology=h100:8", "--config.mesh.fsdp=3"), "2 x 3 x 1 is not the 8 chips of h100:8; change one of them"),
+        (
+            ("--topology=h100:8", "--json=nowhere/x.json"),
+            "--json=nowhere/x.json must be a file in a folder that is there",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(arguments, says):
+    result = aot(*arguments)
+    assert result.returncode == 1 and result.stdout == "" and "Traceback" not in result.stderr
+    assert result.stderr.startswith("launch.aot: ") and result.stderr.strip().endswith(says)
 
 
 @pytest.mark.slow
