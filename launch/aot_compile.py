@@ -4,7 +4,6 @@ libtpu ends the whole process over a topology that it does not know. Each progra
 they are known, and what has a file is not compiled again.
 """
 
-import pathlib
 import re
 import sys
 import time
