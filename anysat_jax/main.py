@@ -20,7 +20,8 @@ and expected score. Every value can be overridden: --config.model.dim=128 --conf
 Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; of fine-tuning and probing also
 evaluation.csv, best/ and model.safetensors. A second start on the same workdir goes on where the first one ended.
 
-Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM), saved: start again.
+Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM) and saved, or a step hung:
+start again.
 
 On several hosts the same command runs on each, with one --workdir that all of them see, and with --processes=auto (on
 Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES says the same. On one machine try

@@ -46,10 +46,16 @@ ENVIRONMENT = {
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices: v5e:16x16, v5p:8x8x16, v6e:8x8, h100:8; several with commas.")
 _ONLY = flags.DEFINE_string("only", "", "Datasets or single cases: pastis_hd,flair-20. Default: all.")
 _BATCHES_FOR = flags.DEFINE_integer(
-    "batches_for", None, "Chips that the config's batch sizes are meant for; a slice of more gets more tiles."
+    "batches_for",
+    None,
+    "Chips that the config's batch sizes are meant for; a slice of more gets more tiles.",
+    lower_bound=1,
 )
 _PAPER = flags.DEFINE_bool("paper", False, "Estimate TPUs on paper too.")
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch that fits.")
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "Let XLA optimise little: four times faster, for more memory traffic than training will have."
+)
 _ROUND = flags.DEFINE_bool("round", False, "Raise batch sizes to the next that the mesh can cut.")
 _RESULTS = flags.DEFINE_string("results", "runs/aot", "Where measurements are kept.")
 _MARKDOWN = flags.DEFINE_string(
@@ -100,11 +106,16 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
       ConfigError: config and slice do not fit, or the compiling process failed.
     """
     cases = cases_of(config, topology)
-    results = Results(config, pathlib.Path(_RESULTS.value))
+    results = kept_results(config)
     if topology.chip.kind == "gpu" or _PAPER.value:
         return [paper_row(results, case, topology) for case in cases]
     compile_apart(topology)
     return [compiled_row(results, case, topology) for case in cases]
+
+
+def kept_results(config: ConfigDict) -> Results:
+    """Where the command keeps what it measures."""
+    return Results(config, pathlib.Path(_RESULTS.value), quick=_QUICK.value)
 
 
 def compile_apart(topology: Topology) -> None:
@@ -126,11 +137,37 @@ def compile_here(config: ConfigDict, topology: Topology) -> None:
     """Compiles every case; the measurements are kept in files."""
     from launch.aot_compile import Compiler
 
-    compiler = Compiler(config, topology, pathlib.Path(_RESULTS.value))
+    compiler = Compiler(config, topology, kept_results(config))
     for case in cases_of(config, topology):
         measured = compiler.measure(case)
         if _SEARCH.value:
             compiler.largest(case, measured)
+
+
+def check_outputs() -> None:
+    """Refuses places that cannot be written, before minutes are spent on what should go there.
+
+    Raises:
+      ConfigError: naming the flag and the place.
+    """
+    for flag, name in (("results", _RESULTS.value), ("json", _JSON.value), ("markdown", _MARKDOWN.value)):
+        if not name:
+            continue
+        path = pathlib.Path(name)
+        if flag == "results":  # made where there is none
+            path = next(one for one in (path, *path.absolute().parents) if one.exists())
+            fine = path.is_dir()
+        else:
+            fine = path.is_file() or (flag == "json" and path.parent.is_dir() and not path.exists())
+        if not fine:
+            what = {
+                "results": "a folder",
+                "json": "a file in a folder that is there",
+                "markdown": "a page that is there",
+            }
+            raise ConfigError(f"--{flag}={name} must be {what[flag]}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(f"--{flag}={name} cannot be written: permission denied")
 
 
 def put_table(file: pathlib.Path, name: str, table: str) -> None:
@@ -153,6 +190,7 @@ def run(config: ConfigDict) -> int:
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
     topologies = [known_topology(name) for name in _TOPOLOGY.value]
+    check_outputs()
     if _CHILD.value:
         compile_here(config, topologies[0])
         return 0
@@ -176,6 +214,10 @@ def main(argv: list[str]) -> int:
         return run(config)
     except RunError as error:
         return _complain(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}")
 
 
 def _parse(argv: list[str]) -> list[str]:

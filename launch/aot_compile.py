@@ -4,11 +4,9 @@ libtpu ends the whole process over a topology that it does not know. Each progra
 they are known, and what has a file is not compiled again.
 """
 
-import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -27,27 +25,27 @@ from anysat_jax.train.state import abstract_state
 from anysat_jax.train.step import make_train_step
 from launch.aot_cases import Case, batch_shapes, mask_shapes, model_of, on_mesh
 from launch.aot_result import Measured, Results
+from launch.aot_search import search, usable_memory
 from launch.chips import Topology
 from launch.hlo import Program
 
-SYSTEM_MEMORY = 2.0**28  # bytes of a TPU's memory that XLA leaves alone
-NEAR = 1 / 16  # a largest batch is known well enough when so much more does not fit
-MOST_TRIES = 6  # programs that the search for one compiles
+QUICK = {"exec_time_optimization_effort": -1.0}
+"""Of XLA: a quarter of the time to compile, for a program that moves about a third more through memory."""
 
 
 class Compiler:
     """Compiles the cases of one config for one topology, and keeps what it measured."""
 
-    def __init__(self, config: ConfigDict, topology: Topology, folder: pathlib.Path):
+    def __init__(self, config: ConfigDict, topology: Topology, results: Results):
         """Lays the config's mesh over the topology.
 
         Args:
-          folder: where measurements are kept.
+          results: where measurements are kept, and whether XLA should hurry.
 
         Raises:
           ConfigError: the mesh does not fit the topology or the model.
         """
-        self.config, self.topology, self.results = config, topology, Results(config, folder)
+        self.config, self.topology, self.results = config, topology, results
         self.model: ModelConfig = model_of(config)
         self.mesh: Mesh = make_mesh(config.mesh, topology_devices(topology.name))
         check_heads(self.model, self.mesh)
@@ -73,7 +71,7 @@ class Compiler:
         def measure(batch_size: int) -> Measured:
             return self.measure(case.with_batch(batch_size))
 
-        return search(measure, first, self.unit, self.topology.chip.memory - SYSTEM_MEMORY)
+        return search(measure, first, self.unit, usable_memory(self.topology.chip))
 
     def _compile(self, case: Case) -> Measured:
         known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size)
@@ -81,7 +79,7 @@ class Compiler:
         known |= dict(versions=f"jax {jax.__version__}, libtpu {libtpu_version()}")
         start = time.monotonic()
         try:
-            compiled = self._lower(case).compile()
+            compiled = self._lower(case).compile(QUICK if self.results.quick else None)
         except jax.errors.JaxRuntimeError as error:
             used, limit = out_of_memory(str(error))
             return Measured(**known, fits=False, peak=used, limit=limit, seconds=time.monotonic() - start)
@@ -114,35 +112,6 @@ class Compiler:
     def _settings(self) -> dict[str, Any]:
         flat = settings.flatten(self.config)
         return {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives") if name in flat}
-
-
-def search(measure: Callable[[int], Measured], first: Measured, unit: int, limit: float) -> tuple[int, int | None]:
-    """The largest batch that fits and the smallest seen not to, multiples of `unit`: memory grows about linearly.
-
-    Args:
-      limit: bytes that a program may use.
-    """
-    tried = {first.batch_size: first}
-    while True:
-        fits = max((size for size, one in tried.items() if one.fits), default=0)
-        fails = min((size for size, one in tried.items() if not one.fits), default=None)
-        near = fails is not None and fails - fits <= max(unit, NEAR * fits)
-        if near or len(tried) >= MOST_TRIES:
-            return fits, fails
-        guess = max(fits + unit, predicted(list(tried.values()), unit, limit))
-        guess = guess if fails is None else min(guess, fails - unit)
-        tried[guess] = measure(guess)
-
-
-def predicted(measured: list[Measured], unit: int, limit: float) -> int:
-    """The batch that just fits, by a line through the last two measurements, or through one and the state alone."""
-    last = sorted(measured, key=lambda one: one.batch_size)[-2:]
-    if len(last) == 1:
-        slope = max(1.0, last[0].peak - last[0].state) / last[0].batch_size
-    else:
-        slope = max(1.0, last[1].peak - last[0].peak) / (last[1].batch_size - last[0].batch_size)
-    room = last[0].batch_size + (limit - last[0].peak) / slope
-    return max(unit, int(room // unit) * unit)
 
 
 def out_of_memory(message: str) -> tuple[float, float]:

@@ -85,10 +85,15 @@ def mesh_shape(config: ConfigDict, topology: Topology) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The measurements of one config, each in a file below `folder`."""
+    """The measurements of one config, each in a file below `folder`.
+
+    Attributes:
+      quick: whether they are of programs that XLA optimised little; those are kept apart.
+    """
 
     config: ConfigDict
     folder: pathlib.Path
+    quick: bool = False
 
     def path(self, topology: Topology, case: Case) -> pathlib.Path:
         """Where a case's measurements are kept."""
@@ -114,4 +119,5 @@ class Results:
         free = {"batch_size": None, "weight": None, "patch_sizes": None}
         parts = [self.config.model.to_dict(), self.config.pretrain.to_dict(), section | free]
         parts += [self.config.dtype, self.config.get("accumulate", 1), self.config.optimizer.to_dict()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        return f"{digest}-quick" if self.quick else digest

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from launch.aot_cases import Case, model_of
 from launch.aot_estimate import Estimate, Work, compiled_estimate, paper_estimate, work_of
 from launch.aot_result import Measured, Results, mesh_shape
+from launch.aot_search import bounds, found, predicted, usable_memory
 from launch.chips import GIB, Topology
 from launch.hlo import Collective
 
-OPEN = ">="  # before a largest batch that nobody has looked beyond
+ABOUT = "about "  # before a largest batch that nobody has compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Row:
       mesh: sizes of the axes data, fsdp, tensor.
       fits: None where nothing is known of its memory.
       peak: bytes of a chip's memory at the fullest moment; memory: bytes that a chip has.
-      largest: the largest batch that is known to fit, 0 for none; failing: the smallest that is known not to.
+      largest: the largest batch that fits, 0 for none; guessed: whether by a line through what was compiled, since the
+        bounds that were compiled lie far apart.
       flops_per_tile: forward and backward, of the model, on paper; by part.
       collectives: messages of one step.
       intensity: FLOPs for each byte that a chip moves to or from its memory.
@@ -41,7 +43,7 @@ class Row:
     peak: float | None
     memory: float
     largest: int | None
-    failing: int | None
+    guessed: bool
     flops_per_tile: dict[str, float]
     collectives: tuple[Collective, ...]
     intensity: float | None
@@ -63,6 +65,9 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
     measured = Measured.read(results.path(topology, case))
     known = results.of_all_batches(topology, case)
     data, fsdp, _ = measured.mesh
+    unit = data * fsdp * results.config.get("accumulate", 1)
+    fits, fails = bounds(known)
+    exact = found(fits, fails, unit)
     model = model_of(results.config)
     work = work_of(results.config, model, case, data * fsdp)
     estimate = compiled_estimate(measured, work, topology) if measured.fits else None
@@ -70,8 +75,8 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
         **_place(case, topology, measured.mesh),
         fits=measured.fits,
         peak=measured.peak,
-        largest=max((one.batch_size for one in known if one.fits), default=0),
-        failing=min((one.batch_size for one in known if not one.fits), default=None),
+        largest=fits if exact else max(fits, predicted(known, unit, usable_memory(topology.chip))),
+        guessed=not exact,
         flops_per_tile=_per_tile(work),
         collectives=measured.collectives,
         intensity=work.model / topology.chips / measured.traffic if measured.traffic else None,
@@ -91,7 +96,7 @@ def paper_row(results: Results, case: Case, topology: Topology) -> Row:
         fits=None if peak is None else peak < topology.chip.memory,
         peak=peak,
         largest=None,
-        failing=None,
+        guessed=True,
         flops_per_tile=_per_tile(estimate.work),
         collectives=tuple(estimate.messages),
         intensity=None if similar is None else estimate.work.model / _traffic(similar, case),
@@ -136,7 +141,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 def _largest(row: Row) -> str:
     if row.largest is None:
         return ""
-    return f"{row.largest}" if row.failing is not None else f"{OPEN} {row.largest}"
+    return f"{ABOUT * row.guessed}{row.largest}"
 
 
 COLUMNS: tuple[Column, ...] = (

@@ -1,5 +1,7 @@
 """Commands of other tools: shown as they could be typed, and run unless only asked to show them."""
 
+import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +15,19 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     return words[:cut], words[cut + 1 :]
+
+
+def bucket(text: str) -> str:
+    """A bucket's name, as a word of a command line.
+
+    Raises:
+      ArgumentTypeError: no bucket can have this name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+[A-Za-z0-9]", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot name a bucket; give the name alone, without gs:// and folders"
+        )
+    return text
 
 
 class Commands:

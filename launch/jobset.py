@@ -13,7 +13,7 @@ import re
 import sys
 
 from anysat_jax.train.errors import ConfigError
-from launch.commands import split
+from launch.commands import bucket, split
 from launch.manifest import HOSTS, RUNS, Manifest, bucket_volume, claim_volume, jobset, pod_template
 from launch.slices import GENERATIONS, Slice
 
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("name", metavar="NAME", help="lower-case letters, digits, dashes")
     whole.add_argument("--image", required=True, help="built from the Dockerfile")
     runs = whole.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--bucket", help="of Cloud Storage, without gs://")
+    runs.add_argument("--bucket", type=bucket, help="of Cloud Storage, without gs://")
     runs.add_argument("--claim", help="a persistent volume claim that all nodes may write to (ReadWriteMany)")
     where = whole.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", help="a slice of TPUs, as in v5e:16x16; launch.aot says what fits on it")

@@ -2,14 +2,22 @@
 # Runs a command, and runs it again for as long as another start can go on from what it saved.
 # usage: bash launch/keep_going.sh [--retries N] COMMAND...
 #
-# Exit code 75 says that it was asked to stop and has saved: again, always. Any other failure may come from a host that
-# died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most N times (3). SIGTERM and SIGINT reach
-# the command as SIGTERM, so that it saves; what it ends with is then the exit code, and it is not run again.
+# Exit code 75 says that it was asked to stop and has saved, or that it hung, and not yet too often: again, always. Any
+# other failure may come from a host that died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most
+# N times (3). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; what it ends with is then the exit
+# code, and it is not run again.
 set -euo pipefail
 
+usage() { awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; } # the lines above
+
+if [ "${1:-}" = --help ]; then
+  usage
+  exit 0
+fi
 retries=3
 if [ "${1:-}" = --retries ]; then
-  retries=${2:?--retries needs a number}
+  retries=${2:-}
+  [[ $retries =~ ^[0-9]+$ ]] || { echo "keep_going: --retries needs a number, and got '$retries'" >&2; exit 2; }
   shift 2
 fi
 [ $# -gt 0 ] || { echo "usage: bash launch/keep_going.sh [--retries N] COMMAND..." >&2; exit 2; }

@@ -68,8 +68,7 @@ class Cluster:
     def wait(self) -> int:
         """Waits for all; ends the others once one has failed. Returns the exit code."""
         first, deadline = 0, float("inf")
-        while any(member.poll() is None for member in self.members):
-            codes = [member.returncode for member in self.members]
+        while None in (codes := [member.poll() for member in self.members]):  # each is asked, also behind one that runs
             if first == 0 and (failures := [code for code in codes if code not in (None, 0, STOPPED)]):
                 first, deadline = failures[0], time.monotonic() + GRACE
             if time.monotonic() > deadline:
@@ -124,7 +123,9 @@ def free_port() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser("launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--processes", type=positive, default=2, help="how many (default: 2)")
     parser.add_argument("--devices", type=positive, default=4, help="fake devices of each (default: 4)")
     parser.add_argument("flags", nargs="*", help="-- and the flags of anysat_jax.main, but --processes")

@@ -13,6 +13,12 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0" # the first lines above
+  exit 0
+fi
+: "${SLURM_JOB_ID:?slurm.sh: this is no job of SLURM: give it to sbatch, see --help}"
+
 retries=3
 python=${ANYSAT_PYTHON:-.venv/bin/python}
 [ -x "$(command -v "$python")" ] || { echo "slurm.sh: no Python at $python: set ANYSAT_PYTHON" >&2; exit 2; }

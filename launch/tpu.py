@@ -20,7 +20,7 @@ import sys
 import time
 
 from anysat_jax.train.errors import RunError
-from launch.commands import Commands, split
+from launch.commands import Commands, bucket, split
 from launch.slices import GENERATIONS, Slice
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -143,17 +143,32 @@ def parser() -> argparse.ArgumentParser:
     for name, function in ACTIONS.items():
         one = actions.add_parser(name, help=(function.__doc__ or "").partition("\n")[0])
         one.add_argument("name", metavar="NAME", help="of the queued resource and of its slice")
-        one.add_argument("--zone", required=True)
+        one.add_argument("--zone", required=True, help="where the slice is, as in us-west4-a")
         one.add_argument("--project", help="default: gcloud's")
         one.add_argument("--dry_run", action="store_true", help="print the commands, run none")
         if name == "create":
             one.add_argument("--topology", required=True, help="as in v5e:16x16; launch.aot says what fits on it")
             one.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
         if name == "setup":
-            one.add_argument("--bucket", help="mounted at /mnt/anysat; several hosts need a disk that they share")
+            one.add_argument(
+                "--bucket", type=bucket, help="mounted at /mnt/anysat; several hosts need a disk that they share"
+            )
         if name in ("logs", "exec"):
-            one.add_argument("--worker", default="0" if name == "logs" else "all", help="a host's number, or all")
+            one.add_argument(
+                "--worker", type=worker, default="0" if name == "logs" else "all", help="a host's number, or all"
+            )
     return whole
+
+
+def worker(text: str) -> str:
+    """A host of a slice, as a word of a command line.
+
+    Raises:
+      ArgumentTypeError: it is neither a number nor "all".
+    """
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a host nor all")
+    return text
 
 
 def check_rest(given: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Our numbers beside the paper's: results.md and results.html from the folders of finished runs.
 
 python -m anysat_jax.report runs/a runs/b --out results
+
+What cannot be shown is named, here and on the page; the exit code is 1 where nothing can.
 """
 
 import argparse
@@ -9,10 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from anysat_jax.report.results import write_results
+from anysat_jax.report.runs import read_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the pages and says where they are. Returns the exit code."""
+    """Writes the pages and says where they are, and what is not on them. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m anysat_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -21,6 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=pathlib.Path, default=pathlib.Path("results"), metavar="DIR", help="default: results"
     )
     given = parser.parse_args(argv)
+    found, problems = read_runs(given.runs)
+    for problem in problems:
+        print(f"anysat_jax.report: {problem}", file=sys.stderr)
+    if not found:
+        return 1
     try:
         page = write_results(given.runs, given.out)
     except OSError as error:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from anysat_jax.adapt.tasks import METRICS, Task
 
 LONGEST_TEXT = 160
 SUMMARY = "summary.json"
+OF_A_RUN = ("checkpoints", "run.lock", "status.json", "metrics.csv")  # what a run leaves before it ends
 OF_A_SEED = ("seed", "fraction_seed", "init", "workdir", "root", "folder", "num_workers", "watchdog_seconds", "profile")
 """Values of a config in which runs may differ and still be repetitions of one experiment."""
 
@@ -119,12 +121,25 @@ def _read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrokenRun(f"{where} is not there: the run is not finished, or the folder is not one of a run.") from None
+        raise BrokenRun(f"{where} is not there: {_why_not(path.parent)}.") from None
+    except NotADirectoryError:
+        raise BrokenRun(
+            f"{where.removesuffix(f'/{SUMMARY}')} is a file: give the folder of a run (--workdir)."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenRun(f"{where} cannot be read as JSON: {type(error).__name__}.") from None
     if not isinstance(values, dict) or "task" not in values:
         raise BrokenRun(f"{where} has no 'task': it is not of a fine-tuning, probing or evaluation run.")
     return values
+
+
+def _why_not(folder: pathlib.Path) -> str:
+    """Why a folder has no summary."""
+    if not os.path.isdir(folder):
+        return "there is no such folder"
+    if any(os.path.exists(folder / name) for name in OF_A_RUN):
+        return "the run is not finished; start it again, and it goes on"
+    return "the folder is not one of a run"
 
 
 def _make_run(folder: pathlib.Path, label: str, values: dict[str, Any]) -> Run:

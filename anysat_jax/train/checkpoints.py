@@ -28,6 +28,10 @@ SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously"
 """Orbax measures how long it waits by the time of the day: a clock that is put right by an hour would end a save
 half-way. So it waits for ever, where it can be told to; a save that really hangs is the watchdog's business."""
 SEALED = "checksums"  # in `meta`: there are checksums, unlike in checkpoints of earlier versions
+REMEDY = (
+    "go on with the config (optimizer.schedule, optimizer.clip_norm) and the version of the code that made it, or "
+    "choose another --workdir"
+)
 Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
 """Of the stored config, this run's, and the folder."""
 
@@ -158,15 +162,15 @@ class Checkpoints:
         """The newest whole checkpoint, or None where there is none.
 
         A damaged one, of which a file is not what was written, is set aside in `<folder>-damaged`, saying so, and the
-        one before it is read.
+        one before it is read. One that is whole stays where it is, whatever keeps it from being read.
 
         Args:
           abstract: shapes, dtypes and shardings that are wanted.
           config: the config of this run, JSON values; its model must be that of the checkpoint.
 
         Raises:
-          ConfigError: the checkpoint is of another model or optimizer.
-          CheckpointError: there are checkpoints, and none can be read.
+          ConfigError: the checkpoint is of another model or optimizer, or of code with other parameters.
+          CheckpointError: there are checkpoints, and none can be read; or the newest is whole and cannot be read.
         """
         steps = self.steps[::-1]
         for step in steps:
@@ -178,6 +182,8 @@ class Checkpoints:
             restored, reason = self._try(step, abstract, config)
             if _in_all_processes(restored is not None):
                 return restored
+            if has_checksums(self.folder / str(step)):  # which were found right
+                raise CheckpointError(_unreadable(self.folder / str(step), reason))
             self._set_aside(step, reason)
         if steps:
             raise CheckpointError(
@@ -200,7 +206,7 @@ class Checkpoints:
         check_not_half_deleted(meta, self.folder / str(step))
         self._check(meta["config"], config, self.folder)
         stored = self._manager.item_metadata(step)["state"].tree
-        _check_same_leaves(stored, abstract, self.folder / str(step))
+        check_leaves(leaf_shapes(stored), leaf_shapes(abstract), self.folder / str(step), REMEDY)
         args = ARGS.Composite(state=ARGS.StandardRestore(abstract), data=ARGS.JsonRestore())
         whole = self._manager.restore(step, args=args)
         return Restored(whole["state"], whole["data"], meta)
@@ -254,7 +260,7 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
     Raises:
       ConfigError: a value of the section `model` differs; the message names both values.
     """
-    changed = differences(stored["model"], config["model"])
+    changed = differences(section(stored, "model", folder), config["model"])
     # Rematerialisation and dropout change no parameter.
     lines = [f"model.{key}: {old!r} there, {new!r} now" for key, old, new in changed if key not in ("remat", "dropout")]
     if lines:
@@ -264,18 +270,67 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
         )
 
 
-def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """A section of a stored config.
+
+    Raises:
+      ConfigError: it has none, since the run is of another kind: a pretraining where a fine-tuning should go on.
+    """
+    if name not in stored:
+        raise ConfigError(
+            f"the checkpoint in {folder} is of another kind of run: its config has no section {name!r}; "
+            "give another --workdir"
+        )
+    return stored[name]
+
+
+def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf by its dotted name; the same for a state and for what a checkpoint tells of it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _check_same_leaves(stored: Any, abstract: Any, folder: pathlib.Path) -> None:
-    old, new = _leaf_shapes(stored), _leaf_shapes(abstract)
-    lines = [f"{name} {old.get(name, 'absent')} there, {new.get(name, 'absent')} now" for name in {**old, **new}]
-    lines = [line for line, name in zip(lines, {**old, **new}, strict=True) if old.get(name) != new.get(name)]
+def check_leaves(
+    stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], folder: pathlib.Path, remedy: str
+) -> None:
+    """Refuses a checkpoint with other leaves than are wanted; it is left as it is.
+
+    Args:
+      stored: shapes of the checkpoint, by name, as of `leaf_shapes`.
+      wanted: those that are wanted.
+      folder: of the checkpoint.
+      remedy: what to do, for the message.
+
+    Raises:
+      ConfigError: a leaf is not there, is there and not wanted, or has another shape; the message names the first.
+    """
+    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+    names.sort(key=lambda name: name.startswith("opt_state."))  # it follows the parameters, which say more
+    lines = [f"{name} {stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now" for name in names[:3]]
     if lines:
-        shown = "; ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "")
+        shown = "; ".join(lines) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise ConfigError(
-            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); resume with the "
-            "optimizer.schedule and optimizer.clip_norm that it was made with, or choose another --workdir"
+            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); {remedy}; it is whole, "
+            "and was left as it is"
         )
+
+
+@contextlib.contextmanager
+def understood(folder: pathlib.Path) -> Iterator[None]:
+    """Says in one sentence that a checkpoint's own memory of its run is not what this version of the code writes.
+
+    Raises:
+      CheckpointError: instead of what taking JSON values apart raises.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(_unreadable(folder, f"{type(error).__name__}: {error}")) from error
+
+
+def _unreadable(folder: pathlib.Path, reason: str | None) -> str:
+    said = (reason or "as another process found").splitlines()[0][:300]
+    return (
+        f"the checkpoint {folder} is whole, and cannot be read ({said}); go on with the version of the code that "
+        "made it, or choose another --workdir; it was left as it is"
+    )

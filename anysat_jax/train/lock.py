@@ -6,10 +6,10 @@ one on this machine does, by asking for its process.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-import secrets
 import sys
 import threading
 import time
@@ -42,8 +42,7 @@ class Lock:
           StorageError: another run holds it.
           OSError: the folder cannot be written.
         """
-        while not self._create():
-            self._wait_for_death()
+        self._hold(self._path)
         self._released = threading.Event()
         threading.Thread(target=self._beat, args=(self._released,), name="run.lock", daemon=True).start()
 
@@ -57,35 +56,52 @@ class Lock:
                 self._path.unlink()
         self._released = None
 
-    def _create(self) -> bool:
+    def _hold(self, path: pathlib.Path) -> None:
+        """Makes a lock this process', by creating it or by taking it over.
+
+        Of those who find the same dead owner, one gets the claim to its lock, a lock itself. Only who holds that claim
+        may write over the lock, and only while it still is that owner's; the lock is there at every moment.
+
+        Raises:
+          StorageError: a living process holds it.
+        """
+        while not self._create(path):
+            content = _content(path)
+            if content is None:
+                continue
+            _wait_for_death(path, content)
+            claim = path.with_name(f"{path.name}.{hashlib.sha256(content).hexdigest()[:8]}")
+            self._hold(claim)
+            try:
+                if _content(path) == content:
+                    self._write_over(path)
+                    return
+            finally:
+                claim.unlink(missing_ok=True)
+
+    def _create(self, path: pathlib.Path) -> bool:
         """Whether the file was not there, and now is."""
         try:
-            file = self._path.open("x", encoding="utf-8")
+            file = path.open("x", encoding="utf-8")
         except FileExistsError:
             return False
         try:
             with file:
                 json.dump(dataclasses.asdict(self._owner), file)
         except OSError:
-            self._path.unlink()
+            path.unlink()
             raise
         return True
 
-    def _wait_for_death(self) -> None:
-        """Removes the lock of a run that is over.
-
-        Raises:
-          StorageError: that run lives.
-        """
-        owner = _owner_of(self._path)
-        who = owner or "a process that did not write its name"
-        if owner.lives if owner is not None and owner.is_here else _changes(self._path, str(who)):
-            raise StorageError(
-                f"{self._path.parent} is in use by another run ({who}); wait for its end, stop it, or give another "
-                "--workdir"
-            )
-        logging.warning("the run of %s has ended without a word: taking over %s", who, self._path.parent)
-        _remove(self._path, owner)
+    def _write_over(self, path: pathlib.Path) -> None:
+        """Puts this process in the place of a dead owner, in one step."""
+        part = path.with_name(f"{path.name}.{self._owner.token}.part")
+        try:
+            part.write_text(json.dumps(dataclasses.asdict(self._owner)), encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
     def _beat(self, released: threading.Event) -> None:
         """Gives signs of life, and ends this process at once if another has taken the folder nevertheless."""
@@ -110,9 +126,40 @@ def token_in(folder: pathlib.Path) -> str | None:
 def _owner_of(path: pathlib.Path) -> Owner | None:
     """What the file says; None where there is none, or one cut short."""
     try:
-        return Owner(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _owner_in(path.read_bytes())
+    except OSError:
         return None
+
+
+def _owner_in(content: bytes) -> Owner | None:
+    """Whom a lock names; None where it was cut short."""
+    try:
+        return Owner(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
+def _content(path: pathlib.Path) -> bytes | None:
+    """What the file says; None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _wait_for_death(path: pathlib.Path, content: bytes) -> None:
+    """Comes back once it is clear that the run which a lock names is over.
+
+    Raises:
+      StorageError: that run lives.
+    """
+    owner = _owner_in(content)
+    who = owner or "a process that did not write its name"
+    if owner.lives if owner is not None and owner.is_here else _changes(path, str(who)):
+        raise StorageError(
+            f"{path.parent} is in use by another run ({who}); wait for its end, stop it, or give another --workdir"
+        )
+    logging.warning("the run of %s has ended without a word: taking over %s", who, path.parent)
 
 
 def _changes(path: pathlib.Path, who: str) -> bool:
@@ -133,16 +180,3 @@ def _seen(path: pathlib.Path) -> tuple[int, bytes] | None:
             return os.fstat(file.fileno()).st_mtime_ns, file.read()
     except FileNotFoundError:
         return None
-
-
-def _remove(path: pathlib.Path, owner: Owner | None) -> None:
-    """Removes a dead owner's file, and not that of one who was faster."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if _owner_of(aside) == owner:
-        aside.unlink()
-    else:
-        aside.rename(path)

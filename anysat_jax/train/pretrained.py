@@ -11,7 +11,14 @@ from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
-from anysat_jax.train.checkpoints import ARGS, check_not_half_deleted, check_same_model, newest_whole
+from anysat_jax.train.checkpoints import (
+    ARGS,
+    check_leaves,
+    check_not_half_deleted,
+    check_same_model,
+    leaf_shapes,
+    newest_whole,
+)
 from anysat_jax.train.errors import CheckpointError
 from anysat_jax.train.state import Params, TrainState
 
@@ -27,6 +34,7 @@ def load_teacher(workdir: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
 
     Raises:
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
+      ConfigError: another version of the code made it, with other parameters.
       ValueError: the run's model has a sensor that is not registered here.
     """
 
@@ -49,7 +57,7 @@ def restore_params(
 
     Raises:
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
-      ConfigError: the checkpoint is of another model.
+      ConfigError: the checkpoint is of another model, or another version of the code made it, with other parameters.
     """
 
     def wanted(run: dict[str, Any]) -> Params:
@@ -94,9 +102,18 @@ def _read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Param
                 "start it again to go on with it"
             )
         parts = wanted(run)
+        _check_parts(folder / str(step), parts)
         restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
         restore = ARGS.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
         return run, manager.restore(step, args=ARGS.Composite(state=restore))["state"]
+
+
+def _check_parts(folder: pathlib.Path, parts: Params) -> None:
+    """Refuses a checkpoint whose leaves are others, as another version of the code has made them."""
+    stored = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / "state").tree)
+    stored = {name: shape for name, shape in stored.items() if name.partition(".")[0] in parts}
+    remedy = "read it with the version of the code that made it, or give another run"
+    check_leaves(stored, leaf_shapes(parts), folder, remedy)
 
 
 def _on_first_device(shapes: Params) -> Params:

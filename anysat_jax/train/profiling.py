@@ -79,7 +79,10 @@ class Profiler:
 
     def _start(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier start
-        jax.profiler.start_trace(self._folder)
+        # Without Python's own calls: the page needs none, and following them hooks into every thread of the process.
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0
+        jax.profiler.start_trace(self._folder, profiler_options=options)
         self._tracing = True
 
     def _stop(self) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.train import settings
-from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.errors import ConfigError
 from anysat_jax.train.initial import check_same_encoder
 from anysat_jax.train.pretrained import restore_params
@@ -63,7 +63,8 @@ def begin(
     if restored is None:
         return Start(first_state(config, model, optimizer, mesh), RunRecord())
     tell_changes(restored.meta["config"], as_json, FREE_TO_CHANGE)
-    record = RunRecord.from_json(restored.meta["record"])
+    with understood(checkpoints.folder):
+        record = RunRecord.from_json(restored.meta["record"])
     if record.steps < config.total_steps:
         record.resumed_from = record.steps
         logging.info("resuming from step %d", record.steps)

@@ -15,7 +15,10 @@ from typing import Any, Self, TextIO
 import jax
 from absl import logging
 
-EXIT_CODE = 75  # as after SIGTERM: start again
+from anysat_jax.train import hangs
+from anysat_jax.train.hangs import Hangs
+
+EXIT_CODE, EXIT_GIVE_UP = 75, 1  # as after SIGTERM: start again; as after an error: look first
 GRACE_SECONDS = 30.0  # for the last words: the disk may be what hangs
 
 
@@ -23,8 +26,9 @@ class Watchdog:
     """Within this context some step, or batch of an evaluation, must finish now and then.
 
     Where none did for `seconds`, the stacks of all threads go to stderr and to `<workdir>/stacks-<process>.txt`, and
-    the process ends with exit code 75. Clocks that jump do not matter. With several processes each watches itself: when
-    one of them hangs, the others hang with it, and all end.
+    the process ends with exit code 75: start again. From the third hang on with no newer checkpoint between them the
+    exit code is 1: starting again is no use. Clocks that jump do not matter. Of several processes each watches itself:
+    when one of them hangs, the others hang with it, and all end.
     """
 
     def __init__(
@@ -41,13 +45,17 @@ class Watchdog:
 
         Args:
           seconds: without a finished step; 0: does nothing.
-          workdir: where the stacks go.
+          workdir: where the stacks go, and the count of hangs; its folder "checkpoints" shows how far the run came.
           what: must finish, for the message.
           busy: whether something is done that may take its time, such as compiling.
           on_hang: is told in a sentence, before the end.
           end: ends the process.
         """
-        self._seconds, self._path = seconds, workdir / f"stacks-{jax.process_index()}.txt"
+        self._seconds, self._workdir = seconds, workdir
+        self._path = workdir / f"stacks-{jax.process_index()}.txt"
+        # Read now and not at the end: then any of several processes may be the first to count the hang they share, and
+        # those that come later count the same.
+        self._earlier = Hangs.read(workdir)
         self._what, self._busy, self._on_hang, self._end = what, busy, on_hang, end
         self._rests = False
         self._since = time.monotonic()
@@ -88,9 +96,7 @@ class Watchdog:
                 return
 
     def _bite(self) -> None:
-        last_resort = threading.Timer(GRACE_SECONDS, self._end, (EXIT_CODE,))
-        last_resort.daemon = True
-        last_resort.start()
+        last_resort = self._last_resort(EXIT_CODE)
         message = f"no {self._what} finished for {self._seconds:g} s (config.watchdog_seconds)"
         logging.error("%s: the run hangs and is ended; what it was at is below and in %s", message, self._path)
         dump_stacks(sys.__stderr__)
@@ -100,9 +106,41 @@ class Watchdog:
                 dump_stacks(file)
         except OSError as error:
             logging.error("%s cannot be written: %s", self._path, error)
-        self._on_hang(f"{message}; stacks are in {self._path}")
+        message, code = f"{message}; stacks are in {self._path}", EXIT_CODE
+        if (found := self._count()).too_many:
+            message, code = f"{message}; {too_often(found)}", EXIT_GIVE_UP
+            logging.error("%s", message)
+            last_resort.cancel()  # what is told next may hang, too, at every start
+            last_resort = self._last_resort(code)
+        self._on_hang(message)
         last_resort.cancel()
-        self._end(EXIT_CODE)
+        self._end(code)
+
+    def _last_resort(self, code: int) -> threading.Timer:
+        """Ends the process after a while, unless cancelled."""
+        timer = threading.Timer(GRACE_SECONDS, self._end, (code,))
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _count(self) -> Hangs:
+        """The hangs in a row with this one, which are also left for the next start."""
+        found = self._earlier
+        try:
+            found = found.one_more(hangs.newest_checkpoint(self._workdir))
+            found.write(self._workdir)
+        except OSError as error:
+            logging.error("the hang is not counted in %s: %s", self._workdir / hangs.FILE, error)
+        return found
+
+
+def too_often(found: Hangs) -> str:
+    """Why the run should not be started again as it is."""
+    since = f"since the checkpoint of step {found.checkpoint}" if found.checkpoint else "before the first checkpoint"
+    return (
+        f"it is hang {found.count} in a row {since}, so that starting again is no use (exit code {EXIT_GIVE_UP}): look "
+        "at what the threads were at and mend it, then start the same command again"
+    )
 
 
 def dump_stacks(file: TextIO) -> None:

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.adapt.step import AdaptState
-from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.checkpoints import Checkpoints, section, understood
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import on_host
 from anysat_jax.train.settings import differences
@@ -117,7 +117,8 @@ class FitStore:
             self._best.drop_after(0)
             return FitStart(create_adapt_state(trainable, optimizer, mesh, averaged), Memory())
         tell_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
-        memory = Memory.from_json(restored.meta["record"])
+        with understood(self._checkpoints.folder):
+            memory = Memory.from_json(restored.meta["record"])
         self._best.drop_after(memory.selection.step)
         return FitStart(restored.state, memory, restored.data)
 
@@ -166,7 +167,7 @@ def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: p
     Raises:
       ConfigError: a value of the section `problem` differs; the message names both values.
     """
-    changed = differences(stored["problem"], config["problem"])
+    changed = differences(section(stored, "problem", folder), config["problem"])
     if changed:
         lines = "; ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in changed)
         raise ConfigError(

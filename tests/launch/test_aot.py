@@ -8,16 +8,20 @@ import sys
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
 from anysat_jax.train.errors import ConfigError
 from configs import pretrain
+from launch import aot as aot_command
 from launch import aot_compile
 from launch.aot_cases import _all_masks, all_cases, batch_shapes, mask_shapes, model_of
-from launch.aot_compile import MOST_TRIES, out_of_memory, search
+from launch.aot_compile import out_of_memory
 from launch.aot_estimate import Work, compiled_estimate, paper_messages, work_of
 from launch.aot_result import Measured, Results, mesh_shape
 from launch.aot_rows import as_json, as_markdown, compiled_row, paper_row
+from launch.aot_search import MOST_TRIES, search
 from launch.chips import CHIPS, GIB, parse_topology
 from launch.hlo import Collective
 from tests.launch.tools import REPOSITORY
@@ -158,7 +162,12 @@ def test_rows_from_files(config, tmp_path):
         one.write(path)
         assert Measured.read(path) == one
     row = compiled_row(results, case, slice_)
-    assert (row.fits, row.largest, row.failing) == (True, 192, 384)
+    # A line through 9 GiB at 192 tiles and 18 GiB at 384 meets 15.75 GiB at 336.
+    assert (row.fits, row.largest, row.guessed) == (True, 336, True)
+    measured(352, peak=16.5, fits=False).write(results.path(slice_, case.with_batch(352)))
+    measured(336, peak=15.7).write(results.path(slice_, case.with_batch(336)))
+    row = compiled_row(results, case, slice_)
+    assert (row.largest, row.guessed) == (336, False)
     work = work_of(config, model_of(config), case, 16)
     assert sum(row.flops_per_tile.values()) == pytest.approx(work.per_tile) and row.intensity == pytest.approx(
         work.model / 16 / 81.9e9
@@ -171,7 +180,7 @@ def test_rows_from_files(config, tmp_path):
     assert paper.intensity == pytest.approx(half.model / (16 * 81.9e9 / 2))
     assert json.loads(as_json([row, paper]))[0]["mfu"] == row.mfu
     assert (
-        as_markdown([row]).splitlines()[-1].startswith("| v5e:4x4 | 16x1x1 | flair | 10 | 96 | yes | 5.0 of 16 | 192 |")
+        as_markdown([row]).splitlines()[-1].startswith("| v5e:4x4 | 16x1x1 | flair | 10 | 96 | yes | 5.0 of 16 | 336 |")
     )
     config.pretrain.temperature = 0.2  # another config, other programs
     assert not results.path(slice_, case).exists()
@@ -187,6 +196,58 @@ def test_a_slice_that_there_is_not_is_refused_in_one_sentence():
     result = aot("--topology=v5e:3x5")
     assert result.returncode == 1 and result.stdout == ""
     assert "v5e has no slice '3x5'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Sets flags of the command for a test: no process is started."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["aot"])
+    (tmp_path / "file").write_text("")
+    with flagsaver.flagsaver():
+
+        def give(flag, name):
+            setattr(flags.FLAGS, flag, str(tmp_path / name))
+
+        yield give
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "says"),
+    [
+        ("results", "file/below", "must be a folder"),
+        ("results", "file", "must be a folder"),
+        ("json", "nowhere/table.json", "must be a file in a folder that is there"),
+        ("json", "", "must be a file in a folder that is there"),
+        ("markdown", "page.md", "must be a page that is there"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_before_anything_is_compiled(given, flag, name, says):
+    given(flag, name)
+    with pytest.raises(ConfigError, match=f"--{flag}=.*{says}"):
+        aot_command.check_outputs()
+
+
+@pytest.mark.parametrize(("flag", "name"), [("results", "new/below"), ("json", "new.json"), ("markdown", "file")])
+def test_places_that_can_be_written_are_taken(given, flag, name):
+    given(flag, name)
+    aot_command.check_outputs()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--topology=h100:8", "--config.mesh.fsdp=3"), "2 x 3 x 1 is not the 8 chips of h100:8; change one of them"),
+        (
+            ("--topology=h100:8", "--json=nowhere/x.json"),
+            "--json=nowhere/x.json must be a file in a folder that is there",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(arguments, says):
+    result = aot(*arguments)
+    assert result.returncode == 1 and result.stdout == "" and "Traceback" not in result.stderr
+    assert result.stderr.startswith("launch.aot: ") and result.stderr.strip().endswith(says)
 
 
 @pytest.mark.slow
@@ -223,7 +284,7 @@ def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     monkeypatch.setattr(aot_compile, "libtpu_version", lambda: "none")
     config = pretrain.get_config("mini")
     config.model.update(TINY)
-    compiler = aot_compile.Compiler(config, parse_topology("v5e:2x2"), tmp_path)
+    compiler = aot_compile.Compiler(config, parse_topology("v5e:2x2"), Results(config, tmp_path))
     case = all_cases(config, "mini_flair")[0]
     found = compiler.measure(case)
     assert found.fits and found.mesh == (4, 1, 1) and compiler.unit == 4

@@ -144,6 +144,13 @@ def test_mistakes_are_said(capsys, change, says):
     assert says in printed.err and not printed.out
 
 
+@pytest.mark.parametrize("name", ["gs://tiles", "", "tiles/runs"])
+def test_a_bucket_that_cannot_be_is_refused(capsys, name):
+    with pytest.raises(SystemExit):
+        jobset.main(["geo", "--image=i", f"--bucket={name}", "--topology=v5e:4x4", "--", *FLAGS])
+    assert f"{name!r} cannot name a bucket; give the name alone, without gs://" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("drop", ["--image=registry/anysat:tpu", "--bucket=tiles", "--topology=v5e:16x16"])
 def test_what_is_needed_is_asked_for(capsys, drop):
     with pytest.raises(SystemExit):

@@ -45,6 +45,15 @@ def test_without_a_command_it_says_how_to_use_it():
     assert "usage: bash launch/keep_going.sh" in bash(SCRIPT, "--retries", "1").stderr
 
 
+def test_its_help_teaches_and_a_wrong_number_is_one_sentence(stand_ins):
+    helped = bash(SCRIPT, "--help")
+    assert helped.returncode == 0 and "usage: bash launch/keep_going.sh" in helped.stdout
+    assert "not run again" in helped.stdout.splitlines()[-1] and "set -e" not in helped.stdout
+    wrong = run(stand_ins, 0, words=("--retries", "many"))
+    assert wrong.returncode == 2 and not stand_ins.calls
+    assert wrong.stderr == "keep_going: --retries needs a number, and got 'many'\n"
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_command_save_and_ends_both(stand_ins, tmp_path, sent):
     ready, saved = tmp_path / "ready", tmp_path / "saved"

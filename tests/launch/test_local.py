@@ -17,6 +17,9 @@ def stop(number, frame):
     print("asked", flush=True)
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
+def sleep_until_asked():
+    open(os.path.join(os.path.dirname(__file__), f"here-{index}"), "w").close()
+    time.sleep(600)
 """
 
 
@@ -32,14 +35,13 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-def wait_for(capfd, word, times):
-    """Reads what is printed until a word has come so often."""
-    seen, until = "", time.monotonic() + 60
-    while seen.count(word) < times:
-        assert time.monotonic() < until, seen
-        seen += capfd.readouterr().out
+def wait_for_all(cluster, folder):
+    """Returns when all processes sleep until they are asked. What they print must not be read before they have ended:
+    pytest empties its file of what was printed so far, and what is written meanwhile would be lost.
+    """
+    while not all((folder / f"here-{index}").exists() for index in range(len(cluster.members))):
+        assert all(member.poll() is None for member in cluster.members)
         time.sleep(0.02)
-    return seen
 
 
 def test_each_process_knows_its_place_and_its_devices(module, monkeypatch, capfd):
@@ -63,27 +65,29 @@ def test_a_line_is_written_anew_by_a_progress_bar(module, capfd):
 
 def test_where_one_fails_the_others_are_ended(module, monkeypatch):
     monkeypatch.setattr(local, "GRACE", 0.2)
-    assert local.Cluster(3, 1, [], module("sys.exit(3) if index == 1 else time.sleep(600)")).wait() == 3
+    cluster = local.Cluster(3, 1, [], module("sys.exit(3) if index == 1 else time.sleep(600)"))
+    assert cluster.wait() == 3
+    assert [member.returncode for member in cluster.members] == [-signal.SIGKILL, 3, -signal.SIGKILL]
 
 
-def test_the_others_may_end_by_themselves(module, capfd):
+def test_the_others_may_end_by_themselves(module, monkeypatch, capfd):
+    monkeypatch.setattr(local, "GRACE", 600.0)  # a loaded machine may need more than 20 s to start one
     text = "sys.exit(3) if index == 1 else time.sleep(1) or print('done')"
     assert local.Cluster(2, 1, [], module(text)).wait() == 3
     assert "[0] done" in capfd.readouterr().out
 
 
-def test_asked_to_stop_all_are_asked(module, capfd):
-    cluster = local.Cluster(2, 1, [], module('print("here", flush=True); time.sleep(600)'))
-    wait_for(capfd, "here", 2)
+def test_asked_to_stop_all_are_asked(module, tmp_path, capfd):
+    cluster = local.Cluster(2, 1, [], module("sleep_until_asked()"))
+    wait_for_all(cluster, tmp_path)
     cluster.stop()
     assert cluster.wait() == 75
     assert capfd.readouterr().out.count("asked") == 2
 
 
-def test_asked_twice_they_are_killed(module, capfd):
-    text = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); print("here", flush=True); time.sleep(600)'
-    cluster = local.Cluster(2, 1, [], module(text))
-    wait_for(capfd, "here", 2)
+def test_asked_twice_they_are_killed(module, tmp_path):
+    cluster = local.Cluster(2, 1, [], module("signal.signal(signal.SIGTERM, signal.SIG_IGN); sleep_until_asked()"))
+    wait_for_all(cluster, tmp_path)
     cluster.stop()
     cluster.stop()
     assert cluster.wait() == 128 + signal.SIGKILL

@@ -3,6 +3,7 @@
 import pytest
 
 from anysat_jax.train.errors import ConfigError
+from launch.chips import CHIPS, parse_topology
 from launch.slices import CHIPS_PER_HOST, GENERATIONS, Slice
 
 # From the tables of cloud.google.com/tpu/docs/v5e, v5p and v6e.
@@ -31,6 +32,13 @@ def test_every_shape_divides_into_hosts_and_has_a_type_of_its_own():
         assert len({one.accelerator_type for one in every}) == len(every)
         assert [one.chips for one in every] == sorted(one.chips for one in every)
         assert all(one.hosts == 1 or one.hosts * CHIPS_PER_HOST == one.chips for one in every)
+
+
+def test_launch_aot_takes_every_slice_for_the_same_chips():
+    assert set(GENERATIONS) == {chip.name for chip in CHIPS.values() if chip.kind == "tpu"}
+    for generation, facts in GENERATIONS.items():
+        for shape in facts.shapes:
+            assert parse_topology(f"{generation}:{shape}").chips == Slice.parse(f"{generation}:{shape}").chips
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,10 @@ def test_sbatch_reads_its_options_before_the_first_command():
     assert options and max(options) < first
     given = {match[1]: match[2] for line in lines if (match := re.match(r"#SBATCH --([\w-]+)=?(.*)", line))}
     assert given["signal"].startswith("TERM@") and given["ntasks-per-node"] == "1" and "requeue" in given
+
+
+def test_its_help_teaches_and_outside_a_job_it_says_so():
+    helped = bash(str(SCRIPT), "--help")
+    assert helped.returncode == 0 and "usage: sbatch --nodes=4" in helped.stdout and "#SBATCH" not in helped.stdout
+    alone = bash(str(SCRIPT), *FLAGS, SLURM_JOB_ID="")
+    assert alone.returncode != 0 and "this is no job of SLURM: give it to sbatch, see --help" in alone.stderr

@@ -208,3 +208,20 @@ def test_the_command_says_where_the_page_is(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_names_what_it_cannot_show(tmp_path, capsys):
+    run = write_run(tmp_path / "run", summary(TREES), logs=False, panels=False)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "file"), str(tmp_path / "gone"), "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert [line.partition(" is ")[0] for line in said.err.splitlines()] == [
+        "anysat_jax.report: file",
+        "anysat_jax.report: gone/summary.json",
+    ]
+    assert not said.out and not out.exists()  # no page without any run
+    assert main([str(run), str(tmp_path / "file"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "anysat_jax.report: file is a file: give the folder of a run (--workdir).\n"
+    assert said.out.strip() == str(out / "results.html")

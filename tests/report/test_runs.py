@@ -95,7 +95,20 @@ def test_a_run_that_is_not_there_leaves_the_others(tmp_path):
     good = write_run(tmp_path / "good", summary(TREES), logs=False, panels=False)
     [run], [problem] = read_runs([tmp_path / "gone", good, tmp_path / "good"])
     assert run.label == "good"
-    assert problem == "gone/summary.json is not there: the run is not finished, or the folder is not one of a run."
+    assert problem == "gone/summary.json is not there: there is no such folder."
+
+
+def test_what_is_no_finished_run_is_told_apart(tmp_path):
+    file, strange, unfinished = tmp_path / "file", tmp_path / "strange", tmp_path / "unfinished"
+    file.write_text("")
+    strange.mkdir()
+    (unfinished / "checkpoints").mkdir(parents=True)
+    _, problems = read_runs([file, strange, unfinished])
+    assert problems == [
+        "file is a file: give the folder of a run (--workdir).",
+        "strange/summary.json is not there: the folder is not one of a run.",
+        "unfinished/summary.json is not there: the run is not finished; start it again, and it goes on.",
+    ]
 
 
 def test_folders_of_the_same_name_get_numbers(tmp_path):

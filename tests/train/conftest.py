@@ -19,10 +19,10 @@ def forget_datasets():
 
 @pytest.fixture
 def small_files():
-    """No file may grow beyond 500 kB; the kernel refuses the rest as it does on a full disk."""
+    """No file may grow beyond 100 kB, less than a leaf of a toy state: the kernel refuses it, as on a full disk."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGXFSZ, handler)

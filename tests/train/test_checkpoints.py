@@ -7,10 +7,11 @@ import shutil
 import jax
 import pytest
 
-from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.checksums import CHANGING, FILE, find_damage
+from anysat_jax.train.checkpoints import Checkpoints, understood
+from anysat_jax.train.checksums import CHANGING, FILE, find_damage, write_checksums
 from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh
+from anysat_jax.train.summary import RunRecord
 from tests.train.damage import cut_short, flip_bit
 from tests.train.processes import start_processes
 from tests.train.toys import assert_same, toy_abstract, toy_state
@@ -88,6 +89,82 @@ def test_another_optimizer_is_refused_and_nothing_is_set_aside(tmp_path):
     with pytest.raises(ConfigError, match=r"does not fit the config's model and optimizer .*schedule"):
         restore(tmp_path, schedule="plateau")
     assert (tmp_path / "1").is_dir()
+
+
+def without(tree, *path):
+    """A tree of dicts without one of its branches."""
+    first, *rest = path
+    return {
+        key: without(value, *rest) if key == first and rest else value
+        for key, value in tree.items()
+        if key != first or rest
+    }
+
+
+def assert_nothing_lost(folder, *steps):
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(steps)
+    assert not folder.with_name(f"{folder.name}-damaged").exists()
+    assert all(find_damage(folder / str(step)) is None for step in steps)
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_by_leaf_and_nothing_is_lost(tmp_path):
+    """As of an earlier version of the code, whose config says the same."""
+    folder = tmp_path / "checkpoints"
+    state = save_steps(folder, 1, 2)
+    message = (
+        r"2 does not fit the config's model and optimizer "
+        r"\(params\.encoder\.projector_s2\.key\.kernel \(128, 128\) there, \(256, 256\) now; .* and \d+ more\); "
+        r"go on with the config .* and the version of the code that made it, or choose another --workdir; "
+        r"it is whole, and was left as it is$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        restore(folder, width=256)
+    assert_nothing_lost(folder, 1, 2)
+    assert_same(restore(folder).state, at_step(state, 2))
+
+
+def test_a_checkpoint_of_other_leaves_is_refused_by_leaf_and_nothing_is_lost(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save_steps(folder, 1)
+    wanted = toy_abstract(mesh_of())
+    fewer = wanted.replace(params=without(wanted.params, "encoder", "projector_s2", "query"))
+    more = wanted.replace(params={**wanted.params, "gate": wanted.params["mask_token"]})
+    for abstract, names in [
+        (fewer, r"\(params\.encoder\.projector_s2\.query \(16, 8\) there, absent now\)"),
+        (more, r"\(params\.gate absent there, \(128,\) now\)"),
+    ]:
+        with Checkpoints(folder) as checkpoints, pytest.raises(ConfigError, match=names):
+            checkpoints.restore(abstract, CONFIG)
+    assert_nothing_lost(folder, 1)
+
+
+def test_a_run_of_another_kind_is_refused_and_nothing_is_lost(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(toy_state(mesh_of()), {}, {"step": 1, "config": {"problem": {}}, "record": {}})
+    with pytest.raises(ConfigError, match="of another kind of run: its config has no section 'model'; give another"):
+        restore(folder)
+    assert_nothing_lost(folder, 1)
+
+
+def test_what_is_whole_is_never_set_aside_whatever_keeps_it_from_being_read(tmp_path):
+    """As of a version of the code that wrote other items."""
+    folder = tmp_path / "checkpoints"
+    save_steps(folder, 1, 2)
+    shutil.rmtree(folder / "2" / "data")
+    (folder / "2" / FILE).unlink()
+    write_checksums(folder / "2")
+    with pytest.raises(
+        CheckpointError, match=r"2 is whole, and cannot be read \(.+\); go on with the version of the code"
+    ):
+        restore(folder)
+    assert_nothing_lost(folder, 1, 2)
+
+
+def test_a_memory_of_another_version_is_one_sentence():
+    said = r"is whole, and cannot be read \(TypeError: .*'laps'\); go on with"
+    with pytest.raises(CheckpointError, match=said), understood(pathlib.Path("checkpoints")):
+        RunRecord.from_json({"losses": {}, "laps": 3})
 
 
 def truncate_arrays(step: pathlib.Path):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -141,6 +142,38 @@ def test_of_many_that_want_a_dead_owners_folder_one_gets_it(tmp_path):
         assert sum(pool.map(want, locks)) == 1
     for lock in locks:
         lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_was_slow_to_take_over_does_not_take_it_from_who_was_faster(tmp_path, monkeypatch):
+    """The lock changes hands after the dead owner was seen, and before the claim to it is there."""
+    write_owner(tmp_path, born="1")
+    slow, faster = Lock(tmp_path), Lock(tmp_path)
+    wait_for_death = lock_module._wait_for_death
+
+    def wait_and_dally(path, content):
+        wait_for_death(path, content)
+        monkeypatch.setattr(lock_module, "_wait_for_death", wait_for_death)
+        faster.take()
+
+    monkeypatch.setattr(lock_module, "_wait_for_death", wait_and_dally)
+    with pytest.raises(StorageError, match="in use by another run"):
+        slow.take()
+    assert token_in(tmp_path) == faster._owner.token
+    faster.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_died_while_taking_over_is_no_obstacle(tmp_path):
+    write_owner(tmp_path, born="1")
+    content = (tmp_path / FILE).read_bytes()
+    dead = dataclasses.replace(Owner.this_process(), born="2")
+    claim = tmp_path / f"{FILE}.{hashlib.sha256(content).hexdigest()[:8]}"
+    claim.write_text(json.dumps(dataclasses.asdict(dead)))
+    lock = Lock(tmp_path)
+    lock.take()
+    assert token_in(tmp_path) == lock._owner.token
+    lock.release()
     assert list(tmp_path.iterdir()) == []
 
 

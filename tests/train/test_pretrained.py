@@ -117,3 +117,21 @@ def test_weights_of_nothing_or_of_another_model_are_refused(tmp_path):
     save_toy(tmp_path)
     with pytest.raises(ConfigError, match=r"model.dim: 64 there, 32 now"):
         restore_params(tmp_path, abstract, {"model": {**MODEL, "dim": 32}})
+
+
+def test_weights_of_other_leaves_are_refused_by_name_and_left_as_they_are(tmp_path):
+    """As of another version of the code, whose config says the same."""
+    save_toy(tmp_path)
+    mesh = make_mesh({"data": 1, "fsdp": 1})
+    wanted = toy_abstract(mesh)
+    more = wanted.replace(params={**wanted.params, "gate": wanted.params["mask_token"]})
+    kept = r"; read it with the version of the code that made it, or give another run; it is whole, and was left"
+    with pytest.raises(
+        ConfigError, match=r"params.encoder.projector_s2.key.kernel \(128, 128\) there, \(256, 256\) now.*" + kept
+    ):
+        restore_params(tmp_path, toy_abstract(mesh, width=256), CONFIG)
+    with pytest.raises(ConfigError, match=r"\(params\.gate absent there, \(128,\) now\)" + kept):
+        restore_params(tmp_path, more, CONFIG)
+    with pytest.raises(ConfigError, match=r"1 does not fit .*teacher\.\S+ \(.*\) there, absent now;.*" + kept):
+        load_teacher(tmp_path)  # a toy's leaves are none of the model's
+    assert (tmp_path / "checkpoints" / "1").is_dir() and len(list(tmp_path.iterdir())) == 1

@@ -1,12 +1,16 @@
 """A run that hangs is ended, and says what it was at."""
 
+import json
+import os
 import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 
 from anysat_jax.train import watchdog as watchdog_module
+from anysat_jax.train.hangs import MOST, Hangs
 from anysat_jax.train.watchdog import Watchdog
 
 
@@ -92,13 +96,102 @@ def test_a_disk_that_is_gone_does_not_keep_it_from_ending(tmp_path, ended):
     assert codes == [75]
 
 
-def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path):
+def end_of_process(workdir, before="", options=""):
+    """A process of its own that hangs within a watchdog."""
     code = (
         "import pathlib, time\n"
-        "from anysat_jax.train import watchdog\n"
-        "watchdog.GRACE_SECONDS = 0.5\n"
-        f"with watchdog.Watchdog(0.2, pathlib.Path({str(tmp_path)!r}), on_hang=lambda message: time.sleep(600)):\n"
+        "import jax\n"
+        f"from anysat_jax.train import watchdog\n{before}\n"
+        f"with watchdog.Watchdog(0.2, pathlib.Path({str(workdir)!r}){options}):\n"
         "    time.sleep(600)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+
+
+SHORT_LAST_WORDS = "watchdog.GRACE_SECONDS = 0.5"
+THE_LAST_WORDS_HANG = ", on_hang=lambda message: time.sleep(600)"
+
+
+def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path):
+    result = end_of_process(tmp_path, SHORT_LAST_WORDS, THE_LAST_WORDS_HANG)
     assert result.returncode == 75, result.stderr
+
+
+SHORT_ONCE_IT_GIVES_UP = """
+def too_often(found, say=watchdog.too_often):
+    watchdog.GRACE_SECONDS = 0.5
+    return say(found)
+watchdog.too_often = too_often
+"""
+
+
+def test_a_disk_that_hangs_after_the_last_hang_was_counted_does_not_keep_it_from_giving_up(tmp_path):
+    Hangs(count=MOST - 1).write(tmp_path)
+    result = end_of_process(tmp_path, SHORT_ONCE_IT_GIVES_UP, THE_LAST_WORDS_HANG)
+    assert result.returncode == 1, result.stderr
+
+
+def test_a_disk_that_hangs_at_once_does_not_keep_it_from_ending(tmp_path):
+    """Then nothing can be counted, and it may be started again."""
+    os.mkfifo(tmp_path / "stacks-0.txt")  # nobody reads it: opening it takes for ever
+    result = end_of_process(tmp_path, SHORT_LAST_WORDS)
+    assert result.returncode == 75 and not (tmp_path / "hangs.json").exists(), result.stderr
+
+
+def hang(workdir, told=None):
+    """A start of a run that hangs. Returns the exit code."""
+    ended = threading.Event()
+    watchdog, codes = watch(workdir, ended, on_hang=lambda message: told is None or told.append(message))
+    with watchdog:
+        assert hang_here(ended)
+    return codes[0]
+
+
+def test_from_the_third_hang_in_a_row_on_starting_again_is_no_use(tmp_path):
+    told = []
+    assert [hang(tmp_path, told) for _ in range(4)] == [75, 75, 1, 1]
+    assert ["in a row" in said for said in told] == [False, False, True, True]
+    assert f"stacks are in {tmp_path / 'stacks-0.txt'}; it is hang 3 in a row before the first checkpoint" in told[2]
+    assert (tmp_path / "stacks-0.txt").read_text().count("in hang_here") == 4
+
+
+def test_a_newer_checkpoint_starts_the_count_anew(tmp_path):
+    told, codes = [], []
+    for step in (10, 10, 20, 20, 20):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkpoints" / f"{step + 10}.orbax-checkpoint-tmp-1").mkdir(exist_ok=True)  # not whole yet
+        codes.append(hang(tmp_path, told))
+    assert codes == [75, 75, 75, 75, 1] and "it is hang 3 in a row since the checkpoint of step 20" in told[-1]
+
+
+def test_processes_that_hang_together_count_one_hang_whoever_is_first(tmp_path, monkeypatch):
+    Hangs(count=1).write(tmp_path)
+    ended = [threading.Event(), threading.Event()]
+    watchdogs = []
+    for index in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        watchdogs.append(watch(tmp_path, ended[index]))
+    (first, first_codes), (second, second_codes) = watchdogs
+    with first, second:
+        assert ended[0].wait(60) and ended[1].wait(60)
+    assert first_codes == second_codes == [75] and Hangs.read(tmp_path).count == 2
+
+
+def test_a_count_that_cannot_be_kept_still_ends_the_run(tmp_path):
+    (tmp_path / "hangs.json").mkdir()
+    assert hang(tmp_path) == 75
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"count": null, "checkpoint": 3}'])
+def test_a_spoiled_count_begins_anew(tmp_path, text):
+    (tmp_path / "hangs.json").write_text(text)
+    assert hang(tmp_path) == 75
+    assert json.loads((tmp_path / "hangs.json").read_text()) == {"count": 1, "checkpoint": 0}
+
+
+def test_the_last_hang_ends_a_real_process_with_1(tmp_path):
+    """Also where it is not the first process that hangs."""
+    Hangs(count=MOST - 1).write(tmp_path)
+    result = end_of_process(tmp_path, "jax.process_index = lambda: 1")
+    assert result.returncode == 1 and "it is hang 3 in a row" in result.stderr, result.stderr
+    assert str(tmp_path / "stacks-1.txt") in result.stderr and Hangs.read(tmp_path).count == MOST

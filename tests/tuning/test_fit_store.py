@@ -1,9 +1,10 @@
 """What fitting keeps on disk."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.errors import CheckpointError, ConfigError
 from anysat_jax.train.mesh import make_mesh, on_host
 from anysat_jax.tuning.fit_store import FitStore, Memory
 from anysat_jax.tuning.selection import Rules
@@ -78,5 +79,43 @@ def test_another_problem_is_refused_and_nothing_is_dropped(tmp_path):
     other = {**CONFIG, "problem": {"dataset": "other", "task": {"level": "tile"}}}
     message = r"another problem \(dataset: 'toy' there, 'other' now; task.level: None there, 'tile' now\)"
     with FitStore(tmp_path, other) as store, pytest.raises(ConfigError, match=message):
+        begin(store)
+    assert (tmp_path / "best" / "8").is_dir() and (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_other_parameters_are_refused_by_name_and_nothing_is_lost(tmp_path):
+    """As of another version of the code, for the same problem."""
+    with FitStore(tmp_path, CONFIG) as store:
+        start = begin(store)
+        evaluate(start.memory, 4, 0.5)
+        store.save_best(params_of(4.0), 4)
+        save(store, start, 4)
+    more = {**params_of(0.0), "gate": jnp.zeros(3)}
+    with FitStore(tmp_path, CONFIG) as store:
+        with pytest.raises(ConfigError, match=r"checkpoints/4 does not fit .*params\.gate absent there, \(3,\) now"):
+            store.begin(more, toy_optimizer(), MESH)
+        with pytest.raises(ConfigError, match=r"best/4 does not fit .*\(gate absent there, \(3,\) now\)"):
+            store.read_best(more, MESH, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "checkpoints"]
+    with FitStore(tmp_path, CONFIG) as store:
+        assert int(begin(store).state.step) == 4
+        assert_same(store.read_best(params_of(0.0), MESH, 4), params_of(4.0))
+
+
+def test_a_workdir_of_a_pretraining_is_refused_and_nothing_is_lost(tmp_path):
+    with FitStore(tmp_path, {"model": {"dim": 8}}) as store:
+        save(store, begin(store), 4)
+    with FitStore(tmp_path, CONFIG) as store, pytest.raises(ConfigError, match="of another kind of run"):
+        begin(store)
+    assert (tmp_path / "checkpoints" / "4").is_dir() and not (tmp_path / "checkpoints-damaged").exists()
+
+
+def test_a_memory_of_another_version_is_refused_before_anything_is_dropped(tmp_path, monkeypatch):
+    with FitStore(tmp_path, CONFIG) as store:
+        start = begin(store)
+        monkeypatch.setattr(start.memory, "to_json", lambda: {"run": {}, "selections": []})
+        save(store, start, 4)
+        store.save_best(params_of(8.0), 8)
+    with FitStore(tmp_path, CONFIG) as store, pytest.raises(CheckpointError, match="cannot be read .KeyError"):
         begin(store)
     assert (tmp_path / "best" / "8").is_dir() and (tmp_path / "checkpoints" / "4").is_dir()
