@@ -127,10 +127,10 @@ def test_what_follows_the_last_step_is_not_in_the_trace(tmp_path):
                 pass
             profiler.rest(step, state)
             assert (tmp_path / "profile" / SUMMARY).exists() == (step == 2)
-        with jax.profiler.TraceAnnotation("evaluation"):  # nothing traces it
+        with jax.profiler.TraceAnnotation("behind_the_last_step"):  # nothing traces it
             pass
     (path,) = (tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb")
-    assert b"evaluation" not in path.read_bytes()
+    assert b"behind_the_last_step" not in path.read_bytes()
 
 
 def test_the_page_says_where_the_time_goes(profiled):

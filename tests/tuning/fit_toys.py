@@ -181,7 +181,7 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
     else:
         FitLog.write = hang
     with StatusFile(workdir, "toy", 0) as status:
-        vitals = Vitals(workdir, 1.0, status)
+        vitals = Vitals(workdir, 5.0, status)
         fit(problem, toy_config(), one_device(), workdir, vitals)
 
 

@@ -4,12 +4,14 @@ import functools
 import json
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
 from anysat_jax.status import FILE_NAME, describe
 from anysat_jax.train import status as status_module
+from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.compiled import Compiled
 from anysat_jax.train.status import StatusFile
 from anysat_jax.train.watchdog import Watchdog
@@ -80,14 +82,26 @@ def test_a_batch_that_hangs_ends_the_job(tmp_path, ended):
     assert "test_a_batch_that_hangs" in (tmp_path / "stacks-0.txt").read_text()
 
 
-def test_neither_compiling_nor_many_batches_do(tmp_path, ended):
-    program = Compiled(lambda x: time.sleep(1.2) or 2 * x)  # sleeps while it is traced
-    with Vitals(tmp_path, 0.5).passing("evaluating", "val", 10, program) as passing:
-        for _ in range(4):
+def test_neither_compiling_nor_many_batches_do(tmp_path, ended, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def pass_time(seconds):
+        now[0] += seconds
+        assert not ended.wait(0.3)  # it looks every 0.1 s
+
+    def slow_to_trace(x):
+        pass_time(5.0)
+        return 2 * x
+
+    program = Compiled(slow_to_trace)
+    with Vitals(tmp_path, 0.4).passing("evaluating", "val", 10, program) as passing:
+        for _ in range(3):
             program(np.ones(2))
-            time.sleep(0.2)
+            pass_time(0.3)
             passing.done(2)
-    assert not ended.is_set()
+        now[0] += 0.5
+        assert ended.wait(60)
 
 
 def test_by_itself_it_writes_nothing(tmp_path, monkeypatch):
