@@ -62,6 +62,7 @@ class Compiler:
             return Measured.read(path)
         print(f"{self.topology.name}: compiling {case.name}, batch {case.batch_size}", file=sys.stderr, flush=True)
         measured = self._compile(case)
+        jax.clear_caches()  # each program holds gigabytes of this machine's memory
         measured.write(path)
         return measured
 

@@ -61,7 +61,12 @@ def test_a_signal_lets_the_command_save_and_ends_both(stand_ins, tmp_path, sent)
         "train", f"trap 'sleep 0.3; touch {saved}; exit 75' TERM; touch {ready}; while :; do sleep 0.05; done"
     )
     running = subprocess.Popen(
-        ["bash", SCRIPT, "train"], cwd=REPOSITORY, env=os.environ | {"PATH": stand_ins.path}, stderr=subprocess.PIPE
+        ["bash", SCRIPT, "train"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PATH": stand_ins.path},
+        stderr=subprocess.PIPE,
+        # A shell cannot trap what was ignored when it began, as SIGINT is where the tests run in the background.
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
     )
     wait_for(ready.exists)
     running.send_signal(sent)
