@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -60,13 +61,15 @@ def test_a_signal_lets_the_command_save_and_ends_both(stand_ins, tmp_path, sent)
     stand_ins.add(
         "train", f"trap 'sleep 0.3; touch {saved}; exit 75' TERM; touch {ready}; while :; do sleep 0.05; done"
     )
+    # A shell cannot trap what was ignored when it began, as SIGINT is where the tests run in the background.
+    begin = (
+        f"import os, signal; signal.signal({sent:d}, signal.SIG_DFL); os.execvp('bash', ['bash', {SCRIPT!r}, 'train'])"
+    )
     running = subprocess.Popen(
-        ["bash", SCRIPT, "train"],
+        [sys.executable, "-c", begin],
         cwd=REPOSITORY,
         env=os.environ | {"PATH": stand_ins.path},
         stderr=subprocess.PIPE,
-        # A shell cannot trap what was ignored when it began, as SIGINT is where the tests run in the background.
-        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
     )
     wait_for(ready.exists)
     running.send_signal(sent)
