@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Compiling takes most of the tests' time, and at level 0 half as long.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -35,3 +36,10 @@ def golden_folder() -> pathlib.Path:
 def real_data() -> pathlib.Path:
     """Real samples of Earth-observation archives."""
     return optional_folder("ANYSAT_REAL_DATA", "shared/data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs() -> Iterator[None]:
+    """Frees a file's compiled programs at its end: hundreds of files' would fill the memory of a worker process."""
+    yield
+    jax.clear_caches()

@@ -122,3 +122,19 @@ def test_where_one_is_killed_the_other_ends_and_the_run_goes_on(shared, straight
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), said[0]
     run(2, 1, own, XDG_CACHE_HOME=str(shared))
     assert_same_losses(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_where_one_reads_damaged_records_the_other_ends_too(tmp_path):
+    roots = [prepared(tmp_path / "whole", 16), tmp_path / "damaged"]
+    shutil.copytree(*roots)
+    (shard,) = roots[1].rglob("*-train*")
+    content = bytearray(shard.read_bytes())
+    for place in range(16_000, len(content), 9_000):  # behind what is read at the start, in nearly every tile
+        content[place] ^= 1
+    shard.write_bytes(content)
+    config = ["--config=configs/pretrain.py:prepared,fake_run", f"--workdir={tmp_path / 'run'}"]
+    config += ["--config.model.preset=tiny", "--config.model.depth=1", "--config.model.predictor_depth=1"]
+    codes, said = Cluster([[*config, f"--config.data.root={root}"] for root in roots], devices=1).end()
+    assert codes[1] == 1 and codes[0] not in (0, 75), said
+    assert "cannot be read" in said[1] and f"delete {roots[1]}" in said[1] and "Traceback" not in said[1]
