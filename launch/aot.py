@@ -7,8 +7,8 @@ of a step at the chips' published rates. TPUs (v5e, v5p, v6e) are compiled for, 
 program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated on paper, from what a TPU
 program of the same config told of memory, if --results holds one.
 
---search also finds the largest batch that fits, by compiling others. --round raises batch sizes that the mesh cannot
-cut to the next that it can; without it they are refused, as in training. Every value can be overridden, such as
+--search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh cannot cut are raised to
+the next that it can, which is said; --noround refuses them, as training does. Every value can be overridden, such as
 --config.mesh.tensor=2. What was measured is kept below --results, so that a second start goes on where one was ended.
 
 Exit codes: 0 everything fits; 1 something to mend, said in one sentence; 3 at least one batch does not fit.
@@ -18,6 +18,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict
@@ -56,7 +57,9 @@ _SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch that fits."
 _QUICK = flags.DEFINE_bool(
     "quick", False, "Let XLA optimise little: four times faster, for more memory traffic than training will have."
 )
-_ROUND = flags.DEFINE_bool("round", False, "Raise batch sizes to the next that the mesh can cut.")
+_ROUND = flags.DEFINE_bool(
+    "round", True, "Raise batch sizes to the next that the mesh can cut; --noround refuses them."
+)
 _RESULTS = flags.DEFINE_string("results", "runs/aot", "Where measurements are kept.")
 _MARKDOWN = flags.DEFINE_string(
     "markdown", None, "Also put the table into this file, between the lines <!-- table NAME --> and <!-- end -->."
@@ -70,21 +73,34 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
     """The cases asked for, with batch sizes that the slice can share out.
 
     Raises:
-      ConfigError: the mesh does not make up the slice; a batch size cannot be cut, and --round was not given.
+      ConfigError: the mesh does not make up the slice; a batch size cannot be cut, and --noround was given.
+    """
+    asked, unit = asked_cases(config, topology)
+    if not _ROUND.value and (remarks := uneven(asked, unit)):
+        raise ConfigError(f"{remarks[0]}; take a multiple, or share out each tile with --config.mesh.tensor")
+    return [case.with_batch(-(-case.batch_size // unit) * unit) for case in asked]
+
+
+def asked_cases(config: ConfigDict, topology: Topology) -> tuple[list[Case], int]:
+    """The cases with the batch sizes that are wanted, and into how many equal parts a batch must be cut.
+
+    Raises:
+      ConfigError: the mesh does not make up the slice.
     """
     data, fsdp, _ = mesh_shape(config, topology)
     cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.get("accumulate", 1)
     if chips := _BATCHES_FOR.value:
         cases = [case.with_batch(-(-case.batch_size * topology.chips // chips)) for case in cases]
-    if _ROUND.value:
-        return [case.with_batch(-(-case.batch_size // unit) * unit) for case in cases]
-    for case in cases:
-        if case.batch_size % unit:
-            raise ConfigError(
-                f"data.datasets.{case.dataset}.batch_size = {case.batch_size} cannot be cut into {unit} equal parts; "
-                f"take a multiple of {unit}, give --round, or share out each tile with --config.mesh.tensor"
-            )
-    return cases
+    return cases, unit
+
+
+def uneven(cases: Sequence[Case], unit: int) -> list[str]:
+    """What to say of batch sizes that cannot be cut, one sentence for each dataset."""
+    sizes = {case.dataset: case.batch_size for case in cases if case.batch_size % unit}
+    return [
+        f"data.datasets.{dataset}.batch_size = {size} cannot be cut into {unit} equal parts"
+        for dataset, size in sizes.items()
+    ]
 
 
 def known_topology(name: str) -> Topology:
@@ -106,6 +122,8 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
       ConfigError: config and slice do not fit, or the compiling process failed.
     """
     cases = cases_of(config, topology)
+    for remark in uneven(*asked_cases(config, topology)):
+        _say(f"{remark}: this table raises it to the next multiple, and training on {topology.name} must, too")
     results = kept_results(config)
     if topology.chip.kind == "gpu" or _PAPER.value:
         return [paper_row(results, case, topology) for case in cases]
@@ -228,8 +246,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _complain(error: object) -> int:
-    print(f"launch.aot: {error}", file=sys.stderr)
+    _say(error)
     return EXIT_ERROR
+
+
+def _say(what: object) -> None:
+    print(f"launch.aot: {what}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -109,5 +109,5 @@ def parse_topology(name: str) -> Topology:
     chip, shape = CHIPS[match[1]], tuple(int(side) for side in match[2].split("x"))
     wanted = max(1, chip.axes)
     if len(shape) != wanted or min(shape) < 1:
-        raise ConfigError(f"--topology={name}: slices of {chip.name} have {wanted} sides of at least 1")
+        raise ConfigError(f"--topology={name}: write {chip.name}:{'x'.join('N' * wanted)}, each N from 1")
     return Topology(name, chip, shape)

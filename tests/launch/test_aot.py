@@ -115,7 +115,7 @@ def test_topologies():
     assert parse_topology("v5e:4x4").reach(16) == 100e9  # its sides do not close to rings
     hosts = parse_topology("h100:16")
     assert hosts.reach(8) == CHIPS["h100"].links and hosts.reach(16) == CHIPS["h100"].network
-    for wrong, reason in {"v7:4x4": "no topology", "v5e": "no topology", "v5e:4x4x4": "2 sides"}.items():
+    for wrong, reason in {"v7:4x4": "no topology", "v5e": "no topology", "v5e:4x4x4": "write v5e:NxN"}.items():
         with pytest.raises(ConfigError, match=reason):
             parse_topology(wrong)
 
@@ -276,6 +276,17 @@ def test_a_gpu_s_table_is_printed_and_put_into_a_page(tmp_path):
     lines = page.read_text().splitlines()
     assert lines[:2] == ["before", "<!-- table h100:2 -->"] and lines[-2:] == ["<!-- end -->", "after"]
     assert lines[4].startswith("| h100:2 | 2x1x1 | mini_flair | 10 | 8 | 0.") and "old" not in lines
+
+
+def test_batches_that_cannot_be_cut_are_raised_and_told_of_or_refused(tmp_path):
+    remark = "data.datasets.mini_flair.batch_size = 8 cannot be cut into 3 equal parts"
+    table = tmp_path / "table.json"
+    raised = aot("--topology=h100:3", f"--json={table}")
+    assert raised.returncode == 0 and f"launch.aot: {remark}" in raised.stderr, raised.stderr[-2000:]
+    assert [row["batch_size"] for row in json.loads(table.read_text())] == [9]
+    refused = aot("--topology=h100:3", "--noround")
+    assert refused.returncode == 1 and refused.stdout == "" and "Traceback" not in refused.stderr
+    assert refused.stderr.startswith(f"launch.aot: {remark}; take a multiple")
 
 
 def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
