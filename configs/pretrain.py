@@ -106,6 +106,7 @@ def common() -> ConfigDict:
     config.health = ConfigDict()  # of the teacher's features: when to warn that they collapse
     config.health.min_rank_share = 0.2  # of the rank between tiles at the start
     config.health.max_cosine = 0.999  # between tiles at the same position
+    config.health.min_variance = 1e-3  # of 1, over all patches; 0: never
 
     config.profile = ConfigDict()
     config.profile.steps = placeholder(tuple)  # the first and the last of a trace, such as (20, 24); None: none

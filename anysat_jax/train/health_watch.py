@@ -11,37 +11,42 @@ from anysat_jax.train.ledger import Finished
 from anysat_jax.train.summary import RunRecord
 
 WINDOW = 10  # steps of one kind of batch whose mean is looked at: a single batch says little
-MEANING = "the features tell tiles apart less and less; see feature_* in metrics.csv, and docs/GLOSSARY.md"
+WATCHED = ("rank_tiles", "variance", "cosine")
+MEANING = "the features tell patches and tiles apart less and less; see feature_* in metrics.csv, and docs/GLOSSARY.md"
 
 
 class HealthWatch:
-    """Compares the teacher's features with what they were at the start, for each kind of batch by itself.
+    """Judges the teacher's features, for each kind of batch by itself; their rank against what it was at the start.
 
-    What they were is kept in the run's record, so that a run that goes on still knows it. A warning comes once, and
-    again only after the value was good in between.
+    That is kept in the run's record, so that a run that goes on still knows it. A warning comes once, and again only
+    after the value was good in between.
     """
 
-    def __init__(self, record: RunRecord, min_rank_share: float, max_cosine: float):
+    def __init__(self, record: RunRecord, min_rank_share: float, max_cosine: float, min_variance: float):
         """Takes the bounds.
 
         Args:
           record: of the run; gets the ranks at the start, and the warnings.
           min_rank_share: warns where the rank between tiles falls below this share of its start.
           max_cosine: warns where the cosine between tiles rises above.
+          min_variance: warns where the variance falls below. A bound on its share of the start would warn of healthy
+            runs, in which it falls to a twentieth before it rises.
         """
         self._record, self._min_share, self._max_cosine = record, min_rank_share, max_cosine
+        self._min_variance = min_variance
         self._recent: dict[str, collections.deque[dict[str, float]]] = {}
         self._bad: set[tuple[str, str]] = set()
 
     @classmethod
     def of(cls, config: ConfigDict, record: RunRecord) -> Self:
         """From the config's section `health`."""
-        return cls(record, config.health.min_rank_share, config.health.max_cosine)
+        health = config.health
+        return cls(record, health.min_rank_share, health.max_cosine, health.min_variance)
 
     def __call__(self, finished: Finished) -> None:
-        """Looks at one step. Batches of a single tile, which have no other to compare with, are passed over."""
-        values = {name: float(finished.metrics[f"feature_{name}"]) for name in ("rank_tiles", "cosine")}
-        if not np.isfinite(list(values.values())).all():
+        """Looks at one step. Of batches of a single tile, which has no other to compare with, only at the variance."""
+        values = {name: float(finished.metrics[f"feature_{name}"]) for name in WATCHED}
+        if not np.isfinite(values["variance"]):
             return
         recent = self._recent.setdefault(finished.kind, collections.deque(maxlen=WINDOW))
         recent.append(values)
@@ -49,8 +54,16 @@ class HealthWatch:
             self._judge(finished, {name: float(np.mean([one[name] for one in recent])) for name in values})
 
     def _judge(self, finished: Finished, mean: dict[str, float]) -> None:
-        start = self._record.first_ranks.setdefault(finished.kind, mean["rank_tiles"])
+        self._tell(
+            finished,
+            "variance",
+            mean["variance"] < self._min_variance,
+            f"the variance fell to {mean['variance']:.2g}, below health.min_variance = {self._min_variance:g}",
+        )
         rank, cosine = mean["rank_tiles"], mean["cosine"]
+        if np.isnan(rank):
+            return
+        start = self._record.first_ranks.setdefault(finished.kind, rank)
         self._tell(
             finished,
             "rank",

@@ -94,6 +94,7 @@ RULES: dict[str, Rule] = {
     "accumulate": POSITIVE,
     "health.min_rank_share": SHARE,
     "health.max_cosine": SHARE,
+    "health.min_variance": SHARE,
     "pretrain.ema_start": SHARE,
     "pretrain.temperature": POSITIVE,
     "pretrain.predictive_weight": COUNT,

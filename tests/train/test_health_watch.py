@@ -18,15 +18,16 @@ def warned(monkeypatch):
     return lines
 
 
-def look(watch, rank, cosine=0.5, steps=WINDOW, first=1, dataset="fake"):
+def look(watch, rank, cosine=0.5, variance=0.3, steps=WINDOW, first=1, dataset="fake"):
     batch = fake_batch(("spot",), batch_size=2, extent=20.0, dataset=dataset)
     for step in range(first, first + steps):
-        metrics = {"feature_rank_tiles": np.float32(rank), "feature_cosine": np.float32(cosine)}
+        values = dict(rank_tiles=rank, cosine=cosine, variance=variance)
+        metrics = {f"feature_{name}": np.float32(value) for name, value in values.items()}
         watch(Finished(step, Fed(batch, None, {}), metrics, 1.0))
 
 
 def watch_of(record=None):
-    return HealthWatch(record or RunRecord(), min_rank_share=0.2, max_cosine=0.99)
+    return HealthWatch(record or RunRecord(), min_rank_share=0.2, max_cosine=0.99, min_variance=1e-3)
 
 
 def test_a_rank_far_below_its_start_is_told_of_once(warned):
@@ -51,6 +52,22 @@ def test_it_is_told_of_again_after_it_recovered(warned):
 def test_a_cosine_near_one(warned):
     look(watch_of(), rank=10.0, cosine=0.995)
     assert len(warned) == 1 and "the cosine between tiles rose to 0.9950, above health.max_cosine = 0.99" in warned[0]
+
+
+@pytest.mark.parametrize("rank", [10.0, np.nan])  # several tiles, or one alone
+def test_a_variance_near_zero(warned, rank):
+    watch = watch_of()
+    look(watch, rank, variance=0.01)
+    assert not warned
+    look(watch, rank, variance=2e-4)
+    assert len(warned) == 1 and "the variance fell to 0.0002, below health.min_variance = 0.001" in warned[0]
+
+
+def test_values_that_are_not_finite_are_passed_over(warned):
+    watch = watch_of(record := RunRecord())
+    look(watch, rank=np.nan, cosine=np.nan, variance=np.nan, steps=3)
+    look(watch, rank=10.0)
+    assert not warned and record.first_ranks == {"fake 10 m": 10.0}
 
 
 def test_one_batch_is_no_collapse(warned):
