@@ -7,9 +7,10 @@ of a step at the chips' published rates. TPUs (v5e, v5p, v6e) are compiled for, 
 program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated on paper, from what a TPU
 program of the same config told of memory, if --results holds one.
 
---search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh cannot cut are raised to
-the next that it can, which is said; --noround refuses them, as training does. Every value can be overridden, such as
---config.mesh.tensor=2. What was measured is kept below --results, so that a second start goes on where one was ended.
+--search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh cannot cut are changed
+to the nearest that it can, and the flags are said that training needs then; --noround refuses them, as training does.
+Every value can be overridden, such as --config.mesh.tensor=2. What was measured is kept below --results, so that a
+second start goes on where one was ended.
 
 Exit codes: 0 everything fits; 1 something to mend, said in one sentence; 3 at least one batch does not fit.
 """
@@ -18,7 +19,6 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from anysat_jax import main as command_line
 from anysat_jax.train import settings
 from anysat_jax.train.errors import ConfigError, RunError
+from anysat_jax.train.mesh import batch_size_flags, even_batch_size
 from launch.aot_cases import Case, all_cases
 from launch.aot_result import Results, mesh_shape
 from launch.aot_rows import Row, as_json, as_markdown, as_text, compiled_row, paper_row
@@ -58,7 +59,7 @@ _QUICK = flags.DEFINE_bool(
     "quick", False, "Let XLA optimise little: four times faster, for more memory traffic than training will have."
 )
 _ROUND = flags.DEFINE_bool(
-    "round", True, "Raise batch sizes to the next that the mesh can cut; --noround refuses them."
+    "round", True, "Change batch sizes that the mesh cannot cut to the nearest that it can; --noround refuses them."
 )
 _RESULTS = flags.DEFINE_string("results", "runs/aot", "Where measurements are kept.")
 _MARKDOWN = flags.DEFINE_string(
@@ -70,37 +71,24 @@ _CHILD = flags.DEFINE_bool("in_child", False, "Compile in this very process; use
 
 
 def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
-    """The cases asked for, with batch sizes that the slice can share out.
+    """The cases asked for, with batch sizes that the slice can share out; what was changed for that is said.
 
     Raises:
       ConfigError: the mesh does not make up the slice; a batch size cannot be cut, and --noround was given.
-    """
-    asked, unit = asked_cases(config, topology)
-    if not _ROUND.value and (remarks := uneven(asked, unit)):
-        raise ConfigError(f"{remarks[0]}; take a multiple, or share out each tile with --config.mesh.tensor")
-    return [case.with_batch(-(-case.batch_size // unit) * unit) for case in asked]
-
-
-def asked_cases(config: ConfigDict, topology: Topology) -> tuple[list[Case], int]:
-    """The cases with the batch sizes that are wanted, and into how many equal parts a batch must be cut.
-
-    Raises:
-      ConfigError: the mesh does not make up the slice.
     """
     data, fsdp, _ = mesh_shape(config, topology)
     cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.get("accumulate", 1)
     if chips := _BATCHES_FOR.value:
         cases = [case.with_batch(-(-case.batch_size * topology.chips // chips)) for case in cases]
-    return cases, unit
-
-
-def uneven(cases: Sequence[Case], unit: int) -> list[str]:
-    """What to say of batch sizes that cannot be cut, one sentence for each dataset."""
-    sizes = {case.dataset: case.batch_size for case in cases if case.batch_size % unit}
-    return [
-        f"data.datasets.{dataset}.batch_size = {size} cannot be cut into {unit} equal parts"
-        for dataset, size in sizes.items()
-    ]
+    if uneven := {case.dataset: case.batch_size for case in cases if case.batch_size % unit}:
+        sizes = ", ".join(f"{dataset} {size}" for dataset, size in uneven.items())
+        remark = f"batches ({sizes}) cannot be cut into {unit} equal parts"
+        remedy = batch_size_flags(uneven, unit)
+        if not _ROUND.value:
+            raise ConfigError(f"{remark}; give {remedy}, or share out each tile with --config.mesh.tensor")
+        if not _CHILD.value:
+            _say(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}")
+    return [case.with_batch(even_batch_size(case.batch_size, unit)) for case in cases]
 
 
 def known_topology(name: str) -> Topology:
@@ -122,8 +110,6 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
       ConfigError: config and slice do not fit, or the compiling process failed.
     """
     cases = cases_of(config, topology)
-    for remark in uneven(*asked_cases(config, topology)):
-        _say(f"{remark}: this table raises it to the next multiple, and training on {topology.name} must, too")
     results = kept_results(config)
     if topology.chip.kind == "gpu" or _PAPER.value:
         return [paper_row(results, case, topology) for case in cases]

@@ -74,14 +74,23 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, acc
     change = "use fewer devices with --config.mesh.data"
     if accumulate > 1:
         cut, change = f"{cut} in accumulate = {accumulate} micro-batches", f"lower --config.accumulate, or {change}"
-    for name, dataset in datasets.items():
-        size = dataset["batch_size"]
-        if size % pieces:
-            nearest = max(1, round(size / pieces)) * pieces
-            raise ConfigError(
-                f"data.datasets.{name}.batch_size = {size} cannot be cut over {cut}; take a multiple such as "
-                f"{nearest}, or {change}"
-            )
+    uneven = {name: one["batch_size"] for name, one in datasets.items() if one["batch_size"] % pieces}
+    for name, size in uneven.items():
+        raise ConfigError(
+            f"data.datasets.{name}.batch_size = {size} cannot be cut over {cut}; give "
+            f"{batch_size_flags(uneven, pieces)}, or {change}"
+        )
+
+
+def batch_size_flags(sizes: Mapping[str, int], pieces: int) -> str:
+    """What to add to the command line so that datasets' batches can be cut into so many equal pieces."""
+    even = {name: even_batch_size(size, pieces) for name, size in sizes.items()}
+    return " ".join(f"--config.data.datasets.{name}.batch_size={size}" for name, size in even.items())
+
+
+def even_batch_size(size: int, pieces: int) -> int:
+    """The nearest batch size that can be cut into so many equal pieces, of a tile at least."""
+    return max(1, round(size / pieces)) * pieces
 
 
 def check_heads(model: ModelConfig, mesh: Mesh, fields: Sequence[str] = ("num_heads", "predictor_heads")) -> None:

@@ -278,15 +278,17 @@ def test_a_gpu_s_table_is_printed_and_put_into_a_page(tmp_path):
     assert lines[4].startswith("| h100:2 | 2x1x1 | mini_flair | 10 | 8 | 0.") and "old" not in lines
 
 
-def test_batches_that_cannot_be_cut_are_raised_and_told_of_or_refused(tmp_path):
-    remark = "data.datasets.mini_flair.batch_size = 8 cannot be cut into 3 equal parts"
-    table = tmp_path / "table.json"
-    raised = aot("--topology=h100:3", f"--json={table}")
-    assert raised.returncode == 0 and f"launch.aot: {remark}" in raised.stderr, raised.stderr[-2000:]
+def test_batches_that_cannot_be_cut_are_changed_and_told_of_or_refused(tmp_path):
+    remark = "launch.aot: batches (mini_flair 8) cannot be cut into 3 equal parts; "
+    flag, table = "--config.data.datasets.mini_flair.batch_size=9", tmp_path / "table.json"
+    changed = aot("--topology=h100:3", f"--json={table}")
+    assert changed.returncode == 0 and changed.stderr.count(remark) == 1, changed.stderr[-2000:]
+    assert f"needed to train on h100:3: {flag}\n" in changed.stderr
     assert [row["batch_size"] for row in json.loads(table.read_text())] == [9]
     refused = aot("--topology=h100:3", "--noround")
     assert refused.returncode == 1 and refused.stdout == "" and "Traceback" not in refused.stderr
-    assert refused.stderr.startswith(f"launch.aot: {remark}; take a multiple")
+    assert refused.stderr.startswith(f"{remark}give {flag}, or ")
+    assert aot("--topology=h100:3", "--noround", flag).returncode == 0
 
 
 def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):

@@ -5,7 +5,12 @@ import re
 import shlex
 
 import pytest
+from jax.sharding import AbstractMesh
 
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.train.errors import ConfigError
+from anysat_jax.train.mesh import check_batch_sizes, check_heads
+from configs import pretrain
 from launch import jobset, tpu
 from launch.commands import split
 from launch.slices import Slice
@@ -49,6 +54,32 @@ def test_the_node_pool_is_that_of_the_slice():
     [words] = starting("gcloud", "container", "node-pools", "create")
     flags = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
     assert int(flags["num-nodes"]) == Slice.parse(f"v5e:{flags['tpu-topology']}").hosts
+
+
+def check_batches(words: list[str], devices: int) -> None:
+    """That training takes the page's flags on so many devices."""
+    config = pretrain.get_config("geoplex")
+    given = dict(word.removeprefix("--config.").split("=") for word in words if word.startswith("--config."))
+    config.update_from_flattened_dict(
+        {name: value if name == "data.root" else int(value) for name, value in given.items()}
+    )
+    tensor = config.mesh.tensor
+    mesh = AbstractMesh((devices // tensor, 1, tensor), ("data", "fsdp", "tensor"))
+    check_batch_sizes(config.data.datasets, mesh)
+    check_heads(ModelConfig.from_section(config.model), mesh)
+
+
+def test_batches_can_be_shared_out_on_the_devices_shown():
+    on_slices = [*starting("python", "-m", "launch.tpu", "run"), *starting("python", "-m", "launch.jobset")]
+    [on_slurm] = starting("sbatch")
+    [on_host] = starting("bash", "launch/keep_going.sh")
+    assert len(on_slices) == 3 and "--nodes=4" in on_slurm and "--gpus-per-node=8" in on_slurm
+    for words in (*on_slices, on_slurm):
+        assert "--config=configs/pretrain.py:geoplex" in words
+        check_batches(words, 32 if "--gpus=8" in words or words is on_slurm else 256)
+    check_batches(on_host, 8)
+    with pytest.raises(ConfigError, match="cannot be cut"):
+        check_batches(on_host, 256)
 
 
 @pytest.mark.parametrize("name", ["keep_going.sh", "slurm.sh", "tpu_host.sh", "tpu.py", "jobset.py", "local.py"])

@@ -35,14 +35,14 @@ def test_a_mesh_larger_than_the_machine_is_refused(data, fsdp, tensor):
 
 def test_a_batch_size_that_cannot_be_cut_is_refused():
     check_batch_sizes({"good": {"batch_size": 16}}, mesh_of())
-    with pytest.raises(ConfigError, match=r"datasets.bad.batch_size = 12 .* 8 devices; take a multiple such as 16"):
-        check_batch_sizes({"good": {"batch_size": 16}, "bad": {"batch_size": 12}}, mesh_of())
+    with pytest.raises(ConfigError, match=r"datasets.bad.batch_size = 12 .* 8 devices; give (--\S+=16 --\S+=8), or"):
+        check_batch_sizes({"good": {"batch_size": 16}, "bad": {"batch_size": 12}, "few": {"batch_size": 3}}, mesh_of())
     check_batch_sizes({"good": {"batch_size": 4}}, mesh_of(tensor=2))
 
 
 def test_a_batch_size_that_micro_batches_do_not_divide_is_refused():
     check_batch_sizes({"good": {"batch_size": 16}}, mesh_of(), 2)
-    wanted = r"4 devices in accumulate = 3 micro-batches; take a multiple such as 12, or lower --config.accumulate"
+    wanted = r"4 devices in accumulate = 3 micro-batches; give \S+bad.batch_size=12, or lower --config.accumulate"
     with pytest.raises(ConfigError, match=wanted):
         check_batch_sizes({"bad": {"batch_size": 8}}, mesh_of(data=4), 3)
 
