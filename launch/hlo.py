@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+SHARED_CHANNEL = "1"  # of all that shard_map asks for
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
     *("custom-call", "partition-id", "replica-id", "opt-barrier", "iota", "broadcast", "domain"),
@@ -123,11 +124,9 @@ class Program:
         """Messages between chips in one run, the same kind and group together."""
         found: dict[str, tuple[Instruction, int]] = {}
         for name, times in self.times.items():
-            for one in self._with_fused(name):
+            for one, fused in self._with_fused(name):
                 if _kind(one) in COLLECTIVES:
-                    # One collective that is spread over several fusions stands in each, with the same channel.
-                    channel = re.search(r"channel_id=(\d+)", one.rest)
-                    found[channel[1] if channel else one.name] = (one, times)
+                    found[_identity(one) if fused else one.name] = (one, times)
         sums: dict[tuple[str, int], tuple[int, float]] = {}
         for one, times in found.values():
             key = (_kind(one), _group_size(one))
@@ -135,11 +134,12 @@ class Program:
             sums[key] = (count + times, size + times * _payload(one, key[1]))
         return [Collective(*key, *value) for key, value in sorted(sums.items()) if key[1] > 1]
 
-    def _with_fused(self, name: str) -> Iterator[Instruction]:
+    def _with_fused(self, name: str, fused: bool = False) -> Iterator[tuple[Instruction, bool]]:
+        """A computation's instructions and those of its fusions, and whether they are in a fusion."""
         for one in self.computations[name].values():
-            yield one
+            yield one, fused
             if one.kind == "fusion" and (inner := one.attribute("calls")) in self.computations:
-                yield from self._with_fused(inner)
+                yield from self._with_fused(inner, fused=True)
 
     def memory_traffic(self) -> float:
         """Bytes that one run reads from and writes to a chip's main memory.
@@ -220,6 +220,17 @@ def _closing(line: str, opening: int) -> int:
 
 def _kind(one: Instruction) -> str:
     return one.kind.removesuffix("-start")
+
+
+def _identity(one: Instruction) -> str:
+    """Tells collectives in fusions apart. One that is spread over several fusions stands in each, on one channel."""
+    channel = re.search(r"channel_id=(\d+)", one.rest)
+    if channel is None:
+        return one.name
+    if channel[1] != SHARED_CHANNEL:
+        return channel[1]
+    made_by = re.search(r'op_name="([^"]*)"', one.rest)
+    return f"{one.kind} {_payload(one, 1)} {made_by and made_by[1]}"
 
 
 def _payload(one: Instruction, group: int) -> float:

@@ -95,6 +95,39 @@ ENTRY %main (p: (s32[], f32[64,8], f32[6,64,8]), q: f32[64,8]) -> f32[256,8] {
 """  # noqa: E501
 
 
+SHARED = """\
+%fused (param_0: f32[4,8]) -> f32[16,8] {
+  %param_0 = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.1 = f32[16,8]{1,0} all-gather(%param_0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, metadata={op_name="jvp"}
+}
+
+%fused.2 (param_0: f32[4,8]) -> f32[16,8] {
+  %param_0 = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.2 = f32[16,8]{1,0} all-gather(%param_0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, metadata={op_name="jvp"}
+}
+
+%fused.3 (param_0: f32[4,8]) -> f32[16,8] {
+  %param_0 = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.3 = f32[16,8]{1,0} all-gather(%param_0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, metadata={op_name="transpose"}
+}
+
+ENTRY %main (p: f32[4,8]) -> f32[16,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %all-gather.4 = f32[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  %all-gather.5 = f32[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  %start = f32[16,8]{1,0} fusion(%p), kind=kCustom, calls=%fused
+  %done = f32[16,8]{1,0} fusion(%p), kind=kCustom, calls=%fused.2
+  %all-reduce.1 = f32[] all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %other = f32[16,8]{1,0} fusion(%p), kind=kCustom, calls=%fused.3
+}
+"""  # noqa: E501
+
+
+def test_what_shard_map_asks_for_is_told_apart_on_one_channel():
+    gathers = Collective("all-gather", 4, 4, 4 * 16 * 8 * 4.0)  # two alone, one spread over two fusions, and another
+    assert Program.parse(SHARED).collectives() == [gathers, Collective("all-reduce", 4, 1, 4.0)]
+
+
 def test_a_program_as_a_tpu_compiler_writes_it():
     program, one = Program.parse(TPU), 64 * 8 * 4.0
     assert program.times == {"main": 1, "body": 6}
