@@ -144,7 +144,8 @@ def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: in
         batch = batch_shapes(case)
         sensors = sum(not is_context(name) for name in batch.sensors)
         tokens = case.batch_size * sensors * math.prod(batch.grid)
-        messages.append(Collective("all-gather", chips, 2, 2.0 * tokens * model.dim * 4))
+        # The loss gathers them forward and backward, of which XLA makes one.
+        messages.append(Collective("all-gather", chips, 1, tokens * model.dim * 4.0))
     return messages
 
 
