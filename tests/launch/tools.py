@@ -51,7 +51,8 @@ class StandIns:
     def add(self, name: str, script: str = "") -> None:
         """A program whose every call is noted, and then runs a bash script."""
         program = self.folder / name
-        note = f"{{ printf '%s\\037' {name} \"$@\"; printf '\\036'; }} >> {self._calls}"  # unit and record separators
+        # Unit and record separators; a single write, since the programs of a pipe write at once.
+        note = f"printf -v call '%s\\037' {name} \"$@\"; printf '%s\\036' \"$call\" >> {self._calls}"
         program.write_text(f"#!/usr/bin/env bash\n{note}\n{script}\n")
         program.chmod(0o755)
 
