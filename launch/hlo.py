@@ -126,7 +126,7 @@ class Program:
         for name, times in self.times.items():
             for one, fused in self._with_fused(name):
                 if _kind(one) in COLLECTIVES:
-                    found[_identity(one) if fused else one.name] = (one, times)
+                    found[_identity(one, fused)] = (one, times)
         sums: dict[tuple[str, int], tuple[int, float]] = {}
         for one, times in found.values():
             key = (_kind(one), _group_size(one))
@@ -222,13 +222,13 @@ def _kind(one: Instruction) -> str:
     return one.kind.removesuffix("-start")
 
 
-def _identity(one: Instruction) -> str:
-    """Tells collectives in fusions apart. One that is spread over several fusions stands in each, on one channel."""
+def _identity(one: Instruction, fused: bool) -> str:
+    """Tells collectives apart. One that is spread over several fusions stands in each, on one channel."""
     channel = re.search(r"channel_id=(\d+)", one.rest)
-    if channel is None:
-        return one.name
-    if channel[1] != SHARED_CHANNEL:
+    if channel and channel[1] != SHARED_CHANNEL:
         return channel[1]
+    if channel is None or not fused:
+        return one.name
     made_by = re.search(r'op_name="([^"]*)"', one.rest)
     return f"{one.kind} {_payload(one, 1)} {made_by and made_by[1]}"
 

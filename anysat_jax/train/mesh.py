@@ -75,7 +75,8 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, acc
     if accumulate > 1:
         cut, change = f"{cut} in accumulate = {accumulate} micro-batches", f"lower --config.accumulate, or {change}"
     uneven = {name: one["batch_size"] for name, one in datasets.items() if one["batch_size"] % pieces}
-    for name, size in uneven.items():
+    if uneven:
+        name, size = next(iter(uneven.items()))
         raise ConfigError(
             f"data.datasets.{name}.batch_size = {size} cannot be cut over {cut}; give "
             f"{batch_size_flags(uneven, pieces)}, or {change}"
