@@ -72,9 +72,9 @@ class AnySat:
         Raises:
           FileNotFoundError: there is neither file nor folder.
           ValueError: the file does not hold the weights of an AnySat, or is damaged; the message names the file.
-          anysat_jax.train.errors.CheckpointError: the folder holds no checkpoint.
+          anysat_jax.errors.CheckpointError: the folder holds no checkpoint.
         """
-        from anysat_jax.weights.source import load_encoder  # brings what features alone do not need
+        from anysat_jax.weights.load import load_encoder  # brings what features alone do not need
 
         loaded = load_encoder(path)
         return cls(loaded.model, loaded.params)

@@ -12,10 +12,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from anysat_jax.errors import RunError
 from anysat_jax.model.init import count_parameters
-from anysat_jax.train.errors import RunError
 from anysat_jax.weights.exported import load_exported, save_exported
-from anysat_jax.weights.source import exported_file, load_encoder
+from anysat_jax.weights.load import exported_file, load_encoder
 
 
 def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from anysat_jax.batch import Batch, Observation
+from anysat_jax.downstream.network import NetworkConfig, finest_sensor
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import NUM_BUCKETS
 from anysat_jax.model.projectors import TEMPORAL_HEADS
-from anysat_jax.pretrain.masks import PatchMasks
+from anysat_jax.pretrain.masking import PatchMasks
 from anysat_jax.sensors import Sensor, get_sensor
 
 PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
@@ -208,3 +209,55 @@ def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1)
 def product_flops(rows: float, inner: float, columns: float) -> float:
     """FLOPs of (rows, inner) times (inner, columns)."""
     return 2.0 * rows * inner * columns
+
+
+def finetune_flops(network: NetworkConfig, batch: Batch) -> float:
+    """FLOPs of one step of modes "finetune" and "scratch" on a batch, forward and backward. Needs shapes only."""
+    patches = batch.grid[0] * batch.grid[1]
+    works = (
+        projector_work(network.model, batch),
+        Work(spatial_flops(network.model, batch)),
+        Work(combiner_flops(network.model, batch, patches)),
+        Work(head_flops(network, batch)),
+    )
+    return float(sum(work.training for work in works))
+
+
+def head_flops(network: NetworkConfig, batch: Batch) -> float:
+    """FLOPs of the head, forward; without the interpolation of `head.upsample = "bilinear"`."""
+    head, task = network.head, network.task
+    answers, outputs = batch.batch_size, task.num_outputs
+    if task.level == "dense":
+        sensor = task.sensor or finest_sensor(batch)
+        height, width = batch.observations[sensor].values.shape[-2:]
+        answers *= (height * width) // get_sensor(sensor).subpatch_pixels ** 2
+        outputs *= task.pixels_per_subpatch**2 if head.upsample == "shuffle" else 1
+    widths = (head.features(network.model.dim), *((head.hidden,) if head.kind == "mlp" else ()), outputs)
+    return sum(product_flops(answers, before, after) for before, after in itertools.pairwise(widths))
+
+
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # v5p, as some versions of the runtime call it
+    "TPU v6 lite": 918e12,  # v6e
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
+"""FLOP/s of one device in bfloat16 products of dense matrices, by how the device's kind begins or what is in it."""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """FLOP/s of a device in bfloat16; None where it is not known, as for CPUs.
+
+    Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e); NVIDIA's data sheets of A100, H100 and H200, without
+    sparsity.
+
+    Args:
+      device_kind: as JAX says it, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
+    """
+    found = [name for name in PEAK_FLOPS if name in device_kind]
+    return PEAK_FLOPS[max(found, key=len)] if found else None

@@ -48,9 +48,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from anysat_jax.train import distributed, settings
-from anysat_jax.train.errors import ConfigError, Preempted, RunError
-from anysat_jax.train.provenance import versions
+from anysat_jax.errors import ConfigError, Preempted, RunError
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import parameter_table
+from anysat_jax.train import config as settings
+from anysat_jax.train import distributed
+from anysat_jax.train.record import versions
 from anysat_jax.train.workdir import hold
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
@@ -70,8 +73,6 @@ _PROCESSES = flags.DEFINE_string(
 
 def run_describe(config: ConfigDict) -> None:
     """Prints the parameter table of the config's model."""
-    from anysat_jax.describe import describe
-
     print(describe(settings.model_of(config)))
 
 
@@ -80,7 +81,7 @@ def run_pretrain(config: ConfigDict) -> None:
     settings.check(config)  # before the data libraries are imported, so that a wrong value is answered at once
     keep_programs()
     with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.train.loop import pretrain
+        from anysat_jax.pretrain.train import pretrain
 
         pretrain(config, workdir)
     logging.info("done: %s", workdir)
@@ -90,7 +91,7 @@ def run_finetune(config: ConfigDict) -> None:
     """Fine-tunes or probes in --workdir, or goes on there."""
     keep_programs()
     with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.tuning.finetune import finetune
+        from anysat_jax.downstream.finetune import finetune
 
         finetune(config, workdir)
     logging.info("done: %s", workdir)
@@ -100,7 +101,7 @@ def run_evaluate(config: ConfigDict) -> None:
     """Measures a finished run, and writes to --workdir."""
     keep_programs()
     with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.tuning.evaluate import evaluate
+        from anysat_jax.downstream.evaluate import evaluate
 
         evaluate(config, workdir)
     logging.info("done: %s", workdir)
@@ -293,3 +294,19 @@ def run() -> None:
 
 if __name__ == "__main__":
     run()
+
+
+TOTALS = ("projectors", "spatial", "combiner", "encoder", "predictor")
+
+
+def describe(model: ModelConfig) -> str:
+    """The parameters of each part in millions, as a table in text; no memory is taken for them."""
+    table = parameter_table(model)
+    rows = [(name.replace("_", " ", 1), table[name]) for name in table if name not in TOTALS]
+    notes = {"projectors": " (all sensors)", "encoder": " (the model: projectors, spatial, combiner)"}
+    rows += [(name + notes.get(name, ""), table[name]) for name in TOTALS]
+    shared = 100 * (table["spatial"] + table["combiner"]) / table["encoder"]
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}  {count / 1e6:8.2f} M" for label, count in rows]
+    title = f"dim {model.dim}, depth {model.depth}, {model.num_heads} heads; predictor depth {model.predictor_depth}"
+    return "\n".join([title, *lines, f"{shared:.1f} % of the encoder is shared by all sensors"])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anysat_jax.train.owner import Owner
+from anysat_jax.train.workdir import Owner
 
 FILE_NAME = "status.json"
 ENDED = ("done", "stopped", "failed")

@@ -35,8 +35,8 @@ from sklearn.metrics import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_pipelines.card import Reader
 from data_pipelines.commands.source import open_source
+from data_pipelines.reader import Reader
 from data_pipelines.registry import get_entry
 
 BANDS = slice(0, 12)  # of Sentinel-2's ten and Sentinel-1's three

@@ -27,10 +27,11 @@ import numpy as np
 
 from anysat_jax.batch import Batch
 from data_pipelines.card import Example
-from data_pipelines.crops import Piece, whole_tile
-from data_pipelines.features import complete_example
 from data_pipelines.options import DatasetOptions, Sampling
-from data_pipelines.registry import DatasetEntry, get_entry
+from data_pipelines.prepare.records import complete_example
+from data_pipelines.reader import DatasetEntry
+from data_pipelines.registry import get_entry
+from data_pipelines.windows import Piece, whole_tile
 
 ROUNDS = 5  # raw and prepared take turns, so that other work on the machine hits both
 
@@ -232,7 +233,7 @@ HEADER = (
 
 def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> Result:
     """Prepares an archive and runs both pipelines by turns."""
-    from data_pipelines.prepare import prepare_dataset
+    from data_pipelines.prepare.prepare import prepare_dataset
     from data_pipelines.prepared import PreparedDataset
 
     entry: DatasetEntry = get_entry(case.dataset)
@@ -279,12 +280,11 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     """Time of a tiny model's training step a tile, on this machine's CPU."""
     import jax
 
-    from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
-    from anysat_jax.train import settings
-    from anysat_jax.train.mesh import make_mesh, put_batch, put_masks
+    from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
+    from anysat_jax.pretrain.step import create_state, make_train_step
+    from anysat_jax.train import config as settings
     from anysat_jax.train.optimizer import make_optimizer
-    from anysat_jax.train.state import create_state
-    from anysat_jax.train.step import make_train_step
+    from anysat_jax.train.sharding import make_mesh, put_batch, put_masks
     from configs import pretrain
 
     config = pretrain.get_config(f"prepared,{case.dataset}")

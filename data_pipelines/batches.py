@@ -11,12 +11,40 @@ from jaxtyping import Bool, Int
 
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
-from data_pipelines.blocks import covering
-from data_pipelines.crops import Piece, View, all_corners, draw_view, whole_tile
-from data_pipelines.dates_choice import padded_lengths
-from data_pipelines.records import CorruptTileError
-from data_pipelines.share import WHOLE, Share
-from data_pipelines.transforms import TileTransform
+from data_pipelines.prepare.records import CorruptTileError
+from data_pipelines.transforms import TileTransform, padded_lengths
+from data_pipelines.windows import Piece, View, all_corners, covering, draw_view, whole_tile
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Some of the equal runs of rows that every batch is cut into; the default is the whole batch.
+
+    A batch has the same rows whoever reads them, so that what is drawn for a row, such as its masks, does not depend on
+    the number of processes. Processes whose devices hold the same rows have the same share.
+
+    Attributes:
+      parts: numbers of the runs, rising.
+      count: runs in a batch.
+
+    Raises:
+      ValueError: no parts, or one that is none of `count`.
+    """
+
+    parts: tuple[int, ...] = (0,)
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.parts or not all(0 <= part < self.count for part in self.parts):
+            raise ValueError(f"the parts {self.parts} of a batch are not among its {self.count}")
+
+    def rows(self, batch_size: int) -> Int[np.ndarray, "b"]:
+        """Numbers of the rows in the whole batch; `count` divides `batch_size`."""
+        return np.arange(batch_size).reshape(self.count, -1)[list(self.parts)].reshape(-1)
+
+
+WHOLE = Share()
+
 
 Pick = tuple[int, np.random.Generator]
 """A tile's position in the split, and the generator of what is drawn for it."""

@@ -1,5 +1,6 @@
 """Batches for training and evaluation: what the rest of the library uses of `data_pipelines`."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +8,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
-from data_pipelines.batches import BatchMaker, InOrder
+from data_pipelines.batches import WHOLE, BatchMaker, InOrder, Share
 from data_pipelines.card import DatasetCard
-from data_pipelines.crops import all_corners
-from data_pipelines.fraction import check_tiles, chosen_tiles
 from data_pipelines.locate import find_card, locate, to_stderr
 from data_pipelines.options import (
     DatasetOptions,
@@ -22,14 +21,44 @@ from data_pipelines.options import (
     sampling_options,
     skips_corrupt,
 )
+from data_pipelines.prepare.records import CorruptTileError
+from data_pipelines.prepare.statistics import SPLIT
 from data_pipelines.prepared import PreparedDataset
-from data_pipelines.records import CorruptTileError
-from data_pipelines.share import WHOLE, Share
-from data_pipelines.statistics import SPLIT
 from data_pipelines.transforms import TileTransform
+from data_pipelines.windows import all_corners
 
 if TYPE_CHECKING:
     from data_pipelines.sampler import StepIterator
+
+
+def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.ndarray, "n"]:
+    """Positions of the tiles that training uses, in rising order; at least one.
+
+    All tiles are put in an order that depends on name, size and seed alone, and the first ones are taken: so 1 percent
+    lies within 10 percent, and every process takes the same.
+
+    Args:
+      name: of the dataset.
+      size: tiles that its training split has, at least one.
+      fraction: share of them, above 0, at most 1.
+      seed: another seed takes others.
+    """
+    order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(size)
+    return np.sort(order[: max(1, round(fraction * size))]).astype(np.int32)
+
+
+def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
+    """`tiles` as positions in a split, if each is one and none comes twice.
+
+    Raises:
+      ValueError: they are not.
+    """
+    positions = np.asarray(tiles, np.int64)
+    wrong = positions[(positions < 0) | (positions >= size)]
+    if wrong.size or len(np.unique(positions)) < len(positions):
+        what = f"{wrong[0]} is none" if wrong.size else "one comes twice"
+        raise ValueError(f"tiles are to be different positions in a split of {size}; {what}")
+    return positions.astype(np.int32)
 
 
 def dataset_card(name: str, root: str | None = None) -> DatasetCard:

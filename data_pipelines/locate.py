@@ -4,14 +4,13 @@ import pathlib
 import re
 from collections.abc import Callable
 
-from data_pipelines.card import DatasetCard, num_tiles
-from data_pipelines.card_json import FILE_NAME, read_card
-from data_pipelines.mirror import mirror, remote_versions
-from data_pipelines.places import cache_folder, is_url, to_stderr
-from data_pipelines.plan import FORMAT
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.card import FILE_NAME, DatasetCard, read_card
+from data_pipelines.prepare.plan import FORMAT
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.storage import cache_folder, is_url, mirror, remote_versions, to_stderr
 from data_pipelines.prepared import PreparedDataset, prepared_folder
-from data_pipelines.registry import DatasetEntry, dataset_names, fingerprint, get_entry
+from data_pipelines.reader import DatasetEntry, num_tiles
+from data_pipelines.registry import dataset_names, fingerprint, get_entry
 
 __all__ = ["cache_folder", "find_card", "find_prepared", "locate", "to_stderr"]
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard
-from data_pipelines.crops import check_extent
 from data_pipelines.locate import find_card
+from data_pipelines.windows import check_extent
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
 Days = Literal["day_of_year", "published"]

@@ -12,15 +12,13 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.blocks import as_piece, block_card, join_blocks
-from data_pipelines.card import DatasetCard, Example
-from data_pipelines.card_json import check_stored_card
-from data_pipelines.contents import check_contents
-from data_pipelines.crops import Piece
-from data_pipelines.plan import FILE_NAME, Plan
-from data_pipelines.records import CorruptTileError, RecordParser, UnreadableTileError
-from data_pipelines.statistics import FILE_NAME as STATISTICS
-from data_pipelines.statistics import SensorStatistics, load_statistics
+from data_pipelines.card import DatasetCard, Example, check_stored_card
+from data_pipelines.prepare.plan import FILE_NAME, Plan
+from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
+from data_pipelines.prepare.statistics import FILE_NAME as STATISTICS
+from data_pipelines.prepare.statistics import SensorStatistics, load_statistics
+from data_pipelines.prepare.storage import check_contents
+from data_pipelines.windows import Piece, as_piece, block_card, join_blocks
 
 LENGTHS_FILE = "series_lengths.npz"
 Lengths = Mapping[str, Int32[np.ndarray, "N"]]

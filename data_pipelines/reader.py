@@ -1,9 +1,13 @@
 """What the readers of published archives share: a list of tiles for each split."""
 
+import dataclasses
 import hashlib
+import itertools
 import json
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from data_pipelines.card import DatasetCard, Example
 
@@ -59,3 +63,110 @@ class ArchiveReader:
 
     def example(self, split: str, key: str) -> Example:
         raise TypeError(f"{type(self).__name__} does not say how a tile is read")
+
+
+def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str:
+    """The split of a tile, or of a group of tiles that must stay together: "train", "val" or "test".
+
+    Args:
+      name: of the tile or the group; nothing else plays a part, so that tiles which come later move no other.
+      val: share that is held out for validation, 0 to 1.
+      test: share that is held out for testing.
+      seed: another seed gives another split.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    number = int.from_bytes(digest[:8], "big") / 2**64
+    return "val" if number < val else "test" if number < val + test else "train"
+
+
+class Reader(Protocol):
+    """Reads one dataset's raw files, each tile on its own.
+
+    A reader is pickled to worker processes: it keeps paths, lists and small tables, no open file.
+    It may have `summary`, a line to print when it is opened, and `fingerprint`, a text that changes with the tiles.
+    """
+
+    card: DatasetCard
+
+    def splits(self) -> tuple[str, ...]:
+        """The card's splits for which there are tiles."""
+
+    def keys(self, split: str) -> Sequence[str]:
+        """Keys of a split's tiles in a fixed order, unique over all splits."""
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          ValueError, OSError: a file is missing, unreadable or not as published; the message names it, says what was
+            expected and what to do.
+        """
+
+
+def num_tiles(reader: Reader) -> int:
+    """Tiles of all splits."""
+    return sum(len(reader.keys(split)) for split in reader.splits())
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetEntry:
+    """How a dataset is opened before it is prepared.
+
+    Attributes:
+      card: its facts.
+      open_reader: makes the reader of raw data from their folder; None for data that are generated.
+      generate: makes the reader of data that are generated; None for raw data.
+      holds_raw: whether a folder holds the published layout; None for data that are generated.
+      layout: the published layout in words, for errors.
+      version: "major.minor.patch" of what the reader gives; raise it when the same raw data give other examples.
+      code: modules that make generated data; a change in their text makes the data anew.
+      source: folder of the raw data where no other is named; a described folder knows its own.
+    """
+
+    card: DatasetCard
+    open_reader: Callable[[pathlib.Path], Reader] | None = None
+    holds_raw: Callable[[pathlib.Path], bool] | None = None
+    layout: str = ""
+    version: str = "1.0.0"
+    code: tuple[str, ...] = ()
+    source: pathlib.Path | None = None
+    generate: Callable[[], Reader] | None = None
+
+    @property
+    def generated(self) -> bool:
+        return self.generate is not None
+
+    def reader(self, folder: pathlib.Path | None = None) -> Reader:
+        """The reader of the data.
+
+        Args:
+          folder: of raw data, as `find_raw` gives it; where it is left out, the dataset's own `source`.
+
+        Raises:
+          ValueError: the data are generated and a folder is given, or are not and none is known.
+          FileNotFoundError, ValueError: as the reader says of what is in the folder.
+        """
+        name, folder = self.card.name, folder or self.source
+        if self.generate is not None:
+            if folder is not None:
+                raise ValueError(f"dataset {name!r} is made by this project's code; it is not read from {folder}")
+            return self.generate()
+        if folder is None or self.open_reader is None:
+            where = f" (see {self.card.url})" if self.card.url else ""
+            raise ValueError(f"dataset {name!r} is read from a folder: name the one that holds it{where}")
+        return self.open_reader(folder)
+
+    def find_raw(self, base: pathlib.Path) -> pathlib.Path | None:
+        """The folder that holds the published layout: the one of the dataset's name in `base`, else `base` itself."""
+        places = (base / self.card.name, base)
+        return next((place for place in places if self.holds_raw is not None and self.holds_raw(place)), None)
+
+    def found_deeper(self, base: pathlib.Path) -> str:
+        """For an error where `find_raw` finds nothing: the folder one level down that does hold the layout."""
+        tops = [place for place in (base, base / self.card.name) if place.is_dir()]
+        below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), _MANY) for top in tops)
+        found = [entry.path for entry in below if entry.is_dir() and self.find_raw(pathlib.Path(entry.path))]
+        return f"; {min(found)} does: name that folder" if found else ""
+
+
+_MANY = 100  # a folder of more names is no folder of downloads, and is not looked through

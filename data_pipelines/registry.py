@@ -1,83 +1,16 @@
 """The datasets that configs can name: their cards, and how to get at their raw data."""
 
-import dataclasses
 import functools
 import hashlib
 import importlib
-import itertools
-import os
 import pathlib
 from collections.abc import Callable
 
-from data_pipelines.card import DatasetCard, Reader
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetEntry:
-    """How a dataset is opened before it is prepared.
-
-    Attributes:
-      card: its facts.
-      open_reader: makes the reader of raw data from their folder; None for data that are generated.
-      generate: makes the reader of data that are generated; None for raw data.
-      holds_raw: whether a folder holds the published layout; None for data that are generated.
-      layout: the published layout in words, for errors.
-      version: "major.minor.patch" of what the reader gives; raise it when the same raw data give other examples.
-      code: modules that make generated data; a change in their text makes the data anew.
-      source: folder of the raw data where no other is named; a described folder knows its own.
-    """
-
-    card: DatasetCard
-    open_reader: Callable[[pathlib.Path], Reader] | None = None
-    holds_raw: Callable[[pathlib.Path], bool] | None = None
-    layout: str = ""
-    version: str = "1.0.0"
-    code: tuple[str, ...] = ()
-    source: pathlib.Path | None = None
-    generate: Callable[[], Reader] | None = None
-
-    @property
-    def generated(self) -> bool:
-        return self.generate is not None
-
-    def reader(self, folder: pathlib.Path | None = None) -> Reader:
-        """The reader of the data.
-
-        Args:
-          folder: of raw data, as `find_raw` gives it; where it is left out, the dataset's own `source`.
-
-        Raises:
-          ValueError: the data are generated and a folder is given, or are not and none is known.
-          FileNotFoundError, ValueError: as the reader says of what is in the folder.
-        """
-        name, folder = self.card.name, folder or self.source
-        if self.generate is not None:
-            if folder is not None:
-                raise ValueError(f"dataset {name!r} is made by this project's code; it is not read from {folder}")
-            return self.generate()
-        if folder is None or self.open_reader is None:
-            where = f" (see {self.card.url})" if self.card.url else ""
-            raise ValueError(f"dataset {name!r} is read from a folder: name the one that holds it{where}")
-        return self.open_reader(folder)
-
-    def find_raw(self, base: pathlib.Path) -> pathlib.Path | None:
-        """The folder that holds the published layout: the one of the dataset's name in `base`, else `base` itself."""
-        places = (base / self.card.name, base)
-        return next((place for place in places if self.holds_raw is not None and self.holds_raw(place)), None)
-
-    def found_deeper(self, base: pathlib.Path) -> str:
-        """For an error where `find_raw` finds nothing: the folder one level down that does hold the layout."""
-        tops = [place for place in (base, base / self.card.name) if place.is_dir()]
-        below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), _MANY) for top in tops)
-        found = [entry.path for entry in below if entry.is_dir() and self.find_raw(pathlib.Path(entry.path))]
-        return f"; {min(found)} does: name that folder" if found else ""
-
-
-_MANY = 100  # a folder of more names is no folder of downloads, and is not looked through
+from data_pipelines.reader import DatasetEntry, Reader
 
 
 def _mini(name: str) -> DatasetEntry:
-    from data_pipelines import mini_geoplex
+    from data_pipelines.mini import datasets as mini_geoplex
 
     code = tuple(f"data_pipelines.{m}" for m in ("land_cover", "landscape", "views", "mini_geoplex"))
     return DatasetEntry(mini_geoplex.MINI_CARDS[name], generate=lambda: mini_geoplex.MiniReader(name), code=code)
@@ -154,7 +87,7 @@ _DESCRIBED: set[str] = set()
 
 
 def _described(path: str) -> DatasetEntry:
-    from data_pipelines.folder import folder_entry
+    from data_pipelines.own_tiles import folder_entry
 
     entry = folder_entry(path)
     if entry.card.name not in _DESCRIBED:  # a description may be read again

@@ -20,10 +20,9 @@ from absl import logging
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
-from data_pipelines.batches import Pick
+from data_pipelines.batches import WHOLE, Pick, Share
 from data_pipelines.options import DatasetOptions
-from data_pipelines.pool import WorkerDiedError, how_it_ended
-from data_pipelines.share import WHOLE, Share
+from data_pipelines.prepare.prepare import WorkerDiedError, how_it_ended
 
 
 class Schedule(grain.transforms.DatasetSelectionMap):

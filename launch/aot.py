@@ -24,14 +24,12 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from anysat_jax import main as command_line
-from anysat_jax.train import settings
-from anysat_jax.train.errors import ConfigError, RunError
-from anysat_jax.train.mesh import batch_size_flags, even_batch_size
-from launch.aot_cases import Case, all_cases
-from launch.aot_result import Results, mesh_shape
-from launch.aot_rows import Row, as_json, as_markdown, as_text, compiled_row, paper_row
-from launch.chips import Topology, parse_topology
-from launch.slices import Slice
+from anysat_jax.errors import ConfigError, RunError
+from anysat_jax.train import config as settings
+from anysat_jax.train.sharding import batch_size_flags, even_batch_size
+from launch.aot_compile import Case, Results, all_cases, mesh_shape
+from launch.chips import Slice, Topology, parse_topology
+from launch.roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_row
 
 EXIT_ERROR, EXIT_TOO_LARGE = 1, 3
 ENVIRONMENT = {

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from anysat_jax import SENSORS, main
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.pretrain.step import create_state
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.state import create_state
+from anysat_jax.train.sharding import make_mesh
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])

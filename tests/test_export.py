@@ -9,14 +9,13 @@ import optax
 import pytest
 
 from anysat_jax import AnySat, export
-from anysat_jax.adapt.heads import HeadConfig
-from anysat_jax.adapt.network import NetworkConfig, init_head
-from anysat_jax.adapt.tasks import Task
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
+from anysat_jax.downstream.task import Task
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import count_parameters, init_encoder, init_student
+from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.state import state_from_params
+from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import load_exported, save_exported
 from anysat_jax.weights.published import load_published
 from tests.train.toys import assert_same

@@ -12,7 +12,7 @@ from anysat_jax import flops
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
-from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
+from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
 
 SENSORS = ("aerial", "s2", "s1-asc", "modis")

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from anysat_jax import main
-from anysat_jax.describe import describe
+from anysat_jax.errors import ConfigError
+from anysat_jax.main import describe
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.train.errors import ConfigError
 from configs import pretrain
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]

@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
-from tests.data_pipelines.folder.real_tiles import cut_tiles
-from tests.data_pipelines.folder.test_tutorial import blocks, commands
+from tests.data_pipelines.own_tiles.real_tiles import cut_tiles
+from tests.data_pipelines.own_tiles.test_tutorial import blocks, commands
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHORT = [

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from anysat_jax.status import FILE_NAME, STALE_SECONDS, main
-from anysat_jax.train.owner import Owner
+from anysat_jax.train.workdir import Owner
 
 OWNER = {name: value for name, value in vars(Owner.this_process()).items() if name != "token"}
 

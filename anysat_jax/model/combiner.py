@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.linear import Linear
+from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, attend, block_stack, relative_term
 from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, OWN_PATCH_BUCKET, patch_buckets, patch_positions
-from anysat_jax.model.transformer import COLUMNS, ROWS, Mlp, attend, block_stack, relative_term
 
 NORM_EPSILON = 1e-6
 OWN_PATCH_LOGIT = 4.0  # by which a patch's own tokens lead at the start: half of the attention among 55 patches

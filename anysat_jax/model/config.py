@@ -4,10 +4,30 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from anysat_jax.model.remat import NONE, POLICIES, policy_name
 from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
+
+NONE, DOTS, FULL = "none", "dots", "full"
+POLICIES = (NONE, DOTS, FULL)
+"""none: everything is kept. dots: the results of products with weights are; norms, activations and attention weights
+are computed again, which costs little. full: a module's inputs alone are, which costs a third more compute."""
+
+
+def rematerialised(module: type[nn.Module], policy: str, **how: Any) -> type[nn.Module]:
+    """The module's class under a policy of `POLICIES`; `how`: more arguments of `nn.remat`."""
+    if policy == NONE:
+        return module
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == DOTS else None
+    return nn.remat(module, policy=saved, **how)
+
+
+def policy_name(stored: bool | str) -> str:
+    """A policy as files hold it: True and False are those of files from before there were names."""
+    return {False: NONE, True: FULL}.get(stored, stored)
+
 
 PositionKind = Literal["paper", "released"]
 

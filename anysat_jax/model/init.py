@@ -19,8 +19,8 @@ from anysat_jax.model.combiner import OWN_PATCH_LOGIT
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import OWN_PATCH_BUCKET
+from anysat_jax.model.predictor import Student
 from anysat_jax.model.projectors import FIRST_BIAS_SPREAD, KEY_WIDTH
-from anysat_jax.model.student import Student
 from anysat_jax.sensors import get_sensor
 
 Params = dict[str, Any]

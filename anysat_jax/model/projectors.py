@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
-from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.linear import Linear
+from anysat_jax.model.config import ModelConfig, rematerialised
+from anysat_jax.model.layers import Linear
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
-from anysat_jax.model.remat import rematerialised
 from anysat_jax.sensors import Sensor
 
 TEMPORAL_HEADS = 16

@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from anysat_jax.report.results import write_results
+from anysat_jax.report.page import write_results
 from anysat_jax.report.runs import read_runs
 
 

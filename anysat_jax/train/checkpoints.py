@@ -4,8 +4,13 @@ Orbax writes them in the background and renames them when whole, so that a run k
 whole one. Each holds the checksums of its files, which are compared before it is read.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import errno
+import hashlib
+import json
+import os
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +23,107 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from anysat_jax.train.checksums import find_damage, has_checksums, write_checksums
-from anysat_jax.train.errors import CheckpointError, ConfigError, StorageError
-from anysat_jax.train.settings import differences
-from anysat_jax.train.storage import refusal
+from anysat_jax.errors import CheckpointError, ConfigError, StorageError
+from anysat_jax.train.config import differences
+from anysat_jax.train.record import write_json
+
+FILE = "checksums.json"
+CHANGING = ("_CHECKPOINT_METADATA", "commit_success.txt")
+"""Files at the top of a checkpoint that Orbax writes after its last call to us; they hold times, and nothing is read
+from them."""
+THREADS = 4  # hashing frees the interpreter
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Writes `checksums.json` into a folder: size in bytes and SHA-256 of every file below it.
+
+    Raises:
+      OSError: a file cannot be read, or the checksums cannot be written.
+    """
+    write_json(folder / FILE, {"files": _measure(folder, _names(folder))})
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with the files of a folder, in words; None where nothing is, or where there are no checksums.
+
+    Files that were added later are no damage. Ask `has_checksums` too where there should be checksums.
+    """
+    try:
+        written = json.loads((folder / FILE).read_bytes())["files"]
+    except FileNotFoundError:
+        return None  # of an earlier version
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{FILE} cannot be read: {error}"
+    missing = [name for name in written if not (folder / name).is_file()]
+    if missing:
+        return _said(missing, "is missing")
+    try:
+        found = _measure(folder, list(written))
+    except OSError as error:
+        return f"a file cannot be read: {error}"
+    changed = [name for name in written if found[name] != written[name]]
+    return _said(changed, "is not what was written") if changed else None
+
+
+def has_checksums(folder: pathlib.Path) -> bool:
+    """Whether there are any. They may have been removed by a process that was killed while it removed the folder."""
+    return (folder / FILE).is_file()
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in files if name not in (FILE, *CHANGING))
+
+
+def _measure(folder: pathlib.Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _measure_file(folder / name), names), strict=True))
+
+
+def _measure_file(path: pathlib.Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _said(names: list[str], what: str) -> str:
+    return f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+
+
+REFUSALS = tuple(
+    os.strerror(getattr(errno, name))
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE")
+)
+"""What a disk answers that cannot be written, in the words that libraries of every language hand on."""
+
+
+@contextlib.contextmanager
+def explained(workdir: pathlib.Path) -> Iterator[None]:
+    """Says in one sentence that the disk took no more.
+
+    Raises:
+      StorageError: instead of an OSError in writing below the folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason, where = refusal(error), error.filename or workdir
+        if reason is None or not pathlib.Path(str(where)).is_relative_to(workdir):
+            raise
+        raise StorageError(
+            f"{where} cannot be written ({reason}); make room, or give another --workdir; the checkpoints that were "
+            "whole still are, and the same command goes on from the last"
+        ) from error
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What the disk answered, if an error, or what it came from, tells of a disk that cannot be written."""
+    while error is not None:
+        if found := [words for words in REFUSALS if words in str(error)]:
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None
+
 
 ARGS = ocp.args
 SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}

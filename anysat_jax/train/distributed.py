@@ -18,8 +18,8 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.settings import flatten
+from anysat_jax.errors import ConfigError
+from anysat_jax.train.config import flatten
 
 VARIABLE = "ANYSAT_PROCESSES"  # the environment's word for --processes
 PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait

@@ -1,16 +1,205 @@
 """A profile of a few steps: a trace for TensorBoard or Perfetto, and a page that says where the time goes."""
 
+import collections
 import contextlib
+import dataclasses
 import pathlib
+import re
 import shutil
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import jax
+import numpy as np
 from absl import logging
+from jaxtyping import Float64
 
-from anysat_jax.train.trace import STEP, describe, read_trace
+from anysat_jax.train.input import INPUT
+
+Spans = Float64[np.ndarray, "n 2"]
+"""Disjoint stretches, in order: where each begins and ends."""
+
+
+def union(spans: Iterable[tuple[float, float]]) -> Spans:
+    """Stretches that may overlap, as disjoint ones."""
+    merged: list[list[float]] = []
+    for begin, end in sorted(spans):
+        if merged and begin <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        elif end > begin:
+            merged.append([begin, end])
+    return np.array(merged, np.float64).reshape(-1, 2)
+
+
+def intersection(first: Spans, second: Spans) -> Spans:
+    """What is in both."""
+    found, i, j = [], 0, 0
+    while i < len(first) and j < len(second):
+        begin, end = max(first[i, 0], second[j, 0]), min(first[i, 1], second[j, 1])
+        if begin < end:
+            found.append((begin, end))
+        i, j = (i + 1, j) if first[i, 1] < second[j, 1] else (i, j + 1)
+    return np.array(found, np.float64).reshape(-1, 2)
+
+
+def difference(first: Spans, second: Spans) -> Spans:
+    """What is in the first and not in the second."""
+    edges = np.concatenate([[-np.inf], second.ravel(), [np.inf]]).reshape(-1, 2)
+    return intersection(first, edges)
+
+
+def length(spans: Spans) -> float:
+    """How long they are together."""
+    return float((spans[:, 1] - spans[:, 0]).sum())
+
+
+STEP = "train"
+COLLECTIVES = re.compile(
+    r"all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast|nccl"
+    r"|^(send|recv)\b",
+    re.IGNORECASE,
+)
+CONTAINERS = re.compile(r"^(while|conditional|call)([.\d]|$)")  # their parts are events of their own
+TOP = 12  # operations on the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Where the time of a trace went. Shares are means over the devices and add up to 1.
+
+    Attributes:
+      steps: traced.
+      devices: that ran something.
+      seconds: from the first step to the end of the last.
+      compute, communication, input, host: see the top of this file.
+      hidden: communication beside which the device computed; within `compute`.
+      operations: the longest operations by name: their share of the time of all operations.
+    """
+
+    steps: int
+    devices: int
+    seconds: float
+    compute: float
+    communication: float
+    input: float
+    host: float
+    hidden: float
+    operations: dict[str, float]
+
+
+@dataclasses.dataclass
+class Events:
+    """Of one device: where its operations begin and end."""
+
+    compute: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    communication: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+
+
+def read_trace(path: pathlib.Path) -> Shares:
+    """The shares of a trace, an .xplane.pb file.
+
+    Raises:
+      ValueError: it holds no step.
+    """
+    return shares_of(jax.profiler.ProfileData.from_file(str(path)))
+
+
+def shares_of(profile: Any) -> Shares:
+    """The shares of a profile: planes that hold lines that hold events, as `jax.profiler.ProfileData` gives them."""
+    devices: dict[str, Events] = {}
+    operations: collections.Counter[str] = collections.Counter()
+    for device, event in _operations(profile):
+        kind = "communication" if COLLECTIVES.search(event.name) else "compute"
+        getattr(devices.setdefault(device, Events()), kind).append(_span(event))
+        operations[_short(event.name)] += event.duration_ns * 1e-9
+    steps, waits = _host_spans(profile, STEP), _host_spans(profile, INPUT)
+    if not steps:
+        raise ValueError("the trace holds no step of training")
+    ends = [end for one in devices.values() for _, end in (*one.compute, *one.communication)]
+    window = np.array([[min(begin for begin, _ in steps), max([*(end for _, end in steps), *ends])]])
+    parts = [_parts(one, union(waits), window) for one in devices.values()] or [np.array([0.0, 0.0, 0.0, 1.0, 0.0])]
+    compute, communication, waiting, host, hidden = np.mean(parts, axis=0).tolist()
+    seconds = float(length(window)) * 1e-9
+    total = max(operations.total(), 1e-12)
+    top = {name: spent / total for name, spent in operations.most_common(TOP)}
+    return Shares(len(steps), len(devices), seconds, compute, communication, waiting, host, hidden, top)
+
+
+def _parts(events: Events, waits: Spans, window: Spans) -> Float64[np.ndarray, "5"]:
+    compute = intersection(union(events.compute), window)
+    communication = intersection(union(events.communication), window)
+    exposed = difference(communication, compute)
+    idle = difference(difference(window, compute), exposed)
+    waiting = length(intersection(idle, waits))
+    hidden = length(communication) - length(exposed)
+    return np.array([length(compute), length(exposed), waiting, length(idle) - waiting, hidden]) / length(window)
+
+
+def _operations(profile: Any) -> Iterator[tuple[str, Any]]:
+    """Device and event of every operation. A CPU's run in threads of the host; a TPU has a line for them."""
+    for plane in profile.planes:
+        lines = list(plane.lines)
+        if plane.name.startswith("/device:"):
+            chosen = [line for line in lines if line.name == "XLA Ops"]
+            chosen = chosen or [line for line in lines if line.name.startswith("Stream")]
+            yield from ((plane.name, event) for line in chosen for event in line.events if not _contains(event))
+        elif plane.name.startswith("/host:CPU"):
+            for event in (event for line in lines for event in line.events):
+                found = dict(event.stats)
+                if "hlo_op" in found and not _contains(event):
+                    yield f"cpu {found.get('device_ordinal', 0)}", event
+
+
+def _contains(event: Any) -> bool:
+    return CONTAINERS.match(_short(event.name)) is not None
+
+
+def _short(name: str) -> str:
+    """The name of an operation; a TPU's events are called by their whole line of HLO."""
+    return name.partition(" = ")[0].lstrip("%")
+
+
+def _host_spans(profile: Any, name: str) -> list[tuple[float, float]]:
+    """Of the host's events of a name, without what the name is followed by ("train#step_num=3#")."""
+    lines = (line for plane in profile.planes if plane.name.startswith("/host:CPU") for line in plane.lines)
+    return [_span(event) for line in lines for event in line.events if event.name.partition("#")[0] == name]
+
+
+def _span(event: Any) -> tuple[float, float]:
+    return event.start_ns, event.start_ns + event.duration_ns
+
+
+def describe(shares: Shares) -> str:
+    """The page."""
+    each = 1000 * shares.seconds / shares.steps
+    lines = [
+        f"{shares.steps} steps on {shares.devices} devices, {each:.1f} ms each; shares of it, means of the devices:",
+        "",
+        *(
+            f"  {name:14}{share:7.1%}  {each * share:9.1f} ms a step  {meaning}"
+            for name, share, meaning in (
+                ("compute", shares.compute, f"{shares.hidden:.1%} beside hidden communication"),
+                ("communication", shares.communication, "that nothing is computed beside"),
+                (
+                    "input",
+                    shares.input,
+                    "idle while the host waited for a batch: more data.num_workers, or fewer dates",
+                ),
+                ("host", shares.host, "idle for another reason: dispatch, logging, checkpoints"),
+            )
+        ),
+        "",
+        "The longest operations, and their share of the time of all:",
+        "",
+    ]
+    lines += [f"  {share:7.1%}  {name}" for name, share in shares.operations.items()]
+    lines += [
+        "",
+        "The trace lies beside this file, in plugins/profile: open it in TensorBoard (plugin xprof) or Perfetto.",
+    ]
+    return "\n".join(lines) + "\n"
+
 
 SUMMARY = "summary.txt"
 

@@ -17,13 +17,12 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from anysat_jax.adapt.heads import HeadConfig
-from anysat_jax.adapt.tasks import Task
-from anysat_jax.model.config import ModelConfig
+from anysat_jax.downstream.network import HeadConfig
+from anysat_jax.downstream.task import Task
+from anysat_jax.model.config import ModelConfig, policy_name
 from anysat_jax.model.init import flat_names
-from anysat_jax.model.remat import policy_name
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
-from data_pipelines.places import move_whole, temporary_name
+from data_pipelines.prepare.storage import move_whole, temporary_name
 
 Params = dict[str, Any]
 Statistics = Mapping[str, Mapping[str, list[float]]]

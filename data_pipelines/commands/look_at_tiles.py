@@ -4,8 +4,7 @@ import argparse
 from typing import Any
 
 from data_pipelines.commands.source import a_folder, a_place, open_source
-from data_pipelines.look.gallery import draw_gallery
-from data_pipelines.look.source import Tiles, prepared_tiles, raw_tiles
+from data_pipelines.plots.gallery import Tiles, draw_gallery, prepared_tiles, raw_tiles
 from data_pipelines.registry import get_entry
 
 NAME = "look"

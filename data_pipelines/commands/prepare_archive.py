@@ -5,9 +5,9 @@ import pathlib
 import shlex
 
 from data_pipelines.commands.source import a_folder, a_place, open_source
-from data_pipelines.places import is_url, to_stderr
-from data_pipelines.preparation_report import read_report, report_text
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.report import read_report, report_text
+from data_pipelines.prepare.storage import is_url, to_stderr
 from data_pipelines.registry import get_entry
 
 NAME = "prepare"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 from data_pipelines.commands.text import paragraph, shows_colour, square, terminal_width
-from data_pipelines.registry import DatasetEntry, get_entry
+from data_pipelines.reader import DatasetEntry
+from data_pipelines.registry import get_entry
 
 NAME = "show"
 HELP = """All about one dataset: sensors, bands, dates, labels, splits, traps, licence, where to get it.

@@ -3,9 +3,8 @@
 import argparse
 import pathlib
 
-from data_pipelines.card import Reader
-from data_pipelines.places import is_url
-from data_pipelines.registry import DatasetEntry
+from data_pipelines.prepare.storage import is_url
+from data_pipelines.reader import DatasetEntry, Reader
 
 
 def a_place(text: str) -> str:

@@ -14,8 +14,7 @@ from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields
 from data_pipelines.files import read_raster, read_table, stems
-from data_pipelines.reader import ArchiveReader
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import ArchiveReader, hashed_split
 
 SIDE = 256
 NODATA = -9999.0

@@ -17,8 +17,7 @@ from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields
 from data_pipelines.files import read_json, read_npy
-from data_pipelines.reader import ArchiveReader
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import ArchiveReader, hashed_split
 
 RADAR_BANDS = ("VV", "VH")
 OPTICAL_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")

@@ -1,13 +1,320 @@
 """PLANTED: 120 m tiles of planted forest all over the world, five satellites' time series, 40 species."""
 
+import bisect
+import concurrent.futures
+import hashlib
+import itertools
+import json
+import os
 import pathlib
+import re
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from data_pipelines.datasets.planted_files import LABELS, PlantedFiles, label_files
-from data_pipelines.datasets.planted_records import SPECIES, PlantedRecords, record_files, write_species
-from data_pipelines.datasets.planted_series import CARD
+import numpy as np
 
-__all__ = ["CARD", "LAYOUT", "holds_raw", "open_reader"]
+from data_pipelines.archives import parse_example, read_record, record_offsets
+from data_pipelines.card import Example
+from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series, side
+from data_pipelines.files import inside, read_json, read_lines, read_npz
+from data_pipelines.reader import ArchiveReader
+
+LABELS = "labels2.json"
+FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+_ARRAY = "arr_0"
+
+
+def label_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The labels of each split that is there."""
+    paths = {split: [root / name / LABELS for name in names] for split, names in FOLDERS.items()}
+    return {split: path for split, several in paths.items() for path in several if path.is_file()}
+
+
+class PlantedFiles(ArchiveReader):
+    """Reads PLANTED from one folder of `.npz` files for each tile."""
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder of the splits.
+
+        Raises:
+          FileNotFoundError: not one labelled tile is there.
+          ValueError: the labels are not as expected.
+        """
+        self._folders: dict[str, pathlib.Path] = {}
+        self._labels: dict[str, np.int32] = {}
+        tiles, num_listed = {}, 0
+        for split, path in label_files(root).items():
+            labels = _read_labels(path)
+            present = set(os.listdir(path.parent))
+            num_listed += len(labels)
+            self._folders[split] = path.parent
+            tiles[split] = [name for name in labels if name in present]
+            self._labels |= {name: labels[name] for name in tiles[split]}
+        super().__init__(root, tiles)
+        self.summary += f", of {num_listed:,} labelled ones"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the tiles, their splits and their labels."""
+        labels = [int(self._labels[key]) for split in self.splits() for key in self.keys(split)]
+        return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as expected; the message names it.
+        """
+        folder = inside(self._folders[split], key)
+        present = {path.name for path in folder.iterdir()}
+        example: Example = {"id": key, "tile": self._labels[key]}
+        for sensor in CARD.sensors:
+            if f"{key}_{sensor}.npz" in present:
+                example |= _read_sensor(folder, key, sensor)
+        return example
+
+
+def _read_labels(path: pathlib.Path) -> Mapping[str, np.int32]:
+    labels = read_json(path, "class numbers of tiles, {ID: 0...39}")
+    if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
+        raise ValueError(f"{path} is not of the form {{ID: class number}}; expected whole numbers from 0 to 39")
+    for name in labels:  # a million of them: only what is more than a name is looked at twice
+        if "/" in name or not name.strip("."):
+            inside(path.parent, name)
+    return {name: class_number(f"{path}, tile {name!r}", number) for name, number in labels.items()}
+
+
+def _read_sensor(folder: pathlib.Path, key: str, sensor: str) -> Example:
+    paths = [folder / f"{key}_{sensor}{suffix}.npz" for suffix in ("", "_mask", "_timestamp")]
+    values, mask, stamps = (_read_array(path) for path in paths)
+    return read_series(str(paths[0]), sensor, values, mask, stamps)
+
+
+def _read_array(path: pathlib.Path) -> np.ndarray:
+    arrays = read_npz(path, f"a .npz file with the array {_ARRAY!r}")
+    if _ARRAY not in arrays:
+        raise ValueError(f"{path} holds {sorted(arrays)}; expected the array {_ARRAY!r}")
+    return arrays[_ARRAY]
+
+
+SPECIES = "species.txt"
+LABEL = "species"  # a name or a class number
+VALUES, MASK, DATES = "{}", "{}_mask", "{}_timestamps"  # of the sensor: "s2", "s2_mask", "s2_timestamps"
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_FILE = re.compile(r"(?:^|[-_./])(train|validation|valid|val|test)[^/]*\.tfrecords?(?:-\d+-of-(\d+))?$")
+_WALKERS = 8  # threads that wait for the disk while record headers are read
+
+
+class RecordKeys(Sequence[str]):
+    """Keys "FILE:NUMBER" of all records of some files, made when asked for: there are more than a million."""
+
+    def __init__(self, names: Sequence[str], counts: Sequence[int]) -> None:
+        self._names = tuple(names)
+        self._ends = list(itertools.accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        file = bisect.bisect_right(self._ends, place)
+        return f"{self._names[file]}:{place - (self._ends[file - 1] if file else 0)}"
+
+
+def record_files(root: pathlib.Path) -> dict[str, list[str]]:
+    """TFRecord files in a folder and one level below, by split, as paths from `root`; hidden ones are left out."""
+    found: dict[str, list[str]] = {}
+    for path in itertools.chain(root.glob("*.tfrecord*"), root.glob("*/*.tfrecord*")):
+        name = path.relative_to(root).as_posix()
+        if not path.name.startswith(".") and (match := _FILE.search(name)):
+            found.setdefault(SPLITS[match[1]], []).append(name)
+    return {split: sorted(names) for split, names in found.items()}
+
+
+class PlantedRecords:
+    """Reads PLANTED's TFRecords, any record at a time (the Reader of `card.py`).
+
+    Attributes:
+      root: folder of the archive.
+      species: names of the classes, in order; () where there is no species.txt.
+      summary: what was found, a line.
+    """
+
+    card = CARD
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Args:
+          root: folder of the TFRecord files.
+
+        Raises:
+          FileNotFoundError: there is no TFRecord file whose name tells a split.
+          ValueError: a file is damaged, a split's files are in several folders, or species.txt does not name 40
+            species.
+        """
+        self.root = root
+        self.species = _read_species(root / SPECIES)
+        files = record_files(root)
+        if not files:
+            raise FileNotFoundError(f"{root} holds no file like planted-train.tfrecord-00000-of-01024; see {CARD.url}")
+        _check_folders(root, files)
+        self._offsets = _all_offsets(root, [name for names in files.values() for name in names])
+        self._keys = {
+            split: RecordKeys(files.get(split, []), [len(self._offsets[n]) - 1 for n in files.get(split, [])])
+            for split in CARD.splits
+        }
+        counts = ", ".join(f"{split} {len(self._keys[split]):,}" for split in self.splits())
+        total = sum(map(len, self._keys.values()))
+        self.summary = f"{CARD.name}: {total:,} records in {root} ({counts}){_missing_shards(self._offsets)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the files, their records and the order of the classes."""
+        sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
+        return hashlib.sha256(json.dumps([sizes, self.species]).encode()).hexdigest()
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in CARD.splits if len(self._keys[split]))
+
+    def keys(self, split: str) -> Sequence[str]:
+        return self._keys[split]
+
+    def example(self, split: str, key: str) -> Example:
+        """One record.
+
+        Raises:
+          FileNotFoundError, ValueError: the record is damaged or not as expected; the message names file and record.
+          KeyError: there is no such record.
+        """
+        where, features = self.features(key)
+        example: Example = {"id": key, "tile": self._label(where, features)}
+        for sensor in CARD.sensors:
+            if VALUES.format(sensor) in features:
+                example |= read_series(where, sensor, *_arrays(where, sensor, features))
+        return example
+
+    def features(self, key: str) -> tuple[str, dict[str, np.ndarray]]:
+        """File and record in words, and the record's features by name, each of one dimension."""
+        name, _, number = key.rpartition(":")
+        offsets, index = self._offsets[name], int(number)
+        if not 0 <= index < len(offsets) - 1:
+            raise KeyError(key)
+        where = f"{self.root / name}, record {number}"
+        return where, parse_example(read_record(self.root / name, *map(int, offsets[index : index + 2])), where)
+
+    def _label(self, where: str, features: dict[str, np.ndarray]) -> np.int32:
+        name = species_name(where, features)
+        if isinstance(name, int):
+            return class_number(where, name)
+        if name not in self.species:
+            path, command = self.root / SPECIES, f"python -m data_pipelines.datasets.planted {self.root}"
+            found = "does not list it" if self.species else "is missing"
+            message = f"{where}: the species {name!r} has no class number, as {path} {found}"
+            raise ValueError(f"{message}; write one name a line in the order of the classes, or run: {command}")
+        return class_number(where, self.species.index(name))
+
+
+def species_name(where: str, features: dict[str, np.ndarray]) -> str | int:
+    """The label of a record, a name or a class number.
+
+    Raises:
+      ValueError: it has none.
+    """
+    label = _feature(where, LABEL, features)
+    if label.dtype != object:
+        return int(label[0])
+    text = label[0].decode("utf-8", "replace").strip()
+    if not text:
+        raise ValueError(f"{where} has no species; expected the subset 'species' of the archive")
+    return int(text) if text.isdecimal() else text
+
+
+def write_species(root: pathlib.Path) -> pathlib.Path:
+    """Writes species.txt with the names in all records, sorted; every file is read from start to end.
+
+    Raises:
+      ValueError: the records have class numbers instead of names, or do not name 40 species.
+      FileExistsError: there is a species.txt.
+    """
+    import tqdm
+
+    reader = PlantedRecords(root)
+    keys = itertools.chain.from_iterable(reader.keys(split) for split in reader.splits())
+    total = sum(len(reader.keys(split)) for split in reader.splits())
+    found = {species_name(*reader.features(key)) for key in tqdm.tqdm(keys, total=total, unit="record")}
+    if any(isinstance(name, int) for name in found) or len(found) != NUM_CLASSES:
+        raise ValueError(
+            f"the records of {root} hold {len(found)} species, {sorted(map(str, found))}; expected 40 names"
+        )
+    with (root / SPECIES).open("x", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in sorted(map(str, found)))
+    return root / SPECIES
+
+
+def _read_species(path: pathlib.Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    names = tuple(read_lines(path, "the names of the 40 species, one a line"))
+    if len(set(names)) != NUM_CLASSES or len(names) != NUM_CLASSES:
+        what = f"{path} has {len(names)} lines with {len(set(names))} different names"
+        raise ValueError(f"{what}; expected {NUM_CLASSES}, one species a line, in the order of the classes")
+    return names
+
+
+def _check_folders(root: pathlib.Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Two versions or subsets of the archive side by side hold the same tiles, maybe in other splits."""
+    for split, names in sorted(files.items()):
+        folders = sorted({name.rpartition("/")[0] or "." for name in names})
+        if len(folders) > 1:
+            what = f"{root} holds files of {split!r} in the folders {', '.join(folders)}"
+            raise ValueError(f"{what}; expected those of one version and subset: name one of the folders")
+
+
+def _all_offsets(root: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    with concurrent.futures.ThreadPoolExecutor(_WALKERS) as threads:
+        return dict(zip(names, threads.map(lambda name: record_offsets(root / name), names), strict=True))
+
+
+def _missing_shards(files: Sequence[str]) -> str:
+    """How many shards are not there, by what the names of the others say."""
+    promised = {
+        name.rpartition("-of-")[0].rpartition("-")[0]: int(name.rpartition("-of-")[2])
+        for name in files
+        if "-of-" in name
+    }
+    missing = sum(promised.values()) - sum("-of-" in name for name in files)
+    return f"; {missing:,} of {sum(promised.values()):,} files are not there" if missing > 0 else ""
+
+
+def _arrays(where: str, sensor: str, features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values and mask (T, H, W, C) and dates (T,) of a sensor."""
+    stamps = _feature(where, DATES.format(sensor), features)
+    shape = (len(stamps), side(sensor), side(sensor), -1)
+    arrays = []
+    for name in (VALUES.format(sensor), MASK.format(sensor)):
+        flat = _feature(where, name, features)
+        if flat.dtype == object or flat.size % abs(int(np.prod(shape))):
+            what = f"feature {name!r} has {flat.size} values of {flat.dtype}"
+            raise ValueError(
+                f"{where}: {what}; expected numbers for {shape[0]} dates of {shape[1]} x {shape[2]} pixels"
+            )
+        arrays.append(flat.reshape(shape))
+    return arrays[0], arrays[1], stamps
+
+
+def _feature(where: str, name: str, features: dict[str, np.ndarray]) -> np.ndarray:
+    if name not in features:
+        raise ValueError(
+            f"{where} has no feature {name!r} but {sorted(features)}; expected {LABEL!r} and, for each sensor, "
+            f"'s2', 's2_mask', 's2_timestamps' and the like"
+        )
+    return features[name]
+
 
 LAYOUT = f"*train*.tfrecord-*-of-*, validation and test likewise, and {SPECIES}; or {{train,val,test}}/{LABELS}"
 

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -10,23 +11,84 @@ import numpy as np
 from jaxtyping import Bool, Int8, Num
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.bands import in_decibels, pick_bands, with_ratio_of_decibels
+from data_pipelines.archives import read_member, tar_members
+from data_pipelines.bands import doubled, in_decibels, pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.datasets.s2naip_files import IMAGES, TileFiles
-from data_pipelines.datasets.s2naip_index import (
+from data_pipelines.datasets.s2naip_metadata import (
+    CLASSES,
+    COLOURS,
     FOLDERS,
+    SIDE,
+    TILE,
     DateTable,
+    draw_map,
     listed_splits,
     read_date_table,
     read_split_dict,
     split_dicts,
     split_of,
 )
-from data_pipelines.datasets.s2naip_map import CLASSES, COLOURS, SIDE, draw_map
 from data_pipelines.dates import day_fields, in_time_order
-from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata
+from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata, stems
 from data_pipelines.reader import ArchiveReader
-from data_pipelines.resample import doubled
+
+IMAGES = "naip"
+
+
+def tar_files(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
+    """The archives of a kind of data: `KIND/*.tar`, and `KIND_ZONE/*.tar` for each UTM zone."""
+    found = [*root.glob(f"{kind}/*.tar"), *root.glob(f"{kind}_?????/*.tar")]
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+class TileFiles:
+    """Finds and reads the files of tiles.
+
+    Attributes:
+      root: folder of the dataset.
+      tiles: names of the tiles that have an image of NAIP.
+    """
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        self._archives: dict[str, tuple[str, str]] = {}  # folder's zone ("_32612") and file name, by tile
+        for path in tar_files(root, IMAGES):
+            place = (path.parent.name.removeprefix(IMAGES), path.name)
+            for name in tar_members(path):
+                if (
+                    name.startswith(f"{IMAGES}/")
+                    and TILE.fullmatch(name[len(IMAGES) + 1 : -4])
+                    and name.endswith(".png")
+                ):
+                    self._archives[name[len(IMAGES) + 1 : -4]] = place
+        loose = {name for name in stems(root / IMAGES, ".png") if TILE.fullmatch(name)}
+        self.tiles = loose | set(self._archives)
+
+    def archive(self, tile: str) -> tuple[str, str]:
+        """Zone and name of the archive that holds a tile; tiles read in this order open each archive but once."""
+        return self._archives.get(tile, ("", ""))
+
+    def count(self, kind: str) -> int:
+        """How many files there are of a kind of data, loose or archives; one listing."""
+        folder = self.root / kind
+        loose = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+        return len(loose) + len(tar_files(self.root, kind))
+
+    def read(self, kind: str, tile: str, suffix: str) -> tuple[pathlib.Path, bytes | None]:
+        """A file's path, for messages, and its content; None if it is not there.
+
+        Raises:
+          ValueError: an archive is damaged.
+        """
+        path = self.root / kind / f"{tile}{suffix}"
+        if path.is_file():
+            return path, path.read_bytes()
+        zone, archive = self.archive(tile)
+        holder = self.root / f"{kind}{zone}" / archive
+        if not archive or not holder.is_file():
+            return path, None
+        return holder / kind / path.name, read_member(holder, f"{kind}/{path.name}")
+
 
 METRES = 1.25
 TEN_METRES = {"s2": ("B2", "B3", "B4", "B8"), "l8": ("B8",)}  # of `_8.tif`, 64 x 64 pixels

@@ -12,10 +12,10 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands
-from data_pipelines.card import DatasetCard, Example, num_tiles
+from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields, in_time_order, parse_day
 from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, num_tiles
 
 GENERA = (
     "Abies",

@@ -8,7 +8,7 @@ from jaxtyping import Float32, UInt16
 
 from data_pipelines.datasets.biomassters import NODATA, SIDE, UNKNOWN_CLOUD, VAL_SHARE
 from data_pipelines.fakes.common import smooth, write_raster
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import hashed_split
 
 S1_MONTHS = (0, 4, 8, 11)  # a few of the twelve, so that a made-up chip stays small
 S2_MONTHS = (1, 8, 9)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines.datasets.flair import NUM_LABELS, SIDE
-from data_pipelines.datasets.flair_layout import CENTROIDS, TEST_FOLDERS, TRAIN_FOLDERS, Folders
+from data_pipelines.datasets.flair import CENTROIDS, NUM_LABELS, SIDE, TEST_FOLDERS, TRAIN_FOLDERS, Folders
 from data_pipelines.fakes.common import smooth, some_days, write_raster
 
 DOMAINS = {"train": "D006_2020", "val": "D004_2021", "test": "D015_2020"}

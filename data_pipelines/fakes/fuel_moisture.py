@@ -16,7 +16,7 @@ from data_pipelines.datasets.fuel_moisture import (
     SITES,
     VAL_SHARE,
 )
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import hashed_split
 
 NUM_MONTHS = 3
 PER_SITE = 4

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.datasets.pastis_hd import CARD, METADATA, NOTHING, SPOT, VOID
-from data_pipelines.datasets.pastis_metadata import SIDE
+from data_pipelines.datasets.pastis_hd import CARD, METADATA, NOTHING, SIDE, SPOT, VOID
 from data_pipelines.fakes.common import smooth, some_days, write_raster
 
 FIRST_DAY, LAST_DAY = datetime.date(2018, 9, 5), datetime.date(2019, 11, 5)

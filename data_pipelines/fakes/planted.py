@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.datasets.planted_files import LABELS
-from data_pipelines.datasets.planted_records import SPECIES
+from data_pipelines.archives import encode_example, write_records
+from data_pipelines.datasets.planted import LABELS, SPECIES
 from data_pipelines.datasets.planted_series import NUM_CLASSES
 from data_pipelines.fakes.common import scene, smooth, some_days
-from data_pipelines.tfrecord import encode_example, write_records
 
 NAMES = tuple(f"Arbor ficta {number:02d}" for number in range(NUM_CLASSES))
 _SHAPES = {"s2": (8, 12, 10), "s1": (8, 12, 3), "l7": (20, 4, 6), "alos": (4, 4, 3), "modis": (60, 1, 7)}

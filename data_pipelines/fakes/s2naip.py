@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines.datasets.s2naip_index import BLOCK, FOLDERS, split_of
+from data_pipelines.datasets.s2naip_metadata import BLOCK, FOLDERS, split_of
 from data_pipelines.fakes.common import scene, some_days, write_raster
 
 ZONE = 32612

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from anysat_jax.train import settings
+from anysat_jax.train import config as settings
 from configs import adaptation, evaluate, finetune, pretrain, probe
 
 FOLDER = pathlib.Path(__file__).parent

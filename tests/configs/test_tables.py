@@ -6,7 +6,7 @@ import re
 import pytest
 
 from anysat_jax.report.paper import BLOCKS, METRIC_NAMES
-from anysat_jax.train import settings
+from anysat_jax.train import config as settings
 from configs import adaptation, finetune, probe, tasks
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "TASKS.md").read_text(encoding="utf-8")

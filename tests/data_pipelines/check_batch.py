@@ -5,7 +5,7 @@ import numpy as np
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
-from data_pipelines.labels import IGNORE
+from data_pipelines.windows import IGNORE
 
 
 def check_batch(card: DatasetCard, batch: Batch, extent: float | None = None) -> None:

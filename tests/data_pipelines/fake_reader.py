@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
-from data_pipelines.registry import DatasetEntry
+from data_pipelines.reader import DatasetEntry
 
 CELLS = 4
 MARGIN = 2  # pixels of the image beyond the tile, on each side

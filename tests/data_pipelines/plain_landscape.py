@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data_pipelines import land_cover as lc
-from data_pipelines.landscape import Landscape
+from data_pipelines.mini import land_cover as lc
+from data_pipelines.mini.landscape import Landscape
 
 
 def plain_landscape(segments: np.ndarray, covers: list[str], metres: float = 1.0, shift: float = 0.0) -> Landscape:

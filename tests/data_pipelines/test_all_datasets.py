@@ -2,17 +2,17 @@
 
 import pytest
 from ml_collections import ConfigDict
+from tests.data_pipelines.plots.figures import caught, collisions, texts
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
 from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.commands.source import open_source
-from data_pipelines.features import check_card, check_example
-from data_pipelines.look.source import prepared_tiles, raw_tiles
-from data_pipelines.look.tile import draw_tile
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.plots.gallery import prepared_tiles, raw_tiles
+from data_pipelines.plots.tile import draw_tile
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.registry import ARCHIVE_NAMES, get_entry
-from tests.data_pipelines.look.figures import caught, collisions, texts
 
 
 @pytest.fixture(scope="module", params=ARCHIVE_NAMES)

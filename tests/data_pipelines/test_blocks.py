@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.batches import BatchMaker, InOrder
-from data_pipelines.blocks import block_card, covering, join_blocks, split_example
-from data_pipelines.features import check_card, check_example, complete_example, example_spec
+from data_pipelines.card import example_spec
 from data_pipelines.options import Sampling
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example, complete_example
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.transforms import TileTransform
+from data_pipelines.windows import block_card, covering, join_blocks, split_example
 from tests.data_pipelines import coordinate_tiles
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.coordinate_tiles import make_tile, neutral_statistics

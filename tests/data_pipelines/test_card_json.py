@@ -7,7 +7,7 @@ import pytest
 
 from anysat_jax import sensors
 from anysat_jax.sensors import Sensor
-from data_pipelines.card_json import FILE_NAME, check_stored_card, differing, essentials, from_json, read_card, to_json
+from data_pipelines.card import FILE_NAME, check_stored_card, differing, essentials, from_json, read_card, to_json
 from data_pipelines.registry import dataset_names, get_entry
 from tests.data_pipelines.fake_reader import CARD
 from tests.data_pipelines.odd_readers import RICH_CARD
@@ -17,7 +17,7 @@ from tests.data_pipelines.odd_readers import RICH_CARD
 def own_sensors(monkeypatch):
     """A registry of sensors that may be changed."""
     monkeypatch.setattr(sensors, "SENSORS", dict(sensors.SENSORS))
-    monkeypatch.setattr("data_pipelines.card_json.SENSORS", sensors.SENSORS)
+    monkeypatch.setattr("data_pipelines.card.SENSORS", sensors.SENSORS)
     return sensors.SENSORS
 
 

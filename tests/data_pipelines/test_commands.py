@@ -176,7 +176,7 @@ def test_an_interrupted_preparation_says_how_to_go_on(capsys, archive, monkeypat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data_pipelines.preparation.write_shard", interrupt)
+    monkeypatch.setattr("data_pipelines.prepare.prepare.write_shard", interrupt)
     assert main(("prepare", DATASET, "--source", str(archive), "--out", "prepared")) == cli.EXIT_INTERRUPTED
     assert capsys.readouterr().err.endswith("finished shards stay; the same command goes on from there\ninterrupted\n")
 

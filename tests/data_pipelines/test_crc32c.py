@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorboardX.crc32c import crc32c as other_crc32c
 
-from data_pipelines.crc32c import crc32c, masked, masked_crcs
+from data_pipelines.archives import crc32c, masked, masked_crcs
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.crops import (
+from data_pipelines.datasets.treesatai_ts import CARD as TREESAT
+from data_pipelines.windows import (
     Piece,
     Turn,
     View,
@@ -19,7 +20,6 @@ from data_pipelines.crops import (
     whole_tile,
     without_margin,
 )
-from data_pipelines.datasets.treesatai_ts import CARD as TREESAT
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, coarse, make_tile
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.dates_choice import choose_dates, most_dates, padded_lengths
 from data_pipelines.options import Sampling
+from data_pipelines.transforms import choose_dates, most_dates, padded_lengths
 
 SEEDS = st.none() | st.integers(0, 2**32 - 1)
 SAMPLINGS = st.builds(

@@ -7,12 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import load, registry
-from data_pipelines.batches import BatchMaker, InOrder
+from data_pipelines.batches import BatchMaker, InOrder, Share
 from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.options import Sampling
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.registry import get_entry
-from data_pipelines.share import Share
 from data_pipelines.transforms import TileTransform
 from tests.data_pipelines.coordinate_tiles import CARD, make_tile, neutral_statistics
 from tests.data_pipelines.fake_reader import CARD as FAKE

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.features import check_card, check_example, complete_example, example_spec
+from data_pipelines.card import example_spec
+from data_pipelines.prepare.records import check_card, check_example, complete_example
 from tests.data_pipelines.fake_reader import CARD, make_example
 
 FULL = dataclasses.replace(CARD, clouds=("s2",), optional=("spot", "s2"), georeferenced="spot")

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import load, registry
-from data_pipelines.fraction import check_tiles, chosen_tiles
+from data_pipelines.batches import Share
+from data_pipelines.load import check_tiles, chosen_tiles
 from data_pipelines.options import dataset_options
-from data_pipelines.share import Share
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
 quick = settings(max_examples=40, deadline=None)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.histograms import RELATIVE_ERROR, add_counts, bin_values, bins_of, num_bins, percentile
+from data_pipelines.prepare.statistics import RELATIVE_ERROR, add_counts, bin_values, bins_of, num_bins, percentile
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])

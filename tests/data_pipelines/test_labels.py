@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.crops import Turn, View, whole_tile
-from data_pipelines.labels import IGNORE, empty_labels, write_labels
+from data_pipelines.windows import IGNORE, Turn, View, empty_labels, whole_tile, write_labels
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, NAMES, make_tile
 
 PLAIN = dict(tile_label="none", tile_classes=(), dense_label="none", dense_classes=(), dense_colours=(), sides={})

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines import land_cover as lc
-from data_pipelines.landscape import Landscape, Mix, make_landscape, smooth_noise
+from data_pipelines.mini import land_cover as lc
+from data_pipelines.mini.landscape import Landscape, Mix, make_landscape, smooth_noise
 from tests.data_pipelines.plain_landscape import plain_landscape
 
 MIX = Mix({"field": 0.4, "forest": 0.3, "town": 0.2, "water": 0.1})

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from anysat_jax.batch import Batch
 from data_pipelines import load, registry
+from data_pipelines.batches import Share
 from data_pipelines.locate import locate
-from data_pipelines.share import Share
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 

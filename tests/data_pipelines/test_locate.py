@@ -6,10 +6,11 @@ import pathlib
 import pytest
 
 from data_pipelines import registry
-from data_pipelines.features import check_card
 from data_pipelines.locate import cache_folder, find_card, find_prepared, locate
-from data_pipelines.prepare import prepare_dataset
-from data_pipelines.registry import DatasetEntry, dataset_names, fingerprint, get_entry, register_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card
+from data_pipelines.reader import DatasetEntry
+from data_pipelines.registry import dataset_names, fingerprint, get_entry, register_dataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 
 NAME = CARD.name

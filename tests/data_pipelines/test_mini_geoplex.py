@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
-from data_pipelines import mini_geoplex
-from data_pipelines.card import Example, num_tiles
-from data_pipelines.mini_geoplex import MINI_CARDS, MINI_SIZES, RECIPES, MiniReader
+from data_pipelines.card import Example
+from data_pipelines.mini import datasets as mini_geoplex
+from data_pipelines.mini.datasets import MINI_CARDS, MINI_SIZES, RECIPES, MiniReader
+from data_pipelines.reader import num_tiles
 from tests.data_pipelines.fake_reader import examples_of
 
 NAMES = tuple(MINI_CARDS)

@@ -8,7 +8,7 @@ from ml_collections.config_dict import placeholder
 
 from data_pipelines import registry
 from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
-from data_pipelines.registry import DatasetEntry
+from data_pipelines.reader import DatasetEntry
 from tests.data_pipelines.coordinate_tiles import CARD
 
 NO_LABEL = dataclasses.replace(CARD, tile_label="none", tile_classes=())

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.plan import LARGEST_SHARD, SHARD_BYTES, Plan, chosen_keys, make_plan, plan_facts, probe_positions
+from data_pipelines.prepare.plan import (
+    LARGEST_SHARD,
+    SHARD_BYTES,
+    Plan,
+    chosen_keys,
+    make_plan,
+    plan_facts,
+    probe_positions,
+)
 from tests.data_pipelines.fake_reader import FakeReader
 
 

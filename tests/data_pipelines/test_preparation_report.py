@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.card_json import essentials
-from data_pipelines.features import complete_example
-from data_pipelines.parts import Part, Skipped, Whole
-from data_pipelines.plan import make_plan, plan_facts
-from data_pipelines.preparation_report import make_report, read_report, report_json, report_text
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.card import essentials
+from data_pipelines.prepare.plan import make_plan, plan_facts
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import complete_example
+from data_pipelines.prepare.report import Part, Skipped, Whole, make_report, read_report, report_json, report_text
 from tests.data_pipelines.fake_reader import CARD, FakeReader, examples_of, make_example
 from tests.data_pipelines.odd_readers import RICH_CARD, RichReader
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import plan as plan_module
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, make_example
 from tests.data_pipelines.odd_readers import RICH_CARD, RichReader, assert_holds, contents

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import output as output_module
-from data_pipelines import plan as plan_module
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare import storage as output_module
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 from tests.data_pipelines.odd_readers import Fails, assert_holds

@@ -5,11 +5,13 @@ import dataclasses
 import fsspec
 import pytest
 
-from data_pipelines import mirror as mirror_module
-from data_pipelines import places, registry, remote
-from data_pipelines import plan as plan_module
+from data_pipelines import registry
 from data_pipelines.locate import find_card, locate
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare import storage as mirror_module
+from data_pipelines.prepare import storage as places
+from data_pipelines.prepare import storage as remote
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 from tests.data_pipelines.odd_readers import assert_holds, contents

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from data_pipelines import output as output_module
-from data_pipelines import places
-from data_pipelines import plan as plan_module
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare import storage as output_module
+from data_pipelines.prepare import storage as places
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
 from tests.data_pipelines.fake_reader import CARD, FakeReader

@@ -2,9 +2,8 @@
 
 import pytest
 
-from data_pipelines import plan as plan_module
-from data_pipelines.pool import WorkerDiedError
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare.prepare import WorkerDiedError, prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 from tests.data_pipelines.odd_readers import DiesOnce, Fails, assert_holds, contents

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 from tests.data_pipelines.odd_readers import RICH_CARD, RichReader

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines.features import complete_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import RecordError, RecordParser, complete_example
+from data_pipelines.prepare.shards import Serialiser
 from data_pipelines.prepared import PreparedDataset
-from data_pipelines.records import RecordError, RecordParser
-from data_pipelines.shards import Serialiser
 from tests.data_pipelines import coordinate_tiles, fake_reader
 from tests.data_pipelines.coordinate_tiles import make_tile
 from tests.data_pipelines.fake_reader import FakeReader, make_example

@@ -4,7 +4,8 @@ import pytest
 
 from data_pipelines.commands.source import open_source
 from data_pipelines.locate import locate
-from data_pipelines.registry import ARCHIVE_NAMES, DatasetEntry, get_entry
+from data_pipelines.reader import DatasetEntry
+from data_pipelines.registry import ARCHIVE_NAMES, get_entry
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.resample import doubled
+from data_pipelines.bands import doubled
 
 
 def test_a_row():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.running import Moments, RunningStatistics
+from data_pipelines.prepare.statistics import Moments, RunningStatistics
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32", "float32", "float64")
 

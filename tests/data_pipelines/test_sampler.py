@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysat_jax.batch import Batch, Observation
+from data_pipelines.batches import Share
 from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.sampler import Schedule, StepIterator, Stream, mixture, schedule_of
-from data_pipelines.share import Share
 from tests.data_pipelines.fake_reader import CARD
 
 quick = settings(max_examples=12, deadline=None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.share import WHOLE, Share
+from data_pipelines.batches import WHOLE, Share
 
 
 def test_the_shares_make_up_the_batch_in_its_order():

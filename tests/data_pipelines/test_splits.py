@@ -2,7 +2,7 @@
 
 import collections
 
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import hashed_split
 
 
 def test_shares():

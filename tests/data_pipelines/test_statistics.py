@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.statistics import FILE_NAME, DatasetStatistics, load_statistics, save_statistics
+from data_pipelines.prepare.statistics import FILE_NAME, DatasetStatistics, load_statistics, save_statistics
 from tests.data_pipelines.fake_reader import CARD, make_example
 
 FIELDS = ("mean", "std", "minimum", "maximum", "count", "percentile_1", "percentile_99")

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from data_pipelines.tar_files import read_member, tar_members
+from data_pipelines.archives import read_member, tar_members
 
 
 def write_tar(path, contents, mode="w"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
-from data_pipelines.tfrecord import encode_example, parse_example, read_record, record_offsets, write_records
+from data_pipelines.archives import encode_example, parse_example, read_record, record_offsets, write_records
 
 CONTENTS = [b"one", b"", b"x" * 1000]
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.crops import View, draw_view, whole_tile
-from data_pipelines.labels import IGNORE
 from data_pipelines.options import Sampling
-from data_pipelines.statistics import DatasetStatistics
+from data_pipelines.prepare.statistics import DatasetStatistics
 from data_pipelines.transforms import TileTransform, hide_invalid, standardise
+from data_pipelines.windows import IGNORE, View, draw_view, whole_tile
 from tests.data_pipelines import fake_reader
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, is_valid, make_tile, neutral_statistics

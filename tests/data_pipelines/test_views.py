@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.sensors import SENSORS
-from data_pipelines import views
-from data_pipelines.landscape import Landscape, Mix, make_landscape
+from data_pipelines.mini import sensing as views
+from data_pipelines.mini.landscape import Landscape, Mix, make_landscape
 from tests.data_pipelines.plain_landscape import plain_landscape
 
 DAYS = np.arange(10, 360, 10).astype(np.int32)

@@ -11,19 +11,36 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.errors import ConfigError
+from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from configs import pretrain
 from launch import aot as aot_command
 from launch import aot_compile
-from launch.aot_cases import _all_masks, all_cases, batch_shapes, mask_shapes, model_of
-from launch.aot_compile import out_of_memory
-from launch.aot_estimate import Work, compiled_estimate, paper_messages, work_of
-from launch.aot_result import Measured, Results, mesh_shape
-from launch.aot_rows import as_json, as_markdown, compiled_row, paper_row
-from launch.aot_search import MOST_TRIES, search
+from launch.aot_compile import (
+    MOST_TRIES,
+    Measured,
+    Results,
+    _all_masks,
+    all_cases,
+    batch_shapes,
+    mask_shapes,
+    mesh_shape,
+    model_of,
+    out_of_memory,
+    search,
+)
 from launch.chips import CHIPS, GIB, parse_topology
 from launch.hlo import Collective
+from launch.roofline import (
+    Work,
+    as_json,
+    as_markdown,
+    compiled_estimate,
+    compiled_row,
+    paper_messages,
+    paper_row,
+    work_of,
+)
 from tests.launch.tools import REPOSITORY
 
 TINY = dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2)

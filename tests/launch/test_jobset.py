@@ -5,8 +5,8 @@ import json
 import pytest
 
 from launch import jobset
-from launch.manifest import EXIT_STOPPED
-from launch.slices import GENERATIONS, Slice
+from launch.chips import GENERATIONS, Slice
+from launch.jobset import EXIT_STOPPED
 
 FLAGS = ["--config=configs/pretrain.py:geoplex", "--workdir=/runs/geoplex"]
 CASES = {

@@ -7,13 +7,13 @@ import shlex
 import pytest
 from jax.sharding import AbstractMesh
 
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.mesh import check_batch_sizes, check_heads
+from anysat_jax.train.sharding import check_batch_sizes, check_heads
 from configs import pretrain
 from launch import jobset, tpu
-from launch.commands import split
-from launch.slices import Slice
+from launch.chips import Slice
+from launch.tpu import split
 from tests.launch.tools import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "LAUNCH.md").read_text(encoding="utf-8")

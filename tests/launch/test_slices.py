@@ -2,9 +2,8 @@
 
 import pytest
 
-from anysat_jax.train.errors import ConfigError
-from launch.chips import CHIPS, parse_topology
-from launch.slices import CHIPS_PER_HOST, GENERATIONS, Slice
+from anysat_jax.errors import ConfigError
+from launch.chips import CHIPS, CHIPS_PER_HOST, GENERATIONS, Slice, parse_topology
 
 # From the tables of cloud.google.com/tpu/docs/v5e, v5p and v6e.
 KNOWN = {

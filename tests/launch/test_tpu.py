@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from launch import tpu
-from launch.commands import Commands, split
+from launch.tpu import Commands, split
 from tests.launch.tools import REPOSITORY, bash, installed
 
 FLAGS = ["--config=configs/pretrain.py:geoplex", "--workdir=/mnt/anysat/it's a run", "--config.mesh.fsdp=4"]

@@ -12,7 +12,7 @@ from anysat_jax.batch import fake_batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder
 from anysat_jax.model.init import init_encoder
-from anysat_jax.model.transformer import Block, drop_path_rates
+from anysat_jax.model.layers import Block, drop_path_rates
 
 CONFIG = ModelConfig(dim=32, depth=1, num_heads=2, predictor_heads=2, sensors=("s1", "l8"))
 BATCH = fake_batch(("s1", "l8"), extent=10.0, num_dates=2)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from anysat_jax.model.encoder import Encoder
-from anysat_jax.model.student import Student
+from anysat_jax.model.predictor import Student
 from anysat_jax.pretrain.contrastive import contrastive_loss
-from anysat_jax.pretrain.losses import gather_targets, normalise, predictive_loss
+from anysat_jax.pretrain.objective import gather_targets, normalise, predictive_loss
 from anysat_jax.weights.convert import pretraining_entries, to_published
 from tests.parity.cases import NUM_PRETRAIN, QUICK, TOLERANCE, assert_close, make_batch, read_case, read_index
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import Batch, fake_batch
-from anysat_jax.pretrain.dropping import drop_dates, keep_tokens
+from anysat_jax.pretrain.masking import drop_dates, keep_tokens
 
 
 def series(lengths: list[int], padded: int) -> Batch:

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from anysat_jax.pretrain.health import MAX_TILES, MAX_VECTORS, MEASURES, chosen_vectors, feature_health
-from anysat_jax.pretrain.losses import normalise
-from anysat_jax.train.mesh import make_mesh, put_batch
+from anysat_jax.pretrain.objective import MAX_TILES, MAX_VECTORS, MEASURES, chosen_vectors, feature_health, normalise
+from anysat_jax.train.sharding import make_mesh, put_batch
 
 measure = jax.jit(feature_health)
 

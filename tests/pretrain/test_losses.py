@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.pretrain.losses import gather_targets, normalise, predictive_loss
-from anysat_jax.pretrain.teacher import ema_decay, update_teacher
-from anysat_jax.pretrain.validity import valid_patches
+from anysat_jax.pretrain.objective import (
+    ema_decay,
+    gather_targets,
+    normalise,
+    predictive_loss,
+    update_teacher,
+    valid_patches,
+)
 
 
 def test_smooth_l1_by_hand() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, min_context, sample_patch_masks, target_sizes
+from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, min_context, sample_patch_masks, target_sizes
 
 DEFAULT = MaskConfig()
 GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 12)).filter(lambda grid: grid[0] * grid[1] > 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anysat_jax.report.plan import Plan, make_plan
+from anysat_jax.pretrain.probe import Plan, make_plan
 from tests.report.toy import CARD
 
 

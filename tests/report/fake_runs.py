@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from anysat_jax.adapt.tasks import METRICS, Task
+from anysat_jax.downstream.task import METRICS, Task
 
 CROPS = Task(
     "pastis",

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from anysat_jax.report.evaluation import probe_dataset
-from anysat_jax.report.plan import make_plan
-from anysat_jax.report.settings import EvaluateSettings
+from anysat_jax.pretrain.config import EvaluateSettings
+from anysat_jax.pretrain.probe import make_plan, probe_dataset
 from tests.report.toy import CARD, toy_batch, toy_features
 
 NETWORKS = {"random": 0.0, "pretrained": 1.0}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from anysat_jax.report import figures, mosaic
+from anysat_jax.report import figures
+from anysat_jax.report import maps as mosaic
+from anysat_jax.report.maps import Album
 from anysat_jax.report.page import write_page
-from anysat_jax.report.pictures import Album
 from anysat_jax.report.tables import Score
 from tests.report.toy import toy_batch, toy_features
 

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from anysat_jax.report.groups import by_row, group_runs, mean_and_spread
-from anysat_jax.report.runs import read_runs
+from anysat_jax.report.runs import by_row, group_runs, mean_and_spread, read_runs
 from tests.report.fake_runs import CROPS, scored, summary, write_run
 
 ROW = "A/pastis_hd_semseg/finetune"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from anysat_jax.adapt.tasks import METRICS
+from anysat_jax.downstream.task import METRICS
 from anysat_jax.report import paper
 from tests.conftest import optional_folder
 

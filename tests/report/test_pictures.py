@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import Observation
-from anysat_jax.report.pictures import Album, natural_colour, principal_colours, stretch, variety
+from anysat_jax.report.maps import Album, natural_colour, principal_colours, stretch, variety
 from tests.report.toy import toy_batch, toy_features
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from anysat_jax.report.plan import make_plan
+from anysat_jax.pretrain.probe import make_plan
 from tests.report.toy import CARD
 
 

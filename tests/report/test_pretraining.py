@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
-from anysat_jax.report import pretraining
-from anysat_jax.report.settings import EvaluateSettings
+from anysat_jax.pretrain import probe as pretraining
+from anysat_jax.pretrain.config import EvaluateSettings
 from tests.report.toy import CARD, toy_batch
 
 CARDS = {

@@ -9,7 +9,7 @@ import pytest
 
 from anysat_jax.report import paper
 from anysat_jax.report.__main__ import main
-from anysat_jax.report.results import write_results
+from anysat_jax.report.page import write_results
 from tests.report.fake_runs import CROPS, MOISTURE, TREES, scored, summary, write_run
 
 ROW = "A/pastis_hd_semseg/finetune"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from anysat_jax.adapt.tasks import Task
-from anysat_jax.report.results import write_results
+from anysat_jax.downstream.task import Task
+from anysat_jax.report.page import write_results
 from tests.report.fake_runs import BIOMASS, CROPS, TREES, summary, write_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

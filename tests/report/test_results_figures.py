@@ -9,15 +9,14 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from anysat_jax.adapt.tasks import Task
-from anysat_jax.report import paper, radar
-from anysat_jax.report.confusion import draw_confusion, label_shares, row_shares
-from anysat_jax.report.fit_curves import _draw_loss, draw_fit_curves, read_fit_log
-from anysat_jax.report.groups import by_row, group_runs
-from anysat_jax.report.label_curves import draw_label_curves, label_lines
-from anysat_jax.report.panels import class_colours, draw_panels, paint, read_panels, value_range
-from anysat_jax.report.results import write_results
-from anysat_jax.report.runs import BrokenRun, read_runs
+from anysat_jax.downstream.task import Task
+from anysat_jax.report import figures as radar
+from anysat_jax.report import paper
+from anysat_jax.report.curves import _draw_loss, draw_fit_curves, read_fit_log
+from anysat_jax.report.figures import draw_confusion, draw_label_curves, label_lines, label_shares, row_shares
+from anysat_jax.report.maps import class_colours, draw_panels, paint, read_panels, value_range
+from anysat_jax.report.page import write_results
+from anysat_jax.report.runs import BrokenRun, by_row, group_runs, read_runs
 from tests.report.fake_runs import BIOMASS, CROPS, TREES, panel_arrays, scored, summary, write_run
 
 

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from anysat_jax.adapt.features import FrozenFeatures
-from anysat_jax.report.plan import make_plan
-from anysat_jax.report.samples import collect_samples, take_tiles
+from anysat_jax.downstream.features import FrozenFeatures
+from anysat_jax.pretrain.probe import collect_samples, make_plan, take_tiles
 from tests.report.toy import CARD, toy_batch
 
 

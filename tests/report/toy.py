@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from anysat_jax.adapt.features import FrozenFeatures
 from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.downstream.features import FrozenFeatures
 from data_pipelines.card import DatasetCard
 
 CARD = DatasetCard(

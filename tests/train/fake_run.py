@@ -14,10 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from anysat_jax import main
-from anysat_jax.train.log import RunLog
+from anysat_jax.train.metrics_log import RunLog
 from configs import pretrain
 from data_pipelines import load, registry
-from data_pipelines.registry import DatasetEntry
+from data_pipelines.reader import DatasetEntry
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 
 SENSORS = ("spot", "s2")

@@ -10,16 +10,15 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from anysat_jax.pretrain.train import pretrain
 from anysat_jax.train import checkpoints
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.feed import Feed
-from anysat_jax.train.lock import Lock
-from anysat_jax.train.log import RunLog
-from anysat_jax.train.loop import pretrain
-from anysat_jax.train.programs import StepPrograms
-from anysat_jax.train.workdir import hold
+from anysat_jax.train.compile import StepPrograms
+from anysat_jax.train.input import Feed
+from anysat_jax.train.metrics_log import RunLog
+from anysat_jax.train.workdir import Lock, hold
 from data_pipelines import registry
-from data_pipelines.registry import DatasetEntry
+from data_pipelines.reader import DatasetEntry
 from tests.train import fake_run
 
 MOMENTS = {

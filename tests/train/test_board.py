@@ -6,8 +6,8 @@ import time
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from anysat_jax.train import board as board_module
-from anysat_jax.train.board import Board
+from anysat_jax.train import metrics_log as board_module
+from anysat_jax.train.metrics_log import Board
 
 
 def events(file) -> list[Event]:

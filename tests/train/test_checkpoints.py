@@ -7,11 +7,10 @@ import shutil
 import jax
 import pytest
 
-from anysat_jax.train.checkpoints import Checkpoints, understood
-from anysat_jax.train.checksums import CHANGING, FILE, find_damage, write_checksums
-from anysat_jax.train.errors import CheckpointError, ConfigError
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.summary import RunRecord
+from anysat_jax.errors import CheckpointError, ConfigError
+from anysat_jax.train.checkpoints import CHANGING, FILE, Checkpoints, find_damage, understood, write_checksums
+from anysat_jax.train.record import RunRecord
+from anysat_jax.train.sharding import make_mesh
 from tests.train.damage import cut_short, flip_bit
 from tests.train.processes import start_processes
 from tests.train.toys import assert_same, toy_abstract, toy_state

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anysat_jax.train.compiled import Compiled
+from anysat_jax.train.compile import Compiled
 
 
 def test_it_is_compiled_once_for_each_kind_of_arguments():

@@ -5,8 +5,8 @@ import threading
 import jax
 import pytest
 
+from anysat_jax.errors import ConfigError
 from anysat_jax.train import distributed
-from anysat_jax.train.errors import ConfigError
 
 
 class Coordinator:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train import feed as feed_module
-from anysat_jax.train.errors import DataError
-from anysat_jax.train.feed import Feed, until_end
-from anysat_jax.train.mesh import make_mesh
+from anysat_jax.errors import DataError
+from anysat_jax.train import input as feed_module
+from anysat_jax.train.input import Feed, until_end
+from anysat_jax.train.sharding import make_mesh
 from configs import pretrain
-from data_pipelines.pool import WorkerDiedError
-from data_pipelines.records import CorruptTileError
+from data_pipelines.prepare.prepare import WorkerDiedError
+from data_pipelines.prepare.records import CorruptTileError
 from tests.train.toys import assert_same
 
 MESH = make_mesh({"data": 2, "fsdp": 1})

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train import health_watch
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.health_watch import WINDOW, HealthWatch
-from anysat_jax.train.ledger import Finished
-from anysat_jax.train.summary import RunRecord
+from anysat_jax.pretrain import collapse as health_watch
+from anysat_jax.pretrain.collapse import WINDOW, HealthWatch
+from anysat_jax.train.input import Fed
+from anysat_jax.train.monitor import Finished
+from anysat_jax.train.record import RunRecord
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import CheckpointError, ConfigError
-from anysat_jax.train.initial import initial_encoder
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.state import state_from_params
+from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
+from anysat_jax.weights.load import initial_encoder
 from anysat_jax.weights.published import load_published
 from configs import adaptation
 from tests.train.toys import assert_same
@@ -61,7 +61,7 @@ def test_a_random_start_has_the_sensors_of_the_data():
 
 
 def test_a_random_start_is_of_the_base_model_unless_the_config_says_otherwise(monkeypatch):
-    monkeypatch.setattr("anysat_jax.train.initial.init_encoder", lambda model, seed: {})
+    monkeypatch.setattr("anysat_jax.weights.load.init_encoder", lambda model, seed: {})
     assert initial_encoder(config_of("none"), ("s2",)).model == ModelConfig(sensors=("s2",))
     with pytest.raises(ConfigError, match=r"model\.num_heads = 12 must divide model\.dim = 32"):
         initial_encoder(config_of("none", dim=32), ("s2",))

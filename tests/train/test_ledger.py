@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train.errors import NonFiniteError
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.ledger import Ledger, count_skipped
-from anysat_jax.train.summary import RunRecord
+from anysat_jax.errors import NonFiniteError
+from anysat_jax.train.input import Fed
+from anysat_jax.train.monitor import Ledger, count_skipped
+from anysat_jax.train.record import RunRecord
 from tests.train.toys import toy_masks
 
 NAMES = ["loss", "gradient of encoder/a", "gradient of encoder/b"]

@@ -14,10 +14,9 @@ import threading
 
 import pytest
 
-from anysat_jax.train import lock as lock_module
-from anysat_jax.train.errors import StorageError
-from anysat_jax.train.lock import FILE, Lock, token_in
-from anysat_jax.train.owner import Owner
+from anysat_jax.errors import StorageError
+from anysat_jax.train import workdir as lock_module
+from anysat_jax.train.workdir import FILE, Lock, Owner, token_in
 
 HOLDER = """
 import pathlib, sys, time

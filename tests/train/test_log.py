@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from anysat_jax.train.log import COLUMNS, METRICS, RunLog
+from anysat_jax.train.metrics_log import COLUMNS, METRICS, RunLog
 
 
 def write_steps(workdir, first, last, log_every=1, total=10):

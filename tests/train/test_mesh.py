@@ -5,9 +5,9 @@ import pytest
 from jax.sharding import AxisType
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.mesh import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch, put_masks
+from anysat_jax.train.sharding import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch, put_masks
 from tests.train.toys import assert_same, toy_masks
 
 

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.chips import peak_flops
-from anysat_jax.flops import step_flops
+from anysat_jax.flops import peak_flops, step_flops
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.pretrain.masks import MaskConfig, sample_patch_masks
-from anysat_jax.train import meter as meter_module
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.ledger import Finished
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.meter import WINDOW, Meter, Throughput, make_meter
+from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
+from anysat_jax.train import monitor as meter_module
+from anysat_jax.train.input import Fed
+from anysat_jax.train.monitor import WINDOW, Finished, Meter, Throughput, make_meter
+from anysat_jax.train.sharding import make_mesh
 from configs import pretrain
 from launch.chips import CHIPS
 from tests.train.toys import toy_masks

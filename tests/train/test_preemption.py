@@ -3,7 +3,7 @@
 import os
 import signal
 
-from anysat_jax.train.preemption import StopRequest
+from anysat_jax.train.workdir import StopRequest
 
 
 def test_the_signal_only_sets_a_flag_and_the_old_handler_comes_back():

@@ -8,13 +8,13 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from anysat_jax import AnySat
+from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
+from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import CheckpointError, ConfigError
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.pretrained import load_teacher, restore_params
-from anysat_jax.train.state import state_from_params
+from anysat_jax.train.sharding import make_mesh
+from anysat_jax.weights.load import load_teacher, restore_params
 from tests.train.damage import flip_bit
 from tests.train.toys import assert_same, toy_abstract, toy_state
 from tests.validate.fakes import make_data

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from data_pipelines import load
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
 from tests.train import tiny_mini
 from tests.train.clusters import Cluster, assert_same_losses, rows, run
 from tests.train.clusters import tiny_mini as flags

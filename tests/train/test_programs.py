@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.programs import ProgramCount, StepPrograms, signature_of
+from anysat_jax.train.compile import ProgramCount, StepPrograms, signature_of
+from anysat_jax.train.input import Fed
 from tests.train.toys import toy_masks
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from anysat_jax.train.provenance import checkout_state, provenance
+from anysat_jax.train.record import checkout_state, provenance
 
 
 def git(folder, *command):

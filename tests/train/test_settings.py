@@ -2,8 +2,8 @@
 
 import pytest
 
-from anysat_jax.train import settings
-from anysat_jax.train.errors import ConfigError
+from anysat_jax.errors import ConfigError
+from anysat_jax.train import config as settings
 from configs import pretrain
 
 

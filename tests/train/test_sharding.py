@@ -9,9 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.sharding import RULES, spec_of, state_shardings
-from anysat_jax.train.state import abstract_state
+from anysat_jax.pretrain.step import abstract_state
+from anysat_jax.train.sharding import RULES, make_mesh, spec_of, state_shardings
 from tests.train.toys import toy_optimizer, toy_params
 
 MODEL = ModelConfig.from_preset("base", sensors=("spot", "s2"))

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.sharding import state_shardings
-from anysat_jax.train.share import batch_share, batch_width, put_params, put_whole
+from anysat_jax.train.sharding import batch_share, batch_width, make_mesh, put_params, put_whole, state_shardings
 from tests.train.toys import assert_same, toy_params
 
 MESH = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})

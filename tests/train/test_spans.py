@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anysat_jax.train.spans import difference, intersection, length, union
+from anysat_jax.train.profiling import difference, intersection, length, union
 
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted), max_size=8)
 

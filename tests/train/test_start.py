@@ -6,14 +6,15 @@ import types
 import numpy as np
 import pytest
 
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder, init_student
-from anysat_jax.train import settings, start
+from anysat_jax.pretrain import train as start
+from anysat_jax.pretrain.step import create_state
+from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import ConfigError
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.state import create_state
-from anysat_jax.train.summary import RunRecord
+from anysat_jax.train.record import RunRecord
+from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import save_exported
 from configs import pretrain
 from tests.train.toys import assert_same, toy_optimizer

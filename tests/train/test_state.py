@@ -6,8 +6,8 @@ import pytest
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
-from anysat_jax.train.mesh import make_mesh
-from anysat_jax.train.state import abstract_state, create_state, state_from_params
+from anysat_jax.pretrain.step import abstract_state, create_state, state_from_params
+from anysat_jax.train.sharding import make_mesh
 from tests.train.toys import assert_same, toy_optimizer, toy_params
 
 MODEL = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("s2", "spot"))

@@ -6,14 +6,13 @@ import json
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.errors import NonFiniteError, Preempted
 from anysat_jax.status import FILE_NAME, describe, read_status, trouble
 from anysat_jax.train import status as status_module
-from anysat_jax.train.errors import NonFiniteError, Preempted
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.ledger import Finished
-from anysat_jax.train.meter import Meter
+from anysat_jax.train.input import Fed
+from anysat_jax.train.monitor import Finished, Meter
+from anysat_jax.train.record import RunRecord
 from anysat_jax.train.status import Sources, StatusFile, device_memory
-from anysat_jax.train.summary import RunRecord
 from tests.train.toys import toy_masks
 
 

@@ -15,15 +15,13 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
-from anysat_jax.pretrain.masks import MaskConfig, PatchMasks, sample_patch_masks
+from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+from anysat_jax.pretrain.step import TrainState, initial_state, leaf_names, make_train_step
 from anysat_jax.train import sharding
-from anysat_jax.train.log import HEALTH
-from anysat_jax.train.mesh import make_mesh, put_batch, put_masks, replicated
+from anysat_jax.train.metrics_log import HEALTH
 from anysat_jax.train.optimizer import make_optimizer
-from anysat_jax.train.sharding import state_shardings
-from anysat_jax.train.state import TrainState, initial_state
-from anysat_jax.train.step import leaf_names, make_train_step
+from anysat_jax.train.sharding import make_mesh, put_batch, put_masks, replicated, state_shardings
 from configs.pretrain import common
 
 BATCH = 8

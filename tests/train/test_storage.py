@@ -9,11 +9,10 @@ import sys
 import pytest
 
 from anysat_jax import main
+from anysat_jax.errors import Preempted, StorageError
 from anysat_jax.train import checkpoints as checkpoints_module
-from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.errors import Preempted, StorageError
-from anysat_jax.train.storage import explained, refusal
-from anysat_jax.train.summary import write_json
+from anysat_jax.train.checkpoints import Checkpoints, explained, refusal
+from anysat_jax.train.record import write_json
 from tests.train.test_checkpoints import CONFIG, at_step, mesh_of, restore, save_steps
 from tests.train.toys import assert_same, toy_state
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from anysat_jax.train.summary import EDGE, RunRecord, make_summary, write_json
+from anysat_jax.train.record import EDGE, RunRecord, make_summary, write_json
 
 
 def record_of(steps):

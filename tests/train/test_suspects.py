@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.train.feed import Fed
-from anysat_jax.train.mesh import make_mesh, put_batch
-from anysat_jax.train.suspects import bad_rows, make_blame
+from anysat_jax.train.input import Fed, bad_rows, make_blame
+from anysat_jax.train.sharding import make_mesh, put_batch
 from configs import pretrain
 from data_pipelines import load
 
@@ -51,5 +50,5 @@ def test_few_of_many_and_by_position_where_they_cannot_be_read(monkeypatch):
 
     monkeypatch.setattr(load, "tile_ids", unreadable)
     assert blame(batch_with((3,)), np.arange(8)) == "samples with such values in them: tile 3"
-    monkeypatch.setattr("anysat_jax.train.suspects.MOST", 2)
+    monkeypatch.setattr("anysat_jax.train.input.MOST", 2)
     assert blame(batch_with(), np.arange(8)) == "its samples: tile 0, tile 1 and 6 more"

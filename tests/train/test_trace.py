@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anysat_jax.train.feed import INPUT
-from anysat_jax.train.profiling import SUMMARY, Profiler
-from anysat_jax.train.trace import STEP, describe, shares_of
+from anysat_jax.train.input import INPUT
+from anysat_jax.train.profiling import STEP, SUMMARY, Profiler, describe, shares_of
 
 MS = 1e6  # nanoseconds
 

@@ -10,8 +10,7 @@ import jax
 import pytest
 
 from anysat_jax.train import watchdog as watchdog_module
-from anysat_jax.train.hangs import MOST, Hangs
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.watchdog import MOST, Hangs, Watchdog
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import time
 import pytest
 
 from anysat_jax import main
-from anysat_jax.train.errors import StorageError
-from anysat_jax.train.lock import Lock
-from anysat_jax.train.workdir import hold
+from anysat_jax.errors import StorageError
+from anysat_jax.train.workdir import Lock, hold
 from tests.train.processes import start_processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from anysat_jax.train import state as state_module
+from anysat_jax.pretrain import step as state_module
+from anysat_jax.pretrain.step import TrainState, initial_state
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import state_shardings
-from anysat_jax.train.state import TrainState, initial_state
 from configs import pretrain as pretrain_config
 
 WIDE = 128  # of the toy matrices: above the size under which nothing is cut

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.sensors import SENSORS, Sensor
-from anysat_jax.validate import fitting_patch_sizes, to_batch
-from anysat_jax.validate.extent import check_patch_size
+from anysat_jax.validate import check_patch_size, fitting_patch_sizes, to_batch
 from tests.validate.fakes import ALL, make_data
 
 SPATIAL = [name for name in ALL if name != "modis"]

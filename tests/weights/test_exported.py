@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from anysat_jax.adapt.heads import HeadConfig
-from anysat_jax.adapt.network import NetworkConfig, init_head
-from anysat_jax.adapt.tasks import Task
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
+from anysat_jax.downstream.task import Task
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
 from anysat_jax.sensors import SENSORS, Sensor, register

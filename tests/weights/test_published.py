@@ -14,7 +14,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.weights.convert import bare_entries, pretraining_entries, to_published
 from anysat_jax.weights.published import load_published
-from anysat_jax.weights.reading import read_arrays
+from data_pipelines.torch_files import read_arrays
 
 torch = pytest.importorskip("torch")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipelines.datasets.s2naip import CARD, open_reader
 from data_pipelines.fakes.common import write_raster
-from data_pipelines.features import check_example
+from data_pipelines.prepare.records import check_example
 from tests.data_pipelines.fake_reader import examples_of
 
 TILE = "32612_960_-6049"  # the example of the dataset's own description

@@ -5,13 +5,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines import load
-from data_pipelines.card import num_tiles
 from data_pipelines.datasets.biomassters import CARD, SIDE, BioMasstersReader, holds_raw, month_day, open_reader
 from data_pipelines.fakes.biomassters import S1_MONTHS, S2_MONTHS, write_archive
 from data_pipelines.fakes.common import write_raster
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import prepared_folder
+from data_pipelines.reader import num_tiles
 from tests.data_pipelines.fake_reader import examples_of
 
 CHIP = "00000000"

@@ -12,8 +12,8 @@ import pytest
 from data_pipelines import load
 from data_pipelines.datasets.bradd_s1ts import CARD, LAYOUT, BraddReader, holds_raw, open_reader
 from data_pipelines.fakes.bradd_s1ts import COLUMNS, write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config
 

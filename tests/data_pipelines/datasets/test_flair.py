@@ -12,7 +12,7 @@ from data_pipelines import load
 from data_pipelines.datasets.flair import CARD, CLASSES, FlairReader, holds_raw, open_reader
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.flair import write_archive
-from data_pipelines.features import check_card, check_example
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 PLACE, KEY = "D006_2020/Z1_UF", "D006_2020-Z1_UF-000002"

@@ -12,10 +12,10 @@ from data_pipelines import load
 from data_pipelines.datasets import fuel_moisture, fuel_moisture_land_cover
 from data_pipelines.datasets.fuel_moisture import LAND_COVER, MISSING, SERIES, SITES, VAL_SHARE, middles_of_months
 from data_pipelines.fakes.fuel_moisture import write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
-from data_pipelines.splits import hashed_split
+from data_pipelines.reader import hashed_split
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 BOTH = (fuel_moisture, fuel_moisture_land_cover)

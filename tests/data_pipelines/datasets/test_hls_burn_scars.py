@@ -11,8 +11,8 @@ from data_pipelines import load
 from data_pipelines.datasets.hls_burn_scars import CARD, holds_raw, open_reader, split_of
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.hls_burn_scars import write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config, examples_of
 

@@ -10,17 +10,17 @@ import h5py
 import numpy as np
 import pytest
 
+from data_pipelines.archives import _members
 from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.datasets import flair, pastis_hd, planted, s2naip, treesatai_ts
-from data_pipelines.datasets.planted_files import LABELS
-from data_pipelines.datasets.s2naip_files import TileFiles
+from data_pipelines.datasets.planted import LABELS
+from data_pipelines.datasets.s2naip import TileFiles
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.planted import write_archive as write_planted
 from data_pipelines.fakes.s2naip import write_archive as write_s2naip
-from data_pipelines.features import check_example
 from data_pipelines.files import read_raster
+from data_pipelines.prepare.records import check_example
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
-from data_pipelines.tar_files import _members
 
 
 def read_all(reader):

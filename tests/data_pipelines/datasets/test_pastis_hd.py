@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from data_pipelines import load
-from data_pipelines.datasets.pastis_hd import CARD, CROPS, METADATA, SPOT, PastisReader, holds_raw, open_reader
-from data_pipelines.datasets.pastis_metadata import read_patches
+from data_pipelines.datasets.pastis_hd import (
+    CARD,
+    CROPS,
+    METADATA,
+    SPOT,
+    PastisReader,
+    holds_raw,
+    open_reader,
+    read_patches,
+)
 from data_pipelines.dates import day_fields, days_since
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.pastis_hd import write_archive
-from data_pipelines.features import check_card, check_example
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 KEY = "10000"

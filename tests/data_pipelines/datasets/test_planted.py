@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import load
-from data_pipelines.datasets.planted import CARD, LAYOUT, holds_raw, open_reader
-from data_pipelines.datasets.planted_records import RecordKeys, write_species
+from data_pipelines.archives import encode_example, write_records
+from data_pipelines.datasets.planted import CARD, LAYOUT, RecordKeys, holds_raw, open_reader, write_species
 from data_pipelines.fakes.planted import NAMES, write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
-from data_pipelines.tfrecord import encode_example, write_records
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 SHAPES = {

@@ -9,11 +9,11 @@ import pytest
 
 from data_pipelines import load
 from data_pipelines.datasets.s2naip import CARD, holds_raw, open_reader
-from data_pipelines.datasets.s2naip_map import CLASSES
+from data_pipelines.datasets.s2naip_metadata import CLASSES
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.s2naip import write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.datasets.s2naip_tile import SCENES, TILE, naip_image, read_tile, stack, write_map, write_tile
 from tests.data_pipelines.fake_reader import data_config
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.datasets.s2naip import holds_raw, open_reader
-from data_pipelines.datasets.s2naip_index import read_date_table, split_of
+from data_pipelines.datasets.s2naip_metadata import read_date_table, split_of
 from data_pipelines.fakes.common import write_raster
 from tests.data_pipelines.datasets.s2naip_tile import (
     L8_DAYS,

@@ -11,8 +11,8 @@ from data_pipelines.datasets import sen1floods11
 from data_pipelines.datasets.sen1floods11_chip import CARD, WINDOW, cut_window, holds_raw, open_reader, split_of
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.sen1floods11_chip import write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 COUNTS = {"train": 24, "val": 8, "test": 32}

@@ -12,8 +12,8 @@ from data_pipelines import load
 from data_pipelines.datasets.sickle import CARD, LAYOUT, TABLE, SickleReader, holds_raw, nearest, open_reader
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.sickle import L8_BANDS, S2_BANDS, write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config
 

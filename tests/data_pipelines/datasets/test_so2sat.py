@@ -10,8 +10,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines import load
 from data_pipelines.datasets.so2sat import CARD, ZONES, holds_raw, open_reader
 from data_pipelines.fakes.so2sat import write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config, examples_of
 

@@ -11,8 +11,8 @@ from data_pipelines import load
 from data_pipelines.datasets.spacenet7 import CARD, SIDE, TEST, VAL, holds_raw, open_reader
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.spacenet7 import METRES, TRAIN, write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import examples_of
 
 AREA = TRAIN[0]

@@ -11,8 +11,8 @@ from data_pipelines import load
 from data_pipelines.datasets import timesen2crop
 from data_pipelines.datasets.timesen2crop import CARD, CROPS, LAYOUT, TILES, TimeSen2CropReader, holds_raw, open_reader
 from data_pipelines.fakes.timesen2crop import HEADER, write_archive
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config
 

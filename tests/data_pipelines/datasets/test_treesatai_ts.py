@@ -9,11 +9,11 @@ import pytest
 import rasterio
 
 from data_pipelines import load
-from data_pipelines.card import num_tiles
 from data_pipelines.datasets.treesatai_ts import CARD, GENERA, LABELS, TreeSatReader, holds_raw
-from data_pipelines.features import check_card, check_example
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
+from data_pipelines.reader import num_tiles
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 S2_DAYS = ("20200105", "20200301", "20201231")

@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.datasets.treesatai_ts import CARD, LABELS, holds_raw, open_reader
 from data_pipelines.fakes.treesatai_ts import write_archive
-from data_pipelines.features import check_card, check_example
+from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import examples_of
 
 TILES = {"train": 4, "val": 2, "test": 1}

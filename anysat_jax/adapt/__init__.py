@@ -1,1 +1,0 @@
-"""From frozen features to a task: linear probes and the scores that judge them."""

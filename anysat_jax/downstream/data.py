@@ -1,0 +1,442 @@
+"""What a fine-tuning, a probing or an evaluation needs before its first step: devices, data, task, labels, weights."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Int64, Shaped
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import data_pipelines.datasets
+import data_pipelines.fakes
+from anysat_jax.batch import Batch
+from anysat_jax.downstream import config as settings
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, init_head
+from anysat_jax.downstream.task import LossConfig, Task, balanced_weights
+from anysat_jax.errors import ConfigError
+from anysat_jax.train.input import agreed, until_end
+from anysat_jax.train.metrics_log import QUIET_SECONDS
+from anysat_jax.train.sharding import (
+    batch_share,
+    check_batch_sizes,
+    check_heads,
+    make_mesh,
+)
+from anysat_jax.weights.load import initial_encoder
+from data_pipelines import load
+from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.locate import locate
+from data_pipelines.options import DatasetOptions, check_patch_size, dataset_options, skips_corrupt
+from data_pipelines.prepare.records import CorruptTileError
+from data_pipelines.prepare.report import NO_LABEL, Tally, labels_report, read_report
+from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
+from data_pipelines.prepare.storage import cache_folder, hold_lock, temporary_name
+from data_pipelines.prepared import PreparedDataset
+from data_pipelines.registry import ARCHIVE_NAMES
+
+TRAIN = "train"
+SHOWN = 5  # classes that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFacts:
+    """What is known of a task's labels.
+
+    Attributes:
+      task: the task; a regression's has the mean of the training labels as offset and their deviation as scale.
+      counts: for each split, tiles or pixels of each class, (K,) int64; for a regression those with a value, (1,).
+      mean, std: of a regression's training labels; None for classes.
+    """
+
+    task: Task
+    counts: dict[str, Int64[np.ndarray, "K"]]
+    mean: float | None = None
+    std: float | None = None
+
+
+def check_labels(
+    task: Task, report: Mapping[str, Any], splits: Sequence[str], *, allow_absent_classes: bool = False
+) -> LabelFacts:
+    """Refuses labels that nothing can be learnt from, or that cannot be measured.
+
+    Args:
+      task: what is asked.
+      report: of the dataset's preparation, as `data_pipelines.prepare.report.read_report` gives it.
+      splits: that the run reads; "train" is among them where it trains.
+      allow_absent_classes: whether a class may be measured that no training tile shows.
+
+    Raises:
+      ConfigError: a split is not there or empty, or has no label of the task; the labels are of other classes than the
+        task; or a class of another split is absent from training.
+    """
+    counts = {split: _counts(task, report, split) for split in splits}
+    if TRAIN in splits and task.kind != "regression" and not allow_absent_classes:
+        _check_seen_in_training(task, counts)
+    if task.kind != "regression" or TRAIN not in splits:
+        return LabelFacts(task, counts)
+    labels = report["splits"][TRAIN]["labels"][task.level]
+    mean, std = labels["mean"], labels["std"]
+    return LabelFacts(dataclasses.replace(task, offset=mean, scale=std if std > 0 else 1.0), counts, mean, std)
+
+
+def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarray, "K"]:
+    """How often each class has a label in a split."""
+    there = report["splits"]
+    if split not in there:
+        raise ConfigError(f"dataset {task.dataset!r} has no split {split!r}; as prepared it has {', '.join(there)}")
+    if not there[split]["examples"]:
+        raise ConfigError(
+            f"split {split!r} of dataset {task.dataset!r} is empty ({there[split]['skipped']} tiles were skipped when "
+            "it was prepared); prepare it from data that has some, or leave the split out"
+        )
+    labels = there[split]["labels"].get(task.level, {})
+    counts = _numbers(task, split, labels)
+    if not counts.any():
+        raise ConfigError(
+            f"split {split!r} of dataset {task.dataset!r} has no {task.level} label in any of its "
+            f"{there[split]['examples']} tiles; leave it out, or choose another task.level"
+        )
+    return counts
+
+
+def _numbers(task: Task, split: str, labels: Mapping[str, Any]) -> Int64[np.ndarray, "K"]:
+    """The report's counts in the order of the task's classes."""
+    if task.kind == "regression":
+        return np.array([labels.get("count", 0)], np.int64)
+    names = [name for name in labels if name != NO_LABEL]
+    if tuple(names) != task.classes:
+        raise ConfigError(
+            f"split {split!r} of dataset {task.dataset!r} was prepared with labels of {_some(names)}, and the task has "
+            f"{_some(task.classes)}; prepare the dataset again"
+        )
+    return np.array([labels[name] for name in names], np.int64)
+
+
+def _check_seen_in_training(task: Task, counts: Mapping[str, Int64[np.ndarray, "K"]]) -> None:
+    """Refuses classes that another split has and training has not."""
+    for split, found in counts.items():
+        absent = [
+            name for name, here, seen in zip(task.classes, found, counts[TRAIN], strict=True) if here and not seen
+        ]
+        if absent:
+            raise ConfigError(
+                f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has none, "
+                "so that no model can learn them; set task.allow_absent_classes to go on nevertheless"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:SHOWN])
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{shown}{more}" if names else "no class"
+
+
+def with_share(
+    report: dict[str, Any], prepared: PreparedDataset, tiles: Sequence[int], skip_corrupt: bool = False
+) -> dict[str, Any]:
+    """The report of a preparation as if its training split had these tiles only. Reads them.
+
+    Args:
+      report: as `data_pipelines.prepare.report.read_report` gives it; left as it is.
+      prepared: the dataset.
+      tiles: positions in its training split.
+      skip_corrupt: whether corrupt tiles are passed over; training will name them.
+
+    Raises:
+      ValueError: a tile cannot be read.
+    """
+    records, tally = prepared.records(TRAIN), Tally(prepared.card)
+    for tile in tiles:
+        with contextlib.suppress(CorruptTileError) if skip_corrupt else contextlib.nullcontext():
+            tally.update(records[int(tile)])
+    share = {"examples": len(tiles), "labels": labels_report(prepared.card, tally)}
+    return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **share}}}
+
+
+CODE = (data_pipelines.fakes, data_pipelines.datasets)
+"""Packages whose text an archive depends on; when it changes, the archives are made anew."""
+
+
+def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
+    """The folder of a made-up archive, written unless it is there already.
+
+    Of several processes that ask at once, one writes and the others wait. A folder that has the archive's name is
+    whole.
+
+    Args:
+      name: the dataset's.
+      tiles: of each of its splits.
+
+    Returns:
+      A folder to give as the config's `data.root`.
+
+    Raises:
+      ConfigError: no archive of that name can be made.
+      ImportError: the package that writes the archive's files is not installed; the message names it.
+      OSError: the cache cannot be written.
+    """
+    if name not in ARCHIVE_NAMES:
+        raise ConfigError(
+            f"data.fake_tiles = {tiles}: no archive of {name!r} can be made up, only of {', '.join(ARCHIVE_NAMES)}; "
+            "set data.fake_tiles = 0 to read data.root"
+        )
+    base = cache_folder() / "smoke"
+    folder = base / f"{name}-{tiles}-{code_digest()}"
+    if folder.is_dir():
+        return folder
+    base.mkdir(parents=True, exist_ok=True)
+    with hold_lock(base / f"{name}.lock", f"writing a made-up archive of {name}"):
+        if not folder.is_dir():
+            _write(name, tiles, folder)
+    return folder
+
+
+def code_digest() -> str:
+    """A name for the text of `CODE`."""
+    files = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def _write(name: str, tiles: int, folder: pathlib.Path) -> None:
+    """Writes beside the folder, which gets its name when it is whole."""
+    temporary = folder.with_name(temporary_name(folder.name))
+    try:
+        write_fake(name, temporary, tiles)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A config's dataset, ready to be read, and what is asked of it.
+
+    Attributes:
+      config: the run's, with `data.root` where the data are.
+      mesh: the devices.
+      prepared: the dataset, with its card, records and statistics.
+      options: how its tiles become samples.
+      task: what is asked of them.
+      facts: of the labels.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    prepared: PreparedDataset
+    options: DatasetOptions
+    task: Task
+    facts: LabelFacts
+
+    @property
+    def name(self) -> str:
+        return self.task.dataset
+
+    @property
+    def extent(self) -> float:
+        """Side of a sample in metres."""
+        return self.options.sampling.extent or self.prepared.card.extent
+
+    @property
+    def patch_sizes(self) -> tuple[float, ...]:
+        """Of an evaluation, in metres: the config's, or those of training."""
+        return tuple(float(size) for size in self.config.evaluate.patch_sizes or self.options.patch_sizes)
+
+    @property
+    def digest(self) -> str:
+        """Of the list of the prepared dataset's files."""
+        return hashlib.sha256((self.prepared.folder / CONTENTS).read_bytes()).hexdigest()
+
+    def tile_ids(self, split: str, positions: Sequence[int]) -> list[str]:
+        """Names of tiles by their position in a split."""
+        records = self.prepared.records(split)
+        return [bytes(records[int(position)]["id"]).decode() for position in positions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A network before its first step.
+
+    Attributes:
+      network: encoder, head and task.
+      params: {"encoder", "head"}, float32 numpy arrays.
+      source: where the weights are from: {"source", "kind", "digest"}.
+      mode: what of the network trains, or, of a finished one, trained.
+    """
+
+    network: NetworkConfig
+    params: Params
+    source: dict[str, Any]
+    mode: str
+
+
+def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
+    """Checks the config, takes the devices, and finds or prepares the dataset.
+
+    Args:
+      config: the run's.
+      splits: those that will be read; with "train" among them, every class that is measured must be there.
+
+    Raises:
+      ConfigError: a value does not fit the machine or the dataset, or the labels do not fit the task.
+    """
+    task = settings.check(config)
+    mesh = make_mesh(config.mesh)
+    check_batch_sizes(config.data.datasets, mesh)
+    config = config.copy_and_resolve_references()
+    prepared, report, options = agreed(config, lambda: _prepare(config, task.dataset))
+    facts = check_labels(task, report, splits, allow_absent_classes=config.task.allow_absent_classes)
+    return Data(config, mesh, prepared, options, facts.task, facts)
+
+
+def _prepare(config: ConfigDict, dataset: str) -> tuple[PreparedDataset, dict[str, Any], DatasetOptions]:
+    """Finds or prepares the dataset; sets `data.root` where its tiles are made up."""
+    try:
+        if config.data.fake_tiles:
+            config.data.root = str(make_fake_archive(dataset, config.data.fake_tiles))
+        load.prepare(config.data)
+        prepared = locate(dataset, config.data.root)
+        report = read_report(prepared.folder)
+        (options,) = dataset_options(config.data)
+        if options.fraction < 1:
+            tiles = load.training_tiles(config.data, dataset)
+            report = with_share(report, prepared, tiles, skips_corrupt(config.data))
+    except (ValueError, OSError, ImportError) as error:  # the readers say what is wrong, in one sentence
+        raise ConfigError(str(error)) from error
+    return prepared, report, options
+
+
+def start_network(data: Data) -> Start:
+    """The encoder that `config.init` names, and a fresh head.
+
+    Raises:
+      ConfigError: the weights cannot be read, or do not fit the config, the sensors or the task.
+    """
+    config = data.config
+    initial = initial_encoder(config, data.prepared.card.sensors)
+    try:
+        network = NetworkConfig(initial.model, HeadConfig.from_json(config.head.to_dict()), data.task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    check_heads(initial.model, data.mesh, ("num_heads",))
+    params = {"encoder": initial.params, "head": init_head(network, config.seed)}
+    logging.info("%s: weights of %s (%s)", data.task.title, config.init, initial.source["kind"])
+    return Start(network, params, initial.source, config.mode)
+
+
+def loss_config(data: Data) -> LossConfig:
+    """Class weights and label smoothing of the config; "balanced" counts the labels of the share that trains."""
+    weights = data.config.task.class_weights
+    if weights == "none":
+        weights = None
+    elif weights == "balanced":
+        weights = balanced_weights(data.facts.counts["train"])
+    return LossConfig(None if weights is None else tuple(weights), data.config.task.label_smoothing)
+
+
+def band_statistics(prepared: PreparedDataset) -> dict[str, dict[str, list[float]]]:
+    """Mean and standard deviation of each sensor's bands, in native units: what the inputs are standardised with."""
+    return {
+        name: {"mean": one.mean.tolist(), "std": one.std.tolist()} for name, one in sorted(prepared.statistics.items())
+    }
+
+
+def fingerprint(data: Data, start: Start) -> dict[str, Any]:
+    """What must not differ between a start and a resume, JSON values."""
+    model = dataclasses.asdict(start.network.model)
+    model.pop("remat")  # the same numbers with less memory
+    values = {
+        "dataset": {"name": data.name, "digest": data.digest},
+        "model": model,
+        "head": start.network.head.to_json(),
+        "task": data.task.to_json(),
+        "mode": start.mode,
+        "weights": start.source["digest"],
+    }
+    return json.loads(json.dumps(values))  # tuples become lists, as in the checkpoint
+
+
+def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
+    """The tile of each sample that was left out, of a batch's label "skipped"; None: nothing is ever left out."""
+    if skipped is None:
+        return []
+    tiles = np.asarray(skipped)
+    return tiles[tiles >= 0].tolist()
+
+
+def split_batches(
+    data: ConfigDict,
+    dataset: str,
+    split: str,
+    patch_sizes: Sequence[float],
+    batch_size: int,
+    mesh: Mesh,
+    **chosen: Any,
+) -> Iterator[Batch]:
+    """This process' share of a split's batches, cut by the first of the patch sizes; every size is checked.
+
+    Args: as `evaluate_split`; `chosen` goes to `load.evaluation_batches`.
+
+    Raises:
+      ValueError, OSError: at once, as `evaluate_split`.
+      DataError: by the iterator: a tile cannot be read.
+    """
+    card = load.dataset_card(dataset, data.root)
+    for size in patch_sizes:
+        check_patch_size(card, size, data.datasets[dataset].get("extent"))
+    batches = load.evaluation_batches(
+        data,
+        dataset,
+        split,
+        patch_size=patch_sizes[0],
+        batch_size=whole_batch(batch_size, mesh),
+        share=batch_share(mesh),
+        **chosen,
+    )
+    return until_end(batches)
+
+
+def whole_batch(batch_size: int, mesh: Mesh) -> int:
+    """A batch size, rounded up to a multiple of the mesh's devices."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
+def sample_bar(title: str, total: int, leave: bool = True) -> tqdm:
+    """A progress bar over samples, with their rate; only the first process shows it."""
+    interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
+    hidden = jax.process_index() != 0
+    look = dict(mininterval=interval, dynamic_ncols=True, disable=hidden, leave=leave)
+    return tqdm(total=total, desc=title, unit="tile", **look)
+
+
+def one_ahead(items: Iterator[Any], compute: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
+    """Each item with what it is computed to; the next one is computing while the caller looks at the last."""
+    pending: list[tuple[Any, Any]] = []
+    for item in items:
+        pending.append((item, compute(item)))
+        if len(pending) > 1:
+            yield pending.pop(0)
+    yield from pending
+
+
+def only_labels(batch: Batch, task: Task) -> Batch:
+    """The batch with those labels only that the devices need."""
+    wanted = (task.level, "valid", "skipped")
+    return batch.replace(labels={name: batch.labels[name] for name in wanted if name in batch.labels})
+
+
+def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
+    """This process' rows of an array that is cut over all devices."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}  # some may be repeated
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

@@ -1,0 +1,393 @@
+"""Frozen features of a split, from the cache or from one pass of the encoder."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
+from ml_collections import ConfigDict
+
+from anysat_jax.batch import Batch
+from anysat_jax.downstream.data import one_ahead, sample_bar, skipped_tiles, split_batches
+from anysat_jax.downstream.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
+from anysat_jax.downstream.network import NetworkConfig, Params, network_features
+from anysat_jax.downstream.task import Task, known_labels
+from anysat_jax.errors import ConfigError, DataError
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.encoder import Encoder, dense_features, stack_patches
+from anysat_jax.sensors import get_sensor
+from anysat_jax.train.compile import Compiled
+from anysat_jax.train.sharding import batch_share, put_batch, put_params, replicated
+from anysat_jax.train.status import Vitals
+from data_pipelines import load
+from data_pipelines.batches import Pick, Share
+from data_pipelines.locate import locate
+from data_pipelines.options import DatasetOptions, sampling_options, skips_corrupt
+from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
+from data_pipelines.sampler import StepIterator, Stream
+
+
+def label_blocks(labels: Shaped[np.ndarray, "B H W"], side: int) -> Shaped[np.ndarray, "B n p p"]:
+    """Label maps cut into the sub-patches' squares of `side` pixels, raster order."""
+    batch, height, width = labels.shape
+    blocks = labels.reshape(batch, height // side, side, width // side, side).transpose(0, 1, 3, 2, 4)
+    return blocks.reshape(batch, -1, side, side)
+
+
+def draw_subpatches(
+    labelled: Bool[np.ndarray, "B n"], index: Int[np.ndarray, "B"], count: int
+) -> Int32[np.ndarray, "B m"]:
+    """Numbers of `count` sub-patches of each tile, or all of them: at random, those with a label first.
+
+    The draw depends on the tile alone, so that the same ones are taken at every patch size and in every batch.
+    """
+    order = np.stack([np.random.default_rng(int(tile)).permutation(labelled.shape[1]) for tile in index])
+    return np.argsort(order + labelled.shape[1] * ~labelled, axis=1)[:, :count].astype(np.int32)
+
+
+def take_subpatches(features: Float[Array, "B h w F"], chosen: Int[Array, "B m"]) -> Float[Array, "B m 1 F"]:
+    """Some sub-patches of each map, as a map of one column."""
+    flat = features.reshape(features.shape[0], -1, features.shape[-1])
+    return jnp.take_along_axis(flat, chosen[:, :, None], axis=1)[:, :, None]
+
+
+FORMAT = 1  # of the entries; raise it when the same facts give other features
+ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # parts of the sampling that do not touch features
+MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """What features are wanted of.
+
+    Attributes:
+      network: gives them; its head says which, and its task which labels go with them.
+      encoder: the encoder's parameters.
+      digest: of those parameters.
+      config: the run's; `data`, `cache` and `evaluate.batch_size` are read.
+      mesh: where to compute.
+      vitals: of the job.
+    """
+
+    network: NetworkConfig
+    encoder: Params
+    digest: str
+    config: ConfigDict
+    mesh: Mesh
+    vitals: Vitals = dataclasses.field(default_factory=Vitals)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """What the features are kept in: the dtype that the encoder gives them in. A mean has more digits."""
+        return jnp.dtype("float32") if self.network.head.input == "mean" else self.network.model.compute_dtype
+
+    @property
+    def drawn(self) -> int | None:
+        """Sub-patches that are drawn of each sample of a dense task; None: all."""
+        pixels, task = self.config.cache.pixels_per_tile, self.network.task
+        if task.level != "dense" or pixels is None:
+            return None
+        return max(1, pixels // task.pixels_per_subpatch**2)
+
+    @property
+    def values(self) -> int:
+        """Numbers that are kept of each sample."""
+        task, data = self.network.task, self.config.data
+        width = self.network.head.features(self.network.model.dim)
+        if task.level != "dense":
+            return width
+        extent = data.datasets[task.dataset].get("extent") or load.dataset_card(task.dataset, data.root).extent
+        subpatches = round(extent / get_sensor(task.sensor).subpatch_metres) ** 2
+        return width * min(subpatches, self.drawn or subpatches)
+
+    def facts(self, split: str, patch_size: float, tiles: Sequence[int] | None) -> dict[str, Any]:
+        """All that the features of a split depend on, JSON values."""
+        task, data = self.network.task, self.config.data
+        sampling = dataclasses.asdict(
+            sampling_options(load.dataset_card(task.dataset, data.root), data.datasets[task.dataset])
+        )
+        prepared = locate(task.dataset, data.root)
+        return {
+            "format": FORMAT,
+            "weights": self.digest,
+            "model": {name: getattr(self.network.model, name) for name in MODEL_FACTS},
+            "head_input": self.network.head.input,
+            "task": [task.level, task.sensor],
+            "dataset": [task.dataset, (prepared.folder / CONTENTS).read_text(encoding="utf-8")],
+            "split": split,
+            "tiles": None if tiles is None else [int(tile) for tile in tiles],
+            "sampling": {name: value for name, value in sampling.items() if name not in ONLY_TRAINING},
+            "patch_size": float(patch_size),
+            "drawn": self.drawn,
+            "stored_as": str(self.dtype),
+        }
+
+
+def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None = None) -> Features:
+    """The features of a split at a patch size; a progress bar where they have to be made.
+
+    Samples stand in the order of an evaluation, and are not augmented. With several processes all must ask; they make
+    them together, the first one writes, and all read the same folder.
+
+    With `data.skip_corrupt`, tiles that cannot be read are left out; features that lack some are made again as soon as
+    these can be read, or may not be left out.
+
+    Args:
+      wanted: of which encoder, for which task.
+      split: name of the split.
+      patch_size: metres.
+      tiles: positions of the tiles to take; None: all.
+
+    Raises:
+      ConfigError: they would be larger than `cache.max_gb`, cannot be kept, or drawing pixels does not fit the head.
+      ValueError, OSError: the data cannot be had.
+      DataError: a tile cannot be read, or with `data.skip_corrupt` none can.
+    """
+    rows = load.num_samples(wanted.config.data, wanted.network.task.dataset, split, tiles)
+    _check(wanted, split, rows)
+    folder, facts = features_folder(wanted.config.cache.folder), wanted.facts(split, patch_size, tiles)
+    extract = functools.partial(_extract, wanted, split, patch_size, tiles, rows)
+    if jax.process_index() != 0:
+        if _broadcast(False):
+            extract(None)
+        return _open_shared(folder / key_of(facts))
+    asked: list[bool] = []
+
+    def make(writer: Writer) -> None:
+        asked.append(_broadcast(True))
+        extract(writer)
+
+    found = find_or_make(folder, facts, make, functools.partial(_lacks_nothing_else, wanted, split))
+    if not asked:
+        _broadcast(False)
+    multihost_utils.sync_global_devices("features are written")
+    return found
+
+
+def _lacks_nothing_else(wanted: Extraction, split: str, left_out: Sequence[int]) -> bool:
+    """Whether features that were made without some tiles would be made without them again."""
+    data = wanted.config.data
+    return not left_out or (
+        skips_corrupt(data) and load.unreadable_tiles(data, wanted.network.task.dataset, split, left_out) == [*left_out]
+    )
+
+
+def _broadcast(value: bool) -> bool:
+    """What the first process says: whether features are being made, for which it needs the others."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def _open_shared(entry: pathlib.Path) -> Features:
+    multihost_utils.sync_global_devices("features are written")
+    try:
+        return open_features(entry)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error} on this machine: set cache.folder to one that all processes share") from error
+
+
+def _extract(
+    wanted: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None, rows: int, writer: Writer | None
+) -> None:
+    """Computes the features and gives them to the writer; without one, only helps the other processes."""
+    task, config, mesh = wanted.network.task, wanted.config, wanted.mesh
+    if writer is not None:
+        writer.begin(rows)
+    program = _program(wanted.network, wanted.dtype, mesh)
+    params = {"encoder": put_params(wanted.encoder, mesh)}
+    chosen = {} if tiles is None else {"tiles": tiles}
+    batches = split_batches(config.data, task.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
+    title = f"features of {split} at {patch_size:g} m"
+    some = False
+    with (
+        sample_bar(f"{task.title}: {title}", rows) as bar,
+        wanted.vitals.passing("extracting", title, rows, program) as passing,
+    ):
+        for _, (features, labels) in one_ahead(
+            passing.timed(batches),
+            lambda batch: program(params, put_batch(with_labels(batch, task, wanted.drawn), mesh)),
+        ):
+            valid = np.asarray(labels["valid"])
+            some = some or bool(valid.any())
+            bar.update(int(valid.sum()))
+            passing.done(int(valid.sum()))
+            if writer is not None:
+                writer.leave_out(skipped_tiles(labels.get("skipped")))
+                kept = {"features": features, "labels": labels[task.level], "index": labels["index"]}
+                writer.add(**{name: np.asarray(array)[valid] for name, array in kept.items()})
+    if not some:
+        raise DataError(f"dataset {task.dataset!r}: no tile of split {split!r} can be read; prepare it again")
+
+
+@functools.lru_cache(maxsize=8)
+def _program(network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh) -> Compiled:
+    """(params, batch) -> features and labels of a batch, the whole of them on every process."""
+
+    def extract(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        features = network_features(network, params, batch)
+        if "drawn" in batch.labels:
+            features = take_subpatches(features, batch.labels["drawn"])
+        return features.astype(dtype), batch.labels
+
+    return Compiled(extract, out_shardings=replicated(mesh))
+
+
+def with_labels(batch: Batch, task: Task, drawn: int | None) -> Batch:
+    """The batch with the labels that are kept; where sub-patches are drawn, with their numbers and their labels."""
+    names = (task.level, "index", "valid", "skipped")
+    labels = {name: batch.labels[name] for name in names if name in batch.labels}
+    if drawn is not None:
+        blocks = label_blocks(labels["dense"], task.pixels_per_subpatch)
+        chosen = draw_subpatches(np.asarray(known_labels(task, blocks)).any(axis=(2, 3)), labels["index"], drawn)
+        taken = np.take_along_axis(blocks, chosen[:, :, None, None], axis=1)
+        labels |= {"dense": taken.reshape(len(taken), -1, taken.shape[-1]), "drawn": chosen}
+    return batch.replace(labels=labels)
+
+
+def _check(wanted: Extraction, split: str, rows: int) -> None:
+    """Refuses what would not fit.
+
+    Raises:
+      ConfigError: see `frozen_features`.
+    """
+    network, cache = wanted.network, wanted.config.cache
+    if wanted.drawn is not None and network.head.upsample == "bilinear" and network.task.pixels_per_subpatch > 1:
+        raise ConfigError(
+            f"cache.pixels_per_tile = {cache.pixels_per_tile} draws single sub-patches, and head.upsample = 'bilinear' "
+            "interpolates between neighbours; use head.upsample = 'shuffle', or no cache.pixels_per_tile"
+        )
+    gigabytes = rows * wanted.values * wanted.dtype.itemsize / 1e9
+    if gigabytes > cache.max_gb:
+        remedy = "raise cache.max_gb"
+        if network.task.level == "dense":
+            remedy = f"set cache.pixels_per_tile, so that fewer of each tile's pixels are kept, or {remedy}"
+        raise ConfigError(
+            f"the features of {rows} samples of split {split!r} take {gigabytes:.3g} GB, more than cache.max_gb = "
+            f"{cache.max_gb:g}; {remedy}"
+        )
+
+
+@flax.struct.dataclass
+class FeatureBatch:
+    """A batch of frozen features, as `Batch` is one of observations.
+
+    Attributes:
+      features: (B, F), or (B, h, w, F) for a dense task; float32 or bfloat16.
+      labels: the task's level, and "index" (B,); in an evaluation "valid" (B,) too.
+      dataset: the dataset's name. Static.
+      patch_size: side of a patch in metres. Static.
+    """
+
+    features: Float[Array, "B *hw F"]
+    labels: dict[str, Shaped[Array, "B ..."]]
+    dataset: str = flax.struct.field(pytree_node=False, default="")
+    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.features)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """Frozen features of a split at one or several patch sizes.
+
+    Attributes:
+      dataset: its name.
+      level: the name of the labels.
+      sizes: features by patch size in metres: the same samples in the same order.
+    """
+
+    dataset: str
+    level: str
+    sizes: Mapping[float, Features]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.sizes.values())))
+
+    def rows(self, rows: Int[np.ndarray, "B"], patch_size: float) -> FeatureBatch:
+        """A batch of some samples."""
+        one = self.sizes[patch_size]
+        labels = {self.level: np.asarray(one.labels[rows]), "index": np.asarray(one.index[rows])}
+        return FeatureBatch(np.asarray(one.features[rows]), labels, self.dataset, patch_size)
+
+    def training(self, options: DatasetOptions, seed: int, share: Share) -> StepIterator:
+        """This process' share of the endless training batches; their position is a number of batches.
+
+        Args:
+          options: batch size and patch sizes.
+          seed: of order and patch sizes.
+          share: the rows of this process.
+        """
+
+        def make(picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> FeatureBatch:
+            return self.rows(np.asarray([row for row, _ in picks]), patch_size)
+
+        stream = Stream(len(self), options, make, seed, share)
+        return StepIterator(grain.MapDataset.range(sys.maxsize).map(stream))
+
+    def in_order(self, batch_size: int, mesh: Mesh) -> Iterator[list[FeatureBatch]]:
+        """Every sample once, at each patch size, on the devices.
+
+        The last batch is filled up with its last sample, where the label "valid" is False.
+
+        Args:
+          batch_size: of all processes; rounded up to a multiple of the mesh's devices.
+          mesh: the devices.
+        """
+        size = -(-batch_size // mesh.size) * mesh.size
+        for first in range(0, len(self), size):
+            wanted = first + batch_share(mesh).rows(size)
+            rows, valid = np.minimum(wanted, len(self) - 1), wanted < len(self)
+            batches = [self.rows(rows, patch_size) for patch_size in self.sizes]
+            yield [put_batch(one.replace(labels=one.labels | {"valid": valid}), mesh) for one in batches]
+
+
+@flax.struct.dataclass
+class FrozenFeatures:
+    """What the probes read.
+
+    Attributes:
+      tile: the tile's vector.
+      dense: by sensor, [patch vector, sub-patch feature] of each of its sub-patches, as a map in raster order.
+    """
+
+    tile: Float[Array, "B D"]
+    dense: dict[str, Float[Array, "B h w 2*D"]]
+
+
+Extractor = Callable[[Params, Batch], FrozenFeatures]
+
+
+def make_extractor(config: ModelConfig, dense_sensors: tuple[str, ...]) -> Extractor:
+    """A compiled function of (encoder parameters, batch); one program for each dataset and patch size.
+
+    Args:
+      config: the model.
+      dense_sensors: whose maps to give; sensors that a batch does not have are passed over.
+    """
+
+    def forward(encoder: Encoder, batch: Batch) -> FrozenFeatures:
+        embedded = encoder.embed(batch)
+        combined = encoder.combine(stack_patches(batch, embedded.patches))
+        maps = {
+            name: dense_features(combined[:, 1:], embedded.subpatches[name], batch.grid)
+            for name in dense_sensors
+            if name in batch.observations
+        }
+        return FrozenFeatures(tile=combined[:, 0], dense=maps)
+
+    @jax.jit
+    def extract(params: Params, batch: Batch) -> FrozenFeatures:
+        return Encoder(config).apply({"params": params}, batch, method=forward)
+
+    return lambda params, batch: extract(params, batch.replace(labels={}))

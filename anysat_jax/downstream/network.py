@@ -1,0 +1,245 @@
+"""The network of a task: encoder and head in one parameter tree, and its pure functions."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self, get_args
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from anysat_jax.batch import Batch
+from anysat_jax.downstream.task import Task
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.encoder import Encoder, is_context
+from anysat_jax.model.init import initial_value, student_shapes
+from anysat_jax.sensors import get_sensor
+
+HeadKind = Literal["linear", "mlp"]
+HeadInput = Literal["tile", "dense", "mean"]
+Upsample = Literal["shuffle", "bilinear"]
+NORM_EPSILON = 1e-6
+
+Dtype = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """What a head reads, and its layers.
+
+    Attributes:
+      kind: "linear" for LayerNorm and Linear (the paper's probe), "mlp" for LayerNorm, Linear, exact GELU, Linear.
+      input: "tile" for the tile's vector (D), "dense" for [patch vector, sub-patch feature] of each sub-patch (2D),
+        "mean" for their mean over the tile (2D), which gives So2Sat's probe the paper's 29K parameters.
+      hidden: width between the two layers of an MLP.
+      upsample: how a sub-patch of p x p label pixels is answered: "shuffle" gives each pixel outputs of its own,
+        "bilinear" gives the sub-patch one answer and interpolates between sub-patches.
+    """
+
+    kind: HeadKind = "linear"
+    input: HeadInput = "tile"
+    hidden: int = 512
+    upsample: Upsample = "shuffle"
+
+    def __post_init__(self) -> None:
+        for field, choices in (("kind", HeadKind), ("input", HeadInput), ("upsample", Upsample)):
+            if getattr(self, field) not in get_args(choices):
+                expected = ", ".join(repr(choice) for choice in get_args(choices))
+                raise ValueError(f"head.{field} = {getattr(self, field)!r} must be one of {expected}")
+        if self.hidden < 1:
+            raise ValueError(f"head.hidden = {self.hidden} must be at least 1")
+
+    def features(self, dim: int) -> int:
+        """Width of what the head reads, for an encoder of width `dim`."""
+        return dim if self.input == "tile" else 2 * dim
+
+    def to_json(self) -> dict[str, Any]:
+        """The head as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The head of `to_json`."""
+        return cls(**values)
+
+
+class Head(nn.Module):
+    """LayerNorm and one or two linear layers, on the tile or on each sub-patch.
+
+    Parameters: "norm", "hidden" (an MLP only) and "out".
+    """
+
+    head: HeadConfig
+    task: Task
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B *hw F"]) -> Float[Array, "B *HW K"]:
+        """Logits, or a regression's values before `task.offset` and `task.scale`; always float32.
+
+        Args:
+          features: (B, F) for a tile task, (B, h, w, F) for a dense one.
+
+        Returns:
+          (B, K), or (B, h * p, w * p, K) where a sub-patch has p x p label pixels, in raster order.
+        """
+        pixels = self.task.pixels_per_subpatch if self.task.level == "dense" else 1
+        shuffled = self.head.upsample == "shuffle"
+        x = nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name="norm")(features)
+        if self.head.kind == "mlp":
+            x = nn.gelu(nn.Dense(self.head.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
+        outputs = self.task.num_outputs * (pixels**2 if shuffled else 1)
+        x = nn.Dense(outputs, dtype=self.dtype, name="out")(x).astype(jnp.float32)
+        if pixels == 1:
+            return x
+        return shuffle_pixels(x, pixels) if shuffled else resize_bilinear(x, pixels)
+
+
+def shuffle_pixels(x: Float[Array, "B h w p*p*K"], pixels: int) -> Float[Array, "B H W K"]:
+    """Lays each sub-patch's outputs out as its pixels x pixels pixels; the last axis runs (row, column, K)."""
+    batch, rows, columns, _ = x.shape
+    x = x.reshape(batch, rows, columns, pixels, pixels, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * pixels, columns * pixels, -1)
+
+
+def resize_bilinear(x: Float[Array, "B h w K"], pixels: int) -> Float[Array, "B H W K"]:
+    """A map on a grid `pixels` times as fine; the sub-patches' centres keep their places."""
+    batch, rows, columns, width = x.shape
+    return jax.image.resize(x, (batch, rows * pixels, columns * pixels, width), "bilinear")
+
+
+Params = dict[str, Any]
+FIRST_LOGITS = 0.1  # a fresh head's outputs are this much smaller than its inputs, lest it shake a trained encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that fixes a network's parameters and computation. Hashable: a static argument of jitted functions.
+
+    Raises:
+      ValueError: the head cannot answer the task, or the task's sensor has no projector.
+    """
+
+    model: ModelConfig
+    head: HeadConfig
+    task: Task
+
+    def __post_init__(self) -> None:
+        fitting = ("dense",) if self.task.level == "dense" else ("tile", "mean")
+        if self.head.input not in fitting:
+            raise ValueError(
+                f"head.input = {self.head.input!r} cannot answer a task of level {self.task.level!r}; "
+                f"use {' or '.join(repr(choice) for choice in fitting)}"
+            )
+        if self.task.sensor and self.task.sensor not in self.model.sensors:
+            raise ValueError(
+                f"task.sensor = {self.task.sensor!r} has no projector in this model; "
+                f"it has {', '.join(self.model.sensors)}"
+            )
+
+
+class Network(nn.Module):
+    """Encoder and head. Parameters: {"encoder": as `Encoder`, "head": as `Head`}."""
+
+    config: NetworkConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.encoder = Encoder(config.model)
+        self.head = Head(config.head, config.task, config.model.compute_dtype)
+
+    def __call__(
+        self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
+    ) -> Float[Array, "B *HW K"]:
+        """The head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one.
+
+        Args:
+          training: names of the sensors whose projectors drop as in training; () drops nothing. Needs an rng "dropout".
+          drop_path: how often the encoder's last block is left out; see `anysat_jax.model.layers`. Needs an rng
+            "dropout" unless 0.
+
+        Raises:
+          ValueError: a sensor of the batch has no projector, or the task's sensor is not in the batch.
+        """
+        return self.head(self.features(batch, training=training, drop_path=drop_path))
+
+    def features(
+        self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
+    ) -> Float[Array, "B *hw F"]:
+        """What the head reads, float32: (B, D), (B, 2D) or (B, h, w, 2D), by `head.input`. Arguments: as `__call__`.
+
+        A tile that lacks the sensor of the dense vectors has zeros in place of its sub-patches' features.
+        """
+        dropping = dict(training=training, drop_path=drop_path)
+        if self.config.head.input == "tile":
+            return self.encoder(batch, "tile", **dropping).astype(jnp.float32)
+        sensor = self.config.task.sensor or finest_sensor(batch)
+        dense = self.encoder(batch, "dense", sensor, **dropping).astype(jnp.float32)
+        present = batch.observations[sensor].present
+        if present is not None:
+            of_patch = jnp.arange(dense.shape[-1]) < self.config.model.dim
+            dense = jnp.where(present[:, None, None, None] | of_patch[None, None, None], dense, 0)
+        return dense if self.config.head.input == "dense" else dense.mean(axis=(1, 2))
+
+
+def finest_sensor(batch: Batch) -> str:
+    """The sensor with the smallest sub-patches, Sentinel-2 where several have: "mean" reads it in a tile task."""
+    spatial = [name for name in batch.sensors if not is_context(name)]
+    return min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != "s2"))
+
+
+def head_shapes(network: NetworkConfig) -> Params:
+    """Shapes and dtypes of the head's parameters, without allocating any."""
+    side = (1, 1) if network.task.level == "dense" else ()
+    features = jax.ShapeDtypeStruct((1, *side, network.head.features(network.model.dim)), jnp.float32)
+    return jax.eval_shape(_head(network).init, jax.random.key(0), features)["params"]
+
+
+def network_shapes(network: NetworkConfig) -> Params:
+    """Shapes and dtypes of {"encoder", "head"}, without allocating any."""
+    return {"encoder": student_shapes(network.model)["encoder"], "head": head_shapes(network)}
+
+
+def init_head(network: NetworkConfig, seed: int) -> Params:
+    """Fresh parameters of the head: float32 numpy arrays, drawn leaf by leaf as the model's are."""
+    shapes = flax.traverse_util.flatten_dict(head_shapes(network))
+    values = {path: initial_value(("head", *path), leaf.shape, seed) for path, leaf in shapes.items()}
+    values["out", "kernel"] *= np.float32(FIRST_LOGITS)
+    return flax.traverse_util.unflatten_dict(values)
+
+
+def apply_network(
+    network: NetworkConfig,
+    params: Params,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    training: Collection[str] = (),
+    drop_path: float = 0.0,
+) -> Float[Array, "B *HW K"]:
+    """The network on a batch: a pure function of the parameters. See `Network`.
+
+    Args:
+      rng: what dropping is drawn from; None evaluates, whatever `training` and `drop_path` say.
+    """
+    if rng is None:
+        return Network(network).apply({"params": params}, batch)
+    return Network(network).apply(
+        {"params": params}, batch, training=tuple(training), drop_path=drop_path, rngs={"dropout": rng}
+    )
+
+
+def network_features(network: NetworkConfig, params: Params, batch: Batch) -> Float[Array, "B *hw F"]:
+    """What the head reads, in evaluation mode; of the parameters only params["encoder"] is needed."""
+    return Network(network).apply({"params": params}, batch, method=Network.features)
+
+
+def apply_head(network: NetworkConfig, head_params: Params, features: Float[Array, "B *hw F"]) -> Array:
+    """The head on features of `network_features`: the same as `apply_network` on their batch."""
+    return _head(network).apply({"params": head_params}, features)
+
+
+def _head(network: NetworkConfig) -> Head:
+    return Head(network.head, network.task, network.model.compute_dtype)

@@ -1,0 +1,291 @@
+"""What evaluations decide: which parameters are the best, when the rate falls, and when to stop. Pure Python."""
+
+import dataclasses
+import math
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import Any, Self
+
+import optax
+from jax.sharding import Mesh
+
+from anysat_jax.downstream.step import AdaptState, abstract_adapt_state, create_adapt_state
+from anysat_jax.errors import CheckpointError, ConfigError
+from anysat_jax.train.checkpoints import Checkpoints, section, understood
+from anysat_jax.train.config import differences, tell_changes
+from anysat_jax.train.record import LossEdges, RunRecord
+from anysat_jax.train.sharding import abstract_on, on_host
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """An evaluation: its epoch (from 1), its step, and its value of the metric."""
+
+    epoch: int
+    step: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How evaluations are judged.
+
+    Attributes:
+      metric: name of the score.
+      lower_is_better: whether it is an error.
+      patience: evaluations in a row without a new best one after which training stops; None: it never does.
+      factor, plateau_patience: after `plateau_patience` evaluations in a row without a new best one, the learning rate
+        is multiplied by `factor`, and counting begins anew; None: never.
+    """
+
+    metric: str
+    lower_is_better: bool
+    patience: int | None = None
+    factor: float = 1.0
+    plateau_patience: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], metric: str, lower_is_better: bool) -> Self:
+        """The rules of a config: `early_stopping`, and of the section `optimizer` `schedule` and `plateau`."""
+        optimizer, plateau = config["optimizer"], {}
+        if optimizer["schedule"] == "plateau":
+            plateau = dict(factor=optimizer["plateau"]["factor"], plateau_patience=optimizer["plateau"]["patience"])
+        return cls(metric, lower_is_better, config["early_stopping"], **plateau)
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value is better than another; nan, the score of nothing, is worse than any number."""
+        if math.isnan(value) or math.isnan(than):
+            return math.isnan(than) and not math.isnan(value)
+        return value < than if self.lower_is_better else value > than
+
+
+@dataclasses.dataclass
+class Selection:
+    """What a run remembers of its evaluations; part of every checkpoint.
+
+    Attributes:
+      evaluations: how many there were.
+      step: that of the last one, 0 before the first.
+      best: the best one; of equal ones the first.
+      since_best: evaluations after it.
+      since_change: evaluations after it, or after the rate last fell.
+      rate_scale: what the learning rate is multiplied by.
+    """
+
+    evaluations: int = 0
+    step: int = 0
+    best: Best | None = None
+    since_best: int = 0
+    since_change: int = 0
+    rate_scale: float = 1.0
+
+    def update(self, rules: Rules, epoch: int, step: int, value: float) -> bool:
+        """Takes note of an evaluation. Returns whether it is the best so far, as the first one always is."""
+        self.evaluations, self.step = self.evaluations + 1, step
+        if self.best is None or rules.better(value, self.best.value):
+            self.best, self.since_best, self.since_change = Best(epoch, step, value), 0, 0
+            return True
+        self.since_best, self.since_change = self.since_best + 1, self.since_change + 1
+        if rules.plateau_patience is not None and self.since_change >= rules.plateau_patience:
+            self.rate_scale, self.since_change = self.rate_scale * rules.factor, 0
+        return False
+
+    def stops(self, rules: Rules) -> bool:
+        """Whether the best evaluation is too long ago for training to go on."""
+        return rules.patience is not None and self.since_best >= rules.patience
+
+    def to_json(self) -> dict[str, Any]:
+        """The memory as JSON values; a value that is nan is None."""
+        values = dataclasses.asdict(self)
+        if self.best is not None and math.isnan(self.best.value):
+            values["best"]["value"] = None
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        best = values["best"]
+        if best is not None:
+            best = Best(**{**best, "value": math.nan if best["value"] is None else best["value"]})
+        return cls(**{**values, "best": best})
+
+
+Params = dict[str, Any]
+FREE_TO_CHANGE = (
+    "settings.checkpoint_every",
+    "settings.log_every",
+    "settings.mesh.",
+    "settings.name",
+    "settings.row",
+    "settings.job",
+    "settings.init",
+    "settings.data.root",
+    "settings.data.num_",
+    "settings.data.skip_corrupt",
+    "settings.max_nonfinite_steps",
+    "settings.profile.",
+    "settings.watchdog_seconds",
+    "settings.cache.",
+    "settings.knn.",
+)
+"""Beginnings of names that may differ when a run goes on, without a word about it."""
+
+
+@dataclasses.dataclass
+class Memory:
+    """The steps and the evaluations so far."""
+
+    record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord(losses={"loss": LossEdges()}))
+    selection: Selection = dataclasses.field(default_factory=Selection)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": self.record.to_json(), "selection": self.selection.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(RunRecord.from_json(values["run"]), Selection.from_json(values["selection"]))
+
+
+@dataclasses.dataclass
+class FitStart:
+    """Where a process begins: at the beginning, or where another ended."""
+
+    state: AdaptState
+    memory: Memory
+    position: dict[str, Any] | None = None
+
+
+class FitStore:
+    """The folders `checkpoints` and `best` of a workdir.
+
+    The best parameters are whole on disk before a checkpoint tells of them, and the ones before them stay until that
+    checkpoint is whole: whichever checkpoint a run goes on from, the best parameters that it tells of are there.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
+        """Opens the folders.
+
+        Args:
+          workdir: where they are.
+          config: {"problem", "settings"}, JSON values: what must stay as it is when a run goes on, and what may change.
+        """
+        self._config = config
+        self._checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
+        self._best = Checkpoints(workdir / "best", check=check_same_problem)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._checkpoints.close()
+        self._best.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the whole checkpoints, oldest first."""
+        return self._checkpoints.steps
+
+    def begin(
+        self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
+    ) -> FitStart:
+        """Restores the newest checkpoint, and drops best parameters that it does not know; else starts anew.
+
+        Args:
+          trainable: the parameters that a new start begins with.
+          optimizer: of them.
+          mesh: where the state goes.
+          averaged: whether the state keeps an average of the parameters.
+
+        Raises:
+          ConfigError: the checkpoint is of another problem.
+          CheckpointError: there are checkpoints, and none can be read.
+        """
+        restored = self._checkpoints.restore(abstract_adapt_state(trainable, optimizer, mesh, averaged), self._config)
+        if restored is None:
+            self._best.drop_after(0)
+            return FitStart(create_adapt_state(trainable, optimizer, mesh, averaged), Memory())
+        tell_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
+        with understood(self._checkpoints.folder):
+            memory = Memory.from_json(restored.meta["record"])
+        self._best.drop_after(memory.selection.step)
+        return FitStart(restored.state, memory, restored.data)
+
+    def preempted(self, step: int) -> bool:
+        """Whether several processes were asked to stop; they all agree on the step."""
+        return self._checkpoints.preempted(step)
+
+    def save(self, state: AdaptState, position: dict[str, Any], memory: Memory) -> None:
+        """Saves where the run stands, in the background; a checkpoint of the same step is replaced."""
+        step = memory.record.steps
+        self._checkpoints.drop_after(step - 1)
+        self._checkpoints.save(state, position, self._meta(step, memory.to_json()))
+
+    def save_best(self, params: Params, step: int) -> None:
+        """Saves the best parameters, those of a step."""
+        self._checkpoints.wait()
+        self._best.save(params, {}, self._meta(step, {}))
+        self._best.wait()
+
+    def read_best(self, trainable: Params, mesh: Mesh, step: int) -> Params:
+        """The best parameters, on the host.
+
+        Args:
+          trainable: their shapes.
+          mesh: over which they are read.
+          step: the step that they are of.
+
+        Raises:
+          CheckpointError: they are not there, or cannot be read.
+        """
+        restored = self._best.restore(abstract_on(mesh, trainable), self._config)
+        if restored is None or restored.meta["step"] != step:
+            raise CheckpointError(
+                f"the best parameters, those of step {step}, are not in {self._best.folder}; "
+                "choose another --workdir to fit anew"
+            )
+        return on_host(restored.state)
+
+    def _meta(self, step: int, record: dict[str, Any]) -> dict[str, Any]:
+        return {"step": step, "config": self._config, "record": record}
+
+
+def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses to go on with another problem than the checkpoint's.
+
+    Raises:
+      ConfigError: a value of the section `problem` differs; the message names both values.
+    """
+    changed = differences(section(stored, "problem", folder), config["problem"])
+    if changed:
+        lines = "; ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in changed)
+        raise ConfigError(
+            f"the checkpoint in {folder} is of another problem ({lines}); give the same config or another --workdir"
+        )
+
+
+def summarise(memory: Memory, stopped_early: bool, steps_per_epoch: int, metric: str) -> dict[str, Any]:
+    """`FitResult.record`: the run as JSON values; nan is None."""
+    record, best = memory.record, memory.selection.best
+    return {
+        "steps": record.steps,
+        "epochs": record.steps / steps_per_epoch,
+        "stopped_early": stopped_early,
+        "evaluations": memory.selection.evaluations,
+        "best": {
+            "epoch": best.epoch,
+            "step": best.step,
+            "metric": metric,
+            "value": None if math.isnan(best.value) else best.value,
+        },
+        "loss": record.losses["loss"].means(),
+        "batches": dict(sorted(record.batches.items())),
+        "seconds": record.seconds,
+        "tiles_per_second": record.tiles_per_second,
+        "programs": record.programs,
+        "resumed_from": record.resumed_from,
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": dict(sorted(record.skipped.items())),
+        "peak_memory_mb": record.to_json()["peak_memory_mb"],
+    }

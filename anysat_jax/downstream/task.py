@@ -1,0 +1,320 @@
+"""Tasks: what is asked of a dataset's tiles, and which answers there are."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int, Shaped
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.card import DatasetCard
+
+Level = Literal["tile", "dense"]
+Kind = Literal["class", "multi_label", "regression"]
+
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "class": ("accuracy", "macro_f1", "weighted_f1", "micro_f1", "mean_iou"),
+    "multi_label": ("weighted_f1", "macro_f1", "micro_f1"),
+    "regression": ("rmse", "r2", "mae"),
+}
+"""What is measured of each kind of task; the paper's tables call accuracy OA, mean_iou mIoU, macro_f1 maF1 and
+weighted_f1 wF1."""
+
+LOWER_IS_BETTER = ("rmse", "mae")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A question about tiles, or about each pixel of their label maps.
+
+    Attributes:
+      dataset: the dataset's name.
+      title: the name that people use.
+      level: "tile" for one answer a tile, "dense" for one a pixel of the label map; also the key of `Batch.labels`.
+      kind: "class" for one class of several, "multi_label" for any number of them, "regression" for a number.
+      classes: names of the classes; none for a regression.
+      colours: a colour "#rrggbb" for each class of a dense task; may be empty.
+      metric: what the best checkpoint is chosen by, one of `METRICS[kind]`.
+      metres: side of a pixel of the label map; 0 for a tile task.
+      sensor: the sensor whose sub-patches a dense answer is made of; "" for a tile task.
+      unit: of a regression.
+      offset, scale: of a regression: the label is offset + scale * the network's output.
+    """
+
+    dataset: str
+    title: str
+    level: Level
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+    metric: str = "accuracy"
+    metres: float = 0.0
+    sensor: str = ""
+    unit: str = ""
+    offset: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the network gives for each answer."""
+        return 1 if self.kind == "regression" else len(self.classes)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the metric is an error."""
+        return self.metric in LOWER_IS_BETTER
+
+    @property
+    def pixels_per_subpatch(self) -> int:
+        """Label pixels along a side of a sub-patch of `sensor`."""
+        return round(get_sensor(self.sensor).subpatch_metres / self.metres)
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The task of `to_json`."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str = "") -> Task:
+    """The task that a dataset's labels of a level make.
+
+    Args:
+      card: the dataset.
+      level: which of its labels.
+      metric: what the best checkpoint is chosen by; "": the first of the kind, and mean_iou for class maps.
+      sensor: whose sub-patches a dense answer is made of; "": the one whose sub-patches are the label's pixels, or else
+        the finest that is a whole multiple of them; Sentinel-2 where several are.
+
+    Raises:
+      ValueError: the dataset has no such label, no sensor fits, or the metric is not one of the kind's.
+    """
+    if level not in get_args(Level):
+        raise ValueError(f"task.level = {level!r} must be 'tile' or 'dense'")
+    label = card.tile_label if level == "tile" else card.dense_label
+    if label == "none":
+        other = "dense" if level == "tile" else "tile"
+        has = "no labels at all" if card.tile_label == card.dense_label == "none" else f"labels of level {other!r} only"
+        raise ValueError(f"task.level = {level!r}: dataset {card.name!r} has {has}")
+    kind: Kind = {"segmentation": "class", "change": "class"}.get(label, label)
+    metric = metric or ("mean_iou" if level == "dense" and kind == "class" else METRICS[kind][0])
+    if metric not in METRICS[kind]:
+        raise ValueError(
+            f"task.metric = {metric!r}: the labels of {card.name!r} are of kind {kind!r}, measured by "
+            f"{', '.join(METRICS[kind])}"
+        )
+    dense = level == "dense"
+    return Task(
+        dataset=card.name,
+        title=card.title,
+        level=level,
+        kind=kind,
+        classes=card.dense_classes if dense else card.tile_classes,
+        colours=card.dense_colours if dense else (),
+        metric=metric,
+        metres=card.dense_metres if dense else 0.0,
+        sensor=_dense_sensor(card, sensor) if dense else "",
+        unit=card.label_unit if kind == "regression" else "",
+    )
+
+
+def _dense_sensor(card: DatasetCard, wanted: str) -> str:
+    """The sensor whose sub-patches are one or a square of the label's pixels."""
+    multiples = {}
+    for name in card.sensors:
+        sensor = get_sensor(name)
+        ratio = sensor.subpatch_metres / card.dense_metres
+        if sensor.kind != "context" and round(ratio) >= 1 and abs(ratio - round(ratio)) < 1e-6:
+            multiples[name] = round(ratio)
+    if wanted and wanted not in multiples:
+        raise ValueError(
+            f"task.sensor = {wanted!r}: a dense answer for {card.name!r} can be made of the sub-patches of "
+            f"{', '.join(multiples) or 'no sensor'}"
+        )
+    if not multiples:
+        raise ValueError(
+            f"dataset {card.name!r}: no sensor's sub-patches are squares of label pixels of {card.dense_metres:g} m"
+        )
+    return wanted or min(multiples, key=lambda name: (multiples[name], name != "s2"))
+
+
+Array = Any  # numpy on the host, jax on the device
+
+
+def known_labels(
+    task: Task, labels: Shaped[Array, "B *shape"], valid: Bool[Array, "B"] | None = None
+) -> Bool[Array, "B *shape"]:
+    """True for the labels that count. Traceable.
+
+    Args:
+      task: what the labels answer. Of a "class" task, every value outside [0, K) is unknown; of a "multi_label" task,
+        every value but 0 and 1; of a "regression", every value that is not finite.
+      labels: class numbers, zeros and ones (B, *n, K), or numbers in the task's unit.
+      valid: which samples are real; the others, such as the padding of a last batch, do not count. None means all.
+    """
+    labels = jnp.asarray(labels)
+    if task.kind == "class":
+        known = (labels >= 0) & (labels < task.num_outputs)
+    elif task.kind == "multi_label":
+        known = (labels == 0) | (labels == 1)
+    else:
+        known = jnp.isfinite(labels)
+    if valid is None:
+        return known
+    return known & jnp.asarray(valid, bool).reshape(-1, *(1,) * (labels.ndim - 1))
+
+
+def standardised(task: Task, labels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What the network of a regression should answer, float32: (label - offset) / scale."""
+    return (jnp.asarray(labels, jnp.float32) - task.offset) / task.scale
+
+
+def in_unit(task: Task, logits: Float[Array, "*shape 1"]) -> Float[Array, "*shape"]:
+    """A regression's answers in the unit of its labels."""
+    return logits[..., 0] * task.scale + task.offset
+
+
+def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array, "..."]) -> None:
+    """Sees that there is one answer for each label.
+
+    Raises:
+      ValueError: the shapes of logits and labels do not belong together.
+    """
+    expected = labels.shape if task.kind == "multi_label" else (*labels.shape, task.num_outputs)
+    if logits.shape != expected or logits.shape[-1] != task.num_outputs:
+        raise ValueError(
+            f"task {task.dataset!r}: logits of shape {logits.shape} for labels of shape {labels.shape}; labels of kind "
+            f"{task.kind!r} with {task.num_outputs} outputs need logits of shape {(*expected[:-1], task.num_outputs)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """How answers are judged in training.
+
+    Attributes:
+      class_weights: how much a label of each class counts; of a multi-label task, how much each label's question does.
+        None: all the same. A regression has none.
+      label_smoothing: share of the target that is spread evenly over the classes; 0 for a regression.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing = {self.label_smoothing} must lie in [0, 1)")
+        weights = self.class_weights
+        if weights is not None and not (all(0 <= w < math.inf for w in weights) and any(weights)):
+            raise ValueError(f"class_weights = {weights} must be finite and not negative, and not all zero")
+
+
+def task_loss(
+    task: Task,
+    config: LossConfig,
+    logits: Float[Array, "B *n K"],
+    labels: Shaped[Array, "B *n"] | Shaped[Array, "B *n K"],
+    valid: Bool[Array, "B"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, "B"]]:
+    """Softmax cross-entropy (class), binary cross-entropy (multi_label), or the squared error (regression). Traceable.
+
+    The squared error is in units of the task's `scale`; its best answer is the expected value, which R2 and RMSE ask
+    for. Under `jit` with a batch cut over devices, the means run over the labels of all of them.
+
+    Args:
+      task: what is asked.
+      config: weights of the classes and smoothing.
+      logits: the network's answers, any float dtype; the loss is computed in float32. K = 1 for a regression.
+      labels: see `known_labels`, which also says which of them count. What the logits are elsewhere does not matter.
+      valid: which samples are real; None means all.
+
+    Returns:
+      The weighted mean over all known labels, and over those of each sample; 0 where there are none. A sample whose
+      answer is not finite has a loss that is not finite.
+
+    Raises:
+      ValueError: shapes do not belong together, or `config` does not fit the task.
+    """
+    _check(task, config)
+    check_shapes(task, logits, labels)
+    known = known_labels(task, labels, valid)
+    logits = jnp.asarray(logits, jnp.float32)
+    logits = jnp.where(known if task.kind == "multi_label" else known[..., None], logits, 0.0)
+    labels = jnp.where(known, labels, 0)
+    judge = {"class": _cross_entropy, "multi_label": _binary_cross_entropy, "regression": _squared_error}[task.kind]
+    losses, weights = judge(task, config, logits, labels)
+    weights = jnp.where(known, weights, 0.0)
+    axes = tuple(range(1, losses.ndim))
+    sums, totals = (losses * weights).sum(axis=axes), weights.sum(axis=axes)
+    return _ratio(sums.sum(), totals.sum()), _ratio(sums, totals)
+
+
+def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[float, ...]:
+    """Weights by which every class counts the same, however often it occurs.
+
+    The weight of a class is inverse to its count, and the mean over all labels is 1: labels / (classes seen * count). A
+    class that was never seen weighs 0.
+
+    Args:
+      counts: how often each class occurs in training.
+
+    Raises:
+      ValueError: nothing was counted.
+    """
+    counts = np.asarray(counts, np.float64)
+    seen = counts > 0
+    if not seen.any():
+        raise ValueError(f"balanced weights of {len(counts)} classes: training has no label of any of them")
+    weights = np.where(seen, counts.sum() / (seen.sum() * np.maximum(counts, 1)), 0.0)
+    return tuple(weights.tolist())
+
+
+def _check(task: Task, config: LossConfig) -> None:
+    weights = config.class_weights
+    if task.kind == "regression" and (weights is not None or config.label_smoothing):
+        raise ValueError(f"task {task.dataset!r} is a regression, which has no class_weights and no label_smoothing")
+    if weights is not None and len(weights) != task.num_outputs:
+        raise ValueError(f"task {task.dataset!r}: {len(weights)} class_weights for {task.num_outputs} classes")
+
+
+def _class_weights(task: Task, config: LossConfig) -> Float[jax.Array, "K"]:
+    return jnp.ones(task.num_outputs) if config.class_weights is None else jnp.float32(config.class_weights)
+
+
+def _cross_entropy(
+    task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Int[jax.Array, "*n"]
+) -> tuple[Float[jax.Array, "*n"], Float[jax.Array, "*n"]]:
+    """Losses and weights; no one-hot targets, which take K times the memory of a label map."""
+    classes = labels.astype(jnp.int32)
+    chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
+    share = config.label_smoothing
+    losses = jax.nn.logsumexp(logits, axis=-1) - (1 - share) * chosen - share * logits.mean(axis=-1)
+    return losses, _class_weights(task, config)[classes]
+
+
+def _binary_cross_entropy(
+    task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Shaped[jax.Array, "*n K"]
+) -> tuple[Float[jax.Array, "*n K"], Float[jax.Array, "*n K"]]:
+    targets = labels.astype(jnp.float32) * (1 - config.label_smoothing) + config.label_smoothing / 2
+    weights = _class_weights(task, config).reshape(*(1,) * (logits.ndim - 1), -1)
+    return optax.sigmoid_binary_cross_entropy(logits, targets), jnp.broadcast_to(weights, logits.shape)
+
+
+def _squared_error(
+    task: Task, config: LossConfig, logits: Float[jax.Array, "*n 1"], labels: Float[jax.Array, "*n"]
+) -> tuple[Float[jax.Array, "*n"], Float[jax.Array, "*n"]]:
+    del config
+    losses = jnp.square(logits[..., 0] - standardised(task, labels))
+    return losses, jnp.ones_like(losses)
+
+
+def _ratio(sums: Float[jax.Array, "*n"], totals: Float[jax.Array, "*n"]) -> Float[jax.Array, "*n"]:
+    return jnp.where(totals > 0, sums / jnp.where(totals > 0, totals, 1.0), 0.0)

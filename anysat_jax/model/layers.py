@@ -1,0 +1,208 @@
+"""Pre-norm transformer blocks, with an optional relative position term on the keys, and with drop-path."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from anysat_jax.model.config import ModelConfig, rematerialised
+from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, Axes, constrain
+from anysat_jax.model.positions import NUM_BUCKETS, USED_BUCKETS
+
+Dtype = Any
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, computed in `dtype`; parameters, their start and their names are those of `nn.Dense`.
+
+    Along "fsdp" the kernel is collected before the product, already in `dtype`; left to itself, the compiler may
+    collect the activations instead.
+
+    Attributes:
+      cut: mesh axes that cut the kernel's rows and columns while it is used.
+      bias_start: how the bias starts.
+    """
+
+    features: int
+    dtype: Dtype
+    cut: tuple[Axes, Axes] = (None, None)
+    bias_start: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_start, (self.features,))
+        out = x.astype(self.dtype) @ constrain(kernel.astype(self.dtype), *self.cut)
+        return out + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # of a kernel, which a mesh cuts
+
+
+def relative_term(
+    query: Float[Array, "B Q d"], table: Float[Array, "d 8"], buckets: Int[Array, "b Q K"]
+) -> Float[Array, "B Q K"]:
+    """query_i . table[:, buckets_ij], as selects rather than a gather: they fuse into the logits, forward and backward.
+
+    Args:
+      buckets: b is B, or 1 where all samples share them.
+    """
+    product = query @ table.astype(query.dtype)
+    term = jnp.zeros((), product.dtype)
+    for bucket in USED_BUCKETS:
+        term = jnp.where(buckets == bucket, product[:, :, bucket : bucket + 1], term)
+    return term
+
+
+def attend(
+    query: Float[Array, "B Q H d"],
+    key: Float[Array, "B K H d"],
+    value: Float[Array, "B K H d"],
+    bias: Float[Array, "B Q K"] | None = None,
+    key_mask: Bool[Array, "B K"] | None = None,
+) -> Float[Array, "B Q H*d"]:
+    """Scaled dot-product attention, softmax in float32; `bias` is added to every head's logits.
+
+    Args:
+      key_mask: True where a key may be attended to. At least one key of each sample must be.
+    """
+    query, key, value = (constrain(x, BATCH_AXES, None, TENSOR, None) for x in (query, key, value))
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias=None if bias is None else bias[:, None],
+        mask=None if key_mask is None else key_mask[:, None, None, :],
+    )
+    return out.reshape(*out.shape[:2], -1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    hidden: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        hidden = constrain(Linear(self.hidden, self.dtype, COLUMNS, name="up")(x), BATCH_AXES, None, TENSOR)
+        return Linear(x.shape[-1], self.dtype, ROWS, name="down")(nn.gelu(hidden, approximate=False))
+
+
+class HeadsProjection(nn.Module):
+    """A Linear to every head's query, key and value. Its columns are (query | key | value, head, channel), as in the
+    published weights; the heads are told apart before the product, so that a mesh can cut it over them.
+    """
+
+    num_heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H d"]:
+        dim = x.shape[-1]
+        split = (3, self.num_heads, dim // self.num_heads)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (dim, 3 * dim))
+        bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
+        kernel = constrain(kernel.astype(self.dtype), TENSOR, None).reshape(dim, *split)
+        kernel = constrain(kernel, None, None, TENSOR, None)
+        out = jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias.astype(self.dtype).reshape(1, 1, *split)
+        return jnp.moveaxis(out, 2, 0)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; with `relative`, the first head's scaled query meets a table of distance buckets
+    and the result is added to every head's logits (so the published weights were trained).
+    """
+
+    num_heads: int
+    relative: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        buckets: Int[Array, "1 N N"] | None = None,
+        key_mask: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        dim = x.shape[-1]
+        head_dim = dim // self.num_heads
+        query, key, value = HeadsProjection(self.num_heads, self.dtype, name="qkv")(x)
+        bias = None
+        if self.relative:
+            table = self.param("relative", nn.initializers.truncated_normal(0.02), (head_dim, NUM_BUCKETS))
+            bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
+        out = attend(query, key, value, bias, key_mask)
+        return Linear(dim, self.dtype, ROWS, name="out")(out)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants.
+
+    With a `drop_path` rate each sequence leaves each of the two branches out that often, and what stays is scaled up to
+    keep the expectation (Huang et al. 2016, stochastic depth).
+    """
+
+    num_heads: int
+    mlp_ratio: int
+    epsilon: float
+    relative: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        buckets: Int[Array, "1 N N"] | None,
+        key_mask: Bool[Array, "B N"] | None,
+        drop_path: Float[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B N D"], None]:
+        x = constrain(x, BATCH_AXES, None, None)
+        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
+        branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
+        x = x + self._drop(branch, drop_path)
+        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_mlp")(x)
+        branch = Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed)
+        return constrain(x + self._drop(branch, drop_path), BATCH_AXES, None, None), None
+
+    def _drop(self, branch: Float[Array, "B N D"], rate: Float[Array, ""] | None) -> Float[Array, "B N D"]:
+        if rate is None:
+            return branch
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (branch.shape[0], 1, 1))
+        return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), 0)
+
+
+def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"] | None, ...]:
+    """Rates of the spatial transformer's blocks and of the combiner's: from 0 at the first linearly up to `last` at the
+    last of all. None where nothing drops.
+
+    Raises:
+      ValueError: `last` is not in [0, 1).
+    """
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path = {last} must be at least 0 and less than 1")
+    if last == 0:
+        return None, None
+    spatial, combiner = np.split(np.linspace(0, last, 2 * depth, dtype=np.float32), 2)
+    return spatial, combiner
+
+
+def block_stack(
+    config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str, drops: bool = False
+) -> nn.Module:
+    """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code.
+
+    Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
+    """
+    block = rematerialised(Block, config.remat, prevent_cse=False)
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True} if drops else {"params": True},
+        in_axes=(nn.broadcast, nn.broadcast, 0),
+        length=depth,
+    )
+    return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name=name)

@@ -1,0 +1,247 @@
+"""Which patches the student sees and which it must predict: blocks on the patch grid, as in I-JEPA (section 3.3).
+
+Drawn on the host with numpy from one generator a step, then padded to one of a few static sizes, so that a dataset
+and patch size compile to few programs.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from anysat_jax.batch import Batch, Observation
+
+Range = tuple[float, float]
+TRIES = 20  # draws of a tile's blocks before they are made to overlap
+MIN_CONTEXT = 0.1  # share of the patches that the context must keep; at least one patch
+
+
+@flax.struct.dataclass
+class PatchMasks:
+    """Places on the patch grid, raster order, padded to static sizes.
+
+    Attributes:
+      context_index: (B, n) int32, what the student sees.
+      context_mask: (B, n) bool, True for real places.
+      target_index: (k, B, m) int32, the k blocks to predict.
+      target_mask: (m,) bool, True for real places; all blocks of a step have one size.
+    """
+
+    context_index: Int[Array, "B n"]
+    context_mask: Bool[Array, "B n"]
+    target_index: Int[Array, "k B m"]
+    target_mask: Bool[Array, "m"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Padded numbers of context and target patches: what tells one compiled program from another."""
+        return self.context_index.shape[1], self.target_index.shape[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    """How blocks are drawn.
+
+    Attributes:
+      num_target_blocks: blocks to predict for each tile.
+      target_scale: smallest and largest share of the patches in a target block.
+      target_aspect: smallest and largest ratio of a target block's rows to its columns.
+      context_scale: the same share for the context block, which is square.
+      mask_buckets: how many static sizes targets and contexts are padded to; the product bounds the compiled programs.
+    """
+
+    num_target_blocks: int = 4
+    target_scale: Range = (0.2, 0.8)
+    target_aspect: Range = (0.75, 1.5)
+    context_scale: Range = (0.85, 1.0)
+    mask_buckets: tuple[int, int] = (2, 2)
+
+    def __post_init__(self) -> None:
+        for field in ("target_scale", "context_scale", "target_aspect"):
+            low, high = getattr(self, field)
+            if not 0 < low <= high or (field != "target_aspect" and high > 1):
+                raise ValueError(
+                    f"pretrain.{field} = ({low}, {high}) must rise, from above 0; a scale ends at 1 at most"
+                )
+        if self.num_target_blocks < 1 or min(self.mask_buckets) < 1:
+            raise ValueError(
+                f"pretrain.num_target_blocks = {self.num_target_blocks} and "
+                f"pretrain.mask_buckets = {self.mask_buckets} must be positive"
+            )
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any]) -> Self:
+        """The mask settings of a config's section `pretrain`."""
+        values = {field.name: section[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()})
+
+
+def min_context(grid: tuple[int, int]) -> int:
+    """Patches that the context keeps at least."""
+    return max(1, math.floor(MIN_CONTEXT * grid[0] * grid[1]))
+
+
+def block_size(grid: tuple[int, int], scale: float, aspect: float, largest: int) -> tuple[int, int]:
+    """Rows and columns of a block of about `scale` of the grid, at most `largest` patches and inside the grid."""
+    area = scale * grid[0] * grid[1]
+    rows = min(max(1, round(math.sqrt(area * aspect))), grid[0])
+    columns = min(max(1, round(math.sqrt(area / aspect))), grid[1])
+    while rows * columns > largest:
+        rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+    return rows, columns
+
+
+def target_sizes(grid: tuple[int, int], config: MaskConfig) -> list[int]:
+    """Rising static sizes of a target block: every block fits the last one."""
+    largest = grid[0] * grid[1] - min_context(grid)
+    aspects = np.linspace(*config.target_aspect, 65)
+    low = min(math.prod(block_size(grid, config.target_scale[0], aspect, largest)) for aspect in aspects)
+    high = max(math.prod(block_size(grid, config.target_scale[1], aspect, largest)) for aspect in aspects)
+    steps = np.linspace(low, high, config.mask_buckets[0] + 1)[1:]
+    return sorted({math.ceil(step) for step in steps})
+
+
+def context_sizes(grid: tuple[int, int], smallest_target: int, config: MaskConfig) -> list[int]:
+    """Rising static sizes of a context that lost at least one target block of `smallest_target` patches."""
+    largest = grid[0] * grid[1] - smallest_target
+    count = config.mask_buckets[1]
+    return sorted({math.ceil(largest * (i + 1) / count) for i in range(count)})
+
+
+def _block_grids(
+    rng: np.random.Generator, grid: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]
+) -> Bool[np.ndarray, "*shape N"]:
+    """Blocks of one size at uniform places, as masks of the flattened grid."""
+    top = rng.integers(0, grid[0] - size[0] + 1, shape)[..., None]
+    left = rng.integers(0, grid[1] - size[1] + 1, shape)[..., None]
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    inside_rows = (row >= top) & (row < top + size[0])
+    return inside_rows & (column >= left) & (column < left + size[1])
+
+
+def _draw_blocks(
+    rng: np.random.Generator, grid: tuple[int, int], batch_size: int, config: MaskConfig, size: tuple[int, int]
+) -> tuple[Bool[np.ndarray, "k B N"], Bool[np.ndarray, "B N"]]:
+    """Targets and contexts of each tile, redrawn where the context keeps too little, at last made to overlap."""
+    least = min_context(grid)
+    context_block = block_size(grid, rng.uniform(*config.context_scale), 1.0, grid[0] * grid[1])
+    targets = np.zeros((config.num_target_blocks, batch_size, grid[0] * grid[1]), bool)
+    contexts = np.zeros(targets.shape[1:], bool)
+    poor = np.arange(batch_size)
+    for _ in range(TRIES):
+        targets[:, poor] = _block_grids(rng, grid, size, (config.num_target_blocks, len(poor)))
+        contexts[poor] = _block_grids(rng, grid, context_block, (len(poor),)) & ~targets[:, poor].any(axis=0)
+        poor = np.flatnonzero(contexts.sum(axis=1) < least)
+        if not len(poor):
+            return targets, contexts
+    for block in range(1, config.num_target_blocks):  # the same block again and again leaves the most
+        targets[block, poor] = targets[0, poor]
+        contexts[poor] = ~targets[:, poor].any(axis=0)
+        poor = poor[contexts[poor].sum(axis=1) < least]
+    return targets, contexts
+
+
+def _one_patch(batch_size: int) -> PatchMasks:
+    """The masks of tiles of one patch: it is both context and target."""
+    index, real = np.zeros((batch_size, 1), np.int32), np.ones((batch_size, 1), np.bool_)
+    return PatchMasks(index, real, index[None], real[0])
+
+
+def _places(chosen: Bool[np.ndarray, "*n N"], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `size` places of each mask in raster order, and which of them are real."""
+    order = np.argsort(~chosen, axis=-1, kind="stable")[..., :size].astype(np.int32)
+    real = np.take_along_axis(chosen, order, axis=-1)
+    return np.where(real, order, 0), real
+
+
+def sample_patch_masks(
+    rng: np.random.Generator, grid: tuple[int, int], batch_size: int, config: MaskConfig
+) -> PatchMasks:
+    """One step's masks: one block size for the targets and one for the context; for each tile k target blocks and
+    one context block, which loses every target patch and keeps at least a tenth of the patches.
+
+    A tile of one patch, such as a single pixel's series, has nothing to hide behind: context and target are that patch,
+    and what the student must make up for are the dates and sensors that it does not see. (The paper pretrains on no
+    such tiles.)
+
+    Returns:
+      numpy arrays, padded to the smallest of the static sizes that holds them.
+    """
+    if grid[0] * grid[1] == 1:
+        return _one_patch(batch_size)
+    largest = grid[0] * grid[1] - min_context(grid)
+    sizes = target_sizes(grid, config)
+    scale, aspect = rng.uniform(*config.target_scale), rng.uniform(*config.target_aspect)
+    size = block_size(grid, scale, aspect, min(largest, sizes[-1]))
+    targets, contexts = _draw_blocks(rng, grid, batch_size, config, size)
+    bucket = next(i for i, bound in enumerate(sizes) if bound >= math.prod(size))
+    smallest = 1 if bucket == 0 else sizes[bucket - 1] + 1
+    needed = contexts.sum(axis=1).max()
+    num_context = next(bound for bound in context_sizes(grid, smallest, config) if bound >= needed)
+    target_index, target_real = _places(targets, sizes[bucket])
+    context_index, context_mask = _places(contexts, num_context)
+    return PatchMasks(context_index, context_mask, target_index, target_real[0, 0])
+
+
+def drop_dates(batch: Batch, rng: jax.Array) -> Batch:
+    """Keeps half of each series' real dates at random, at least one, in their order.
+
+    Series of T (padded) dates come back with max(1, T // 2), so that the student's work halves too.
+    """
+    observations = {}
+    for name, observation in batch.observations.items():
+        series = observation.dates is not None and observation.dates.shape[1] > 1
+        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        observations[name] = _halve(observation, key) if series else observation
+    return batch.replace(observations=observations)
+
+
+def _halve(observation: Observation, rng: jax.Array) -> Observation:
+    batch, length = observation.dates.shape
+    real = jnp.ones((batch, length), bool) if observation.date_mask is None else observation.date_mask
+    half = max(1, length // 2)
+    order = jnp.argsort(jnp.where(real, jax.random.uniform(rng, (batch, length)), 2.0), axis=1)[:, :half]
+    kept = jnp.maximum(1, real.sum(axis=1, keepdims=True) // 2)
+    # The chosen first; sorting the padding behind them keeps dates in order without unmasking any.
+    chosen = jnp.arange(half)[None, :] < kept
+    order = jnp.sort(jnp.where(chosen, order, order + length), axis=1)
+    chosen = order < length
+    order = order % length
+
+    def take(array: Array) -> Array:
+        return jnp.take_along_axis(array, order.reshape(batch, half, *(1,) * (array.ndim - 2)), axis=1)
+
+    return observation.replace(
+        values=take(observation.values),
+        dates=take(observation.dates),
+        date_mask=chosen & take(real),
+        pixel_mask=None if observation.pixel_mask is None else take(observation.pixel_mask),
+    )
+
+
+def keep_tokens(available: Bool[Array, "B M n"], rng: jax.Array) -> Bool[Array, "B M n"]:
+    """Which (sensor, patch) tokens stay: at each patch one available sensor at random; of the remaining tokens of a
+    tile half are replaced by the mask token.
+
+    Args:
+      available: True where the sensor is present and the place is real.
+
+    Returns:
+      False for the tokens to replace; what is not available is not replaced.
+    """
+    first, second = jax.random.split(rng)
+    batch, sensors, patches = available.shape
+    draw = jnp.where(available, jax.random.uniform(first, available.shape), -1.0)
+    stays = jax.nn.one_hot(jnp.argmax(draw, axis=1), sensors, axis=1, dtype=bool)
+    rest = (available & ~stays).reshape(batch, sensors * patches)
+    draw = jnp.where(rest, jax.random.uniform(second, rest.shape), 2.0)
+    rank = jnp.argsort(jnp.argsort(draw, axis=1), axis=1)
+    replaced = rest & (rank < rest.sum(axis=1, keepdims=True) // 2)
+    return ~replaced.reshape(available.shape)

@@ -1,0 +1,301 @@
+"""Pretraining from a config to a report, top to bottom."""
+
+import collections
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from anysat_jax.errors import ConfigError, Preempted
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.pretrain.collapse import HealthWatch
+from anysat_jax.pretrain.config import check
+from anysat_jax.pretrain.probe import report_pretraining
+from anysat_jax.pretrain.step import (
+    Params,
+    TrainState,
+    abstract_state,
+    create_state,
+    leaf_names,
+    make_train_step,
+    state_from_params,
+)
+from anysat_jax.sensors import SENSORS
+from anysat_jax.train import config as settings
+from anysat_jax.train.checkpoints import Checkpoints, understood
+from anysat_jax.train.compile import LOOKAHEAD, StepPrograms, look_ahead
+from anysat_jax.train.config import tell_changes
+from anysat_jax.train.input import Fed, Feed, agreed, make_blame
+from anysat_jax.train.metrics_log import RunLog
+from anysat_jax.train.monitor import Ledger, count_skipped, make_meter
+from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.profiling import Profiler
+from anysat_jax.train.record import RunRecord, make_summary, write_json
+from anysat_jax.train.sharding import batch_share, check_batch_sizes, check_heads, make_mesh, on_host, replicated
+from anysat_jax.train.status import Sources, StatusFile
+from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.workdir import StopRequest
+from anysat_jax.weights.exported import load_exported
+from anysat_jax.weights.load import check_same_encoder, exported_file, restore_params
+from data_pipelines import load
+
+FREE_TO_CHANGE = (
+    "checkpoint_every",
+    "log_every",
+    "evaluate.",
+    "mesh.",
+    "name",
+    "job",
+    "init",
+    "data.root",
+    "data.num_",
+    "model.remat",
+    "data.skip_corrupt",
+    "health.",
+    "max_nonfinite_steps",
+    "profile.",
+    "watchdog_seconds",
+)
+"""Beginnings of names that may differ when a run goes on, without a word about it."""
+
+
+@dataclasses.dataclass
+class Start:
+    """Where a process begins: at the beginning, or where another ended."""
+
+    state: TrainState
+    record: RunRecord
+    position: dict[str, Any] | None = None
+
+
+def begin(
+    config: ConfigDict,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+) -> Start:
+    """Restores the newest checkpoint; where there is none, starts from `config.init` or at random."""
+    as_json = settings.as_json(config)
+    restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
+    if restored is None:
+        return Start(first_state(config, model, optimizer, mesh), RunRecord())
+    tell_changes(restored.meta["config"], as_json, FREE_TO_CHANGE)
+    with understood(checkpoints.folder):
+        record = RunRecord.from_json(restored.meta["record"])
+    if record.steps < config.total_steps:
+        record.resumed_from = record.steps
+        logging.info("resuming from step %d", record.steps)
+    return Start(restored.state, record, restored.data)
+
+
+def first_state(
+    config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state before the first step: random, or with the weights of another run, of an exported or published file."""
+    if not config.init:
+        return create_state(model, optimizer, mesh, config.seed)
+    logging.info("starting from the weights of %s", config.init)
+    if config.init.endswith((".pth", ".pt")):
+        params, teacher = published_weights(config.init, model, config.seed)
+    elif (exported := exported_file(pathlib.Path(config.init))) is not None:
+        params, teacher = exported_weights(exported, model, config.seed)
+    else:
+        abstract = abstract_state(model, optimizer, mesh)
+        params, teacher = restore_params(config.init, abstract, settings.as_json(config))
+    return state_from_params(params, teacher, optimizer, mesh)
+
+
+def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    """Student and teacher from a published checkpoint; what the file lacks starts at random.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another width or depth.
+    """
+    from anysat_jax.weights.published import load_published  # needs torch
+
+    try:
+        weights = load_published(path, model, strict=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    if weights.report.misshaped:
+        raise ConfigError(f"{path} is of another model than the config's:\n{weights.report}")
+    if weights.report.missing:
+        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(weights.report.missing))
+    if model.positions != "released":
+        logging.warning("%s was trained with model.positions = 'released', and not %r", path, model.positions)
+    params = init_student(model, seed) | {"encoder": weights.encoder_params}
+    if weights.predictor_params is not None:
+        params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
+    return params, weights.teacher_params or weights.encoder_params
+
+
+def exported_weights(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    """Student and teacher from an exported encoder; projectors that it lacks, and the predictor, start at random.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another width, depth, heads or positions.
+    """
+    try:
+        exported = load_exported(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
+    params = init_student(model, seed)
+    missing = [name for name in params["encoder"] if name not in exported.encoder_params]
+    if missing:
+        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(missing))
+    encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
+    return params | {"encoder": encoder}, encoder
+
+
+def prepare_data(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:
+    """Makes sure that every dataset is there, and that the model has a projector for each of its sensors.
+
+    Returns:
+      The config, its `model.sensors` filled in where it names none: those of the datasets. And its model.
+
+    Raises:
+      ConfigError: a dataset is unknown, missing or unreadable, in this process or in another, or has a sensor that
+        `model.sensors` lacks.
+    """
+    config = config.copy_and_resolve_references()
+    return agreed(config, lambda: _prepare(config))
+
+
+def _prepare(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:
+    try:
+        cards = [load.dataset_card(name, config.data.root) for name in config.data.datasets]
+        wanted = {sensor for card in cards for sensor in card.sensors}
+        if config.model.sensors is None:
+            config.model.sensors = tuple(name for name in SENSORS if name in wanted)
+        for card in cards:
+            missing = [sensor for sensor in card.sensors if sensor not in config.model.sensors]
+            if missing:
+                raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
+        load.prepare(config.data)
+    except (ValueError, OSError) as error:  # the readers say what is wrong, in one sentence
+        raise ConfigError(str(error)) from error
+    return config, settings.model_of(config)
+
+
+def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Pretrains, or goes on pretraining, in `workdir`; then reports.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      RunError: the config does not fit the machine, the data or the workdir; a loss or a gradient is not finite; the
+        run was asked to stop.
+    """
+    # ---------------------------------------------------------------- config, devices, mesh
+    described = check(config)
+    mesh = make_mesh(config.mesh)
+    check_batch_sizes(config.data.datasets, mesh, config.accumulate)
+    check_heads(described, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
+    with StatusFile(workdir, config.name, config.total_steps) as status:
+        return run(config, mesh, workdir, status)
+
+
+def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: StatusFile) -> dict[str, Any]:
+    """What `pretrain` does once there are a mesh and a workdir."""
+    # ---------------------------------------------------------------- data
+    config, model = prepare_data(config)
+
+    # ---------------------------------------------------------------- state, loop
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        start = begin(config, model, optimizer, mesh, checkpoints)
+        if start.record.steps >= config.total_steps:
+            logging.info("already trained for %d steps: only the report is made again", start.record.steps)
+            state, record = start.state, start.record
+        else:
+            state, record = train(config, optimizer, mesh, start, checkpoints, workdir, status)
+
+    # ---------------------------------------------------------------- report
+    status.state("reporting", step=record.steps)
+    probe = report(config, model, workdir, state)
+    summary = make_summary(record, probe)
+    if jax.process_index() == 0:
+        write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def train(
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    start: Start,
+    checkpoints: Checkpoints,
+    workdir: pathlib.Path,
+    status: StatusFile,
+) -> tuple[TrainState, RunRecord]:
+    """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end."""
+    state, record, first, total = start.state, start.record, start.record.steps, config.total_steps
+    is_first = jax.process_index() == 0
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step_on_mesh = jax.jit(
+        make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
+    )
+    as_json = settings.as_json(config)
+    batches = load.train_iterator(config.data, seed=config.seed, share=batch_share(mesh))
+    with (
+        contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,
+        RunLog(workdir, step=first, total_steps=total, log_every=config.log_every, enabled=is_first) as log,
+        StopRequest(enabled=jax.process_count() == 1) as stop,
+        StepPrograms(step_on_mesh, state, date_buckets=date_buckets(config.data.datasets)) as programs,
+        Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
+        Watchdog(config.watchdog_seconds, workdir, busy=lambda: programs.compiling, on_hang=status.failed) as watchdog,
+    ):
+        meter = make_meter(config, settings.model_of(config), mesh)
+        status.follow(Sources(record, meter, checkpoints).values)
+        status.state("running", step=first)
+        ledger = Ledger(
+            record,
+            log,
+            leaf_names(state.params),
+            max_nonfinite=config.max_nonfinite_steps,
+            blame=make_blame(config),
+            watchers=(meter, HealthWatch.of(config, record), count_skipped(record), watchdog, status),
+        )
+        ahead: collections.deque[Fed] = collections.deque()
+        look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - first))
+        for step in range(first + 1, total + 1):
+            fed = ahead.popleft()
+            ledger.before_step(programs.count.total, programs.compiling or profiler.disturbs(step))
+            with profiler.step(step, state), jax.transfer_guard_host_to_device("disallow"):
+                state, metrics = programs.run(state, fed)
+            look_ahead(ahead, feed, programs, min(LOOKAHEAD, total - step))
+            ledger.after_step(step, fed, metrics)
+            stopping = stop.requested or (jax.process_count() > 1 and checkpoints.preempted(step))
+            if step % config.checkpoint_every == 0 or step == total or stopping:
+                ledger.finish()
+                meta = {"step": step, "config": as_json, "record": record.to_json()}
+                with status.saving():
+                    checkpoints.save(state, fed.position, meta)
+            if stopping and step < total:
+                raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
+    return state, record
+
+
+def date_buckets(datasets: ConfigDict) -> dict[str, int]:
+    """How many lengths the dates of each dataset's batches are padded to."""
+    return {name: max(1, len(datasets[name].get("date_buckets") or ())) for name in datasets}
+
+
+def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any]:
+    """The probes and the figures, by the first process: frozen teacher against the same network at its random start."""
+    teacher = on_host(state.teacher)
+    if jax.process_index() != 0:
+        return {}
+    return report_pretraining(config, workdir, teacher, init_encoder(model, config.seed))["probe"]

@@ -1,0 +1,199 @@
+"""The run's memory from its first step to its last, across restarts, and what becomes of it: summary.json."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from typing import Any, Self
+
+import jax
+
+import anysat_jax
+
+EDGE = 10  # steps whose mean is a loss's "first" and "last"
+LOSSES = ("predictive", "contrastive")
+
+
+@dataclasses.dataclass
+class LossEdges:
+    """The first and the last values of a loss."""
+
+    first: list[float] = dataclasses.field(default_factory=list)
+    last: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        if len(self.first) < EDGE:
+            self.first.append(value)
+        self.last = [*self.last, value][-EDGE:]
+
+    def means(self) -> dict[str, float | None]:
+        """Mean over the first and over the last `EDGE` steps (fewer where there were fewer); None before any step."""
+        return {name: sum(values) / len(values) if values else None for name, values in vars(self).items()}
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """What a run remembers of its steps; saved in every checkpoint, so that a resumed run tells the whole story.
+
+    Attributes:
+      steps: updates made.
+      losses: edges of each loss.
+      batches: steps of each "dataset patch-size m".
+      tiles, seconds: summed over the steps during which nothing was compiled, for the throughput.
+      programs: compiled programs of the last process that trained.
+      resumed_from: step of the checkpoint that the last process which trained started from.
+      peak_memory_mb: the largest of all processes until their last checkpoint.
+      nonfinite_steps: steps whose update was not applied, since a loss or a gradient was not finite.
+      skipped: training tiles that could not be read and were left out, by dataset, as the first process met them.
+      warnings: of the features' health.
+      first_ranks: the features' rank between tiles at the start, by kind of batch.
+    """
+
+    steps: int = 0
+    losses: dict[str, LossEdges] = dataclasses.field(default_factory=lambda: {name: LossEdges() for name in LOSSES})
+    batches: dict[str, int] = dataclasses.field(default_factory=dict)
+    tiles: int = 0
+    seconds: float = 0.0
+    programs: int = 0
+    resumed_from: int | None = None
+    peak_memory_mb: float = 0.0
+    nonfinite_steps: int = 0
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    warnings: int = 0
+    first_ranks: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add_step(self, losses: dict[str, float] | None, batch: str) -> None:
+        """Counts a step with its losses (None: not finite) and its kind of batch, "dataset patch-size m"."""
+        self.steps += 1
+        self.batches[batch] = self.batches.get(batch, 0) + 1
+        if losses is None:
+            self.nonfinite_steps += 1
+            return
+        for name, edges in self.losses.items():
+            edges.add(losses[name])
+
+    def add_skipped(self, dataset: str, tiles: int) -> None:
+        """Counts tiles that could not be read."""
+        if tiles:
+            self.skipped[dataset] = self.skipped.get(dataset, 0) + tiles
+
+    @property
+    def tiles_per_second(self) -> float | None:
+        return self.tiles / self.seconds if self.seconds > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values, with the memory of this process so far."""
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        losses = {name: LossEdges(**edges) for name, edges in values["losses"].items()}
+        return cls(**{**values, "losses": losses})
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (2^20 bytes); memory of an accelerator is not in it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
+    """The content of summary.json: nested objects, None where there is nothing to say.
+
+    "first" and "last" of a loss are means over its first and last `EDGE` steps.
+
+    Args:
+      probe: the scores of `report_pretraining`.
+    """
+    nothing = {"random": None, "pretrained": None}
+    return {
+        "steps": record.steps,
+        "batches": dict(sorted(record.batches.items())),
+        "loss": {name: edges.means() for name, edges in record.losses.items()},
+        "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
+        "compiled_programs": record.programs,
+        "tiles_per_second": record.tiles_per_second,
+        "peak_memory_mb": max(record.peak_memory_mb, peak_memory_mb()),
+        "resumed_from": record.resumed_from,
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": dict(sorted(record.skipped.items())),
+        "health_warnings": record.warnings,
+    }
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes the whole file or nothing: a reader never sees half of it."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+    ) as file:
+        try:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:  # a full disk is not filled further with beginnings of files
+            os.unlink(file.name)
+            raise
+
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def provenance(seconds: float) -> dict[str, Any]:
+    """What summary.json says of a result's origin.
+
+    Args:
+      seconds: how long the run took.
+
+    Returns:
+      "commit" and "dirty" (whether files differ from it) of the checkout that the code is from, None where it is
+      installed from elsewhere; "date", the end of the run in UTC (ISO 8601); "seconds"; "device", how many of which;
+      "versions" of the libraries.
+    """
+    commit, dirty = checkout_state(pathlib.Path(anysat_jax.__file__).parents[1])
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library, of Python and of the libraries that compute."""
+    found = {"anysat-jax": anysat_jax.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def checkout_state(folder: pathlib.Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout whose top is `folder`, and whether tracked files differ from it.
+
+    (None, None) where it is none, such as an installed package; a repository further up, of something else that this
+    code lies in, does not count.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or pathlib.Path(top).resolve() != folder.resolve():
+        return None, None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return _git(folder, "rev-parse", "HEAD"), None if changes is None else bool(changes)
+
+
+def _git(folder: pathlib.Path, *command: str) -> str | None:
+    """What git prints; None where it is missing, fails or hangs."""
+    try:
+        result = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,256 @@
+"""S2NAIP's tiles, their splits, and the dates of their images."""
+
+import array
+import datetime
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int8
+
+from data_pipelines.dates import parse_day
+from data_pipelines.files import explained, read_json, read_table
+
+TILE = re.compile(r"\d{5}_-?\d+_-?\d+")
+FOLDERS = {"s2": "sentinel2", "s1": "sentinel1", "l8": "landsat"}
+BLOCK = 16  # tiles along the side of a block whose tiles share a split: 10 km
+VAL_EVERY = 10
+_NAMED = re.compile(r"(?<![\w-])(\d{5}_-?\d+_-?\d+)(?![\w-])|^\"?(?:EPSG:)?(\d{5})\"?,\"?(-?\d+)\"?,\"?(-?\d+)\b")
+_SCENES = {
+    "s2": re.compile(r"S2[A-D]_MSIL1C_(\d{8})T"),
+    "s1": re.compile(r"S1[A-D]_[0-9A-Z]{2}_[0-9A-Z]{4}_[0-9A-Z]{4}_(\d{8})T"),
+    "l8": re.compile(r"L[COT]0[89]_[0-9A-Z]{4}_\d{6}_(\d{8})"),
+}
+_DAY = re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2}|(?:19|20)\d{6})(?!\d)")
+
+
+class DateTable:
+    """Days of each tile's images, in the order of the images; small in memory, for there are half a million tiles.
+
+    Args:
+      source: the file that tells them.
+      days: ordinals of the days by tile.
+    """
+
+    def __init__(self, source: pathlib.Path, days: Mapping[str, Sequence[int]]) -> None:
+        self.source = source
+        names = sorted(days)
+        self._tiles = np.asarray(names)
+        self._ends = np.cumsum([len(days[name]) for name in names], dtype=np.int64)
+        flat = [np.asarray(days[name], np.int32) for name in names]
+        self._ordinals = np.concatenate(flat) if flat else np.zeros(0, np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the tiles and their days."""
+        arrays = (self._tiles.astype(np.str_), self._ends, self._ordinals)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+    def days(self, tile: str) -> list[datetime.date]:
+        """A tile's days; none if the source does not name it."""
+        place = int(np.searchsorted(self._tiles, tile)) if self._tiles.size else 0
+        if place >= len(self._tiles) or self._tiles[place] != tile:
+            return []
+        start = self._ends[place - 1] if place else 0
+        return [datetime.date.fromordinal(int(day)) for day in self._ordinals[start : self._ends[place]]]
+
+
+def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> DateTable:
+    """The days that a published table tells of some tiles.
+
+    A row names a tile, "32612_960_-6049" in one cell or zone, column and row in the first three, and one image or
+    several, by the satellite's product names or, without any, by dates. Images are in the order of the rows.
+
+    Raises:
+      FileNotFoundError, ValueError: the table is missing, no text, names none of the tiles, or an impossible day.
+    """
+    found: dict[str, array.array] = {}
+    expected = f"the published table of the scenes of {FOLDERS[sensor]!r}, with one tile a row"
+    with explained(path, expected, UnicodeDecodeError), path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            tile, rest = _split_row(line)
+            if tile in tiles:
+                ordinals = _ordinals(f"{path}, line {number}", sensor, rest)
+                found.setdefault(tile, array.array("i")).extend(ordinals)
+    if tiles and not found:
+        raise ValueError(f"{path} names none of the {len(tiles):,} tiles, e.g. {min(tiles)}; expected {expected}")
+    return DateTable(path, found)
+
+
+def _split_row(line: str) -> tuple[str, str]:
+    """The tile that a row names, and the row without it."""
+    match = _NAMED.search(line)
+    if not match:
+        return "", line
+    return match[1] or "_".join(match.groups()[1:]), line[: match.start()] + line[match.end() :]
+
+
+def _ordinals(where: str, sensor: str, text: str) -> list[int]:
+    days = _SCENES[sensor].findall(text) or _DAY.findall(text)
+    try:
+        return [_ordinal(day) for day in days]
+    except ValueError:
+        return [parse_day(day, where).toordinal() for day in days]  # says where
+
+
+@functools.lru_cache(maxsize=4096)
+def _ordinal(day: str) -> int:
+    """The tables have millions of rows and few days."""
+    return parse_day(day, "").toordinal()
+
+
+def split_dicts(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """`{split}_dict.json`, the lists with dates of the published AnySat reader, as far as they are there."""
+    paths = {split: root / f"{split}_dict.json" for split in ("train", "val")}
+    return {split: path for split, path in paths.items() if path.is_file()}
+
+
+def read_split_dict(path: pathlib.Path) -> tuple[list[str], dict[str, dict[str, list[int]]]]:
+    """Tiles of a split, and for each sensor the ordinals of the days of each tile.
+
+    Raises:
+      ValueError: the file is not of the form {"name": [...], "s2_dates": [[yyyymmdd, ...], ...], ...}.
+    """
+    keys = ["name", *(f"{sensor}_dates" for sensor in FOLDERS)]
+    expected = f"a dictionary of lists of one length, {keys}, dates as yyyymmdd"
+    table = read_json(path, expected)
+    lists = [table.get(key) for key in keys] if isinstance(table, dict) else []
+    if not lists or not all(map(_is_list, lists)) or not all(_is_list(days) for one in lists[1:] for days in one):
+        raise ValueError(f"{path} is not as expected; expected {expected}")
+    if len(set(map(len, lists))) > 1:
+        raise ValueError(f"{path} has {list(map(len, lists))} entries; expected {expected}")
+    names = check_names(path, table["name"])
+    days = {
+        sensor: {
+            name: [parse_day(str(day), f"{path}, tile {name}").toordinal() for day in several]
+            for name, several in zip(names, table[f"{sensor}_dates"], strict=True)
+        }
+        for sensor in FOLDERS
+    }
+    return names, days
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def check_names(path: pathlib.Path, names: Iterable[object]) -> list[str]:
+    """Names of tiles out of a list; such a name leads nowhere but into the folder that it is looked for in.
+
+    Raises:
+      ValueError: one is none.
+    """
+    texts = [str(name) for name in names]
+    for text in texts:
+        if not TILE.fullmatch(text):
+            raise ValueError(f"{path}: {text!r} is no tile; expected a name like 32612_960_-6049")
+    return texts
+
+
+def listed_splits(root: pathlib.Path) -> dict[str, list[str]]:
+    """Tiles of each split by `{split}.csv` with a column "name", as far as such lists are there."""
+    paths = {split: root / f"{split}.csv" for split in ("train", "val")}
+    expected = "a list of tiles with the column 'name'"
+    return {
+        split: check_names(path, (row["name"] for row in read_table(path, ["name"], expected)))
+        for split, path in paths.items()
+        if path.is_file()
+    }
+
+
+def split_of(tile: str) -> str:
+    """The split of a tile without lists: of the blocks of 10 km one in ten is held out, by a hash of its place."""
+    zone, column, row = tile.split("_")
+    block = json.dumps([zone, int(column) // BLOCK, int(row) // BLOCK])
+    return "train" if zlib.crc32(block.encode()) % VAL_EVERY else "val"
+
+
+SIDE = 512  # pixels of 1.25 m; the objects' coordinates are of these, x to the right and y down
+LINE_WIDTH = 2
+CLASSES = ("nothing mapped", "building", "transport", "industry and energy", "water", "other")
+COLOURS = ("#f2efe9", "#c0392b", "#5f6368", "#8e44ad", "#3498db", "#7cb342")
+
+_OTHER = CLASSES.index("other")
+_GROUPS = {
+    "building": "building chimney communications_tower lighthouse observatory silo storage_tank water_tower",
+    "transport": "aerialway_pylon aerodrome airstrip amenity_fuel helipad highway parking runway taxiway",
+    "industry and energy": "crane generator_wind petroleum_well power_plant power_substation power_tower "
+    "satellite_dish works",
+    "water": "fountain river",
+    "other": "flagpole leisure obelisk",
+}
+_CLASS = {category: CLASSES.index(group) for group, names in _GROUPS.items() for category in names.split()}
+_ORDER = [CLASSES.index(name) for name in ("other", "industry and energy", "water", "transport", "building")]
+
+
+def draw_map(path: pathlib.Path, geojson: Any) -> Int8[np.ndarray, "512 512"]:
+    """Draws the objects: other areas first, then industry, water, transport, and buildings on top.
+
+    Args:
+      path: of the file, for errors.
+      geojson: a feature collection with points, lines and areas in pixels, and their "category".
+
+    Raises:
+      ValueError: it is something else.
+      ImportError: rasterio is not installed.
+    """
+    from rasterio.features import rasterize
+
+    try:
+        objects = [(_CLASS.get(one["properties"]["category"], _OTHER), one["geometry"]) for one in geojson["features"]]
+        areas = [(area, number) for number, geometry in objects for area in _areas(geometry)]
+        areas.sort(key=lambda area: _ORDER.index(area[1]))
+        if not areas:
+            return np.zeros((SIDE, SIDE), np.int8)
+        return rasterize(areas, (SIDE, SIDE), fill=0, dtype="uint8").astype(np.int8)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        expected = "GeoJSON features with a 'category' among their properties, and coordinates in pixels"
+        raise ValueError(f"{path} is not as expected ({type(error).__name__}: {error}); expected {expected}") from error
+
+
+def _areas(geometry: Any) -> list[dict[str, Any]]:
+    """A geometry as polygons: lines and points get a width; GeoJSON allows none at all."""
+    if geometry is None:
+        return []
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        return [area for one in geometry["geometries"] for area in _areas(one)]
+    coordinates = geometry["coordinates"]
+    if kind.startswith("Multi"):
+        single = kind.removeprefix("Multi")
+        return [area for one in coordinates for area in _areas({"type": single, "coordinates": one})]
+    if kind == "Polygon":
+        return [_polygon(coordinates)] if len(coordinates) and len(coordinates[0]) >= 4 else []  # else it has no area
+    if kind == "LineString":
+        return [_polygon([_strip(*ends)]) for ends in itertools.pairwise(_points(coordinates))]
+    if kind == "Point":
+        (point,) = _points([coordinates])
+        return [_polygon([_strip(point, point)])]
+    raise ValueError(f"a geometry of type {kind!r}")
+
+
+def _polygon(rings: Any) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [_points(ring).tolist() for ring in rings]}
+
+
+def _strip(start: Float64[np.ndarray, "2"], end: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "5 2"]:
+    """The corners of a line of `LINE_WIDTH` pixels, which reaches half of that beyond both ends."""
+    length = float(np.hypot(*(end - start)))
+    along = (end - start if length else np.array([1.0, 0.0])) * (LINE_WIDTH / 2 / (length or 1.0))
+    across = np.array([-along[1], along[0]])
+    first, last = start - along, end + along
+    return np.stack([first + across, last + across, last - across, first - across, first + across])
+
+
+def _points(coordinates: Any) -> Float64[np.ndarray, "N 2"]:
+    points = np.asarray([point[:2] for point in coordinates], np.float64)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is not finite")
+    return points

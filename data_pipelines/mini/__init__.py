@@ -1,0 +1,1 @@
+"""The embedded datasets: a seeded landscape as every sensor would see it."""

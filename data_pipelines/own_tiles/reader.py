@@ -1,0 +1,369 @@
+"""Reads a folder of tiles as its description says."""
+
+import colorsys
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from anysat_jax.sensors import Sensor, register, whole_number
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import parse_day
+from data_pipelines.files import inside, read_table
+from data_pipelines.own_tiles.description import Description, MaskFiles, SensorFiles, SplitRule, TileLabels
+from data_pipelines.own_tiles.files import (
+    Read,
+    check_places,
+    days_of_array,
+    dense_label,
+    read_file,
+    sensor_fields,
+    with_bands,
+)
+from data_pipelines.own_tiles.pattern import Found, same_letters
+from data_pipelines.prepare.records import check_card
+from data_pipelines.reader import ArchiveReader, hashed_split
+
+SPLITS = ("train", "val", "test")
+_SHOWN = (("R", "G", "B"), ("B4", "B3", "B2"))  # bands that are red, green and blue, as most sensors call them
+
+
+def folder_card(description: Description) -> DatasetCard:
+    """Makes a description's sensors known and gives its card.
+
+    Raises:
+      ValueError: a sensor is known by other facts, a patch is no whole number of sub-patches, or the like; the message
+        names the description's file.
+    """
+    try:
+        for files in description.sensors:
+            register(files.record)
+        _check_mask_pixels(description)
+        card = _card(description)
+        check_card(card)
+    except ValueError as error:
+        raise ValueError(f"{description.path}: {error}") from error
+    return card
+
+
+def _check_mask_pixels(description: Description) -> None:
+    mask, extent = description.mask, description.extent
+    if mask and not whole_number(extent / mask.metres_per_pixel):
+        raise ValueError(
+            f"mask.metres_per_pixel is {mask.metres_per_pixel:g}, and the extent of {extent:g} m is not a whole number "
+            "of such pixels"
+        )
+
+
+def _card(description: Description) -> DatasetCard:
+    sensors, labels, mask = description.sensors, description.labels, description.mask
+    rasters = [files.record.name for files in sensors if files.files.text.endswith((".tif", ".tiff"))]
+    everywhere = [files.record.name for files in sensors if not files.optional and files.record.name in rasters]
+    return DatasetCard(
+        name=description.name,
+        title=description.title,
+        sensors=tuple(files.record.name for files in sensors),
+        extent=description.extent,
+        patch_sizes=description.patch_sizes,
+        splits=SPLITS,
+        arrays={files.record.name: files.dtype for files in sensors} | _dense_dtype(mask),
+        sides={files.record.name: files.pixels for files in sensors if files.pixels},
+        masks={files.record.name: "pixel" for files in sensors},
+        optional=tuple(files.record.name for files in sensors if files.optional),
+        georeferenced=everywhere[0] if everywhere else "",
+        file_bands={files.record.name: files.bands for files in sensors if files.bands != files.record.bands},
+        units={files.record.name: files.units for files in sensors if files.units},
+        tile_label=labels.kind if labels else "none",
+        tile_classes=labels.classes if labels else (),
+        dense_label=("segmentation" if mask.classes else "regression") if mask else "none",
+        dense_classes=mask.classes if mask else (),
+        dense_colours=(mask.colours or palette(len(mask.classes))) if mask else (),
+        dense_metres=mask.metres_per_pixel if mask else 10.0,
+        label_unit=(labels.unit if labels else "") or (mask.unit if mask else ""),
+        split_rule=_split_rule(description.splits, description.table),
+        own_sensors=tuple(files.record for files in sensors if files.own),
+        natural_colour={f.record.name: shown for f in sensors if (shown := _natural_colour(f))},
+        size="as many tiles as the folder holds",
+        notes=(f"A folder of one's own, described by {description.path.name}.",),
+        licence=description.licence,
+        citation=description.citation,
+        url=description.url,
+    )
+
+
+def class_dtype(num_classes: int) -> np.dtype:
+    """The smallest dtype that holds class numbers, counted from 0, and -1 for no label."""
+    candidates = [np.dtype(name) for name in ("int8", "int16", "int32")]
+    return next(dtype for dtype in candidates if num_classes - 1 <= np.iinfo(dtype).max)
+
+
+def _dense_dtype(mask: MaskFiles | None) -> dict[str, str]:
+    if mask is None:
+        return {}
+    return {"dense": class_dtype(len(mask.classes)).name if mask.classes else "float32"}
+
+
+def palette(count: int) -> tuple[str, ...]:
+    """Colours "#rrggbb" that tell classes apart, for descriptions that give none."""
+    colours = []
+    for number in range(count):
+        hue, value = (number * 0.618034) % 1.0, (0.9, 0.65)[number % 2]
+        colours.append("#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, 0.65, value)))
+    return tuple(colours)
+
+
+def _natural_colour(files: SensorFiles) -> tuple[int, int, int] | None:
+    record: Sensor = files.record
+    for bands in (files.natural_colour, *_SHOWN):
+        if bands and all(band in record.bands for band in bands):
+            red, green, blue = (record.bands.index(band) for band in bands)
+            return red, green, blue
+    return None
+
+
+def _split_rule(rule: SplitRule, table: str) -> str:
+    if rule.column:
+        return f"column {rule.column!r} of {table}"
+    return f"drawn by the tiles' names: {rule.val:.0%} val, {rule.test:.0%} test, seed {rule.seed}"
+
+
+TILE = "tile"  # the column that names the tile
+
+Rows = Mapping[str, Mapping[str, str]]
+"""A table's rows by tile."""
+
+
+def read_rows(description: Description, root: pathlib.Path) -> Rows:
+    """The rows of the description's table; none where it has no table.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, lacks a column, or names a tile twice.
+    """
+    if not description.table:
+        return {}
+    labels, column = description.labels, description.splits.column
+    columns = [TILE, *([labels.column] if labels else []), *([column] if column else [])]
+    path = inside(root, description.table)
+    expected = f"a CSV file in UTF-8, cells between commas, with the columns {', '.join(columns)}"
+    rows: dict[str, dict[str, str]] = {}
+    for _, tile, row in _filled(path, columns, f"{expected}, as {description.path.name} says"):
+        if tile in rows:
+            raise ValueError(f"{path} names tile {tile!r} twice; expected a row for each tile")
+        rows[tile] = row
+    return rows
+
+
+def _filled(path: pathlib.Path, columns: Sequence[str], expected: str) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Line, tile and cells of each row; spreadsheets leave rows without any cell behind, which are none."""
+    for number, row in enumerate(read_table(path, columns, expected), start=2):
+        if any(row[column].strip() for column in columns):
+            yield number, same_letters(row[TILE].strip()), row
+
+
+def split_of(description: Description, rows: Rows, tile: str) -> str:
+    """The split of a tile.
+
+    Raises:
+      ValueError: the table does not say, or names an unknown one.
+    """
+    rule = description.splits
+    if not rule.column:
+        return hashed_split(tile, rule.val, rule.test, rule.seed)
+    split = cell(description, rows, tile, rule.column)
+    if split not in SPLITS:
+        raise ValueError(
+            f"{description.table}: column {rule.column!r} of tile {tile!r} is {split!r}; expected one of "
+            f"{', '.join(SPLITS)}"
+        )
+    return split
+
+
+def cell(description: Description, rows: Rows, tile: str, column: str) -> str:
+    """What stands in a column for a tile.
+
+    Raises:
+      ValueError: there is no row of that tile.
+    """
+    if tile not in rows:
+        raise ValueError(f"{description.table} has no row for tile {tile!r}; add one, or take its files out")
+    return rows[tile][column].strip()
+
+
+def tile_label(description: Description, labels: TileLabels, rows: Rows, tile: str) -> np.ndarray:
+    """The label of a tile: int32 () class, (K,) uint8 multi-hot, or float32 ().
+
+    Raises:
+      ValueError: the tile has no label, or one that is no class or number.
+    """
+    text = cell(description, rows, tile, labels.column)
+    where = f"{description.table}: column {labels.column!r} of tile {tile!r}"
+    if labels.kind == "regression":
+        return _number(text, where)
+    names = [name.strip() for name in text.split(";")] if labels.kind == "multi_label" else [text]
+    names = [name for name in names if name or labels.kind == "class"]
+    if unknown := [name for name in names if name not in labels.classes]:
+        raise ValueError(f"{where} is {unknown[0]!r}; expected one of {', '.join(labels.classes)}")
+    numbers = [labels.classes.index(name) for name in names]
+    if labels.kind == "class":
+        return np.asarray(numbers[0], np.int32)
+    hot = np.zeros(len(labels.classes), np.uint8)
+    hot[numbers] = 1
+    return hot
+
+
+def _number(text: str, where: str) -> np.ndarray:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {text!r}; expected a number")
+    return np.asarray(number, np.float32)
+
+
+def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str, list[datetime.date]]:
+    """The dates of stacked files, by tile, in the order of the file.
+
+    Args:
+      root: the source folder.
+      name: of a CSV file with columns "tile" and "date"; a tile has as many rows as dates.
+      tiles: those that must have dates.
+
+    Raises:
+      FileNotFoundError, ValueError: the file is missing or lacks a column, a date cannot be read, a tile has none.
+    """
+    path = inside(root, name)
+    dates: dict[str, list[datetime.date]] = {}
+    for number, tile, row in _filled(path, [TILE, "date"], "a CSV file, cells between commas, of columns tile, date"):
+        dates.setdefault(tile, []).append(parse_day(row["date"], f"{path}, line {number}"))
+    if without := [tile for tile in tiles if tile not in dates]:
+        raise ValueError(f"{path} has no date of tile {without[0]!r}; add a row for each date")
+    return dates
+
+
+class FolderReader(ArchiveReader):
+    """Reads a folder of tiles (the Reader of `data_pipelines.card`).
+
+    The tiles are those whose files are found; a row of the table without files is left out and counted in `summary`.
+    """
+
+    def __init__(self, description: Description, root: pathlib.Path) -> None:
+        """Args:
+          description: what is in the folder.
+          root: the folder.
+
+        Raises:
+          FileNotFoundError: a file or a sensor's or a mask's files are missing.
+          ValueError: a tile lacks a sensor, a label or a split, or the table is not as described.
+        """
+        self.description, self.card = description, folder_card(description)
+        self.files: dict[str, Found] = {f.record.name: f.files.find(root) for f in description.sensors}
+        self.masks: Found = description.mask.files.find(root) if description.mask else {}
+        tiles = sorted(set().union(*self.files.values()))
+        self._check_files(tiles)
+        rows = read_rows(description, root)
+        splits = {tile: split_of(description, rows, tile) for tile in tiles}
+        self.labels = self._read_labels(rows, tiles)
+        self.dates = self._read_dates(root)
+        super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
+        self.card = dataclasses.replace(self.card, splits=self.splits())
+        if missing := len(set(rows) - set(tiles)):
+            self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
+        if stray := len(set(self.masks) - set(tiles)):
+            self.summary += f"; {stray} of the {len(self.masks):,} masks belong to no tile"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the description, the files, the splits, the labels and the dates."""
+        labels = {tile: label.tolist() for tile, label in self.labels.items()}
+        parts = [super().fingerprint, self.description.text, self.files, self.masks, labels, self.dates]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+    def _check_files(self, tiles: list[str]) -> None:
+        for files in self.description.sensors:
+            found = self.files[files.record.name]
+            if not files.optional and (lacking := [tile for tile in tiles if tile not in found]):
+                raise ValueError(
+                    f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no file "
+                    f"{files.files.text!r}; add them, or write optional = true under [sensors.{files.record.name}]"
+                )
+        if self.description.mask and (lacking := [tile for tile in tiles if tile not in self.masks]):
+            raise ValueError(
+                f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no label, which is "
+                f"{self.description.mask.files.text!r}; add them, or take the tiles' files out"
+            )
+
+    def _read_labels(self, rows: Rows, tiles: list[str]) -> dict[str, np.ndarray]:
+        labels = self.description.labels
+        return {tile: tile_label(self.description, labels, rows, tile) for tile in tiles} if labels else {}
+
+    def _read_dates(self, root: pathlib.Path) -> dict[str, dict[str, list[datetime.date]]]:
+        """Dates of stacked files from CSV files, by sensor and tile."""
+        stacked = [files for files in self.description.sensors if files.dates.endswith(".csv")]
+        return {f.record.name: read_dates(root, f.dates, self.files[f.record.name]) for f in stacked}
+
+    def example(self, split: str, key: str) -> Example:
+        """One tile.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as described; the message names it.
+          ImportError: rasterio is not installed.
+        """
+        there = [files for files in self.description.sensors if key in self.files[files.record.name]]
+        reads = {files.record.name: self._read(files, key) for files in there}
+        self._check_extents(key, {name: read for name, (read, *_) in reads.items()})
+        example: Example = {"id": key}
+        if self.card.georeferenced:
+            example |= reads[self.card.georeferenced][0][0].place
+        for files in there:
+            example |= sensor_fields(files, *reads[files.record.name])
+        if self.description.labels:
+            example["tile"] = self.labels[key]
+        rasters = [read for parts, _ in reads.values() for read in parts]
+        if self.description.mask:
+            rasters.append(read := self._read_mask(self.description.mask, key))
+            side, dtype = self.card.side("dense"), self.card.dtype("dense")
+            example["dense"] = dense_label(self.description.mask, read, side, dtype)
+        check_places(rasters)
+        return example
+
+    def _read_mask(self, mask: MaskFiles, key: str) -> Read:
+        return read_file(inside(self.root, self.masks[key][0][1]), mask.array)
+
+    def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
+        """A sensor's files of a tile, each with the bands first, and the days of a series."""
+        found = self.files[files.record.name][key]
+        reads = [read_file(inside(self.root, path), files.array, files.dates) for _, path in found]
+        reads = [with_bands(files, read) for read in reads]
+        if not files.record.has_dates:
+            return reads, []
+        if files.files.has_date:
+            return reads, [day for day, _ in found if day]
+        if files.dates.endswith(".csv"):
+            return reads, self.dates[files.record.name][key]
+        return reads, days_of_array(reads[0], files.dates)
+
+    def _check_extents(self, key: str, reads: dict[str, list[Read]]) -> None:
+        """All sensors must cover the extent."""
+        sides = {name: {read.values.shape[-2:] for read in parts} for name, parts in reads.items()}
+        wanted = {name: {(self.card.side(name),) * 2} for name in sides}
+        if sides != wanted:
+            covers = ", ".join(self._cover(files, reads) for files in self.description.sensors)
+            raise ValueError(
+                f"tile {key!r} of {self.root}: {covers}; expected all to cover the described extent of "
+                f"{self.card.extent:g} m"
+            )
+
+    def _cover(self, files: SensorFiles, reads: dict[str, list[Read]]) -> str:
+        name, metres = files.record.name, files.record.metres_per_pixel
+        if name not in reads:
+            return f"{name} is not there"
+        odd = [r for r in reads[name] if r.values.shape[-2:] != (self.card.side(name),) * 2] or reads[name]
+        height, width = odd[0].values.shape[-2:]
+        size = f"{width * metres:g} m" if width == height else f"{width * metres:g} x {height * metres:g} m"
+        return f"{name} covers {size} ({width} x {height} pixels of {metres:g} m, {odd[0].path.name})"

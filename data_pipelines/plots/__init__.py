@@ -1,0 +1,1 @@
+"""Figures of tiles, for looking at a dataset before training on it."""

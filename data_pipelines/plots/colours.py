@@ -1,0 +1,227 @@
+"""What is shown of one sensor of one tile: its colours, which pixels are valid, clouds and calendar dates."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num, Shaped
+
+from anysat_jax.sensors import Sensor, get_sensor
+from data_pipelines import windows as crops
+from data_pipelines.card import DatasetCard, Example
+from data_pipelines.dates import calendar_days
+
+PERCENTILES = (2.0, 98.0)  # become black and white
+LARGEST_POWER = 10.0  # most pixels of a tile stay below it, even of a city; ALOS's digital numbers are hundreds
+SMALLEST_SHOWN = 1e-6  # linear power below it is as dark as it
+STRIPE = 5  # width in pixels of the display
+HAZE = 0.7  # share of the darkest reflectance that is taken for haze
+DECIBELS = 8.0  # range that radar is stretched over at least: speckle alone fills some
+HATCH = ((1.0, 1.0, 1.0), (0.62, 0.62, 0.66))
+
+Scale = Literal["bytes", "reflectance", "decibel"]
+
+
+def limits(
+    values: Num[np.ndarray, "*T C H W"], use: Bool[np.ndarray, "*T H W"], scale: Scale
+) -> tuple[Float32[np.ndarray, "C"], Float32[np.ndarray, "C"]]:
+    """What becomes black and what white in each channel, from percentiles over the pixels to use.
+
+    All channels span the same range, so that colours keep their strength, and a uniform tile is not blown up to a
+    mosaic: "bytes", balanced for the eye before, have one black; of "reflectance", most of the darkest value is taken
+    off, which is haze; "decibel" has its grey in the middle of each channel and spans DECIBELS at least.
+
+    Args:
+      values: native values.
+      use: pixels to count, True; where none is, the limits are 0 and 1.
+      scale: what the values are.
+
+    Returns:
+      Lower and upper limit of each channel; the upper one is larger.
+    """
+    channels = np.moveaxis(values, -3, 0).reshape(values.shape[-3], -1)[:, use.reshape(-1)].astype(np.float32)
+    if not channels.size:
+        return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
+    low, high = np.percentile(channels, PERCENTILES, axis=1).astype(np.float32)
+    if scale == "decibel":
+        span = max(float((high - low).max()), DECIBELS)
+        low = (low + high - span) / 2
+    else:
+        low = np.full_like(low, low.min()) if scale == "bytes" else np.minimum(low, HAZE * low)
+        span = float((high - low).max())
+    if span <= 1e-6 * float(np.abs(high).max()):
+        low, span = low - 0.5, 1.0  # no contrast: mid-grey
+    return low.astype(np.float32), (low + span).astype(np.float32)
+
+
+def stretched(
+    values: Num[np.ndarray, "*T C H W"], low: Float32[np.ndarray, "C"], high: Float32[np.ndarray, "C"]
+) -> Float32[np.ndarray, "*T H W 3"]:
+    """Colours between 0 and 1 of one channel (grey) or three (red, green, blue); NaN becomes 0."""
+    scaled = (np.moveaxis(values, -3, -1).astype(np.float32) - low) / (high - low)
+    colours = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    return np.broadcast_to(colours, (*colours.shape[:-1], 3))
+
+
+def decibels(values: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T C H W"]) -> Float32[np.ndarray, "..."]:
+    """Radar backscatter in dB, as the values tell what they are: what has negative values is in dB and stays.
+
+    Linear power, and an amplitude in digital numbers, whose power is its square, are never negative; only an amplitude
+    is large. Its dB lack the constant of its calibration, which no stretch shows.
+    """
+    shown = values[valid]
+    if (shown < 0).any():
+        return values.astype(np.float32)
+    factor = 20 if shown.size and np.median(shown) > LARGEST_POWER else 10
+    return (factor * np.log10(np.maximum(values.astype(np.float32), SMALLEST_SHOWN))).astype(np.float32)
+
+
+def quantile_over_dates(
+    values: Num[np.ndarray, "T C H W"], use: Bool[np.ndarray, "T H W"], share: float
+) -> tuple[Float32[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+    """The value that `share` of the dates to use stay below, and where there was a date; 0 where there was none."""
+    ordered = np.sort(np.where(use[:, None], values, np.inf).astype(np.float32), axis=0)  # what is left out comes last
+    position = np.floor(share * np.maximum(use.sum(axis=0) - 1, 0)).astype(np.int64)
+    picked = np.take_along_axis(ordered, position[None, None], axis=0)[0]
+    seen = use.any(axis=0)
+    return np.where(seen, picked, 0).astype(np.float32), seen
+
+
+def hatched(
+    colours: Float32[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], display: int
+) -> Float32[np.ndarray, "H W 3"]:
+    """An image with diagonal stripes where it is not valid, enlarged to about `display` pixels where it is smaller."""
+    factor = max(1, display // max(valid.shape))
+    image, mask = (a.repeat(factor, axis=0).repeat(factor, axis=1) for a in (colours, valid))
+    rows, columns = np.indices(mask.shape)
+    width = max(1, round(STRIPE * max(mask.shape) / display))
+    stripes = np.asarray(HATCH, np.float32)[(rows + columns) // width % 2]
+    return np.where(mask[..., None], image, stripes)
+
+
+CLOUDY = 50.0  # percent, from which a pixel is left out of stretch and median
+MOST_DATES = {"decibel": (0.05, 0.95)}  # shares of a pixel's dates between which a series is stretched
+MOST_OPTICAL_DATES = (0.1, 0.5)  # where the bright end may be clouds that no layer tells of
+DAY_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "none": ""}
+HEADROOM = 1.3  # white lies that much farther from black in a series
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One sensor of one tile, ready to be drawn; an image counts as a series of one date.
+
+    Attributes:
+      sensor: the sensor.
+      how: which bands are shown how, in words.
+      scale: what the shown values are, for their stretch.
+      planes: (T, C, H, W) what is shown: one channel (grey) or three (red, green, blue), not stretched yet.
+      valid: (T, H, W) bool, True where the shown bands are valid.
+      clear: (T, H, W) bool, valid and not under clouds.
+      days: the calendar date of each T; empty for an image, and where the archive tells none.
+      day_format: how much of each day is known, as `strftime` takes it.
+      cloud: (T,) mean probability of cloud in percent over valid pixels; None where the archive has no cloud layer.
+    """
+
+    sensor: Sensor
+    how: str
+    scale: Scale
+    planes: Num[np.ndarray, "T C H W"]
+    valid: Bool[np.ndarray, "T H W"]
+    clear: Bool[np.ndarray, "T H W"]
+    days: tuple[datetime.date, ...]
+    day_format: str
+    cloud: Float32[np.ndarray, "T"] | None
+
+    @property
+    def is_pixel(self) -> bool:
+        """Whether it is one pixel, which makes no image."""
+        return self.valid.shape[1:] == (1, 1)
+
+    @property
+    def best(self) -> Bool[np.ndarray, "T H W"]:
+        """What each pixel is judged by: its clear dates, or its valid ones where it is never clear."""
+        return self.clear | (self.valid & ~self.clear.any(axis=0))
+
+    def colours(self, dates: Sequence[int]) -> Float32[np.ndarray, "n H W 3"]:
+        """Some dates, all stretched alike.
+
+        Black and white are where most dates of a pixel lie: single clouds, shadows and snow may be beyond.
+        """
+        shares = MOST_DATES.get(self.scale, MOST_OPTICAL_DATES)
+        ends = [quantile_over_dates(self.planes, self.best, share) for share in shares]
+        low, high = limits(np.stack([values for values, _ in ends]), np.stack([seen for _, seen in ends]), self.scale)
+        return stretched(self.planes[list(dates)], low, low + HEADROOM * (high - low))
+
+    def summary(self) -> tuple[Float32[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
+        """Colours and validity of one image: of a series the median of what is clear."""
+        values, seen = self.planes[0], self.valid[0]
+        if len(self.valid) > 1:
+            values, seen = quantile_over_dates(self.planes, self.best, 0.5)
+        return stretched(values, *limits(values, seen, self.scale)), seen
+
+
+def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
+    """What is shown of a sensor; None where the tile lacks it."""
+    if name not in example:
+        return None
+    sensor = get_sensor(name)
+    inner = {key: centre(card, name, example[key]) for key in (name, f"{name}_mask", f"{name}_cloud") if key in example}
+    values = _with_dates(sensor, inner[name])
+    mask = np.broadcast_to(_mask(sensor, inner), values.shape) & np.isfinite(values)
+    planes, valid, scale, how = _planes(card, sensor, values, mask)
+    cloud = inner[f"{name}_cloud"][:, 0].astype(np.float32) if f"{name}_cloud" in inner else None
+    return View(
+        sensor=sensor,
+        how=how,
+        scale=scale,
+        planes=planes,
+        valid=valid,
+        clear=valid if cloud is None else valid & (cloud < CLOUDY),
+        days=_days(card, sensor, example),
+        day_format=DAY_FORMATS[card.date_precision.get(name, "day")],
+        cloud=None if cloud is None else _mean_where(cloud, valid),
+    )
+
+
+def centre(card: DatasetCard, key: str, array: Shaped[np.ndarray, "*N h w"]) -> Shaped[np.ndarray, "*N H W"]:
+    """What batches take of a stored array that reaches beyond the tile's extent."""
+    return crops.without_margin(card, key, array)
+
+
+def _days(card: DatasetCard, sensor: Sensor, example: Example) -> tuple[datetime.date, ...]:
+    name = sensor.name
+    if not sensor.has_dates or card.date_precision.get(name) == "none":
+        return ()
+    return tuple(calendar_days(example[f"{name}_dates"], example[f"{name}_years"]))
+
+
+def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:
+    return array if sensor.has_dates else array[None]
+
+
+def _mask(sensor: Sensor, inner: Example) -> np.ndarray:
+    if f"{sensor.name}_mask" not in inner:
+        return np.ones((1, 1, 1, 1), np.bool_)
+    return _with_dates(sensor, inner[f"{sensor.name}_mask"])
+
+
+def _mean_where(values: np.ndarray, where: np.ndarray) -> Float32[np.ndarray, "T"]:
+    return ((values * where).sum(axis=(1, 2)) / np.maximum(where.sum(axis=(1, 2)), 1)).astype(np.float32)
+
+
+def _planes(
+    card: DatasetCard, sensor: Sensor, values: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, Bool[np.ndarray, "T H W"], Scale, str]:
+    """The channels to show, where all of them are valid, their scale, and what they are in words."""
+    if sensor.bands[:2] in (("VV", "VH"), ("HH", "HV")):
+        first, second = sensor.bands[:2]
+        power = decibels(values[:, :2], mask[:, :2])
+        planes = np.concatenate([power, power[:, :1] - power[:, 1:]], axis=1)
+        return planes, mask[:, :2].all(axis=1), "decibel", f"false colour ({first}, {second}, {first}/{second}; dB)"
+    channels = list(card.natural_colour.get(sensor.name, (0,)))
+    names = " ".join(sensor.bands[channel] for channel in channels)
+    how = "natural colour" if len(channels) == 3 else "grey"
+    scale = "bytes" if values.dtype == np.uint8 else "reflectance"
+    return values[:, channels], mask[:, channels].all(axis=1), scale, f"{how} ({names})"

@@ -1,0 +1,1 @@
+"""Preparation: raw archives to sharded ArrayRecord files with statistics and a report."""

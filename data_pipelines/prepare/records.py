@@ -1,0 +1,246 @@
+"""What a prepared example looks like on disk, and the checks that every example passes before it is written."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anysat_jax.sensors import CELL_METRES, get_sensor
+from data_pipelines.card import DatasetCard, Example, Spec, _sensor_spec, example_spec
+from data_pipelines.windows import alignment, block_card
+
+
+def tfds_features(card: DatasetCard) -> dict[str, Any]:
+    """The same as TFDS features. Arrays are stored as bytes: exact, and ten times faster to write than lists."""
+    import tensorflow_datasets as tfds
+
+    features: dict[str, Any] = {"id": tfds.features.Text()}
+    if card.georeferenced:
+        features["crs"] = tfds.features.Text()
+    for key, (shape, dtype) in example_spec(card).items():
+        encoding = "bytes" if shape else "none"
+        features[key] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)
+    return features
+
+
+def complete_example(card: DatasetCard, example: Example) -> Example:
+    """Adds which of the card's `optional` sensors are there; the others get arrays without dates, or of zeros."""
+    spec, complete = example_spec(card), dict(example)
+    for name in card.optional:
+        present = bool(example.get(f"{name}_present", name in example))
+        complete[f"{name}_present"] = np.asarray(present)
+        if not present:
+            fields = [key for key in _sensor_spec(card, name) if key in spec]
+            complete |= {key: np.zeros([0 if n is None else n for n in spec[key][0]], spec[key][1]) for key in fields}
+    return complete
+
+
+def check_example(card: DatasetCard, key: str, example: Example) -> None:
+    """Refuses an example, complete or as its reader gave it, that breaks the promise of its card.
+
+    Raises:
+      ValueError: an array is missing, of another shape or dtype, not finite where valid, or a label is no class; the
+        message names dataset, tile and array.
+    """
+    where, complete = f"dataset {card.name!r}, tile {key!r}", complete_example(card, example)
+    spec = example_spec(card)
+    texts = {"id", "crs"} if card.georeferenced else {"id"}
+    if set(complete) != set(spec) | texts:
+        lacking, more = sorted((set(spec) | texts) - set(complete)), sorted(set(complete) - set(spec) - texts)
+        raise ValueError(f"{where}: lacks {lacking} and has {more} besides, against the dataset's card")
+    for name, (shape, dtype) in spec.items():
+        array = np.asarray(complete[name])
+        fits = array.ndim == len(shape) and all(want in (None, got) for got, want in zip(array.shape, shape))
+        if not fits or array.dtype != dtype:
+            raise ValueError(f"{where}: {name!r} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+    present = [name for name in card.sensors if name not in card.optional or complete[f"{name}_present"]]
+    if not present:
+        raise ValueError(f"{where}: has none of its sensors {card.sensors}")
+    for name in present:
+        _check_sensor(name, where, complete)
+    _check_labels(card, where, complete)
+
+
+def _check_sensor(name: str, where: str, example: Example) -> None:
+    sensor, values, mask = get_sensor(name), example[name], example.get(f"{name}_mask")
+    valid = True if mask is None else mask
+    wrong = 0 if values.dtype.kind in "iub" else int((~np.isfinite(values) & valid).sum())
+    if wrong:
+        raise ValueError(f"{where}: {wrong} valid values of {name!r} are NaN or infinite; mark them in '{name}_mask'")
+    if f"{name}_cloud" in example and example[f"{name}_cloud"].max(initial=0) > 100:
+        raise ValueError(f"{where}: '{name}_cloud' holds {example[f'{name}_cloud'].max()}, expected percent, 0 to 100")
+    if sensor.has_dates:
+        _check_dates(name, where, example)
+
+
+def _check_dates(name: str, where: str, example: Example) -> None:
+    count, dates, years = len(example[name]), example[f"{name}_dates"], example[f"{name}_years"]
+    others = [f"{name}_{field}" for field in ("dates", "years", "mask", "cloud") if f"{name}_{field}" in example]
+    lengths = {key: len(example[key]) for key in others}
+    if not count or set(lengths.values()) != {count}:
+        raise ValueError(f"{where}: {name!r} has {count} dates and {lengths}; expected as many of each, at least one")
+    if dates.min() < 0 or dates.max() > 365:
+        wrong = int(dates.min() if dates.min() < 0 else dates.max())
+        raise ValueError(f"{where}: '{name}_dates' holds {wrong}; days count from 0, the 1 January, to 365")
+    if (np.diff(years.astype(np.int64) * 366 + dates) < 0).any():
+        raise ValueError(f"{where}: the dates of {name!r} are not in time order")
+
+
+def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
+    if card.tile_label == "class" and not 0 <= int(example["tile"]) < len(card.tile_classes):
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a class below {len(card.tile_classes)}")
+    if card.tile_label == "multi_label" and not np.isin(example["tile"], (0, 1)).all():
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected {len(card.tile_classes)} zeros and ones")
+    if card.tile_label == "regression" and not np.isfinite(example["tile"]):
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a finite number")
+    if card.dense_label in ("segmentation", "change"):
+        found = np.unique(example["dense"])
+        wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
+        if wrong.size:
+            raise ValueError(
+                f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)} or "
+                f"{card.ignore_label} for no label"
+            )
+    if card.dense_label == "regression" and np.isinf(example["dense"]).any():
+        raise ValueError(f"{where}: 'dense' holds infinite values, expected numbers, and NaN where there is no label")
+
+
+def check_card(card: DatasetCard) -> None:
+    """Refuses a card that contradicts itself or its sensors.
+
+    Raises:
+      ValueError: the message names the dataset and the field.
+    """
+    where = f"card of dataset {card.name!r}"
+    for name in card.sensors:
+        sensor = get_sensor(name)
+        margin = (card.side(name) - sensor.pixels(card.extent)) * sensor.metres_per_pixel
+        if sensor.kind != "context" and not 0 <= margin < CELL_METRES:
+            raise ValueError(f"{where}: {name!r} is stored with a margin of {margin:g} m; it must stay below a cell")
+        for size in card.patch_sizes:
+            sensor.subpatches_per_side(size)
+    for size in card.patch_sizes:
+        if abs(card.extent / size - round(card.extent / size)) > 1e-6:
+            raise ValueError(f"{where}: a tile of {card.extent:g} m is not a whole number of patches of {size:g} m")
+    if card.blocks < 1 or (card.blocks > 1 and (card.sides or card.extent / card.blocks % alignment(card))):
+        raise ValueError(
+            f"{where}: blocks is {card.blocks}; tiles of {card.extent:g} m are cut where pixels of all arrays begin, "
+            "and not if any is stored with a margin"
+        )
+    known = set(card.sensors)
+    for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "date_precision", "natural_colour"):
+        if strangers := set(getattr(card, field)) - known:
+            raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are none of its sensors")
+    if (card.dense_label in ("segmentation", "change")) != bool(card.dense_colours):
+        raise ValueError(f"{where}: dense_colours belong to class maps, and class maps need them")
+    if (not card.label_unit) == ("regression" in (card.tile_label, card.dense_label)):
+        raise ValueError(f"{where}: label_unit is {card.label_unit!r}; regressions have one, other labels none")
+    if card.dense_colours and len(card.dense_colours) != len(card.dense_classes):
+        raise ValueError(f"{where}: {len(card.dense_colours)} colours for {len(card.dense_classes)} dense classes")
+
+
+class RecordError(ValueError):
+    """A record is not what its card promises."""
+
+
+class UnreadableTileError(ValueError):
+    """A tile of a prepared dataset cannot be read: its file is gone, or it is a `CorruptTileError`."""
+
+
+class CorruptTileError(UnreadableTileError):
+    """A record of the tile is damaged; others may be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordParser:
+    """Decodes the records of a dataset whose features are `features.tfds_features`.
+
+    Attributes:
+      spec: shapes and dtypes of the arrays.
+      texts: names of the texts.
+    """
+
+    spec: Spec
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, card: DatasetCard) -> "RecordParser":
+        """For the examples of a card, or, with the card of a block, for blocks of them."""
+        return cls(example_spec(card), ("id", "crs") if card.georeferenced else ("id",))
+
+    def __call__(self, record: bytes) -> Example:
+        """The arrays of a record, read-only, and its texts as bytes.
+
+        Raises:
+          RecordError: it is something else.
+        """
+        from google.protobuf.message import DecodeError
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        try:
+            fields = tf_example_pb2.Example.FromString(record).features.feature
+            example: Example = {key: fields[key].bytes_list.value[0] for key in self.texts}
+            return example | {key: _array(fields[key], *self.spec[key]) for key in self.spec}
+        except (DecodeError, IndexError, ValueError) as error:
+            raise RecordError(f"it is no example of the dataset: {type(error).__name__} {error}") from error
+
+
+def _array(field: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
+    """A field's array: its bytes if it has axes, else the only number of a list."""
+    if not shape:
+        return np.asarray([*field.int64_list.value, *field.float_list.value][0], dtype)
+    return np.frombuffer(field.bytes_list.value[0], dtype).reshape([-1 if n is None else n for n in shape])
+
+
+def write_metadata(
+    folder: pathlib.Path,
+    card: DatasetCard,
+    version: str,
+    shard_lengths: Mapping[str, Sequence[int]],
+    record_bytes: Mapping[str, int],
+    limit: int | None = None,
+) -> None:
+    """Writes the description of ArrayRecord files, so that `tfds.builder_from_directory` opens them.
+
+    Args:
+      folder: gets the two files.
+      card: the dataset's facts.
+      version: "major.minor.patch".
+      shard_lengths: tiles of each file, by split; TFDS sees each block of a tile as an example.
+      record_bytes: of each split.
+      limit: how many tiles of each split were taken, to be said in the description; None: all.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
+    from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+    identity = DatasetIdentity(
+        name=card.name, version=tfds.core.Version(version), data_dir=os.fspath(folder), module_name="data_pipelines"
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=card.title if limit is None else f"{card.title}: the first {limit} tiles of each split",
+        features=tfds.features.FeaturesDict(tfds_features(block_card(card))),
+        homepage=card.url or None,
+        citation=card.citation or None,
+        license=card.licence or None,
+    )
+    info.set_file_format("array_record")
+    splits = []
+    for split, lengths in shard_lengths.items():
+        template = ShardedFileTemplate(
+            data_dir=folder, dataset_name=card.name, split=split, filetype_suffix="array_record"
+        )
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[length * card.blocks**2 for length in lengths],
+                num_bytes=record_bytes[split],
+                filename_template=template,
+            )
+        )
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(folder)

@@ -1,0 +1,67 @@
+"""Each mode freezes what it says, and what is taken apart comes together again."""
+
+import jax
+import numpy as np
+import pytest
+
+from anysat_jax.downstream.trainable import drop_path_rate, dropping_sensors, merge, split, trainable_names
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import flat_names, init_encoder
+
+SENSORS = ("s1", "s2")
+PARTS = {
+    "finetune": {"encoder/projector_s1", "encoder/projector_s2", "encoder/spatial", "encoder/combiner"},
+    "scratch": {"encoder/projector_s1", "encoder/projector_s2", "encoder/spatial", "encoder/combiner"},
+    "probe": set(),
+    "last_block": {"encoder/combiner/cross"},
+    "projector": {"encoder/projector_s1"},
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+    """An encoder with projectors that the data do not use; one name begins with another."""
+    model = ModelConfig(dim=32, depth=1, num_heads=2, predictor_heads=2, sensors=("s1", "s1-asc", "s2"))
+    return {"encoder": init_encoder(model, 0), "head": {"out": {"kernel": np.ones((32, 2)), "bias": np.zeros(2)}}}
+
+
+@pytest.mark.parametrize("mode", PARTS)
+def test_frozen_leaves_are_those_of_the_mode(params, mode):
+    prefixes = tuple(f"{part}/" for part in PARTS[mode] | {"head"})
+    expected = {name for name in flat_names(params) if name.startswith(prefixes)}
+    trainable, frozen = split(params, mode, SENSORS, ("s1",))
+    assert set(flat_names(trainable)) == expected == set(trainable_names(mode, params, SENSORS, ("s1",)))
+    assert set(flat_names(frozen)) == set(flat_names(params)) - expected
+
+
+@pytest.mark.parametrize("mode", PARTS)
+def test_parts_merge_to_the_whole(params, mode):
+    whole = merge(*split(params, mode, SENSORS, ("s1",)))
+    assert jax.tree.structure(whole) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, whole, params)
+
+
+def test_sensors_drop_where_their_projectors_train(params):
+    for mode, parts in PARTS.items():
+        dropping = dropping_sensors(mode, SENSORS, ("s1",))
+        assert {f"encoder/projector_{name}" for name in dropping} == {part for part in parts if "projector" in part}
+
+
+def test_blocks_are_left_out_where_all_train():
+    assert {mode: drop_path_rate(mode, 0.1) for mode in PARTS} == {
+        mode: 0.1 if "encoder/spatial" in parts else 0.0 for mode, parts in PARTS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "sensors", "new_sensors", "message"),
+    [
+        ("all", SENSORS, (), "mode = 'all' must be one of 'finetune', 'probe'"),
+        ("finetune", ("l7", "s2"), (), "'l7' of the data has no projector in the encoder; it has s1, s1-asc, s2"),
+        ("projector", SENSORS, (), "new_sensors = \\(\\); name at least one of the data's sensors, s1, s2"),
+        ("projector", SENSORS, ("s1-asc",), "new_sensors = \\('s1-asc',\\); name"),
+    ],
+)
+def test_what_cannot_train_is_refused(params, mode, sensors, new_sensors, message):
+    with pytest.raises(ValueError, match=message):
+        split(params, mode, sensors, new_sensors)

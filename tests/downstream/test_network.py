@@ -1,0 +1,163 @@
+"""Encoder and head together: the paper's sizes, series of one and several dates, missing sensors, dropping."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.downstream.network import (
+    HeadConfig,
+    NetworkConfig,
+    apply_head,
+    apply_network,
+    head_shapes,
+    init_head,
+    network_features,
+    network_shapes,
+)
+from anysat_jax.downstream.trainable import dropping_sensors, split
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.init import count_parameters, init_encoder
+
+MODEL = ModelConfig(dim=32, depth=1, num_heads=2, predictor_heads=2, sensors=("aerial-flair", "s1", "s2"))
+run = jax.jit(apply_network, static_argnames=("network", "training", "drop_path"))
+features_of = jax.jit(network_features, static_argnames="network")
+
+
+@functools.cache
+def encoder_params() -> dict:
+    return init_encoder(MODEL, 0)
+
+
+def params_of(network: NetworkConfig) -> dict:
+    return {"encoder": encoder_params(), "head": init_head(network, 0)}
+
+
+@pytest.fixture(scope="module")
+def segmentation(task_of) -> NetworkConfig:
+    return NetworkConfig(MODEL, HeadConfig(input="dense"), task_of("sen1floods11", "dense"))
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return fake_batch(("s1", "s2"), extent=(20.0, 40.0), patch_size=20.0, num_dates=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "read", "parameters"),
+    [
+        ("sickle", "dense", "dense", 6_146),
+        ("bradd_s1ts", "dense", "dense", 6_146),
+        ("sen1floods11", "dense", "dense", 6_146),
+        ("timesen2crop", "tile", "tile", 13_840),
+        ("so2sat", "tile", "mean", 29_201),
+    ],
+)
+def test_probes_have_the_papers_number_of_parameters(task_of, name, level, read, parameters):
+    network = NetworkConfig(ModelConfig(), HeadConfig(input=read), task_of(name, level))
+    assert count_parameters(head_shapes(network)) == parameters
+
+
+def test_a_probe_of_a_new_sensor_has_three_million_parameters(task_of):
+    model = ModelConfig(sensors=("hls", "s2"))
+    network = NetworkConfig(model, HeadConfig(input="dense"), task_of("hls_burn_scars", "dense"))
+    trainable, _ = split(network_shapes(network), "projector", ("hls",), ("hls",))
+    assert round(count_parameters(trainable) / 1e6) == 3
+    assert set(trainable["encoder"]) == {"projector_hls"}
+    assert count_parameters(trainable["head"]) == 6_146
+
+
+def test_fresh_heads_are_a_function_of_the_seed(segmentation):
+    first, again, other = (init_head(segmentation, seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    kernel = first["out"]["kernel"]
+    assert not np.array_equal(kernel, other["out"]["kernel"])
+    assert kernel.dtype == np.float32 and 0 < np.abs(kernel).mean() < 0.1 / np.sqrt(64)
+    assert not first["out"]["bias"].any() and (first["norm"]["scale"] == 1).all()
+    assert jax.tree.map(np.shape, first) == jax.tree.map(lambda leaf: leaf.shape, head_shapes(segmentation))
+
+
+def test_a_head_on_features_is_the_network(segmentation, batch):
+    params = params_of(segmentation)
+    features = features_of(segmentation, {"encoder": params["encoder"]}, batch)
+    assert (features.shape, features.dtype) == ((2, 2, 4, 64), np.float32)
+    logits = run(segmentation, params, batch)
+    assert (logits.shape, logits.dtype) == ((2, 2, 4, 2), np.float32)
+    np.testing.assert_allclose(logits, apply_head(segmentation, params["head"], features), atol=1e-5)
+
+
+def test_aerial_sub_patches_become_label_pixels(task_of):
+    network = NetworkConfig(MODEL, HeadConfig(input="dense"), task_of("flair", "dense"))
+    tiles = fake_batch(("aerial-flair", "s2"), batch_size=1, extent=20.0, patch_size=10.0, num_dates=1)
+    logits = jax.eval_shape(functools.partial(apply_network, network), params_of(network), tiles)
+    assert logits.shape == (1, 100, 100, network.task.num_outputs)
+
+
+def test_the_mean_is_over_the_finest_sensors_sub_patches(task_of, segmentation, batch):
+    network = NetworkConfig(MODEL, HeadConfig(input="mean"), task_of("so2sat", "tile"))
+    encoder = {"encoder": encoder_params()}
+    dense = features_of(segmentation, encoder, batch)  # of s2, which comes before s1
+    np.testing.assert_allclose(features_of(network, encoder, batch), dense.mean(axis=(1, 2)), atol=1e-5)
+
+
+def test_padding_a_single_date_changes_nothing(task_of):
+    network = NetworkConfig(MODEL, HeadConfig(), task_of("timesen2crop", "tile"))
+    single = fake_batch(("s2",), extent=10.0, num_dates=1)
+    several = fake_batch(("s2",), extent=10.0, num_dates=3, seed=1)
+    one, three = single.observations["s2"], several.observations["s2"]
+    values, mask = np.array(three.values), np.zeros((2, 3), bool)
+    values[:, 1], mask[:, 1] = one.values[:, 0], True
+    dates = np.broadcast_to(one.dates, (2, 3))
+    padded = several.replace(observations={"s2": three.replace(values=values, dates=dates, date_mask=mask)})
+    of_one, of_padded, of_three = (run(network, params_of(network), tiles) for tiles in (single, padded, several))
+    assert of_one.shape == (2, 16)
+    np.testing.assert_allclose(of_padded, of_one, atol=1e-5)
+    assert not np.allclose(of_three, of_one, atol=1e-3)
+
+
+def test_a_tile_without_the_sensor_has_zeros_for_its_sub_patches(segmentation, batch):
+    encoder = {"encoder": encoder_params()}
+    optical = batch.observations["s2"].replace(present=np.array([True, False]))
+    features = features_of(segmentation, encoder, batch.replace(observations={**batch.observations, "s2": optical}))
+    assert not np.asarray(features[1, ..., 32:]).any()
+    assert np.asarray(features[1, ..., :32]).any(axis=-1).all() and np.isfinite(features).all()
+    np.testing.assert_allclose(features[0], features_of(segmentation, encoder, batch)[0], atol=1e-5)
+
+
+def test_dropping_needs_an_rng(segmentation, batch):
+    params = params_of(segmentation)
+    still = run(segmentation, params, batch)
+    np.testing.assert_array_equal(run(segmentation, params, batch, None, ("s1",), 0.5), still)
+    dropped = [run(segmentation, params, batch, jax.random.key(seed), (), 0.5) for seed in (0, 0, 1, 2)]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert len(np.unique(dropped, axis=0)) > 1
+    for logits in dropped:  # a branch is left out or doubled, never as it was
+        assert np.abs(logits - still).max(axis=(1, 2, 3)).min() > 1e-4
+
+
+def test_a_frozen_projector_never_drops(segmentation, batch):
+    params, rng = params_of(segmentation), jax.random.key(0)
+    still = run(segmentation, params, batch)
+
+    def trained(mode, new_sensors=()):
+        return run(segmentation, params, batch, rng, dropping_sensors(mode, batch.sensors, new_sensors))
+
+    for mode in ("probe", "last_block"):
+        np.testing.assert_allclose(trained(mode), still, atol=1e-6)
+    assert not np.allclose(trained("projector", ("s1",)), still, atol=1e-4)
+    assert not np.allclose(trained("finetune"), trained("projector", ("s1",)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "head", "message"),
+    [
+        ("sickle", "dense", HeadConfig(), "head.input = 'tile' cannot answer a task of level 'dense'; use 'dense'"),
+        ("planted", "tile", HeadConfig(input="dense"), "of level 'tile'; use 'tile' or 'mean'"),
+        ("spacenet7", "dense", HeadConfig(input="dense"), "task.sensor = 'planet' has no projector .* aerial-flair"),
+    ],
+)
+def test_heads_that_do_not_fit_the_task_are_refused(task_of, name, level, head, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig(MODEL, head, task_of(name, level))

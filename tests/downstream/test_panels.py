@@ -1,0 +1,123 @@
+"""Samples of an evaluation to look at."""
+
+import numpy as np
+import pytest
+
+from anysat_jax.batch import Batch
+from anysat_jax.downstream.examples import PanelBook, class_entropy, in_words, predicted, write_panels
+from anysat_jax.downstream.task import Task, make_task
+from data_pipelines import load
+from data_pipelines.locate import locate
+from tests.downstream import adapt_toys
+
+DENSE = make_task(adapt_toys.CARD, "dense")
+TILE = make_task(adapt_toys.CARD, "tile")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    adapt_toys.register_toy()
+    root = tmp_path_factory.mktemp("toy")
+    return adapt_toys.toy_config(root).data, locate("toy_fields", str(root))
+
+
+def show(book, data, name="toy_fields"):
+    """Shows the test split to a book; the network's answer is the truth."""
+    for batch in load.evaluation_batches(data, name, "test", patch_size=10, batch_size=4):
+        truth = batch.labels[book._task.level]
+        book(batch, np.eye(book._task.num_outputs, dtype=np.float32)[np.maximum(truth, 0)])
+    return book
+
+
+def test_what_is_kept_of_a_dense_task(toy, tmp_path):
+    data, prepared = toy
+    book = show(PanelBook(DENSE, 3), data)
+    write_panels(tmp_path, book.arrays(prepared.card, prepared.records("test"), 40.0))
+    with np.load(tmp_path / "panels.npz", allow_pickle=False) as panels:
+        assert panels["sensors"].tolist() == ["spot", "s2"] and panels["extent"] == 40
+        assert panels["input_0"].shape == (3, 40, 40, 3) and panels["input_1"].shape == (3, 4, 4, 3)
+        assert panels["input_0"].dtype == np.uint8 and panels["input_0"].std() > 10
+        assert panels["truth"].shape == (3, 4, 4) and panels["truth"].dtype == np.int32
+        known = panels["truth"] >= 0
+        assert 0 < known.sum() < known.size
+        np.testing.assert_array_equal(panels["prediction"][known], panels["truth"][known])
+        records = prepared.records("test")
+        ids = [records[index]["id"].decode() for index in range(7)]
+        for name, truth in zip(panels["ids"], panels["truth"], strict=True):
+            np.testing.assert_array_equal(truth, records[ids.index(name)]["dense"])
+
+
+def test_the_most_varied_maps_are_kept_and_padding_is_not(toy):
+    data, prepared = toy
+    arrays = show(PanelBook(DENSE, 3), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    entropies = [
+        class_entropy(one["dense"][one["dense"] >= 0]) for one in map(prepared.records("test").__getitem__, range(7))
+    ]
+    kept = [class_entropy(truth[truth >= 0]) for truth in arrays["truth"]]
+    assert kept == pytest.approx(sorted(entropies, reverse=True)[:3])
+    everything = show(PanelBook(DENSE, 20), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    assert sorted(everything["ids"].tolist()) == [f"test{index}" for index in range(7)]
+
+
+def test_windows_show_their_part_of_the_tile(toy, tmp_path):
+    data, prepared = toy
+    whole = show(PanelBook(DENSE, 7), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    adapt_toys.register_toy("toy_maps", tile_label="none", tile_classes=())  # classes of whole tiles are not of parts
+    cut = adapt_toys.toy_config(tmp_path, level="dense", name="toy_maps").data
+    cut.datasets.toy_maps.extent = 20.0
+    maps = locate("toy_maps", str(tmp_path))
+    parts = show(PanelBook(DENSE, 28), cut, "toy_maps").arrays(maps.card, maps.records("test"), 20.0)
+    assert parts["truth"].shape == (28, 2, 2) and parts["input_0"].shape == (28, 20, 20, 3)
+    place = whole["ids"].tolist().index("test0")
+    quarters = [whole["input_0"][place][top : top + 20, left : left + 20] for top in (0, 20) for left in (0, 20)]
+    shown = parts["input_0"][parts["ids"] == "test0"]
+    for part in shown:
+        assert sum(np.array_equal(part, quarter) for quarter in quarters) == 1
+
+
+def test_what_is_kept_of_a_tile_task(toy):
+    data, prepared = toy
+    arrays = show(PanelBook(TILE, 4), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    assert len(arrays["ids"]) == 4 and "truth" not in arrays
+    wanted = [adapt_toys.CARD.tile_classes[int(name.removeprefix("test")) % 3] for name in arrays["ids"]]
+    assert arrays["truth_text"].tolist() == arrays["prediction_text"].tolist() == wanted
+
+
+def test_nothing_is_kept_where_nothing_is_wanted(toy):
+    data, prepared = toy
+    arrays = show(PanelBook(TILE, 0), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    assert len(arrays["ids"]) == 0 and arrays["input_0"].shape == (0, 40, 40, 3)
+
+
+def test_the_choice_does_not_depend_on_the_batches():
+    chosen = []
+    for size in (1, 4):
+        book = PanelBook(TILE, 2)
+        for first in range(0, 8, size):
+            rows = np.arange(first, first + size)
+            labels = {"tile": rows % 3, "index": rows, "valid": np.ones(size, bool)}
+            book(Batch({}, labels), np.zeros((size, 3), np.float32))
+        chosen.append([sample["index"] for _, sample in book._best])
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "logits", "answer", "text"),
+    [
+        ("class", [0.1, 0.9, 0.2], 1, "b"),
+        ("multi_label", [0.5, -0.1, 0.2], [True, False, True], "a, c"),
+        ("multi_label", [-1.0, -1.0, -1.0], [False] * 3, "none"),
+        ("regression", [0.5], 12.0, "12 %"),
+    ],
+)
+def test_answers_in_words(kind, logits, answer, text):
+    classes = () if kind == "regression" else ("a", "b", "c")
+    task = Task("toy", "Toy", "tile", kind, classes, unit="%" if kind == "regression" else "", offset=10.0, scale=4.0)
+    found = predicted(task, np.float32(logits))
+    np.testing.assert_allclose(found, answer)
+    assert in_words(task, found) == text
+
+
+def test_what_is_unknown_is_called_so():
+    assert in_words(TILE, np.int32(-1)) == "unknown"
+    assert in_words(Task("toy", "Toy", "tile", "regression", unit="t"), np.float32(np.nan)) == "unknown"

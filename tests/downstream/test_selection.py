@@ -1,0 +1,62 @@
+"""What evaluations decide, against the plainest way to say it."""
+
+import json
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from anysat_jax.downstream.selection import Best, Rules, Selection
+from tests.downstream.fit_toys import toy_config
+
+VALUES = st.lists(st.sampled_from([math.nan, *range(6)]).map(float), min_size=1, max_size=20)
+PATIENCE = st.one_of(st.none(), st.integers(1, 4))
+
+
+def plain(values, lower_is_better, patience, plateau_patience):
+    """The history read from its beginning at every evaluation: best, rate, and whether to stop."""
+    worst = math.inf if lower_is_better else -math.inf
+    sign = -1 if lower_is_better else 1
+    keys = [sign * (worst if math.isnan(value) else value) for value in values]
+    best = keys.index(max(keys))
+    rate, bad = 1.0, 0
+    for i, key in enumerate(keys):
+        bad = 0 if i == 0 or key > max(keys[:i]) else bad + 1
+        if plateau_patience is not None and bad == plateau_patience:
+            rate, bad = rate / 2, 0
+    return best, rate, patience is not None and len(keys) - 1 - best >= patience
+
+
+@hypothesis.given(values=VALUES, lower=st.booleans(), patience=PATIENCE, plateau=PATIENCE)
+@hypothesis.settings(deadline=None)
+def test_best_plateau_and_stop_are_those_of_the_whole_history(values, lower, patience, plateau):
+    rules = Rules("rmse", lower, patience, factor=0.5, plateau_patience=plateau)
+    selection = Selection()
+    for i, value in enumerate(values):
+        improved = selection.update(rules, epoch=i + 1, step=10 * (i + 1), value=value)
+        best, rate, stop = plain(values[: i + 1], lower, patience, plateau)
+        assert selection.best.epoch == best + 1 and selection.best.step == 10 * (best + 1)
+        assert improved == (best == i) and selection.rate_scale == rate and selection.stops(rules) == stop
+        # A restart between any two evaluations changes nothing.
+        selection = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+        assert selection.evaluations == i + 1 and selection.step == 10 * (i + 1)
+
+
+def test_the_first_of_equal_ones_is_the_best_and_nan_is_worse_than_anything():
+    rules, selection = Rules("accuracy", lower_is_better=False), Selection()
+    assert [selection.update(rules, i, i, value) for i, value in enumerate([math.nan, 0.0, 0.0, math.nan], 1)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert selection.best == Best(2, 2, 0.0) and not selection.stops(rules)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("plateau", (0.5, 1)), ("cosine", (1.0, None))])
+def test_rules_of_a_config(schedule, expected):
+    config = toy_config(early_stopping=3, optimizer__schedule=schedule)
+    rules = Rules.from_config(config, "rmse", lower_is_better=True)
+    assert (rules.factor, rules.plateau_patience) == expected
+    assert rules.metric == "rmse" and rules.lower_is_better and rules.patience == 3
