@@ -1,7 +1,10 @@
-"""Batches for training and evaluation: what the rest of the library uses of `data_pipelines`."""
+"""Datasets opened for training and evaluation, and their batches."""
+# ruff: noqa: D103
 
+import dataclasses
+import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,20 +13,11 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, BatchMaker, InOrder, Share
 from data_pipelines.card import DatasetCard
-from data_pipelines.locate import find_card, locate, to_stderr
-from data_pipelines.options import (
-    DatasetOptions,
-    Sampling,
-    check_patch_size,
-    dataset_options,
-    fraction_options,
-    num_workers,
-    sampling_options,
-    skips_corrupt,
-)
+from data_pipelines.locate import Announce, find_card, locate, to_stderr
+from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.prepare.statistics import SPLIT
-from data_pipelines.prepared import PreparedDataset
+from data_pipelines.prepare.statistics import SPLIT, SensorStatistics
+from data_pipelines.prepared import PreparedDataset, Records
 from data_pipelines.transforms import TileTransform
 from data_pipelines.windows import all_corners
 
@@ -31,16 +25,201 @@ if TYPE_CHECKING:
     from data_pipelines.sampler import StepIterator
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenDataset:
+    """A prepared dataset and how its tiles become samples.
+
+    Attributes:
+      options: of the config's `data.datasets.NAME`, with the dataset's card.
+      prepared: the files.
+      skip_corrupt: whether tiles with damaged records are left out; otherwise they are an error.
+    """
+
+    options: DatasetOptions
+    prepared: PreparedDataset
+    skip_corrupt: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.options.card.name
+
+    @property
+    def card(self) -> DatasetCard:
+        return self.options.card
+
+    @property
+    def statistics(self) -> dict[str, SensorStatistics]:
+        return self.prepared.statistics
+
+    def records(self, split: str) -> Records:
+        """Returns the examples of a split; raises as `PreparedDataset.records`."""
+        return self.prepared.records(split)
+
+    @functools.cached_property
+    def training_tiles(self) -> Int32[np.ndarray, "n"]:
+        """Positions in the training split of the tiles that training uses: all, or those of the option `fraction`.
+
+        An epoch of training takes each once. The same on every process.
+        """
+        options = self.options
+        return chosen_tiles(self.name, len(self.records(SPLIT)), options.fraction, options.fraction_seed)
+
+    def num_samples(self, split: str, tiles: Sequence[int] | None = None) -> int:
+        """Returns the number of samples of `evaluation_batches`: tiles of the split, times the windows of each.
+
+        Args:
+          tiles: positions of the tiles that are taken; None: all.
+
+        Raises:
+          ValueError: the dataset has no such split.
+        """
+        count = len(self.records(split)) if tiles is None else len(tiles)
+        return count * len(all_corners(self.card, self.options.extent))
+
+    def tile_ids(self, split: str, tiles: Sequence[int]) -> list[str]:
+        """Returns the names of tiles, for messages, by their positions in a split.
+
+        Raises:
+          ValueError: a tile cannot be read.
+        """
+        records = self.records(split)
+        return [bytes(records[int(tile)]["id"]).decode() for tile in tiles]
+
+    def unreadable_tiles(self, split: str, tiles: Sequence[int]) -> list[int]:
+        """Returns those of some tiles of a split whose records are corrupt, by their positions. Reads them all."""
+        records, found = self.records(split), []
+        for tile in tiles:
+            try:
+                records[int(tile)]
+            except CorruptTileError:
+                found.append(int(tile))
+        return found
+
+    def evaluation_batches(
+        self,
+        split: str,
+        *,
+        patch_size: float,
+        batch_size: int,
+        tiles: Sequence[int] | None = None,
+        share: Share = WHOLE,
+    ) -> Iterator[Batch]:
+        """Yields every sample of a split once, in a fixed order, without augmentation.
+
+        A tile is one sample, or, with the option `extent`, one for each window of it.
+
+        Args:
+          split: name of the split.
+          patch_size: side of a patch in metres.
+          batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample;
+            the label "valid" is False there, and so it is for samples of tiles that are skipped (`skip_corrupt`), which
+            the label "skipped" names.
+          tiles: positions in the split of the tiles to take, in that order; None: all.
+          share: the rows that this process reads; all processes get as many batches, of the same shapes.
+
+        Raises:
+          ValueError: before the first batch: an unknown split or patch size, a batch size that cannot be cut into equal
+            shares, or positions that the split does not have.
+        """
+        patch_size = self.options.check_patch_size(patch_size)
+        _check_divides("batch_size", batch_size, share)
+        maker = self._maker(split)
+        positions = None if tiles is None else check_tiles(tiles, len(maker.source))
+        return iter(InOrder(maker, batch_size, patch_size, positions, share))
+
+    def _maker(self, split: str) -> BatchMaker:
+        sampling = self.options.sampling
+        counts = self.prepared.series_lengths(split) if sampling.date_buckets else None
+        transform = TileTransform(self.card, self.statistics, sampling)
+        return BatchMaker(self.records(split), transform, counts, self.skip_corrupt)
+
+
+def read_options(section: Any) -> dict[str, DatasetOptions]:
+    """Returns the options of each dataset of the config's section `data`, by name, sorted by name.
+
+    Nothing is prepared for it.
+
+    Raises:
+      ValueError: the section names no dataset, an unknown one, or a value that cannot be; the message names the key.
+    """
+    if not section.datasets:
+        raise ValueError("data.datasets is empty; name at least one dataset")
+    cards = {name: find_card(name, section.get("root")) for name in sorted(section.datasets)}
+    options = [DatasetOptions.from_section(card, section.datasets[name]) for name, card in cards.items()]
+    return {one.card.name: one for one in options}
+
+
+def open_datasets(section: Any) -> dict[str, OpenDataset]:
+    """Opens each dataset of the config's section `data`, by name, sorted by name; prepares those that are not yet.
+
+    Preparing shows a progress bar; a line on stderr names the folder of each dataset.
+
+    Raises:
+      ValueError, OSError: an option cannot be, or a dataset is unknown, missing, unreadable, or cannot be written.
+    """
+    skip_corrupt = bool(section.get("skip_corrupt", False))
+    return {
+        name: OpenDataset(options, locate(name, section.get("root"), to_stderr), skip_corrupt)
+        for name, options in read_options(section).items()
+    }
+
+
+def open_dataset(name: str, root: str | None, announce: Announce = to_stderr) -> OpenDataset:
+    """Opens one dataset with default options, for evaluation; `name` and `root` as for `locate`, raises as it."""
+    prepared = locate(name, root, announce)
+    return OpenDataset(DatasetOptions(prepared.card), prepared)
+
+
+def train_iterator(
+    datasets: Mapping[str, OpenDataset], *, seed: int, share: Share = WHOLE, num_workers: int = 0
+) -> "StepIterator":
+    """Returns this process' share of the training batches, without end.
+
+    The k-th batch depends on the options, the seed and k alone: with several processes, their k-th batches are of one
+    dataset, one patch size and one shape, and are the rows of the single process' batch.
+
+    Args:
+      datasets: by name, see `open_datasets`.
+      seed: of order, augmentation and patch sizes.
+      share: the rows that this process reads.
+      num_workers: processes that read ahead; 0: threads.
+
+    Returns:
+      An iterator over batches of numpy arrays of this share's tiles. The label "index" is the tile's position in the
+      split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one replaces, or -1.
+
+    Raises:
+      ValueError: a dataset has no training split, a batch size cannot be cut into equal shares, or `num_workers` is
+        negative.
+    """
+    from data_pipelines.sampler import StepIterator, Stream, mixture
+
+    if not isinstance(datasets, dict):  # a config's section: to be removed
+        datasets, num_workers = open_datasets(datasets), datasets.get("num_workers", 0)
+    if num_workers < 0:
+        raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")
+    streams = []
+    for name in sorted(datasets):  # so that the order in a file changes nothing
+        dataset = datasets[name]
+        _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, share)
+        maker = dataset._maker(SPLIT)
+        all_tiles = dataset.options.fraction == 1  # which needs no list
+        positions = None if all_tiles else dataset.training_tiles
+        size = len(maker.source) if all_tiles else len(positions)
+        streams.append(Stream(size, dataset.options, maker.training, seed=seed, share=share, positions=positions))
+    return StepIterator(mixture(streams, seed), num_workers=num_workers)
+
+
 def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.ndarray, "n"]:
-    """Positions of the tiles that training uses, in rising order; at least one.
+    """Returns the positions of the tiles that training uses, in rising order; at least one.
 
     All tiles are put in an order that depends on name, size and seed alone, and the first ones are taken: so 1 percent
     lies within 10 percent, and every process takes the same.
 
     Args:
       name: of the dataset.
-      size: tiles that its training split has, at least one.
-      fraction: share of them, above 0, at most 1.
+      size: tiles of its training split, at least one.
+      fraction: of them, above 0, at most 1.
       seed: another seed takes others.
     """
     order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(size)
@@ -48,7 +227,7 @@ def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.n
 
 
 def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
-    """`tiles` as positions in a split, if each is one and none comes twice.
+    """Returns `tiles` as an array if they are different positions in a split of `size` tiles.
 
     Raises:
       ValueError: they are not.
@@ -56,176 +235,55 @@ def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
     positions = np.asarray(tiles, np.int64)
     wrong = positions[(positions < 0) | (positions >= size)]
     if wrong.size or len(np.unique(positions)) < len(positions):
-        what = f"{wrong[0]} is none" if wrong.size else "one comes twice"
-        raise ValueError(f"tiles are to be different positions in a split of {size}; {what}")
+        problem = f"{wrong[0]} is outside" if wrong.size else "one comes twice"
+        raise ValueError(f"tiles are to be different positions in a split of {size}; {problem}")
     return positions.astype(np.int32)
 
 
+def _check_divides(key: str, batch_size: int, share: Share) -> None:
+    if batch_size < 1 or batch_size % share.count:
+        raise ValueError(
+            f"{key} is {batch_size}; it must be a positive multiple of {share.count}, the parts it is cut into"
+        )
+
+
+# ------------------------------------------------------------------ to be removed once the callers hold open datasets
+
+
+def _open(data: Any, name: str) -> OpenDataset:
+    prepared, options = locate(name, data.get("root")), DatasetOptions(find_card(name, data.get("root")))
+    if name in data.datasets:
+        options = DatasetOptions.from_section(options.card, {"batch_size": 1} | dict(data.datasets[name].items()))
+    return OpenDataset(options, prepared, bool(data.get("skip_corrupt", False)))
+
+
 def dataset_card(name: str, root: str | None = None) -> DatasetCard:
-    """A dataset's facts: sensors, extent, patch sizes, labels, class names and colours.
-
-    Args:
-      name: the dataset's name.
-      root: the config's `data.root`; what is prepared below it is known by the card beside it.
-
-    Raises:
-      ValueError: no dataset has that name.
-    """
     return find_card(name, root)
 
 
 def prepare(data: Any) -> None:
-    """Makes sure that every dataset of the config is prepared; a progress bar, and a line that says where each is.
-
-    Args:
-      data: the config's section `data`.
-
-    Raises:
-      ValueError, OSError: a dataset is unknown, missing, unreadable, or cannot be written.
-    """
-    for options in dataset_options(data):
-        locate(options.card.name, data.root, to_stderr)
+    open_datasets(data)
 
 
 def prepared_facts(data: Any) -> dict[str, Any]:
-    """What the prepared datasets of the config hold, by name, JSON values: to be compared between machines.
-
-    Raises:
-      ValueError, OSError: as `prepare`.
-    """
-    names = [options.card.name for options in dataset_options(data)]
-    return {name: locate(name, data.root).facts for name in names}
-
-
-def train_iterator(data: Any, *, seed: int, share: Share = WHOLE) -> "StepIterator":
-    """This process' share of the training batches, without end.
-
-    The k-th batch depends on the config, the seed and k alone: with several processes, their k-th batches are of one
-    dataset, one patch size and one shape, and are the rows of the single process' batch.
-
-    Args:
-      data: the config's section `data`; `batch_size` counts the tiles of all processes.
-      seed: of order, augmentation and patch sizes.
-      share: the rows that this process reads.
-
-    Returns:
-      An iterator over batches of numpy arrays of this share's tiles. The label "index" is the tile's position in the
-      split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one stands for, or
-      -1.
-
-    Raises:
-      ValueError, OSError: as `prepare`, or the config cannot be; the message names the field.
-    """
-    from data_pipelines.sampler import StepIterator, Stream, mixture
-
-    streams = []
-    for one in dataset_options(data, share.count):
-        maker = _maker(locate(one.card.name, data.root), SPLIT, one.sampling, skips_corrupt(data))
-        positions = _positions(one, len(maker.source))
-        size = len(maker.source) if positions is None else len(positions)
-        streams.append(Stream(size, one, maker.training, seed=seed, share=share, positions=positions))
-    return StepIterator(mixture(streams, seed), num_workers=num_workers(data))
+    return {name: locate(name, data.root).facts for name in read_options(data)}
 
 
 def training_tiles(data: Any, dataset: str) -> Int32[np.ndarray, "n"]:
-    """Positions in the training split of the tiles that training uses: all, or those of the config's `fraction`.
-
-    An epoch of training takes each once. The same on every process.
-
-    Raises:
-      ValueError, OSError: an unknown dataset, a share that cannot be, or data that cannot be had.
-    """
-    fraction, seed = fraction_options(dataset_card(dataset, data.root), data.datasets.get(dataset, {}))
-    return chosen_tiles(dataset, len(locate(dataset, data.root).records(SPLIT)), fraction, seed)
+    return _open(data, dataset).training_tiles
 
 
 def tile_ids(data: Any, dataset: str, tiles: Sequence[int]) -> list[str]:
-    """Names of training tiles by their position in the split, for messages.
-
-    Raises:
-      ValueError, OSError: an unknown dataset, or a tile that cannot be read.
-    """
-    records = locate(dataset, data.root).records(SPLIT)
-    return [bytes(records[int(tile)]["id"]).decode() for tile in tiles]
+    return _open(data, dataset).tile_ids(SPLIT, tiles)
 
 
 def unreadable_tiles(data: Any, dataset: str, split: str, tiles: Sequence[int]) -> list[int]:
-    """Which of some tiles of a split are corrupt, by their position. Reads them.
-
-    Raises:
-      ValueError, OSError: an unknown dataset or split, or data that are gone.
-    """
-    records, found = locate(dataset, data.root).records(split), []
-    for tile in tiles:
-        try:
-            records[int(tile)]
-        except CorruptTileError:
-            found.append(int(tile))
-    return found
+    return _open(data, dataset).unreadable_tiles(split, tiles)
 
 
 def num_samples(data: Any, dataset: str, split: str, tiles: Sequence[int] | None = None) -> int:
-    """How many samples `evaluation_batches` gives of a split: its tiles, times the windows of each.
-
-    Args:
-      tiles: positions of the tiles that are taken; None: all.
-
-    Raises:
-      ValueError, OSError: an unknown dataset or split, or data that cannot be had.
-    """
-    card = dataset_card(dataset, data.root)
-    sampling = sampling_options(card, data.datasets.get(dataset, {}))
-    count = len(locate(dataset, data.root).records(split)) if tiles is None else len(tiles)
-    return count * len(all_corners(card, sampling.extent or card.extent))
+    return _open(data, dataset).num_samples(split, tiles)
 
 
-def evaluation_batches(
-    data: Any,
-    dataset: str,
-    split: str,
-    *,
-    patch_size: float,
-    batch_size: int,
-    tiles: Sequence[int] | None = None,
-    share: Share = WHOLE,
-) -> Iterator[Batch]:
-    """Every tile of a split once, in a fixed order, without augmentation; or every part of it, where samples are parts.
-
-    Args:
-      data: the config's section `data`; how tiles become samples is taken from it where it names the dataset.
-      dataset: name of the dataset.
-      split: name of the split.
-      patch_size: side of a patch in metres.
-      batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample; the
-        label "valid" is False there, and so it is for samples of tiles that are skipped (`skip_corrupt`), which the
-        label "skipped" names.
-      tiles: positions in the split of the tiles to take, in that order; None: all.
-      share: the rows that this process reads; all processes get as many batches, of the same shapes.
-
-    Raises:
-      ValueError, OSError: before the first batch: an unknown dataset, split or patch size, a batch size that the
-        share's parts do not divide, tiles that the split has not, or data that cannot be had.
-    """
-    card = dataset_card(dataset, data.root)
-    sampling = sampling_options(card, data.datasets.get(dataset, {}))
-    patch_size = check_patch_size(card, patch_size, sampling.extent)
-    if batch_size < 1 or batch_size % share.count:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be a positive multiple of {share.count}, the parts it is cut into"
-        )
-    maker = _maker(locate(dataset, data.root), split, sampling, skips_corrupt(data))
-    positions = None if tiles is None else check_tiles(tiles, len(maker.source))
-    return iter(InOrder(maker, batch_size, patch_size, positions, share))
-
-
-def _positions(options: DatasetOptions, size: int) -> Int32[np.ndarray, "n"] | None:
-    """The tiles that training uses; None: all, which need no list."""
-    if options.fraction == 1:
-        return None
-    return chosen_tiles(options.card.name, size, options.fraction, options.fraction_seed)
-
-
-def _maker(prepared: PreparedDataset, split: str, sampling: Sampling, skip_corrupt: bool) -> BatchMaker:
-    counts = prepared.series_lengths(split) if sampling.date_buckets else None
-    transform = TileTransform(prepared.card, prepared.statistics, sampling)
-    return BatchMaker(prepared.records(split), transform, counts, skip_corrupt)
+def evaluation_batches(data: Any, dataset: str, split: str, **asked: Any) -> Iterator[Batch]:
+    return _open(data, dataset).evaluation_batches(split, **asked)

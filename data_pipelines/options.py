@@ -1,18 +1,18 @@
-"""The config's `data` section, checked once."""
+"""How the datasets of a config's `data` section take part in training and evaluation."""
+# ruff: noqa: D103
 
 import dataclasses
-import fractions
 import math
+import numbers
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard
-from data_pipelines.locate import find_card
 from data_pipelines.windows import check_extent
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
 Days = Literal["day_of_year", "published"]
-_OF_TRAINING = ("batch_size", "weight", "patch_sizes", "fraction", "fraction_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Sampling:
 
     Attributes:
       max_dates: upper bound of the dates of a series; None: no bound.
-      temporal_dropout: share of a series' dates that training leaves out at random; at least one date stays.
-      max_cloud: percent; dates that are clouded more, in the mean over the sample, are left out, but for the clearest.
+      temporal_dropout: fraction of a series' dates that training leaves out at random; at least one date stays.
+      max_cloud: percent; dates with a higher mean cloud cover over the sample are left out, except for the clearest.
         For sensors with a cloud layer. None: all dates.
       date_buckets: lengths that series may be padded to, in rising order; the last is an upper bound like `max_dates`.
         Empty: always the length of the longest series.
       extent: side of a sample in metres: training takes windows anywhere in a tile, evaluation all that lie side by
         side. None: the whole tile.
-      augment: whether training flips and turns.
-      noise: deviation of the normal noise that training adds to standardised values; little data overfit less.
+      augment: whether training flips and rotates.
+      noise: standard deviation of the normal noise that training adds to standardised values, against overfitting.
       dates: "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
     """
 
@@ -51,121 +51,166 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
-    """How one dataset takes part in training.
+    """How one dataset takes part in training and evaluation: the config's `data.datasets.NAME`.
 
     Attributes:
       card: the dataset's facts.
-      batch_size: tiles of a batch over all processes.
-      weight: share of the steps, relative to the other datasets' weights.
-      patch_sizes: metres; one is drawn for each batch.
+      batch_size: tiles of a training batch over all processes.
+      weight: fraction of the steps, relative to the other datasets' weights.
+      patch_sizes: metres; one is drawn for each training batch. Empty: those of the card that fit the samples.
       sampling: how its tiles become samples.
-      fraction: share of the training tiles that are used, above 0; a smaller share lies within a larger one.
-      fraction_seed: another seed, other tiles.
+      fraction: of the training tiles that are used, above 0; a smaller fraction lies within a larger one.
+      fraction_seed: another seed selects other tiles.
+
+    Raises:
+      ValueError: a value that cannot be; the message names the config's key.
     """
 
     card: DatasetCard
-    batch_size: int
-    weight: fractions.Fraction
-    patch_sizes: tuple[float, ...]
+    batch_size: int = 1
+    weight: float = 1.0
+    patch_sizes: tuple[float, ...] = ()
     sampling: Sampling = Sampling()
     fraction: float = 1.0
     fraction_seed: int = 0
 
+    def __post_init__(self) -> None:
+        for key, value, problem in _problems(self):
+            raise ValueError(f"data.datasets.{self.card.name}.{key} is {value!r}; {problem}")
+        sizes = self.patch_sizes or self._fitting_sizes()
+        if not sizes:
+            raise ValueError(
+                f"data.datasets.{self.card.name}.extent is {self.sampling.extent!r}; none of its patch sizes "
+                f"{self.card.patch_sizes} divides that: name others in data.datasets.{self.card.name}.patch_sizes"
+            )
+        object.__setattr__(self, "patch_sizes", tuple(self.check_patch_size(size) for size in sizes))
 
-def dataset_options(data: Any, parts: int = 1) -> tuple[DatasetOptions, ...]:
-    """Reads `data.datasets`, sorted by name so that the order in a file changes nothing.
+    @classmethod
+    def from_section(cls, card: DatasetCard, section: Any) -> "DatasetOptions":
+        """Reads the config's `data.datasets.NAME`, a mapping; values of None mean the default.
 
-    Args:
-      data: the config's section `data`.
-      parts: equal parts that each batch is to be cut into, see `Share`.
+        Raises:
+          ValueError: a key is unknown, `batch_size` is missing, or a value cannot be; the message names the key.
+        """
+        own = [field.name for field in dataclasses.fields(cls) if field.name not in ("card", "sampling")]
+        of_sampling = [field.name for field in dataclasses.fields(Sampling)]
+        if strangers := sorted(set(section) - {*own, *of_sampling}):
+            raise ValueError(
+                f"data.datasets.{card.name}.{strangers[0]} is unknown; the keys are "
+                f"{', '.join(sorted([*own, *of_sampling]))}"
+            )
+        if section.get("batch_size") is None:
+            raise ValueError(f"data.datasets.{card.name}.batch_size is missing; give the tiles of a training batch")
+        given = {key: _as_tuple(section[key]) for key in section if section[key] is not None}
+        sampling = Sampling(**{key: given[key] for key in of_sampling if key in given})
+        return cls(card, sampling=sampling, **{key: given[key] for key in own if key in given})
 
-    Raises:
-      ValueError: no dataset, an unknown one, or a value that cannot be; the message names the config's field.
-    """
-    if not data.datasets:
-        raise ValueError("config.data.datasets is empty; name at least one dataset")
-    cards = {name: find_card(name, data.get("root")) for name in sorted(data.datasets)}
-    return tuple(_one(card, data.datasets[name], parts) for name, card in cards.items())
+    @property
+    def extent(self) -> float:
+        """Side of a sample in metres."""
+        return self.sampling.extent or self.card.extent
 
+    def check_patch_size(self, patch_size: float) -> float:
+        """Returns `patch_size` in metres if the dataset's samples can be cut into patches of that side.
 
-def num_workers(data: Any) -> int:
-    """Worker processes of the reading; 0: threads.
+        It need not be one of the card's sizes, which are the paper's and the defaults of training.
 
-    Raises:
-      ValueError: it is negative.
-    """
-    if data.get("num_workers", 0) < 0:
-        raise ValueError(f"config.data.num_workers is {data.num_workers}; it must be 0 (threads) or more")
-    return data.get("num_workers", 0)
+        Raises:
+          ValueError: they cannot; the message gives the reason and the sizes that fit.
+        """
+        reason = ""
+        if patch_size <= 0 or not whole_number(self.extent / patch_size):
+            reason = f"samples of {self.extent:g} m are not a whole number of them"
+        try:
+            for name in self.card.sensors if not reason else ():
+                get_sensor(name).subpatches_per_side(patch_size)
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            usual = ", ".join(f"{size:g}" for size in self._fitting_sizes()) or "none that fits"
+            raise ValueError(
+                f"dataset {self.card.name!r}: patches of {patch_size:g} m do not fit: {reason}; the usual sizes are "
+                f"{usual} m"
+            )
+        return float(patch_size)
 
-
-def skips_corrupt(data: Any) -> bool:
-    """Whether tiles whose records are damaged are left out; else they are an error."""
-    return bool(data.get("skip_corrupt", False))
-
-
-def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
-    """`patch_size` in metres, if the dataset's samples can be cut by it.
-
-    That may be another size than those of the card, which are the paper's and the ones that training draws from.
-
-    Args:
-      extent: side of a sample in metres; None: the tile's.
-
-    Raises:
-      ValueError: they cannot; the message says why.
-    """
-    if reason := _misfit(card, patch_size, extent or card.extent):
-        usual = ", ".join(f"{size:g}" for size in _fitting(card, extent)) or "none that fits"
-        raise ValueError(
-            f"dataset {card.name!r}: patches of {patch_size:g} m do not fit: {reason}; the usual sizes are {usual} m"
-        )
-    return float(patch_size)
-
-
-def _misfit(card: DatasetCard, patch_size: float, extent: float) -> str:
-    """Why samples cannot be cut by a patch size; "" if they can."""
-    if patch_size <= 0 or not whole_number(extent / patch_size):
-        return f"samples of {extent:g} m are no whole number of them"
-    try:
-        for name in card.sensors:
-            get_sensor(name).subpatches_per_side(patch_size)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _fitting(card: DatasetCard, extent: float | None) -> list[float]:
-    return [size for size in card.patch_sizes if whole_number((extent or card.extent) / size)]
+    def _fitting_sizes(self) -> list[float]:
+        return [size for size in self.card.patch_sizes if whole_number(self.extent / size)]
 
 
-def sampling_options(card: DatasetCard, section: Any) -> Sampling:
-    """Reads the fields of `Sampling` from a dataset's section.
-
-    Args:
-      section: of the config, or an empty dict for a dataset that the config does not train on.
-
-    Raises:
-      ValueError: a value that cannot be; the message names the config's field.
-    """
-    known = {field.name for field in dataclasses.fields(Sampling)} | set(_OF_TRAINING)
-    if strangers := sorted(set(section) - known):
-        names = ", ".join(sorted(known))
-        raise ValueError(f"config.data.datasets.{card.name}.{strangers[0]} is no field; the fields are {names}")
-    given = {key: section[key] for key in section if key not in _OF_TRAINING}
-    given = {key: value for key, value in given.items() if value is not None}
-    for key, value in given.items():
-        if wrong := _CHECKS[key](card, value):
-            raise ValueError(f"config.data.datasets.{card.name}.{key} is {value!r}; {wrong}")
-    if "date_buckets" in given:
-        given["date_buckets"] = tuple(given["date_buckets"])
-    return Sampling(**given)
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _check_extent(card: DatasetCard, extent: Any) -> str:
+def _problems(options: DatasetOptions) -> Iterator[tuple[str, Any, str]]:
+    """Yields (key, value, expectation) for each value that cannot be, `patch_sizes` aside."""
+    card, sampling = options.card, options.sampling
+    expected = {
+        "batch_size": (_is_count(options.batch_size, 1), "it must be a positive number of tiles"),
+        "weight": (
+            _is_number(options.weight) and SMALLEST_WEIGHT <= options.weight < math.inf,
+            f"it must be positive, at least {SMALLEST_WEIGHT:g}",
+        ),
+        "fraction": (
+            _is_number(options.fraction) and 0 < options.fraction <= 1,
+            "it must be a fraction of the training tiles, above 0 and at most 1",
+        ),
+        "fraction_seed": (_is_count(options.fraction_seed, 0), "it must be a whole number, 0 or more"),
+        "max_dates": (
+            sampling.max_dates is None or _is_count(sampling.max_dates, 1),
+            "it must be positive, or None for all dates",
+        ),
+        "temporal_dropout": (
+            _is_number(sampling.temporal_dropout) and 0 <= sampling.temporal_dropout < 1,
+            "it must be a fraction of the dates, at least 0 and below 1",
+        ),
+        "noise": (
+            _is_number(sampling.noise) and 0 <= sampling.noise < math.inf,
+            "it must be 0 or more, in standard deviations",
+        ),
+        "augment": (isinstance(sampling.augment, bool), "it must be True or False"),
+        "date_buckets": (_are_buckets(sampling.date_buckets), "it must be lengths in rising order, such as 16, 32, 64"),
+    }
+    for key, (right, expectation) in expected.items():
+        if not right:
+            yield key, getattr(options, key, None) if hasattr(options, key) else getattr(sampling, key), expectation
+    for key, problem in (
+        ("max_cloud", _problem_of_cloud(card, sampling.max_cloud)),
+        ("extent", _problem_of_extent(card, sampling.extent)),
+        ("dates", _problem_of_dates(card, sampling.dates)),
+    ):
+        if problem:
+            yield key, getattr(sampling, key), problem
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+
+
+def _are_buckets(buckets: Any) -> bool:
+    if not isinstance(buckets, tuple) or not all(_is_count(length, 1) for length in buckets):
+        return False
+    return list(buckets) == sorted(set(buckets))
+
+
+def _problem_of_cloud(card: DatasetCard, percent: Any) -> str:
+    if percent is None:
+        return ""
+    if not card.clouds:
+        return "the dataset has no cloud layer; leave it out"
+    return "" if _is_number(percent) and 0 <= percent <= 100 else "it must be percent, 0 to 100"
+
+
+def _problem_of_extent(card: DatasetCard, extent: Any) -> str:
+    if extent is None:
+        return ""
     try:
         check_extent(card, extent)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return str(error)
     if extent < card.extent and card.tile_label != "none" and not has_tile_label_of_windows(card):
         return "the labels of whole tiles are not those of their parts, and no dense label has the same classes"
@@ -173,78 +218,33 @@ def _check_extent(card: DatasetCard, extent: Any) -> str:
 
 
 def has_tile_label_of_windows(card: DatasetCard) -> bool:
-    """Whether the label of a part of a tile can be told: its multi-label names classes of its map."""
+    """Returns whether the tile label of a window can be derived: a multi-label whose classes the map has too."""
     same = set(card.tile_classes) <= set(card.dense_classes)
     return card.tile_label == "multi_label" and card.dense_label == "segmentation" and same
 
 
-def _check_dates(card: DatasetCard, dates: Any) -> str:
+def _problem_of_dates(card: DatasetCard, dates: Any) -> str:
     if dates not in get_args(Days):
         return f"it must be one of {', '.join(get_args(Days))}"
     return "" if dates != "published" or card.date_origin else "its published dates are days of the year"
 
 
-def _check_buckets(card: DatasetCard, buckets: Any) -> str:
-    rising = all(isinstance(one, int) and one > 0 for one in buckets) and list(buckets) == sorted(set(buckets))
-    return "" if rising else "it must be lengths in rising order, such as (16, 32, 64)"
+# ------------------------------------------------------------------ to be removed once the callers hold open datasets
 
 
-def _check_cloud(card: DatasetCard, percent: Any) -> str:
-    if not card.clouds:
-        return "the dataset has no cloud layer; leave it out"
-    return "" if 0 <= percent <= 100 else "it must be percent, 0 to 100"
+def dataset_options(data: Any, parts: int = 1) -> tuple[DatasetOptions, ...]:
+    from data_pipelines.load import read_options
+
+    return tuple(read_options(data).values())
 
 
-_CHECKS = {
-    "max_dates": lambda _, v: "" if v >= 1 else "it must be positive, or None for all dates",
-    "temporal_dropout": lambda _, v: "" if 0 <= v < 1 else "it must be a share of the dates, at least 0 and below 1",
-    "max_cloud": _check_cloud,
-    "date_buckets": _check_buckets,
-    "extent": _check_extent,
-    "noise": lambda _, v: "" if 0 <= v < math.inf else "it must be 0 or more, in standard deviations",
-    "augment": lambda _, v: "" if isinstance(v, bool) else "it must be True or False",
-    "dates": _check_dates,
-}
+def skips_corrupt(data: Any) -> bool:
+    return bool(data.get("skip_corrupt", False))
 
 
-def _one(card: DatasetCard, section: Any, parts: int) -> DatasetOptions:
-    field = f"config.data.datasets.{card.name}"
-    batch_size, weight = section.batch_size, section.get("weight", 1.0)
-    if batch_size < 1 or batch_size % parts:
-        raise ValueError(
-            f"{field}.batch_size is {batch_size}; it must be a positive multiple of {parts}, the parts it is cut into"
-        )
-    if not (math.isfinite(weight) and weight >= SMALLEST_WEIGHT):
-        raise ValueError(f"{field}.weight is {weight}; it must be positive, at least {SMALLEST_WEIGHT:g}")
-    sampling = sampling_options(card, section)
-    fraction, fraction_seed = fraction_options(card, section)
-    sizes = section.get("patch_sizes") or _fitting(card, sampling.extent)
-    if not sizes:
-        raise ValueError(
-            f"{field}.extent is {sampling.extent!r}; none of its patch sizes {card.patch_sizes} divides that: "
-            f"name others in {field}.patch_sizes"
-        )
-    return DatasetOptions(
-        card=card,
-        batch_size=batch_size,
-        weight=fractions.Fraction(weight).limit_denominator(round(1 / SMALLEST_WEIGHT)),
-        patch_sizes=tuple(check_patch_size(card, size, sampling.extent) for size in sizes),
-        sampling=sampling,
-        fraction=fraction,
-        fraction_seed=fraction_seed,
-    )
+def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
+    return DatasetOptions(card, patch_sizes=(patch_size,), sampling=Sampling(extent=extent)).patch_sizes[0]
 
 
-def fraction_options(card: DatasetCard, section: Any) -> tuple[float, int]:
-    """Reads which share of the training tiles is used, and the seed that says which tiles, from a dataset's section.
-
-    Raises:
-      ValueError: a value that cannot be; the message names the config's field.
-    """
-    field, fraction, seed = f"config.data.datasets.{card.name}", section.get("fraction"), section.get("fraction_seed")
-    fraction, seed = 1.0 if fraction is None else fraction, seed or 0
-    if not 0 < fraction <= 1:
-        raise ValueError(f"{field}.fraction is {fraction!r}; it must be a share of the tiles, above 0 and at most 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"{field}.fraction_seed is {seed!r}; it must be a whole number, 0 or more")
-    return float(fraction), seed
+def sampling_options(card: DatasetCard, section: Any) -> Sampling:
+    return DatasetOptions.from_section(card, {"batch_size": 1} | dict(section.items())).sampling

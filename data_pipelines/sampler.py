@@ -5,6 +5,7 @@ augmentation follow a tile's place in the endless row of all tiles and come befo
 """
 
 import dataclasses
+import fractions
 import functools
 import math
 import os
@@ -21,7 +22,7 @@ from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, Pick, Share
-from data_pipelines.options import DatasetOptions
+from data_pipelines.options import SMALLEST_WEIGHT, DatasetOptions
 from data_pipelines.prepare.prepare import WorkerDiedError, how_it_ended
 
 
@@ -120,8 +121,9 @@ def mixture(streams: Sequence[Stream], seed: int) -> grain.MapDataset:
 
 def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
     """The weights as whole numbers of steps in a block."""
-    scale = math.lcm(*(one.weight.denominator for one in options))
-    shares = [int(one.weight * scale) for one in options]
+    weights = [fractions.Fraction(one.weight).limit_denominator(round(1 / SMALLEST_WEIGHT)) for one in options]
+    scale = math.lcm(*(weight.denominator for weight in weights))
+    shares = [int(weight * scale) for weight in weights]
     divisor = math.gcd(*shares)
     return Schedule([share // divisor for share in shares], seed)
 

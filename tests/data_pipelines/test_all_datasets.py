@@ -2,7 +2,6 @@
 
 import pytest
 from ml_collections import ConfigDict
-from tests.data_pipelines.plots.figures import caught, collisions, texts
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
@@ -13,6 +12,7 @@ from data_pipelines.plots.tile import draw_tile
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.registry import ARCHIVE_NAMES, get_entry
+from tests.data_pipelines.plots.figures import caught, collisions, texts
 
 
 @pytest.fixture(scope="module", params=ARCHIVE_NAMES)

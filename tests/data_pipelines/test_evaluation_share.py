@@ -93,7 +93,7 @@ def test_what_the_processes_cannot_share_is_refused(data):
     asked = dict(patch_size=10, batch_size=3)
     for wrong, message in (
         (dict(share=Share((0,), 2)), "batch_size is 3; it must be a positive multiple of 2, the parts"),
-        (dict(tiles=[7]), "different positions in a split of 7; 7 is none"),
+        (dict(tiles=[7]), "different positions in a split of 7; 7 is outside"),
     ):
         with pytest.raises(ValueError, match=message):
             load.evaluation_batches(data, FAKE.name, "train", **asked | wrong)

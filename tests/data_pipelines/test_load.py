@@ -158,7 +158,7 @@ def test_card():
 
 
 def test_a_field_that_cannot_be_is_refused_by_name(root):
-    with pytest.raises(ValueError, match=r"config\.data\.datasets\.fake_tiles\.max_dates is 0"):
+    with pytest.raises(ValueError, match=r"data\.datasets\.fake_tiles\.max_dates is 0"):
         load.train_iterator(data_config(root, max_dates=0), seed=0)
     with pytest.raises(ValueError, match=r"datasets\.fake_tiles\.temporal_dropout is 2"):
         load.evaluation_batches(data_config(root, temporal_dropout=2), CARD.name, "val", patch_size=10, batch_size=2)

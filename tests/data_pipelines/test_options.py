@@ -1,4 +1,4 @@
-"""The config's section of a dataset: what it may say, and how it is refused by name."""
+"""Options of a dataset: defaults, and how bad values are refused by key."""
 
 import dataclasses
 
@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from data_pipelines import registry
-from data_pipelines.options import Sampling, check_patch_size, dataset_options, num_workers, sampling_options
+from data_pipelines.load import read_options, train_iterator
+from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.reader import DatasetEntry
 from tests.data_pipelines.coordinate_tiles import CARD
 
@@ -19,15 +20,15 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry._ENTRIES, CARD.name, lambda: DatasetEntry(CARD))
 
 
-def options(parts=1, **section):
+def options(**section):
     section = {"batch_size": 2} | section
-    return dataset_options(ConfigDict({"root": "", "datasets": {CARD.name: section}}), parts)[0]
+    return read_options(ConfigDict({"root": "", "datasets": {CARD.name: section}}))[CARD.name]
 
 
 def test_absent_fields_mean_whole_tiles_with_all_dates():
     one = options()
     assert one.sampling == Sampling() and one.patch_sizes == (30.0, 60.0) and one.weight == 1
-    assert sampling_options(CARD, {}) == Sampling()
+    assert DatasetOptions(CARD) == options(batch_size=1)
     nothing = dict(max_dates=placeholder(int), extent=placeholder(float), max_cloud=placeholder(float), date_buckets=())
     assert options(**nothing).sampling == Sampling()
 
@@ -41,11 +42,11 @@ def test_all_fields():
 
 def test_patch_sizes_follow_the_extent():
     card = dataclasses.replace(CARD, patch_sizes=(30, 60, 120))
-    assert check_patch_size(card, 120) == 120.0
+    assert DatasetOptions(card).check_patch_size(120) == 120.0
     with pytest.raises(
         ValueError, match=r"patches of 120 m do not fit: samples of 60 m .*; the usual sizes are 30, 60"
     ):
-        check_patch_size(card, 120, 60.0)
+        DatasetOptions(card, sampling=Sampling(extent=60.0)).check_patch_size(120)
     assert options(extent=30.0).patch_sizes == (30.0,)
 
 
@@ -64,14 +65,15 @@ def test_an_extent_that_no_usual_size_divides_asks_for_others(monkeypatch):
 
 
 WRONG = {
-    "batch size": (dict(batch_size=3), r"batch_size is 3; .* multiple of 2"),
+    "batch size": (dict(batch_size=2.5), r"batch_size is 2\.5; it must be a positive number of tiles"),
+    "no batch size": (dict(batch_size=None), "batch_size is missing"),
     "no batch": (dict(batch_size=0), "batch_size is 0"),
     "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
     "nan": (dict(weight=float("nan")), "weight is nan"),
     "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m do not fit: .*; the usual sizes are 30, 60 m"),
     "dates": (dict(max_dates=0), "max_dates is 0; it must be positive, or None"),
-    "dropout": (dict(temporal_dropout=1.0), r"temporal_dropout is 1\.0; it must be a share of the dates"),
+    "dropout": (dict(temporal_dropout=1.0), r"temporal_dropout is 1\.0; it must be a fraction of the dates"),
     "negative dropout": (dict(temporal_dropout=-0.1), r"temporal_dropout is -0\.1"),
     "cloud": (dict(max_cloud=101.0), r"max_cloud is 101\.0; it must be percent, 0 to 100"),
     "falling buckets": (dict(date_buckets=(32, 16)), r"date_buckets is \(32, 16\); it must be lengths in rising order"),
@@ -79,19 +81,22 @@ WRONG = {
     "equal buckets": (dict(date_buckets=(16, 16)), "date_buckets is"),
     "extent": (dict(extent=50.0), r"extent is 50\.0; 50 m; tiles of 120 m are cut into a whole number of windows"),
     "fine extent": (dict(extent=40.0), r"extent is 40\.0; 40 m; windows are whole multiples of 30 m"),
+    "text": (dict(extent="60"), "extent is '60'"),
+    "fraction": (dict(fraction=0.0), r"fraction is 0\.0; it must be a fraction of the training tiles"),
+    "fraction seed": (dict(fraction_seed=-1), "fraction_seed is -1; it must be a whole number"),
     "noise": (dict(noise=-0.1), r"noise is -0\.1; it must be 0 or more, in standard deviations"),
     "augment": (dict(augment="yes"), "augment is 'yes'; it must be True or False"),
     "kind of dates": (dict(dates="weeks"), "dates is 'weeks'; it must be one of day_of_year, published"),
-    "unknown": (dict(max_date=3), r"\.max_date is no field; the fields are augment, batch_size, date_buckets"),
+    "unknown": (dict(max_date=3), r"\.max_date is unknown; the keys are augment, batch_size, date_buckets"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_values_that_cannot_be_are_refused_by_name(case):
     changes, message = WRONG[case]
-    where = "" if case == "patch size" else rf"config\.data\.datasets\.{CARD.name}\."
+    where = "" if case == "patch size" else rf"^data\.datasets\.{CARD.name}\."
     with pytest.raises(ValueError, match=where + message.removeprefix(r"\.")):
-        options(parts=2, **changes)
+        options(**changes)
 
 
 def test_what_the_dataset_does_not_have_is_refused():
@@ -110,20 +115,19 @@ def test_what_the_dataset_does_not_have_is_refused():
         (dataclasses.replace(CARD, tile_classes=("x",)), dict(extent=60.0), "no dense label has the same classes"),
     ):
         with pytest.raises(ValueError, match=message):
-            sampling_options(card, section)
-    assert sampling_options(NO_LABEL, dict(extent=60.0)).extent == 60.0
+            DatasetOptions(card, sampling=Sampling(**section))
+    assert DatasetOptions(NO_LABEL, sampling=Sampling(extent=60.0)).extent == 60.0
     whole = dataclasses.replace(CARD, tile_label="class")
-    assert sampling_options(whole, dict(extent=120.0)).extent == 120.0
+    assert DatasetOptions(whole, sampling=Sampling(extent=120.0)).extent == DatasetOptions(whole).extent == 120.0
 
 
 def test_no_dataset_and_unknown_datasets():
     with pytest.raises(ValueError, match=r"data\.datasets is empty"):
-        dataset_options(ConfigDict({"datasets": {}}))
+        read_options(ConfigDict({"datasets": {}}))
     with pytest.raises(ValueError, match=r"unknown dataset 'coordinate_tile'; known datasets: .*treesatai_ts"):
-        dataset_options(ConfigDict({"datasets": {"coordinate_tile": {"batch_size": 2}}}))
+        read_options(ConfigDict({"datasets": {"coordinate_tile": {"batch_size": 2}}}))
 
 
 def test_worker_processes():
-    assert num_workers(ConfigDict({"num_workers": 3})) == 3 and num_workers(ConfigDict()) == 0
     with pytest.raises(ValueError, match=r"data\.num_workers is -1; it must be 0"):
-        num_workers(ConfigDict({"num_workers": -1}))
+        train_iterator({}, seed=0, num_workers=-1)

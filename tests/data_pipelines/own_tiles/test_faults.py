@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
+
+from anysat_jax.sensors import SENSORS
 from tests.data_pipelines.own_tiles.folders import (
     DAYS,
     DESCRIPTION,
@@ -15,8 +17,6 @@ from tests.data_pipelines.own_tiles.folders import (
     write_folder,
     write_raster,
 )
-
-from anysat_jax.sensors import SENSORS
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.data_pipelines.own_tiles.folders import DESCRIPTION, describe
 
 from anysat_jax.sensors import SENSORS, Sensor
 from data_pipelines.own_tiles import folder_card, read_description
 from data_pipelines.own_tiles.reader import class_dtype, palette
+from tests.data_pipelines.own_tiles.folders import DESCRIPTION, describe
 
 SCANNER = """
 [sensors.own_scanner]

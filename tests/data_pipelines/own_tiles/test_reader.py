@@ -7,6 +7,15 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+
+from anysat_jax import sensors
+from anysat_jax.sensors import SENSORS
+from data_pipelines import load, registry
+from data_pipelines.locate import locate
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepared import PreparedDataset
+from data_pipelines.reader import num_tiles
+from data_pipelines.registry import fingerprint, get_entry
 from tests.data_pipelines.own_tiles.folders import (
     DAYS,
     DESCRIPTION,
@@ -19,15 +28,6 @@ from tests.data_pipelines.own_tiles.folders import (
     write_folder,
     write_raster,
 )
-
-from anysat_jax import sensors
-from anysat_jax.sensors import SENSORS
-from data_pipelines import load, registry
-from data_pipelines.locate import locate
-from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepared import PreparedDataset
-from data_pipelines.reader import num_tiles
-from data_pipelines.registry import fingerprint, get_entry
 
 
 @pytest.fixture(autouse=True)

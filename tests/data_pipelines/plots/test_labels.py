@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from tests.data_pipelines.plots.figures import caught, collisions, legend_texts, texts
 
 from data_pipelines.plots.tile import draw_tile, legend_entries, paint, tile_label
 from tests.data_pipelines.fake_reader import CARD, CELLS, FakeReader
+from tests.data_pipelines.plots.figures import caught, collisions, legend_texts, texts
 
 COLOURS = ("#ff0000", "#00ff00", "#0000ff", *("#123456",) * 5)
 COLOURED = dataclasses.replace(CARD, dense_colours=COLOURS)

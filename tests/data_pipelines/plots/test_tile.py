@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from tests.data_pipelines.plots.figures import caught, collisions, legend_texts, texts
 
 from data_pipelines.card import DatasetCard
 from data_pipelines.mini.datasets import MINI_CARDS, MiniReader
@@ -26,6 +25,7 @@ from data_pipelines.plots.tile import (
     shown_dates,
 )
 from tests.data_pipelines.fake_reader import CARD, FakeReader
+from tests.data_pipelines.plots.figures import caught, collisions, legend_texts, texts
 
 PIXEL = DatasetCard(
     name="pixels",
