@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.data_pipelines.own_tiles.real_tiles import cut_tiles
 from tests.data_pipelines.own_tiles.test_tutorial import blocks, commands
 

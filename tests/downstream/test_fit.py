@@ -23,8 +23,8 @@ from anysat_jax.train.compile import Compiled, StepPrograms
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import StatusFile, Vitals
 from anysat_jax.train.watchdog import Watchdog
-from tests.train.toys import assert_same
 from tests.downstream.fit_toys import CLASSES, ToyBatches, one_device, toy_config, toy_params, toy_problem, validate
+from tests.train.toys import assert_same
 
 
 def table(path):

@@ -12,7 +12,6 @@ import pytest
 from anysat_jax.downstream.fit import FitResult, fit
 from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.train.checkpoints import Checkpoints
-from tests.train.toys import assert_same
 from tests.downstream.fit_toys import (
     arrange_signal,
     fit_and_hang,
@@ -21,6 +20,7 @@ from tests.downstream.fit_toys import (
     toy_config,
     toy_problem,
 )
+from tests.train.toys import assert_same
 
 
 @pytest.fixture(scope="module")

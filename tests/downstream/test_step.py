@@ -18,8 +18,8 @@ from anysat_jax.downstream.step import (
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.train.optimizer import make_adapt_optimizer
 from anysat_jax.train.sharding import make_mesh, put_params, replicated
-from tests.train.toys import assert_same
 from tests.downstream.fit_toys import BATCH, TASK, WIDE, ToyBatches, forward, toy_config, toy_problem
+from tests.train.toys import assert_same
 
 PROBLEM = toy_problem()
 OPTIMIZER = make_adapt_optimizer(toy_config(optimizer__warmup_epochs=0).optimizer, 4, 5)
