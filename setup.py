@@ -1,9 +1,9 @@
-"""What anysat-jax installs, and why each version is bounded. Settings of the tools are in pyproject.toml."""
+"""The packages of anysat-jax and its requirements, each bound with its reason. Tools are set up in pyproject.toml."""
 
 import pathlib
 import re
 
-from setuptools import find_namespace_packages, setup
+from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.
 # Upper bounds stand where releases have broken callers before: the 0.x libraries of the JAX family.
 # Python 3.11 and 3.12 resolve to different releases of these (jax 0.11 dropped 3.11).
 REQUIRED = [
-    "jax>=0.9,<0.12",  # jax.shard_map and meshes with axis_types; 0.9 to 0.11 are the series that the tests ran with
+    "jax>=0.9,<0.13",  # jax.shard_map and meshes with axis_types; up to the series that the tests ran with
     "flax>=0.12,<0.13",  # Linen beside jax 0.9 and later; the next 0.x may move it
     "optax>=0.2.6,<0.3",  # contrib.reduce_on_plateau with accumulated losses
     "orbax-checkpoint>=0.11.30,<0.13",  # PyTreeRestore(partial_restore=True); 0.x releases rename arguments
@@ -43,12 +43,13 @@ EXTRAS = {
     "data": DATA,
     "torch": [TORCH_FLOOR],
     # CUDA 12 runs on drivers from 525 on; a machine with driver 580 or later can take "jax[cuda13]" instead.
-    "cuda": ["jax[cuda12]>=0.9,<0.12"],
-    "tpu": ["jax[tpu]>=0.9,<0.12"],  # pins the libtpu that fits
+    "cuda": ["jax[cuda12]>=0.9,<0.13"],
+    "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the libtpu that fits
     "test": [
         *DATA,
         f"{TORCH_FLOOR},<=2.13.0",  # up to what the tests ran with; weights are read, nothing is trained
         "pytest>=8.3",
+        "setuptools>=77",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
         "chex>=0.1.90",  # trees compared leaf by leaf
@@ -69,9 +70,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",  # Self and typing.Unpack; the oldest that jax 0.9 and later install on
-    # benchmarks/ and launch/ are scripts to be run from a checkout, not packages.
-    packages=find_namespace_packages(include=["anysat_jax*", "data_pipelines*", "configs*"]),
-    package_data={"anysat_jax": ["py.typed"]},
+    # configs/ and launch/ go into the package: names as general as these may be another package's in site-packages.
+    packages=find_packages(include=["anysat_jax*", "data_pipelines*"]),
+    package_dir={"anysat_jax.configs": "configs", "anysat_jax.launch": "launch"},
+    package_data={"anysat_jax": ["py.typed"], "anysat_jax.launch": ["*.sh"]},
+    entry_points={"console_scripts": ["anysat = anysat_jax.__main__:main"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     classifiers=[

@@ -32,6 +32,7 @@ Jobs (--config.job): pretrain, finetune, probe, evaluate, describe.
 
 import difflib
 import hashlib
+import importlib
 import logging as python_logging
 import os
 import pathlib
@@ -41,22 +42,25 @@ import runpy
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from anysat_jax import configs
 from anysat_jax.errors import ConfigError, Preempted, RunError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import parameter_table
+from anysat_jax.pretrain import config as pretrain_config
 from anysat_jax.train import config as settings
 from anysat_jax.train import distributed
 from anysat_jax.train.record import versions
 from anysat_jax.train.workdir import hold
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
+CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
 OWN_PLACES = ("data.root", "data.num_")  # beginnings of what each host may call as it likes
 
@@ -71,49 +75,54 @@ _PROCESSES = flags.DEFINE_string(
 )
 
 
-def run_describe(config: ConfigDict) -> None:
-    """Prints the parameter table of the config's model."""
-    print(describe(settings.model_of(config)))
-
-
-def run_pretrain(config: ConfigDict) -> None:
-    """Pretrains in --workdir, or goes on there."""
-    settings.check(config)  # before the data libraries are imported, so that a wrong value is answered at once
-    keep_programs()
-    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.pretrain.train import pretrain
-
-        pretrain(config, workdir)
-    logging.info("done: %s", workdir)
-
-
-def run_finetune(config: ConfigDict) -> None:
-    """Fine-tunes or probes in --workdir, or goes on there."""
-    keep_programs()
-    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.downstream.finetune import finetune
-
-        finetune(config, workdir)
-    logging.info("done: %s", workdir)
-
-
-def run_evaluate(config: ConfigDict) -> None:
-    """Measures a finished run, and writes to --workdir."""
-    keep_programs()
-    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
-        from anysat_jax.downstream.evaluate import evaluate
-
-        evaluate(config, workdir)
-    logging.info("done: %s", workdir)
-
-
-JOBS: dict[str, Callable[[ConfigDict], None]] = {
-    "pretrain": run_pretrain,
-    "finetune": run_finetune,
-    "probe": run_finetune,
-    "evaluate": run_evaluate,
-    "describe": run_describe,
+JOBS = {
+    "pretrain": ("anysat_jax.pretrain.train", "pretrain"),
+    "finetune": ("anysat_jax.downstream.finetune", "finetune"),
+    "probe": ("anysat_jax.downstream.finetune", "finetune"),
+    "evaluate": ("anysat_jax.downstream.evaluate", "evaluate"),
 }
+"""Module and function of each job, called with the config and the workdir; `describe` is answered here."""
+
+
+def run_job(config: ConfigDict) -> None:
+    """Runs the config's job in --workdir, or continues it there.
+
+    Raises:
+      ConfigError: there is no such job.
+      RunError: the job ended in a way that its user can mend.
+    """
+    known = [*JOBS, "describe"]
+    if config.job not in known:
+        raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(known)}")
+    distributed.check_same(lambda: shared_facts(config), "start all processes with the same command and code")
+    if config.job == "describe":
+        if "pretrain" not in config:
+            raise ConfigError(f"the job describe takes a config of configs/pretrain.py, and {config.name!r} is not one")
+        print(describe(settings.model_of(config)))
+        return
+    if config.job == "pretrain":
+        pretrain_config.check(config)  # before the data libraries are imported: a wrong value is reported at once
+    keep_programs()
+    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
+        module, function = JOBS[config.job]
+        getattr(importlib.import_module(module), function)(config, workdir)
+    logging.info("done: %s", workdir)
+
+
+TOTALS = ("projectors", "spatial", "combiner", "encoder", "predictor")
+
+
+def describe(model: ModelConfig) -> str:
+    """The parameters of each part in millions, as a table in text; no memory is taken for them."""
+    table = parameter_table(model)
+    rows = [(name.replace("_", " ", 1), table[name]) for name in table if name not in TOTALS]
+    notes = {"projectors": " (all sensors)", "encoder": " (the model: projectors, spatial, combiner)"}
+    rows += [(name + notes.get(name, ""), table[name]) for name in TOTALS]
+    shared = 100 * (table["spatial"] + table["combiner"]) / table["encoder"]
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}  {count / 1e6:8.2f} M" for label, count in rows]
+    title = f"dim {model.dim}, depth {model.depth}, {model.num_heads} heads; predictor depth {model.predictor_depth}"
+    return "\n".join([title, *lines, f"{shared:.1f} % of the encoder is shared by all sensors"])
 
 
 def choose_workdir(given: str | None, name: str) -> pathlib.Path:
@@ -154,19 +163,6 @@ def _cpu_features() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def run_job(config: ConfigDict) -> None:
-    """Runs the config's job.
-
-    Raises:
-      ConfigError: there is no such job.
-      RunError: the job ended in a way that its user can mend.
-    """
-    if config.job not in JOBS:
-        raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(JOBS)}")
-    distributed.check_same(lambda: shared_facts(config), "start all processes with the same command and code")
-    JOBS[config.job](config)
-
-
 def shared_facts(config: ConfigDict) -> Mapping[str, Any]:
     """What must be the same in all processes, JSON values: the config, the workdir, the versions of the code."""
     values = settings.flatten(settings.as_json(config))
@@ -196,34 +192,59 @@ def check_overrides(names: list[str], config: ConfigDict) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the command line; what is wrong with the config is said in one sentence."""
+    """Reads the command line.
+
+    Raises:
+      ConfigError: the config is missing or wrong, or there is an argument that is not a flag.
+    """
     names = [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no)?config\.([\w.]+)", arg))]
-    files = [arg for arg in argv[1:] if re.match(r"--?config(=|$)", arg)]
-    if not files and names:
+    place = max((i for i, arg in enumerate(argv) if i and re.match(r"--?config(=|$)", arg)), default=None)
+    if place is None and names:
         raise ConfigError(f"--config.{names[0]} needs a config: give --config=configs/pretrain.py too")
-    if files:
-        spec = files[-1].partition("=")[2] or "".join(argv[argv.index(files[-1]) + 1 :][:1])
+    if place is not None:
+        _, equals, value = argv[place].partition("=")
+        end = place + (1 if equals else 2)
+        spec = find_config(value if equals else "".join(argv[place + 1 : end]))
         check_overrides(names, load_config(spec))
+        argv = [*argv[:place], f"--config={spec}", *argv[end:]]
     rest = app.parse_flags_with_usage(argv)
     if len(rest) > 1:
-        raise ConfigError(f"what is {rest[1]!r}? Everything but flags is unknown; see --help")
+        raise ConfigError(f"unexpected positional argument {rest[1]!r}; everything is given by flags, see --help")
     return rest
 
 
+def find_config(spec: str) -> str:
+    """Returns FILE.py or FILE.py:NAME with a file that exists: the user's own, or one of this package.
+
+    Args:
+      spec: the value of --config. A bare NAME is looked up in pretrain.py.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    path, colon, name = spec.partition(":")
+    if pathlib.Path(path).is_file():
+        return spec
+    folder = pathlib.Path(next(iter(configs.__path__)))
+    if not path.endswith(".py") and "/" not in path:
+        return f"{folder / 'pretrain.py'}:{spec}"
+    if path.removeprefix("configs/") in CONFIG_FILES:
+        return f"{folder / path.removeprefix('configs/')}{colon}{name}"
+    raise ConfigError(
+        f"there is no config file {path!r} in {pathlib.Path.cwd()}; --config takes FILE.py or FILE.py:NAME, "
+        f"with a file of yours or {', '.join(CONFIG_FILES)} of this package"
+    )
+
+
 def load_config(spec: str) -> ConfigDict:
-    """The config of FILE.py or FILE.py:NAME, without overrides.
+    """Returns the config of FILE.py or FILE.py:NAME, without overrides.
 
     Raises:
       ConfigError: there is no such file, or it has no config of that name.
     """
-    path, colon, name = spec.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(
-            f"there is no config file {path!r} in {pathlib.Path.cwd()}; --config takes FILE.py or FILE.py:NAME"
-        )
-    module = runpy.run_path(path)
+    path, colon, name = find_config(spec).partition(":")
     try:
-        return module["get_config"](*([name] if colon else []))
+        return runpy.run_path(path)["get_config"](*([name] if colon else []))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -294,19 +315,3 @@ def run() -> None:
 
 if __name__ == "__main__":
     run()
-
-
-TOTALS = ("projectors", "spatial", "combiner", "encoder", "predictor")
-
-
-def describe(model: ModelConfig) -> str:
-    """The parameters of each part in millions, as a table in text; no memory is taken for them."""
-    table = parameter_table(model)
-    rows = [(name.replace("_", " ", 1), table[name]) for name in table if name not in TOTALS]
-    notes = {"projectors": " (all sensors)", "encoder": " (the model: projectors, spatial, combiner)"}
-    rows += [(name + notes.get(name, ""), table[name]) for name in TOTALS]
-    shared = 100 * (table["spatial"] + table["combiner"]) / table["encoder"]
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{label:<{width}}  {count / 1e6:8.2f} M" for label, count in rows]
-    title = f"dim {model.dim}, depth {model.depth}, {model.num_heads} heads; predictor depth {model.predictor_depth}"
-    return "\n".join([title, *lines, f"{shared:.1f} % of the encoder is shared by all sensors"])

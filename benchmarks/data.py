@@ -280,12 +280,12 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     """Time of a tiny model's training step a tile, on this machine's CPU."""
     import jax
 
+    from anysat_jax.configs import pretrain
     from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
     from anysat_jax.pretrain.step import create_state, make_train_step
     from anysat_jax.train import config as settings
     from anysat_jax.train.optimizer import make_optimizer
     from anysat_jax.train.sharding import make_mesh, put_batch, put_masks
-    from configs import pretrain
 
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors

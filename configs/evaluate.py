@@ -11,7 +11,7 @@ that the run wrote into its summary.json. --config.evaluate.patch_sizes="(10, 20
 
 from ml_collections import ConfigDict
 
-from configs import tasks
+from anysat_jax.configs import tasks
 
 NAMES = tuple(tasks.TASKS)
 

@@ -31,7 +31,7 @@ measured. A second start on the same --workdir goes on.
 
 from ml_collections import ConfigDict
 
-from configs import tasks
+from anysat_jax.configs import tasks
 
 NAMES = tuple(tasks.TASKS)
 TABLE_A = ("treesatai_ts", "planted", "flair", "pastis_hd_classif", "pastis_hd_semseg")

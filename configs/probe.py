@@ -27,7 +27,7 @@ options. The first epoch waits for the features; all others take seconds.
 
 from ml_collections import ConfigDict
 
-from configs import tasks
+from anysat_jax.configs import tasks
 
 NAMES = (
     "mini_flair",

@@ -6,9 +6,8 @@ what eight accelerators of 80 GB should hold. Epochs, patience and numbers of da
 
 from collections.abc import Callable, Collection
 
+from anysat_jax.configs.adaptation import classification, common, dataset, large, segmentation, smoke
 from ml_collections import ConfigDict
-
-from configs.adaptation import classification, common, dataset, large, segmentation, smoke
 
 
 def treesatai_ts(config: ConfigDict) -> None:

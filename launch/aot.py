@@ -25,11 +25,12 @@ from ml_collections import ConfigDict
 
 from anysat_jax import main as command_line
 from anysat_jax.errors import ConfigError, RunError
-from anysat_jax.train import config as settings
+from anysat_jax.pretrain import config as pretrain_config
 from anysat_jax.train.sharding import batch_size_flags, even_batch_size
-from launch.aot_compile import Case, Results, all_cases, mesh_shape
-from launch.chips import Slice, Topology, parse_topology
-from launch.roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_row
+
+from .aot_compile import Case, Results, all_cases, mesh_shape
+from .chips import Slice, Topology, parse_topology
+from .roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_row
 
 EXIT_ERROR, EXIT_TOO_LARGE = 1, 3
 ENVIRONMENT = {
@@ -137,7 +138,7 @@ def compile_apart(topology: Topology) -> None:
 
 def compile_here(config: ConfigDict, topology: Topology) -> None:
     """Compiles every case; the measurements are kept in files."""
-    from launch.aot_compile import Compiler
+    from .aot_compile import Compiler
 
     compiler = Compiler(config, topology, kept_results(config))
     for case in cases_of(config, topology):
@@ -188,7 +189,7 @@ def put_table(file: pathlib.Path, name: str, table: str) -> None:
 
 def run(config: ConfigDict) -> int:
     """The command. Returns the exit code."""
-    settings.check(config)
+    pretrain_config.check(config)
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
     topologies = [known_topology(name) for name in _TOPOLOGY.value]

@@ -34,8 +34,9 @@ from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import MASK_SPECS, batch_parts, batch_sharding, check_heads, make_mesh, replicated
 from data_pipelines.options import DatasetOptions, dataset_options
 from data_pipelines.transforms import TileTransform, padded_lengths
-from launch.chips import Chip, Topology
-from launch.hlo import Collective, Program
+
+from .chips import Chip, Topology
+from .hlo import Collective, Program
 
 LONGEST = {
     "treesatai_ts": {"s2": 146, "s1-asc": 60},

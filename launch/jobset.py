@@ -14,8 +14,9 @@ import sys
 from typing import Any
 
 from anysat_jax.errors import ConfigError
-from launch.chips import GENERATIONS, Slice
-from launch.tpu import bucket, split
+
+from .chips import GENERATIONS, Slice
+from .tpu import bucket, split
 
 Manifest = dict[str, Any]
 

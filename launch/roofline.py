@@ -15,7 +15,8 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.init import count_parameters, student_shapes
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks
-from launch.aot_compile import (
+
+from .aot_compile import (
     Case,
     Measured,
     Results,
@@ -28,8 +29,8 @@ from launch.aot_compile import (
     predicted,
     usable_memory,
 )
-from launch.chips import GIB, Topology
-from launch.hlo import Collective
+from .chips import GIB, Topology
+from .hlo import Collective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ import time
 from collections.abc import Sequence
 
 from anysat_jax.errors import RunError
-from launch.chips import GENERATIONS, Slice
+
+from .chips import GENERATIONS, Slice
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:

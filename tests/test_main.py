@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from anysat_jax import main
+from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.main import describe
 from anysat_jax.model.config import ModelConfig
-from configs import pretrain
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = f"--config={REPOSITORY / 'configs' / 'pretrain.py'}"

@@ -8,8 +8,9 @@ import pathlib
 
 import pytest
 
+from anysat_jax.configs import adaptation, evaluate, finetune, pretrain, probe
+from anysat_jax.pretrain import config as pretrain_config
 from anysat_jax.train import config as settings
-from configs import adaptation, evaluate, finetune, pretrain, probe
 
 FOLDER = pathlib.Path(__file__).parent
 PRETRAINED = (*pretrain.NAMES, "prepared,fields,forests")
@@ -47,7 +48,7 @@ def test_the_defaults_of_adaptation_are_as_they_were():
     check_text("adaptation.txt", dump(defaults()))
 
 
-@pytest.mark.parametrize("module", ADAPTED, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", ADAPTED, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_the_configs_of_adaptation_are_as_they_were(module):
     """What each name sets otherwise than `adaptation.txt`, and then what its smoke run sets otherwise than the name."""
     sections = []
@@ -57,7 +58,7 @@ def test_the_configs_of_adaptation_are_as_they_were(module):
         if not {"scratch", "random"} & set(name.split(",")):
             small = without_dataset_name(module.get_config(f"{name},smoke"))
             sections.append(f"[{name},smoke]\n{changes(config, small)}")
-    check_text(f"{module.__name__.removeprefix('configs.')}.txt", "\n".join(sections))
+    check_text(f"{module.__name__.rpartition('.')[2].removeprefix('configs.')}.txt", "\n".join(sections))
 
 
 def without_dataset_name(config):
@@ -74,7 +75,7 @@ def changes(before, after) -> str:
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_config_passes_its_own_checks(name):
-    settings.check(pretrain.get_config(name))
+    pretrain_config.check(pretrain.get_config(name))
 
 
 def test_an_unknown_name_is_refused():
@@ -83,7 +84,7 @@ def test_an_unknown_name_is_refused():
             pretrain.get_config(name)
 
 
-@pytest.mark.parametrize("module", ADAPTED, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", ADAPTED, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_an_unknown_name_of_an_adaptation_is_refused(module):
     for name in ("huge", "prepared", "prepared,", "sickle,dense", "sickle,sketch"):
         with pytest.raises(ValueError, match=rf"has no '{name}'; it has .* one of .*sickle.*prepared,DATASET"):

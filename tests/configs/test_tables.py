@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from anysat_jax.configs import adaptation, finetune, probe, tasks
 from anysat_jax.report.paper import BLOCKS, METRIC_NAMES
 from anysat_jax.train import config as settings
-from configs import adaptation, finetune, probe, tasks
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "TASKS.md").read_text(encoding="utf-8")
 PAPER = {row.row: (block, row) for block in BLOCKS for row in block.rows if row.row}
@@ -15,7 +15,10 @@ NAMES = [
     *((finetune, name) for name in (*finetune.NAMES, *(f"{name},scratch" for name in finetune.NAMES))),
     *((probe, name) for name in (*probe.NAMES, *(f"{name},random" for name in probe.NAMES))),
 ]
-CONFIGS = {f"{module.__name__.removeprefix('configs.')}.py:{name}": module.get_config(name) for module, name in NAMES}
+CONFIGS = {
+    f"{module.__name__.rpartition('.')[2].removeprefix('configs.')}.py:{name}": module.get_config(name)
+    for module, name in NAMES
+}
 
 
 def listed() -> dict[str, list[str]]:

@@ -11,9 +11,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
-from configs import pretrain
 from launch import aot as aot_command
 from launch import aot_compile
 from launch.aot_compile import (

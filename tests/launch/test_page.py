@@ -7,10 +7,10 @@ import shlex
 import pytest
 from jax.sharding import AbstractMesh
 
+from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.train.sharding import check_batch_sizes, check_heads
-from configs import pretrain
 from launch import jobset, tpu
 from launch.chips import Slice
 from launch.tpu import split

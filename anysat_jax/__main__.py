@@ -1,0 +1,90 @@
+"""The command `anysat`: every program of this package by a short name.
+
+Each command is also a module: `anysat data list` is `python -m data_pipelines list`. The named configs are found
+without a checkout: `anysat train --config=geoplex` takes configs/pretrain.py:geoplex of this package.
+"""
+
+import runpy
+import sys
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command of `anysat`.
+
+    Attributes:
+      help: what it does, in a line.
+      module: what `python -m` would run.
+      config: the file in which --config=NAME is looked up, and which is taken where there is no --config.
+      flags: added to the user's.
+    """
+
+    help: str
+    module: str
+    config: str = ""
+    flags: tuple[str, ...] = ()
+
+
+MAIN = "anysat_jax.main"
+COMMANDS = {
+    "train": Command("pretrains: --config=mini (default), geoplex, prepared,NAME, FILE.py", MAIN, "pretrain.py"),
+    "finetune": Command("fine-tunes: --config=NAME --config.init=WEIGHTS", MAIN, "finetune.py"),
+    "probe": Command("fits a linear layer on frozen features: the same flags", MAIN, "probe.py"),
+    "evaluate": Command("scores a finished run: --config=NAME --config.init=RUN", MAIN, "evaluate.py"),
+    "describe": Command("prints the parameters of a model", MAIN, "pretrain.py", ("--config.job=describe",)),
+    "data": Command("lists, shows, draws, fakes and prepares datasets", "data_pipelines"),
+    "status": Command("prints how runs are doing: RUN ...", "anysat_jax.status"),
+    "report": Command("puts finished runs beside the paper's tables: RUN ...", "anysat_jax.report"),
+    "export": Command("writes weights to one .safetensors file: RUN FILE", "anysat_jax.export"),
+    "aot": Command("estimates memory and time on TPUs and GPUs", "anysat_jax.launch.aot", "pretrain.py"),
+    "local": Command("runs several processes on this machine: -- FLAGS of train", "anysat_jax.launch.local"),
+    "tpu": Command("creates, sets up and runs a slice of Cloud TPU", "anysat_jax.launch.tpu"),
+    "jobset": Command("prints a JobSet for Kubernetes", "anysat_jax.launch.jobset"),
+}
+
+
+def usage() -> str:
+    """Returns the text of --help."""
+    first, _, rest = (__doc__ or "").partition("\n\n")
+    lines = [f"  {name:9} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([first, "", "usage: anysat COMMAND ...      anysat COMMAND --help", "", *lines, "", rest.strip()])
+
+
+def with_config(flags: list[str], file: str) -> list[str]:
+    """Returns the flags with --config=NAME as --config=FILE:NAME, and with --config=FILE where there is none."""
+    flags = list(flags)
+    for place, flag in reversed(list(enumerate(flags))):
+        if flag in ("--config", "-config"):  # the value is the next word
+            flags[place : place + 2] = [f"--config={''.join(flags[place + 1 : place + 2])}"]
+    given = [place for place, flag in enumerate(flags) if flag.startswith(("--config=", "-config="))]
+    if not given:
+        return [f"--config={file}", *flags]
+    for place in given:
+        spec = flags[place].partition("=")[2]
+        if not spec.partition(":")[0].endswith(".py"):
+            flags[place] = f"--config={file}:{spec}"
+    return flags
+
+
+def main() -> None:
+    """Runs the command of the command line, as `python -m` would run its module."""
+    name, flags = "".join(sys.argv[1:2]), sys.argv[2:]
+    if name == "--version":
+        from anysat_jax import __version__
+
+        print(f"anysat-jax {__version__}")
+    elif name in ("", "-h", "--help", "help"):
+        print(usage())
+    elif name not in COMMANDS:
+        sys.exit(f"anysat: unknown command {name!r}; commands: {', '.join(COMMANDS)}")
+    else:
+        command = COMMANDS[name]
+        if command.config and not {"-h", "--help", "--helpfull"} & set(flags):
+            flags = with_config(flags, command.config)
+        sys.argv = [f"anysat {name}", *flags, *command.flags]
+        # As the module __main__, so that its docstring is the help and worker processes find it.
+        runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
