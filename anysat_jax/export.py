@@ -37,7 +37,7 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> st
         model, params, head = whole.model, whole.encoder_params, whole.head
         save_exported(target, model, params, head=head, statistics=whole.statistics, source=whole.source)
     parts = f"an encoder of {count_parameters(params):,} parameters for {', '.join(model.sensors)}"
-    return f"{target}: {parts}" + (f"; a head for {head.task.title}" if head else "")
+    return f"{target}: {parts}" + (f"; a head for {head.task['title']}" if head else "")
 
 
 def main(argv: Sequence[str]) -> int:

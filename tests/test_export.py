@@ -16,7 +16,7 @@ from anysat_jax.model.init import count_parameters, init_encoder, init_student
 from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.weights.exported import load_exported, save_exported
+from anysat_jax.weights.exported import ExportedHead, load_exported, save_exported
 from anysat_jax.weights.published import load_published
 from tests.train.toys import assert_same
 from tests.validate.fakes import make_data
@@ -34,7 +34,8 @@ def params():
 @pytest.fixture
 def finished(tmp_path, params):
     """The workdir of a fine-tuning that has ended."""
-    head = (HeadConfig(), TASK, init_head(NetworkConfig(MODEL, HeadConfig(), TASK), 0))
+    head = init_head(NetworkConfig(MODEL, HeadConfig(), TASK), 0)
+    head = ExportedHead(HeadConfig().to_json(), TASK.to_json(), head)
     statistics = {"s2": {"mean": [0.0] * 10, "std": [2.0] * 10}}
     (tmp_path / "run").mkdir()
     save_exported(
@@ -91,7 +92,7 @@ def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
         (".", "a.safetensors", ". is not the workdir of a run: it has no folder checkpoints"),
         ("run", "a.pth", "a.pth: weights are written in the format of safetensors; choose a name that ends"),
         ("run", "no/a.safetensors", "no/a.safetensors cannot be written: "),
-        ("cut.safetensors", "a.safetensors", "cut.safetensors is no safetensors file, or is cut off or damaged"),
+        ("cut.safetensors", "a.safetensors", "cut.safetensors is not a safetensors file, or is cut off or damaged"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_sentence(finished, capsys, monkeypatch, source, target, message):

@@ -324,7 +324,14 @@ def start_network(data: Data) -> Start:
       ConfigError: the weights cannot be read, or do not fit the config, the sensors or the task.
     """
     config = data.config
-    initial = initial_encoder(config, data.prepared.card.sensors)
+    initial = initial_encoder(
+        config.init,
+        config.model,
+        data.prepared.card.sensors,
+        new_sensors=config.new_sensors,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
     try:
         network = NetworkConfig(initial.model, HeadConfig.from_json(config.head.to_dict()), data.task)
     except ValueError as error:

@@ -39,7 +39,7 @@ from anysat_jax.downstream.data import (
 from anysat_jax.downstream.examples import PanelBook, write_panels
 from anysat_jax.downstream.fit import FitResult
 from anysat_jax.downstream.metrics import Tally, TallySum, json_values
-from anysat_jax.downstream.network import NetworkConfig, Params, apply_network
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network
 from anysat_jax.downstream.task import LossConfig, Task, known_labels, task_loss
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.init import count_parameters
@@ -49,7 +49,7 @@ from anysat_jax.train.monitor import first_names
 from anysat_jax.train.record import provenance, write_json
 from anysat_jax.train.sharding import batch_sharding, put_batch, put_params, replicated
 from anysat_jax.train.status import StatusFile, Vitals
-from anysat_jax.weights.exported import Exported, ExportedHead, checksum, load_exported
+from anysat_jax.weights.exported import Exported, checksum, load_exported
 from anysat_jax.weights.load import exported_file
 from data_pipelines import load
 
@@ -390,26 +390,30 @@ def finished_network(data: Data) -> Start:
         exported = load_exported(path)
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    head = fitting_head(path, exported, data)
+    head, task = fitting_head(path, exported, data)
     model = dataclasses.replace(exported.model, dtype=data.config.dtype, remat="none")
     here = {name: getattr(data.task, name) for name in ("dataset", "title", "metric")}
-    task = dataclasses.replace(head.task, **here)
-    params = {"encoder": exported.encoder_params, "head": head.params}
+    task = dataclasses.replace(task, **here)
+    params = {"encoder": exported.encoder_params, "head": exported.head.params}
     kind = "run" if pathlib.Path(given).is_dir() else "export"
     source = {"source": given, "kind": kind, "digest": checksum(params)}
     mode = exported.source.get("mode", data.config.mode)
-    return Start(NetworkConfig(model, head.config, task), params, source, mode)
+    return Start(NetworkConfig(model, head, task), params, source, mode)
 
 
-def fitting_head(path: pathlib.Path, exported: Exported, data: Data) -> ExportedHead:
-    """The head, unless the weights are of another task; warns of inputs that were standardised otherwise.
+def fitting_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[HeadConfig, Task]:
+    """Returns head and task, unless they do not fit the data; warns of inputs that were standardised otherwise.
 
     Raises:
       ConfigError: see `finished_network`; the message names both sides.
     """
     if exported.head is None:
         raise ConfigError(f"{path} holds an encoder alone; give the weights of a finished fine-tuning or probing")
-    _check_task(path, exported.head.task, data.task)
+    try:
+        head, task = HeadConfig.from_json(exported.head.config), Task.from_json(exported.head.task)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} has a head that cannot be read ({error}); export it again") from error
+    _check_task(path, task, data.task)
     lacking = [name for name in data.prepared.card.sensors if name not in exported.model.sensors]
     if lacking:
         raise ConfigError(
@@ -420,7 +424,7 @@ def fitting_head(path: pathlib.Path, exported: Exported, data: Data) -> Exported
         then = exported.statistics.get(name)
         if then is not None and not all(np.allclose(now[key], then[key], rtol=1e-3) for key in ("mean", "std")):
             logging.warning("%s was trained on inputs of %s that were standardised by other statistics", path, name)
-    return exported.head
+    return head, task
 
 
 def _check_task(path: pathlib.Path, there: Task, here: Task) -> None:

@@ -25,7 +25,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.train.sharding import batch_share
 from anysat_jax.train.status import StatusFile, Vitals
-from anysat_jax.weights.exported import FILE_NAME, save_exported
+from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
 from data_pipelines import load
 
 
@@ -143,7 +143,7 @@ def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> N
         workdir / FILE_NAME,
         network.model,
         params["encoder"],
-        head=(network.head, network.task, params["head"]),
+        head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
         statistics=band_statistics(data.prepared),
         source={"name": data.config.name, "mode": data.config.mode, "init": start.source, "dataset": data.name},
     )

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from anysat_jax.downstream.step import AdaptState, abstract_adapt_state, create_adapt_state
 from anysat_jax.errors import CheckpointError, ConfigError
-from anysat_jax.train.checkpoints import Checkpoints, section, understood
+from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.config import differences, tell_changes
 from anysat_jax.train.record import LossEdges, RunRecord
 from anysat_jax.train.sharding import abstract_on, on_host
+from anysat_jax.weights.checkpoint_files import section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,15 +14,13 @@ from ml_collections import ConfigDict
 
 from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.model.init import init_encoder
 from anysat_jax.pretrain.collapse import HealthWatch
 from anysat_jax.pretrain.config import check
 from anysat_jax.pretrain.probe import report_pretraining
 from anysat_jax.pretrain.step import (
-    Params,
     TrainState,
     abstract_state,
-    create_state,
     leaf_names,
     make_train_step,
     state_from_params,
@@ -42,8 +40,7 @@ from anysat_jax.train.sharding import batch_share, check_batch_sizes, check_head
 from anysat_jax.train.status import Sources, StatusFile
 from anysat_jax.train.watchdog import Watchdog
 from anysat_jax.train.workdir import StopRequest
-from anysat_jax.weights.exported import load_exported
-from anysat_jax.weights.load import check_same_encoder, exported_file, restore_params
+from anysat_jax.weights.load import initial_student
 from data_pipelines import load
 
 FREE_TO_CHANGE = (
@@ -100,60 +97,10 @@ def first_state(
     config: ConfigDict, model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """The state before the first step: random, or with the weights of another run, of an exported or published file."""
-    if not config.init:
-        return create_state(model, optimizer, mesh, config.seed)
-    logging.info("starting from the weights of %s", config.init)
-    if config.init.endswith((".pth", ".pt")):
-        params, teacher = published_weights(config.init, model, config.seed)
-    elif (exported := exported_file(pathlib.Path(config.init))) is not None:
-        params, teacher = exported_weights(exported, model, config.seed)
-    else:
-        abstract = abstract_state(model, optimizer, mesh)
-        params, teacher = restore_params(config.init, abstract, settings.as_json(config))
+    abstract = abstract_state(model, optimizer, mesh)
+    wanted = {"params": abstract.params, "teacher": abstract.teacher}
+    params, teacher = initial_student(config.init, model, config.seed, wanted, settings.as_json(config))
     return state_from_params(params, teacher, optimizer, mesh)
-
-
-def published_weights(path: str, model: ModelConfig, seed: int) -> tuple[Params, Params]:
-    """Student and teacher from a published checkpoint; what the file lacks starts at random.
-
-    Raises:
-      ConfigError: the file cannot be read, or is of another width or depth.
-    """
-    from anysat_jax.weights.published import load_published  # needs torch
-
-    try:
-        weights = load_published(path, model, strict=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(str(error)) from error
-    if weights.report.misshaped:
-        raise ConfigError(f"{path} is of another model than the config's:\n{weights.report}")
-    if weights.report.missing:
-        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(weights.report.missing))
-    if model.positions != "released":
-        logging.warning("%s was trained with model.positions = 'released', and not %r", path, model.positions)
-    params = init_student(model, seed) | {"encoder": weights.encoder_params}
-    if weights.predictor_params is not None:
-        params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
-    return params, weights.teacher_params or weights.encoder_params
-
-
-def exported_weights(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
-    """Student and teacher from an exported encoder; projectors that it lacks, and the predictor, start at random.
-
-    Raises:
-      ConfigError: the file cannot be read, or is of another width, depth, heads or positions.
-    """
-    try:
-        exported = load_exported(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
-    params = init_student(model, seed)
-    missing = [name for name in params["encoder"] if name not in exported.encoder_params]
-    if missing:
-        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(missing))
-    encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
-    return params | {"encoder": encoder}, encoder
 
 
 def prepare_data(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:

@@ -1,19 +1,16 @@
-"""Checkpoints of a run: the state, the position in the data, and what was being trained.
+"""Checkpoints of a run: the state, the position in the data, the config and the run's record.
 
-Orbax writes them in the background and renames them when whole, so that a run killed at any moment leaves the last
-whole one. Each holds the checksums of its files, which are compared before it is read.
+Orbax writes them in the background and renames them when they are whole, so that a run killed at any moment leaves the
+last whole one. Each holds checksums of its files, which are compared before it is read.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import json
 import os
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
@@ -24,86 +21,38 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from anysat_jax.errors import CheckpointError, ConfigError, StorageError
-from anysat_jax.train.config import differences
-from anysat_jax.train.record import write_json
+from anysat_jax.weights.checkpoint_files import (
+    SEALED,
+    check_leaves,
+    check_not_half_deleted,
+    check_same_model,
+    find_damage,
+    has_checksums,
+    leaf_shapes,
+    write_checksums,
+)
 
-FILE = "checksums.json"
-CHANGING = ("_CHECKPOINT_METADATA", "commit_success.txt")
-"""Files at the top of a checkpoint that Orbax writes after its last call to us; they hold times, and nothing is read
-from them."""
-THREADS = 4  # hashing frees the interpreter
-
-
-def write_checksums(folder: pathlib.Path) -> None:
-    """Writes `checksums.json` into a folder: size in bytes and SHA-256 of every file below it.
-
-    Raises:
-      OSError: a file cannot be read, or the checksums cannot be written.
-    """
-    write_json(folder / FILE, {"files": _measure(folder, _names(folder))})
-
-
-def find_damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files of a folder, in words; None where nothing is, or where there are no checksums.
-
-    Files that were added later are no damage. Ask `has_checksums` too where there should be checksums.
-    """
-    try:
-        written = json.loads((folder / FILE).read_bytes())["files"]
-    except FileNotFoundError:
-        return None  # of an earlier version
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{FILE} cannot be read: {error}"
-    missing = [name for name in written if not (folder / name).is_file()]
-    if missing:
-        return _said(missing, "is missing")
-    try:
-        found = _measure(folder, list(written))
-    except OSError as error:
-        return f"a file cannot be read: {error}"
-    changed = [name for name in written if found[name] != written[name]]
-    return _said(changed, "is not what was written") if changed else None
-
-
-def has_checksums(folder: pathlib.Path) -> bool:
-    """Whether there are any. They may have been removed by a process that was killed while it removed the folder."""
-    return (folder / FILE).is_file()
-
-
-def _names(folder: pathlib.Path) -> list[str]:
-    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in files if name not in (FILE, *CHANGING))
-
-
-def _measure(folder: pathlib.Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _measure_file(folder / name), names), strict=True))
-
-
-def _measure_file(path: pathlib.Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
-
-
-def _said(names: list[str], what: str) -> str:
-    return f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
-
-
+ARGS = ocp.args
+# Orbax measures timeouts by the wall clock: a clock that is set forward by an hour would end a save half-way. So its
+# timeout is a century; the watchdog ends a save that really hangs.
+SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}
+REMEDY = (
+    "go on with the config (optimizer.schedule, optimizer.clip_norm) and the version of the code that made it, or "
+    "choose another --workdir"
+)
+# Reasons for which a disk cannot be written, in the words that libraries of every language pass on.
 REFUSALS = tuple(
     os.strerror(getattr(errno, name))
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE")
 )
-"""What a disk answers that cannot be written, in the words that libraries of every language hand on."""
+
+Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
+"""(stored config, this run's config, folder) -> None, or raises ConfigError."""
 
 
 @contextlib.contextmanager
 def explained(workdir: pathlib.Path) -> Iterator[None]:
-    """Says in one sentence that the disk took no more.
-
-    Raises:
-      StorageError: instead of an OSError in writing below the folder.
-    """
+    """Turns an OSError of a disk that cannot be written, below `workdir`, into a StorageError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -117,7 +66,7 @@ def explained(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """What the disk answered, if an error, or what it came from, tells of a disk that cannot be written."""
+    """Returns why the disk cannot be written, if an error or one of its causes names one of `REFUSALS`."""
     while error is not None:
         if found := [words for words in REFUSALS if words in str(error)]:
             return found[0]
@@ -125,26 +74,13 @@ def refusal(error: BaseException | None) -> str | None:
     return None
 
 
-ARGS = ocp.args
-SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}
-"""Orbax measures how long it waits by the time of the day: a clock that is put right by an hour would end a save
-half-way. So it waits for ever, where it can be told to; a save that really hangs is the watchdog's business."""
-SEALED = "checksums"  # in `meta`: there are checksums, unlike in checkpoints of earlier versions
-REMEDY = (
-    "go on with the config (optimizer.schedule, optimizer.clip_norm) and the version of the code that made it, or "
-    "choose another --workdir"
-)
-Check = Callable[[dict[str, Any], dict[str, Any], pathlib.Path], None]
-"""Of the stored config, this run's, and the folder."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A checkpoint, read.
 
     Attributes:
-      state: on the mesh that was asked for.
-      data: the position in the data, as the iterator gave it.
+      state: with the shardings that were asked of `restore`.
+      data: position in the data, as the iterator gave it.
       meta: {"step", "config", "record"}: see `Checkpoints.save`.
     """
 
@@ -154,19 +90,19 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints below one folder, newest kept."""
+    """The checkpoints below one folder; the newest are kept."""
 
     def __init__(self, folder: pathlib.Path, keep: int = 2, check: Check | None = None):
-        """Opens the folder, which may not be there yet.
+        """Opens the folder, which need not exist yet.
 
         Args:
-          folder: where the checkpoints are.
-          keep: how many stay.
-          check: refuses the config of a stored run that this one cannot go on with; by default `check_same_model`.
+          folder: of the checkpoints.
+          keep: how many are kept.
+          check: refuses a stored config with which this run cannot go on; by default `check_same_model`.
         """
         self.folder = pathlib.Path(folder).absolute()
         self._keep, self._check = keep, check or check_same_model
-        self._saving, self._megabytes = 0, 0.0  # step and size of what was saved last
+        self._saving, self._megabytes = 0, 0.0  # step and size of the last save
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -189,7 +125,7 @@ class Checkpoints:
         try:
             self.close()
         except StorageError:
-            if not isinstance(error, StorageError):  # said once is enough; but a run that was not saved must say so
+            if not isinstance(error, StorageError):  # one such error is enough; but a lost save must not pass silently
                 raise
 
     def close(self) -> None:
@@ -198,12 +134,12 @@ class Checkpoints:
         self._manager.close()
 
     def wait(self) -> None:
-        """Returns once what was saved is whole on disk.
+        """Returns once the last save is whole on disk.
 
         Raises:
-          StorageError: it could not be written; the checkpoints before it are as they were.
+          StorageError: it could not be written; the checkpoints before it are unchanged.
         """
-        with self._told():
+        with self._storage_errors():
             self._manager.wait_until_finished()
 
     def drop_after(self, step: int) -> None:
@@ -215,34 +151,35 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, oldest first."""
+        """Steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: Any, data: dict[str, Any], meta: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background; the caller may donate it at once.
 
         Args:
+          state: a tree of arrays.
           data: position in the data after the state's last update, JSON values.
-          meta: {"step": int, "config": the whole config, "record": the run's memory for its summary}, JSON values.
+          meta: {"step": int, "config": the whole config, "record": the run's record for its summary}, JSON values.
 
         Raises:
-          StorageError: this one, or the one before, could not be written.
+          StorageError: this checkpoint, or the one before, could not be written.
         """
         self.wait()
         self._saving, self._megabytes = meta["step"], sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
         meta = {**meta, SEALED: True}
         args = ARGS.Composite(state=ARGS.StandardSave(state), data=ARGS.JsonSave(data), meta=ARGS.JsonSave(meta))
-        with self._told():
+        with self._storage_errors():
             self._manager.save(meta["step"], args=args)
 
     def _seal(self) -> None:
-        """Adds the checksums; Orbax calls it in the background when all is written and not renamed yet."""
+        """Adds the checksums. Orbax calls it in the background, when all is written and before the rename."""
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
             write_checksums(folder)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Says in one sentence that a checkpoint could not be written, whatever its writers raise."""
+    def _storage_errors(self) -> Iterator[None]:
+        """Re-raises any write failure as StorageError."""
         try:
             yield
         except Exception as error:
@@ -257,17 +194,17 @@ class Checkpoints:
             ) from error
 
     def preempted(self, step: int) -> bool:
-        """Whether the processes were asked to stop; they all agree on the step."""
+        """Returns whether the processes received a stop signal; all of them agree on the step."""
         return self._manager.reached_preemption(step)
 
     def restore(self, abstract: Any, config: dict[str, Any]) -> Restored | None:
-        """The newest whole checkpoint, or None where there is none.
+        """Reads the newest whole checkpoint; returns None where there is none.
 
-        A damaged one, of which a file is not what was written, is set aside in `<folder>-damaged`, saying so, and the
-        one before it is read. One that is whole stays where it is, whatever keeps it from being read.
+        A damaged one, with a file that differs from its checksum, is moved to `<folder>-damaged` with a warning, and
+        the one before it is read. A whole one is never moved, whatever keeps it from being read.
 
         Args:
-          abstract: shapes, dtypes and shardings that are wanted.
+          abstract: shapes, dtypes and shardings of the state.
           config: the config of this run, JSON values; its model must be that of the checkpoint.
 
         Raises:
@@ -276,7 +213,7 @@ class Checkpoints:
         """
         steps = self.steps[::-1]
         for step in steps:
-            # The first process looks, for all of them must read the same step.
+            # The first process decides, for all of them must read the same step.
             reason = find_damage(self.folder / str(step)) if jax.process_index() == 0 else None
             if not _in_all_processes(reason is None):
                 self._set_aside(step, reason)
@@ -284,7 +221,7 @@ class Checkpoints:
             restored, reason = self._try(step, abstract, config)
             if _in_all_processes(restored is not None):
                 return restored
-            if has_checksums(self.folder / str(step)):  # which were found right
+            if has_checksums(self.folder / str(step)):  # and they matched: the files are not to blame
                 raise CheckpointError(_unreadable(self.folder / str(step), reason))
             self._set_aside(step, reason)
         if steps:
@@ -295,7 +232,7 @@ class Checkpoints:
         return None
 
     def _try(self, step: int, abstract: Any, config: dict[str, Any]) -> tuple[Restored | None, str | None]:
-        """The checkpoint, or why it could not be read."""
+        """Returns the checkpoint, or why it could not be read."""
         try:
             return self._restore(step, abstract, config), None
         except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):
@@ -327,103 +264,18 @@ class Checkpoints:
             target = self._damaged / f"{step}-{len(list(self._damaged.iterdir()))}"
             (self.folder / str(step)).rename(target)
             logging.warning("moved it to %s", target)
-        _in_all_processes(True)  # nobody lists the folder before the step is gone
+        _in_all_processes(True)  # a barrier: the folder must not be listed before the step is gone
         self._manager = self._open()
 
 
-def newest_whole(folder: pathlib.Path, steps: Iterable[int]) -> int | None:
-    """The newest of a folder's steps whose files are what was written, for a reader who leaves the folder as it is."""
-    for step in sorted(steps, reverse=True):
-        reason = find_damage(folder / str(step))
-        if reason is None:
-            return step
-        logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
-    return None
-
-
-def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuses what is left of a checkpoint that was being removed when its process was killed.
-
-    Raises:
-      CheckpointError: it should have checksums, and has none.
-    """
-    if meta.get(SEALED) and not has_checksums(folder):
-        raise CheckpointError(f"{folder} is half deleted: its checksums are gone; give another run")
-
-
 def _in_all_processes(fine: bool) -> bool:
-    """Whether all is well in every process; each waits for the others."""
+    """Returns whether `fine` is True in every process; each waits for the others."""
     return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(fine)).all())
-
-
-def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuses to go on with another model than the checkpoint's.
-
-    Raises:
-      ConfigError: a value of the section `model` differs; the message names both values.
-    """
-    changed = differences(section(stored, "model", folder), config["model"])
-    # Rematerialisation and dropout change no parameter.
-    lines = [f"model.{key}: {old!r} there, {new!r} now" for key, old, new in changed if key not in ("remat", "dropout")]
-    if lines:
-        raise ConfigError(
-            f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
-            "give the same config or another --workdir"
-        )
-
-
-def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str, Any]:
-    """A section of a stored config.
-
-    Raises:
-      ConfigError: it has none, since the run is of another kind: a pretraining where a fine-tuning should go on.
-    """
-    if name not in stored:
-        raise ConfigError(
-            f"the checkpoint in {folder} is of another kind of run: its config has no section {name!r}; "
-            "give another --workdir"
-        )
-    return stored[name]
-
-
-def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf by its dotted name; the same for a state and for what a checkpoint tells of it."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def check_leaves(
-    stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], folder: pathlib.Path, remedy: str
-) -> None:
-    """Refuses a checkpoint with other leaves than are wanted; it is left as it is.
-
-    Args:
-      stored: shapes of the checkpoint, by name, as of `leaf_shapes`.
-      wanted: those that are wanted.
-      folder: of the checkpoint.
-      remedy: what to do, for the message.
-
-    Raises:
-      ConfigError: a leaf is not there, is there and not wanted, or has another shape; the message names the first.
-    """
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    names.sort(key=lambda name: name.startswith("opt_state."))  # it follows the parameters, which say more
-    lines = [f"{name} {stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now" for name in names[:3]]
-    if lines:
-        shown = "; ".join(lines) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise ConfigError(
-            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); {remedy}; it is whole, "
-            "and was left as it is"
-        )
 
 
 @contextlib.contextmanager
 def understood(folder: pathlib.Path) -> Iterator[None]:
-    """Says in one sentence that a checkpoint's own memory of its run is not what this version of the code writes.
-
-    Raises:
-      CheckpointError: instead of what taking JSON values apart raises.
-    """
+    """Turns errors of parsing a checkpoint's record into a CheckpointError: another version of the code wrote it."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -431,8 +283,8 @@ def understood(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _unreadable(folder: pathlib.Path, reason: str | None) -> str:
-    said = (reason or "as another process found").splitlines()[0][:300]
+    shown = (reason or "as another process found").splitlines()[0][:300]
     return (
-        f"the checkpoint {folder} is whole, and cannot be read ({said}); go on with the version of the code that "
+        f"the checkpoint {folder} is whole, and cannot be read ({shown}); go on with the version of the code that "
         "made it, or choose another --workdir; it was left as it is"
     )

@@ -1,7 +1,7 @@
-"""Trained weights in one file: a model, the head of a task where there is one, and what they were made of.
+"""Trained weights in one file: a model, the head of a task where there is one, and their origin.
 
-The file is safetensors: numbers and JSON, nothing that could run. A checksum over all that it says is kept in it, so
-that a damaged file is told from a whole one.
+The file is safetensors: numbers and JSON, nothing that could run. It holds a checksum over its whole content, by which
+a damaged file is recognised.
 """
 
 import dataclasses
@@ -17,8 +17,6 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from anysat_jax.downstream.network import HeadConfig
-from anysat_jax.downstream.task import Task
 from anysat_jax.model.config import ModelConfig, policy_name
 from anysat_jax.model.init import flat_names
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
@@ -34,24 +32,24 @@ _AGAIN = "get the file again, or export it again"
 
 
 class ExportedHead(NamedTuple):
-    """The head of a task, with its parameters."""
+    """The head of a task: `HeadConfig` and `Task` as JSON values, and the parameters."""
 
-    config: HeadConfig
-    task: Task
+    config: dict[str, Any]
+    task: dict[str, Any]
     params: Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What an exported file holds; parameters are trees of float32 numpy arrays.
+    """Content of an exported file; parameters are trees of float32 numpy arrays.
 
     Attributes:
-      model: the model, with the sensors that it has projectors for.
+      model: with the sensors for which there are projectors.
       encoder_params: of `Encoder(model)`.
       head: of the task that the model was trained for; None for an encoder alone.
-      statistics: {sensor: {"mean": [...], "std": [...]}} of each band, in native units: what the inputs were
-        standardised with; empty where that is not known.
-      source: where the weights come from, JSON values.
+      statistics: {sensor: {"mean": [...], "std": [...]}} of each band, in native units, with which the inputs were
+        standardised; empty where they are not known.
+      source: origin of the weights, JSON values.
     """
 
     model: ModelConfig
@@ -66,17 +64,15 @@ def save_exported(
     model: ModelConfig,
     encoder_params: Params,
     *,
-    head: tuple[HeadConfig, Task, Params] | None = None,
+    head: ExportedHead | None = None,
     statistics: Statistics | None = None,
     source: Mapping[str, Any],
 ) -> None:
-    """Writes weights into one file; a file of that name is replaced when the new one is whole, and not before.
+    """Writes weights into one file; an older file of that name is replaced once the new one is whole.
 
     Args:
-      path: the file, with the ending .safetensors.
-      model, encoder_params: the model and the parameters of its encoder.
-      head: the head's config, its task and its parameters.
-      statistics, source: see `Exported`.
+      path: ends in .safetensors.
+      model, encoder_params, head, statistics, source: see `Exported`.
 
     Raises:
       ValueError: the path has another ending.
@@ -85,16 +81,23 @@ def save_exported(
     path = pathlib.Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"{path}: weights are written in the format of safetensors; choose a name that ends {SUFFIX}")
-    head = ExportedHead(*head) if head else None
     trees = {"encoder": encoder_params} | ({"head": head.params} if head else {})
     tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in flat_names(trees).items()}
-    description = _describe(model, head, statistics or {}, source)
+    content = {
+        "model": dataclasses.asdict(model),
+        "sensors": [dataclasses.asdict(get_sensor(name)) for name in model.sensors],
+        "head": head and head.config,
+        "task": head and head.task,
+        "statistics": {name: dict(one) for name, one in (statistics or {}).items()},
+        "source": dict(source),
+    }
+    description = json.dumps(content, sort_keys=True)
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description}
     metadata["sha256"] = checksum(tensors, description)
     temporary = path.with_name(temporary_name(path.name))
     try:
         save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)  # some releases of safetensors keep others from reading it
+        temporary.chmod(0o644)  # some releases of safetensors write files that only their owner may read
         move_whole(temporary, path)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
@@ -103,12 +106,12 @@ def save_exported(
 
 
 def load_exported(path: str | os.PathLike[str]) -> Exported:
-    """Reads an exported file, and registers those of its sensors that are not known here.
+    """Reads an exported file, and registers those of its sensors that are unknown here.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is cut off, damaged, of another program or of a later version, or one of its sensors is
-        another one here; the message names the file.
+      ValueError: the file is cut off, damaged, of another program or of a later version, or one of its sensors has
+        another description here; the message names the file.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -119,19 +122,19 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
             _check_format(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or is cut off or damaged ({error}); {_AGAIN}") from error
+        raise ValueError(f"{path} is not a safetensors file, or is cut off or damaged ({error}); {_AGAIN}") from error
     if checksum(tensors, metadata["description"]) != metadata.get("sha256"):
-        raise ValueError(f"{path} is damaged: it is not what its checksum says; {_AGAIN}")
+        raise ValueError(f"{path} is damaged: it does not match its checksum; {_AGAIN}")
     try:
         return _content(path, json.loads(metadata["description"]), tensors)
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} does not hold what a file of version {VERSION} holds ({error!r}); {_AGAIN}"
+            f"{path} does not have the content of a file of version {VERSION} ({error!r}); {_AGAIN}"
         ) from error
 
 
 def checksum(params: Params, text: str = "") -> str:
-    """SHA-256 of a tree of parameters (names, shapes, dtypes and bytes), and of a text beside it."""
+    """Returns the SHA-256 of a tree of parameters (names, shapes, dtypes and bytes) and of a text beside it."""
     digest = hashlib.sha256(text.encode())
     for name, leaf in sorted(flat_names(params).items()):
         array = np.asarray(leaf, order="C")
@@ -140,22 +143,8 @@ def checksum(params: Params, text: str = "") -> str:
     return digest.hexdigest()
 
 
-def _describe(model: ModelConfig, head: ExportedHead | None, statistics: Statistics, source: Mapping[str, Any]) -> str:
-    return json.dumps(
-        {
-            "model": dataclasses.asdict(model),
-            "sensors": [dataclasses.asdict(get_sensor(name)) for name in model.sensors],
-            "head": head and head.config.to_json(),
-            "task": head and head.task.to_json(),
-            "statistics": {name: dict(one) for name, one in statistics.items()},
-            "source": dict(source),
-        },
-        sort_keys=True,
-    )
-
-
 def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
-    """Refuses files that another program, or a later version of this one, has written."""
+    """Refuses files of another program, and those of another version of this one."""
     if metadata.get("format") != FORMAT or "description" not in metadata:
         raise ValueError(
             f"{path} was not written by this project: the format in its metadata is {metadata.get('format')!r}, "
@@ -168,24 +157,13 @@ def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
 
 
 def _content(path: pathlib.Path, description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
-    """The parts of a file that is whole."""
     for record in description["sensors"]:
         sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
         if SENSORS.get(sensor.name, sensor) != sensor:
-            raise ValueError(f"{path} was made with {sensor}, and here that name stands for {SENSORS[sensor.name]}")
+            raise ValueError(f"{path} was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
         register(sensor)
     trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
-    head = None
-    if description["head"] is not None:
-        config, task = HeadConfig.from_json(description["head"]), Task.from_json(description["task"])
-        head = ExportedHead(config, task, trees["head"])
+    head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
     model = description["model"]
-    return Exported(
-        model=ModelConfig(
-            **{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])},
-        ),
-        encoder_params=trees["encoder"],
-        head=head,
-        statistics=description["statistics"],
-        source=description["source"],
-    )
+    model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+    return Exported(model, trees["encoder"], head, description["statistics"], description["source"])

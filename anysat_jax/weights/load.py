@@ -1,43 +1,44 @@
-"""Where an encoder's weights come from: a run, an exported file or a published checkpoint."""
+"""First weights of every job (`--config.init`) and of `AnySat.from_pretrained`.
+
+A source is the workdir of a run, an exported .safetensors file or a published .pth file. Parameters that it lacks
+(projectors of further sensors, the predictor) start at random.
+"""
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import SingleDeviceSharding
-from ml_collections import ConfigDict
 
-from anysat_jax.errors import CheckpointError, ConfigError
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import PRESETS, ModelConfig
-from anysat_jax.model.init import init_encoder, student_shapes
-from anysat_jax.pretrain.step import TrainState
-from anysat_jax.train.checkpoints import (
-    ARGS,
-    check_leaves,
-    check_not_half_deleted,
-    check_same_model,
-    leaf_shapes,
-    newest_whole,
-)
+from anysat_jax.model.init import init_encoder, init_student, student_shapes
+from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, checksum, load_exported
 from anysat_jax.weights.published import load_published
 
 Params = dict[str, Any]
 Kind = Literal["run", "export", "published"]
 
+CHOICES = (
+    "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, or a "
+    "published .pth file"
+)
+ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions")  # on which the encoder's weights depend
+
 
 class LoadedEncoder(NamedTuple):
-    """An encoder that was trained.
+    """A trained encoder.
 
     Attributes:
-      model: with the sensors that there are projectors for.
+      model: with the sensors for which there are projectors.
       params: of `Encoder(model)`, float32: the teacher's, where there is a teacher.
-      kind: what they were read from.
+      kind: of the source.
     """
 
     model: ModelConfig
@@ -45,59 +46,14 @@ class LoadedEncoder(NamedTuple):
     kind: Kind
 
 
-def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None = None) -> LoadedEncoder:
-    """The encoder of a workdir, an exported .safetensors file, or a published .pth file.
-
-    Args:
-      source: what to read. Of a pretraining's workdir the teacher is taken, of a finished adaptation's the exported
-        model.
-      predictor_heads: see `load_published`.
-
-    Raises:
-      FileNotFoundError: there is neither file nor folder.
-      ValueError: the file does not hold the weights of an AnySat.
-      ImportError: it is a .pth file, and torch is not installed.
-      anysat_jax.errors.CheckpointError: the folder holds no checkpoint.
-    """
-    path = pathlib.Path(source)
-    if (exported := exported_file(path)) is not None:
-        content = load_exported(exported)
-        return LoadedEncoder(content.model, content.encoder_params, "run" if path.is_dir() else "export")
-    if path.is_dir():
-        # takes seconds to import
-
-        return LoadedEncoder(*load_teacher(path), "run")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}; expected a published .pth file, or the workdir of a run, or an exported {SUFFIX} file"
-        )
-    published = load_published(path, predictor_heads=predictor_heads)
-    return LoadedEncoder(published.config, published.teacher_params or published.encoder_params, "published")
-
-
-def exported_file(path: pathlib.Path) -> pathlib.Path | None:
-    """The exported file that a path names: itself, or that of a finished run's workdir; None where there is none."""
-    if path.suffix == SUFFIX:
-        return path
-    inside = path / FILE_NAME
-    return inside if inside.is_file() else None
-
-
-CHOICES = (
-    "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, or a "
-    "published .pth file"
-)
-CHECKED = ("dim", "depth", "num_heads", "mlp_ratio", "positions")  # of the model: what the encoder's weights depend on
-
-
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """An encoder before the first step.
+    """An encoder before the first step of fine-tuning or probing.
 
     Attributes:
-      model: the encoder's; its sensors are all that it has projectors for, the data's among them.
+      model: with the sensors for which there are projectors, the data's among them.
       params: of `Encoder(model)`, a tree of float32 numpy arrays.
-      source: {"source": what config.init says, "kind": "none", "run", "export" or "published", "digest": a SHA-256 of
+      source: {"source": the value of config.init, "kind": "none", "run", "export" or "published", "digest": SHA-256 of
         the parameters}.
     """
 
@@ -106,199 +62,248 @@ class Initial:
     source: dict[str, str]
 
 
-def initial_encoder(config: ConfigDict, sensors: Sequence[str]) -> Initial:
-    """The encoder that the config starts from.
+def exported_file(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the exported file of a path: itself, or that of a finished run's workdir; None where there is none."""
+    if path.suffix == SUFFIX:
+        return path
+    inside = path / FILE_NAME
+    return inside if inside.is_file() else None
+
+
+def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None = None) -> LoadedEncoder:
+    """Loads the encoder of a run, an exported file or a published file.
 
     Args:
-      config: of an adaptation; `init`, `model`, `new_sensors`, `dtype` and `seed` are read. What `model` leaves None is
-        the checkpoint's, or that of "base" for a random start. A sensor of `new_sensors` starts at random where the
-        checkpoint has no projector for it.
-      sensors: names of the data's sensors.
+      source: workdir, .safetensors or .pth file. Of a pretraining's workdir the teacher is taken, of a finished
+        fine-tuning's or probing's the exported model.
+      predictor_heads: see `load_published`.
 
     Raises:
-      ConfigError: `init` names nothing that can be read, its model has another width, depth, heads or positions than
-        the config says, or it has no projector for one of the sensors.
-      CheckpointError: the workdir that `init` names holds no checkpoint.
+      FileNotFoundError: there is neither file nor folder.
+      ValueError: the file does not hold the weights of an AnySat.
+      ImportError: it is a .pth file, and torch is not installed.
+      CheckpointError: the folder holds no checkpoint.
     """
-    unknown = [name for name in config.new_sensors if name not in sensors]
-    if unknown:
-        raise ConfigError(f"new_sensors names {', '.join(unknown)}; the data's sensors are {', '.join(sensors)}")
-    if not config.init:
-        raise ConfigError(f"config.init is empty; give {CHOICES}")
-    if config.init == "none":
-        kind, model = "none", _random_model(config, sensors)
-        params = init_encoder(model, config.seed)
-    else:
-        kind, model, params = _pretrained(config, sensors)
-    source = {"source": config.init, "kind": kind, "digest": checksum(params)}
-    return Initial(model, params, source)
+    path = pathlib.Path(source)
+    if (exported := exported_file(path)) is not None:
+        content = load_exported(exported)
+        return LoadedEncoder(content.model, content.encoder_params, "run" if path.is_dir() else "export")
+    if path.is_dir():
+        return LoadedEncoder(*load_teacher(path), "run")
+    _check_is_file(path)
+    published = load_published(path, predictor_heads=predictor_heads)
+    return LoadedEncoder(published.config, published.teacher_params or published.encoder_params, "published")
 
 
-def _random_model(config: ConfigDict, sensors: Sequence[str]) -> ModelConfig:
-    """The model of a random start."""
-    section = _given(config) | {"preset": config.model.preset or "base", "sensors": tuple(sensors)}
-    try:
-        return ModelConfig.from_section(section, dtype=config.dtype)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _pretrained(config: ConfigDict, sensors: Sequence[str]) -> tuple[str, ModelConfig, Params]:
-    """Kind, model and parameters of what `config.init` names, with new projectors where the config asks for them."""
-    try:
-        loaded = load_encoder(config.init, predictor_heads=config.model.predictor_heads)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"init = {config.init!r}: {error}") from error
-    check_same_encoder(config.init, loaded.model, _wanted(config))
-    fresh = [name for name in sensors if name not in loaded.model.sensors]
-    if lacking := [name for name in fresh if name not in config.new_sensors]:
-        raise ConfigError(
-            f"{config.init} has projectors for {', '.join(loaded.model.sensors)}, and none for {', '.join(lacking)} of "
-            "the data; name in new_sensors those that shall start at random"
+def _check_is_file(path: pathlib.Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}; expected a published .pth file, or the workdir of a run, or an exported {SUFFIX} file"
         )
-    model = dataclasses.replace(
-        loaded.model,
-        sensors=(*loaded.model.sensors, *fresh),
-        dtype=config.dtype,
-        remat=config.model.remat,
-        dropout=config.model.dropout,
-    )
-    params = jax.tree.map(np.asarray, loaded.params)
-    return loaded.kind, model, params | _random_projectors(model, fresh, config.seed)
-
-
-def _random_projectors(model: ModelConfig, sensors: Sequence[str], seed: int) -> Params:
-    """Parameters of the projectors of some of the model's sensors, as a random start has them."""
-    if not sensors:
-        return {}
-    params = init_encoder(model, seed)
-    return {f"projector_{name}": params[f"projector_{name}"] for name in sensors}
-
-
-def check_same_encoder(source: str, found: ModelConfig, wanted: dict[str, Any]) -> None:
-    """Refuses weights of another encoder.
-
-    Args:
-      source: names the weights in the message.
-      wanted: values of the model that the config gives.
-
-    Raises:
-      ConfigError: one differs; the message names both.
-    """
-    pairs = [(name, getattr(found, name), wanted[name]) for name in CHECKED if name in wanted]
-    lines = [f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in pairs if have != want]
-    if lines:
-        raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")
-
-
-def _given(config: ConfigDict) -> dict[str, Any]:
-    """Fields of the model that the config gives."""
-    names = {field.name for field in dataclasses.fields(ModelConfig)}
-    return {name: value for name, value in config.model.items() if name in names and value is not None}
-
-
-def _wanted(config: ConfigDict) -> dict[str, Any]:
-    """Values of the model that the config gives, by its preset or one by one."""
-    preset = config.model.preset
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"model.preset: unknown preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS.get(preset, {}) | _given(config)
 
 
 def load_teacher(workdir: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
-    """The model of a run, and its teacher's parameters from the newest whole checkpoint.
-
-    Args:
-      workdir: what `--workdir` named, or the folder `runs/<name>-<time>`.
-
-    Returns:
-      The model's config, and the encoder's parameters, float32 on the first device.
+    """Loads the teacher of the newest whole checkpoint of a pretraining, float32, on the first local device.
 
     Raises:
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
-      ConfigError: another version of the code made it, with other parameters.
+      ConfigError: another version of the code wrote it, with other parameters.
       ValueError: the run's model has a sensor that is not registered here.
     """
 
-    def wanted(run: dict[str, Any]) -> Params:
-        return {"teacher": _on_first_device(student_shapes(_model_of(run))["encoder"])}
+    def model_of(run: dict[str, Any]) -> ModelConfig:
+        return ModelConfig.from_section(run["model"], dtype=run["dtype"])
 
-    run, state = _read_newest(pathlib.Path(workdir), wanted)
-    return _model_of(run), state["teacher"]
+    def wanted(run: dict[str, Any]) -> Params:
+        here = SingleDeviceSharding(jax.local_devices()[0])  # the checkpoint may be of many devices
+        shapes = student_shapes(model_of(run))["encoder"]
+        return {"teacher": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)}
+
+    run, state = read_newest(pathlib.Path(workdir), wanted)
+    return model_of(run), state["teacher"]
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+def initial_student(
+    init: str | None, model: ModelConfig, seed: int, abstract: Mapping[str, Params], config: dict[str, Any]
+) -> tuple[Params, Params]:
+    """Returns student and teacher before the first step of pretraining.
+
+    Args:
+      init: a source of weights; empty for a random start. An encoder alone becomes both student and teacher.
+      model: of this run.
+      seed: of the parameters that start at random.
+      abstract: {"params", "teacher"}: shapes, dtypes and shardings, with which the weights of a run are restored.
+      config: of this run, JSON values; its model must be that of a run's checkpoint.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another model.
+      CheckpointError: the folder holds no whole checkpoint of a pretraining.
+    """
+    if not init:
+        params = init_student(model, seed)
+        return params, params["encoder"]
+    logging.info("starting from the weights of %s", init)
+    path = pathlib.Path(init)
+    exported = exported_file(path)
+    if exported is None and path.is_dir():
+        return restore_params(path, abstract, config)
+    try:
+        return _published_student(path, model, seed) if exported is None else _exported_student(exported, model, seed)
+    except (OSError, ValueError, ImportError) as error:  # a ConfigError is a ValueError, and keeps its message
+        raise ConfigError(str(error)) from error
 
 
 def restore_params(
-    workdir: str | os.PathLike[str], abstract: TrainState, config: dict[str, Any]
+    workdir: str | os.PathLike[str], abstract: Mapping[str, Params], config: dict[str, Any]
 ) -> tuple[Params, Params]:
-    """Student and teacher of the newest checkpoint, whatever its optimizer was.
+    """Restores student and teacher of a run's newest whole checkpoint, whatever its optimizer was.
 
     Args:
-      workdir: of the run.
-      abstract: shapes, dtypes and shardings that are wanted; only `params` and `teacher` are read.
-      config: the config of this run; its model must be that of the checkpoint.
+      abstract, config: see `initial_student`.
 
     Raises:
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
-      ConfigError: the checkpoint is of another model, or another version of the code made it, with other parameters.
+      ConfigError: the checkpoint is of another model, or another version of the code wrote it, with other parameters.
     """
 
     def wanted(run: dict[str, Any]) -> Params:
         check_same_model(run, config, pathlib.Path(workdir))
-        return {"params": abstract.params, "teacher": abstract.teacher}
+        return {name: abstract[name] for name in ("params", "teacher")}
 
-    _, state = _read_newest(pathlib.Path(workdir), wanted)
+    _, state = read_newest(pathlib.Path(workdir), wanted)
     return state["params"], state["teacher"]
 
 
-def _model_of(run: dict[str, Any]) -> ModelConfig:
-    """The model of a run's config."""
-    return ModelConfig.from_section(run["model"], dtype=run["dtype"])
+def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    _check_is_file(path)
+    weights = load_published(path, model, strict=False)
+    if weights.report.misshaped:
+        raise ConfigError(f"{path} is of another model than the config's:\n{weights.report}")
+    _warn_of_random(path, weights.report.missing)
+    if model.positions != "released":
+        logging.warning("%s was trained with model.positions = 'released', not %r", path, model.positions)
+    params = init_student(model, seed) | {"encoder": weights.encoder_params}
+    if weights.predictor_params is not None:
+        params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
+    return params, weights.teacher_params or weights.encoder_params
 
 
-def _read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params]) -> tuple[dict[str, Any], Params]:
-    """The run's config, and parts of the state of its newest whole checkpoint.
+def _exported_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
+    exported = load_exported(path)
+    check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
+    params = init_student(model, seed)
+    _warn_of_random(path, [name for name in params["encoder"] if name not in exported.encoder_params])
+    encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
+    return params | {"encoder": encoder}, encoder
+
+
+def _warn_of_random(path: pathlib.Path, missing: Sequence[str]) -> None:
+    if missing:
+        logging.warning("start at random, for %s lacks them: %s", path, ", ".join(missing))
+
+
+# ---------------------------------------------------------------- fine-tuning, probing and evaluation
+
+
+def initial_encoder(
+    init: str,
+    section: Mapping[str, Any],
+    sensors: Sequence[str],
+    *,
+    new_sensors: Sequence[str] = (),
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Initial:
+    """Returns the encoder before the first step of fine-tuning or probing.
 
     Args:
-      workdir: of a pretraining run.
-      wanted: gives, for the run's config, shapes, dtypes and shardings of the parts.
+      init: a source of weights, or "none" for a random start.
+      section: the config's section `model`. What it leaves None is the source's, or the preset's ("base" by default)
+        for a random start.
+      sensors: of the data.
+      new_sensors: those of `sensors` whose projectors start at random where the source has none.
+      dtype: of the computation.
+      seed: of the parameters that start at random.
+
+    Raises:
+      ConfigError: `init` cannot be read; its model has another width, depth, heads or positions than `section`; or it
+        has no projector for one of the sensors.
+      CheckpointError: the workdir `init` holds no checkpoint.
     """
-    folder = workdir.absolute() / "checkpoints"
-    if not folder.is_dir():
-        raise CheckpointError(f"{workdir} is not the workdir of a run: it has no folder checkpoints")
-    # A fresh manager, since one remembers the first way in which an item was read.
-    with ocp.CheckpointManager(folder) as manager:
-        steps = manager.all_steps()
-        step = newest_whole(folder, steps)
-        if step is None:
-            raise CheckpointError(
-                f"all checkpoints of {folder} are damaged (steps {sorted(steps)}); give another run"
-                if steps
-                else f"there is no whole checkpoint in {folder} yet"
-            )
-        meta = manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
-        check_not_half_deleted(meta, folder / str(step))
-        run = meta["config"]
-        if "model" not in run or run.get("job", "pretrain") != "pretrain":
-            raise CheckpointError(
-                f"{workdir} is of a run that adapts weights and has not ended, so that it has no exported model yet; "
-                "start it again to go on with it"
-            )
-        parts = wanted(run)
-        _check_parts(folder / str(step), parts)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
-        restore = ARGS.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
-        return run, manager.restore(step, args=ARGS.Composite(state=restore))["state"]
+    unknown = [name for name in new_sensors if name not in sensors]
+    if unknown:
+        raise ConfigError(f"new_sensors names {', '.join(unknown)}; the data's sensors are {', '.join(sensors)}")
+    if not init:
+        raise ConfigError(f"config.init is empty; give {CHOICES}")
+    if init == "none":
+        kind, model = "none", _random_model(section, sensors, dtype)
+        params = init_encoder(model, seed)
+    else:
+        loaded = _load_checked(init, section)
+        kind, fresh = loaded.kind, _missing_sensors(init, loaded.model, sensors, new_sensors)
+        how = dict(dtype=dtype, remat=section["remat"], dropout=section["dropout"])  # how parameters are computed with
+        model = dataclasses.replace(loaded.model, sensors=(*loaded.model.sensors, *fresh), **how)
+        params = jax.tree.map(np.asarray, loaded.params)
+        if fresh:
+            random = init_encoder(model, seed)
+            params |= {f"projector_{name}": random[f"projector_{name}"] for name in fresh}
+    return Initial(model, params, {"source": init, "kind": kind, "digest": checksum(params)})
 
 
-def _check_parts(folder: pathlib.Path, parts: Params) -> None:
-    """Refuses a checkpoint whose leaves are others, as another version of the code has made them."""
-    stored = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / "state").tree)
-    stored = {name: shape for name, shape in stored.items() if name.partition(".")[0] in parts}
-    remedy = "read it with the version of the code that made it, or give another run"
-    check_leaves(stored, leaf_shapes(parts), folder, remedy)
+def _random_model(section: Mapping[str, Any], sensors: Sequence[str], dtype: str) -> ModelConfig:
+    values = _given(section) | {"preset": section["preset"] or "base", "sensors": tuple(sensors)}
+    try:
+        return ModelConfig.from_section(values, dtype=dtype)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
-def _on_first_device(shapes: Params) -> Params:
-    """The shapes with a place: a checkpoint of many devices is wanted on one."""
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+def _load_checked(init: str, section: Mapping[str, Any]) -> LoadedEncoder:
+    """Loads the encoder, and compares its model with what the config gives by its preset or field by field."""
+    try:
+        loaded = load_encoder(init, predictor_heads=section["predictor_heads"])
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"init = {init!r}: {error}") from error
+    preset = section["preset"]
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"model.preset: unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    check_same_encoder(init, loaded.model, PRESETS.get(preset, {}) | _given(section))
+    return loaded
+
+
+def _given(section: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    return {name: value for name, value in section.items() if name in names and value is not None}
+
+
+def _missing_sensors(
+    init: str, found: ModelConfig, sensors: Sequence[str], new_sensors: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns the data's sensors without a projector; raises ConfigError where `new_sensors` does not name them."""
+    fresh = tuple(name for name in sensors if name not in found.sensors)
+    if lacking := [name for name in fresh if name not in new_sensors]:
+        raise ConfigError(
+            f"{init} has projectors for {', '.join(found.sensors)}, and none for {', '.join(lacking)} of "
+            "the data; name in new_sensors those that shall start at random"
+        )
+    return fresh
+
+
+def check_same_encoder(source: str, found: ModelConfig, wanted: Mapping[str, Any]) -> None:
+    """Refuses weights of another encoder.
+
+    Args:
+      source: names the weights in the message.
+      found: their model.
+      wanted: fields of the model that the config gives.
+
+    Raises:
+      ConfigError: a field differs; the message names both values.
+    """
+    pairs = [(name, getattr(found, name), wanted[name]) for name in ENCODER_FIELDS if name in wanted]
+    lines = [f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in pairs if have != want]
+    if lines:
+        raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")

@@ -8,9 +8,10 @@ import jax
 import pytest
 
 from anysat_jax.errors import CheckpointError, ConfigError
-from anysat_jax.train.checkpoints import CHANGING, FILE, Checkpoints, find_damage, understood, write_checksums
+from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import make_mesh
+from anysat_jax.weights.checkpoint_files import CHANGING, FILE, find_damage, write_checksums
 from tests.train.damage import cut_short, flip_bit
 from tests.train.processes import start_processes
 from tests.train.toys import assert_same, toy_abstract, toy_state

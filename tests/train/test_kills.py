@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from anysat_jax.train.checkpoints import find_damage, has_checksums
+from anysat_jax.weights.checkpoint_files import find_damage, has_checksums
 from tests.train.killed_run import MOMENTS, Kill, run
 
 EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")

@@ -21,7 +21,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
 from anysat_jax.sensors import SENSORS, Sensor, register
 from anysat_jax.weights import exported
-from anysat_jax.weights.exported import FORMAT, checksum, load_exported, save_exported
+from anysat_jax.weights.exported import FORMAT, ExportedHead, checksum, load_exported, save_exported
 from tests.train.toys import assert_same
 
 MODEL = ModelConfig(
@@ -40,7 +40,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def head():
     config = HeadConfig(kind="mlp", hidden=8)
-    return config, TASK, init_head(NetworkConfig(MODEL, config, TASK), 4)
+    return ExportedHead(config.to_json(), TASK.to_json(), init_head(NetworkConfig(MODEL, config, TASK), 4))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,11 @@ def test_an_encoder_comes_back_bit_for_bit(tmp_path, encoder):
 def test_a_head_comes_back_with_its_task(tmp_path, encoder, head):
     save_exported(tmp_path / "a.safetensors", MODEL, encoder, head=head, statistics=STATISTICS, source=SOURCE)
     found = load_exported(tmp_path / "a.safetensors")
-    assert (found.head.config, found.head.task) == head[:2]
-    assert_same(found.head.params, head[2])
+    assert (HeadConfig.from_json(found.head.config), Task.from_json(found.head.task)) == (
+        HeadConfig("mlp", hidden=8),
+        TASK,
+    )
+    assert_same(found.head.params, head.params)
     assert_same(found.encoder_params, encoder)
     assert found.statistics == STATISTICS
 
@@ -122,7 +125,7 @@ def test_every_byte_of_the_numbers_counts(saved):
         changed = bytearray(content)
         changed[place] ^= 1
         saved.write_bytes(changed)
-        with pytest.raises(ValueError, match="is damaged: it is not what its checksum says; get the file again"):
+        with pytest.raises(ValueError, match="is damaged: it does not match its checksum; get the file again"):
             load_exported(saved)
 
 
@@ -155,7 +158,9 @@ def test_a_whole_file_that_says_something_else(saved, description):
     tensors = {"encoder/bias": np.zeros(3, np.float32)}
     metadata = {"format": FORMAT, "version": "1", "description": description, "sha256": checksum(tensors, description)}
     save_file(tensors, saved, metadata)
-    with pytest.raises(ValueError, match=r"model\.safetensors does not hold what a file of version 1 holds \(.*'\)\);"):
+    with pytest.raises(
+        ValueError, match=r"safetensors does not have the content of a file of version 1 \(.*'\)\);"
+    ):
         load_exported(saved)
 
 
@@ -184,7 +189,7 @@ def test_a_sensor_of_the_users_own_is_registered_and_not_confused(tmp_path, smal
     assert load_exported(tmp_path / "a.safetensors").model == model
     assert exported.SENSORS["drone"] == drone
     exported.SENSORS["drone"] = Sensor("drone", "image", ("R", "G", "B", "NIR"), 0.1, subpatch_pixels=10)
-    with pytest.raises(ValueError, match=r"a\.safetensors was made with .*'B'\).*, and here that name .*'NIR'"):
+    with pytest.raises(ValueError, match=r"a\.safetensors was made with .*'B'\).*, and here that name is .*'NIR'"):
         load_exported(tmp_path / "a.safetensors")
 
 

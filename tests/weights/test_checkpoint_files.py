@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from anysat_jax.train.checkpoints import FILE, find_damage, write_checksums
+from anysat_jax.weights.checkpoint_files import FILE, find_damage, write_checksums
 from tests.train.damage import cut_short, flip_bit
 
 

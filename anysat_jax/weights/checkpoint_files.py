@@ -1,0 +1,213 @@
+"""Files of checkpoints: their checksums, what they must hold, and reading parts of the newest whole one."""
+
+import concurrent.futures
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from anysat_jax.errors import CheckpointError, ConfigError
+
+Params = dict[str, Any]
+
+FILE = "checksums.json"
+# Orbax writes these at the top of a checkpoint after its last call to us; they hold times, and nothing reads them.
+CHANGING = ("_CHECKPOINT_METADATA", "commit_success.txt")
+SEALED = "checksums"  # in `meta`: this checkpoint has checksums, unlike those of the first versions
+THREADS = 4  # hashing releases Python's lock
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Writes `checksums.json` into a folder: size in bytes and SHA-256 of every file below it.
+
+    Raises:
+      OSError: a file cannot be read, or the checksums cannot be written.
+    """
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name not in (FILE, *CHANGING))
+    # Written in place: a checkpoint's folder gets its name only after this file is whole.
+    (folder / FILE).write_text(json.dumps({"files": _hash_files(folder, names)}, indent=2) + "\n", encoding="utf-8")
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+    """Compares the files of a folder with its checksums.
+
+    Returns:
+      A description of the first damage; None for a whole folder, and for one without checksums (see `has_checksums`).
+      Files that were added later are ignored.
+    """
+    try:
+        written = json.loads((folder / FILE).read_bytes())["files"]
+    except FileNotFoundError:
+        return None  # a checkpoint of an earlier version
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{FILE} cannot be read: {error}"
+    missing = [name for name in written if not (folder / name).is_file()]
+    if missing:
+        return _first_of(missing, "is missing")
+    try:
+        found = _hash_files(folder, list(written))
+    except OSError as error:
+        return f"a file cannot be read: {error}"
+    changed = [name for name in written if found[name] != written[name]]
+    return _first_of(changed, "is not what was written") if changed else None
+
+
+def has_checksums(folder: pathlib.Path) -> bool:
+    """Returns whether a folder has checksums; a process killed while it deletes the folder may have removed them."""
+    return (folder / FILE).is_file()
+
+
+def _hash_files(folder: pathlib.Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    def one(name: str) -> dict[str, Any]:
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"bytes": file.tell(), "sha256": digest}
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def _first_of(names: list[str], what: str) -> str:
+    return f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+
+
+def newest_whole(folder: pathlib.Path, steps: Iterable[int]) -> int | None:
+    """Returns the newest step whose files match their checksums, or None; damaged steps are left where they are."""
+    for step in sorted(steps, reverse=True):
+        reason = find_damage(folder / str(step))
+        if reason is None:
+            return step
+        logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
+    return None
+
+
+def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses the remains of a checkpoint whose deletion was interrupted.
+
+    Raises:
+      CheckpointError: `meta` says that the checkpoint has checksums, and they are gone.
+    """
+    if meta.get(SEALED) and not has_checksums(folder):
+        raise CheckpointError(f"{folder} is half deleted: its checksums are gone; give another run")
+
+
+def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns a section of a stored config.
+
+    Raises:
+      ConfigError: it has no such section, since a run of another kind wrote it.
+    """
+    if name not in stored:
+        raise ConfigError(
+            f"the checkpoint in {folder} is of another kind of run: its config has no section {name!r}; "
+            "give another --workdir"
+        )
+    return stored[name]
+
+
+def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses a checkpoint of another model.
+
+    Args:
+      stored: config of the checkpoint's run, JSON values.
+      config: config of this run, JSON values.
+      folder: of the checkpoint, for the message.
+
+    Raises:
+      ConfigError: a value of the section `model` differs; the message names both values.
+    """
+    old, new = section(stored, "model", folder), config["model"]
+    names = sorted({**old, **new}.keys() - {"remat", "dropout"})  # these two change no parameter
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    lines = [f"model.{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in changed]
+    if lines:
+        raise ConfigError(
+            f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
+            "give the same config or another --workdir"
+        )
+
+
+def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every leaf by its dotted name, of a state or of a checkpoint's metadata."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def check_leaves(
+    stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], folder: pathlib.Path, remedy: str
+) -> None:
+    """Refuses a checkpoint whose leaves are not the wanted ones, and leaves it as it is.
+
+    Args:
+      stored, wanted: shapes by name, as of `leaf_shapes`.
+      folder: of the checkpoint, for the message.
+      remedy: what to do, for the message.
+
+    Raises:
+      ConfigError: a leaf is absent, superfluous or of another shape; the message names the first three.
+    """
+    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+    names.sort(key=lambda name: name.startswith("opt_state."))  # its leaves repeat the parameters', which say more
+    lines = [f"{name} {stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now" for name in names[:3]]
+    if lines:
+        shown = "; ".join(lines) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise ConfigError(
+            f"the checkpoint {folder} does not fit the config's model and optimizer ({shown}); {remedy}; it is whole, "
+            "and was left as it is"
+        )
+
+
+def read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params]) -> tuple[dict[str, Any], Params]:
+    """Reads parts of the newest whole checkpoint of a pretraining run.
+
+    Args:
+      workdir: of the run.
+      wanted: returns, for the run's config, the parts to read: {"params" or "teacher": shapes, dtypes and shardings}.
+
+    Returns:
+      The run's config, JSON values, and the parts.
+
+    Raises:
+      CheckpointError: the folder holds no whole checkpoint of a pretraining run.
+      ConfigError: another version of the code wrote it, with other parameters.
+    """
+    folder = workdir.absolute() / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"{workdir} is not the workdir of a run: it has no folder checkpoints")
+    # A fresh manager, since one remembers the first way in which an item was read.
+    with ocp.CheckpointManager(folder) as manager:
+        steps = manager.all_steps()
+        step = newest_whole(folder, steps)
+        if step is None:
+            raise CheckpointError(
+                f"all checkpoints of {folder} are damaged (steps {sorted(steps)}); give another run"
+                if steps
+                else f"there is no whole checkpoint in {folder} yet"
+            )
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        check_not_half_deleted(meta, folder / str(step))
+        run = meta["config"]
+        if "model" not in run or run.get("job", "pretrain") != "pretrain":
+            raise CheckpointError(
+                f"{workdir} is of a fine-tuning or probing run that has not finished, so it has no exported model yet; "
+                "start it again to go on with it"
+            )
+        parts = wanted(run)
+        _check_parts(folder / str(step), parts)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
+        restore = ocp.args.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
+        return run, manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+
+
+def _check_parts(folder: pathlib.Path, parts: Params) -> None:
+    """Refuses a checkpoint whose leaves differ, as those of another version of the code."""
+    stored = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / "state").tree)
+    stored = {name: shape for name, shape in stored.items() if name.partition(".")[0] in parts}
+    remedy = "read it with the version of the code that made it, or give another run"
+    check_leaves(stored, leaf_shapes(parts), folder, remedy)
