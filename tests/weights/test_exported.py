@@ -158,9 +158,7 @@ def test_a_whole_file_that_says_something_else(saved, description):
     tensors = {"encoder/bias": np.zeros(3, np.float32)}
     metadata = {"format": FORMAT, "version": "1", "description": description, "sha256": checksum(tensors, description)}
     save_file(tensors, saved, metadata)
-    with pytest.raises(
-        ValueError, match=r"safetensors does not have the content of a file of version 1 \(.*'\)\);"
-    ):
+    with pytest.raises(ValueError, match=r"safetensors does not have the content of a file of version 1 \(.*'\)\);"):
         load_exported(saved)
 
 
