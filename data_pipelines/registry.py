@@ -12,7 +12,7 @@ from data_pipelines.reader import DatasetEntry, Reader
 def _mini(name: str) -> DatasetEntry:
     from data_pipelines.mini import datasets as mini_geoplex
 
-    code = tuple(f"data_pipelines.{m}" for m in ("land_cover", "landscape", "views", "mini_geoplex"))
+    code = tuple(f"data_pipelines.mini.{m}" for m in ("land_cover", "landscape", "sensing", "datasets"))
     return DatasetEntry(mini_geoplex.MINI_CARDS[name], generate=lambda: mini_geoplex.MiniReader(name), code=code)
 
 

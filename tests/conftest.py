@@ -1,7 +1,8 @@
-"""What every test shares: eight fake CPU devices, strict rank promotion, and the folders of optional data."""
+"""Eight fake CPU devices, strict rank promotion, one cache of compiled programs, and the folders of optional data."""
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 # Compiling takes most of the tests' time, and at level 0 half as long.
@@ -9,6 +10,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A program is compiled once for all workers and the processes that tests start; the folder goes with this process.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="anysat-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest
@@ -16,6 +22,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+SHORT = ("data_pipelines", "report", "validate", "launch", "configs", "model")  # folders whose files take seconds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first: a worker that begins one last keeps the others waiting."""
+    items.sort(key=lambda item: item.path.relative_to(REPOSITORY / "tests").parts[0] in SHORT)
 
 
 def optional_folder(variable: str, default: str) -> pathlib.Path:
