@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream.task import Task, in_unit
+from anysat_jax.downstream.task import Task, prediction
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.plots.colours import view_of
@@ -51,7 +51,7 @@ class PanelBook:
             "index": int(labels["index"][row]),
             "corner": tuple(labels["window"][row].tolist()) if "window" in labels else (0.0, 0.0),
             "truth": np.array(labels[self._task.level][row]),
-            "prediction": predicted(self._task, logits),
+            "prediction": prediction(self._task, logits),
         }
 
     def _worth(self, batch: Batch, row: int) -> float:
@@ -98,13 +98,6 @@ def write_panels(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None
     """Writes panels.npz into a folder: no objects in it, so that it can be read without pickle."""
     with (folder / FILE_NAME).open("wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def predicted(task: Task, logits: Float[np.ndarray, "*shape K"]) -> Shaped[np.ndarray, "..."]:
-    """The answer that logits stand for: a class, the labels (bool), or the number in the label's unit."""
-    if task.kind == "regression":
-        return in_unit(task, logits)
-    return logits > 0 if task.kind == "multi_label" else logits.argmax(axis=-1)
 
 
 def in_words(task: Task, answer: Shaped[np.ndarray, "..."]) -> str:

@@ -18,7 +18,7 @@ from anysat_jax.downstream.evaluate import Evaluation, Totals, judge_logits
 from anysat_jax.downstream.feature_cache import Features
 from anysat_jax.downstream.features import Extraction, FeatureBatch, FeatureSet, frozen_features
 from anysat_jax.downstream.fit import Problem
-from anysat_jax.downstream.linear_probe import solve_head
+from anysat_jax.downstream.linear_probe import fit_probe
 from anysat_jax.downstream.metrics import Tally, TallySum, tally_batch
 from anysat_jax.downstream.network import NetworkConfig, Params, apply_head
 from anysat_jax.downstream.task import LossConfig, Task
@@ -236,11 +236,11 @@ def with_solved_head(data: Data, start: Start, vitals: Vitals | None = None) -> 
     sizes = {"train": data.options.patch_sizes[0], "val": data.patch_sizes[0]}
     parts = [_rows(data, start, split, size, vitals) for split, size in sizes.items()]
     try:
-        head, penalty, loss = solve_head(data.task, *parts)
+        probe, penalty, loss = fit_probe(data.task, *parts)
     except ValueError as error:
         raise ConfigError(f"{data.task.title}: {error}; set head_start = 'random'") from error
     logging.info("head solved on %d frozen features: loss %.4f on val, penalty %g", len(parts[0][0]), loss, penalty)
-    return dataclasses.replace(start, params={**start.params, "head": head})
+    return dataclasses.replace(start, params={**start.params, "head": probe.head_params()})
 
 
 def _rows(

@@ -182,6 +182,13 @@ def in_unit(task: Task, logits: Float[Array, "*shape 1"]) -> Float[Array, "*shap
     return logits[..., 0] * task.scale + task.offset
 
 
+def prediction(task: Task, logits: Float[np.ndarray, "*shape K"]) -> Shaped[np.ndarray, "..."]:
+    """Returns the prediction of logits: class numbers, labels (bool, with K), or numbers in the label's unit."""
+    if task.kind == "regression":
+        return in_unit(task, logits)
+    return logits > 0 if task.kind == "multi_label" else logits.argmax(axis=-1)
+
+
 def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array, "..."]) -> None:
     """Sees that there is one answer for each label.
 

@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream import metrics
 from anysat_jax.downstream.features import Extractor, FrozenFeatures, make_extractor
-from anysat_jax.downstream.linear_probe import LinearProbe, fit_probe
+from anysat_jax.downstream.linear_probe import DEFAULT_PENALTY, LinearProbe, fit_probe
 from anysat_jax.downstream.metrics import Counts, class_counts, confusion_matrix, label_counts
+from anysat_jax.downstream.task import make_task, prediction
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import EvaluateSettings
 from anysat_jax.report import figures
@@ -251,14 +252,43 @@ def predict(
 ) -> dict[ProbeKey, Shaped[np.ndarray, "B ..."]]:
     """What each probe says about a batch."""
     return {
-        (task, name): np.asarray(probe.predict(task_features(plan, task, features[name])))
+        (task, name): prediction(
+            make_task(plan.card, task), np.asarray(_logits(probe, task_features(plan, task, features[name])))
+        )
         for (task, name), probe in probes.items()
     }
 
 
+@jax.jit
+def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float[jax.Array, "*shape K"]:
+    return probe.logits(features)
+
+
+VALIDATION_FRACTION = 0.2  # of the training tiles, by which a probe's penalty is chosen
+
+
 def _fit(plan: Plan, task: Task, samples: Samples, network: str, seed: int) -> LinearProbe:
-    num_classes = len(plan.classes(task))
-    return fit_probe(samples.features[network], samples.labels, num_classes, groups=samples.groups, seed=seed)
+    """Fits a probe on all rows, with the penalty that does best on those of a fifth of the tiles."""
+    question, features, labels = make_task(plan.card, task), samples.features[network], samples.labels
+    validation = validation_rows(samples.groups, seed)
+    penalty = DEFAULT_PENALTY
+    if validation.any():
+        parts = ((features[part], labels[part]) for part in (~validation, validation))
+        _, penalty, _ = fit_probe(question, *parts)
+    probe, _, _ = fit_probe(question, (features, labels), penalties=(penalty,))
+    return probe.replace(bias=np.where(seen_classes(labels, len(plan.classes(task))), probe.bias, -np.inf))
+
+
+def validation_rows(groups: Int[np.ndarray, "N"], seed: int) -> Bool[np.ndarray, "N"]:
+    """Returns the rows of a fifth of the groups, which are drawn with the seed; none of fewer than five groups."""
+    names = np.unique(groups)
+    chosen = np.random.default_rng(seed).permutation(names)[: int(VALIDATION_FRACTION * len(names))]
+    return np.isin(groups, chosen)
+
+
+def seen_classes(labels: Shaped[np.ndarray, "N *K"], num_classes: int) -> Bool[np.ndarray, "K"]:
+    """Returns which classes at least one row has: the others are never predicted."""
+    return labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(num_classes), labels)
 
 
 def _count(plan: Plan, task: Task, batch: Batch, predicted: Shaped[np.ndarray, "B ..."]) -> Counts:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream.examples import PanelBook, class_entropy, in_words, predicted, write_panels
-from anysat_jax.downstream.task import Task, make_task
+from anysat_jax.downstream.examples import PanelBook, class_entropy, in_words, write_panels
+from anysat_jax.downstream.task import Task, make_task, prediction
 from data_pipelines import load
 from data_pipelines.locate import locate
 from tests.downstream import adapt_toys
@@ -113,7 +113,7 @@ def test_the_choice_does_not_depend_on_the_batches():
 def test_answers_in_words(kind, logits, answer, text):
     classes = () if kind == "regression" else ("a", "b", "c")
     task = Task("toy", "Toy", "tile", kind, classes, unit="%" if kind == "regression" else "", offset=10.0, scale=4.0)
-    found = predicted(task, np.float32(logits))
+    found = prediction(task, np.float32(logits))
     np.testing.assert_allclose(found, answer)
     assert in_words(task, found) == text
 
