@@ -57,7 +57,7 @@ from anysat_jax.pretrain import config as pretrain_config
 from anysat_jax.train import config as settings
 from anysat_jax.train import distributed
 from anysat_jax.train.record import versions
-from anysat_jax.train.workdir import hold
+from anysat_jax.train.workdir import lock_workdir
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
@@ -103,7 +103,7 @@ def run_job(config: ConfigDict) -> None:
     if config.job == "pretrain":
         pretrain_config.check(config)  # before the data libraries are imported: a wrong value is reported at once
     keep_programs()
-    with hold(choose_workdir(_WORKDIR.value, config.name)) as workdir:
+    with lock_workdir(choose_workdir(_WORKDIR.value, config.name)) as workdir:
         module, function = JOBS[config.job]
         getattr(importlib.import_module(module), function)(config, workdir)
     logging.info("done: %s", workdir)
@@ -273,7 +273,7 @@ def main(argv: list[str]) -> int:
     """Runs the job of --config. Returns the exit code."""
     del argv
     quiet_logs()
-    return distributed.leave(_attempt(), failed=EXIT_ERROR)
+    return distributed.shutdown(_attempt(), failed=EXIT_ERROR)
 
 
 def _attempt() -> int:

@@ -1,21 +1,21 @@
-"""How runs are: prints the status.json of one workdir, or a table of several.
+"""Prints the status.json of one run, or a table of several.
 
 python -m anysat_jax.status RUN [RUN ...]
 
-RUN is a workdir. The exit code is 1 where a run failed, is gone without a word, or has no status.
+RUN is a workdir. The exit code is 1 if a run failed, its process is gone, or it has no status.
 """
 
 import argparse
 import datetime
+import fcntl
 import json
 import pathlib
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anysat_jax.train.workdir import Owner
-
-FILE_NAME = "status.json"
+FILE_NAME, LOCK_FILE = "status.json", "run.lock"  # here, since this command must start without importing JAX
 ENDED = ("done", "stopped", "failed")
 STALE_SECONDS = 600  # compiling a large program may take minutes, in which nothing is written
 COLUMNS = ("run", "state", "step", "loss", "tiles/s", "MFU", "input", "checkpoint", "updated")
@@ -27,7 +27,7 @@ class NoStatusError(Exception):
 
 
 def read_status(workdir: pathlib.Path) -> dict[str, Any]:
-    """The content of a workdir's status.json.
+    """Reads a workdir's status.json; adds "trouble", what is wrong with the run, "" if nothing is known to be.
 
     Raises:
       NoStatusError: there is none, or it is something else.
@@ -35,7 +35,8 @@ def read_status(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / FILE_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        age(found), trouble(found), found["step"], found["total_steps"]
+        found["trouble"] = _trouble(found, workdir)
+        age(found), found["step"], found["total_steps"]
     except FileNotFoundError:
         raise NoStatusError(f"there is no {path}; give the workdir of a run") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -44,33 +45,42 @@ def read_status(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def age(status: Status) -> float:
-    """Seconds since it was written, by this machine's clock; 0 where that is behind."""
+    """Returns the seconds since it was written, by this machine's clock; 0 if that is behind."""
     written = datetime.datetime.fromisoformat(status["updated"])
     return max(0.0, (datetime.datetime.now(datetime.UTC) - written).total_seconds())
 
 
-def trouble(status: Status) -> str:
-    """What is wrong with a run, in words; "" if nothing is known to be."""
+def _trouble(status: Status, workdir: pathlib.Path) -> str:
     if status["state"] == "failed":
         return f"failed: {status.get('error')}"
     if status["state"] in ENDED:
         return ""
-    owner = Owner(**status["owner"], token="")
-    if owner.is_here and not owner.lives:
-        return "gone: it ended without a word, as when it is killed; start the same command again"
+    # Locks of another machine need not be visible here, as in mounted buckets.
+    if status["host"] == socket.gethostname() and _is_unlocked(workdir / LOCK_FILE):
+        return "dead: its process no longer exists (killed?); start the same command again"
     if age(status) > STALE_SECONDS:
-        return f"stale: nothing was written for {duration(age(status))}; look whether the run still goes"
+        return f"stale: nothing was written for {duration(age(status))}; check whether the run is still alive"
     return ""
 
 
+def _is_unlocked(path: pathlib.Path) -> bool:
+    """Returns whether a file is there and no process holds its lock."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # locked, absent, or on a file system without locks
+        return False
+    return True
+
+
 def describe(run: str, status: Status) -> str:
-    """A few lines about one run."""
-    share = status["step"] / max(1, status["total_steps"])
-    state = status["state"] if status["state"] in ENDED or not trouble(status) else f"{status['state']}?"
-    lines = [f"{run}: {state}, step {status['step']:,} of {status['total_steps']:,} ({share:.0%})"]
+    """Returns a few lines about one run."""
+    fraction = status["step"] / max(1, status["total_steps"])
+    state = status["state"] if status["state"] in ENDED or not status.get("trouble") else f"{status['state']}?"
+    lines = [f"{run}: {state}, step {status['step']:,} of {status['total_steps']:,} ({fraction:.0%})"]
     rows = {
-        "trouble": trouble(status),
-        "at work on": _progress(status),
+        "trouble": status.get("trouble"),
+        "progress": _progress(status),
         "losses": _losses(status),
         "best": _best(status),
         "speed": _speed(status),
@@ -123,7 +133,7 @@ def _set_aside(status: Status) -> str:
 
 
 def table(runs: Mapping[str, Status]) -> str:
-    """A line for each run."""
+    """Returns a table with a line for each run."""
     rows = [COLUMNS, *(_row(run, status) for run, status in runs.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
@@ -137,7 +147,7 @@ def _row(run: str, status: Status) -> tuple[str, ...]:
 
     return (
         run,
-        trouble(status).partition(":")[0] or status["state"],
+        status.get("trouble", "").partition(":")[0] or status["state"],
         f"{status['step']:,}/{status['total_steps']:,}",
         f"{sum(losses):.4f}" if losses else "-",
         shown("tiles_per_second", ".1f"),
@@ -149,7 +159,7 @@ def _row(run: str, status: Status) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there is at least two."""
+    """Returns a time in the largest unit of which there are at least two."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -169,7 +179,7 @@ def main(arguments: Sequence[str]) -> int:
             code = 1
     if found:
         print(table(found) if len(found) > 1 else describe(*next(iter(found.items()))))
-    return 1 if code or any(trouble(status) for status in found.values()) else 0
+    return 1 if code or any(status["trouble"] for status in found.values()) else 0
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from anysat_jax.train.compile import Compiled
 from anysat_jax.train.monitor import first_names
 from anysat_jax.train.record import provenance, write_json
 from anysat_jax.train.sharding import batch_sharding, put_batch, put_params, replicated
-from anysat_jax.train.status import StatusFile, Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import Exported, checksum, load_exported
 from anysat_jax.weights.load import exported_file
 from data_pipelines import load
@@ -126,7 +126,7 @@ def evaluate_split(
     loss: LossConfig | None = None,
     watch: Watch | None = None,
     leave: bool = True,
-    vitals: Vitals | None = None,
+    status: JobStatus | None = None,
 ) -> Evaluation:
     """Scores of a network on a split, with a progress bar.
 
@@ -143,13 +143,13 @@ def evaluate_split(
       loss: class weights and smoothing of the loss; None: without.
       watch: is shown what was predicted.
       leave: whether the progress bar stays.
-      vitals: of the job.
+      status: of the job.
 
     Raises:
       ValueError, OSError: the split is unknown, a patch size does not fit, or the data cannot be had.
       DataError: a tile cannot be read.
     """
-    vitals = vitals or Vitals()
+    status = status or JobStatus()
     params = put_params(params, mesh)
     judge = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
     totals = Totals(network.task)
@@ -157,7 +157,7 @@ def evaluate_split(
     total = load.num_samples(data, network.task.dataset, split)
     with (
         sample_bar(f"{network.task.title}: {split}", total, leave) as bar,
-        vitals.passing("evaluating", split, total, judge) as passing,
+        status.over_split("evaluating", split, total, judge) as passing,
     ):
         for batch, (logits, *judged) in one_ahead(
             passing.timed(batches), lambda batch: judge(params, put_batch(only_labels(batch, network.task), mesh))
@@ -168,7 +168,7 @@ def evaluate_split(
             if watch is not None:
                 watch(batch, local_rows(logits))
     found = totals.result()
-    vitals.leave_out(split, found.left_out)
+    status.leave_out(split, found.left_out)
     return found
 
 
@@ -203,7 +203,7 @@ def measure(
     params: Params,
     loss: LossConfig,
     workdir: pathlib.Path,
-    vitals: Vitals | None = None,
+    status: JobStatus | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluates each split of `evaluate.splits`; panels.npz shows samples of the last one."""
     config, found = data.config, {}
@@ -219,7 +219,7 @@ def measure(
             data.mesh,
             loss=loss,
             watch=book if book.size else None,
-            vitals=vitals,
+            status=status,
         )
         logging.info("%s: %s", split, in_words(found[split], network.task.metric))
         if book.size and jax.process_index() == 0:
@@ -351,20 +351,20 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     task_settings.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    with StatusFile(workdir, config.name, 0) as status:
-        return run(config, workdir, Vitals(workdir, config.watchdog_seconds, status))
+    with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
+        return run(config, workdir, status)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, vitals: Vitals) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
     """What `evaluate` does once there is a workdir; a step of its status is a batch."""
     began = time.monotonic()
     data = open_data(config, config.evaluate.splits)
     start = start_network(data) if config.init == "none" else finished_network(data)
     data = dataclasses.replace(data, task=start.network.task)
-    vitals.follow(lambda: vitals.values() | {"step": vitals.batches}, total_steps=count_batches(data))
-    measured = measure(data, start.network, start.params, LossConfig(), workdir, vitals)
-    vitals.state("reporting")
-    summary = common_summary(data, start, measured, vitals.left_out, time.monotonic() - began)
+    status.follow(lambda: status.evaluation_fields() | {"step": status.batches}, total_steps=count_batches(data))
+    measured = measure(data, start.network, start.params, LossConfig(), workdir, status)
+    status.set_state("reporting")
+    summary = common_summary(data, start, measured, status.left_out, time.monotonic() - began)
     finish(summary, workdir)
     return summary
 

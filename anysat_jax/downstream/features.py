@@ -28,7 +28,7 @@ from anysat_jax.model.encoder import Encoder, dense_features, stack_patches
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import batch_share, put_batch, put_params, replicated
-from anysat_jax.train.status import Vitals
+from anysat_jax.train.status import JobStatus
 from data_pipelines import load
 from data_pipelines.batches import Pick, Share
 from data_pipelines.locate import locate
@@ -76,7 +76,7 @@ class Extraction:
       digest: of those parameters.
       config: the run's; `data`, `cache` and `evaluate.batch_size` are read.
       mesh: where to compute.
-      vitals: of the job.
+      status: of the job.
     """
 
     network: NetworkConfig
@@ -84,7 +84,7 @@ class Extraction:
     digest: str
     config: ConfigDict
     mesh: Mesh
-    vitals: Vitals = dataclasses.field(default_factory=Vitals)
+    status: JobStatus = dataclasses.field(default_factory=JobStatus)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -210,7 +210,7 @@ def _extract(
     some = False
     with (
         sample_bar(f"{task.title}: {title}", rows) as bar,
-        wanted.vitals.passing("extracting", title, rows, program) as passing,
+        wanted.status.over_split("extracting", title, rows, program) as passing,
     ):
         for _, (features, labels) in one_ahead(
             passing.timed(batches),

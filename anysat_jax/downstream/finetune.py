@@ -24,7 +24,7 @@ from anysat_jax.downstream.trainable import layer_multipliers
 from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.train.sharding import batch_share
-from anysat_jax.train.status import StatusFile, Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
 from data_pipelines import load
 
@@ -41,40 +41,39 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     settings.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    with StatusFile(workdir, config.name, 0) as status:
-        vitals = Vitals(workdir, config.watchdog_seconds, status)
-        vitals.follow(vitals.values)
-        return run(config, workdir, vitals)
+    with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
+        status.follow(status.evaluation_fields)
+        return run(config, workdir, status)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, vitals: Vitals) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
     """What `finetune` does once there is a workdir."""
     began = time.monotonic()
 
     # ---------------------------------------------------------------- devices, data, labels, weights
     data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
-    start = with_solved_head(data, start_network(data), vitals)
+    start = with_solved_head(data, start_network(data), status)
     loss = loss_config(data)
     logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)
 
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
-    result = fit(make_problem(data, start, loss, vitals), data.config, data.mesh, workdir, vitals)
+    result = fit(make_problem(data, start, loss, status), data.config, data.mesh, workdir, status)
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
-    measured = measure(data, start.network, params, loss, workdir, vitals)
-    neighbours = neighbour_scores(data, start, vitals) if config.knn.neighbours else None
-    vitals.state("reporting")
+    measured = measure(data, start.network, params, loss, workdir, status)
+    neighbours = neighbour_scores(data, start, status) if config.knn.neighbours else None
+    status.set_state("reporting")
     if jax.process_index() == 0:
         export(data, start, params, workdir)
     seconds = time.monotonic() - began
-    summary = training_summary(data, start, result, measured, neighbours, vitals.left_out, seconds)
+    summary = training_summary(data, start, result, measured, neighbours, status.left_out, seconds)
     finish(summary, workdir)
     return summary
 
 
-def network_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals) -> Problem:
+def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus) -> Problem:
     """The whole network on observations: every mode but the probe on kept features."""
     config, sensors = data.config, data.prepared.card.sensors
     try:
@@ -101,7 +100,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals) 
             share=batch_share(data.mesh),
         ),
         steps_per_epoch=-(-tiles // data.options.batch_size),
-        validate=functools.partial(validate, data, start.network, loss, vitals),
+        validate=functools.partial(validate, data, start.network, loss, status),
         sample_ids=functools.partial(data.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
         # Probes and modes that freeze a part spare products that flops.py does not tell apart.
@@ -128,11 +127,11 @@ def training_forward(
 
 
 def validate(
-    data: Data, network: NetworkConfig, loss: LossConfig, vitals: Vitals, params: Params
+    data: Data, network: NetworkConfig, loss: LossConfig, status: JobStatus, params: Params
 ) -> Mapping[str, float]:
     """Scores and loss on the validation split."""
     what = (data.config.data, "val", data.patch_sizes, data.config.evaluate.batch_size)
-    found = evaluate_split(network, params, *what, data.mesh, loss=loss, leave=False, vitals=vitals)
+    found = evaluate_split(network, params, *what, data.mesh, loss=loss, leave=False, status=status)
     return found.of_metrics
 
 

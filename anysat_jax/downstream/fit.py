@@ -4,7 +4,6 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import functools
 import math
 import pathlib
 import time
@@ -33,7 +32,7 @@ from anysat_jax.train.optimizer import make_adapt_optimizer
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import on_host, put_batch, put_params, put_whole, replicated
-from anysat_jax.train.status import Sources, Vitals
+from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.train.watchdog import Watchdog
 from anysat_jax.train.workdir import StopRequest
 
@@ -308,7 +307,7 @@ class Fitting:
       state, memory, position: where the run stands.
       frozen: the parameters that do not train, on the devices.
       feed, programs, ledger, log, profiler, watchdog, stop: what steps need.
-      vitals: of the job.
+      status: of the job.
     """
 
     problem: Problem
@@ -325,7 +324,7 @@ class Fitting:
     profiler: Profiler
     watchdog: Watchdog
     stop: StopRequest
-    vitals: Vitals
+    status: JobStatus
 
     def __post_init__(self) -> None:
         self._step = self.memory.record.steps
@@ -378,7 +377,7 @@ class Fitting:
         self.ledger.finish()
         self.profiler.rest(self._step, self.state)
         plan, selection = self.plan, self.memory.selection
-        with self.watchdog.resting():
+        with self.watchdog.paused():
             scores = self.problem.validate(merge(self.state.judged, self.frozen))
         epoch = self._step // plan.steps_per_epoch
         improved = selection.update(plan.rules, epoch, self._step, float(scores[plan.rules.metric]))
@@ -390,7 +389,7 @@ class Fitting:
 
     def _save(self) -> None:
         self.ledger.finish()
-        with self.vitals.during("saving"):
+        with self.status.during("saving"):
             self.store.save(self.state, self.position, self.memory)
 
     def _preempted(self) -> Preempted:
@@ -407,7 +406,7 @@ def run_fitting(
     store: FitStore,
     workdir: pathlib.Path,
     meter: Meter,
-    vitals: Vitals,
+    status: JobStatus,
 ) -> None:
     """Goes from a start to the end of the plan; what is found is in `store` and in `start.memory`.
 
@@ -434,20 +433,20 @@ def run_fitting(
         StopRequest(enabled=jax.process_count() == 1) as stop,
         StepPrograms(step_on_mesh, start.state, constants=(frozen,)) as programs,
         Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
-        vitals.watchdog("step", lambda: programs.compiling) as watchdog,
+        status.watchdog("step", lambda: programs.compiling) as watchdog,
     ):
-        vitals.state("running")
+        status.set_state("running")
         ledger = FitLedger(
             record,
             log,
             leaf_names(problem.trainable),
             problem.sample_ids,
             max_nonfinite=config.max_nonfinite_steps,
-            watchers=(meter, count_skipped(record), watchdog, lambda finished: vitals.tell(step=finished.step)),
+            watchers=(meter, count_skipped(record), watchdog, status),
         )
         now = (start.state, start.memory, start.position)
         means = (feed, programs, ledger, log, profiler, watchdog, stop)
-        Fitting(problem, plan, store, *now, frozen, *means, vitals).run()
+        Fitting(problem, plan, store, *now, frozen, *means, status).run()
 
 
 def judges_start(config: ConfigDict) -> bool:
@@ -455,18 +454,18 @@ def judges_start(config: ConfigDict) -> bool:
     return config.get("head_start", "random") == "solved"
 
 
-def fields_of_fitting(selection: Selection, metric: str, vitals: Vitals) -> dict[str, Any]:
+def fields_of_fitting(selection: Selection, metric: str, status: JobStatus) -> dict[str, Any]:
     """What the status of a fitting says besides: "best" (the best evaluation so far; None before it, or where nothing
     could be scored) and "left_out_tiles".
     """
     best, known = selection.best, None
     if best is not None and not math.isnan(best.value):
         known = {"metric": metric, "value": best.value, "epoch": best.epoch}
-    return {"best": known, "left_out_tiles": vitals.left_out_tiles}
+    return {"best": known, "left_out_tiles": status.left_out_tiles}
 
 
 def fit(
-    problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, vitals: Vitals | None = None
+    problem: Problem, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus | None = None
 ) -> FitResult:
     """Fits, or goes on fitting, in `workdir`; returns at once where that was done.
 
@@ -480,13 +479,13 @@ def fit(
         average_decay, max_nonfinite_steps, profile.steps and the section optimizer.
       mesh: the devices.
       workdir: a folder that is there.
-      vitals: of the job.
+      status: of the job.
 
     Raises:
       RunError: the checkpoints of the workdir do not fit or cannot be read, the data cannot be read, losses or
         gradients are not finite, or the run was asked to stop.
     """
-    vitals = vitals or Vitals()
+    status = status or JobStatus()
     task, steps_per_epoch = problem.task, problem.steps_per_epoch
     rules = Rules.from_config(config, task.metric, task.lower_is_better)
     plan = Plan(
@@ -500,15 +499,21 @@ def fit(
         start = store.begin(problem.trainable, optimizer, mesh, averaged=config.average_decay > 0)
         record, selection = start.memory.record, start.memory.selection
         meter = Meter(problem.count_flops, mesh_peak(mesh)) if problem.count_flops else Meter()
-        sources = Sources(record, meter, store, functools.partial(fields_of_fitting, selection, rules.metric, vitals))
-        vitals.follow(sources.values, step=record.steps, total_steps=plan.total)
+        status.follow(
+            lambda: {
+                **training_fields(record, meter, store.steps),
+                **fields_of_fitting(selection, rules.metric, status),
+            },
+            step=record.steps,
+            total_steps=plan.total,
+        )
         if plan.finished(record.steps, selection):
             logging.info("already fitted for %d steps, in %s", record.steps, workdir)
         else:
             if record.steps:
                 record.resumed_from = record.steps
                 logging.info("resuming from step %d", record.steps)
-            run_fitting(problem, config, plan, optimizer, mesh, start, store, workdir, meter, vitals)
+            run_fitting(problem, config, plan, optimizer, mesh, start, store, workdir, meter, status)
         params = store.read_best(problem.trainable, mesh, selection.best.step)
     stopped_early = record.steps < plan.total
     return FitResult(

@@ -25,7 +25,7 @@ from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import batch_share, put_params, replicated
-from anysat_jax.train.status import Vitals
+from anysat_jax.train.status import JobStatus
 from data_pipelines import load
 
 BLOCK = 256  # test samples at a time; memory is about BLOCK * N floats beside the features
@@ -99,18 +99,18 @@ def _vote(
 VECTORS = 1024  # tiles of a validation batch, where a tile is one vector
 
 
-def probe_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals | None = None) -> Problem:
+def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus | None = None) -> Problem:
     """The head on frozen features, which are extracted first unless they are in the cache.
 
     The features are those of an evaluation: of whole tiles, or of all windows of them, not augmented, and nothing
     drops.
     """
-    train = features_of(data, start, "train", data.options.patch_sizes, vitals)
-    val = features_of(data, start, "val", data.patch_sizes, vitals)
+    train = features_of(data, start, "train", data.options.patch_sizes, status)
+    val = features_of(data, start, "val", data.patch_sizes, status)
 
     def validate(params: Params) -> Mapping[str, float]:
         size = data.config.evaluate.batch_size
-        return validate_features(start.network, params, val, loss, size, data.mesh, vitals).of_metrics
+        return validate_features(start.network, params, val, loss, size, data.mesh, status).of_metrics
 
     return Problem(
         task=data.task,
@@ -127,19 +127,19 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, vitals: Vitals | N
 
 
 def features_of(
-    data: Data, start: Start, split: str, patch_sizes: Sequence[float], vitals: Vitals | None = None
+    data: Data, start: Start, split: str, patch_sizes: Sequence[float], status: JobStatus | None = None
 ) -> FeatureSet:
     """Frozen features of a split; of the training split those of the tiles that training uses.
 
     With `data.skip_corrupt`, tiles that cannot be read are left out, at every patch size.
     """
-    vitals = vitals or Vitals()
-    wanted = Extraction(start.network, start.params["encoder"], start.source["digest"], data.config, data.mesh, vitals)
+    status = status or JobStatus()
+    wanted = Extraction(start.network, start.params["encoder"], start.source["digest"], data.config, data.mesh, status)
     tiles = None
     if split == "train" and data.options.fraction < 1:
         tiles = load.training_tiles(data.config.data, data.name)
     sizes = {float(size): frozen_features(wanted, split, size, tiles) for size in patch_sizes}
-    vitals.leave_out(split, {tile for one in sizes.values() for tile in one.left_out})
+    status.leave_out(split, {tile for one in sizes.values() for tile in one.left_out})
     return FeatureSet(data.name, data.task.level, same_samples(sizes))
 
 
@@ -167,7 +167,7 @@ def validate_features(
     loss: LossConfig,
     batch_size: int,
     mesh: Mesh,
-    vitals: Vitals | None = None,
+    status: JobStatus | None = None,
 ) -> Evaluation:
     """Scores of a head on frozen features; of several patch sizes, the mean of the logits answers.
 
@@ -177,7 +177,7 @@ def validate_features(
     head = {"head": put_params(params["head"], mesh)}
     totals = Totals(network.task)
     in_order = kept.in_order(batch_size if network.task.level == "dense" else VECTORS, mesh)
-    with (vitals or Vitals()).passing("evaluating", "val", len(kept), judge) as passing:
+    with (status or JobStatus()).over_split("evaluating", "val", len(kept), judge) as passing:
         for batches in passing.timed(in_order):
             passing.done(totals.add(*judge(head, batches)))
     return totals.result()
@@ -192,7 +192,7 @@ def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
     return Compiled(judge, out_shardings=replicated(mesh))
 
 
-def neighbour_scores(data: Data, start: Start, vitals: Vitals | None = None) -> dict[str, Any]:
+def neighbour_scores(data: Data, start: Start, status: JobStatus | None = None) -> dict[str, Any]:
     """What the nearest training tiles say of the last of the splits that are measured, by frozen features.
 
     Returns:
@@ -200,8 +200,8 @@ def neighbour_scores(data: Data, start: Start, vitals: Vitals | None = None) -> 
     """
     task, k = data.task, data.config.knn.neighbours
     split, size = data.config.evaluate.splits[-1], data.patch_sizes[:1]
-    (train,) = features_of(data, start, "train", size, vitals).sizes.values()
-    (test,) = features_of(data, start, split, size, vitals).sizes.values()
+    (train,) = features_of(data, start, "train", size, status).sizes.values()
+    (test,) = features_of(data, start, split, size, status).sizes.values()
     votes = knn_predict(train.features, np.asarray(train.labels), test.features, task.num_outputs, k=k)
     total = TallySum(task)
     total.add(jax.device_get(tally_batch(task, vote_logits(task, votes), np.asarray(test.labels))))
@@ -218,7 +218,7 @@ def vote_logits(task: Task, votes: Float[np.ndarray, "N K"]) -> Float[np.ndarray
 MAX_ROWS = 100_000  # of each part; more pixels change a linear layer little
 
 
-def with_solved_head(data: Data, start: Start, vitals: Vitals | None = None) -> Start:
+def with_solved_head(data: Data, start: Start, status: JobStatus | None = None) -> Start:
     """The start with the head that does best on frozen features, if `config.head_start` asks for that.
 
     Raises:
@@ -234,7 +234,7 @@ def with_solved_head(data: Data, start: Start, vitals: Vitals | None = None) -> 
             f"{start.network.head.kind!r}, with {pixels} x {pixels} answers: set head_start = 'random'"
         )
     sizes = {"train": data.options.patch_sizes[0], "val": data.patch_sizes[0]}
-    parts = [_rows(data, start, split, size, vitals) for split, size in sizes.items()]
+    parts = [_rows(data, start, split, size, status) for split, size in sizes.items()]
     try:
         probe, penalty, loss = fit_probe(data.task, *parts)
     except ValueError as error:
@@ -244,10 +244,10 @@ def with_solved_head(data: Data, start: Start, vitals: Vitals | None = None) -> 
 
 
 def _rows(
-    data: Data, start: Start, split: str, patch_size: float, vitals: Vitals | None
+    data: Data, start: Start, split: str, patch_size: float, status: JobStatus | None
 ) -> tuple[Float[np.ndarray, "N F"], Shaped[np.ndarray, "N *K"]]:
     """Features and labels of tiles, or of the pixels of all maps, at most `MAX_ROWS`, chosen by the seed."""
-    (kept,) = features_of(data, start, split, (patch_size,), vitals).sizes.values()
+    (kept,) = features_of(data, start, split, (patch_size,), status).sizes.values()
     features, labels = np.asarray(kept.features), np.asarray(kept.labels)
     if data.task.level == "dense":
         features, labels = features.reshape(-1, features.shape[-1]), labels.reshape(-1)

@@ -37,8 +37,7 @@ from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord, make_summary, write_json
 from anysat_jax.train.sharding import batch_share, check_batch_sizes, check_heads, make_mesh, on_host, replicated
-from anysat_jax.train.status import Sources, StatusFile
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.train.workdir import StopRequest
 from anysat_jax.weights.load import initial_student
 from data_pipelines import load
@@ -150,11 +149,11 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     check_heads(described, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
-    with StatusFile(workdir, config.name, config.total_steps) as status:
+    with JobStatus(workdir, config.name, config.total_steps, config.watchdog_seconds) as status:
         return run(config, mesh, workdir, status)
 
 
-def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: StatusFile) -> dict[str, Any]:
+def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
     """What `pretrain` does once there are a mesh and a workdir."""
     # ---------------------------------------------------------------- data
     config, model = prepare_data(config)
@@ -170,7 +169,7 @@ def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: StatusFil
             state, record = train(config, optimizer, mesh, start, checkpoints, workdir, status)
 
     # ---------------------------------------------------------------- report
-    status.state("reporting", step=record.steps)
+    status.set_state("reporting", step=record.steps)
     probe = report(config, model, workdir, state)
     summary = make_summary(record, probe)
     if jax.process_index() == 0:
@@ -185,7 +184,7 @@ def train(
     start: Start,
     checkpoints: Checkpoints,
     workdir: pathlib.Path,
-    status: StatusFile,
+    status: JobStatus,
 ) -> tuple[TrainState, RunRecord]:
     """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end."""
     state, record, first, total = start.state, start.record, start.record.steps, config.total_steps
@@ -202,11 +201,11 @@ def train(
         StopRequest(enabled=jax.process_count() == 1) as stop,
         StepPrograms(step_on_mesh, state, date_buckets=date_buckets(config.data.datasets)) as programs,
         Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
-        Watchdog(config.watchdog_seconds, workdir, busy=lambda: programs.compiling, on_hang=status.failed) as watchdog,
+        status.watchdog("step", lambda: programs.compiling) as watchdog,
     ):
         meter = make_meter(config, settings.model_of(config), mesh)
-        status.follow(Sources(record, meter, checkpoints).values)
-        status.state("running", step=first)
+        status.follow(lambda: training_fields(record, meter, checkpoints.steps))
+        status.set_state("running", step=first)
         ledger = Ledger(
             record,
             log,
@@ -228,7 +227,7 @@ def train(
             if step % config.checkpoint_every == 0 or step == total or stopping:
                 ledger.finish()
                 meta = {"step": step, "config": as_json, "record": record.to_json()}
-                with status.saving():
+                with status.during("saving"):
                     checkpoints.save(state, fed.position, meta)
             if stopping and step < total:
                 raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 from absl import logging
 
-from anysat_jax.train.distributed import meet
+from anysat_jax.train.distributed import barrier
 
 LOOKAHEAD = 2  # steps whose batches are on the devices, and whose programs are compiled, before they run
 PROGRAMS_FOR_EACH = 4  # of one (dataset, patch size, bucket of dates): as many as there may be buckets of mask sizes
@@ -120,7 +120,7 @@ class StepPrograms:
         program = self._programs[signature].result()
         if signature not in self._met:  # the first collective of a program does not wait long for a slow compiler
             self._met.add(signature)
-            meet()
+            barrier()
         return program(state, *self._constants, *fed.inputs)
 
     def _compile(self, inputs: tuple[Any, ...]) -> Program:

@@ -45,13 +45,13 @@ def start(processes: str) -> None:
     try:
         jax.distributed.initialize(**by_hand)
         local, total = jax.local_device_count(), jax.device_count()
-        connect(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
+        warm_up_collectives(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"--processes={processes}: {_why_alone(processes, error)}") from error
     logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
 
 
-def connect(mesh: Mesh) -> None:
+def warm_up_collectives(mesh: Mesh) -> None:
     """Opens the connections of all later collectives over axes of a mesh, while all processes are there.
 
     CPUs wait 30 s for each other then, which a slow compiler in one of them would use up; accelerators connect by
@@ -70,7 +70,7 @@ def connect(mesh: Mesh) -> None:
     sharding, shape = NamedSharding(mesh, where), mesh.devices.shape
     ones = jax.make_array_from_callback(shape, sharding, lambda _: np.ones((1,) * len(names), np.float32))
     program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=where, out_specs=kept)).lower(ones).compile()
-    meet()
+    barrier()
     jax.block_until_ready(program(ones))
 
 
@@ -105,7 +105,7 @@ def _why_alone(processes: str, error: Exception) -> str:
     )
 
 
-def leave(code: int, failed: int = 1) -> int:
+def shutdown(code: int, failed: int = 1) -> int:
     """Ends this process' part in the run. The other processes wait for the first one, which may still be reporting.
 
     Where they do not all come to the same end, this does not return: the process is gone at once, its coordinator tells
@@ -133,13 +133,13 @@ def leave(code: int, failed: int = 1) -> int:
     return code
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits for the other processes, however late they come."""
     if jax.process_count() > 1:
         _coordinator().wait_at_barrier(f"anysat/{next(_ROUNDS)}", PATIENCE * 1000)
 
 
-def on_all(work: Callable[[], T]) -> T:
+def agree(work: Callable[[], T]) -> T:
     """Does what may fail in one process only, such as finding its data; what fails in one is said in all.
 
     Raises:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from anysat_jax.batch import Batch
 from anysat_jax.errors import DataError
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
-from anysat_jax.train.distributed import check_same, on_all
+from anysat_jax.train.distributed import agree, check_same
 from anysat_jax.train.sharding import (
     put_batch,
     put_masks,
@@ -175,7 +175,7 @@ def agreed(config: ConfigDict, prepare: Callable[[], T]) -> T:
     Raises:
       ConfigError: a dataset is missing in one process, or is another one than that of the first process.
     """
-    prepared = on_all(prepare)
+    prepared = agree(prepare)
     check_same(
         lambda: {f"dataset {name!r}": facts for name, facts in load.prepared_facts(config.data).items()},
         "give all hosts the same prepared data, best below one data.root that they share",

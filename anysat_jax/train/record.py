@@ -15,8 +15,6 @@ from typing import Any, Self
 
 import jax
 
-import anysat_jax
-
 EDGE = 10  # steps whose mean is a loss's "first" and "last"
 LOSSES = ("predictive", "contrastive")
 
@@ -160,7 +158,7 @@ def provenance(seconds: float) -> dict[str, Any]:
       installed from elsewhere; "date", the end of the run in UTC (ISO 8601); "seconds"; "device", how many of which;
       "versions" of the libraries.
     """
-    commit, dirty = checkout_state(pathlib.Path(anysat_jax.__file__).parents[1])
+    commit, dirty = checkout_state(pathlib.Path(__file__).parents[2])
     return {
         "commit": commit,
         "dirty": dirty,
@@ -172,8 +170,12 @@ def provenance(seconds: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this library, of Python and of the libraries that compute."""
-    found = {"anysat-jax": anysat_jax.__version__, "python": platform.python_version()}
+    """Returns the versions of this library, of Python and of the libraries that compute."""
+    try:
+        own = importlib.metadata.version("anysat-jax")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed; its commit is known
+        own = "unknown"
+    found = {"anysat-jax": own, "python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 

@@ -17,7 +17,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, Axes, parts
-from anysat_jax.train.distributed import connect
+from anysat_jax.train.distributed import warm_up_collectives
 from data_pipelines.batches import Share
 
 AXES = (*BATCH_AXES, TENSOR)
@@ -53,7 +53,7 @@ def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = 
             f"{product} uses {needed} of {len(devices)} devices; with several processes the mesh must take them all"
         )
     mesh = jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
-    connect(mesh)
+    warm_up_collectives(mesh)
     return mesh
 
 

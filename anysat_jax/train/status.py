@@ -1,14 +1,15 @@
-"""status.json: how a run is, in one small file that is always whole. `python -m anysat_jax.status RUN` prints it."""
+"""status.json of a job, its watchdogs, and the tiles that its evaluations left out."""
 
 import collections
 import contextlib
-import dataclasses
 import datetime
+import os
 import pathlib
+import socket
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import jax
 from absl import logging
@@ -19,78 +20,39 @@ from anysat_jax.train.compile import Compiled
 from anysat_jax.train.monitor import Finished, Meter, Throughput
 from anysat_jax.train.record import RunRecord, write_json
 from anysat_jax.train.watchdog import Watchdog
-from anysat_jax.train.workdir import Owner
 
-EVERY_SECONDS = 5.0  # at most so often, besides when the state changes
-
-
-class Kept(Protocol):
-    """Checkpoints."""
-
-    @property
-    def steps(self) -> list[int]:
-        """Of the whole ones, oldest first."""
+EVERY_SECONDS = 5.0  # between two writes of the file, unless the state changes
 
 
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """Where the numbers come from while a run trains.
+class JobStatus:
+    """Keeps status.json of a job from its start to its end, and hands out its watchdogs.
+
+    Within this context the state is "starting", then what `set_state` is given, and at the end "done", "stopped" or
+    "failed". Only the first process writes. A disk that is full or gone costs the status, not the run. Without a
+    workdir nothing is written and nothing is watched, but tiles and batches are counted all the same.
 
     Attributes:
-      record, meter, checkpoints: of the run.
-      more: further fields, JSON values.
+      batches: that went through a network in evaluations and extractions of features.
     """
 
-    record: RunRecord
-    meter: Meter
-    checkpoints: Kept
-    more: Callable[[], dict[str, Any]] = dict
-
-    def values(self) -> dict[str, Any]:
-        """Losses are means over the last few steps; None stands for what is not known (yet)."""
-        record, steps = self.record, self.checkpoints.steps
-        return {
-            "losses": {name: edges.means()["last"] for name, edges in record.losses.items()},
-            **self.meter.values(),
-            "last_checkpoint": steps[-1] if steps else None,
-            "device_memory": device_memory(jax.local_devices()),
-            "nonfinite_steps": record.nonfinite_steps,
-            "skipped_records": sum(record.skipped.values()),
-            "health_warnings": record.warnings,
-            **self.more(),
-        }
-
-
-def device_memory(devices: list[jax.Device]) -> dict[str, int] | None:
-    """Bytes of the fullest device: in use at most so far, and what there is; None where devices do not tell (CPUs)."""
-    told = [stats for device in devices if (stats := device.memory_stats())]
-    if not told:
-        return None
-    fullest = max(told, key=lambda stats: stats.get("peak_bytes_in_use", 0))
-    return {"peak_bytes": fullest.get("peak_bytes_in_use", 0), "limit_bytes": fullest.get("bytes_limit", 0)}
-
-
-class StatusFile:
-    """Keeps the file of a run, from its first line of code to its last; in every process but the first does nothing.
-
-    Within this context the file says "starting", then what `state` is told, and in the end "done", "stopped" or
-    "failed". A disk that is full or gone costs the status, not the run.
-    """
-
-    def __init__(self, workdir: pathlib.Path, name: str, total_steps: int):
-        self._path, self._enabled = workdir / FILE_NAME, jax.process_index() == 0
-        self._measure: Callable[[], dict[str, Any]] = dict
+    def __init__(
+        self, workdir: pathlib.Path | None = None, name: str = "", total_steps: int = 0, watchdog_seconds: float = 0.0
+    ):
+        self.batches = 0
+        self._workdir, self._seconds = workdir or pathlib.Path(), watchdog_seconds if workdir else 0.0
+        self._enabled = workdir is not None and jax.process_index() == 0
+        self._read: Callable[[], dict[str, Any]] = dict
         self._written = -float("inf")
-        owner = Owner.this_process()
+        self._meter = Meter()
+        self._left_out: dict[str, set[int]] = collections.defaultdict(set)
         self._values: dict[str, Any] = {
             "state": "starting",
             "name": name,
             "step": 0,
             "total_steps": total_steps,
             "error": None,
-            "host": owner.host,
-            "pid": owner.pid,
-            "owner": {name: value for name, value in dataclasses.asdict(owner).items() if name != "token"},
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
             "processes": jax.process_count(),
             "devices": jax.device_count(),
         }
@@ -103,28 +65,30 @@ class StatusFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         if error is None:
-            self.state("done")
+            self.set_state("done")
         else:
-            self.state("stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed", error)
+            self.set_state("stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed", error)
 
-    def follow(self, measure: Callable[[], dict[str, Any]], **values: Any) -> None:
-        """Asks for the numbers here from now on, such as `Sources.values`, and takes note of values."""
-        self._measure = measure
+    # ---------------------------------------------------------------- the file
+
+    def follow(self, read: Callable[[], dict[str, Any]], **values: Any) -> None:
+        """Calls `read` for fields at every write from now on, such as `training_fields`; sets other fields once."""
+        self._read = read
         self._values |= values
         self._write()
 
-    def __call__(self, finished: Finished) -> None:
-        """Takes note of a finished step: a watcher of the ledger."""
-        self.tell(step=finished.step)
-
-    def tell(self, **values: Any) -> None:
-        """Takes note of values, and writes them now and then."""
+    def update(self, **values: Any) -> None:
+        """Sets fields; writes them if the last write is more than a few seconds ago."""
         self._values |= values
         if time.monotonic() - self._written >= EVERY_SECONDS:
             self._write()
 
-    def state(self, state: str, error: BaseException | str | None = None, **values: Any) -> None:
-        """Says at once what the run does now, and why it ends.
+    def __call__(self, finished: Finished) -> None:
+        """Sets the step: a hook of the monitor."""
+        self.update(step=finished.step)
+
+    def set_state(self, state: str, error: BaseException | str | None = None, **values: Any) -> None:
+        """Writes at once what the job does now, or why it ends.
 
         Args:
           state: starting, running, saving, extracting (features), evaluating, reporting, done, stopped or failed.
@@ -135,141 +99,92 @@ class StatusFile:
         self._values |= values
         self._write()
 
-    def failed(self, message: str) -> None:
-        """Says why the run is about to end."""
-        self.state("failed", message)
-
     @contextlib.contextmanager
     def during(self, state: str) -> Iterator[None]:
-        """Within this context the run does something else; what fails there is told by `__exit__`."""
+        """Within this context the job is in another state; an error is left to `__exit__`."""
         before = self._values["state"]
-        self.state(state)
+        self.set_state(state)
         yield
-        self.state(before)
-
-    def saving(self) -> contextlib.AbstractContextManager[None]:
-        """Within this context the state is copied for a checkpoint; it is written while the run goes on."""
-        return self.during("saving")
+        self.set_state(before)
 
     def _write(self) -> None:
         if not self._enabled:
             return
         updated = {"updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         try:
-            write_json(self._path, self._values | self._measure() | updated)
+            write_json(self._workdir / FILE_NAME, self._values | self._read() | updated)
         except OSError as error:
-            logging.warning("%s cannot be written: %s", self._path, error)
+            logging.warning("%s cannot be written: %s", self._workdir / FILE_NAME, error)
         self._written = time.monotonic()
 
+    # ---------------------------------------------------------------- loops
 
-class Vitals:
-    """Of one job: its status, its watchdogs, and the tiles that its evaluations left out.
+    def watchdog(self, what: str, busy: Callable[[], bool]) -> Watchdog:
+        """Returns the watchdog of a loop in which some `what` must finish now and then; see `Watchdog`."""
+        return Watchdog(
+            self._seconds,
+            self._workdir,
+            what=what,
+            busy=busy,
+            on_hang=lambda message: self.set_state("failed", message),
+        )
 
-    Without arguments nothing is written and nothing is watched, but tiles are counted all the same.
-
-    Attributes:
-      batches: that went through a network in evaluations and extractions of features.
-    """
-
-    def __init__(self, workdir: pathlib.Path | None = None, seconds: float = 0.0, status: StatusFile | None = None):
-        """Takes charge of a job.
+    @contextlib.contextmanager
+    def over_split(self, state: str, title: str, total: int, program: Compiled) -> Iterator["SplitProgress"]:
+        """Within this context a split goes through a network, batch by batch, under a watchdog.
 
         Args:
-          workdir: where a watchdog writes the stacks; None: no watchdogs.
-          seconds: `config.watchdog_seconds`.
-          status: of the job; None: it has none.
+          state: "evaluating" or "extracting".
+          title: of the split, such as "val".
+          total: its samples.
+          program: computes each batch; the time in which it compiles does not count.
         """
-        self.batches = 0
-        self._workdir, self._seconds, self._status = workdir, seconds, status
-        self._meter = Meter()
-        self._left_out: dict[str, set[int]] = collections.defaultdict(set)
+        with (
+            self.during(state),
+            self.watchdog(f"batch of {title}", lambda: program.compiling) as watchdog,
+        ):
+            yield SplitProgress(self, watchdog, title, total, program)
+            self.update(progress=None)
 
-    def values(self) -> dict[str, Any]:
-        """Fields of the status of a job that measures: the speed is that of evaluations, and MFU is not counted."""
+    def add_batch(self, samples: int, seconds: float, waited: float, progress: dict[str, Any]) -> None:
+        """Counts a batch of a split; its speed only if `seconds` is above 0."""
+        self.batches += 1
+        if seconds:
+            self._meter.add(samples, 0.0, seconds, waited)
+        self.update(progress=progress)
+
+    def evaluation_fields(self) -> dict[str, Any]:
+        """Returns the fields of a job that evaluates: the speed is that of evaluations, without MFU."""
         memory = device_memory(jax.local_devices())
         return {**self._meter.values(), "device_memory": memory, "left_out_tiles": self.left_out_tiles}
 
     # ---------------------------------------------------------------- tiles that cannot be read
 
     def leave_out(self, split: str, tiles: Iterable[int]) -> None:
-        """Takes note of tiles that an evaluation, or the features of a split, do without."""
+        """Counts tiles that an evaluation, or the features of a split, leave out; each tile once."""
         self._left_out[split].update(int(tile) for tile in tiles)
 
     @property
     def left_out(self) -> dict[str, list[int]]:
-        """Positions of the tiles that were left out, by split, of those splits that have any."""
+        """Positions of the tiles that were left out, by split, of the splits that have any."""
         return {split: sorted(tiles) for split, tiles in sorted(self._left_out.items()) if tiles}
 
     @property
     def left_out_tiles(self) -> int:
-        """How many they are."""
+        """Number of tiles that were left out of all splits."""
         return sum(len(tiles) for tiles in self._left_out.values())
 
-    # ---------------------------------------------------------------- status
 
-    def follow(self, measure: Callable[[], dict[str, Any]], **values: Any) -> None:
-        """As `StatusFile.follow`."""
-        if self._status is not None:
-            self._status.follow(measure, **values)
+class SplitProgress:
+    """Progress of a split through a network, see `JobStatus.over_split`."""
 
-    def state(self, state: str, **values: Any) -> None:
-        """As `StatusFile.state`."""
-        if self._status is not None:
-            self._status.state(state, **values)
-
-    def during(self, state: str) -> contextlib.AbstractContextManager[None]:
-        """As `StatusFile.during`."""
-        return contextlib.nullcontext() if self._status is None else self._status.during(state)
-
-    def tell(self, **values: Any) -> None:
-        """As `StatusFile.tell`."""
-        if self._status is not None:
-            self._status.tell(**values)
-
-    # ---------------------------------------------------------------- loops
-
-    def watchdog(self, what: str, busy: Callable[[], bool]) -> Watchdog:
-        """Of a loop, in which some `what` must finish now and then; see `Watchdog`."""
-        place, seconds = (pathlib.Path(), 0.0) if self._workdir is None else (self._workdir, self._seconds)
-        return Watchdog(
-            seconds, place, what=what, busy=busy, on_hang=lambda message: self.state("failed", error=message)
-        )
-
-    @contextlib.contextmanager
-    def passing(self, state: str, title: str, total: int, program: Compiled) -> Iterator["Pass"]:
-        """Within this context a split goes through a network, batch by batch.
-
-        Args:
-          state: what the status says meanwhile: "evaluating" or "extracting".
-          title: what goes through, such as "val".
-          total: samples of it.
-          program: what computes; it may take its time to compile.
-        """
-        with (
-            self.during(state),
-            self.watchdog(f"batch of {title}", lambda: program.compiling) as watchdog,
-        ):
-            yield Pass(self, watchdog, title, total, program)
-            self.tell(progress=None)
-
-    def passed(self, samples: int, seconds: float, waited: float, progress: dict[str, Any]) -> None:
-        """Takes note of a batch that went through; of its speed unless `seconds` is 0."""
-        self.batches += 1
-        if seconds:
-            self._meter.add(samples, 0.0, seconds, waited)
-        self.tell(progress=progress)
-
-
-class Pass:
-    """A split on its way through a network, see `Vitals.passing`."""
-
-    def __init__(self, vitals: Vitals, watchdog: Watchdog, title: str, total: int, program: Compiled):
-        self._vitals, self._watchdog, self._title, self._total = vitals, watchdog, title, total
+    def __init__(self, status: JobStatus, watchdog: Watchdog, title: str, total: int, program: Compiled):
+        self._status, self._watchdog, self._title, self._total = status, watchdog, title, total
         self._program, self._programs = program, len(program)
         self._throughput, self._waited, self._samples = Throughput(), 0.0, 0
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches; waiting for them is waiting for input."""
+        """Yields the batches and measures the time spent waiting for them."""
         began = time.monotonic()
         for batch in batches:
             self._waited += time.monotonic() - began
@@ -277,7 +192,7 @@ class Pass:
             began = time.monotonic()
 
     def done(self, samples: int) -> None:
-        """Tells that a batch is through, and how many of its samples count."""
+        """Counts a finished batch by those of its samples that are not padding."""
         self._watchdog()
         if len(self._program) != self._programs:
             self._programs = len(self._program)
@@ -285,5 +200,32 @@ class Pass:
         _, seconds = self._throughput.lap(samples)
         self._samples += samples
         progress = {"of": self._title, "samples": self._samples, "total": self._total}
-        self._vitals.passed(samples, seconds, self._waited, progress)
+        self._status.add_batch(samples, seconds, self._waited, progress)
         self._waited = 0.0
+
+
+def training_fields(record: RunRecord, meter: Meter, checkpoint_steps: Sequence[int]) -> dict[str, Any]:
+    """Returns the fields of a job that trains. Losses are means over the last few steps; None: not known (yet).
+
+    Args:
+      record, meter: of the run.
+      checkpoint_steps: of the whole checkpoints, oldest first.
+    """
+    return {
+        "losses": {name: edges.means()["last"] for name, edges in record.losses.items()},
+        **meter.values(),
+        "last_checkpoint": checkpoint_steps[-1] if checkpoint_steps else None,
+        "device_memory": device_memory(jax.local_devices()),
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": sum(record.skipped.values()),
+        "health_warnings": record.warnings,
+    }
+
+
+def device_memory(devices: Sequence[jax.Device]) -> dict[str, int] | None:
+    """Returns peak and limit in bytes of the fullest device; None if devices do not report them (CPUs)."""
+    found = [stats for device in devices if (stats := device.memory_stats())]
+    if not found:
+        return None
+    fullest = max(found, key=lambda stats: stats.get("peak_bytes_in_use", 0))
+    return {"peak_bytes": fullest.get("peak_bytes_in_use", 0), "limit_bytes": fullest.get("bytes_limit", 0)}

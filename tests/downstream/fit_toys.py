@@ -18,7 +18,7 @@ from anysat_jax.downstream.selection import FitStore
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.train.status import StatusFile, Vitals
+from anysat_jax.train.status import JobStatus
 
 WIDE = 128  # of the frozen matrix: just enough to be cut over the devices
 INPUTS, CLASSES, BATCH = 6, 3, 16
@@ -169,7 +169,7 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
         time.sleep(600)
 
     def validate_and_hang(params: dict) -> dict:
-        with vitals.passing("evaluating", "val", 100, Compiled(forward)):
+        with status.over_split("evaluating", "val", 100, Compiled(forward)):
             return hang()
 
     problem = toy_problem()
@@ -178,8 +178,8 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
     else:
         FitLog.write = hang
     with StatusFile(workdir, "toy", 0) as status:
-        vitals = Vitals(workdir, 5.0, status)
-        fit(problem, toy_config(), one_device(), workdir, vitals)
+        status = JobStatus(workdir, 5.0, status)
+        fit(problem, toy_config(), one_device(), workdir, status)
 
 
 def arrange_signal(set_attribute: Callable, number: int, moment: str, step: int) -> None:

@@ -19,7 +19,7 @@ from anysat_jax.downstream.probe import (
 )
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError, DataError
-from anysat_jax.train.status import Vitals
+from anysat_jax.train.status import JobStatus
 from data_pipelines import load
 from tests.downstream import adapt_toys
 
@@ -188,10 +188,10 @@ def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp
     data.config.data.skip_corrupt = True
     kept = [0, 1, 3, 4, 5]
     for _ in range(2):
-        vitals = Vitals()
-        found = features_of(data, start, "val", (10.0,), vitals)
+        status = JobStatus()
+        found = features_of(data, start, "val", (10.0,), status)
         assert len(found) == 5 and found.rows(np.arange(5), 10.0).labels["index"].tolist() == kept
-        assert vitals.left_out == {"val": [2]}
+        assert status.left_out == {"val": [2]}
         assert validated(data, start).samples == 5
     assert made == ["val"]
     data.config.data.skip_corrupt = False
@@ -201,9 +201,9 @@ def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp
     data.config.data.skip_corrupt = True
     features_of(data, start, "val", (10.0,))
     adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)  # whole again
-    vitals = Vitals()
-    whole = features_of(data, start, "val", (10.0,), vitals)
-    assert len(whole) == 6 and not vitals.left_out and made == ["val"] * 4
+    status = JobStatus()
+    whole = features_of(data, start, "val", (10.0,), status)
+    assert len(whole) == 6 and not status.left_out and made == ["val"] * 4
     np.testing.assert_array_equal(whole.rows(np.array(kept), 10.0).features, found.rows(np.arange(5), 10.0).features)
 
 
@@ -244,9 +244,9 @@ def test_neighbours_do_without_it_too(damaged, tmp_path):
     with pytest.raises(DataError, match="tile 0 of split 'train'"):
         neighbour_scores(data, start)
     data.config.data.skip_corrupt = True
-    vitals = Vitals()
-    assert neighbour_scores(data, start, vitals)["test"]["count"] == 6
-    assert vitals.left_out == {"test": [0], "train": [0]}
+    status = JobStatus()
+    assert neighbour_scores(data, start, status)["test"]["count"] == 6
+    assert status.left_out == {"test": [0], "train": [0]}
 
 
 def test_a_share_of_the_labels_is_counted_without_it_if_asked(damaged, tmp_path):

@@ -15,7 +15,7 @@ from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import DataError
 from anysat_jax.train import status as vitals_module
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.train.status import Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
 from data_pipelines import load
 from data_pipelines.batches import Share
@@ -111,8 +111,8 @@ def test_a_tile_that_cannot_be_read_ends_it_in_one_sentence(toy, damaged):
 
 def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_once(toy, damaged, caplog):
     damaged.config.data.skip_corrupt = True
-    vitals = Vitals()
-    found, seen = evaluate((damaged, toy[1]), batch_size=2, vitals=vitals)
+    status = JobStatus()
+    found, seen = evaluate((damaged, toy[1]), batch_size=2, status=status)
     _, whole = evaluate(toy, batch_size=2)
     kept = [0, 2, 3, 6]
     assert found.samples == 4 and seen["index"].tolist() == kept
@@ -120,7 +120,7 @@ def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_
     truth = whole["dense"][kept]
     predicted, known = whole.answers[kept].argmax(axis=-1), truth >= 0
     np.testing.assert_array_equal(found.confusion, confusion_matrix(truth[known], predicted[known], labels=[0, 1]))
-    assert np.isfinite(found.loss) and found.left_out == (1, 4, 5) and vitals.left_out == {"test": [1, 4, 5]}
+    assert np.isfinite(found.loss) and found.left_out == (1, 4, 5) and status.left_out == {"test": [1, 4, 5]}
     assert "toy_fields: tile 4 cannot be read and is left out" in caplog.text
     assert in_words(found, "accuracy").endswith("; 4 tiles; tiles that cannot be read: 1, 4, 5")
 
@@ -129,9 +129,9 @@ def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
     data, start = toy
-    watch, vitals = lambda batch, logits: ended.wait(60), Vitals(tmp_path, 0.5)
+    watch, status = lambda batch, logits: ended.wait(60), JobStatus(tmp_path, 0.5)
     split = (data.config.data, "test", (10.0,), 4, data.mesh)
-    evaluate_split(start.network, start.params, *split, watch=watch, vitals=vitals)
+    evaluate_split(start.network, start.params, *split, watch=watch, status=status)
     assert ended.is_set() and "no batch of test finished for 0.5 s" in (tmp_path / "stacks-0.txt").read_text()
 
 

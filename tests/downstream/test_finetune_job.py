@@ -17,7 +17,7 @@ from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.model.init import flat_names
 from anysat_jax.status import read_status
-from anysat_jax.train.status import Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.downstream import adapt_toys
 
@@ -94,7 +94,7 @@ def test_the_flops_of_a_step_are_known_where_the_whole_network_trains(root):
     counts = {}
     for mode in ("scratch", "last_block"):
         data = open_data(adapt_toys.toy_config(root, mode=mode), ("train", "val"))
-        problem = network_problem(data, start_network(data), LossConfig(), Vitals())
+        problem = network_problem(data, start_network(data), LossConfig(), JobStatus())
         counts[mode] = problem.count_flops
     batch = next(problem.batches())
     fed = FitFed(batch, None, {})

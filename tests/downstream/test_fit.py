@@ -21,7 +21,7 @@ from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.train.status import StatusFile, Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
 from tests.downstream.fit_toys import CLASSES, ToyBatches, one_device, toy_config, toy_params, toy_problem, validate
 from tests.train.toys import assert_same
@@ -168,14 +168,14 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
     seen = []
 
     def judge(params):
-        with vitals.during("evaluating"):
+        with status.during("evaluating"):
             seen.append(json.loads((tmp_path / FILE_NAME).read_text()))
         return Scripted(0.5, 0.7, 0.6)(params) | {"accuracy": (0.5, 0.7, 0.6)[len(seen) - 1]}
 
     with StatusFile(tmp_path, "toy", 0) as status:
-        vitals = Vitals(tmp_path, 1800.0, status)
+        status = JobStatus(tmp_path, 1800.0, status)
         problem = toy_problem(validate=judge, batches=Damaged, count_flops=lambda fed: 1e3 * fed.batch.batch_size)
-        found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, vitals)
+        found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, status)
     assert [(one["state"], one["step"], one["total_steps"]) for one in seen] == [
         ("evaluating", 4 * epoch, 12) for epoch in (1, 2, 3)
     ]
@@ -194,17 +194,17 @@ def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     now, ended = [0.0], threading.Event()  # a clock that stands still but for the evaluation
     monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
-    vitals = Vitals(tmp_path, 0.4)
+    status = JobStatus(tmp_path, 0.4)
 
     def judge(params):
-        with vitals.passing("evaluating", "val", 4, Compiled(validate)) as passing:
+        with status.over_split("evaluating", "val", 4, Compiled(validate)) as passing:
             for _ in range(4):
                 now[0] += 0.3
                 assert not ended.wait(0.15)  # watchdogs look every 0.1 s
                 passing.done(1)
         return validate(params)
 
-    fit(toy_problem(validate=judge), toy_config(epochs=1), one_device(), tmp_path, vitals)
+    fit(toy_problem(validate=judge), toy_config(epochs=1), one_device(), tmp_path, status)
     assert now[0] > 1.0 and not ended.is_set()
 
 

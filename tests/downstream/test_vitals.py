@@ -14,7 +14,7 @@ from anysat_jax.train import status as status_module
 from anysat_jax.train import status as vitals_module
 from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.status import StatusFile, Vitals
+from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
 
 
@@ -37,9 +37,9 @@ def double():
 def test_batches_on_their_way_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "EVERY_SECONDS", 0.0)
     with StatusFile(tmp_path, "toy", 0) as status:
-        vitals, program = Vitals(tmp_path, 0.0, status), double()
-        vitals.follow(lambda: vitals.values() | {"step": vitals.batches}, total_steps=3)
-        with vitals.passing("evaluating", "val", 10, program) as passing:
+        status, program = JobStatus(tmp_path, 0.0, status), double()
+        status.follow(lambda: status.evaluation_fields() | {"step": status.batches}, total_steps=3)
+        with status.over_split("evaluating", "val", 10, program) as passing:
             for samples in passing.timed([4, 4, 2]):
                 program(np.ones(samples))
                 time.sleep(0.01)
@@ -56,13 +56,13 @@ def test_batches_on_their_way_are_told(tmp_path, monkeypatch):
 
 def test_tiles_that_are_left_out_count_once(tmp_path):
     with StatusFile(tmp_path, "toy", 0) as status:
-        vitals = Vitals(tmp_path, 0.0, status)
-        vitals.follow(vitals.values)
+        status = JobStatus(tmp_path, 0.0, status)
+        status.follow(status.evaluation_fields)
         for tiles in ([3, 3], [3], []):
-            vitals.leave_out("val", np.array(tiles, np.int32))
-        vitals.leave_out("test", [5, 1])
-        vitals.leave_out("train", [])
-    assert vitals.left_out == {"test": [1, 5], "val": [3]}
+            status.leave_out("val", np.array(tiles, np.int32))
+        status.leave_out("test", [5, 1])
+        status.leave_out("train", [])
+    assert status.left_out == {"test": [1, 5], "val": [3]}
     assert content(tmp_path)["left_out_tiles"] == 3
     assert "3 tiles left out of evaluations" in describe("run", content(tmp_path))
 
@@ -71,7 +71,7 @@ def test_a_batch_that_hangs_ends_the_job(tmp_path, ended):
     program = double()
     with (
         StatusFile(tmp_path, "toy", 0) as status,
-        Vitals(tmp_path, 0.3, status).passing("evaluating", "val", 10, program) as passing,
+        JobStatus(tmp_path, 0.3, status).passing("evaluating", "val", 10, program) as passing,
     ):
         passing.done(4)
         assert ended.wait(60)
@@ -94,7 +94,7 @@ def test_neither_compiling_nor_many_batches_do(tmp_path, ended, monkeypatch):
         return 2 * x
 
     program = Compiled(slow_to_trace)
-    with Vitals(tmp_path, 0.4).passing("evaluating", "val", 10, program) as passing:
+    with JobStatus(tmp_path, 0.4).passing("evaluating", "val", 10, program) as passing:
         for _ in range(3):
             program(np.ones(2))
             pass_time(0.3)
@@ -105,9 +105,9 @@ def test_neither_compiling_nor_many_batches_do(tmp_path, ended, monkeypatch):
 
 def test_by_itself_it_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    vitals, before = Vitals(), set(threading.enumerate())
-    with vitals.passing("evaluating", "val", 4, double()) as passing, vitals.watchdog("step", lambda: False):
+    status, before = JobStatus(), set(threading.enumerate())
+    with status.over_split("evaluating", "val", 4, double()) as passing, status.watchdog("step", lambda: False):
         passing.done(4)
         assert set(threading.enumerate()) <= before
-    vitals.state("reporting")
-    assert vitals.batches == 1 and not list(tmp_path.iterdir())
+    status.set_state("reporting")
+    assert status.batches == 1 and not list(tmp_path.iterdir())

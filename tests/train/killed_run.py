@@ -16,7 +16,7 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import StepPrograms
 from anysat_jax.train.input import Feed
 from anysat_jax.train.metrics_log import RunLog
-from anysat_jax.train.workdir import Lock, hold
+from anysat_jax.train.workdir import lock_workdir
 from data_pipelines import registry
 from data_pipelines.reader import DatasetEntry
 from tests.train import fake_run
@@ -62,7 +62,7 @@ def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, kill: Kill | No
     )
     if kill is not None:
         arrange(kill)
-    with hold(workdir):
+    with lock_workdir(workdir):
         pretrain(killed_config(shared, steps), workdir)
 
 

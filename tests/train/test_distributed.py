@@ -100,15 +100,15 @@ def test_processes_that_do_not_find_each_other_are_told_so(monkeypatch, processe
 
 def test_a_process_on_its_own_asks_nobody():
     distributed.start("")
-    distributed.meet()
+    distributed.barrier()
     distributed.check_same(lambda: pytest.fail("not asked for"), "nothing")
-    assert distributed.on_all(lambda: 7) == 7 and distributed.leave(75) == 75
+    assert distributed.agree(lambda: 7) == 7 and distributed.shutdown(75) == 75
     with pytest.raises(ZeroDivisionError):
-        distributed.on_all(lambda: 1 // 0)
+        distributed.agree(lambda: 1 // 0)
 
 
 def test_what_all_can_do_is_done(together):
-    assert together(lambda index: distributed.on_all(lambda: index + 1)) == [1, 2, 3]
+    assert together(lambda index: distributed.agree(lambda: index + 1)) == [1, 2, 3]
 
 
 def test_what_one_cannot_do_is_said_by_all(together):
@@ -116,7 +116,7 @@ def test_what_one_cannot_do_is_said_by_all(together):
         if index:
             raise ConfigError(f"no data number {index}")
 
-    first, second, third = together(lambda index: distributed.on_all(lambda: find(index)))
+    first, second, third = together(lambda index: distributed.agree(lambda: find(index)))
     assert isinstance(first, ConfigError)
     assert str(first) == "process 1 (host-b) and 1 more of 3 cannot go on: no data number 1"
     assert [str(second), str(third)] == ["no data number 1", "no data number 2"]
@@ -127,7 +127,7 @@ def test_an_error_without_words_is_named(together):
         if index == 2:
             raise RuntimeError
 
-    first, _, third = together(lambda index: distributed.on_all(lambda: fail(index)))
+    first, _, third = together(lambda index: distributed.agree(lambda: fail(index)))
     assert str(first) == "process 2 (host-c) of 3 cannot go on: RuntimeError" and isinstance(third, RuntimeError)
 
 
@@ -172,7 +172,7 @@ def test_processes_that_end_alike_part_in_peace(monkeypatch, code, seconds):
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: parted.append(True))
     monkeypatch.setattr(distributed, "_coordinator", lambda: client)
-    assert distributed.leave(code) == code and parted == [True]
+    assert distributed.shutdown(code) == code and parted == [True]
     assert client.waited == [(f"anysat/end/{code}", seconds * 1000)]
 
 
@@ -188,14 +188,14 @@ def test_where_they_do_not_the_process_is_gone_at_once(monkeypatch, code, expect
     monkeypatch.setattr(distributed, "_coordinator", lambda: Client(alike=False))
     monkeypatch.setattr(distributed.os, "_exit", exit_now)
     with pytest.raises(Gone, match=str(expected)):
-        distributed.leave(code)
+        distributed.shutdown(code)
 
 
 def test_the_connections_of_every_group_of_axes_are_opened(monkeypatch):
     met = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(distributed, "meet", lambda: met.append(True))
-    distributed.connect(
+    distributed.warm_up_collectives(
         jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     )
     assert met == [True]

@@ -1,83 +1,175 @@
-"""A run's folder is found writable and held before anything costs time."""
+"""The folder of a run: writable, locked by one run at a time, released by the kernel; the signal to stop."""
 
 import errno
+import fcntl
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from anysat_jax import main
 from anysat_jax.errors import StorageError
-from anysat_jax.train.workdir import Lock, hold
+from anysat_jax.status import LOCK_FILE
+from anysat_jax.train import workdir as workdir_module
+from anysat_jax.train.workdir import WITHOUT_LOCKS, StopRequest, lock_workdir
 from tests.train.processes import start_processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+HOLDER = """
+import pathlib, sys, time
+from anysat_jax.train.workdir import lock_workdir
+with lock_workdir(pathlib.Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
 TWO_PROCESSES = """
 import pathlib, sys
 import jax
 
 address, index, shared, taken, *own = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(index))
-from anysat_jax.train.errors import RunError
-from anysat_jax.train.workdir import hold
+from anysat_jax.errors import RunError
+from anysat_jax.train.workdir import lock_workdir
 
 for folder in (shared, taken, own[int(index)]):
     try:
-        with hold(pathlib.Path(folder)):
-            print("held", flush=True)
+        with lock_workdir(pathlib.Path(folder)):
+            print("locked", flush=True)
     except RunError as error:
         print(error, flush=True)
 """
-UNWRITABLE = pathlib.Path("/sys")  # not even by root
+UNWRITABLE = pathlib.Path("/sys")  # also by root
 
 
-def run_main(workdir) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "anysat_jax.main", "--config=configs/pretrain.py", f"--workdir={workdir}"]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(workdir_module, "PAUSE_SECONDS", 0.001)  # between attempts to lock
 
 
-def test_a_folder_is_made_held_and_given_back(tmp_path):
+def refused(workdir, message) -> None:
+    with pytest.raises(StorageError, match=message), lock_workdir(workdir):
+        pass
+
+
+def test_a_folder_is_made_locked_and_released(tmp_path):
     workdir = tmp_path / "runs" / "new"
-    with hold(workdir) as held:
-        assert held == workdir and (workdir / "run.lock").is_file()
-        with pytest.raises(StorageError, match="is in use by another run"):
-            Lock(workdir).take()
+    with lock_workdir(workdir) as locked:
+        assert locked == workdir and (workdir / LOCK_FILE).is_file()
+        refused(workdir, rf"{workdir} is in use by another run \(process {os.getpid()} on {socket.gethostname()}, since ")
         (workdir / "result").touch()
     assert [path.name for path in workdir.iterdir()] == ["result"]
+    with lock_workdir(workdir):
+        pass
 
 
-def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
-    with hold(tmp_path / "new"):
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
+    with lock_workdir(tmp_path / "new"):
         pass
     assert list(tmp_path.iterdir()) == []
-    with hold(tmp_path):  # one that was there stays
+    with lock_workdir(tmp_path):  # one that existed stays
         pass
     assert tmp_path.is_dir()
 
 
-def refused(workdir, reason) -> None:
-    message = rf"the workdir {workdir} cannot be written \({reason}\); give another --workdir"
-    with pytest.raises(StorageError, match=message), hold(workdir):
-        pass
+def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        refused(
+            tmp_path,
+            rf"{tmp_path} is in use by another run \(process {holder.pid} on {socket.gethostname()}, since "
+            r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\); wait for its end, stop it, or give another --workdir",
+        )
+        command = [sys.executable, "-m", "anysat_jax.main", "--config=configs/pretrain.py", f"--workdir={tmp_path}"]
+        second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 1 and "Traceback" not in second.stderr
+        assert f"anysat_jax: {tmp_path} is in use by another run (process {holder.pid}" in second.stderr
+        holder.kill()
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # also before its parent has reaped it
+        assert str(holder.pid) in (tmp_path / LOCK_FILE).read_text()
+        with lock_workdir(tmp_path):
+            assert (tmp_path / LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_of_many_that_want_a_folder_one_gets_it(tmp_path):
+    together, over, locked = threading.Barrier(8), threading.Barrier(8), []
+
+    def want() -> None:
+        together.wait()
+        try:
+            with lock_workdir(tmp_path):
+                locked.append(True)
+                over.wait()
+        except StorageError:
+            over.wait()
+
+    threads = [threading.Thread(target=want) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert locked == [True] and list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """The file is opened, and removed by the run that ends, before it can be locked."""
+    flock, calls = fcntl.flock, []
+
+    def flock_after_removal(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / LOCK_FILE).unlink()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_removal)
+    with lock_workdir(tmp_path):
+        assert len(calls) == 2
+        refused(tmp_path, "in use by another run")
+
+
+def test_a_file_system_without_locks_is_refused_unless_accepted(tmp_path, monkeypatch, caplog):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    refused(tmp_path, rf"has no file locks \(Function not implemented\).* give a --workdir .* or set {WITHOUT_LOCKS}=1")
+    monkeypatch.setenv(WITHOUT_LOCKS, "1")
+    with lock_workdir(tmp_path):
+        assert "nothing keeps a second run from writing there" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_a_writable_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "File exists")
-    refused(tmp_path / "file" / "below", "Not a directory")
+    for workdir, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
+        refused(workdir, rf"the workdir {workdir} cannot be written \({reason}\); give another --workdir")
 
 
-@pytest.mark.skipif(not UNWRITABLE.is_dir(), reason="no folder here that nobody can write")
+@pytest.mark.skipif(not UNWRITABLE.is_dir(), reason="no folder here that is never writable")
 def test_a_folder_that_cannot_be_written_is_refused():
-    refused(UNWRITABLE, "Operation not permitted|Permission denied|Read-only file system")
+    refused(UNWRITABLE, r"cannot be written \((Operation not permitted|Permission denied|Read-only file system)\)")
+
+
+def test_a_disk_that_is_full_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_module, "_take", lambda path: open("/dev/full", "w"))
+    (tmp_path / LOCK_FILE).touch()
+    refused(tmp_path, r"cannot be written \(No space left on device\); give another --workdir")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_full_later_on_ends_the_run_in_one_sentence(tmp_path):
     def write():
-        with hold(tmp_path):
+        with lock_workdir(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(StorageError, match=rf"{tmp_path} cannot be written \(No space left on device\); make room"):
@@ -94,20 +186,26 @@ def test_a_clock_that_is_put_back_gives_no_run_the_folder_of_another(tmp_path, m
     assert first.name == "mini-20260101-000000" and second.name == "mini-20260101-000000-again"
 
 
-def test_a_second_run_of_the_command_line_is_refused(tmp_path):
-    with hold(tmp_path):
-        refused = run_main(tmp_path)
-    assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert f"anysat_jax: {tmp_path} is in use by another run (process " in refused.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_processes_hold_one_folder_or_are_both_refused(tmp_path):
+def test_two_processes_lock_one_folder_or_are_both_refused(tmp_path):
     shared, taken, far, near = (tmp_path / name for name in ("shared", "taken", "far", "near"))
-    with hold(taken):
+    with lock_workdir(taken):
         processes = start_processes(TWO_PROCESSES, 2, shared, taken, far, near, devices=1)
         (first, second) = (process.communicate(timeout=300)[0].splitlines() for process in processes)
-    assert first[0] == second[0] == "held" and not shared.exists()
+    assert first[0] == second[0] == "locked" and not shared.exists()
     assert f"{taken} is in use by another run" in first[1] and f"{taken} is in use by another run" in second[1]
-    for said in (first[2], second[2]):
-        assert "run.lock" in said and said.endswith("give a --workdir on a file system that all machines share")
+    for answer in (first[2], second[2]):
+        assert "run.lock" in answer and answer.endswith("give a --workdir on a file system that all machines share")
+
+
+@pytest.mark.parametrize("enabled", [True, False])  # False: of several processes, JAX's coordinator handles it
+def test_the_signal_only_sets_a_flag_and_the_old_handler_comes_back(enabled):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        with StopRequest(enabled) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == enabled and bool(received) != enabled
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received and stop.requested == enabled
+    finally:
+        signal.signal(signal.SIGTERM, before)
