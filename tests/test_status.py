@@ -2,16 +2,16 @@
 
 import datetime
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from anysat_jax.status import FILE_NAME, STALE_SECONDS, main
-from anysat_jax.train.workdir import Owner
-
-OWNER = {name: value for name, value in vars(Owner.this_process()).items() if name != "token"}
+from anysat_jax.status import FILE_NAME, LOCK_FILE, STALE_SECONDS, main
+from anysat_jax.train.workdir import lock_workdir
 
 
 def write(folder, seconds_ago=3, **changes):
@@ -21,9 +21,8 @@ def write(folder, seconds_ago=3, **changes):
         step=120,
         total_steps=300,
         error=None,
-        host=OWNER["host"],
-        pid=OWNER["pid"],
-        owner=OWNER,
+        host=socket.gethostname(),
+        pid=os.getpid(),
         losses={"predictive": 0.0123, "contrastive": 4.81},
         tiles_per_second=64.06,
         mfu=0.412,
@@ -51,7 +50,7 @@ def test_one_run_in_a_few_lines(tmp_path, capsys):
         "  device memory   12.0 of 16.0 GiB at most",
         "  set aside       2 steps not finite, 1 warnings of the features' health",
     ]
-    assert re.fullmatch(rf"  updated         \d+ s ago by process {OWNER['pid']} on {OWNER['host']}", last)
+    assert re.fullmatch(rf"  updated         \d+ s ago by process {os.getpid()} on {socket.gethostname()}", last)
 
 
 def test_a_job_that_evaluates_says_how_far_it_is_and_what_was_best(tmp_path, capsys):
@@ -65,7 +64,7 @@ def test_a_job_that_evaluates_says_how_far_it_is_and_what_was_best(tmp_path, cap
     assert main([write(tmp_path, **found)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path}: evaluating, step 120 of 300 (40%)"
-    assert lines[1] == "  at work on      val: 1,200 of 5,000 samples"
+    assert lines[1] == "  progress        val: 1,200 of 5,000 samples"
     assert lines[3] == "  best            accuracy 0.5123 at epoch 3"
     assert lines[4] == "  speed           64.1 tiles/s, 3% of the time waiting for input"
     assert lines[7].endswith("2 steps not finite, 4 tiles left out of evaluations, 1 warnings of the features' health")
@@ -91,8 +90,6 @@ def test_several_runs_are_a_table(tmp_path, capsys):
     ("changes", "said"),
     [
         (dict(seconds_ago=STALE_SECONDS + 60), "stale: nothing was written for 11 min"),
-        (dict(owner=OWNER | {"pid": 2**22 + 1}), "gone: it ended without a word, as when it is killed"),
-        (dict(owner=OWNER | {"born": "another"}), "gone: it ended without a word"),
         (dict(state="failed", error="step 7 is not finite"), "failed: step 7 is not finite"),
     ],
 )
@@ -101,15 +98,24 @@ def test_what_is_wrong_with_a_run(tmp_path, capsys, changes, said):
     assert said in capsys.readouterr().out
 
 
-def test_a_run_of_another_machine_may_be_stale_but_is_not_called_gone(tmp_path, capsys):
-    elsewhere = OWNER | {"place": "elsewhere", "pid": 2**22 + 1}
-    assert main([write(tmp_path, owner=elsewhere)]) == 0
-    assert main([write(tmp_path, owner=elsewhere, seconds_ago=STALE_SECONDS + 60)]) == 1
+def test_a_run_that_no_longer_holds_its_lock_is_dead(tmp_path, capsys):
+    run = write(tmp_path)
+    with lock_workdir(tmp_path):
+        assert main([run]) == 0
+    (tmp_path / LOCK_FILE).touch()  # as a killed process leaves it
+    assert main([run]) == 1
+    assert "dead: its process no longer exists (killed?); start the same command again" in capsys.readouterr().out
+
+
+def test_a_run_of_another_machine_may_be_stale_but_is_not_called_dead(tmp_path, capsys):
+    (tmp_path / LOCK_FILE).touch()
+    assert main([write(tmp_path, host="elsewhere")]) == 0
+    assert main([write(tmp_path, host="elsewhere", seconds_ago=STALE_SECONDS + 60)]) == 1
     assert "stale" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_not_stale(tmp_path, capsys):
-    assert main([write(tmp_path, state="done", seconds_ago=10**6, owner=OWNER | {"born": "another"})]) == 0
+    assert main([write(tmp_path, state="done", seconds_ago=10**6)]) == 0
     assert "12 days ago" in capsys.readouterr().out
 
 

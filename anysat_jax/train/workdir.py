@@ -60,7 +60,7 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
                 workdir.rmdir()
 
 
-def _lock(path: pathlib.Path) -> IO[str]:
+def _lock(path: pathlib.Path) -> IO[bytes]:
     """Locks a file and writes host and process into it, for the messages of other runs."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ def _lock(path: pathlib.Path) -> IO[str]:
         try:
             now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
             file.truncate(0)  # a killed run leaves its name
-            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}")
-            file.flush()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}".encode())
         except OSError:
             path.unlink()
+            file.close()
             raise
     except OSError as error:
         raise StorageError(
@@ -80,7 +80,7 @@ def _lock(path: pathlib.Path) -> IO[str]:
     return file
 
 
-def _take(path: pathlib.Path) -> IO[str]:
+def _take(path: pathlib.Path) -> IO[bytes]:
     """Opens and locks a file.
 
     Raises:
@@ -88,7 +88,7 @@ def _take(path: pathlib.Path) -> IO[str]:
       OSError: it cannot be opened.
     """
     for _ in range(ATTEMPTS):
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("ab", buffering=0)
         if _flock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()  # another process holds the lock, or has just ended and removed the file that was opened here
@@ -99,7 +99,7 @@ def _take(path: pathlib.Path) -> IO[str]:
     )
 
 
-def _flock(file: IO[str]) -> bool:
+def _flock(file: IO[bytes]) -> bool:
     """Returns whether the file is locked now; without locks in the file system, whether that is accepted."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

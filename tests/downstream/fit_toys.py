@@ -177,8 +177,7 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
         problem = toy_problem(validate=validate_and_hang)
     else:
         FitLog.write = hang
-    with StatusFile(workdir, "toy", 0) as status:
-        status = JobStatus(workdir, 5.0, status)
+    with JobStatus(workdir, "toy", watchdog_seconds=5.0) as status:
         fit(problem, toy_config(), one_device(), workdir, status)
 
 

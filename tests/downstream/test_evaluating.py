@@ -13,7 +13,7 @@ from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate_split, in_words
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import DataError
-from anysat_jax.train import status as vitals_module
+from anysat_jax.train import status as status_module
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
@@ -127,9 +127,9 @@ def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_
 
 def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
+    monkeypatch.setattr(status_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
     data, start = toy
-    watch, status = lambda batch, logits: ended.wait(60), JobStatus(tmp_path, 0.5)
+    watch, status = lambda batch, logits: ended.wait(60), JobStatus(tmp_path, watchdog_seconds=0.5)
     split = (data.config.data, "test", (10.0,), 4, data.mesh)
     evaluate_split(start.network, start.params, *split, watch=watch, status=status)
     assert ended.is_set() and "no batch of test finished for 0.5 s" in (tmp_path / "stacks-0.txt").read_text()

@@ -16,7 +16,6 @@ from anysat_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.status import FILE_NAME, describe, read_status
 from anysat_jax.train import monitor as meter_module
 from anysat_jax.train import status as status_module
-from anysat_jax.train import status as vitals_module
 from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms
@@ -172,8 +171,7 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
             seen.append(json.loads((tmp_path / FILE_NAME).read_text()))
         return Scripted(0.5, 0.7, 0.6)(params) | {"accuracy": (0.5, 0.7, 0.6)[len(seen) - 1]}
 
-    with StatusFile(tmp_path, "toy", 0) as status:
-        status = JobStatus(tmp_path, 1800.0, status)
+    with JobStatus(tmp_path, "toy", watchdog_seconds=1800.0) as status:
         problem = toy_problem(validate=judge, batches=Damaged, count_flops=lambda fed: 1e3 * fed.batch.batch_size)
         found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, status)
     assert [(one["state"], one["step"], one["total_steps"]) for one in seen] == [
@@ -193,8 +191,8 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
 def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     now, ended = [0.0], threading.Event()  # a clock that stands still but for the evaluation
     monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(vitals_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
-    status = JobStatus(tmp_path, 0.4)
+    monkeypatch.setattr(status_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
+    status = JobStatus(tmp_path, watchdog_seconds=0.4)
 
     def judge(params):
         with status.over_split("evaluating", "val", 4, Compiled(validate)) as passing:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.pretrain.train import pretrain
 from anysat_jax.train import checkpoints
+from anysat_jax.train import workdir as workdir_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import StepPrograms
 from anysat_jax.train.input import Feed
@@ -22,7 +23,7 @@ from data_pipelines.reader import DatasetEntry
 from tests.train import fake_run
 
 MOMENTS = {
-    "lock": (Lock, "take"),
+    "lock": (workdir_module, "_take"),
     "restore": (Checkpoints, "restore"),
     "data": (Feed, "next"),
     "compile": (StepPrograms, "_compile"),

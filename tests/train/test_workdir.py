@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import pytest
 
@@ -61,7 +62,9 @@ def test_a_folder_is_made_locked_and_released(tmp_path):
     workdir = tmp_path / "runs" / "new"
     with lock_workdir(workdir) as locked:
         assert locked == workdir and (workdir / LOCK_FILE).is_file()
-        refused(workdir, rf"{workdir} is in use by another run \(process {os.getpid()} on {socket.gethostname()}, since ")
+        refused(
+            workdir, rf"{workdir} is in use by another run \(process {os.getpid()} on {socket.gethostname()}, since "
+        )
         (workdir / "result").touch()
     assert [path.name for path in workdir.iterdir()] == ["result"]
     with lock_workdir(workdir):
@@ -161,8 +164,14 @@ def test_a_folder_that_cannot_be_written_is_refused():
 
 
 def test_a_disk_that_is_full_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir_module, "_take", lambda path: open("/dev/full", "w"))
-    (tmp_path / LOCK_FILE).touch()
+    take = workdir_module._take
+
+    def take_when_full(path):
+        return mock.Mock(
+            wraps=take(path), write=mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        )
+
+    monkeypatch.setattr(workdir_module, "_take", take_when_full)
     refused(tmp_path, r"cannot be written \(No space left on device\); give another --workdir")
     assert list(tmp_path.iterdir()) == []
 
