@@ -13,7 +13,7 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, BatchMaker, InOrder, Share
 from data_pipelines.card import DatasetCard
-from data_pipelines.locate import Announce, find_card, locate, to_stderr
+from data_pipelines.locate import find_card, locate, to_stderr
 from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.statistics import SPLIT, SensorStatistics
@@ -164,10 +164,10 @@ def open_datasets(section: Any) -> dict[str, OpenDataset]:
     }
 
 
-def open_dataset(name: str, root: str | None, announce: Announce = to_stderr) -> OpenDataset:
+def open_dataset(name: str, root: str | None, skip_corrupt: bool = False) -> OpenDataset:
     """Opens one dataset with default options, for evaluation; `name` and `root` as for `locate`, raises as it."""
-    prepared = locate(name, root, announce)
-    return OpenDataset(DatasetOptions(prepared.card), prepared)
+    prepared = locate(name, root, to_stderr)
+    return OpenDataset(DatasetOptions(prepared.card), prepared, skip_corrupt)
 
 
 def train_iterator(

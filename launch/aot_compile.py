@@ -32,7 +32,8 @@ from anysat_jax.sensors import SENSORS, get_sensor
 from anysat_jax.train import config as settings
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import MASK_SPECS, batch_parts, batch_sharding, check_heads, make_mesh, replicated
-from data_pipelines.options import DatasetOptions, dataset_options
+from data_pipelines.load import read_options
+from data_pipelines.options import DatasetOptions
 from data_pipelines.transforms import TileTransform, padded_lengths
 
 from .chips import Chip, Topology
@@ -84,7 +85,7 @@ def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
       ConfigError: a name stands for nothing, or a dataset of the config cannot be.
     """
     try:
-        options = dataset_options(config.data)
+        options = read_options(config.data).values()
     except ValueError as error:
         raise ConfigError(str(error)) from None
     cases = [Case(one, size, one.batch_size) for one in options for size in one.patch_sizes]
@@ -99,7 +100,7 @@ def model_of(config: ConfigDict) -> ModelConfig:
     """The config's model, with projectors for the sensors of its datasets where it names none."""
     config = config.copy_and_resolve_references()
     if config.model.sensors is None:
-        wanted = {sensor for one in dataset_options(config.data) for sensor in one.card.sensors}
+        wanted = {sensor for one in read_options(config.data).values() for sensor in one.card.sensors}
         config.model.sensors = tuple(name for name in SENSORS if name in wanted)
     return settings.model_of(config)
 

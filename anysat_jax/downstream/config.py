@@ -12,8 +12,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.train.config import COUNT, OPTIONAL_POSITIVE, POSITIVE, SHARED_RULES, SIZES, Rule, check_values, flatten
 from anysat_jax.weights.load import CHOICES
 from data_pipelines.card import DatasetCard
-from data_pipelines.load import dataset_card
-from data_pipelines.options import check_patch_size, dataset_options
+from data_pipelines.load import read_options
 
 _BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 _ABOVE_ZERO_TO_ONE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
@@ -70,12 +69,12 @@ def check(config: ConfigDict) -> Task:
     _check_start(config)
     _check_epochs(config)
     try:
-        card = dataset_card(name, config.data.root)
-        (options,) = dataset_options(config.data)
+        (options,) = read_options(config.data).values()
+        card = options.card
         task = make_task(card, config.task.level, metric=config.task.metric, sensor=config.task.sensor)
         head = HeadConfig.from_json(config.head.to_dict())
         for patch_size in config.evaluate.patch_sizes or ():
-            check_patch_size(card, patch_size, options.sampling.extent)
+            options.check_patch_size(patch_size)
     except (ValueError, OSError) as error:  # which name the field or the dataset
         raise ConfigError(str(error)) from None
     _check_head(head, task)

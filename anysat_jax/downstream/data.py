@@ -25,7 +25,8 @@ from anysat_jax.downstream import config as settings
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, init_head
 from anysat_jax.downstream.task import LossConfig, Task, balanced_weights
 from anysat_jax.errors import ConfigError
-from anysat_jax.train.input import agreed, until_end
+from anysat_jax.train.distributed import agree
+from anysat_jax.train.input import check_same_datasets, until_end
 from anysat_jax.train.metrics_log import QUIET_SECONDS
 from anysat_jax.train.sharding import (
     batch_share,
@@ -36,8 +37,7 @@ from anysat_jax.train.sharding import (
 from anysat_jax.weights.load import initial_encoder
 from data_pipelines import load
 from data_pipelines.commands.fake_archive import write_fake
-from data_pipelines.locate import locate
-from data_pipelines.options import DatasetOptions, check_patch_size, dataset_options, skips_corrupt
+from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.report import NO_LABEL, Tally, labels_report, read_report
 from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
@@ -226,16 +226,14 @@ class Data:
     Attributes:
       config: the run's, with `data.root` where the data are.
       mesh: the devices.
-      prepared: the dataset, with its card, records and statistics.
-      options: how its tiles become samples.
+      dataset: with its card, options, records and statistics.
       task: what is asked of them.
       facts: of the labels.
     """
 
     config: ConfigDict
     mesh: Mesh
-    prepared: PreparedDataset
-    options: DatasetOptions
+    dataset: OpenDataset
     task: Task
     facts: LabelFacts
 
@@ -244,24 +242,14 @@ class Data:
         return self.task.dataset
 
     @property
-    def extent(self) -> float:
-        """Side of a sample in metres."""
-        return self.options.sampling.extent or self.prepared.card.extent
-
-    @property
     def patch_sizes(self) -> tuple[float, ...]:
         """Of an evaluation, in metres: the config's, or those of training."""
-        return tuple(float(size) for size in self.config.evaluate.patch_sizes or self.options.patch_sizes)
+        return tuple(float(size) for size in self.config.evaluate.patch_sizes or self.dataset.options.patch_sizes)
 
     @property
     def digest(self) -> str:
         """Of the list of the prepared dataset's files."""
-        return hashlib.sha256((self.prepared.folder / CONTENTS).read_bytes()).hexdigest()
-
-    def tile_ids(self, split: str, positions: Sequence[int]) -> list[str]:
-        """Names of tiles by their position in a split."""
-        records = self.prepared.records(split)
-        return [bytes(records[int(position)]["id"]).decode() for position in positions]
+        return hashlib.sha256((self.dataset.prepared.folder / CONTENTS).read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,26 +283,25 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
     config = config.copy_and_resolve_references()
-    prepared, report, options = agreed(config, lambda: _prepare(config, task.dataset))
+    dataset, report = agree(lambda: _open(config))
+    check_same_datasets({dataset.name: dataset})
     facts = check_labels(task, report, splits, allow_absent_classes=config.task.allow_absent_classes)
-    return Data(config, mesh, prepared, options, facts.task, facts)
+    return Data(config, mesh, dataset, facts.task, facts)
 
 
-def _prepare(config: ConfigDict, dataset: str) -> tuple[PreparedDataset, dict[str, Any], DatasetOptions]:
-    """Finds or prepares the dataset; sets `data.root` where its tiles are made up."""
+def _open(config: ConfigDict) -> tuple[OpenDataset, dict[str, Any]]:
+    """Opens the dataset, and reads the report of its preparation; sets `data.root` where its tiles are made up."""
     try:
         if config.data.fake_tiles:
-            config.data.root = str(make_fake_archive(dataset, config.data.fake_tiles))
-        load.prepare(config.data)
-        prepared = locate(dataset, config.data.root)
-        report = read_report(prepared.folder)
-        (options,) = dataset_options(config.data)
-        if options.fraction < 1:
-            tiles = load.training_tiles(config.data, dataset)
-            report = with_share(report, prepared, tiles, skips_corrupt(config.data))
-    except (ValueError, OSError, ImportError) as error:  # the readers say what is wrong, in one sentence
+            (options,) = load.read_options(config.data).values()
+            config.data.root = str(make_fake_archive(options.card.name, config.data.fake_tiles))
+        (dataset,) = load.open_datasets(config.data).values()
+        report = read_report(dataset.prepared.folder)
+        if dataset.options.fraction < 1:
+            report = with_share(report, dataset.prepared, dataset.training_tiles, dataset.skip_corrupt)
+    except (ValueError, OSError, ImportError) as error:  # its message is one sentence, for the user
         raise ConfigError(str(error)) from error
-    return prepared, report, options
+    return dataset, report
 
 
 def start_network(data: Data) -> Start:
@@ -327,7 +314,7 @@ def start_network(data: Data) -> Start:
     initial = initial_encoder(
         config.init,
         config.model,
-        data.prepared.card.sensors,
+        data.dataset.card.sensors,
         new_sensors=config.new_sensors,
         dtype=config.dtype,
         seed=config.seed,
@@ -383,8 +370,7 @@ def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
 
 
 def split_batches(
-    data: ConfigDict,
-    dataset: str,
+    dataset: OpenDataset,
     split: str,
     patch_sizes: Sequence[float],
     batch_size: int,
@@ -393,18 +379,15 @@ def split_batches(
 ) -> Iterator[Batch]:
     """This process' share of a split's batches, cut by the first of the patch sizes; every size is checked.
 
-    Args: as `evaluate_split`; `chosen` goes to `load.evaluation_batches`.
+    Args: as `evaluate_split`; `chosen` goes to `OpenDataset.evaluation_batches`.
 
     Raises:
       ValueError, OSError: at once, as `evaluate_split`.
       DataError: by the iterator: a tile cannot be read.
     """
-    card = load.dataset_card(dataset, data.root)
     for size in patch_sizes:
-        check_patch_size(card, size, data.datasets[dataset].get("extent"))
-    batches = load.evaluation_batches(
-        data,
-        dataset,
+        dataset.options.check_patch_size(size)
+    batches = dataset.evaluation_batches(
         split,
         patch_size=patch_sizes[0],
         batch_size=whole_batch(batch_size, mesh),

@@ -51,7 +51,7 @@ from anysat_jax.train.sharding import batch_sharding, put_batch, put_params, rep
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import Exported, checksum, load_exported
 from anysat_jax.weights.load import exported_file
-from data_pipelines import load
+from data_pipelines.load import OpenDataset
 
 Watch = Callable[[Batch, Float[np.ndarray, "B ..."]], None]
 """Is shown each batch of this process, on the host, with the logits of its samples."""
@@ -117,7 +117,7 @@ class Totals:
 def evaluate_split(
     network: NetworkConfig,
     params: Params,
-    data: ConfigDict,
+    dataset: OpenDataset,
     split: str,
     patch_sizes: Sequence[float],
     batch_size: int,
@@ -130,12 +130,12 @@ def evaluate_split(
 ) -> Evaluation:
     """Scores of a network on a split, with a progress bar.
 
-    With `data.skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
+    With `dataset.skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
 
     Args:
       network: what is evaluated; its task names the dataset.
       params: {"encoder", "head"}, on the mesh or on the host.
-      data: the config's section `data`.
+      dataset: with the split.
       split: name of the split.
       patch_sizes: in metres; of several, the mean of the logits answers.
       batch_size: samples of a batch over all processes; rounded up to a multiple of the mesh's devices.
@@ -153,8 +153,8 @@ def evaluate_split(
     params = put_params(params, mesh)
     judge = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
     totals = Totals(network.task)
-    batches = split_batches(data, network.task.dataset, split, patch_sizes, batch_size, mesh)
-    total = load.num_samples(data, network.task.dataset, split)
+    batches = split_batches(dataset, split, patch_sizes, batch_size, mesh)
+    total = dataset.num_samples(split)
     with (
         sample_bar(f"{network.task.title}: {split}", total, leave) as bar,
         status.over_split("evaluating", split, total, judge) as passing,
@@ -212,7 +212,7 @@ def measure(
         found[split] = evaluate_split(
             network,
             params,
-            config.data,
+            data.dataset,
             split,
             data.patch_sizes,
             config.evaluate.batch_size,
@@ -223,8 +223,8 @@ def measure(
         )
         logging.info("%s: %s", split, in_words(found[split], network.task.metric))
         if book.size and jax.process_index() == 0:
-            records = data.prepared.records(split)
-            write_panels(workdir, book.arrays(data.prepared.card, records, data.extent))
+            records = data.dataset.records(split)
+            write_panels(workdir, book.arrays(data.dataset.card, records, data.dataset.options.extent))
     return found
 
 
@@ -270,7 +270,7 @@ def training_summary(
       seconds: this process took; "training" has those of the steps of all processes before it, too.
     """
     config = data.config
-    trainable, _ = modes.split(start.params, config.mode, data.prepared.card.sensors, config.new_sensors)
+    trainable, _ = modes.split(start.params, config.mode, data.dataset.card.sensors, config.new_sensors)
     found = common_summary(data, start, measured, left_out, seconds)
     found["parameters"]["trainable"] = count_parameters(trainable)
     return found | {
@@ -320,7 +320,7 @@ def common_summary(
             "per_class": {split: one.per_class for split, one in measured.items()},
             "confusion": {split: one.confusion for split, one in measured.items()},
             "knn": None,
-            "fraction": data.options.fraction,
+            "fraction": data.dataset.options.fraction,
             "seed": config.seed,
             "provenance": provenance(seconds),
             "config": settings.as_json(config),
@@ -333,8 +333,8 @@ def _samples(data: Data, measured: Mapping[str, Evaluation]) -> dict[str, int]:
     found = {split: one.samples for split, one in measured.items()}
     if data.config.job == "evaluate":
         return found
-    val = found.get("val", load.num_samples(data.config.data, data.name, "val"))
-    return found | {"train": len(load.training_tiles(data.config.data, data.name)), "val": val}
+    val = found.get("val", data.dataset.num_samples("val"))
+    return found | {"train": len(data.dataset.training_tiles), "val": val}
 
 
 SAME = ("level", "kind", "classes", "metres", "unit")  # of the task of the weights and that of the config
@@ -372,7 +372,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
 def count_batches(data: Data) -> int:
     """Of all splits that are measured."""
     config = data.config
-    samples = [load.num_samples(config.data, data.name, split) for split in config.evaluate.splits]
+    samples = [data.dataset.num_samples(split) for split in config.evaluate.splits]
     return sum(-(-count // whole_batch(config.evaluate.batch_size, data.mesh)) for count in samples)
 
 
@@ -414,13 +414,13 @@ def fitting_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[He
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} has a head that cannot be read ({error}); export it again") from error
     _check_task(path, task, data.task)
-    lacking = [name for name in data.prepared.card.sensors if name not in exported.model.sensors]
+    lacking = [name for name in data.dataset.card.sensors if name not in exported.model.sensors]
     if lacking:
         raise ConfigError(
             f"{path} has projectors for {', '.join(exported.model.sensors)}, and none for {', '.join(lacking)} of "
             f"dataset {data.name!r}"
         )
-    for name, now in band_statistics(data.prepared).items():
+    for name, now in band_statistics(data.dataset.prepared).items():
         then = exported.statistics.get(name)
         if then is not None and not all(np.allclose(now[key], then[key], rtol=1e-3) for key in ("mean", "std")):
             logging.warning("%s was trained on inputs of %s that were standardised by other statistics", path, name)

@@ -29,10 +29,9 @@ from anysat_jax.sensors import get_sensor
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import batch_share, put_batch, put_params, replicated
 from anysat_jax.train.status import JobStatus
-from data_pipelines import load
 from data_pipelines.batches import Pick, Share
-from data_pipelines.locate import locate
-from data_pipelines.options import DatasetOptions, sampling_options, skips_corrupt
+from data_pipelines.load import OpenDataset
+from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
 from data_pipelines.sampler import StepIterator, Stream
 
@@ -74,7 +73,8 @@ class Extraction:
       network: gives them; its head says which, and its task which labels go with them.
       encoder: the encoder's parameters.
       digest: of those parameters.
-      config: the run's; `data`, `cache` and `evaluate.batch_size` are read.
+      dataset: whose samples.
+      config: the run's; `cache` and `evaluate.batch_size` are read.
       mesh: where to compute.
       status: of the job.
     """
@@ -82,6 +82,7 @@ class Extraction:
     network: NetworkConfig
     encoder: Params
     digest: str
+    dataset: OpenDataset
     config: ConfigDict
     mesh: Mesh
     status: JobStatus = dataclasses.field(default_factory=JobStatus)
@@ -102,28 +103,23 @@ class Extraction:
     @property
     def values(self) -> int:
         """Numbers that are kept of each sample."""
-        task, data = self.network.task, self.config.data
+        task = self.network.task
         width = self.network.head.features(self.network.model.dim)
         if task.level != "dense":
             return width
-        extent = data.datasets[task.dataset].get("extent") or load.dataset_card(task.dataset, data.root).extent
-        subpatches = round(extent / get_sensor(task.sensor).subpatch_metres) ** 2
+        subpatches = round(self.dataset.options.extent / get_sensor(task.sensor).subpatch_metres) ** 2
         return width * min(subpatches, self.drawn or subpatches)
 
     def facts(self, split: str, patch_size: float, tiles: Sequence[int] | None) -> dict[str, Any]:
         """All that the features of a split depend on, JSON values."""
-        task, data = self.network.task, self.config.data
-        sampling = dataclasses.asdict(
-            sampling_options(load.dataset_card(task.dataset, data.root), data.datasets[task.dataset])
-        )
-        prepared = locate(task.dataset, data.root)
+        task, sampling = self.network.task, dataclasses.asdict(self.dataset.options.sampling)
         return {
             "format": FORMAT,
             "weights": self.digest,
             "model": {name: getattr(self.network.model, name) for name in MODEL_FACTS},
             "head_input": self.network.head.input,
             "task": [task.level, task.sensor],
-            "dataset": [task.dataset, (prepared.folder / CONTENTS).read_text(encoding="utf-8")],
+            "dataset": [task.dataset, (self.dataset.prepared.folder / CONTENTS).read_text(encoding="utf-8")],
             "split": split,
             "tiles": None if tiles is None else [int(tile) for tile in tiles],
             "sampling": {name: value for name, value in sampling.items() if name not in ONLY_TRAINING},
@@ -153,7 +149,7 @@ def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Se
       ValueError, OSError: the data cannot be had.
       DataError: a tile cannot be read, or with `data.skip_corrupt` none can.
     """
-    rows = load.num_samples(wanted.config.data, wanted.network.task.dataset, split, tiles)
+    rows = wanted.dataset.num_samples(split, tiles)
     _check(wanted, split, rows)
     folder, facts = features_folder(wanted.config.cache.folder), wanted.facts(split, patch_size, tiles)
     extract = functools.partial(_extract, wanted, split, patch_size, tiles, rows)
@@ -176,10 +172,8 @@ def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Se
 
 def _lacks_nothing_else(wanted: Extraction, split: str, left_out: Sequence[int]) -> bool:
     """Whether features that were made without some tiles would be made without them again."""
-    data = wanted.config.data
-    return not left_out or (
-        skips_corrupt(data) and load.unreadable_tiles(data, wanted.network.task.dataset, split, left_out) == [*left_out]
-    )
+    dataset = wanted.dataset
+    return not left_out or (dataset.skip_corrupt and dataset.unreadable_tiles(split, left_out) == [*left_out])
 
 
 def _broadcast(value: bool) -> bool:
@@ -205,7 +199,7 @@ def _extract(
     program = _program(wanted.network, wanted.dtype, mesh)
     params = {"encoder": put_params(wanted.encoder, mesh)}
     chosen = {} if tiles is None else {"tiles": tiles}
-    batches = split_batches(config.data, task.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
+    batches = split_batches(wanted.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
     title = f"features of {split} at {patch_size:g} m"
     some = False
     with (

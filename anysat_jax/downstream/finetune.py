@@ -75,12 +75,12 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
 
 def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus) -> Problem:
     """The whole network on observations: every mode but the probe on kept features."""
-    config, sensors = data.config, data.prepared.card.sensors
+    config, sensors = data.config, data.dataset.card.sensors
     try:
         trainable, frozen = modes.split(start.params, config.mode, sensors, config.new_sensors)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    tiles = len(load.training_tiles(config.data, data.name))
+    tiles = len(data.dataset.training_tiles)
     decay = config.optimizer.layer_decay
     return Problem(
         task=data.task,
@@ -95,13 +95,14 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
         loss=loss,
         batches=functools.partial(
             load.train_iterator,
-            config.data,
+            {data.name: data.dataset},
             seed=config.seed,
+            num_workers=config.data.num_workers,
             share=batch_share(data.mesh),
         ),
-        steps_per_epoch=-(-tiles // data.options.batch_size),
+        steps_per_epoch=-(-tiles // data.dataset.options.batch_size),
         validate=functools.partial(validate, data, start.network, loss, status),
-        sample_ids=functools.partial(data.tile_ids, "train"),
+        sample_ids=functools.partial(data.dataset.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
         # Probes and modes that freeze a part spare products that flops.py does not tell apart.
         count_flops=functools.partial(flops_of, start.network) if config.mode in modes.WHOLE else None,
@@ -130,7 +131,7 @@ def validate(
     data: Data, network: NetworkConfig, loss: LossConfig, status: JobStatus, params: Params
 ) -> Mapping[str, float]:
     """Scores and loss on the validation split."""
-    what = (data.config.data, "val", data.patch_sizes, data.config.evaluate.batch_size)
+    what = (data.dataset, "val", data.patch_sizes, data.config.evaluate.batch_size)
     found = evaluate_split(network, params, *what, data.mesh, loss=loss, leave=False, status=status)
     return found.of_metrics
 
@@ -143,6 +144,6 @@ def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> N
         network.model,
         params["encoder"],
         head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
-        statistics=band_statistics(data.prepared),
+        statistics=band_statistics(data.dataset.prepared),
         source={"name": data.config.name, "mode": data.config.mode, "init": start.source, "dataset": data.name},
     )

@@ -26,7 +26,6 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import batch_share, put_params, replicated
 from anysat_jax.train.status import JobStatus
-from data_pipelines import load
 
 BLOCK = 256  # test samples at a time; memory is about BLOCK * N floats beside the features
 
@@ -105,7 +104,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
     The features are those of an evaluation: of whole tiles, or of all windows of them, not augmented, and nothing
     drops.
     """
-    train = features_of(data, start, "train", data.options.patch_sizes, status)
+    train = features_of(data, start, "train", data.dataset.options.patch_sizes, status)
     val = features_of(data, start, "val", data.patch_sizes, status)
 
     def validate(params: Params) -> Mapping[str, float]:
@@ -118,10 +117,10 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
         trainable={"head": start.params["head"]},
         frozen={},
         loss=loss,
-        batches=functools.partial(train.training, data.options, data.config.seed, batch_share(data.mesh)),
-        steps_per_epoch=-(-len(train) // data.options.batch_size),
+        batches=functools.partial(train.training, data.dataset.options, data.config.seed, batch_share(data.mesh)),
+        steps_per_epoch=-(-len(train) // data.dataset.options.batch_size),
         validate=validate,
-        sample_ids=functools.partial(data.tile_ids, "train"),
+        sample_ids=functools.partial(data.dataset.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
     )
 
@@ -134,10 +133,12 @@ def features_of(
     With `data.skip_corrupt`, tiles that cannot be read are left out, at every patch size.
     """
     status = status or JobStatus()
-    wanted = Extraction(start.network, start.params["encoder"], start.source["digest"], data.config, data.mesh, status)
+    wanted = Extraction(
+        start.network, start.params["encoder"], start.source["digest"], data.dataset, data.config, data.mesh, status
+    )
     tiles = None
-    if split == "train" and data.options.fraction < 1:
-        tiles = load.training_tiles(data.config.data, data.name)
+    if split == "train" and data.dataset.options.fraction < 1:
+        tiles = data.dataset.training_tiles
     sizes = {float(size): frozen_features(wanted, split, size, tiles) for size in patch_sizes}
     status.leave_out(split, {tile for one in sizes.values() for tile in one.left_out})
     return FeatureSet(data.name, data.task.level, same_samples(sizes))
@@ -233,7 +234,7 @@ def with_solved_head(data: Data, start: Start, status: JobStatus | None = None) 
             f"head_start = 'solved' needs a linear head with one answer a sub-patch; head.kind is "
             f"{start.network.head.kind!r}, with {pixels} x {pixels} answers: set head_start = 'random'"
         )
-    sizes = {"train": data.options.patch_sizes[0], "val": data.patch_sizes[0]}
+    sizes = {"train": data.dataset.options.patch_sizes[0], "val": data.patch_sizes[0]}
     parts = [_rows(data, start, split, size, status) for split, size in sizes.items()]
     try:
         probe, penalty, loss = fit_probe(data.task, *parts)

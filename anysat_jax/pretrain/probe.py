@@ -27,6 +27,7 @@ from anysat_jax.report.tables import Score, Task, score_tree, task_means, text_t
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
 from data_pipelines.card import DatasetCard
+from data_pipelines.load import OpenDataset
 
 METRICS: dict[str, dict[str, Callable[[metrics.Counts], float]]] = {
     "class": {"accuracy": metrics.accuracy, "macro F1": metrics.macro_f1},
@@ -332,7 +333,11 @@ class Findings:
 
 
 def report_pretraining(
-    config: ConfigDict, workdir: pathlib.Path, pretrained_params: Any, random_params: Any
+    config: ConfigDict,
+    datasets: Mapping[str, OpenDataset],
+    workdir: pathlib.Path,
+    pretrained_params: Any,
+    random_params: Any,
 ) -> dict[str, Any]:
     """Probes frozen features, prints a table, and writes figures and a page to `<workdir>/report`.
 
@@ -340,6 +345,7 @@ def report_pretraining(
 
     Args:
       config: the run's config; `config.evaluate` says what to probe.
+      datasets: those of the run, by name; others that `config.evaluate.datasets` names are opened.
       workdir: the run's folder; the curves come from its metrics.csv.
       pretrained_params: parameters of the pretrained encoder (the teacher).
       random_params: parameters of the same encoder at its random start.
@@ -353,7 +359,7 @@ def report_pretraining(
     """
     settings = EvaluateSettings.from_section(config.evaluate)
     networks = {"random": jax.device_put(random_params), "pretrained": jax.device_put(pretrained_params)}
-    findings = probe_all(config, settings, networks) if settings.probe else Findings()
+    findings = probe_all(config, datasets, settings, networks) if settings.probe else Findings()
     if findings.scores:
         print(f"\nLinear probes of frozen features, on held-out tiles\n{text_table(findings.scores)}\n", flush=True)
     folder = workdir / "report"
@@ -365,14 +371,19 @@ def report_pretraining(
     return {"probe": {**task_means(findings.scores), "datasets": score_tree(findings.scores)}}
 
 
-def probe_all(config: ConfigDict, settings: EvaluateSettings, networks: Networks) -> Findings:
+def probe_all(
+    config: ConfigDict, datasets: Mapping[str, OpenDataset], settings: EvaluateSettings, networks: Networks
+) -> Findings:
     """Probes each dataset in turn, with a progress bar."""
-    names = settings.datasets or tuple(sorted(config.data.datasets))
+    names = settings.datasets or tuple(sorted(datasets))
     findings = Findings()
     with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
         for done, name in enumerate(names, start=1):
             try:
-                _probe_one(config, settings, networks, name, findings, bar)
+                dataset = datasets.get(name) or load.open_dataset(
+                    name, config.data.root, config.data.get("skip_corrupt", False)
+                )
+                _probe_one(config, dataset, settings, networks, findings, bar)
             except (ValueError, OSError) as error:
                 logging.warning("no probe of %s: %s", name, error)
             bar.update(done * len(STAGES) - bar.n)
@@ -380,16 +391,21 @@ def probe_all(config: ConfigDict, settings: EvaluateSettings, networks: Networks
 
 
 def _probe_one(
-    config: ConfigDict, settings: EvaluateSettings, networks: Networks, name: str, findings: Findings, bar: tqdm
+    config: ConfigDict,
+    dataset: OpenDataset,
+    settings: EvaluateSettings,
+    networks: Networks,
+    findings: Findings,
+    bar: tqdm,
 ) -> None:
-    plan = make_plan(load.dataset_card(name, config.data.root))
+    plan = make_plan(dataset.card)
     if not plan.tasks:
         raise ValueError("it has no labels that a linear probe could learn")
-    patch_size = settings.patch_size or _smallest_patch(config, plan)
+    patch_size = settings.patch_size or min(dataset.options.patch_sizes)
     stages = iter(STAGES)
 
     def batches(split: str) -> Iterator[Batch]:
-        tiles = load.evaluation_batches(config.data, name, split, patch_size=patch_size, batch_size=settings.batch_size)
+        tiles = dataset.evaluation_batches(split, patch_size=patch_size, batch_size=settings.batch_size)
         return _shown(tiles, bar, f"{plan.card.title}: {next(stages)}")
 
     model = ModelConfig.from_section(config.model.to_dict(), dtype=config.dtype)
@@ -398,12 +414,6 @@ def _probe_one(
     findings.scores.extend(scores)
     if pictures:
         findings.pictures.append((plan, pictures))
-
-
-def _smallest_patch(config: ConfigDict, plan: Plan) -> float:
-    """The smallest patch that the run trains with, or else that the dataset allows, in metres."""
-    section = config.data.datasets.get(plan.card.name, {})
-    return min(section.get("patch_sizes") or plan.card.patch_sizes)
 
 
 def _shown(batches: Iterable[Batch], bar: tqdm, stage: str) -> Iterator[Batch]:

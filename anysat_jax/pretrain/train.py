@@ -30,7 +30,8 @@ from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.compile import LOOKAHEAD, StepPrograms, look_ahead
 from anysat_jax.train.config import tell_changes
-from anysat_jax.train.input import Fed, Feed, agreed, make_blame
+from anysat_jax.train.distributed import agree
+from anysat_jax.train.input import Fed, Feed, check_same_datasets, make_blame
 from anysat_jax.train.metrics_log import RunLog
 from anysat_jax.train.monitor import Ledger, count_skipped, make_meter
 from anysat_jax.train.optimizer import make_optimizer
@@ -41,6 +42,7 @@ from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.train.workdir import StopRequest
 from anysat_jax.weights.load import initial_student
 from data_pipelines import load
+from data_pipelines.load import OpenDataset
 
 FREE_TO_CHANGE = (
     "checkpoint_every",
@@ -102,23 +104,25 @@ def first_state(
     return state_from_params(params, teacher, optimizer, mesh)
 
 
-def prepare_data(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:
-    """Makes sure that every dataset is there, and that the model has a projector for each of its sensors.
+def open_data(config: ConfigDict) -> tuple[ConfigDict, ModelConfig, dict[str, OpenDataset]]:
+    """Opens every dataset, and checks that the model has a projector for each of its sensors.
 
     Returns:
-      The config, its `model.sensors` filled in where it names none: those of the datasets. And its model.
+      The config, its `model.sensors` filled in where it names none: those of the datasets. Its model. The datasets.
 
     Raises:
       ConfigError: a dataset is unknown, missing or unreadable, in this process or in another, or has a sensor that
         `model.sensors` lacks.
     """
     config = config.copy_and_resolve_references()
-    return agreed(config, lambda: _prepare(config))
+    datasets = agree(lambda: _open(config))
+    check_same_datasets(datasets)
+    return config, settings.model_of(config), datasets
 
 
-def _prepare(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:
+def _open(config: ConfigDict) -> dict[str, OpenDataset]:
     try:
-        cards = [load.dataset_card(name, config.data.root) for name in config.data.datasets]
+        cards = [options.card for options in load.read_options(config.data).values()]
         wanted = {sensor for card in cards for sensor in card.sensors}
         if config.model.sensors is None:
             config.model.sensors = tuple(name for name in SENSORS if name in wanted)
@@ -126,10 +130,9 @@ def _prepare(config: ConfigDict) -> tuple[ConfigDict, ModelConfig]:
             missing = [sensor for sensor in card.sensors if sensor not in config.model.sensors]
             if missing:
                 raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
-        load.prepare(config.data)
-    except (ValueError, OSError) as error:  # the readers say what is wrong, in one sentence
+        return load.open_datasets(config.data)
+    except (ValueError, OSError) as error:  # its message is one sentence, for the user
         raise ConfigError(str(error)) from error
-    return config, settings.model_of(config)
 
 
 def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
     """What `pretrain` does once there are a mesh and a workdir."""
     # ---------------------------------------------------------------- data
-    config, model = prepare_data(config)
+    config, model, datasets = open_data(config)
 
     # ---------------------------------------------------------------- state, loop
     optimizer = make_optimizer(config.optimizer, config.total_steps)
@@ -166,11 +169,11 @@ def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus
             logging.info("already trained for %d steps: only the report is made again", start.record.steps)
             state, record = start.state, start.record
         else:
-            state, record = train(config, optimizer, mesh, start, checkpoints, workdir, status)
+            state, record = train(config, datasets, optimizer, mesh, start, checkpoints, workdir, status)
 
     # ---------------------------------------------------------------- report
     status.set_state("reporting", step=record.steps)
-    probe = report(config, model, workdir, state)
+    probe = report(config, datasets, model, workdir, state)
     summary = make_summary(record, probe)
     if jax.process_index() == 0:
         write_json(workdir / "summary.json", summary)
@@ -179,6 +182,7 @@ def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus
 
 def train(
     config: ConfigDict,
+    datasets: dict[str, OpenDataset],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     start: Start,
@@ -194,12 +198,14 @@ def train(
         make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
     )
     as_json = settings.as_json(config)
-    batches = load.train_iterator(config.data, seed=config.seed, share=batch_share(mesh))
+    batches = load.train_iterator(
+        datasets, seed=config.seed, share=batch_share(mesh), num_workers=config.data.num_workers
+    )
     with (
         contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,
         RunLog(workdir, step=first, total_steps=total, log_every=config.log_every, enabled=is_first) as log,
         StopRequest(enabled=jax.process_count() == 1) as stop,
-        StepPrograms(step_on_mesh, state, date_buckets=date_buckets(config.data.datasets)) as programs,
+        StepPrograms(step_on_mesh, state, date_buckets=date_buckets(datasets)) as programs,
         Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
         status.watchdog("step", lambda: programs.compiling) as watchdog,
     ):
@@ -211,7 +217,7 @@ def train(
             log,
             leaf_names(state.params),
             max_nonfinite=config.max_nonfinite_steps,
-            blame=make_blame(config),
+            blame=make_blame(datasets),
             watchers=(meter, HealthWatch.of(config, record), count_skipped(record), watchdog, status),
         )
         ahead: collections.deque[Fed] = collections.deque()
@@ -234,14 +240,16 @@ def train(
     return state, record
 
 
-def date_buckets(datasets: ConfigDict) -> dict[str, int]:
-    """How many lengths the dates of each dataset's batches are padded to."""
-    return {name: max(1, len(datasets[name].get("date_buckets") or ())) for name in datasets}
+def date_buckets(datasets: dict[str, OpenDataset]) -> dict[str, int]:
+    """Returns the number of lengths that the dates of each dataset's batches are padded to."""
+    return {name: max(1, len(one.options.sampling.date_buckets)) for name, one in datasets.items()}
 
 
-def report(config: ConfigDict, model: ModelConfig, workdir: pathlib.Path, state: TrainState) -> dict[str, Any]:
+def report(
+    config: ConfigDict, datasets: dict[str, OpenDataset], model: ModelConfig, workdir: pathlib.Path, state: TrainState
+) -> dict[str, Any]:
     """The probes and the figures, by the first process: frozen teacher against the same network at its random start."""
     teacher = on_host(state.teacher)
     if jax.process_index() != 0:
         return {}
-    return report_pretraining(config, workdir, teacher, init_encoder(model, config.seed))["probe"]
+    return report_pretraining(config, datasets, workdir, teacher, init_encoder(model, config.seed))["probe"]

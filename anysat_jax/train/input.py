@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from anysat_jax.batch import Batch
 from anysat_jax.errors import DataError
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
-from anysat_jax.train.distributed import agree, check_same
+from anysat_jax.train.distributed import check_same
 from anysat_jax.train.sharding import (
     put_batch,
     put_masks,
 )
-from data_pipelines import load
+from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
 
 INPUT = "input"
@@ -127,7 +127,7 @@ def tell_skipped(batch: Batch, step: int) -> int:
 MOST = 10  # names in a message
 
 
-def make_blame(config: ConfigDict) -> Callable[[Fed], str]:
+def make_blame(datasets: Mapping[str, OpenDataset]) -> Callable[[Fed], str]:
     """What is said of the samples of a step: those with such values in what they show, else all of the batch.
 
     With several processes each one tells of its own part of the batch.
@@ -138,7 +138,7 @@ def make_blame(config: ConfigDict) -> Callable[[Fed], str]:
             return "the batch does not say which samples it holds"
         bad = bad_rows(fed.batch)
         chosen, what = (fed.tiles[bad], "samples with such values in them") if bad.any() else (fed.tiles, "its samples")
-        return f"{what}: {names_of(config, fed.batch.dataset, chosen.tolist())}"
+        return f"{what}: {names_of(datasets[fed.batch.dataset], chosen.tolist())}"
 
     return blame
 
@@ -156,28 +156,23 @@ def bad_rows(batch: Batch) -> Bool[np.ndarray, "b"]:
     return np.array([found[row] for row in sorted(found)])
 
 
-def names_of(config: ConfigDict, dataset: str, tiles: Sequence[int]) -> str:
+def names_of(dataset: OpenDataset, tiles: Sequence[int]) -> str:
     """The first few tiles by name, where they can be read, else by their position in the training split."""
     shown = tiles[:MOST]
     try:
-        names = load.tile_ids(config.data, dataset, shown)
+        names = dataset.tile_ids("train", shown)
     except (ValueError, OSError):
         names = [f"tile {tile}" for tile in shown]
     return ", ".join(names) + (f" and {len(tiles) - MOST} more" if len(tiles) > MOST else "")
 
 
-T = TypeVar("T")
-
-
-def agreed(config: ConfigDict, prepare: Callable[[], T]) -> T:
-    """Has every process prepare its datasets, and makes sure that they all hold the same.
+def check_same_datasets(datasets: Mapping[str, OpenDataset]) -> None:
+    """Checks that the datasets of all processes hold the same data.
 
     Raises:
-      ConfigError: a dataset is missing in one process, or is another one than that of the first process.
+      ConfigError: a dataset of a process is another one than that of the first process.
     """
-    prepared = agree(prepare)
     check_same(
-        lambda: {f"dataset {name!r}": facts for name, facts in load.prepared_facts(config.data).items()},
+        lambda: {f"dataset {name!r}": one.prepared.facts for name, one in datasets.items()},
         "give all hosts the same prepared data, best below one data.root that they share",
     )
-    return prepared

@@ -77,6 +77,11 @@ def flip_bit_of_tile(root, split, position, name="toy_fields") -> None:
     path.write_bytes(content)
 
 
+def skipping(data, skip=True):
+    """The same data, of which tiles that cannot be read are left out, or are not."""
+    return dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, skip_corrupt=skip))
+
+
 def toy_config(root, *, job="finetune", level="tile", name="toy_fields", **changes) -> ConfigDict:
     """The smallest model on one device, two epochs.
 

@@ -87,9 +87,12 @@ def test_whatever_changes_the_features_makes_another_entry(root):
     def key(split="train", size=10.0, tiles=None, dataset=None, cache=None, **start):
         data, network = opened(root, **start)
         data.config.data.datasets.toy_fields.update(dataset or {})
+        data = open_data(data.config, SPLITS)
         data.config.cache.update(cache or {})
         digest = network.source["digest"]
-        wanted = extraction.Extraction(network.network, network.params["encoder"], digest, data.config, data.mesh)
+        wanted = extraction.Extraction(
+            network.network, network.params["encoder"], digest, data.dataset, data.config, data.mesh
+        )
         return key_of(wanted.facts(split, size, tiles))
 
     same = key()
@@ -115,7 +118,7 @@ def test_other_data_make_another_entry(root, tmp_path):
     finally:
         adapt_toys.register_toy()
     facts = [
-        extraction.Extraction(start.network, {}, "same", one.config, one.mesh).facts("train", 10.0, None)
+        extraction.Extraction(start.network, {}, "same", one.dataset, one.config, one.mesh).facts("train", 10.0, None)
         for one in (data, other)
     ]
     assert key_of(facts[0]) != key_of(facts[1])
@@ -125,7 +128,7 @@ def test_other_data_make_another_entry(root, tmp_path):
 def test_kept_features_score_as_the_network_does(root, level):
     data, start = opened(root, level)
     kept = validated(data, start)
-    whole = evaluate_split(start.network, start.params, data.config.data, "val", (10.0,), 4, data.mesh)
+    whole = evaluate_split(start.network, start.params, data.dataset, "val", (10.0,), 4, data.mesh)
     assert kept.scores == whole.scores and kept.samples == whole.samples == 6
     assert kept.loss == pytest.approx(whole.loss, rel=1e-5)
 
@@ -135,7 +138,7 @@ def test_bfloat16_features_lose_nothing(root):
     kept = features_of(data, start, "val", (10.0,))
     batch = kept.rows(np.arange(4), 10.0)
     assert str(batch.features.dtype) == "bfloat16"
-    (first, *_) = load.evaluation_batches(data.config.data, "toy_fields", "val", patch_size=10, batch_size=4)
+    (first, *_) = data.dataset.evaluation_batches("val", patch_size=10, batch_size=4)
     exact = jax.jit(lambda params, one: network_features(start.network, params, one))
     np.testing.assert_array_equal(batch.features.astype(np.float32), exact(start.params, first.replace(labels={})))
 
@@ -166,7 +169,7 @@ def test_a_share_of_the_labels_has_its_own_entry(root, made):
     data = open_data(data.config, SPLITS)
     kept = features_of(data, start, "train", (10.0,))
     assert len(kept) == 3 and made == ["train"]
-    chosen = load.training_tiles(data.config.data, "toy_fields").tolist()
+    chosen = data.dataset.training_tiles.tolist()
     assert sorted(kept.rows(np.arange(3), 10.0).labels["index"].tolist()) == sorted(chosen)
 
 
@@ -185,7 +188,7 @@ def test_features_of_a_tile_that_cannot_be_read_are_an_error_of_one_sentence(dam
 
 def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp_path, made, caplog):
     data, start = damaged
-    data.config.data.skip_corrupt = True
+    data = adapt_toys.skipping(data)
     kept = [0, 1, 3, 4, 5]
     for _ in range(2):
         status = JobStatus()
@@ -194,11 +197,11 @@ def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp
         assert status.left_out == {"val": [2]}
         assert validated(data, start).samples == 5
     assert made == ["val"]
-    data.config.data.skip_corrupt = False
+    data = adapt_toys.skipping(data, False)
     with pytest.raises(DataError, match="tile 2 of split 'val'"):
         features_of(data, start, "val", (10.0,))
     assert "made again: they lack tiles that could not be read: 2" in caplog.text
-    data.config.data.skip_corrupt = True
+    data = adapt_toys.skipping(data)
     features_of(data, start, "val", (10.0,))
     adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)  # whole again
     status = JobStatus()
@@ -209,7 +212,7 @@ def test_features_are_made_without_it_if_asked_until_it_can_be_read(damaged, tmp
 
 def test_patch_sizes_have_the_same_samples_though_a_tile_was_damaged_in_between(damaged, tmp_path):
     data, start = damaged
-    data.config.data.skip_corrupt = True
+    data = adapt_toys.skipping(data)
     adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
     assert len(features_of(data, start, "val", (20.0,))) == 6
     adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
@@ -230,7 +233,7 @@ def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
         adapt_toys.flip_bit_of_tile(tmp_path, "val", tile, "toy_windows")
     kept = features_of(data, start, "val", (10.0,))
     assert kept.rows(np.arange(len(kept)), 10.0).labels["index"].tolist() == [0] * 4 + [1] * 4 + [3] * 4 + [4] * 4
-    whole = evaluate_split(start.network, start.params, data.config.data, "val", (10.0,), 4, data.mesh)
+    whole = evaluate_split(start.network, start.params, data.dataset, "val", (10.0,), 4, data.mesh)
     found = validate_features(start.network, start.params, kept, LossConfig(), 4, data.mesh)
     assert whole.left_out == (2, 5) and found.samples == whole.samples == 16
     assert found.scores == whole.scores and found.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -243,7 +246,7 @@ def test_neighbours_do_without_it_too(damaged, tmp_path):
         adapt_toys.flip_bit_of_tile(tmp_path, split, 0)
     with pytest.raises(DataError, match="tile 0 of split 'train'"):
         neighbour_scores(data, start)
-    data.config.data.skip_corrupt = True
+    data = adapt_toys.skipping(data)
     status = JobStatus()
     assert neighbour_scores(data, start, status)["test"]["count"] == 6
     assert status.left_out == {"test": [0], "train": [0]}
@@ -252,18 +255,18 @@ def test_neighbours_do_without_it_too(damaged, tmp_path):
 def test_a_share_of_the_labels_is_counted_without_it_if_asked(damaged, tmp_path):
     config = damaged[0].config
     config.data.datasets.toy_fields.fraction = 0.99  # nine tiles
-    (tile,) = set(load.training_tiles(config.data, "toy_fields")[:1].tolist())
+    chosen = load.open_datasets(config.data)["toy_fields"].training_tiles
+    tile = int(chosen[0])
     adapt_toys.flip_bit_of_tile(tmp_path, "train", tile)
     with pytest.raises(ConfigError, match=f"tile {tile} of split 'train' cannot be read"):
         open_data(config, SPLITS)
     config.data.skip_corrupt = True
-    shared = len(load.training_tiles(config.data, "toy_fields"))
-    assert open_data(config, SPLITS).facts.counts["train"].sum() == shared - 1
+    assert open_data(config, SPLITS).facts.counts["train"].sum() == len(chosen) - 1
 
 
 def test_where_no_tile_can_be_read_there_are_no_features(damaged, tmp_path):
     data, start = damaged
-    data.config.data.skip_corrupt = True
+    data = adapt_toys.skipping(data)
     for tile in (0, 1, 3, 4, 5):
         adapt_toys.flip_bit_of_tile(tmp_path, "val", tile)
     with pytest.raises(DataError, match="'toy_fields': no tile of split 'val' can be read"):

@@ -17,7 +17,6 @@ from anysat_jax.train import status as status_module
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
-from data_pipelines import load
 from data_pipelines.batches import Share
 from tests.downstream import adapt_toys
 
@@ -52,7 +51,7 @@ def evaluate(toy, sizes=(10.0,), batch_size=4, mesh=None, **more):
     data, start = toy
     seen = Seen()
     found = evaluate_split(
-        start.network, start.params, data.config.data, "test", sizes, batch_size, mesh or data.mesh, watch=seen, **more
+        start.network, start.params, data.dataset, "test", sizes, batch_size, mesh or data.mesh, watch=seen, **more
     )
     return found, seen
 
@@ -110,7 +109,7 @@ def test_a_tile_that_cannot_be_read_ends_it_in_one_sentence(toy, damaged):
 
 
 def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_once(toy, damaged, caplog):
-    damaged.config.data.skip_corrupt = True
+    damaged = adapt_toys.skipping(damaged)
     status = JobStatus()
     found, seen = evaluate((damaged, toy[1]), batch_size=2, status=status)
     _, whole = evaluate(toy, batch_size=2)
@@ -130,7 +129,7 @@ def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
     data, start = toy
     watch, status = lambda batch, logits: ended.wait(60), JobStatus(tmp_path, watchdog_seconds=0.5)
-    split = (data.config.data, "test", (10.0,), 4, data.mesh)
+    split = (data.dataset, "test", (10.0,), 4, data.mesh)
     evaluate_split(start.network, start.params, *split, watch=watch, status=status)
     assert ended.is_set() and "no batch of test finished for 0.5 s" in (tmp_path / "stacks-0.txt").read_text()
 
@@ -157,9 +156,11 @@ def test_the_processes_shares_make_up_the_split(toy, monkeypatch, count):
     data, _ = toy
     shares = []
     for process in range(count):
-        monkeypatch.setattr(evaluating, "batch_share", lambda _, process=process: Share((process,), count))
-        batches = evaluating.split_batches(data.config.data, "toy_fields", "test", (10.0,), 6, data.mesh)
+        monkeypatch.setattr(
+            "anysat_jax.downstream.data.batch_share", lambda _, process=process: Share((process,), count)
+        )
+        batches = evaluating.split_batches(data.dataset, "test", (10.0,), 6, data.mesh)
         labels = [batch.labels for batch in batches]
         shares.append(np.concatenate([one["index"][one["valid"]] for one in labels]))
     assert sorted(np.concatenate(shares).tolist()) == list(range(7))
-    assert load.num_samples(data.config.data, "toy_fields", "test") == 7
+    assert data.dataset.num_samples("test") == 7

@@ -21,7 +21,7 @@ def damage(root, job):
     """Prepares the tiles, and flips a bit of one of those that an evaluation reads."""
     config = {"finetune": finetune, "probe": probe}[job].get_config("mini_flair,smoke")
     config.data.root = str(root)
-    load.prepare(config.data)
+    load.open_datasets(config.data)
     (path,) = root.glob("mini_flair*/mini_flair/*/*-val.*")
     flip_bit(path)
 

@@ -9,7 +9,7 @@ from anysat_jax.downstream.data import check_labels, open_data
 from anysat_jax.downstream.task import Task, make_task
 from anysat_jax.errors import ConfigError
 from configs import adaptation
-from data_pipelines import load, registry
+from data_pipelines import registry
 from data_pipelines.prepare import statistics
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.report import read_report
@@ -171,8 +171,8 @@ def test_the_labels_of_the_share_that_trains_count(fake_data):
     section = config.data.datasets[CARD.name]
     section.update(dict(fraction=0.5, fraction_seed=3))
     config.task.allow_absent_classes = True
-    facts = open_data(config, ("train", "val")).facts
-    tiles = load.training_tiles(config.data, CARD.name)
+    data = open_data(config, ("train", "val"))
+    facts, tiles = data.facts, data.dataset.training_tiles
     labels = [FakeReader().example("train", f"train{tile}")["tile"] for tile in tiles]
     assert facts.counts["train"].tolist() == [labels.count(number) for number in range(3)] != whole.tolist()
     section.fraction = 0.01

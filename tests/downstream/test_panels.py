@@ -7,7 +7,6 @@ from anysat_jax.batch import Batch
 from anysat_jax.downstream.examples import PanelBook, class_entropy, in_words, write_panels
 from anysat_jax.downstream.task import Task, make_task, prediction
 from data_pipelines import load
-from data_pipelines.locate import locate
 from tests.downstream import adapt_toys
 
 DENSE = make_task(adapt_toys.CARD, "dense")
@@ -18,21 +17,21 @@ TILE = make_task(adapt_toys.CARD, "tile")
 def toy(tmp_path_factory):
     adapt_toys.register_toy()
     root = tmp_path_factory.mktemp("toy")
-    return adapt_toys.toy_config(root).data, locate("toy_fields", str(root))
+    (dataset,) = load.open_datasets(adapt_toys.toy_config(root).data).values()
+    return dataset
 
 
-def show(book, data, name="toy_fields"):
+def show(book, dataset):
     """Shows the test split to a book; the network's answer is the truth."""
-    for batch in load.evaluation_batches(data, name, "test", patch_size=10, batch_size=4):
+    for batch in dataset.evaluation_batches("test", patch_size=10, batch_size=4):
         truth = batch.labels[book._task.level]
         book(batch, np.eye(book._task.num_outputs, dtype=np.float32)[np.maximum(truth, 0)])
     return book
 
 
 def test_what_is_kept_of_a_dense_task(toy, tmp_path):
-    data, prepared = toy
-    book = show(PanelBook(DENSE, 3), data)
-    write_panels(tmp_path, book.arrays(prepared.card, prepared.records("test"), 40.0))
+    book = show(PanelBook(DENSE, 3), toy)
+    write_panels(tmp_path, book.arrays(toy.card, toy.records("test"), 40.0))
     with np.load(tmp_path / "panels.npz", allow_pickle=False) as panels:
         assert panels["sensors"].tolist() == ["spot", "s2"] and panels["extent"] == 40
         assert panels["input_0"].shape == (3, 40, 40, 3) and panels["input_1"].shape == (3, 4, 4, 3)
@@ -41,32 +40,30 @@ def test_what_is_kept_of_a_dense_task(toy, tmp_path):
         known = panels["truth"] >= 0
         assert 0 < known.sum() < known.size
         np.testing.assert_array_equal(panels["prediction"][known], panels["truth"][known])
-        records = prepared.records("test")
+        records = toy.records("test")
         ids = [records[index]["id"].decode() for index in range(7)]
         for name, truth in zip(panels["ids"], panels["truth"], strict=True):
             np.testing.assert_array_equal(truth, records[ids.index(name)]["dense"])
 
 
 def test_the_most_varied_maps_are_kept_and_padding_is_not(toy):
-    data, prepared = toy
-    arrays = show(PanelBook(DENSE, 3), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    arrays = show(PanelBook(DENSE, 3), toy).arrays(toy.card, toy.records("test"), 40.0)
     entropies = [
-        class_entropy(one["dense"][one["dense"] >= 0]) for one in map(prepared.records("test").__getitem__, range(7))
+        class_entropy(one["dense"][one["dense"] >= 0]) for one in map(toy.records("test").__getitem__, range(7))
     ]
     kept = [class_entropy(truth[truth >= 0]) for truth in arrays["truth"]]
     assert kept == pytest.approx(sorted(entropies, reverse=True)[:3])
-    everything = show(PanelBook(DENSE, 20), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    everything = show(PanelBook(DENSE, 20), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert sorted(everything["ids"].tolist()) == [f"test{index}" for index in range(7)]
 
 
 def test_windows_show_their_part_of_the_tile(toy, tmp_path):
-    data, prepared = toy
-    whole = show(PanelBook(DENSE, 7), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    whole = show(PanelBook(DENSE, 7), toy).arrays(toy.card, toy.records("test"), 40.0)
     adapt_toys.register_toy("toy_maps", tile_label="none", tile_classes=())  # classes of whole tiles are not of parts
     cut = adapt_toys.toy_config(tmp_path, level="dense", name="toy_maps").data
     cut.datasets.toy_maps.extent = 20.0
-    maps = locate("toy_maps", str(tmp_path))
-    parts = show(PanelBook(DENSE, 28), cut, "toy_maps").arrays(maps.card, maps.records("test"), 20.0)
+    maps = load.open_datasets(cut)["toy_maps"]
+    parts = show(PanelBook(DENSE, 28), maps).arrays(maps.card, maps.records("test"), 20.0)
     assert parts["truth"].shape == (28, 2, 2) and parts["input_0"].shape == (28, 20, 20, 3)
     place = whole["ids"].tolist().index("test0")
     quarters = [whole["input_0"][place][top : top + 20, left : left + 20] for top in (0, 20) for left in (0, 20)]
@@ -76,16 +73,14 @@ def test_windows_show_their_part_of_the_tile(toy, tmp_path):
 
 
 def test_what_is_kept_of_a_tile_task(toy):
-    data, prepared = toy
-    arrays = show(PanelBook(TILE, 4), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    arrays = show(PanelBook(TILE, 4), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert len(arrays["ids"]) == 4 and "truth" not in arrays
     wanted = [adapt_toys.CARD.tile_classes[int(name.removeprefix("test")) % 3] for name in arrays["ids"]]
     assert arrays["truth_text"].tolist() == arrays["prediction_text"].tolist() == wanted
 
 
 def test_nothing_is_kept_where_nothing_is_wanted(toy):
-    data, prepared = toy
-    arrays = show(PanelBook(TILE, 0), data).arrays(prepared.card, prepared.records("test"), 40.0)
+    arrays = show(PanelBook(TILE, 0), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert len(arrays["ids"]) == 0 and arrays["input_0"].shape == (0, 40, 40, 3)
 
 

@@ -1,10 +1,13 @@
 """What is refused of a config of fine-tuning, probing or evaluation, before anything is read."""
 
+import dataclasses
+
 import pytest
 
 from anysat_jax.downstream import config as settings
 from anysat_jax.errors import ConfigError
 from configs import evaluate, finetune, probe
+from data_pipelines import registry
 
 
 def config_of(name="mini_flair", **changes):
@@ -101,8 +104,9 @@ def test_the_warm_up_may_be_left_out_of_a_single_epoch():
 
 
 def test_only_evaluation_takes_a_dataset_that_has_no_split_for_training(monkeypatch):
-    card = settings.dataset_card("mini_flair")
-    monkeypatch.setattr(settings, "dataset_card", lambda *_: type(card)(**(vars(card) | {"splits": ("val",)})))
+    entry = registry.get_entry("mini_flair")
+    card = dataclasses.replace(entry.card, splits=("val",))
+    monkeypatch.setitem(registry._ENTRIES, "mini_flair", lambda: dataclasses.replace(entry, card=card))
     with pytest.raises(ConfigError, match=r"has no split 'train', which training asks for; it has val"):
         settings.check(config_of())
     config = evaluate.get_config("mini_flair")

@@ -12,6 +12,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
 from anysat_jax.pretrain import probe as pretraining
 from anysat_jax.pretrain.config import EvaluateSettings
+from data_pipelines.options import DatasetOptions
 from tests.report.toy import CARD, toy_batch
 
 CARDS = {
@@ -22,10 +23,19 @@ CARDS = {
 MODEL = dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("s2",))
 
 
-def batches(data, dataset, split, *, patch_size, batch_size):
-    """Two batches of a split, the second padded; classes can be told from the reflectance."""
-    if dataset == "gone":
-        raise FileNotFoundError("no folder of gone")
+class ToyDataset:
+    """Two batches of each split, the second padded; classes can be told from the reflectance."""
+
+    def __init__(self, card):
+        self.card, self.options = card, DatasetOptions(card, patch_sizes=(20, 10))
+
+    def evaluation_batches(self, split, *, patch_size, batch_size):
+        if self.card.name == "gone":
+            raise FileNotFoundError("no folder of gone")
+        return toy_batches(split, patch_size, batch_size)
+
+
+def toy_batches(split, patch_size, batch_size):
     for seed in range(2):
         batch = toy_batch(batch_size, seed=seed + 10 * (split == "val"), valid=batch_size - seed)
         s2 = batch.observations["s2"]
@@ -35,10 +45,11 @@ def batches(data, dataset, split, *, patch_size, batch_size):
         yield batch.replace(observations=observations, labels=labels, patch_size=float(patch_size))
 
 
+DATASETS = {name: ToyDataset(card) for name, card in CARDS.items()}
+
+
 @pytest.fixture
-def config(monkeypatch) -> ConfigDict:
-    monkeypatch.setattr(pretraining.load, "dataset_card", lambda name, root: CARDS[name])
-    monkeypatch.setattr(pretraining.load, "evaluation_batches", batches)
+def config() -> ConfigDict:
     datasets = {name: dict(batch_size=4, patch_sizes=(20, 10)) for name in CARDS}
     evaluate = dict(batch_size=4, pictures=1)
     return ConfigDict(
@@ -57,7 +68,9 @@ def config(monkeypatch) -> ConfigDict:
 def test_report_prints_writes_and_returns(config, tmp_path, capsys, caplog):
     model = ModelConfig.from_section(config.model.to_dict())
     with caplog.at_level(logging.INFO):
-        result = pretraining.report_pretraining(config, tmp_path, init_encoder(model, 1), init_encoder(model, 0))
+        result = pretraining.report_pretraining(
+            config, DATASETS, tmp_path, init_encoder(model, 1), init_encoder(model, 0)
+        )
     probe = json.loads(json.dumps(result))["probe"]
     assert set(probe) == {"tile", "dense", "datasets"}
     assert all(0 <= probe[task][name] <= 1 for task in ("tile", "dense") for name in ("random", "pretrained"))
@@ -76,21 +89,14 @@ def test_without_probes_only_the_curves_are_drawn(config, tmp_path):
     (tmp_path / "metrics.csv").write_text(
         "step,dataset,loss_predictive,loss_contrastive,learning_rate\n1,toy,1,2,0.1\n2,toy,1,2,0.1\n"
     )
-    result = pretraining.report_pretraining(config, tmp_path, {}, {})
+    result = pretraining.report_pretraining(config, DATASETS, tmp_path, {}, {})
     assert result["probe"]["dense"] == {"random": None, "pretrained": None}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"README.md", "curves.png"}
 
 
-def test_patch_size_is_the_smallest_that_the_run_trains_with(config):
-    plan = pretraining.make_plan(CARDS["toy"])
-    assert pretraining._smallest_patch(config, plan) == 10
-    config.data.datasets.toy.patch_sizes = (20,)
-    assert pretraining._smallest_patch(config, plan) == 20
-
-
 def test_no_dataset_that_can_be_probed_gives_none(config, tmp_path):
     config.evaluate.datasets = ("bare",)
-    result = pretraining.report_pretraining(config, tmp_path, {}, {})
+    result = pretraining.report_pretraining(config, DATASETS, tmp_path, {}, {})
     assert result["probe"]["tile"] == {"random": None, "pretrained": None}
     assert "Nothing was probed." in (tmp_path / "report" / "README.md").read_text()
 

@@ -54,7 +54,7 @@ def steps_until_all(values):
     config = pretrain.get_config("geoplex")
     config.update_from_flattened_dict(values)
     missing = all_batches()
-    with contextlib.closing(load.train_iterator(config.data, seed=config.seed)) as batches:
+    with contextlib.closing(load.train_iterator(load.open_datasets(config.data), seed=config.seed)) as batches:
         for step in range(1, MOST_STEPS):
             batch = next(batches)
             missing.discard((batch.dataset, batch.patch_size))

@@ -77,7 +77,7 @@ def all_straight(shared):
     """The run of one process with one device, of all five datasets."""
     config = tiny_mini.get_config()
     config.data.root = str(shared)
-    load.prepare(config.data)
+    load.open_datasets(config.data)
     run(1, 1, flags("all", shared, shared / "all"), XDG_CACHE_HOME=str(shared))
     assert {row["dataset"] for row in rows(shared / "all")} == set(config.data.datasets)
     return shared / "all"

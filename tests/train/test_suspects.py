@@ -1,13 +1,10 @@
 """Samples of a step that is not finite."""
 
 import numpy as np
-import pytest
 
 from anysat_jax.batch import fake_batch
 from anysat_jax.train.input import Fed, bad_rows, make_blame
 from anysat_jax.train.sharding import make_mesh, put_batch
-from configs import pretrain
-from data_pipelines import load
 
 MESH = make_mesh({"data": 2, "fsdp": 2})
 
@@ -21,13 +18,20 @@ def batch_with(bad=()):
     return put_batch(batch.replace(observations={**batch.observations, "s2": s2.replace(values=values)}), MESH)
 
 
-@pytest.fixture(autouse=True)
-def named(monkeypatch):
-    monkeypatch.setattr(load, "tile_ids", lambda data, dataset, tiles: [f"{dataset}_{tile}" for tile in tiles])
+class Named:
+    """An open dataset that names its tiles."""
+
+    def tile_ids(self, split, tiles):
+        return [f"fake_{tile}" for tile in tiles]
 
 
-def blame(batch, tiles):
-    return make_blame(pretrain.get_config())(Fed(batch, None, {}, tiles=tiles))
+class Unreadable:
+    def tile_ids(self, split, tiles):
+        raise ValueError
+
+
+def blame(batch, tiles, dataset=None):
+    return make_blame({"fake": dataset or Named()})(Fed(batch, None, {}, tiles=tiles))
 
 
 def test_rows_with_bad_values_are_found_whatever_device_holds_them():
@@ -45,10 +49,6 @@ def test_where_the_input_is_good_the_whole_batch_is_named():
 
 
 def test_few_of_many_and_by_position_where_they_cannot_be_read(monkeypatch):
-    def unreadable(*_):
-        raise ValueError
-
-    monkeypatch.setattr(load, "tile_ids", unreadable)
-    assert blame(batch_with((3,)), np.arange(8)) == "samples with such values in them: tile 3"
+    assert blame(batch_with((3,)), np.arange(8), Unreadable()) == "samples with such values in them: tile 3"
     monkeypatch.setattr("anysat_jax.train.input.MOST", 2)
-    assert blame(batch_with(), np.arange(8)) == "its samples: tile 0, tile 1 and 6 more"
+    assert blame(batch_with(), np.arange(8), Unreadable()) == "its samples: tile 0, tile 1 and 6 more"
