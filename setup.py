@@ -27,6 +27,8 @@ REQUIRED = [
     "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # the progress bar
+    "msgspec>=0.19",  # typed JSON of plans, statistics and manifests; the first with wheels for Python 3.13
+    "tabulate>=0.9",  # tables of reports
     "fsspec>=2024.2",  # prepared data in buckets; gs:// wants gcsfs besides, s3:// s3fs
 ]
 
@@ -36,17 +38,21 @@ DATA = [
     "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated one without a word
 ]
 
+CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
+
 # torch.load(weights_only=True) of earlier releases could execute code from a file (CVE-2025-32434).
 TORCH_FLOOR = "torch>=2.6"
 
 EXTRAS = {
     "data": DATA,
+    "cluster": [CLUSTER],
     "torch": [TORCH_FLOOR],
     # CUDA 12 runs on drivers from 525 on; a machine with driver 580 or later can take "jax[cuda13]" instead.
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
     "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the libtpu that fits
     "test": [
         *DATA,
+        CLUSTER,
         f"{TORCH_FLOOR},<=2.13.0",  # up to what the tests ran with; weights are read, nothing is trained
         "pytest>=8.3",
         "setuptools>=77",  # tests build the wheel and the source archive

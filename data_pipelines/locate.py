@@ -7,7 +7,7 @@ from collections.abc import Callable
 from data_pipelines.card import FILE_NAME, DatasetCard, read_card
 from data_pipelines.prepare.plan import FORMAT
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.storage import cache_folder, is_url, mirror, remote_versions, to_stderr
+from data_pipelines.prepare.storage import cache_folder, download, is_url, remote_versions, to_stderr
 from data_pipelines.prepared import PreparedDataset, prepared_folder
 from data_pipelines.reader import DatasetEntry, num_tiles
 from data_pipelines.registry import dataset_names, fingerprint, get_entry
@@ -90,7 +90,7 @@ def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | No
     _check_name(name)
     if root and is_url(root):
         versions = [one for one in remote_versions(root, name) if version in (None, one)]
-        return mirror(root, name, versions[-1]) if versions else None
+        return download(root, name, versions[-1]) if versions else None
     if not root:
         return None
     base = pathlib.Path(root).expanduser()

@@ -13,11 +13,10 @@ from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example, check_stored_card
-from data_pipelines.prepare.plan import FILE_NAME, Plan
+from data_pipelines.prepare.plan import PLAN_FILE, Plan
 from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
-from data_pipelines.prepare.statistics import FILE_NAME as STATISTICS
-from data_pipelines.prepare.statistics import SensorStatistics, load_statistics
-from data_pipelines.prepare.storage import check_contents
+from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics
+from data_pipelines.prepare.storage import check_manifest
 from data_pipelines.windows import Piece, as_piece, block_card, join_blocks
 
 LENGTHS_FILE = "series_lengths.npz"
@@ -88,7 +87,7 @@ class PreparedDataset:
         statistics = load_statistics(folder, card)
         check_stored_card(folder, card)
         limit = _limit(folder)
-        check_contents(folder)
+        check_manifest(folder)
         return cls(card, folder, statistics, limit)
 
     def records(self, split: str) -> Records:
@@ -102,10 +101,10 @@ class PreparedDataset:
     @property
     def facts(self) -> dict[str, Any]:
         """What it holds, JSON values: the same wherever it was prepared from the same data."""
-        facts = Plan.from_json((self.folder / FILE_NAME).read_bytes()).facts
-        told = "".join([facts["keys"], facts["card"], (self.folder / STATISTICS).read_text(encoding="utf-8")])
+        facts = Plan.from_json((self.folder / PLAN_FILE).read_bytes()).facts
+        told = "".join([facts.keys, facts.card, (self.folder / STATISTICS_FILE).read_text(encoding="utf-8")])
         digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-        return {name: facts[name] for name in ("version", "limit", "tiles")} | {"tiles_digest": digest}
+        return {"version": facts.version, "limit": facts.limit, "tiles": facts.tiles, "tiles_digest": digest}
 
     def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
         """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.
@@ -161,7 +160,7 @@ def load_lengths(folder: pathlib.Path, card: DatasetCard, split: str) -> dict[st
 
 
 def _limit(folder: pathlib.Path) -> int | None:
-    path = folder / FILE_NAME
+    path = folder / PLAN_FILE
     try:
         return Plan.from_json(path.read_bytes()).limit
     except (OSError, ValueError) as error:

@@ -39,9 +39,8 @@ from data_pipelines import load
 from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.prepare.report import NO_LABEL, Tally, labels_report, read_report
-from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
-from data_pipelines.prepare.storage import cache_folder, hold_lock, temporary_name
+from data_pipelines.prepare.report import NO_LABEL, SplitSummary, labels_report, read_report
+from data_pipelines.prepare.storage import MANIFEST_FILE, cache_folder, hold_lock, temporary_name
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import ARCHIVE_NAMES
 
@@ -157,11 +156,11 @@ def with_share(
     Raises:
       ValueError: a tile cannot be read.
     """
-    records, tally = prepared.records(TRAIN), Tally(prepared.card)
+    records, summary = prepared.records(TRAIN), SplitSummary.empty(prepared.card)
     for tile in tiles:
         with contextlib.suppress(CorruptTileError) if skip_corrupt else contextlib.nullcontext():
-            tally.update(records[int(tile)])
-    share = {"examples": len(tiles), "labels": labels_report(prepared.card, tally)}
+            summary.update(records[int(tile)])
+    share = {"examples": len(tiles), "labels": labels_report(prepared.card, summary)}
     return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **share}}}
 
 
@@ -249,7 +248,7 @@ class Data:
     @property
     def digest(self) -> str:
         """Of the list of the prepared dataset's files."""
-        return hashlib.sha256((self.dataset.prepared.folder / CONTENTS).read_bytes()).hexdigest()
+        return hashlib.sha256((self.dataset.prepared.folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from anysat_jax.train.status import JobStatus
 from data_pipelines.batches import Pick, Share
 from data_pipelines.load import OpenDataset
 from data_pipelines.options import DatasetOptions
-from data_pipelines.prepare.storage import FILE_NAME as CONTENTS
+from data_pipelines.prepare.storage import MANIFEST_FILE
 from data_pipelines.sampler import StepIterator, Stream
 
 
@@ -119,7 +119,7 @@ class Extraction:
             "model": {name: getattr(self.network.model, name) for name in MODEL_FACTS},
             "head_input": self.network.head.input,
             "task": [task.level, task.sensor],
-            "dataset": [task.dataset, (self.dataset.prepared.folder / CONTENTS).read_text(encoding="utf-8")],
+            "dataset": [task.dataset, (self.dataset.prepared.folder / MANIFEST_FILE).read_text(encoding="utf-8")],
             "split": split,
             "tiles": None if tiles is None else [int(tile) for tile in tiles],
             "sampling": {name: value for name, value in sampling.items() if name not in ONLY_TRAINING},

@@ -16,6 +16,7 @@ HELP = """Converts a dataset once into ArrayRecord files that are quick to read,
   python -m data_pipelines prepare sen1floods11 --source ~/Sen1Floods11 --out prepared --workers 4
   python -m data_pipelines prepare pastis_hd --source ~/PASTIS-HD --out try --limit 20      a quick try
   python -m data_pipelines prepare my_tiles.toml --out prepared                             your own folder
+  python -m data_pipelines prepare flair --source /shared/FLAIR --out /shared/prepared --cluster tcp://head:8786
 
 An interrupted start goes on where it ended; a second one on the same folder changes nothing. A tile that cannot be read
 stops the command and names its file; with --skip-bad it is left out and listed in the report.
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=a_place, required=True, metavar="DIR", help="gets NAME/VERSION; a folder or gs://..."
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read tiles (default: 0)")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, whose workers read the tiles instead")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many tiles of each split")
     parser.add_argument("--skip-bad", action="store_true", help="leave out tiles that cannot be read, and list them")
 
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             out,
             entry.version,
             workers=arguments.workers,
+            cluster=arguments.cluster,
             limit=arguments.limit,
             skip_bad=arguments.skip_bad,
             source=str(source or entry.source or ""),

@@ -1,4 +1,4 @@
-"""The plan of a preparation: which tiles go to which shard, and a fingerprint of all that decides it."""
+"""The plan of a preparation: its tiles by shard, and a fingerprint of everything that decides what is written."""
 
 import dataclasses
 import hashlib
@@ -8,28 +8,30 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from data_pipelines.card import Example, essentials
 from data_pipelines.reader import Reader
 
-FILE_NAME = "plan.json"
-FORMAT = 3  # of the prepared folder; raise it when what is written changes
-SHARD_BYTES = 128 * 2**20  # a pool stays busy, and a crash loses little
+PLAN_FILE = "plan.json"
+FORMAT = 3  # of the prepared folder; raise it when a reader of older folders would misread newer ones
+SHARD_BYTES = 128 * 2**20  # small enough to keep many workers busy and to lose little in a crash
 LARGEST_SHARD = 512 * 2**20
-MANY_SHARDS = 256  # of a split; with more, shards grow until LARGEST_SHARD, as a reader keeps each file open
-NUM_PROBES = 3  # tiles read to learn how large they are
+MANY_SHARDS = 256  # of a split; beyond that shards grow up to LARGEST_SHARD, as a reader keeps each file open
+NUM_PROBES = 3  # tiles read to estimate the size of a tile
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of a split: the tiles from `start` to `stop`.
+    """One file of a split: the tiles from `start` to `stop`.
 
     Attributes:
       dataset: name of the dataset.
       split: name of the split.
-      number, count: which of the split's files it is.
-      start, stop: positions of its tiles in the reader's list.
+      number: index of the file in its split.
+      count: files of the split.
+      start, stop: range of its tiles in the reader's list of keys.
     """
 
     dataset: str
@@ -39,102 +41,131 @@ class Shard:
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
     @property
     def file_name(self) -> str:
-        """As TFDS names it."""
+        """Name of the file in TFDS' scheme."""
         return f"{self.dataset}-{self.split}.array_record-{self.number:05d}-of-{self.count:05d}"
 
     @property
-    def part_name(self) -> str:
-        """The record of what the shard holds."""
-        return f"{self.file_name}.npz"
+    def stats_name(self) -> str:
+        """Name of the file with the shard's `ShardStats`."""
+        return f"{self.file_name}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFacts:
+    """Everything that decides what a preparation writes.
+
+    Attributes:
+      format: of the prepared folder, FORMAT.
+      dataset: name of the dataset.
+      version: of the prepared dataset, "major.minor.patch".
+      limit: first tiles taken of each split; None: all.
+      source: where the raw data are, in words.
+      reader: qualified name of the reader's class.
+      tiles: number of tiles of each split.
+      keys: digest of the tiles' keys and of the reader's fingerprint.
+      card: digest of the card's essentials.
+    """
+
+    format: int
+    dataset: str
+    version: str
+    limit: int | None
+    source: str
+    reader: str
+    tiles: dict[str, int]
+    keys: str
+    card: str
+
+    def differing(self, other: "PlanFacts") -> list[str]:
+        """Returns the names of the facts in which two plans differ."""
+        names = sorted(field.name for field in dataclasses.fields(self))
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a preparation is to write.
+    """The shards that a preparation writes.
 
     Attributes:
-      facts: all that decides what is written; leftovers are taken up where they are equal.
-      starts: for each split the position of each shard's first tile, and last the number of tiles.
-      tile_bytes: how large a tile is, about.
+      facts: shards of an interrupted run are reused if its facts are equal.
+      starts: for each split the position of each shard's first tile and, last, the number of tiles.
+      tile_bytes: estimated size of a tile.
     """
 
-    facts: Mapping[str, Any]
-    starts: Mapping[str, tuple[int, ...]]
+    facts: PlanFacts
+    starts: dict[str, tuple[int, ...]]
     tile_bytes: int
 
     @property
     def limit(self) -> int | None:
-        """First tiles of each split that are taken; None: all."""
-        return self.facts["limit"]
+        """First tiles taken of each split; None: all."""
+        return self.facts.limit
 
     def shards(self) -> list[Shard]:
-        """All shards, in order."""
-        name = self.facts["dataset"]
+        """Returns all shards, in order."""
         return [
-            Shard(name, split, number, len(starts) - 1, start, stop)
+            Shard(self.facts.dataset, split, number, len(starts) - 1, start, stop)
             for split, starts in self.starts.items()
             for number, (start, stop) in enumerate(itertools.pairwise(starts))
         ]
 
     def to_json(self) -> str:
+        """Returns the text of `plan.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Plan":
-        """The plan of `to_json`.
+        """Reads the text of `to_json`.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: the text is not a plan.
         """
         try:
-            content = json.loads(text)
-            starts = {split: tuple(map(int, positions)) for split, positions in content["starts"].items()}
-            plan = cls({key: content["facts"][key] for key in _FACTS}, starts, int(content["tile_bytes"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no plan of a preparation ({type(error).__name__}: {error})") from error
-        return plan
-
-
-_FACTS = ("format", "dataset", "version", "limit", "source", "reader", "tiles", "keys", "card")
+            return msgspec.json.decode(text, type=cls)
+        except ValueError as error:
+            raise ValueError(f"not a plan of a preparation ({error})") from error
 
 
 def plan_facts(
     reader: Reader, version: str, keys: Mapping[str, Sequence[str]], limit: int | None, source: str | None
-) -> dict[str, Any]:
-    """All that decides what is written.
+) -> PlanFacts:
+    """Collects everything that decides what is written.
 
     Args:
       reader: of the raw data; its `fingerprint`, if it has one, is part of the facts.
       version: of the prepared dataset.
-      keys: of the tiles to write, by split, as `chosen_keys` gives them.
-      limit: first tiles of each split that are taken; None: all.
+      keys: of the tiles to write, by split, from `chosen_keys`.
+      limit: first tiles taken of each split; None: all.
       source: where the raw data are, in words.
 
     Raises:
-      ValueError: the name, a split or the version would not do as part of a file name.
+      ValueError: the dataset's name, a split or the version cannot be part of a file name.
     """
     card = reader.card
     _check_names(card.name, version, tuple(keys))
-    return {
-        "format": FORMAT,
-        "dataset": card.name,
-        "version": version,
-        "limit": limit,
-        "source": source or "",
-        "reader": f"{type(reader).__module__}.{type(reader).__qualname__}",
-        "tiles": {split: len(names) for split, names in keys.items()},
-        "keys": _digest([dict(keys), getattr(reader, "fingerprint", "")]),
-        "card": _digest(essentials(card)),
-    }
+    return PlanFacts(
+        format=FORMAT,
+        dataset=card.name,
+        version=version,
+        limit=limit,
+        source=source or "",
+        reader=f"{type(reader).__module__}.{type(reader).__qualname__}",
+        tiles={split: len(names) for split, names in keys.items()},
+        keys=_digest([dict(keys), getattr(reader, "fingerprint", "")]),
+        card=_digest(essentials(card)),
+    )
 
 
 def chosen_keys(reader: Reader, limit: int | None) -> dict[str, list[str]]:
-    """Keys of the tiles to write: of each split all, or the first `limit`.
+    """Returns the keys of the tiles to write: all of each split, or the first `limit`.
 
     Raises:
-      ValueError: the limit is not positive, or a key comes twice.
+      ValueError: the limit is not positive, or a key occurs twice.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be positive, or None for all tiles")
@@ -150,15 +181,15 @@ def chosen_keys(reader: Reader, limit: int | None) -> dict[str, list[str]]:
     return {split: names for split, names in chosen.items() if names}
 
 
-def make_plan(facts: Mapping[str, Any], tile_bytes: int) -> Plan:
+def make_plan(facts: PlanFacts, tile_bytes: int) -> Plan:
     """Cuts each split into shards of nearly equal numbers of tiles.
 
     Args:
-      facts: of `plan_facts`.
-      tile_bytes: how large a tile is.
+      facts: from `plan_facts`.
+      tile_bytes: estimated size of a tile.
     """
     starts = {}
-    for split, tiles in facts["tiles"].items():
+    for split, tiles in facts.tiles.items():
         total = tiles * tile_bytes
         size = min(max(SHARD_BYTES, total // MANY_SHARDS), LARGEST_SHARD)
         count = min(tiles, -(-total // size))
@@ -167,20 +198,20 @@ def make_plan(facts: Mapping[str, Any], tile_bytes: int) -> Plan:
 
 
 def probe_positions(tiles: int) -> list[int]:
-    """Positions of the tiles to measure, spread over a split."""
+    """Returns positions of up to NUM_PROBES tiles, spread evenly over a split."""
     return np.unique(np.linspace(0, tiles - 1, min(tiles, NUM_PROBES)).astype(int)).tolist()
 
 
 def num_bytes(example: Example) -> int:
-    """Bytes of an example's arrays."""
+    """Returns the size of an example's arrays, at least 1."""
     return max(1, sum(np.asarray(value).nbytes for value in example.values()))
 
 
 def _check_names(dataset: str, version: str, splits: Sequence[str]) -> None:
-    """No name may lead out of its folder, or be read by TFDS as something else."""
+    # A name must neither leave its folder nor change how TFDS parses the file's name.
     for what, name in (("name", dataset), *(("split", split) for split in splits)):
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
-            raise ValueError(f"dataset {dataset!r}: {what} {name!r} is no name for files; take letters, digits and _")
+            raise ValueError(f"dataset {dataset!r}: {what} {name!r} is not a file name; use letters, digits and _")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise ValueError(f"dataset {dataset!r}: version {version!r} must be three numbers like 1.0.0")
 

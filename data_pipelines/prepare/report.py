@@ -1,33 +1,40 @@
-"""The report at the end of a preparation: `report.json` in the prepared folder, and the same as text."""
+"""Counts of shards and splits, and the report of a preparation: `report.json` in the prepared folder, and its text."""
 
 import dataclasses
-import io
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from jaxtyping import Int32, Int64
+from tabulate import tabulate
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.prepare.plan import Plan
-from data_pipelines.prepare.statistics import DatasetStatistics, Moments
+from data_pipelines.prepare.statistics import RunningMoments, RunningStatistics, array_to_list, list_to_array
 from data_pipelines.windows import in_list
 
-CLOUDY = 50  # percent; from there on a pixel counts as cloudy
+REPORT_FILE = "report.json"
+CLOUDY = 50  # percent from which a pixel counts as cloudy
 NO_LABEL = "(no label)"
+BARS = 8  # of a histogram of dates
+BAR_WIDTH = 30
+SHOWN_SKIPPED = 5
+SHOWN_CLASSES = 20  # the most frequent
+SHOWN_EMPTY = 5
 
 
 @dataclasses.dataclass
-class SensorTally:
+class SensorCounts:
     """Counts of one sensor.
 
     Attributes:
-      missing: tiles that lack it.
+      missing: tiles without it.
       pixels, invalid: values of its masks, and how many of them are False.
-      seen, cloudy: values of its cloud layers, and how many of them are CLOUDY percent or more.
+      seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
     """
 
     missing: int = 0
@@ -37,6 +44,7 @@ class SensorTally:
     cloudy: int = 0
 
     def update(self, name: str, example: Example) -> None:
+        """Adds a complete example."""
         if not example.get(f"{name}_present", True):
             self.missing += 1
             return
@@ -48,41 +56,51 @@ class SensorTally:
             self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
 
     def merge(self, other: Self) -> None:
+        """Adds other counts, in place."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-class Tally:
-    """Counts of sensors and labels, of one shard or of a whole split.
+@dataclasses.dataclass
+class SplitSummary:
+    """Counts of the sensors and labels of a split, or of a part of one.
 
     Attributes:
       sensors: counts of each sensor.
-      classes: for each class label, tiles ("tile") or pixels ("dense") of each class, and last those without a label.
+      classes: for each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
       numbers: for each regression label, moments of its values.
     """
 
-    def __init__(self, card: DatasetCard) -> None:
-        self.sensors = {name: SensorTally() for name in card.sensors}
-        self.classes: dict[str, Int64[np.ndarray, "K+1"]] = {}
-        self.numbers: dict[str, Moments] = {}
-        for key, kind, names in _labels(card):
+    sensors: dict[str, SensorCounts]
+    classes: dict[str, Int64[np.ndarray, "counts"]]
+    numbers: dict[str, RunningMoments]
+
+    @classmethod
+    def empty(cls, card: DatasetCard) -> "SplitSummary":
+        """Returns the summary of no tile."""
+        summary = cls({name: SensorCounts() for name in card.sensors}, {}, {})
+        for key, kind, names in (
+            ("tile", card.tile_label, card.tile_classes),
+            ("dense", card.dense_label, card.dense_classes),
+        ):
             if kind == "regression":
-                self.numbers[key] = Moments.empty(1)
+                summary.numbers[key] = RunningMoments.empty(1)
             elif kind != "none":
-                self.classes[key] = np.zeros(len(names) + 1, np.int64)
+                summary.classes[key] = np.zeros(len(names) + 1, np.int64)
+        return summary
 
     def update(self, example: Example) -> None:
-        """Counts a complete example."""
+        """Adds a complete example."""
         for name, one in self.sensors.items():
             one.update(name, example)
         for key, counts in self.classes.items():
             counts += _class_counts(np.asarray(example[key]), len(counts) - 1, multi_hot=key == "tile")
         for key, moments in self.numbers.items():
             values = np.asarray(example[key]).ravel()
-            moments.merge(Moments.of([values[np.isfinite(values)]]))
+            moments.merge(RunningMoments.of([values[np.isfinite(values)]]))
 
     def merge(self, other: Self) -> None:
-        """Adds another part's counts."""
+        """Adds another part of the split, in place."""
         for name, one in self.sensors.items():
             one.merge(other.sensors[name])
         for key, counts in self.classes.items():
@@ -90,35 +108,9 @@ class Tally:
         for key, moments in self.numbers.items():
             moments.merge(other.numbers[key])
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers that `from_json` takes; floats keep every bit."""
-        numbers = {k: {f: a.tolist() for f, a in dataclasses.asdict(m).items()} for k, m in self.numbers.items()}
-        return {
-            "sensors": {name: dataclasses.asdict(one) for name, one in self.sensors.items()},
-            "classes": {key: counts.tolist() for key, counts in self.classes.items()},
-            "numbers": numbers,
-        }
-
-    @classmethod
-    def from_json(cls, card: DatasetCard, content: dict[str, Any]) -> "Tally":
-        """The tally of `to_json`."""
-        tally = cls(card)
-        tally.sensors = {name: SensorTally(**content["sensors"][name]) for name in tally.sensors}
-        tally.classes = {key: np.asarray(content["classes"][key], np.int64) for key in tally.classes}
-        for key in tally.numbers:
-            fields = content["numbers"][key]
-            tally.numbers[key] = Moments(
-                **{f: np.asarray(v, np.int64 if f == "count" else np.float64) for f, v in fields.items()}
-            )
-        return tally
-
-
-def _labels(card: DatasetCard) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    return ("tile", card.tile_label, card.tile_classes), ("dense", card.dense_label, card.dense_classes)
-
 
 def _class_counts(label: np.ndarray, num_classes: int, *, multi_hot: bool) -> Int64[np.ndarray, "K+1"]:
-    """Counts of classes and, last, of what is none: pixels without a label, or a tile without any class."""
+    """Counts each class and, last, pixels without a label or tiles without any class."""
     if multi_hot and label.ndim == 1:
         return np.append(label.astype(np.int64), int(not label.any()))
     numbers = label.astype(np.int64).ravel()
@@ -127,201 +119,163 @@ def _class_counts(label: np.ndarray, num_classes: int, *, multi_hot: bool) -> In
 
 
 Lengths = dict[str, Int32[np.ndarray, "N"]]
-"""Dates of each series of each tile; 0 where the tile lacks it."""
+"""Number of dates of each series of each tile; 0 where the tile lacks the sensor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A tile that was left out, and why."""
+    """A tile that was left out, and the reason."""
 
     split: str
     tile: str
     reason: str
 
 
-class Part:
-    """Gathers what is to be known of a shard while its examples pass by.
+@dataclasses.dataclass
+class ShardStats:
+    """Everything that is kept of a shard's examples beside its records.
 
     Attributes:
       split: the shard's split.
-      statistics: of each sensor's bands.
-      tally: counts for the report.
-      lengths: dates of each series of each tile.
-      skipped: tiles that were left out.
-      record_bytes: of the records.
-      file_bytes: of the shard's file.
+      statistics: moments of each sensor's bands.
+      summary: counts for the report.
+      lengths: number of dates of each series of each tile.
+      examples: tiles written.
+      skipped: tiles left out.
+      record_bytes: size of the records.
+      file_bytes: size of the shard's file.
     """
 
-    def __init__(self, card: DatasetCard, split: str) -> None:
-        self.split = split
-        self.tally = Tally(card)
-        self.statistics = DatasetStatistics(card)
-        self._lengths: dict[str, list[int]] = {s: [] for s in card.sensors if get_sensor(s).has_dates}
-        self.examples = 0
-        self.skipped: list[Skipped] = []
-        self.record_bytes = 0
-        self.file_bytes = 0
+    split: str
+    statistics: RunningStatistics
+    summary: SplitSummary
+    lengths: dict[str, list[int]]
+    examples: int = 0
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    record_bytes: int = 0
+    file_bytes: int = 0
 
-    @property
-    def lengths(self) -> Lengths:
-        return {name: np.asarray(counts, np.int32) for name, counts in self._lengths.items()}
+    @classmethod
+    def empty(cls, card: DatasetCard, split: str) -> "ShardStats":
+        """Returns the statistics of a shard without examples."""
+        lengths: dict[str, list[int]] = {name: [] for name in card.sensors if get_sensor(name).has_dates}
+        return cls(split, RunningStatistics.empty(card), SplitSummary.empty(card), lengths)
 
     def update(self, example: Example, record_bytes: int) -> None:
-        """Adds a complete, checked example."""
+        """Adds a complete, checked example and the size of its records."""
         self.examples += 1
         self.record_bytes += record_bytes
-        self.tally.update(example)
-        for name, counts in self._lengths.items():
+        self.summary.update(example)
+        for name, counts in self.lengths.items():
             counts.append(len(example[name]))
         self.statistics.update(self.split, example)
 
-    def to_bytes(self) -> bytes:
-        """A `.npz` file; the same part always gives the same bytes."""
-        facts = {
-            "examples": self.examples,
-            "record_bytes": self.record_bytes,
-            "file_bytes": self.file_bytes,
-            "skipped": [dataclasses.asdict(one) for one in self.skipped],
-            "tally": self.tally.to_json(),
-        }
-        arrays = {f"lengths/{name}": counts for name, counts in self.lengths.items()}
-        arrays |= {f"statistics/{key}": array for key, array in self.statistics.state().items()}
-        text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, facts=text, **arrays)
-        return buffer.getvalue()
+    def to_json(self) -> bytes:
+        """Encodes the statistics; floats keep every bit."""
+        return msgspec.json.encode(self, enc_hook=array_to_list)
 
     @classmethod
-    def from_bytes(cls, card: DatasetCard, split: str, content: bytes) -> "Part":
-        """The part of `to_bytes`.
+    def from_json(cls, content: bytes) -> "ShardStats":
+        """Decodes the bytes of `to_json`.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: the content is something else.
         """
-        part = cls(card, split)
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-            part._restore(card, json.loads(arrays["facts"].tobytes()), arrays)
-        except Exception as error:  # what a damaged zip file raises is not documented
-            raise ValueError(f"it is no record of a finished shard ({type(error).__name__}: {error})") from error
-        return part
-
-    def _restore(self, card: DatasetCard, facts: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.examples, self.record_bytes, self.file_bytes = (
-            int(facts[key]) for key in ("examples", "record_bytes", "file_bytes")
-        )
-        self.skipped = [Skipped(**one) for one in facts["skipped"]]
-        self.tally = Tally.from_json(card, facts["tally"])
-        self._lengths = {name: arrays[f"lengths/{name}"].tolist() for name in self._lengths}
-        prefix = "statistics/"
-        state = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-        self.statistics = DatasetStatistics.restore(card, state)
+        return msgspec.json.decode(content, type=cls, dec_hook=list_to_array)
 
 
-class Whole:
-    """All parts of a dataset, merged in the order of the shards.
+class DatasetStats:
+    """The statistics of all shards of a dataset, merged in their order.
 
     Attributes:
-      statistics: of each sensor's bands.
-      tallies: counts of each split.
-      lengths: dates of each series of each tile, by split.
+      statistics: moments of each sensor's bands.
+      summaries: counts of each split.
+      lengths: number of dates of each series of each tile, by split.
       shard_lengths: examples of each shard, by split.
-      record_bytes, file_bytes: of each split.
-      skipped: tiles that were left out.
+      record_bytes, file_bytes: sizes, by split.
+      skipped: tiles left out.
     """
 
-    def __init__(self, card: DatasetCard, parts: Iterator[Part]) -> None:
-        self.statistics = DatasetStatistics(card)
-        self.tallies: dict[str, Tally] = {}
+    def __init__(self, card: DatasetCard, shards: Iterable[ShardStats]) -> None:
+        self.statistics = RunningStatistics.empty(card)
+        self.summaries: dict[str, SplitSummary] = {}
         self.shard_lengths: dict[str, list[int]] = {}
         self.record_bytes: dict[str, int] = {}
         self.file_bytes: dict[str, int] = {}
         self.skipped: list[Skipped] = []
-        self._lengths: dict[str, list[Lengths]] = {}
-        for part in parts:
-            self._add(card, part)
-
-    def _add(self, card: DatasetCard, part: Part) -> None:
-        split = part.split
-        self.tallies.setdefault(split, Tally(card)).merge(part.tally)
-        self.shard_lengths.setdefault(split, []).append(part.examples)
-        self.record_bytes[split] = self.record_bytes.get(split, 0) + part.record_bytes
-        self.file_bytes[split] = self.file_bytes.get(split, 0) + part.file_bytes
-        self.skipped += part.skipped
-        self._lengths.setdefault(split, []).append(part.lengths)
-        self.statistics.merge(part.statistics)
-
-    @property
-    def lengths(self) -> dict[str, Lengths]:
-        return {
-            split: {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-            for split, parts in self._lengths.items()
+        lengths: dict[str, dict[str, list[int]]] = {}
+        for one in shards:
+            self.statistics.merge(one.statistics)
+            self.summaries.setdefault(one.split, SplitSummary.empty(card)).merge(one.summary)
+            self.shard_lengths.setdefault(one.split, []).append(one.examples)
+            self.record_bytes[one.split] = self.record_bytes.get(one.split, 0) + one.record_bytes
+            self.file_bytes[one.split] = self.file_bytes.get(one.split, 0) + one.file_bytes
+            self.skipped += one.skipped
+            for name, counts in one.lengths.items():
+                lengths.setdefault(one.split, {}).setdefault(name, []).extend(counts)
+        self.lengths: dict[str, Lengths] = {
+            split: {name: np.asarray(counts, np.int32) for name, counts in lengths.get(split, {}).items()}
+            for split in self.summaries
         }
 
 
-FILE_NAME = "report.json"
-BARS = 8  # of a histogram of dates
-BAR_WIDTH = 30
-SHOWN_SKIPPED = 5
-SHOWN_CLASSES = 20  # the most frequent
-SHOWN_EMPTY = 5
-
-
-def make_report(card: DatasetCard, plan: Plan, whole: Whole) -> dict[str, Any]:
-    """All that is known of a preparation, as plain numbers and words."""
-    tallies = list(whole.tallies.values())
+def make_report(card: DatasetCard, plan: Plan, stats: DatasetStats) -> dict[str, Any]:
+    """Returns the content of `report.json`, plain numbers and strings."""
     return {
         "dataset": card.name,
         "title": card.title,
-        "version": plan.facts["version"],
-        "source": plan.facts["source"],
+        "version": plan.facts.version,
+        "source": plan.facts.source,
         "limit": plan.limit,
         "cloudy_percent": CLOUDY,
-        "splits": {split: _split_report(card, split, whole) for split in whole.tallies},
-        "sensors": {name: _sensor_report(name, tallies, whole) for name in card.sensors},
-        "skipped": [{"split": one.split, "tile": one.tile, "reason": one.reason} for one in whole.skipped],
+        "splits": {split: _split_report(card, split, stats) for split in stats.summaries},
+        "sensors": {name: _sensor_report(name, stats) for name in card.sensors},
+        "skipped": [dataclasses.asdict(one) for one in stats.skipped],
     }
 
 
 def report_json(report: dict[str, Any]) -> str:
-    """The text of `report.json`."""
+    """Returns the text of `report.json`."""
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_report(folder: pathlib.Path) -> dict[str, Any]:
-    """The report of a prepared folder.
+    """Reads the report of a prepared folder.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it is no JSON.
+      FileNotFoundError: the folder has no report.
+      ValueError: the report is not JSON.
     """
-    path = folder / FILE_NAME
+    path = folder / REPORT_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path}; delete {folder} and prepare the dataset again") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no report ({error}); delete {folder} and prepare the dataset again") from error
+        raise ValueError(f"{path} is not a report ({error}); delete {folder} and prepare the dataset again") from error
 
 
-def _split_report(card: DatasetCard, split: str, whole: Whole) -> dict[str, Any]:
-    tally = whole.tallies[split]
+def _split_report(card: DatasetCard, split: str, stats: DatasetStats) -> dict[str, Any]:
     return {
-        "examples": sum(whole.shard_lengths[split]),
-        "skipped": sum(one.split == split for one in whole.skipped),
-        "shards": len(whole.shard_lengths[split]),
-        "megabytes": round(whole.file_bytes[split] / 1e6, 3),
-        "labels": labels_report(card, tally),
+        "examples": sum(stats.shard_lengths[split]),
+        "skipped": sum(one.split == split for one in stats.skipped),
+        "shards": len(stats.shard_lengths[split]),
+        "megabytes": round(stats.file_bytes[split] / 1e6, 3),
+        "labels": labels_report(card, stats.summaries[split]),
     }
 
 
-def labels_report(card: DatasetCard, tally: Tally) -> dict[str, Any]:
-    """What a report tells of the labels of a split, or of some of its tiles: counts of classes, moments of numbers."""
+def labels_report(card: DatasetCard, summary: SplitSummary) -> dict[str, Any]:
+    """Returns a report's facts about the labels of a split, or of a part of one.
+
+    Returns:
+      For each label: of classes, the count of each by name; of a regression, its count, unit and moments.
+    """
     report: dict[str, Any] = {}
-    for key, counts in tally.classes.items():
+    for key, counts in summary.classes.items():
         names = (*(card.tile_classes if key == "tile" else card.dense_classes), NO_LABEL)
         report[key] = dict(zip(names, counts.tolist(), strict=True))
-    for key, moments in tally.numbers.items():
+    for key, moments in summary.numbers.items():
         one = {"count": int(moments.count[0]), "unit": card.label_unit}
         if one["count"]:
             fields = {"mean": moments.mean, "std": moments.std, "min": moments.minimum, "max": moments.maximum}
@@ -330,16 +284,16 @@ def labels_report(card: DatasetCard, tally: Tally) -> dict[str, Any]:
     return report
 
 
-def _sensor_report(name: str, tallies: list[Tally], whole: Whole) -> dict[str, Any]:
-    total = SensorTally()
-    for tally in tallies:
-        total.merge(tally.sensors[name])
+def _sensor_report(name: str, stats: DatasetStats) -> dict[str, Any]:
+    total = SensorCounts()
+    for summary in stats.summaries.values():
+        total.merge(summary.sensors[name])
     report: dict[str, Any] = {"missing": total.missing}
     if total.pixels:
         report["invalid_share"] = total.invalid / total.pixels
     if total.seen:
         report["cloudy_share"] = total.cloudy / total.seen
-    lengths = [by_sensor[name] for by_sensor in whole.lengths.values() if name in by_sensor]
+    lengths = [by_sensor[name] for by_sensor in stats.lengths.values() if name in by_sensor]
     if lengths:
         counts = np.concatenate(lengths)
         report["dates"] = _dates_report(counts[counts > 0])
@@ -347,7 +301,7 @@ def _sensor_report(name: str, tallies: list[Tally], whole: Whole) -> dict[str, A
 
 
 def _dates_report(counts: Int32[np.ndarray, "N"]) -> dict[str, Any]:
-    """Numbers of dates of the tiles that have any, with a histogram of [fewest, most, tiles]."""
+    """Returns the range, mean and histogram, rows of [fewest, most, tiles], of the numbers of dates."""
     if not counts.size:
         return {"least": 0, "most": 0, "mean": 0.0, "histogram": []}
     least, most = int(counts.min()), int(counts.max())
@@ -358,35 +312,40 @@ def _dates_report(counts: Int32[np.ndarray, "N"]) -> dict[str, Any]:
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """The report for a terminal."""
-    lines = [f"{report['title']} ({report['dataset']}) {report['version']}" + _of(report["source"])]
+    """Returns the report as Markdown, for a terminal."""
+    origin = f" from {report['source']}" if report["source"] else ""
+    blocks = [f"{report['title']} ({report['dataset']}) {report['version']}{origin}"]
     if report["limit"] is not None:
-        lines.append(f"  ONLY the first {_count(report['limit'], 'tile')} of each split")
-    for split, one in report["splits"].items():
-        lines += _split_lines(split, one)
-    for name, one in report["sensors"].items():
-        lines += _sensor_lines(name, one, report["cloudy_percent"])
-    return "\n".join([*lines, *_skipped_lines(report["skipped"])])
+        tiles = "1 tile" if report["limit"] == 1 else f"{report['limit']:,} tiles"
+        blocks.append(f"ONLY the first {tiles} of each split")
+    splits, sensors = report["splits"], report["sensors"]
+    rows = [
+        [split, f"{one['examples']:,}", f"{one['skipped']:,}", one["shards"], f"{one['megabytes']:,.1f}"]
+        for split, one in splits.items()
+    ]
+    blocks.append(_table(rows, ["split", "tiles", "skipped", "files", "MB"]))
+    labels = [(split, key, facts) for split, one in splits.items() for key, facts in one["labels"].items()]
+    blocks.append("\n".join(f"- {split}, {key}: {_label_text(facts)}" for split, key, facts in labels))
+    headers = ["sensor", "dates", "mean", "missing", "masked", f"cloudy (from {report['cloudy_percent']} %)"]
+    blocks.append(_table([_sensor_row(name, one) for name, one in sensors.items()], headers))
+    for name, one in sensors.items():
+        if len(histogram := one.get("dates", {}).get("histogram", [])) > 1:
+            blocks.append("\n".join([f"Tiles by their dates of {name}:", *_bars(histogram)]))
+    if skipped := report["skipped"]:
+        shown = [f"- {one['split']} {one['tile']}: {one['reason']}" for one in skipped[:SHOWN_SKIPPED]]
+        rest = len(skipped) - SHOWN_SKIPPED
+        more = [f"- and {rest:,} more, in {REPORT_FILE}"] if rest > 0 else []
+        blocks.append("\n".join([f"Skipped tiles ({len(skipped):,}):", *shown, *more]))
+    return "\n\n".join(block for block in blocks if block)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def _of(source: str) -> str:
-    return f" from {source}" if source else ""
-
-
-def _split_lines(split: str, one: dict[str, Any]) -> Iterator[str]:
-    skipped = f", {one['skipped']:,} skipped" if one["skipped"] else ""
-    size = f"{one['megabytes']:,.1f} MB in {_count(one['shards'], 'file')}"
-    yield f"  {split}: {_count(one['examples'], 'example')}{skipped}, {size}"
-    for key, counts in one["labels"].items():
-        yield f"    {key}: {_label_text(counts)}"
+def _table(rows: list[list[Any]], headers: list[str]) -> str:
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True)
 
 
 def _label_text(counts: dict[str, Any]) -> str:
-    if isinstance(counts.get("unit"), str):  # of a regression; a class of that name would have a count
+    if isinstance(counts.get("unit"), str):  # a regression's; a class of that name would have a count
         if not counts["count"]:
             return "no value"
         spread = f"mean {counts['mean']:.4g}, std {counts['std']:.4g}, {counts['min']:.4g} to {counts['max']:.4g}"
@@ -400,35 +359,19 @@ def _label_text(counts: dict[str, Any]) -> str:
     return ", ".join(shown + more) + none + rest
 
 
-def _sensor_lines(name: str, one: dict[str, Any], cloudy: int) -> Iterator[str]:
-    facts = [f"missing in {_count(one['missing'], 'tile')}"] if one["missing"] else []
-    if "invalid_share" in one:
-        facts.append(f"{one['invalid_share']:.2%} of the values masked")
-    if "cloudy_share" in one:
-        facts.append(f"{one['cloudy_share']:.1%} of the pixels cloudy ({cloudy} % or more)")
+def _sensor_row(name: str, one: dict[str, Any]) -> list[str]:
+    dates, mean = "", ""
     if "dates" in one:
-        dates = one["dates"]
-        spread = f"{dates['least']} to {dates['most']} dates, {dates['mean']:.1f} on average"
-        facts.insert(0, spread if dates["least"] < dates["most"] else _count(dates["most"], "date"))
-    yield f"  {name}: {'; '.join(facts) or 'in every tile'}"
-    histogram = one.get("dates", {}).get("histogram", [])
-    if len(histogram) > 1:
-        yield from _bars(histogram)
+        least, most = one["dates"]["least"], one["dates"]["most"]
+        dates, mean = f"{least} to {most}" if least < most else str(most), f"{one['dates']['mean']:.1f}"
+    masked = f"{one['invalid_share']:.2%}" if "invalid_share" in one else ""
+    cloudy = f"{one['cloudy_share']:.1%}" if "cloudy_share" in one else ""
+    return [name, dates, mean, f"{one['missing']:,}", masked, cloudy]
 
 
 def _bars(histogram: list[list[int]]) -> Iterator[str]:
-    """A bar for each range of dates."""
     largest = max(count for _, _, count in histogram)
     for first, last, count in histogram:
         label = f"{first}" if first == last else f"{first} to {last}"
         bar = "#" * -(-BAR_WIDTH * count // largest)
-        yield f"    {label:>12} {bar:<{BAR_WIDTH}} {count:,}"
-
-
-def _skipped_lines(skipped: list[dict[str, str]]) -> Iterator[str]:
-    if skipped:
-        yield f"  skipped {_count(len(skipped), 'tile')}:"
-    for one in skipped[:SHOWN_SKIPPED]:
-        yield f"    {one['split']} {one['tile']}: {one['reason']}"
-    if len(skipped) > SHOWN_SKIPPED:
-        yield f"    and {len(skipped) - SHOWN_SKIPPED:,} more, in {FILE_NAME}"
+        yield f"{label:>12} {bar:<{BAR_WIDTH}} {count:,}"

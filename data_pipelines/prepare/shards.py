@@ -1,29 +1,32 @@
-"""Writing one shard: read, check, count, serialise, and give the whole file to the output."""
+"""Writing one shard: tiles are read, checked, counted and serialised into an ArrayRecord file."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from anysat_jax.sensors import Sensor, register
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.records import check_example, complete_example, tfds_features
-from data_pipelines.prepare.report import Part, Skipped
-from data_pipelines.prepare.storage import Output, temporary_name
+from data_pipelines.prepare.report import ShardStats, Skipped
+from data_pipelines.prepare.storage import Output, move_whole, temporary_name, write_whole
 from data_pipelines.reader import Reader
 from data_pipelines.windows import block_card, split_example
 
-# One record a group: random access is quick. Compression would save a tenth of noisy images and perhaps half of an
+# One record per group, for fast random access. Compression would save a tenth of noisy images and perhaps half of an
 # optical series, and make records three times slower to read.
 RECORD_OPTIONS = "group_size:1,uncompressed"
-# What the machine lacks, which no other tile would have either.
+# Faults of the machine, which would spoil every other tile, too.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class BadTileError(ValueError):
-    """A tile cannot be read, or is not as its card promises."""
+    """A tile cannot be read, or is not what its card promises."""
 
     def __init__(self, dataset: str, split: str, tile: str, reason: str) -> None:
         super().__init__(dataset, split, tile, reason)
@@ -33,21 +36,28 @@ class BadTileError(ValueError):
         return f"dataset {self.dataset!r}: tile {self.tile!r} of split {self.split!r}: {self.reason}"
 
 
-class Progress(Protocol):
-    """Is told of each tile."""
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """What all shards of a preparation share; it is pickled to worker processes.
 
-    def begin(self, tile: str) -> None:
-        """The tile is about to be read."""
+    Attributes:
+      sensors: the dataset's, which a worker process may have to register.
+      reader: of the raw data.
+      output: folder of the files.
+      skip_bad: leave out tiles that cannot be read, and record them.
+    """
 
-    def end(self, record_bytes: int) -> None:
-        """It is written, in so many bytes, or left out."""
+    sensors: tuple[Sensor, ...]
+    reader: Reader
+    output: Output
+    skip_bad: bool
 
 
 def read_tile(reader: Reader, split: str, key: str) -> Example:
-    """A complete example that keeps the promises of its card.
+    """Reads a complete example that keeps the promises of its card.
 
     Raises:
-      BadTileError: it cannot be read, or breaks a promise. Other errors of the reader are not of the tile.
+      BadTileError: the tile cannot be read, or breaks a promise. Other errors of the reader are faults of its code.
     """
     card = reader.card
     try:
@@ -65,78 +75,65 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
     return example
 
 
-def write_shard(
-    reader: Reader, shard: Shard, keys: Sequence[str], output: Output, *, skip_bad: bool, progress: Progress
-) -> None:
-    """Writes a shard under a temporary name, reads it back and gives it to the output, its part first.
+def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda: None) -> None:
+    """Writes a shard under a temporary name, reads it back, and renames it; its statistics are written before.
 
     Args:
-      reader: of the raw data.
-      shard: what is written.
-      keys: of its tiles.
-      output: gets the files.
-      skip_bad: leaves out tiles that cannot be read, and records them.
-      progress: is told of each tile.
+      job: reader, output and options.
+      shard: the tiles to write.
+      on_tile: called after each tile.
 
     Raises:
-      BadTileError: a tile cannot be read, and is not to be left out.
-      OSError: the shard cannot be written, or not be read back.
+      BadTileError: a tile cannot be read, and `job.skip_bad` is False.
+      OSError: the shard cannot be written or read back, or this machine does not see the output's folder.
     """
-    temporary = output.scratch / temporary_name(shard.file_name)
+    for sensor in job.sensors:
+        register(sensor)
+    output = job.output
+    if not output.parts.is_dir():
+        how = "the workers of a cluster need the folder under the same path"
+        raise FileNotFoundError(f"{socket.gethostname()} does not see {output.parts}; {how}")
+    temporary = output.parts / temporary_name(shard.file_name)
     try:
-        part = _write_records(reader, shard, keys, temporary, skip_bad=skip_bad, progress=progress)
-        _check_written(temporary, part.examples * reader.card.blocks**2)
-        part.file_bytes = temporary.stat().st_size
-        output.put_part(shard.part_name, part.to_bytes())
-        output.put_data(temporary, shard.file_name)
+        stats = _write_records(job, shard, temporary, on_tile)
+        _check_written(temporary, stats.examples * job.reader.card.blocks**2)
+        stats.file_bytes = temporary.stat().st_size
+        write_whole(output.parts / shard.stats_name, stats.to_json())
+        move_whole(temporary, output.data / shard.file_name)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_records(
-    reader: Reader, shard: Shard, keys: Sequence[str], path: pathlib.Path, *, skip_bad: bool, progress: Progress
-) -> Part:
+def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Callable[[], Any]) -> ShardStats:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    part, serialise = Part(reader.card, shard.split), Serialiser(reader.card)
+    card = job.reader.card
+    stats, serialise = ShardStats.empty(card, shard.split), Serialiser(card)
     with record_errors():
         writer = ArrayRecordWriter(os.fspath(path), RECORD_OPTIONS)
     try:
-        for key in keys:
-            progress.begin(key)
-            size = _write_tile(reader, shard.split, key, writer, serialise, part, skip_bad=skip_bad)
-            progress.end(size)
+        for key in job.reader.keys(shard.split)[shard.start : shard.stop]:
+            try:
+                example = read_tile(job.reader, shard.split, key)
+            except BadTileError as error:
+                if not job.skip_bad:
+                    raise
+                stats.skipped.append(Skipped(shard.split, key, error.reason))
+            else:
+                records = [serialise(block) for block in split_example(card, example)]
+                with record_errors():
+                    for record in records:
+                        writer.write(record)
+                stats.update(example, sum(map(len, records)))
+            on_tile()
     finally:
         with record_errors():
             writer.close()
-    return part
-
-
-def _write_tile(
-    reader: Reader, split: str, key: str, writer: Any, serialise: "Serialiser", part: Part, *, skip_bad: bool
-) -> int:
-    try:
-        example = read_tile(reader, split, key)
-    except BadTileError as error:
-        if not skip_bad:
-            raise
-        part.skipped.append(Skipped(split, key, error.reason))
-        return 0
-    size = 0
-    for block in split_example(reader.card, example):
-        record = serialise(block)
-        with record_errors():
-            writer.write(record)
-        size += len(record)
-    part.update(example, size)
-    return size
+    return stats
 
 
 class Serialiser:
-    """TFDS' own encoding of an example, or of a block of it, as bytes; TensorFlow is not needed.
-
-    Equal examples give equal bytes.
-    """
+    """Encodes an example, or a block of one, as TFDS does, without TensorFlow; equal examples give equal bytes."""
 
     def __init__(self, card: DatasetCard) -> None:
         import tensorflow_datasets as tfds
@@ -147,11 +144,11 @@ class Serialiser:
 
     def __call__(self, example: Example) -> bytes:
         message = self._serialiser.get_tf_example(self._features.encode_example(example))
-        return message.SerializeToString(deterministic=True)  # else the order of the fields differs between processes
+        return message.SerializeToString(deterministic=True)  # else the order of fields differs between processes
 
 
 def _check_written(path: pathlib.Path, count: int) -> None:
-    """A writer that failed quietly must not pass for whole: counts the records, and reads the last one."""
+    """Counts the records and reads the last one, as the writer may fail without an error."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     with record_errors():
@@ -168,7 +165,7 @@ def _check_written(path: pathlib.Path, count: int) -> None:
 
 @contextlib.contextmanager
 def record_errors() -> Iterator[None]:
-    """The record writer tells of a full disk by a RuntimeError."""
+    """Converts the RuntimeErrors of the record writer and reader, also of a full disk, to OSErrors."""
     try:
         yield
     except RuntimeError as error:

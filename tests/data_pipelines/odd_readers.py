@@ -54,6 +54,13 @@ class DiesOnce(FakeReader):
         return super().example(split, key)
 
 
+class StrangeError(Exception):
+    """Cannot be unpickled, as its constructor takes other arguments than it keeps."""
+
+    def __init__(self, what, where):
+        super().__init__(f"{what} at {where}")
+
+
 class Fails(FakeReader):
     """Raises an error, given by its type and arguments, at one tile."""
 

@@ -9,8 +9,8 @@ import pytest
 
 from data_pipelines import load, registry
 from data_pipelines.batches import Share
-from data_pipelines.prepare.prepare import WorkerDiedError
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
+from data_pipelines.prepare.workers import WorkerDiedError
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
 DAMAGED = 3  # of the seven training tiles

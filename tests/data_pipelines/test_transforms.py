@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.options import Sampling
-from data_pipelines.prepare.statistics import DatasetStatistics
+from data_pipelines.prepare.statistics import RunningStatistics
 from data_pipelines.transforms import TileTransform, hide_invalid, standardise
 from data_pipelines.windows import IGNORE, View, draw_view, whole_tile
 from tests.data_pipelines import fake_reader
@@ -123,7 +123,7 @@ def test_standardise_is_float32_whatever_is_stored(dtype):
 
 def test_standardised_once_with_the_pooled_statistics():
     card = fake_reader.CARD
-    gatherer = DatasetStatistics(card)
+    gatherer = RunningStatistics.empty(card)
     examples = [fake_reader.make_example("train", index) for index in range(6)]
     for example in examples:
         gatherer.update("train", example)

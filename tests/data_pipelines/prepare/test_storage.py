@@ -1,4 +1,4 @@
-"""Output to an address, a resumed upload, and the way back by a local copy."""
+"""Datasets uploaded to an address, and downloaded into the cache; manifests."""
 
 import dataclasses
 
@@ -8,9 +8,7 @@ import pytest
 from data_pipelines import registry
 from data_pipelines.locate import find_card, locate
 from data_pipelines.prepare import plan as plan_module
-from data_pipelines.prepare import storage as mirror_module
-from data_pipelines.prepare import storage as places
-from data_pipelines.prepare import storage as remote
+from data_pipelines.prepare import storage
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
@@ -35,8 +33,8 @@ def prepare(reader, base=BASE, **options):
 
 def stored(target=TARGET):
     """Bytes of each file at an address."""
-    file_system, folder = remote.open_url(target)
-    return {name: file_system.cat_file(f"{folder}/{name}") for name in remote.list_files(file_system, folder)}
+    file_system, folder = storage.open_url(target)
+    return {path.rsplit("/", 1)[-1]: file_system.cat_file(path) for path in file_system.find(folder)}
 
 
 def fail_at(monkeypatch, ending, error):
@@ -55,8 +53,7 @@ def fail_at(monkeypatch, ending, error):
 def test_an_address_gets_the_same_bytes_as_a_folder(tmp_path, cache):
     assert prepare(FakeReader()) == TARGET
     assert stored() == contents(prepare(FakeReader(), tmp_path / "local"))
-    assert not [name for name in fsspec.filesystem("memory").store if "incomplete" in name]
-    assert [path.suffix for path in (cache / "uploads").iterdir()] == [".lock"]
+    assert [path.name for path in (cache / "uploads").rglob("*") if path.is_file()] == [".1.0.0.lock"]
 
 
 def test_the_second_time_nothing_is_read(tmp_path):
@@ -66,28 +63,17 @@ def test_the_second_time_nothing_is_read(tmp_path):
     assert reader.opened == 0 and stored() == before
 
 
-def test_an_upload_that_fails_is_taken_up_also_by_another_machine(tmp_path, monkeypatch):
-    again = fail_at(monkeypatch, "00002-of-00003", RuntimeError("the bucket is full"))
+@pytest.mark.parametrize("ending", ["00002-of-00003", "report.json", "contents.json"])
+def test_an_upload_that_fails_is_repeated_without_reading_anything(tmp_path, monkeypatch, ending):
+    again = fail_at(monkeypatch, ending, RuntimeError("the bucket is full"))
     with pytest.raises(OSError, match=r"cannot be written to memory://.*RuntimeError: the bucket is full.*shards stay"):
         prepare(FakeReader())
     again()
-    assert len(stored()) == 2 and "dataset_info.json" not in stored()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    assert "contents.json" not in stored() and storage.remote_versions(BASE, CARD.name) == []
     reader = FakeReader()
     prepare(reader)
-    assert reader.opened == 6
+    assert reader.opened == 0
     assert stored() == contents(prepare(FakeReader(), tmp_path / "local"))
-
-
-def test_what_says_that_it_is_whole_comes_last(monkeypatch):
-    again = fail_at(monkeypatch, "report.json", OSError("gone"))
-    with pytest.raises(OSError, match="gone"):
-        prepare(FakeReader())
-    again()
-    assert "dataset_info.json" not in stored()
-    reader = FakeReader()
-    prepare(reader)
-    assert reader.opened == 0 and "dataset_info.json" in stored()
 
 
 def test_an_upload_that_arrives_in_part_is_no_shard(monkeypatch):
@@ -95,7 +81,7 @@ def test_an_upload_that_arrives_in_part_is_no_shard(monkeypatch):
         self.pipe_file(address, b"half")
 
     monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "put_file", cut)
-    with pytest.raises(OSError, match=r"array_record-00000-of-00003 has 4 bytes after an upload of \d+"):
+    with pytest.raises(OSError, match=r"card.json has 4 bytes after an upload of \d+"):
         prepare(FakeReader())
 
 
@@ -106,7 +92,7 @@ def test_a_sample_at_an_address_is_replaced(tmp_path):
     assert stored() == contents(prepare(FakeReader(), tmp_path / "local")) and not sample <= set(stored())
 
 
-def test_workers_upload_too(tmp_path):
+def test_workers_write_for_an_address_too(tmp_path):
     base = f"file://{tmp_path}/there"
     assert prepare(FakeReader(), base, workers=2) == f"{base}/fake_tiles/1.0.0"
     assert contents(tmp_path / "there/fake_tiles/1.0.0") == contents(prepare(FakeReader(), tmp_path / "local"))
@@ -129,14 +115,14 @@ def test_a_dataset_elsewhere_is_copied_once(monkeypatch, cache, capsys):
     assert prepared.folder.is_relative_to(cache / "mirrors") and contents(prepared.folder) == stored()
     assert_holds(prepared.records("train"), "train", range(7))
     assert "fetching" in capsys.readouterr().err
-    monkeypatch.setattr(mirror_module, "_fetch", None)
+    monkeypatch.setattr(storage, "_fetch", None)
     assert locate(CARD.name, BASE).folder == prepared.folder
 
 
 def test_a_copy_that_was_interrupted_goes_on(monkeypatch, cache):
     enter(monkeypatch, archive_entry())
     prepare(FakeReader())
-    original, fetched = mirror_module._fetch, []
+    original, fetched = storage._fetch, []
 
     def fetch(file_system, address, output, name, size):
         if len(fetched) == 4:
@@ -144,12 +130,12 @@ def test_a_copy_that_was_interrupted_goes_on(monkeypatch, cache):
         fetched.append(name)
         original(file_system, address, output, name, size)
 
-    monkeypatch.setattr(mirror_module, "_fetch", fetch)
+    monkeypatch.setattr(storage, "_fetch", fetch)
     with pytest.raises(KeyboardInterrupt):
         locate(CARD.name, BASE)
     assert not list(cache.glob("mirrors/*/fake_tiles/1.0.0"))
     again = []
-    monkeypatch.setattr(mirror_module, "_fetch", lambda *args: (again.append(args[3]), original(*args)))
+    monkeypatch.setattr(storage, "_fetch", lambda *args: (again.append(args[3]), original(*args)))
     assert contents(locate(CARD.name, BASE).folder) == stored()
     assert not set(again) & set(fetched) and set(again) | set(fetched) == set(stored())
 
@@ -190,8 +176,8 @@ def test_nothing_elsewhere_is_said(monkeypatch):
 
 
 def test_addresses_are_told_from_folders():
-    assert places.is_url("gs://bucket/a") and places.is_url("memory://") and places.is_url("s3+x://a")
-    assert not places.is_url("/a/b") and not places.is_url("C:/a") and not places.is_url("")
+    assert storage.is_url("gs://bucket/a") and storage.is_url("memory://") and storage.is_url("s3+x://a")
+    assert not storage.is_url("/a/b") and not storage.is_url("C:/a") and not storage.is_url("")
 
 
 def test_the_local_copy_is_a_prepared_folder(monkeypatch):

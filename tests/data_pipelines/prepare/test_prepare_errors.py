@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.prepare import plan as plan_module
-from data_pipelines.prepare import storage as output_module
+from data_pipelines.prepare import prepare as prepare_module
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader
@@ -105,7 +105,7 @@ def test_bad_tiles_are_left_out_and_recorded(tmp_path):
         ("train", "train3", "c.tif is cut"),
         ("val", "val1", "c.tif is cut"),
     ]
-    assert "skipped 3 tiles:\n    train train0: c.tif is cut" in said[-1]
+    assert "Skipped tiles (3):\n- train train0: c.tif is cut" in said[-1]
 
 
 def test_a_shard_of_bad_tiles_only(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_too_many_open_files_are_no_fault_of_a_tile(tmp_path):
 
 def test_too_little_space_is_said_before_any_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(output_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"'fake_tiles' cannot be written to .* are free.*XDG_CACHE_HOME") as caught:
         prepare(FakeReader(), tmp_path)
     assert caught.value.errno == errno.ENOSPC
@@ -197,7 +197,7 @@ def test_a_read_only_file_system(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(output_module.pathlib.Path, "mkdir", refuse)
+    monkeypatch.setattr(prepare_module.pathlib.Path, "mkdir", refuse)
     with pytest.raises(
         OSError, match=r"'fake_tiles' cannot be written to .*Read-only.*; choose a folder that can be written"
     ):

@@ -1,5 +1,6 @@
-"""How tiles are cut into shards, and what a plan keeps."""
+"""Tiles cut into shards, and the facts of a plan."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -21,7 +22,7 @@ from tests.data_pipelines.fake_reader import FakeReader
 def plan_of(tiles, tile_bytes):
     reader = FakeReader({"train": 1, "val": 1})
     facts = plan_facts(reader, "1.0.0", chosen_keys(reader, None), None, "here")
-    return make_plan(facts | {"tiles": {"train": tiles, "val": 1}}, tile_bytes)
+    return make_plan(dataclasses.replace(facts, tiles={"train": tiles, "val": 1}), tile_bytes)
 
 
 @settings(max_examples=100, deadline=None)
@@ -50,7 +51,7 @@ def test_a_plan_comes_back():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": {}, "starts": {}, "tile_bytes": 1}', '{"starts": 3}'])
 def test_what_is_no_plan_is_refused(text):
-    with pytest.raises(ValueError, match="no plan of a preparation"):
+    with pytest.raises(ValueError, match="not a plan of a preparation"):
         Plan.from_json(text)
 
 
@@ -64,6 +65,7 @@ def test_the_facts_follow_the_tiles_the_card_and_the_reader():
     other.fingerprint = "more"
     variants = [facts(other), facts(FakeReader({"train": 1})), facts(reader, limit=2), facts(reader, source="there")]
     assert all(one != facts(reader) for one in variants)
+    assert facts(reader).differing(facts(FakeReader({"train": 1}), limit=2)) == ["keys", "limit", "tiles"]
 
 
 def test_probes_are_spread():

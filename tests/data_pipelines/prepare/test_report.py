@@ -1,4 +1,4 @@
-"""The report of a preparation: what is counted, and how it reads."""
+"""The report of a preparation: counts, JSON and text."""
 
 import itertools
 import json
@@ -10,7 +10,15 @@ from data_pipelines.card import essentials
 from data_pipelines.prepare.plan import make_plan, plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import complete_example
-from data_pipelines.prepare.report import Part, Skipped, Whole, make_report, read_report, report_json, report_text
+from data_pipelines.prepare.report import (
+    DatasetStats,
+    ShardStats,
+    Skipped,
+    make_report,
+    read_report,
+    report_json,
+    report_text,
+)
 from tests.data_pipelines.fake_reader import CARD, FakeReader, examples_of, make_example
 from tests.data_pipelines.odd_readers import RICH_CARD, RichReader
 
@@ -68,28 +76,35 @@ def test_class_counts(tmp_path):
 
 def test_the_text(rich):
     text = report_text(rich)
-    assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n  train: 7 examples, 0.1 MB in 1 file\n")
-    assert "    tile: a 7, b 3; none of c" in text
-    assert "    dense: 105 values in t/ha: mean 11, std" in text
-    assert "  spot: missing in 3 tiles" in text and "75.0% of the pixels cloudy (50 % or more)" in text
-    assert "3 to 6 dates, " in text and text.endswith("modis: 5 dates") and "           3 ##############" in text
+    assert text.startswith("Fake tiles (rich_tiles) 1.0.0 from a folder\n\n| split ")
+    rows = {cells[0]: cells for line in text.splitlines() if (cells := line.replace("|", " ").split())}
+    assert rows["train"] == ["train", "7", "0", "1", "0.1"]
+    assert "- train, tile: a 7, b 3; none of c" in text
+    assert "- train, dense: 105 values in t/ha: mean 11, std" in text
+    assert rows["spot"] == ["spot", "3"] and rows["modis"][:3] == ["modis", "5", "5.0"]
+    assert rows["s2"][:4] == ["s2", "3", "to", "6"] and rows["s2"][-1] == "75.0%" and "cloudy (from 50 %)" in text
+    assert "Tiles by their dates of s2:\n           3 ##############" in text
 
 
 def test_wide_ranges_of_dates_make_few_bars():
     card, reader = CARD, FakeReader()
-    part = Part(card, "train")
+    part = ShardStats.empty(card, "train")
     for index in range(40):
         example = make_example("train", index % 3)
         part.update(example | {"modis": np.zeros((1 + 3 * index, 7, 1, 1), np.int16)}, 10)
     part.skipped += [Skipped("train", f"t{i}", "cut") for i in range(9)]
     plan = make_plan(plan_facts(reader, "1.0.0", {"train": ["a"] * 40}, 40, None), 10)
-    report = make_report(card, plan, Whole(card, iter([part])))
+    report = make_report(card, plan, DatasetStats(card, [part]))
     histogram = report["sensors"]["modis"]["dates"]["histogram"]
     assert len(histogram) <= 8 and sum(count for *_, count in histogram) == 40
     assert histogram[0][0] == 1 and histogram[-1][1] == 118
     assert all(before[1] + 1 == after[0] for before, after in itertools.pairwise(histogram))
     text = report_text(report)
-    assert "ONLY the first 40 tiles" in text and "skipped 9 tiles:" in text and "and 4 more, in report.json" in text
+    assert (
+        "ONLY the first 40 tiles" in text
+        and "Skipped tiles (9):" in text
+        and text.endswith("and 4 more, in report.json")
+    )
     assert json.loads(report_json(report)) == report
 
 
@@ -97,28 +112,28 @@ def test_many_classes_are_cut_short(rich):
     counts = {f"c{number}": number for number in range(30)} | {f"e{number}": 0 for number in range(9)}
     rich["splits"]["train"]["labels"] = {"tile": counts | {"(no label)": 0}}
     (line,) = (line for line in report_text(rich).splitlines() if "c29" in line)
-    assert line.startswith("    tile: c29 29, c28 28, ") and "c9 9" not in line
+    assert line.startswith("- train, tile: c29 29, c28 28, ") and "c9 9" not in line
     assert line.endswith(", and 9 more; none of c0, e0, e1, e2, e3 and 5 more")
 
 
-def test_a_part_comes_back_as_it_was():
+def test_shard_statistics_come_back_as_they_were():
     reader = RichReader()
-    part = Part(RICH_CARD, "train")
+    part = ShardStats.empty(RICH_CARD, "train")
     for key in reader.keys("train"):
         part.update(complete_example(RICH_CARD, reader.example("train", key)), 100)
     part.skipped.append(Skipped("train", "x", "y"))
-    content = part.to_bytes()
-    again = Part.from_bytes(RICH_CARD, "train", content)
-    assert again.to_bytes() == content and again.examples == 7 and again.skipped == part.skipped
-    with pytest.raises(ValueError, match="no record of a finished shard"):
-        Part.from_bytes(RICH_CARD, "train", content[:-50])
+    content = part.to_json()
+    again = ShardStats.from_json(content)
+    assert again.to_json() == content and again.examples == 7 and again.skipped == part.skipped
+    with pytest.raises(ValueError, match="truncated"):
+        ShardStats.from_json(content[:-50])
 
 
 def test_a_report_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"report\.json.*prepare the dataset again"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(ValueError, match=r"report\.json is no report"):
+    with pytest.raises(ValueError, match=r"report\.json is not a report"):
         read_report(tmp_path)
 
 

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from data_pipelines.prepare import plan as plan_module
-from data_pipelines.prepare import storage as output_module
-from data_pipelines.prepare import storage as places
+from data_pipelines.prepare import shards, storage
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
@@ -20,8 +19,8 @@ from tests.data_pipelines.odd_readers import Fails, assert_holds, contents
 SIZES = {"train": 12, "val": 2}
 CHILD = """
 import pathlib, sys
-from data_pipelines import plan
-from data_pipelines.prepare import prepare_dataset
+from data_pipelines.prepare import plan
+from data_pipelines.prepare.prepare import prepare_dataset
 from tests.data_pipelines.fake_reader import FakeReader
 plan.SHARD_BYTES = 30_000
 reader = FakeReader({sizes}, pause={pause})
@@ -66,17 +65,17 @@ def finished_shards(base):
 
 
 def stop_at(monkeypatch, number):
-    """The run fails when it hands over its shard of that number, from 0."""
-    handed = iter(range(100))
-    original = output_module.LocalOutput.put_data
+    """The run is interrupted when it renames its shard of that number, from 0."""
+    renamed = iter(range(100))
+    original = shards.move_whole
 
-    def put_data(self, path, name):
-        if next(handed) == number:
+    def move_whole(temporary, path):
+        if next(renamed) == number:
             raise KeyboardInterrupt
-        original(self, path, name)
+        original(temporary, path)
 
-    monkeypatch.setattr(output_module.LocalOutput, "put_data", put_data)
-    return lambda: monkeypatch.setattr(output_module.LocalOutput, "put_data", original)
+    monkeypatch.setattr(shards, "move_whole", move_whole)
+    return lambda: monkeypatch.setattr(shards, "move_whole", original)
 
 
 def test_killed_half_way_loses_no_finished_shard(tmp_path):
@@ -108,15 +107,15 @@ def test_interrupted_anywhere_the_result_is_the_same(tmp_path, monkeypatch):
 
 
 def test_a_crash_before_the_last_step_reads_nothing_again(tmp_path, monkeypatch):
-    original = output_module.LocalOutput.publish
+    original = storage.Output.publish
 
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output_module.LocalOutput, "publish", crash)
+    monkeypatch.setattr(storage.Output, "publish", crash)
     with pytest.raises(KeyboardInterrupt):
         prepare(FakeReader(SIZES), tmp_path)
-    monkeypatch.setattr(output_module.LocalOutput, "publish", original)
+    monkeypatch.setattr(storage.Output, "publish", original)
     reader = FakeReader(SIZES)
     folder, _ = prepare(reader, tmp_path)
     assert reader.opened == 0 and contents(folder) == undisturbed(tmp_path)
@@ -130,8 +129,8 @@ def test_a_shard_that_is_not_as_it_was_left_is_written_again(tmp_path, monkeypat
     first, second, third, _ = finished_shards(tmp_path)
     first.write_bytes(first.read_bytes()[:1000])
     parts = first.parents[1] / "parts"
-    (parts / f"{second.name}.npz").unlink()
-    (parts / f"{third.name}.npz").write_bytes(b"nonsense")
+    (parts / f"{second.name}.json").unlink()
+    (parts / f"{third.name}.json").write_bytes(b"nonsense")
     reader = FakeReader(SIZES)
     folder, said = prepare(reader, tmp_path)
     assert reader.opened == 11 and any("1 of 5 shards" in line for line in said)
@@ -166,7 +165,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(places.fcntl, "flock", no_locks)
+    monkeypatch.setattr(storage.fcntl, "flock", no_locks)
     meanwhile = FakeReader(SIZES)
 
     def overtake(split, index, _):
@@ -181,18 +180,16 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
 
 def test_a_crash_while_a_sample_is_replaced(tmp_path, monkeypatch):
     folder, _ = prepare(FakeReader(SIZES), tmp_path, limit=2)
-    original = output_module.LocalOutput.publish
+    original = storage.Output.publish
 
-    def half(self, description):
-        for path in description.iterdir():
-            path.replace(self._data / path.name)
-        self.target.rename(self._working / "replaced")
+    def half(self):
+        self.target.rename(self.working / "replaced")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output_module.LocalOutput, "publish", half)
+    monkeypatch.setattr(storage.Output, "publish", half)
     with pytest.raises(KeyboardInterrupt):
         prepare(FakeReader(SIZES), tmp_path)
-    monkeypatch.setattr(output_module.LocalOutput, "publish", original)
+    monkeypatch.setattr(storage.Output, "publish", original)
     reader = FakeReader(SIZES)
     assert prepare(reader, tmp_path)[0] == folder and reader.opened == 0
     assert contents(folder) == undisturbed(tmp_path)

@@ -1,0 +1,154 @@
+"""Shards written by processes of this machine and by a Dask cluster: the same bytes; dead and failing workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data_pipelines.prepare import plan as plan_module
+from data_pipelines.prepare import workers as workers_module
+from data_pipelines.prepare.prepare import prepare_dataset
+from data_pipelines.prepare.workers import WorkerDiedError, run_in_processes
+from data_pipelines.prepared import PreparedDataset
+from tests.conftest import REPOSITORY
+from tests.data_pipelines.fake_reader import CARD, FakeReader
+from tests.data_pipelines.odd_readers import DiesOnce, Fails, StrangeError, assert_holds, contents
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Three tiles in each."""
+    monkeypatch.setattr(plan_module, "SHARD_BYTES", 25_000)
+
+
+def prepare(reader, base, workers=0, **options):
+    return prepare_dataset(reader, base, "1.0.0", workers=workers, say=lambda _: None, **options)
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path, capsys):
+    alone = prepare(FakeReader(), tmp_path / "alone", 0)
+    shown = capsys.readouterr().err
+    together = prepare(FakeReader(), tmp_path / "together", 2)
+    assert contents(together) == contents(alone)
+    assert "10/10" in shown and "10/10" in capsys.readouterr().err
+
+
+def test_a_killed_worker_is_named_and_the_next_start_goes_on(tmp_path):
+    reader = DiesOnce(tmp_path / "marker")
+    message = r"'fake_tiles': worker process \d+ was killed by SIGKILL; perhaps .* memory while it wrote "
+    with pytest.raises(WorkerDiedError, match=f"{message}fake_tiles-train.*00002-of-00003.*kept; start again"):
+        prepare(reader, tmp_path, 1)
+    folder = prepare(reader, tmp_path, 1)
+    assert_holds(PreparedDataset.open(CARD, folder).records("train"), "train", range(7))
+
+
+@pytest.mark.parametrize(
+    ("reader", "kind", "message"),
+    [
+        (Fails(FileNotFoundError, "no a.tif"), ValueError, r"tile 'train2' of split 'train': no a\.tif.*--skip-bad"),
+        (Fails(TypeError, "a fault"), TypeError, "a fault"),
+        (Fails(StrangeError, "what", "where"), RuntimeError, "StrangeError: what at where"),
+    ],
+)
+def test_errors_of_workers_keep_type_and_message(tmp_path, reader, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        prepare(reader, tmp_path, 1)
+    if kind is not ValueError:
+        assert "while reading tile 'train2'" in caught.value.__notes__[0]
+    assert not (tmp_path / "fake_tiles" / "1.0.0").exists()
+
+
+def write_pid_and_wait(folder, item):
+    """A task that does not end."""
+    (folder / str(item)).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def run_for_ever(folder):
+    """Runs such tasks, in a process to be killed."""
+    list(run_in_processes(write_pid_and_wait, folder, [0, 1], 2))
+
+
+def is_running(pid):
+    """Whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, number):
+    code = f"import pathlib; from {__name__} import run_for_ever; run_for_ever(pathlib.Path({str(tmp_path)!r}))"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    wait_until(lambda: all((tmp_path / str(item)).exists() and (tmp_path / str(item)).read_text() for item in (0, 1)))
+    pids = [int((tmp_path / str(item)).read_text()) for item in (0, 1)]
+    assert all(map(is_running, pids))
+    parent.send_signal(number)
+    parent.wait(30)
+    wait_until(lambda: not any(map(is_running, pids)), 30)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A scheduler and two workers on this machine; the address."""
+    file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
+    worker = ["dask_worker", *common, "--no-nanny", "--nthreads", "1", "--local-directory", str(file.parent)]
+    processes = []
+    try:
+        for arguments in (["dask_scheduler", *common, "--port", "0"], worker, worker):
+            command = [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]]
+            processes.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL))
+            wait_until(file.exists)
+        yield json.loads(file.read_text())["address"], processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait(30)
+
+
+def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, cluster, capsys):
+    address, processes = cluster
+    wait_until(lambda: count_workers(address) == 2)
+    reader = DiesOnce(tmp_path / "marker")
+    folder = prepare(reader, tmp_path / "cluster", cluster=address)
+    assert [process.poll() for process in processes].count(-signal.SIGKILL) == 1
+    assert reader.opened == 3 and "10/10" in capsys.readouterr().err  # read here only to estimate the size of a tile
+    assert contents(folder) == contents(prepare(reader, tmp_path / "alone"))
+
+
+def count_workers(address):
+    import distributed
+
+    with distributed.Client(address, timeout=30, set_as_default=False) as client:
+        return len(client.scheduler_info()["workers"])
+
+
+def test_errors_of_a_cluster_name_the_tile(tmp_path, cluster):
+    with pytest.raises(ValueError, match=r"tile 'train2' of split 'train': cut\. \d finished shards are kept; mend"):
+        prepare(Fails(ValueError, "cut"), tmp_path, cluster=cluster[0])
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_module, "CONNECT_SECONDS", 0.2)
+    with pytest.raises(ConnectionError, match="^no Dask scheduler answers at tcp://127.0.0.1:9 "):
+        prepare(FakeReader(), tmp_path, cluster="tcp://127.0.0.1:9")
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"needs the package distributed: pip install 'anysat-jax\[cluster\]'"):
+        prepare(FakeReader(), tmp_path, cluster="tcp://127.0.0.1:8786")
