@@ -27,7 +27,7 @@ REQUIRED = [
     "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # the progress bar
-    "msgspec>=0.19",  # typed JSON of plans, statistics and manifests; the first with wheels for Python 3.13
+    "msgspec>=0.21",  # typed JSON and TOML; the first whose errors are ValueErrors
     "tabulate>=0.9",  # tables of reports
     "fsspec>=2024.2",  # prepared data in buckets; gs:// wants gcsfs besides, s3:// s3fs
 ]

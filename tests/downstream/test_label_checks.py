@@ -146,7 +146,7 @@ def test_labels_outside_the_classes_do_not_get_past_the_preparation(fake_data):
 
 def test_data_prepared_with_other_bands_are_refused_before_a_run(fake_data):
     config, folder = fake_data()
-    path = folder / statistics.FILE_NAME
+    path = folder / statistics.STATISTICS_FILE
     content = json.loads(path.read_text())
     content["sensors"]["spot"]["bands"] = ["B", "G", "R"]
     path.write_text(json.dumps(content))
