@@ -17,33 +17,35 @@ from data_pipelines.windows import Piece, View, all_corners, covering, draw_view
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Some of the equal runs of rows that every batch is cut into; the default is the whole batch.
+class HostShard:
+    """The rows of a batch that a process reads: some of `count` equal runs of rows; the default is the whole batch.
 
     A batch has the same rows whoever reads them, so that what is drawn for a row, such as its masks, does not depend on
-    the number of processes. Processes whose devices hold the same rows have the same share.
+    the number of processes. Processes whose devices hold the same rows have the same shard.
 
     Attributes:
-      parts: numbers of the runs, rising.
+      indices: of the runs, rising.
       count: runs in a batch.
 
     Raises:
-      ValueError: no parts, or one that is none of `count`.
+      ValueError: there are no indices, or one is outside 0 to `count` - 1.
     """
 
-    parts: tuple[int, ...] = (0,)
+    indices: tuple[int, ...] = (0,)
     count: int = 1
 
     def __post_init__(self) -> None:
-        if not self.parts or not all(0 <= part < self.count for part in self.parts):
-            raise ValueError(f"the parts {self.parts} of a batch are not among its {self.count}")
+        if not self.indices or not all(0 <= index < self.count for index in self.indices):
+            raise ValueError(
+                f"shard {self.indices} of a batch that is cut into {self.count}: indices must be below that"
+            )
 
     def rows(self, batch_size: int) -> Int[np.ndarray, "b"]:
-        """Numbers of the rows in the whole batch; `count` divides `batch_size`."""
-        return np.arange(batch_size).reshape(self.count, -1)[list(self.parts)].reshape(-1)
+        """Returns the positions of the rows in the whole batch; `count` divides `batch_size`."""
+        return np.arange(batch_size).reshape(self.count, -1)[list(self.indices)].reshape(-1)
 
 
-WHOLE = Share()
+WHOLE = HostShard()
 
 
 Pick = tuple[int, np.random.Generator]
@@ -195,14 +197,14 @@ class InOrder:
       batch_size: samples of a batch over all processes.
       patch_size: metres.
       tiles: positions of the tiles that are taken, in their order; None: all.
-      share: the rows that this process has.
+      shard: the rows that this process has.
     """
 
     maker: BatchMaker
     batch_size: int
     patch_size: float
     tiles: Int[np.ndarray, "n"] | None = None
-    share: Share = WHOLE
+    shard: HostShard = WHOLE
 
     @property
     def total(self) -> int:
@@ -215,7 +217,7 @@ class InOrder:
     def __getitem__(self, number: int) -> Batch:
         wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         samples = self._samples(np.minimum(wanted, self.total - 1))
-        own = self.share.rows(self.batch_size)
+        own = self.shard.rows(self.batch_size)
         batch = self.maker.evaluation([samples[row] for row in own], self.patch_size, samples)
         valid = wanted[own] < self.total
         if "skipped" in batch.labels:

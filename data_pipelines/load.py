@@ -1,5 +1,4 @@
 """Datasets opened for training and evaluation, and their batches."""
-# ruff: noqa: D103
 
 import dataclasses
 import functools
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
-from data_pipelines.batches import WHOLE, BatchMaker, InOrder, Share
+from data_pipelines.batches import WHOLE, BatchMaker, HostShard, InOrder
 from data_pipelines.card import DatasetCard
 from data_pipelines.locate import find_card, locate, to_stderr
 from data_pipelines.options import DatasetOptions
@@ -102,7 +101,7 @@ class OpenDataset:
         patch_size: float,
         batch_size: int,
         tiles: Sequence[int] | None = None,
-        share: Share = WHOLE,
+        shard: HostShard = WHOLE,
     ) -> Iterator[Batch]:
         """Yields every sample of a split once, in a fixed order, without augmentation.
 
@@ -115,17 +114,17 @@ class OpenDataset:
             the label "valid" is False there, and so it is for samples of tiles that are skipped (`skip_corrupt`), which
             the label "skipped" names.
           tiles: positions in the split of the tiles to take, in that order; None: all.
-          share: the rows that this process reads; all processes get as many batches, of the same shapes.
+          shard: the rows that this process reads; all processes get as many batches, of the same shapes.
 
         Raises:
           ValueError: before the first batch: an unknown split or patch size, a batch size that cannot be cut into equal
             shares, or positions that the split does not have.
         """
         patch_size = self.options.check_patch_size(patch_size)
-        _check_divides("batch_size", batch_size, share)
+        _check_divides("batch_size", batch_size, shard)
         maker = self._maker(split)
         positions = None if tiles is None else check_tiles(tiles, len(maker.source))
-        return iter(InOrder(maker, batch_size, patch_size, positions, share))
+        return iter(InOrder(maker, batch_size, patch_size, positions, shard))
 
     def _maker(self, split: str) -> BatchMaker:
         sampling = self.options.sampling
@@ -171,7 +170,7 @@ def open_dataset(name: str, root: str | None, skip_corrupt: bool = False) -> Ope
 
 
 def train_iterator(
-    datasets: Mapping[str, OpenDataset], *, seed: int, share: Share = WHOLE, num_workers: int = 0
+    datasets: Mapping[str, OpenDataset], *, seed: int, shard: HostShard = WHOLE, num_workers: int = 0
 ) -> "StepIterator":
     """Returns this process' share of the training batches, without end.
 
@@ -181,11 +180,11 @@ def train_iterator(
     Args:
       datasets: by name, see `open_datasets`.
       seed: of order, augmentation and patch sizes.
-      share: the rows that this process reads.
+      shard: the rows that this process reads.
       num_workers: processes that read ahead; 0: threads.
 
     Returns:
-      An iterator over batches of numpy arrays of this share's tiles. The label "index" is the tile's position in the
+      An iterator over batches of numpy arrays of this process' tiles. The label "index" is the tile's position in the
       split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one replaces, or -1.
 
     Raises:
@@ -194,19 +193,17 @@ def train_iterator(
     """
     from data_pipelines.sampler import StepIterator, Stream, mixture
 
-    if not isinstance(datasets, dict):  # a config's section: to be removed
-        datasets, num_workers = open_datasets(datasets), datasets.get("num_workers", 0)
     if num_workers < 0:
         raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")
     streams = []
     for name in sorted(datasets):  # so that the order in a file changes nothing
         dataset = datasets[name]
-        _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, share)
+        _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, shard)
         maker = dataset._maker(SPLIT)
         all_tiles = dataset.options.fraction == 1  # which needs no list
         positions = None if all_tiles else dataset.training_tiles
         size = len(maker.source) if all_tiles else len(positions)
-        streams.append(Stream(size, dataset.options, maker.training, seed=seed, share=share, positions=positions))
+        streams.append(Stream(size, dataset.options, maker.training, seed=seed, shard=shard, positions=positions))
     return StepIterator(mixture(streams, seed), num_workers=num_workers)
 
 
@@ -240,50 +237,8 @@ def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
     return positions.astype(np.int32)
 
 
-def _check_divides(key: str, batch_size: int, share: Share) -> None:
-    if batch_size < 1 or batch_size % share.count:
+def _check_divides(key: str, batch_size: int, shard: HostShard) -> None:
+    if batch_size < 1 or batch_size % shard.count:
         raise ValueError(
-            f"{key} is {batch_size}; it must be a positive multiple of {share.count}, the parts it is cut into"
+            f"{key} is {batch_size}; it must be a positive multiple of {shard.count}, the parts it is cut into"
         )
-
-
-# ------------------------------------------------------------------ to be removed once the callers hold open datasets
-
-
-def _open(data: Any, name: str) -> OpenDataset:
-    prepared, options = locate(name, data.get("root")), DatasetOptions(find_card(name, data.get("root")))
-    if name in data.datasets:
-        options = DatasetOptions.from_section(options.card, {"batch_size": 1} | dict(data.datasets[name].items()))
-    return OpenDataset(options, prepared, bool(data.get("skip_corrupt", False)))
-
-
-def dataset_card(name: str, root: str | None = None) -> DatasetCard:
-    return find_card(name, root)
-
-
-def prepare(data: Any) -> None:
-    open_datasets(data)
-
-
-def prepared_facts(data: Any) -> dict[str, Any]:
-    return {name: locate(name, data.root).facts for name in read_options(data)}
-
-
-def training_tiles(data: Any, dataset: str) -> Int32[np.ndarray, "n"]:
-    return _open(data, dataset).training_tiles
-
-
-def tile_ids(data: Any, dataset: str, tiles: Sequence[int]) -> list[str]:
-    return _open(data, dataset).tile_ids(SPLIT, tiles)
-
-
-def unreadable_tiles(data: Any, dataset: str, split: str, tiles: Sequence[int]) -> list[int]:
-    return _open(data, dataset).unreadable_tiles(split, tiles)
-
-
-def num_samples(data: Any, dataset: str, split: str, tiles: Sequence[int] | None = None) -> int:
-    return _open(data, dataset).num_samples(split, tiles)
-
-
-def evaluation_batches(data: Any, dataset: str, split: str, **asked: Any) -> Iterator[Batch]:
-    return _open(data, dataset).evaluation_batches(split, **asked)

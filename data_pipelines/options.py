@@ -1,5 +1,4 @@
 """How the datasets of a config's `data` section take part in training and evaluation."""
-# ruff: noqa: D103
 
 import dataclasses
 import math
@@ -227,24 +226,3 @@ def _problem_of_dates(card: DatasetCard, dates: Any) -> str:
     if dates not in get_args(Days):
         return f"it must be one of {', '.join(get_args(Days))}"
     return "" if dates != "published" or card.date_origin else "its published dates are days of the year"
-
-
-# ------------------------------------------------------------------ to be removed once the callers hold open datasets
-
-
-def dataset_options(data: Any, parts: int = 1) -> tuple[DatasetOptions, ...]:
-    from data_pipelines.load import read_options
-
-    return tuple(read_options(data).values())
-
-
-def skips_corrupt(data: Any) -> bool:
-    return bool(data.get("skip_corrupt", False))
-
-
-def check_patch_size(card: DatasetCard, patch_size: float, extent: float | None = None) -> float:
-    return DatasetOptions(card, patch_sizes=(patch_size,), sampling=Sampling(extent=extent)).patch_sizes[0]
-
-
-def sampling_options(card: DatasetCard, section: Any) -> Sampling:
-    return DatasetOptions.from_section(card, {"batch_size": 1} | dict(section.items())).sampling

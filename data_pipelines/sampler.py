@@ -1,7 +1,7 @@
 """Which tiles make up the k-th batch: a function of (seed, k) alone, whatever the number of processes and threads.
 
 A batch is a function of its number, so that the whole state of the iterator is how many batches it gave. Order and
-augmentation follow a tile's place in the endless row of all tiles and come before the share of a process.
+augmentation follow a tile's place in the endless row of all tiles and come before the rows of a process are taken.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from absl import logging
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
-from data_pipelines.batches import WHOLE, Pick, Share
+from data_pipelines.batches import WHOLE, HostShard, Pick
 from data_pipelines.options import SMALLEST_WEIGHT, DatasetOptions
 from data_pipelines.prepare.workers import WorkerDiedError, how_it_ended
 
@@ -29,16 +29,16 @@ from data_pipelines.prepare.workers import WorkerDiedError, how_it_ended
 class Schedule(grain.transforms.DatasetSelectionMap):
     """Which dataset serves a step.
 
-    Steps come in blocks. Within a block every dataset has its exact share of the steps; their order is shuffled anew in
+    Steps come in blocks. Within a block every dataset has its exact number of steps; their order is shuffled anew in
     each block by (seed, block).
     """
 
-    def __init__(self, shares: Sequence[int], seed: int) -> None:
+    def __init__(self, steps: Sequence[int], seed: int) -> None:
         """Args:
-        shares: steps of each dataset in a block.
+        steps: of each dataset in a block.
         seed: of the order.
         """
-        self._shares = tuple(shares)
+        self._steps = tuple(steps)
         self._seed = seed
         self._latest: tuple[int, np.ndarray, np.ndarray] | None = None
 
@@ -47,18 +47,18 @@ class Schedule(grain.transforms.DatasetSelectionMap):
 
     def __getitem__(self, step: int) -> tuple[int, int]:
         """The dataset's number and which of its own batches it is."""
-        block, position = divmod(int(step), sum(self._shares))
+        block, position = divmod(int(step), sum(self._steps))
         datasets, ranks = self._block(block)
         dataset = int(datasets[position])
-        return dataset, block * self._shares[dataset] + int(ranks[position])
+        return dataset, block * self._steps[dataset] + int(ranks[position])
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         latest = self._latest  # read once: other threads replace it
         if latest is None or latest[0] != block:
-            ordered = np.repeat(np.arange(len(self._shares)), self._shares)
+            ordered = np.repeat(np.arange(len(self._steps)), self._steps)
             datasets = np.random.default_rng((self._seed, block)).permutation(ordered)
             ranks = np.empty_like(datasets)
-            for dataset in range(len(self._shares)):
+            for dataset in range(len(self._steps)):
                 chosen = datasets == dataset
                 ranks[chosen] = np.arange(chosen.sum())
             latest = self._latest = (block, datasets, ranks)
@@ -67,14 +67,14 @@ class Schedule(grain.transforms.DatasetSelectionMap):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """This process' share of one dataset's endless batches, by their number; every tile comes once an epoch.
+    """This process' rows of one dataset's endless batches, by their number; every tile comes once an epoch.
 
     Attributes:
       size: how many tiles training uses.
       options: its name, batch size and patch sizes.
       make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
       seed: of everything that is drawn.
-      share: the rows of this process.
+      shard: the rows of this process.
       positions: of those tiles in the split; None: 0 to `size`.
     """
 
@@ -82,7 +82,7 @@ class Stream:
     options: DatasetOptions
     make: Callable[[Sequence[Pick], Sequence[int], float], Batch]
     seed: int
-    share: Share = WHOLE
+    shard: HostShard = WHOLE
     positions: Int32[np.ndarray, "n"] | None = None
 
     def __call__(self, number: int) -> Batch:
@@ -90,7 +90,7 @@ class Stream:
         order_seed, tile_seed, patch_seed = self._seeds
         places = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
         tiles = [self._tile(*divmod(place, self.size), order_seed) for place in places]
-        own = self.share.rows(self.options.batch_size)
+        own = self.shard.rows(self.options.batch_size)
         picks = [(tiles[row], np.random.default_rng((tile_seed, places[row]))) for row in own]
         sizes = self.options.patch_sizes
         patch_size = sizes[int(np.random.default_rng((patch_seed, number)).integers(len(sizes)))]
@@ -123,9 +123,9 @@ def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
     """The weights as whole numbers of steps in a block."""
     weights = [fractions.Fraction(one.weight).limit_denominator(round(1 / SMALLEST_WEIGHT)) for one in options]
     scale = math.lcm(*(weight.denominator for weight in weights))
-    shares = [int(weight * scale) for weight in weights]
-    divisor = math.gcd(*shares)
-    return Schedule([share // divisor for share in shares], seed)
+    steps = [int(weight * scale) for weight in weights]
+    divisor = math.gcd(*steps)
+    return Schedule([count // divisor for count in steps], seed)
 
 
 class StepIterator:

@@ -29,9 +29,9 @@ from anysat_jax.train.distributed import agree
 from anysat_jax.train.input import check_same_datasets, until_end
 from anysat_jax.train.metrics_log import QUIET_SECONDS
 from anysat_jax.train.sharding import (
-    batch_share,
     check_batch_sizes,
     check_heads,
+    host_shard,
     make_mesh,
 )
 from anysat_jax.weights.load import initial_encoder
@@ -390,7 +390,7 @@ def split_batches(
         split,
         patch_size=patch_sizes[0],
         batch_size=whole_batch(batch_size, mesh),
-        share=batch_share(mesh),
+        shard=host_shard(mesh),
         **chosen,
     )
     return until_end(batches)

@@ -27,9 +27,9 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, dense_features, stack_patches
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.sharding import batch_share, put_batch, put_params, replicated
+from anysat_jax.train.sharding import host_shard, put_batch, put_params, replicated
 from anysat_jax.train.status import JobStatus
-from data_pipelines.batches import Pick, Share
+from data_pipelines.batches import HostShard, Pick
 from data_pipelines.load import OpenDataset
 from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.storage import MANIFEST_FILE
@@ -314,19 +314,19 @@ class FeatureSet:
         labels = {self.level: np.asarray(one.labels[rows]), "index": np.asarray(one.index[rows])}
         return FeatureBatch(np.asarray(one.features[rows]), labels, self.dataset, patch_size)
 
-    def training(self, options: DatasetOptions, seed: int, share: Share) -> StepIterator:
+    def training(self, options: DatasetOptions, seed: int, shard: HostShard) -> StepIterator:
         """This process' share of the endless training batches; their position is a number of batches.
 
         Args:
           options: batch size and patch sizes.
           seed: of order and patch sizes.
-          share: the rows of this process.
+          shard: the rows of this process.
         """
 
         def make(picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> FeatureBatch:
             return self.rows(np.asarray([row for row, _ in picks]), patch_size)
 
-        stream = Stream(len(self), options, make, seed, share)
+        stream = Stream(len(self), options, make, seed, shard)
         return StepIterator(grain.MapDataset.range(sys.maxsize).map(stream))
 
     def in_order(self, batch_size: int, mesh: Mesh) -> Iterator[list[FeatureBatch]]:
@@ -340,7 +340,7 @@ class FeatureSet:
         """
         size = -(-batch_size // mesh.size) * mesh.size
         for first in range(0, len(self), size):
-            wanted = first + batch_share(mesh).rows(size)
+            wanted = first + host_shard(mesh).rows(size)
             rows, valid = np.minimum(wanted, len(self) - 1), wanted < len(self)
             batches = [self.rows(rows, patch_size) for patch_size in self.sizes]
             yield [put_batch(one.replace(labels=one.labels | {"valid": valid}), mesh) for one in batches]

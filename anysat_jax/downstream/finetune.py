@@ -23,7 +23,7 @@ from anysat_jax.downstream.task import LossConfig
 from anysat_jax.downstream.trainable import layer_multipliers
 from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
-from anysat_jax.train.sharding import batch_share
+from anysat_jax.train.sharding import host_shard
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
 from data_pipelines import load
@@ -98,7 +98,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
             {data.name: data.dataset},
             seed=config.seed,
             num_workers=config.data.num_workers,
-            share=batch_share(data.mesh),
+            shard=host_shard(data.mesh),
         ),
         steps_per_epoch=-(-tiles // data.dataset.options.batch_size),
         validate=functools.partial(validate, data, start.network, loss, status),

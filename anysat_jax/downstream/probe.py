@@ -24,7 +24,7 @@ from anysat_jax.downstream.network import NetworkConfig, Params, apply_head
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.sharding import batch_share, put_params, replicated
+from anysat_jax.train.sharding import host_shard, put_params, replicated
 from anysat_jax.train.status import JobStatus
 
 BLOCK = 256  # test samples at a time; memory is about BLOCK * N floats beside the features
@@ -117,7 +117,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
         trainable={"head": start.params["head"]},
         frozen={},
         loss=loss,
-        batches=functools.partial(train.training, data.dataset.options, data.config.seed, batch_share(data.mesh)),
+        batches=functools.partial(train.training, data.dataset.options, data.config.seed, host_shard(data.mesh)),
         steps_per_epoch=-(-len(train) // data.dataset.options.batch_size),
         validate=validate,
         sample_ids=functools.partial(data.dataset.tile_ids, "train"),

@@ -37,7 +37,7 @@ from anysat_jax.train.monitor import Ledger, count_skipped, make_meter
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord, make_summary, write_json
-from anysat_jax.train.sharding import batch_share, check_batch_sizes, check_heads, make_mesh, on_host, replicated
+from anysat_jax.train.sharding import check_batch_sizes, check_heads, host_shard, make_mesh, on_host, replicated
 from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.train.workdir import StopRequest
 from anysat_jax.weights.load import initial_student
@@ -199,7 +199,7 @@ def train(
     )
     as_json = settings.as_json(config)
     batches = load.train_iterator(
-        datasets, seed=config.seed, share=batch_share(mesh), num_workers=config.data.num_workers
+        datasets, seed=config.seed, shard=host_shard(mesh), num_workers=config.data.num_workers
     )
     with (
         contextlib.closing(Feed(batches, config, mesh, first, start.position)) as feed,

@@ -18,7 +18,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, Axes, parts
 from anysat_jax.train.distributed import warm_up_collectives
-from data_pipelines.batches import Share
+from data_pipelines.batches import HostShard
 
 AXES = (*BATCH_AXES, TENSOR)
 MASK_SPECS = {
@@ -224,14 +224,14 @@ def _largest(shape: tuple[int, ...], scanned: bool, mesh_shape: dict[str, int]) 
     return PartitionSpec(*(FSDP if axis == largest else None for axis in range(len(shape))))
 
 
-def batch_share(mesh: Mesh) -> Share:
+def host_shard(mesh: Mesh) -> HostShard:
     """This process' share of every batch: the rows that its devices hold.
 
     Two processes have the same one where their devices repeat the same rows, as along the axis "tensor".
     """
     places, width = batch_sharding(mesh).devices_indices_map((mesh.size,)), batch_width(mesh)
     own = [rows for device, (rows,) in places.items() if device.process_index == jax.process_index()]
-    return Share(tuple(sorted({(rows.start or 0) // width for rows in own})), mesh.size // width)
+    return HostShard(tuple(sorted({(rows.start or 0) // width for rows in own})), mesh.size // width)
 
 
 def batch_width(mesh: Mesh) -> int:

@@ -60,7 +60,7 @@ def test_batches_at_every_patch_size(made):
     for patch_size in card.patch_sizes:
         section = dict(batch_size=1, weight=1.0, patch_sizes=(patch_size,), max_dates=4)
         data = ConfigDict(dict(root=str(prepared), num_workers=0, datasets={card.name: section}))
-        batch = next(load.train_iterator(data, seed=0))
+        batch = next(load.train_iterator(load.open_datasets(data), seed=0))
         assert batch.patch_size == patch_size and set(batch.observations) == set(card.sensors)
         side = round(card.extent / patch_size)
         assert batch.grid == (side, side)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import load, registry
-from data_pipelines.batches import BatchMaker, InOrder, Share
+from data_pipelines.batches import BatchMaker, HostShard, InOrder
 from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.prepare import prepare_dataset
@@ -31,7 +31,7 @@ def data(tmp_path_factory, monkeypatch):
 def batches(tiles=None, batch_size=4, index=0, count=1, **sampling):
     transform = TileTransform(CARD, neutral_statistics(6), Sampling(date_buckets=(2, 3, 8), **sampling))
     chosen = None if tiles is None else np.asarray(tiles)
-    return list(InOrder(BatchMaker(TILES, transform, COUNTS), batch_size, 30.0, chosen, Share((index,), count)))
+    return list(InOrder(BatchMaker(TILES, transform, COUNTS), batch_size, 30.0, chosen, HostShard((index,), count)))
 
 
 def samples(batch):
@@ -74,8 +74,9 @@ def test_no_tiles_are_no_batches():
 @pytest.mark.parametrize(("tiles", "count"), [(None, 7), ([1, 3], 2)])
 def test_the_number_of_samples_is_known_before(data, tiles, count):
     asked = dict(patch_size=10, batch_size=4, tiles=tiles)
-    given_out = [batch.labels["valid"].sum() for batch in load.evaluation_batches(data, FAKE.name, "train", **asked)]
-    assert load.num_samples(data, FAKE.name, "train", tiles) == sum(given_out) == count
+    dataset = load.open_datasets(data)[FAKE.name]
+    given_out = [batch.labels["valid"].sum() for batch in dataset.evaluation_batches("train", **asked)]
+    assert dataset.num_samples("train", tiles) == sum(given_out) == count
 
 
 def test_windows_are_counted(tmp_path):
@@ -84,16 +85,17 @@ def test_windows_are_counted(tmp_path):
     config = data_config(tmp_path)
     config.datasets = {"sen1floods11_chip": dict(batch_size=2, extent=320.0)}
     asked = dict(patch_size=40, batch_size=3)
-    given_out = [b.labels["valid"].sum() for b in load.evaluation_batches(config, "sen1floods11_chip", "val", **asked)]
-    assert load.num_samples(config, "sen1floods11_chip", "val") == sum(given_out) == 8
-    assert load.num_samples(config, "sen1floods11_chip", "val", [1]) == 4
+    dataset = load.open_datasets(config)["sen1floods11_chip"]
+    given_out = [batch.labels["valid"].sum() for batch in dataset.evaluation_batches("val", **asked)]
+    assert dataset.num_samples("val") == sum(given_out) == 8
+    assert dataset.num_samples("val", [1]) == 4
 
 
 def test_what_the_processes_cannot_share_is_refused(data):
     asked = dict(patch_size=10, batch_size=3)
     for wrong, message in (
-        (dict(share=Share((0,), 2)), "batch_size is 3; it must be a positive multiple of 2, the parts"),
+        (dict(shard=HostShard((0,), 2)), "batch_size is 3; it must be a positive multiple of 2, the parts"),
         (dict(tiles=[7]), "different positions in a split of 7; 7 is outside"),
     ):
         with pytest.raises(ValueError, match=message):
-            load.evaluation_batches(data, FAKE.name, "train", **asked | wrong)
+            load.open_datasets(data)[FAKE.name].evaluation_batches("train", **asked | wrong)

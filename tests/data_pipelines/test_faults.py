@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import load, registry
-from data_pipelines.batches import Share
+from data_pipelines.batches import HostShard
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
 from data_pipelines.prepare.workers import WorkerDiedError
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
@@ -24,7 +24,7 @@ def registered(monkeypatch):
 @pytest.fixture
 def config(tmp_path):
     config = data_config(tmp_path, batch_size=4)
-    load.prepare(config)
+    load.open_datasets(config)
     return config
 
 
@@ -43,8 +43,8 @@ def damaged(config):
     return config
 
 
-def take(config, count, share=None):
-    iterator = load.train_iterator(config, seed=0, **({"share": share} if share else {}))
+def take(config, count, shard=None):
+    iterator = load.train_iterator(load.open_datasets(config), seed=0, **({"shard": shard} if shard else {}))
     try:
         return [next(iterator) for _ in range(count)]
     finally:
@@ -71,7 +71,7 @@ def test_a_corrupt_record_is_skipped_if_asked_and_told_of(config, damaged):
 def test_processes_agree_on_what_stands_in(damaged):
     damaged.skip_corrupt = True
     whole = take(damaged, 7)
-    parts = [take(damaged, 7, Share((part,), 2)) for part in range(2)]
+    parts = [take(damaged, 7, HostShard((part,), 2)) for part in range(2)]
     for number, batch in enumerate(whole):
         together = np.concatenate([part[number].labels["index"] for part in parts])
         assert together.tolist() == batch.labels["index"].tolist()
@@ -87,7 +87,7 @@ def test_where_nothing_is_corrupt_skipping_changes_nothing(config):
 
 def test_an_evaluation_leaves_it_out(damaged):
     damaged.skip_corrupt = True
-    batches = list(load.evaluation_batches(damaged, CARD.name, "train", patch_size=10, batch_size=4))
+    batches = list(load.open_datasets(damaged)[CARD.name].evaluation_batches("train", patch_size=10, batch_size=4))
     valid = np.concatenate([batch.labels["valid"] for batch in batches])
     assert np.flatnonzero(~valid).tolist() == [DAMAGED, 7]
 
@@ -101,7 +101,7 @@ def test_a_batch_of_corrupt_tiles_alone_is_an_error_in_training(damaged):
 
 def test_a_batch_of_corrupt_tiles_alone_is_left_out_of_an_evaluation(damaged):
     damaged.skip_corrupt = True
-    batches = list(load.evaluation_batches(damaged, CARD.name, "train", patch_size=10, batch_size=1))
+    batches = list(load.open_datasets(damaged)[CARD.name].evaluation_batches("train", patch_size=10, batch_size=1))
     tiles = [set(batch.labels["index"][batch.labels["valid"]].tolist()) for batch in batches]
     assert tiles == [set() if tile == DAMAGED else {tile} for tile in range(7)]
     empty = batches[DAMAGED]
@@ -115,7 +115,7 @@ def test_a_repetition_at_the_end_is_not_counted_as_left_out(config):
     content = bytearray(path.read_bytes())
     content[content.find(b"train6") + 100] ^= 1
     path.write_bytes(content)
-    batches = list(load.evaluation_batches(config, CARD.name, "train", patch_size=10, batch_size=4))
+    batches = list(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=10, batch_size=4))
     skipped = np.concatenate([batch.labels["skipped"] for batch in batches])
     assert skipped.tolist() == [-1] * 6 + [6, -1]
 
@@ -124,12 +124,12 @@ def test_a_missing_shard_is_refused_at_the_start(config):
     path = shard(config)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=rf"no {path}: 1 of the dataset's \d+ files are missing"):
-        load.train_iterator(config, seed=0)
+        load.train_iterator(load.open_datasets(config), seed=0)
 
 
 def test_a_shard_that_vanishes_is_no_corrupt_record(config):
     config.skip_corrupt = True
-    iterator = load.train_iterator(config, seed=0)
+    iterator = load.train_iterator(load.open_datasets(config), seed=0)
     shard(config).unlink()
     with pytest.raises(UnreadableTileError, match=rf"cannot be read .*No such file.*{CARD.name}-train"):
         next(iterator)
@@ -137,8 +137,7 @@ def test_a_shard_that_vanishes_is_no_corrupt_record(config):
 
 def test_a_worker_process_that_dies_is_replaced_and_no_batch_is_lost(config):
     straight = [batch.labels["index"].tolist() for batch in take(config, 12)]
-    config.num_workers = 1
-    iterator = load.train_iterator(config, seed=0)
+    iterator = load.train_iterator(load.open_datasets(config), seed=0, num_workers=1)
     found = [next(iterator).labels["index"].tolist()]
     kill_workers()
     found += [next(iterator).labels["index"].tolist() for _ in range(11)]
@@ -147,7 +146,7 @@ def test_a_worker_process_that_dies_is_replaced_and_no_batch_is_lost(config):
 
 
 def test_workers_that_keep_dying_end_it_in_one_sentence(config, monkeypatch):
-    iterator = load.train_iterator(config, seed=0)
+    iterator = load.train_iterator(load.open_datasets(config), seed=0)
     died = RuntimeError("Worker process was terminated unexpectedly with exit code -9. Search the logs")
 
     def broken():

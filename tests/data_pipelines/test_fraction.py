@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import load, registry
-from data_pipelines.batches import Share
-from data_pipelines.load import check_tiles, chosen_tiles
-from data_pipelines.options import dataset_options
+from data_pipelines.batches import HostShard
+from data_pipelines.load import check_tiles, chosen_tiles, read_options
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
 quick = settings(max_examples=40, deadline=None)
@@ -59,9 +58,10 @@ def test_positions_that_a_split_has_not_are_refused(tiles):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_training_takes_each_of_the_share_once_an_epoch(root, count):
     config = data_config(root, batch_size=4, fraction=0.4, fraction_seed=3)
-    wanted = load.training_tiles(config, CARD.name)
+    wanted = load.open_datasets(config)[CARD.name].training_tiles
     assert wanted.tolist() == chosen_tiles(CARD.name, 20, 0.4, 3).tolist() and len(wanted) == 8
-    iterators = [load.train_iterator(config, seed=1, share=Share((i,), count)) for i in range(count)]
+    datasets = load.open_datasets(config)
+    iterators = [load.train_iterator(datasets, seed=1, shard=HostShard((i,), count)) for i in range(count)]
     epochs = [[int(tile) for _ in range(2) for one in iterators for tile in next(one).labels["index"]] for _ in "abc"]
     assert [sorted(epoch) for epoch in epochs] == [wanted.tolist()] * 3
     for iterator in iterators:
@@ -70,14 +70,14 @@ def test_training_takes_each_of_the_share_once_an_epoch(root, count):
 
 def test_a_batch_may_be_larger_than_the_share(root):
     config = data_config(root, batch_size=4, fraction=0.05)
-    iterator = load.train_iterator(config, seed=0)
-    assert next(iterator).labels["index"].tolist() == 4 * load.training_tiles(config, CARD.name).tolist()
-    iterator.close()
+    datasets = load.open_datasets(config)
+    batch = next(load.train_iterator(datasets, seed=0))
+    assert batch.labels["index"].tolist() == 4 * datasets[CARD.name].training_tiles.tolist()
 
 
 def test_all_tiles_unless_the_config_says_otherwise(root):
-    assert load.training_tiles(data_config(root), CARD.name).tolist() == list(range(20))
-    (options,) = dataset_options(data_config(root, fraction=None, fraction_seed=None))
+    assert load.open_datasets(data_config(root))[CARD.name].training_tiles.tolist() == list(range(20))
+    (options,) = read_options(data_config(root, fraction=None, fraction_seed=None)).values()
     assert (options.fraction, options.fraction_seed) == (1.0, 0)
 
 
@@ -86,4 +86,4 @@ def test_all_tiles_unless_the_config_says_otherwise(root):
 )
 def test_a_share_that_cannot_be_is_refused(root, field, value):
     with pytest.raises(ValueError, match=rf"data.datasets.fake_tiles.{field} is {value}; it must be"):
-        load.train_iterator(data_config(root, **{field: value}), seed=0)
+        load.open_datasets(data_config(root, **{field: value}))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from anysat_jax.batch import Batch
 from data_pipelines import load, registry
-from data_pipelines.batches import Share
-from data_pipelines.locate import locate
+from data_pipelines.batches import HostShard
+from data_pipelines.locate import find_card, locate
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
@@ -26,8 +26,8 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry._ENTRIES, CARD.name, fake_entry)
 
 
-def batches(config, count, seed=0, **share):
-    iterator = load.train_iterator(config, seed=seed, **share)
+def batches(config, count, seed=0, **shard):
+    iterator = load.train_iterator(load.open_datasets(config), seed=seed, **shard)
     try:
         return [next(iterator) for _ in range(count)]
     finally:
@@ -69,7 +69,7 @@ def test_the_seed_alone_decides(root):
 
 def test_resume_through_json(root):
     straight = batches(data_config(root), 6)
-    iterator = load.train_iterator(data_config(root), seed=0)
+    iterator = load.train_iterator(load.open_datasets(data_config(root)), seed=0)
     iterator.set_state(json.loads(json.dumps({"next_step": 4})))
     assert_equal(next(iterator), straight[4])
     assert iterator.get_state() == {"next_step": 5}
@@ -78,7 +78,7 @@ def test_resume_through_json(root):
 
 def test_two_processes_share_the_batch(root):
     whole = batches(data_config(root, batch_size=4), 3)
-    parts = [batches(data_config(root, batch_size=4), 3, share=Share((i,), 2)) for i in range(2)]
+    parts = [batches(data_config(root, batch_size=4), 3, shard=HostShard((i,), 2)) for i in range(2)]
     for k, batch in enumerate(whole):
         shards = [part[k] for part in parts]
         assert {s.patch_size for s in shards} == {batch.patch_size} and {s.batch_size for s in shards} == {2}
@@ -90,7 +90,7 @@ def test_two_processes_share_the_batch(root):
 def test_an_epoch_has_every_training_tile_once_and_no_other(root, seed, batch_size, count):
     config = data_config(root, batch_size=batch_size, temporal_dropout=0.3)
     steps = 4 * 7 // batch_size  # four epochs of seven tiles
-    shards = [batches(config, steps, seed, share=Share((index,), count)) for index in range(count)]
+    shards = [batches(config, steps, seed, shard=HostShard((index,), count)) for index in range(count)]
     stored = {tile["spot"][0, 2:-2, 2:-2].sum(dtype=int): i for i, tile in enumerate(records(root, "train"))}
     tiles = []
     for parts in zip(*shards, strict=True):
@@ -118,7 +118,7 @@ def totals(root, batch):
 def test_buckets_are_the_same_on_all_processes(root):
     config = data_config(root, batch_size=4, max_dates=None, date_buckets=(3, 5, 8))
     whole = batches(config, 8)
-    parts = [batches(config, 8, share=Share((index,), 2)) for index in range(2)]
+    parts = [batches(config, 8, shard=HostShard((index,), 2)) for index in range(2)]
     for k, batch in enumerate(whole):
         check_batch(CARD, batch)
         lengths = {n: o.dates.shape[1] for n, o in batch.observations.items() if o.dates is not None}
@@ -128,7 +128,8 @@ def test_buckets_are_the_same_on_all_processes(root):
 
 def test_evaluation_gives_each_tile_once_in_order_and_the_same_each_time(root):
     def run():
-        return list(load.evaluation_batches(data_config(root), CARD.name, "train", patch_size=20, batch_size=3))
+        dataset = load.open_datasets(data_config(root))[CARD.name]
+        return list(dataset.evaluation_batches("train", patch_size=20, batch_size=3))
 
     first, second = run(), run()
     indices = np.concatenate([batch.labels["index"] for batch in first])
@@ -140,56 +141,52 @@ def test_evaluation_gives_each_tile_once_in_order_and_the_same_each_time(root):
 
 
 def test_evaluation_of_a_dataset_that_the_config_does_not_train_on(root):
-    config = data_config(root)
-    config.datasets = {}
-    batch = next(load.evaluation_batches(config, CARD.name, "val", patch_size=10, batch_size=2))
+    dataset = load.open_dataset(CARD.name, str(root))
+    batch = next(dataset.evaluation_batches("val", patch_size=10, batch_size=2))
     assert batch.observations["s2"].values.shape[1] == 6  # all dates of the longest series
 
 
 def test_prepare_says_where(root, capsys):
-    load.prepare(data_config(root))
+    load.open_datasets(data_config(root))
     assert f"fake_tiles: 10 tiles, prepared in {root}" in capsys.readouterr().err
 
 
 def test_card():
-    assert load.dataset_card(CARD.name) is CARD
-    assert load.dataset_card("treesatai_ts").extent == 60.0
-    assert load.dataset_card("mini_flair").name == "mini_flair"
+    assert find_card(CARD.name, None) is CARD
+    assert find_card("treesatai_ts", None).extent == 60.0
+    assert find_card("mini_flair", None).name == "mini_flair"
 
 
 def test_a_field_that_cannot_be_is_refused_by_name(root):
     with pytest.raises(ValueError, match=r"data\.datasets\.fake_tiles\.max_dates is 0"):
-        load.train_iterator(data_config(root, max_dates=0), seed=0)
+        load.open_datasets(data_config(root, max_dates=0))
     with pytest.raises(ValueError, match=r"datasets\.fake_tiles\.temporal_dropout is 2"):
-        load.evaluation_batches(data_config(root, temporal_dropout=2), CARD.name, "val", patch_size=10, batch_size=2)
+        load.open_datasets(data_config(root, temporal_dropout=2))
 
 
-def test_processes_and_workers_that_cannot_be(root):
+def test_a_batch_size_that_cannot_be_shared_out(root):
     config = data_config(root, batch_size=3)
     with pytest.raises(ValueError, match="batch_size is 3; it must be a positive multiple of 2, the parts"):
-        load.train_iterator(config, seed=0, share=Share((1,), 2))
-    config.num_workers = -1
-    with pytest.raises(ValueError, match=r"data\.num_workers is -1"):
-        load.train_iterator(config, seed=0)
+        load.train_iterator(load.open_datasets(config), seed=0, shard=HostShard((1,), 2))
 
 
 def test_no_dataset_and_unknown_datasets(root):
     config = data_config(root)
     config.datasets = {"fake_tile": dict(batch_size=2)}
     with pytest.raises(ValueError, match=r"unknown dataset 'fake_tile'"):
-        load.prepare(config)
+        load.open_datasets(config)
     config.datasets = {}
     with pytest.raises(ValueError, match=r"data\.datasets is empty"):
-        load.prepare(config)
+        load.open_datasets(config)
 
 
 def test_evaluation_refuses_before_the_first_batch(root):
-    ask = dict(patch_size=10, batch_size=2)
+    ask, dataset = dict(patch_size=10, batch_size=2), load.open_datasets(data_config(root))[CARD.name]
     for changes, message in (
         (dict(patch_size=15), "patches of 15 m do not fit"),
         (dict(batch_size=0), "batch_size is 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            load.evaluation_batches(data_config(root), CARD.name, "val", **ask | changes)
+            dataset.evaluation_batches("val", **ask | changes)
     with pytest.raises(ValueError, match="has no split 'test'"):
-        load.evaluation_batches(data_config(root), CARD.name, "test", **ask)
+        dataset.evaluation_batches("test", **ask)

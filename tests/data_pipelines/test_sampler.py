@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysat_jax.batch import Batch, Observation
-from data_pipelines.batches import Share
+from data_pipelines.batches import HostShard
 from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.sampler import Schedule, StepIterator, Stream, mixture, schedule_of
 from tests.data_pipelines.fake_reader import CARD
@@ -39,7 +39,7 @@ def options(name="fake_tiles", batch_size=4, weight=1, patch_sizes=(10.0, 20.0))
 
 def stream(size, one=None, seed=0, index=0, count=1):
     one = one or options()
-    return Stream(size, one, FakeMaker(one.card.name), seed=seed, share=Share((index,), count))
+    return Stream(size, one, FakeMaker(one.card.name), seed=seed, shard=HostShard((index,), count))
 
 
 PARTS = [options("one", 4, 1), options("two", 8, 2), options("three", 4, 3, (10.0,))]

@@ -17,7 +17,7 @@ from anysat_jax.train import status as status_module
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
-from data_pipelines.batches import Share
+from data_pipelines.batches import HostShard
 from tests.downstream import adapt_toys
 
 
@@ -157,7 +157,7 @@ def test_the_processes_shares_make_up_the_split(toy, monkeypatch, count):
     shares = []
     for process in range(count):
         monkeypatch.setattr(
-            "anysat_jax.downstream.data.batch_share", lambda _, process=process: Share((process,), count)
+            "anysat_jax.downstream.data.host_shard", lambda _, process=process: HostShard((process,), count)
         )
         batches = evaluating.split_batches(data.dataset, "test", (10.0,), 6, data.mesh)
         labels = [batch.labels for batch in batches]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from anysat_jax.train.sharding import batch_share, batch_width, make_mesh, put_params, put_whole, state_shardings
+from anysat_jax.train.sharding import batch_width, host_shard, make_mesh, put_params, put_whole, state_shardings
 from tests.train.toys import assert_same, toy_params
 
 MESH = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
@@ -16,7 +16,7 @@ MESH = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     [({"data": 8, "fsdp": 1}, 8, 1), ({"data": 2, "fsdp": 2, "tensor": 2}, 4, 2), ({"data": 1, "fsdp": 1}, 1, 1)],
 )
 def test_a_process_on_its_own_reads_every_row(mesh, count, width):
-    share = batch_share(make_mesh(mesh))
+    share = host_shard(make_mesh(mesh))
     assert share.count == count and batch_width(make_mesh(mesh)) == width
     assert share.rows(16).tolist() == list(range(16))
 

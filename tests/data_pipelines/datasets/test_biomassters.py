@@ -166,7 +166,8 @@ def test_prepared_and_batched(archive, tmp_path):
     prepare_dataset(open_reader(archive), tmp_path, "1.0.0")
     assert prepared_folder(tmp_path, "biomassters", "1.0.0").is_dir()
     section = dict(batch_size=2, weight=1.0, patch_sizes=(160,), max_dates=3)
-    batch = next(load.train_iterator(ConfigDict(dict(root=str(tmp_path), datasets={"biomassters": section})), seed=0))
+    config = ConfigDict(dict(root=str(tmp_path), datasets={"biomassters": section}))
+    batch = next(load.train_iterator(load.open_datasets(config), seed=0))
     assert batch.labels["dense"].shape == (2, SIDE, SIDE) and batch.observations["s1"].values.shape[1:3] == (3, 3)
 
 

@@ -154,8 +154,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     np.testing.assert_array_equal(record["s1"], reader.example("train", reader.keys("train")[0])["s1"])
     config = data_config(tmp_path / "raw")
     config.datasets = {CARD.name: dict(batch_size=2, weight=1.0, patch_sizes=(40,), max_dates=16)}
-    load.prepare(config)
-    batch = next(load.evaluation_batches(config, CARD.name, "train", patch_size=40, batch_size=2))
+    batch = next(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=40, batch_size=2))
     assert batch.grid == (12, 12) and batch.observations["s1"].values.shape[2:] == (3, 48, 48)
 
 

@@ -256,7 +256,7 @@ def test_prepared_and_batched(written, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = data_config(written)
     config.datasets = {CARD.name: dict(batch_size=1, weight=1.0, patch_sizes=(50,), max_dates=3)}
-    batch = next(load.evaluation_batches(config, CARD.name, "train", patch_size=50, batch_size=1))
+    batch = next(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=50, batch_size=1))
     assert batch.observations["aerial-flair"].values.shape == (1, 5, 500, 500)
     assert batch.observations["s2"].values.shape == (1, 3, 10, 10, 10) and batch.labels["tile"].shape == (1, 13)
 

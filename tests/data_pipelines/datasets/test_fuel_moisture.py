@@ -179,7 +179,7 @@ def test_the_real_data_make_batches(real_data, tmp_path, module):
     assert prepared.statistics["s2"].longest_series == 3
     data = data_config(tmp_path)
     data.datasets = {name: dict(batch_size=64)}
-    batch = next(load.evaluation_batches(data, name, "val", patch_size=10, batch_size=367))
+    batch = next(load.open_datasets(data)[name].evaluation_batches("val", patch_size=10, batch_size=367))
     assert batch.observations["s2"].values.shape == (367, 3, 10, 1, 1) and batch.labels["valid"].all()
     assert abs(batch.observations["s2"].values).max() < 20 and np.isfinite(batch.observations["s1"].values).all()
     dtype = np.float32 if module is fuel_moisture else np.int32

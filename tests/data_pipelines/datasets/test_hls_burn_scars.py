@@ -200,7 +200,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     assert len(PreparedDataset.open(CARD, folder).records("train")) == 2
     config = data_config(root)
     config.datasets = {CARD.name: dict(batch_size=1, weight=1.0, patch_sizes=(240,))}
-    batch = next(load.train_iterator(config, seed=0))
+    batch = next(load.train_iterator(load.open_datasets(config), seed=0))
     assert batch.observations["hls"].values.shape == (1, 1, 6, 512, 512) and batch.grid == (64, 64)
 
 

@@ -382,6 +382,5 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     assert folder.is_dir()
     config = data_config(tmp_path / "raw")
     config.datasets = {"planted": dict(batch_size=2, weight=1.0, patch_sizes=(30, 60), max_dates=6)}
-    load.prepare(config)
-    batch = next(load.evaluation_batches(config, "planted", "train", patch_size=60, batch_size=2))
+    batch = next(load.open_datasets(config)["planted"].evaluation_batches("train", patch_size=60, batch_size=2))
     assert batch.grid == (2, 2) and batch.observations["modis"].values.shape[2:] == (7, 1, 1)

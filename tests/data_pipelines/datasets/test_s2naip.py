@@ -203,6 +203,5 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     assert prepare_dataset(open_reader(tmp_path / "raw"), tmp_path / "out", "1.0.0").is_dir()
     config = data_config(tmp_path / "raw")
     config.datasets = {"s2naip": dict(batch_size=1, weight=1.0, patch_sizes=(80,), max_dates=4)}
-    load.prepare(config)
-    batch = next(load.evaluation_batches(config, "s2naip", "train", patch_size=80, batch_size=1))
+    batch = next(load.open_datasets(config)["s2naip"].evaluation_batches("train", patch_size=80, batch_size=1))
     assert batch.grid == (8, 8) and batch.observations["l8"].values.shape == (1, 4, 11, 64, 64)

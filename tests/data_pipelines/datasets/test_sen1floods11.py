@@ -275,7 +275,7 @@ def test_prepared_and_batched(written, tmp_path, monkeypatch):
     assert len(PreparedDataset.open(CARD, folder).records("train")) == 2
     config = data_config(written)
     config.datasets = {CARD.name: dict(batch_size=1, weight=1.0, patch_sizes=(80,))}
-    batch = next(load.train_iterator(config, seed=0))
+    batch = next(load.train_iterator(load.open_datasets(config), seed=0))
     assert batch.observations["s2"].values.shape == (1, 1, 10, 512, 512) and batch.grid == (64, 64)
     assert set(np.unique(batch.labels["dense"])) <= {-1, 0, 1}
 

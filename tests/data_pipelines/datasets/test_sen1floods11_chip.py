@@ -126,6 +126,6 @@ def test_the_real_chip_makes_batches(real_data, tmp_path):
     prepare_dataset(open_reader(real_data), tmp_path, "1.0.0")
     data = data_config(tmp_path)
     data.datasets = {CARD.name: dict(batch_size=8)}
-    batches = list(load.evaluation_batches(data, CARD.name, "test", patch_size=80, batch_size=16))
+    batches = list(load.open_datasets(data)[CARD.name].evaluation_batches("test", patch_size=80, batch_size=16))
     assert len(batches) == 2 and batches[0].grid == (8, 8) and batches[0].labels["dense"].shape == (16, 64, 64)
-    assert next(load.train_iterator(data, seed=0)).patch_size in CARD.patch_sizes
+    assert next(load.train_iterator(load.open_datasets(data), seed=0)).patch_size in CARD.patch_sizes

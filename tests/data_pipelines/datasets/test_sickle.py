@@ -194,8 +194,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     np.testing.assert_array_equal(record["l8"], reader.example("train", "2")["l8"])
     config = data_config(tmp_path / "raw")
     config.datasets = {CARD.name: dict(batch_size=2, weight=1.0, patch_sizes=(10,), max_dates=8)}
-    load.prepare(config)
-    batch = next(load.evaluation_batches(config, CARD.name, "train", patch_size=10, batch_size=2))
+    batch = next(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=10, batch_size=2))
     assert batch.grid == (32, 32) and batch.observations["l8"].values.shape[2:] == (11, 32, 32)
 
 

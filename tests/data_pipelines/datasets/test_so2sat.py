@@ -218,7 +218,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     assert len(PreparedDataset.open(CARD, folder).records("train")) == 4
     config = data_config(root)
     config.datasets = {CARD.name: dict(batch_size=2, weight=1.0, patch_sizes=(10, 80))}
-    batch = next(load.train_iterator(config, seed=0))
+    batch = next(load.train_iterator(load.open_datasets(config), seed=0))
     assert batch.observations["s1"].values.shape == (2, 1, 3, 32, 32) and batch.labels["tile"].shape == (2,)
 
 

@@ -190,7 +190,7 @@ def test_prepared_and_batched(archive, tmp_path):
     prepare_dataset(open_reader(archive), tmp_path / "out", "1.0.0")
     section = dict(batch_size=1, weight=1.0, patch_sizes=(48,), max_dates=None)
     data = ConfigDict(dict(root=str(tmp_path / "out"), datasets={"spacenet7": section}))
-    batch = next(load.train_iterator(data, seed=0))
+    batch = next(load.train_iterator(load.open_datasets(data), seed=0))
     assert batch.observations["planet"].values.shape == (1, 3, SIDE, SIDE) and batch.grid == (64, 64)
 
 

@@ -158,8 +158,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     np.testing.assert_array_equal(record["s2"], reader.example("train", reader.keys("train")[2])["s2"])
     config = data_config(tmp_path / "raw")
     config.datasets = {CARD.name: dict(batch_size=4, weight=1.0, patch_sizes=(10,), max_dates=8)}
-    load.prepare(config)
-    batch = next(load.evaluation_batches(config, CARD.name, "train", patch_size=10, batch_size=4))
+    batch = next(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=10, batch_size=4))
     assert batch.grid == (1, 1) and batch.observations["s2"].values.shape == (4, 8, 10, 1, 1)
 
 

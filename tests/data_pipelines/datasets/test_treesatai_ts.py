@@ -284,7 +284,7 @@ def test_the_real_tile(real_data, tmp_path, monkeypatch, capsys):
     root = real_data / "treesatai_ts"
     config = data_config(root)
     config.datasets = {CARD.name: dict(batch_size=2, weight=1.0, patch_sizes=(10, 20, 30), max_dates=32)}
-    load.prepare(config)
+    load.open_datasets(config)
     assert "1 of 50381 listed tiles" in capsys.readouterr().err
     with h5py.File(root / "sentinel" / f"{REAL}.h5") as file, rasterio.open(root / "aerial" / f"{REAL}.tif") as image:
         s2, s1, aerial = file["sen-2-data"][()], file["sen-1-asc-data"][()], image.read()
@@ -296,7 +296,7 @@ def test_the_real_tile(real_data, tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(example["s2"], s2)
     np.testing.assert_array_equal(example["s1-asc"], s1)
     assert (example["s2_dates"][0], example["s2_dates"][-1], example["s1-asc_dates"][0]) == (1, 364, 2)
-    batch = next(load.evaluation_batches(config, CARD.name, "train", patch_size=20, batch_size=1))
+    batch = next(load.open_datasets(config)[CARD.name].evaluation_batches("train", patch_size=20, batch_size=1))
     assert batch.grid == (3, 3) and batch.observations["s1-asc"].values.shape == (1, 32, 2, 6, 6)
     assert [GENERA[i] for i in np.flatnonzero(batch.labels["tile"][0])] == ["Abies", "Fagus"]
     infrared = aerial[0].astype(np.float64)

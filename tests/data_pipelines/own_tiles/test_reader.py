@@ -11,7 +11,7 @@ import rasterio
 from anysat_jax import sensors
 from anysat_jax.sensors import SENSORS
 from data_pipelines import load, registry
-from data_pipelines.locate import locate
+from data_pipelines.locate import find_card, locate
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import num_tiles
@@ -248,9 +248,10 @@ def test_prepared_and_batched(tmp_path):
     record = PreparedDataset.open(reader.card, folder).records("train")[0]
     np.testing.assert_array_equal(record["s2"], example_of(path)["s2"])
     data = load_config(tmp_path / "out")
-    batch = next(load.evaluation_batches(data, "own_tiles", "val", patch_size=10, batch_size=1))
+    batch = next(load.open_datasets(data)["own_tiles"].evaluation_batches("val", patch_size=10, batch_size=1))
     assert batch.labels["dense"][0, 0].tolist() == [0, -1, 1, 0] and batch.grid == (4, 4)
-    assert next(load.train_iterator(data, seed=0)).observations["s2"].values.shape == (2, 2, 10, 4, 4)
+    trained = next(load.train_iterator(load.open_datasets(data), seed=0))
+    assert trained.observations["s2"].values.shape == (2, 2, 10, 4, 4)
 
 
 def test_a_described_folder_is_found_without_a_root(tmp_path, monkeypatch):
@@ -268,11 +269,10 @@ def test_what_is_prepared_stands_for_itself(tmp_path):
     reader = reader_of(path)
     prepare_dataset(reader, tmp_path / "out", "1.0.0")
     sensors.SENSORS.pop("fixture_scanner")
-    card = load.dataset_card("own_tiles", str(tmp_path / "out"))
+    card = find_card("own_tiles", str(tmp_path / "out"))
     assert card == reader.card and sensors.get_sensor("fixture_scanner") == card.own_sensors[0]
-    batch = next(
-        load.evaluation_batches(load_config(tmp_path / "out"), "own_tiles", "val", patch_size=10, batch_size=1)
-    )
+    dataset = load.open_datasets(load_config(tmp_path / "out"))["own_tiles"]
+    batch = next(dataset.evaluation_batches("val", patch_size=10, batch_size=1))
     assert batch.observations["fixture_scanner"].values.shape == (1, 4, 8, 8)
 
 

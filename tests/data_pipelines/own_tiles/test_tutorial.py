@@ -61,11 +61,11 @@ def test_what_is_prepared_is_what_the_chip_holds(folder, real_data):
     assert main(["prepare", "floods/floods.toml", "--out", "prepared"]) == 0
     section = dict(batch_size=4, weight=1.0, patch_sizes=(40, 80), max_dates=None)
     data = ConfigDict(dict(root="prepared", num_workers=0, datasets={"floods": section}))
-    batch = next(load.evaluation_batches(data, "floods", "val", patch_size=80, batch_size=1))
+    batch = next(load.open_datasets(data)["floods"].evaluation_batches("val", patch_size=80, batch_size=1))
     with rasterio.open(real_data / "sen1floods11/sample/Labels/Spain_7370579_LabelHand.tif") as file:
         np.testing.assert_array_equal(batch.labels["dense"][0], file.read(1)[:64, 256:320])
     assert batch.observations["s2"].dates.tolist() == [[260]] and batch.observations["s1"].dates.tolist() == [[259]]
-    trained = next(load.train_iterator(data, seed=0))
+    trained = next(load.train_iterator(load.open_datasets(data), seed=0))
     assert trained.observations["s2"].values.shape == (4, 1, 10, 64, 64)
     assert set(trained.labels) >= {"tile", "dense"}
 
