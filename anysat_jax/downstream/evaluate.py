@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream import config as task_settings
-from anysat_jax.downstream import metrics as tally
 from anysat_jax.downstream import trainable as modes
 from anysat_jax.downstream.data import (
     Data,
@@ -36,9 +35,9 @@ from anysat_jax.downstream.data import (
     start_network,
     whole_batch,
 )
-from anysat_jax.downstream.examples import PanelBook, write_panels
+from anysat_jax.downstream.examples import ExampleChoice, write_examples
 from anysat_jax.downstream.fit import FitResult
-from anysat_jax.downstream.metrics import Tally, TallySum, json_values
+from anysat_jax.downstream.metrics import EvalCounts, SplitSummary, count_batch, json_values
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network
 from anysat_jax.downstream.task import LossConfig, Task, known_labels, task_loss
 from anysat_jax.errors import ConfigError
@@ -56,7 +55,7 @@ from data_pipelines.load import OpenDataset
 Watch = Callable[[Batch, Float[np.ndarray, "B ..."]], None]
 """Is shown each batch of this process, on the host, with the logits of its samples."""
 
-Judged = tuple[Float[Array, "B ..."], Tally, Float[Array, "3"], Int[Array, "B"] | None]
+Judged = tuple[Float[Array, "B ..."], EvalCounts, Float[Array, "3"], Int[Array, "B"] | None]
 """Logits, counts, [sum of the samples' losses, samples that have a label, samples], and the label "skipped"."""
 
 
@@ -90,10 +89,10 @@ class Totals:
     """Sums over the batches of an evaluation."""
 
     def __init__(self, task: Task) -> None:
-        self._task, self._counts, self._sums = task, TallySum(task), np.zeros(3)
+        self._task, self._counts, self._sums = task, SplitSummary(task), np.zeros(3)
         self._left_out: set[int] = set()
 
-    def add(self, counts: Tally, sums: Float[Array, "3"], skipped: Int[Array, "B"] | None = None) -> int:
+    def add(self, counts: EvalCounts, sums: Float[Array, "3"], skipped: Int[Array, "B"] | None = None) -> int:
         """Adds a batch, with its label "skipped" where it has one; returns how many samples it had."""
         self._counts.add(jax.device_get(counts))
         new = np.asarray(sums, np.float64)
@@ -105,9 +104,9 @@ class Totals:
         """What the sums say."""
         loss, labelled, samples = self._sums
         return Evaluation(
-            scores=tally.scores(self._task, self._counts),
-            per_class=tally.per_class(self._task, self._counts),
-            confusion=tally.confusion(self._task, self._counts),
+            scores=self._counts.scores(),
+            per_class=self._counts.per_class(),
+            confusion=self._counts.confusion,
             loss=float(loss / labelled) if labelled else float("nan"),
             samples=int(samples),
             left_out=tuple(sorted(self._left_out)),
@@ -188,13 +187,13 @@ def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossC
 
 def judge_logits(
     task: Task, loss: LossConfig, logits: Float[Array, "B ..."], labels: dict[str, Array]
-) -> tuple[Tally, Float[Array, "3"]]:
+) -> tuple[EvalCounts, Float[Array, "3"]]:
     """Counts of a batch, and [sum of the samples' losses, samples that have a label, samples]. Traceable."""
     truth, valid = labels[task.level], labels["valid"]
     _, losses = task_loss(task, loss, logits, truth, valid)
     labelled = known_labels(task, truth, valid).reshape(len(valid), -1).any(axis=1)
     sums = jnp.stack([jnp.where(labelled, losses, 0.0).sum(), labelled.sum(), valid.sum()])
-    return tally.tally_batch(task, logits, truth, valid), sums
+    return count_batch(task, logits, truth, valid), sums
 
 
 def measure(
@@ -208,7 +207,7 @@ def measure(
     """Evaluates each split of `evaluate.splits`; panels.npz shows samples of the last one."""
     config, found = data.config, {}
     for split in config.evaluate.splits:
-        book = PanelBook(network.task, config.evaluate.panels if split == config.evaluate.splits[-1] else 0)
+        book = ExampleChoice(network.task, config.evaluate.panels if split == config.evaluate.splits[-1] else 0)
         found[split] = evaluate_split(
             network,
             params,
@@ -224,7 +223,7 @@ def measure(
         logging.info("%s: %s", split, in_words(found[split], network.task.metric))
         if book.size and jax.process_index() == 0:
             records = data.dataset.records(split)
-            write_panels(workdir, book.arrays(data.dataset.card, records, data.dataset.options.extent))
+            write_examples(workdir, book.arrays(data.dataset.card, records, data.dataset.options.extent))
     return found
 
 

@@ -1,7 +1,7 @@
-"""Samples of an evaluation to look at: what the sensors saw, the truth and the prediction (panels.npz)."""
+"""Tiles of an evaluation that the report shows (panels.npz): inputs, truth and prediction of a few samples."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,131 +16,142 @@ from data_pipelines.plots.gallery import as_read
 from data_pipelines.prepared import Records
 from data_pipelines.windows import IGNORE
 
-NOT_SEEN = 0.75  # grey of pixels without a valid value, and of sensors that a tile lacks
+MISSING_GREY = 0.75  # of pixels without a valid value, and of sensors that a tile lacks
 FILE_NAME = "panels.npz"
 
 
-class PanelBook:
-    """Keeps a few samples of all that it is shown.
+class Highest:
+    """Keeps the items with the highest values; of equal values the first.
 
-    Of class maps those with the most varied truth, since most tiles of some archives show one class or none; of other
-    tasks some at random, always the same. The prediction has no part in the choice.
+    Attributes:
+      size: number of items to keep.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept: list[tuple[float, Any]] = []
+
+    def add(self, value: float, make: Callable[[], Any]) -> None:
+        """Adds the item of `make`, which is called only if the item is kept."""
+        if len(self._kept) < self.size or (self._kept and value > self._kept[-1][0]):
+            self._kept.append((value, make()))
+            self._kept = sorted(self._kept, key=lambda one: -one[0])[: self.size]
+
+    @property
+    def items(self) -> list[Any]:
+        """The kept items, highest value first."""
+        return [item for _, item in self._kept]
+
+
+class ExampleChoice:
+    """Chooses samples of an evaluation while it runs; the predictions have no influence on the choice.
+
+    Of class maps the samples with the most varied truth, since most tiles of some archives show one class or none; of
+    other tasks random ones, the same in every evaluation.
     """
 
     def __init__(self, task: Task, size: int) -> None:
-        """Takes the task, and how many samples to keep."""
-        self._task, self.size = task, size
-        self._best: list[tuple[float, dict[str, Any]]] = []
+        self._task, self._kept = task, Highest(size)
 
     def __call__(self, batch: Batch, logits: Float[np.ndarray, "B ..."]) -> None:
-        """Shows a batch of an evaluation, on the host, with the network's answer; padding is passed over."""
-        for row in np.flatnonzero(np.asarray(batch.labels["valid"])):
-            worth = self._worth(batch, row)
-            if len(self._best) < self.size or worth > self._lowest:
-                self._best.append((worth, self._sample(batch, row, logits[row])))
-                self._best = sorted(self._best, key=lambda one: -one[0])[: self.size]
+        """Adds the samples of a batch on the host, with the network's logits; padding is left out."""
+        labels, level = batch.labels, self._task.level
+        for row in np.flatnonzero(np.asarray(labels["valid"])):
+            self._kept.add(self._value(batch, row), lambda row=row: self._sample(labels, level, row, logits[row]))
 
-    @property
-    def _lowest(self) -> float:
-        return self._best[-1][0] if self._best else float("inf")
+    def _value(self, batch: Batch, row: int) -> float:
+        if self._task.level == "dense" and self._task.kind == "class":
+            return class_entropy(np.asarray(batch.labels["dense"][row]))
+        return float(np.random.default_rng(int(batch.labels["index"][row])).random())
 
-    def _sample(self, batch: Batch, row: int, logits: np.ndarray) -> dict[str, Any]:
-        """Copies of what is kept, so that the batch can go."""
-        labels = batch.labels
+    def _sample(self, labels: Mapping[str, np.ndarray], level: str, row: int, logits: np.ndarray) -> dict[str, Any]:
+        # Copies, so that the batch can be freed.
         return {
             "index": int(labels["index"][row]),
-            "corner": tuple(labels["window"][row].tolist()) if "window" in labels else (0.0, 0.0),
-            "truth": np.array(labels[self._task.level][row]),
+            "offset": tuple(labels["window"][row].tolist()) if "window" in labels else (0.0, 0.0),
+            "truth": np.array(labels[level][row]),
             "prediction": prediction(self._task, logits),
         }
 
-    def _worth(self, batch: Batch, row: int) -> float:
-        if self._task.level == "dense" and self._task.kind == "class":
-            truth = np.asarray(batch.labels["dense"][row])
-            return class_entropy(truth[truth != IGNORE])
-        return float(np.random.default_rng(int(batch.labels["index"][row])).random())
-
     def arrays(self, card: DatasetCard, records: Records, extent: float) -> dict[str, np.ndarray]:
-        """The content of panels.npz.
+        """Returns the content of panels.npz.
 
         Args:
-          card: the dataset.
-          records: the split that was shown.
+          card: of the dataset.
+          records: of the evaluated split.
           extent: side of a sample in metres.
 
         Returns:
           "sensors" (S,) text; "input_<i>" (n, H, W, 3) uint8, the i-th sensor in natural colour, radar as false colour;
           "ids" (n,) text; "extent" () float64, metres. Dense tasks: "truth" and "prediction" (n, h, w), int32 classes
-          with -1 for void, or float32. Tile tasks: "truth_text" and "prediction_text" (n,). Without any sample, n is 0.
+          with -1 for void, or float32. Tile tasks: "truth_text" and "prediction_text" (n,). n is 0 without any sample.
         """
-        samples = [sample for _, sample in self._best]
-        examples = [as_read(card, records[sample["index"]]) for sample in samples]
-        sensors = [name for name in card.sensors if _is_image(name, extent)]
+        samples = self._kept.items
+        tiles = [as_read(card, records[sample["index"]]) for sample in samples]
+        sensors = [name for name in card.sensors if _has_image(name, extent)]
         arrays = {"sensors": np.array(sensors, np.str_), "extent": np.float64(extent)}
         for number, name in enumerate(sensors):
             side = get_sensor(name).pixels(extent)
-            shown = [picture(card, name, one, sample["corner"], extent) for one, sample in zip(examples, samples)]
-            arrays[f"input_{number}"] = np.array(shown, np.uint8).reshape(-1, side, side, 3)
-        return arrays | self._answers(samples) | {"ids": np.array([one["id"] for one in examples], np.str_)}
+            images = [
+                input_image(card, name, tile, sample["offset"], extent)
+                for tile, sample in zip(tiles, samples, strict=True)
+            ]
+            arrays[f"input_{number}"] = np.array(images, np.uint8).reshape(-1, side, side, 3)
+        for name in ("truth", "prediction"):
+            values = [sample[name] for sample in samples]
+            if self._task.level == "tile":
+                arrays[f"{name}_text"] = np.array([label_text(self._task, one) for one in values], np.str_)
+            else:
+                arrays[name] = np.array(values, np.float32 if self._task.kind == "regression" else np.int32)
+        return arrays | {"ids": np.array([tile["id"] for tile in tiles], np.str_)}
 
-    def _answers(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        both = {name: [sample[name] for sample in samples] for name in ("truth", "prediction")}
-        if self._task.level == "tile":
-            return {
-                f"{name}_text": np.array([in_words(self._task, one) for one in values], np.str_)
-                for name, values in both.items()
-            }
-        dtype = np.float32 if self._task.kind == "regression" else np.int32
-        return {name: np.array(values, dtype) for name, values in both.items()}
 
-
-def write_panels(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes panels.npz into a folder: no objects in it, so that it can be read without pickle."""
+def write_examples(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes panels.npz into a folder, without object arrays, so that reading needs no pickle."""
     with (folder / FILE_NAME).open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def in_words(task: Task, answer: Shaped[np.ndarray, "..."]) -> str:
-    """A tile's answer, true or predicted, as text."""
+def label_text(task: Task, label: Shaped[np.ndarray, "..."]) -> str:
+    """Returns a tile's label, true or predicted, as text."""
     if task.kind == "regression":
-        return f"{float(answer):.4g} {task.unit}".strip() if np.isfinite(answer) else "unknown"
+        return f"{float(label):.4g} {task.unit}".strip() if np.isfinite(label) else "unknown"
     if task.kind == "multi_label":
-        return ", ".join(name for name, there in zip(task.classes, answer, strict=True) if there) or "none"
-    return task.classes[int(answer)] if 0 <= int(answer) < len(task.classes) else "unknown"
+        return ", ".join(name for name, there in zip(task.classes, label, strict=True) if there) or "none"
+    return task.classes[int(label)] if 0 <= int(label) < len(task.classes) else "unknown"
 
 
-def class_entropy(classes: Shaped[np.ndarray, "n"]) -> float:
-    """Entropy of the classes in nats: 0 where there is only one, or none."""
-    _, counts = np.unique(classes, return_counts=True)
-    shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+def class_entropy(classes: Shaped[np.ndarray, "*shape"]) -> float:
+    """Returns the entropy of the classes in nats, `IGNORE` left out: 0 where there is one class, or none."""
+    _, counts = np.unique(classes[classes != IGNORE], return_counts=True)
+    fractions = counts / max(counts.sum(), 1)
+    return float(-(fractions * np.log(fractions)).sum())
 
 
-def picture(
-    card: DatasetCard, name: str, example: Example, corner: tuple[float, float], extent: float
+def input_image(
+    card: DatasetCard, name: str, example: Example, offset: tuple[float, float], extent: float
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """What a sensor sees of a sample: of a series the median over what is clear.
+    """Returns a sensor's image of a sample; of a series the median of the clear dates.
 
-    Stretched over its whole tile, so that the windows of a tile compare.
+    The contrast is stretched over the whole tile, so that the windows of a tile compare.
 
     Args:
-      card: the dataset.
-      name: the sensor.
+      card: of the dataset.
+      name: of the sensor.
       example: the tile.
-      corner: where the sample begins, metres from the tile's upper and left edge.
+      offset: of the sample, metres from the tile's upper and left edge.
       extent: side of the sample in metres.
     """
     sensor = get_sensor(name)
     side = sensor.pixels(extent)
     shown = view_of(card, name, example)
     if shown is None:
-        return np.full((side, side, 3), round(255 * NOT_SEEN), np.uint8)
+        return np.full((side, side, 3), round(255 * MISSING_GREY), np.uint8)
     colours, seen = shown.summary()
-    top, left = (round(start / sensor.metres_per_pixel) for start in corner)
-    part = np.where(seen[..., None], colours, NOT_SEEN)[top : top + side, left : left + side]
+    top, left = (round(start / sensor.metres_per_pixel) for start in offset)
+    part = np.where(seen[..., None], colours, MISSING_GREY)[top : top + side, left : left + side]
     return np.round(255 * part).astype(np.uint8)
 
 
-def _is_image(name: str, extent: float) -> bool:
-    """Whether there is anything to see: neither a context sensor nor a single pixel."""
+def _has_image(name: str, extent: float) -> bool:
     return get_sensor(name).kind != "context" and get_sensor(name).pixels(extent) > 1

@@ -1,4 +1,4 @@
-"""The network of a task: encoder and head in one parameter tree, and its pure functions."""
+"""Network of a task: encoder and head in one parameter tree, and its pure functions."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -28,15 +28,15 @@ Dtype = Any
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """What a head reads, and its layers.
+    """Input and layers of a head.
 
     Attributes:
       kind: "linear" for LayerNorm and Linear (the paper's probe), "mlp" for LayerNorm, Linear, exact GELU, Linear.
       input: "tile" for the tile's vector (D), "dense" for [patch vector, sub-patch feature] of each sub-patch (2D),
         "mean" for their mean over the tile (2D), which gives So2Sat's probe the paper's 29K parameters.
       hidden: width between the two layers of an MLP.
-      upsample: how a sub-patch of p x p label pixels is answered: "shuffle" gives each pixel outputs of its own,
-        "bilinear" gives the sub-patch one answer and interpolates between sub-patches.
+      upsample: prediction of a sub-patch of p x p label pixels: "shuffle" gives each pixel outputs of its own,
+        "bilinear" gives the sub-patch one output and interpolates between sub-patches.
     """
 
     kind: HeadKind = "linear"
@@ -53,16 +53,16 @@ class HeadConfig:
             raise ValueError(f"head.hidden = {self.hidden} must be at least 1")
 
     def features(self, dim: int) -> int:
-        """Width of what the head reads, for an encoder of width `dim`."""
+        """Returns the width of the head's input for an encoder of width `dim`."""
         return dim if self.input == "tile" else 2 * dim
 
     def to_json(self) -> dict[str, Any]:
-        """The head as JSON values."""
+        """Returns the head as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The head of `to_json`."""
+        """Returns the head of `to_json`."""
         return cls(**values)
 
 
@@ -78,7 +78,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "B *hw F"]) -> Float[Array, "B *HW K"]:
-        """Logits, or a regression's values before `task.offset` and `task.scale`; always float32.
+        """Returns logits, or a regression's values before `task.offset` and `task.scale`; float32.
 
         Args:
           features: (B, F) for a tile task, (B, h, w, F) for a dense one.
@@ -99,28 +99,28 @@ class Head(nn.Module):
 
 
 def shuffle_pixels(x: Float[Array, "B h w p*p*K"], pixels: int) -> Float[Array, "B H W K"]:
-    """Lays each sub-patch's outputs out as its pixels x pixels pixels; the last axis runs (row, column, K)."""
+    """Arranges each sub-patch's outputs as its pixels x pixels pixels; the last axis is (row, column, K)."""
     batch, rows, columns, _ = x.shape
     x = x.reshape(batch, rows, columns, pixels, pixels, -1).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, rows * pixels, columns * pixels, -1)
 
 
 def resize_bilinear(x: Float[Array, "B h w K"], pixels: int) -> Float[Array, "B H W K"]:
-    """A map on a grid `pixels` times as fine; the sub-patches' centres keep their places."""
+    """Returns a map on a grid `pixels` times as fine; the centres of the sub-patches keep their positions."""
     batch, rows, columns, width = x.shape
     return jax.image.resize(x, (batch, rows * pixels, columns * pixels, width), "bilinear")
 
 
 Params = dict[str, Any]
-FIRST_LOGITS = 0.1  # a fresh head's outputs are this much smaller than its inputs, lest it shake a trained encoder
+FIRST_LOGITS = 0.1  # scale of a fresh head's kernel: large first gradients would spoil a trained encoder
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that fixes a network's parameters and computation. Hashable: a static argument of jitted functions.
+    """Model, head and task. Hashable: a static argument of jitted functions.
 
     Raises:
-      ValueError: the head cannot answer the task, or the task's sensor has no projector.
+      ValueError: the head does not fit the task, or the task's sensor has no projector.
     """
 
     model: ModelConfig
@@ -131,7 +131,7 @@ class NetworkConfig:
         fitting = ("dense",) if self.task.level == "dense" else ("tile", "mean")
         if self.head.input not in fitting:
             raise ValueError(
-                f"head.input = {self.head.input!r} cannot answer a task of level {self.task.level!r}; "
+                f"head.input = {self.head.input!r} does not fit a task of level {self.task.level!r}; "
                 f"use {' or '.join(repr(choice) for choice in fitting)}"
             )
         if self.task.sensor and self.task.sensor not in self.model.sensors:
@@ -154,11 +154,11 @@ class Network(nn.Module):
     def __call__(
         self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
     ) -> Float[Array, "B *HW K"]:
-        """The head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one.
+        """Returns the head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one.
 
         Args:
-          training: names of the sensors whose projectors drop as in training; () drops nothing. Needs an rng "dropout".
-          drop_path: how often the encoder's last block is left out; see `anysat_jax.model.layers`. Needs an rng
+          training: names of the sensors whose projectors apply dropout; needs an rng "dropout" unless empty.
+          drop_path: probability of skipping the encoder's last block, see `anysat_jax.model.layers`; needs an rng
             "dropout" unless 0.
 
         Raises:
@@ -169,9 +169,9 @@ class Network(nn.Module):
     def features(
         self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
     ) -> Float[Array, "B *hw F"]:
-        """What the head reads, float32: (B, D), (B, 2D) or (B, h, w, 2D), by `head.input`. Arguments: as `__call__`.
+        """Returns the head's input, float32: (B, D), (B, 2D) or (B, h, w, 2D). Arguments as for `__call__`.
 
-        A tile that lacks the sensor of the dense vectors has zeros in place of its sub-patches' features.
+        A tile without the sensor of the dense vectors has zeros in place of its sub-patch features.
         """
         dropping = dict(training=training, drop_path=drop_path)
         if self.config.head.input == "tile":
@@ -186,25 +186,25 @@ class Network(nn.Module):
 
 
 def finest_sensor(batch: Batch) -> str:
-    """The sensor with the smallest sub-patches, Sentinel-2 where several have: "mean" reads it in a tile task."""
+    """Returns the sensor with the smallest sub-patches (of several: Sentinel-2), which the input "mean" uses."""
     spatial = [name for name in batch.sensors if not is_context(name)]
     return min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != "s2"))
 
 
 def head_shapes(network: NetworkConfig) -> Params:
-    """Shapes and dtypes of the head's parameters, without allocating any."""
+    """Returns shapes and dtypes of the head's parameters."""
     side = (1, 1) if network.task.level == "dense" else ()
     features = jax.ShapeDtypeStruct((1, *side, network.head.features(network.model.dim)), jnp.float32)
     return jax.eval_shape(_head(network).init, jax.random.key(0), features)["params"]
 
 
 def network_shapes(network: NetworkConfig) -> Params:
-    """Shapes and dtypes of {"encoder", "head"}, without allocating any."""
+    """Returns shapes and dtypes of {"encoder", "head"}."""
     return {"encoder": student_shapes(network.model)["encoder"], "head": head_shapes(network)}
 
 
 def init_head(network: NetworkConfig, seed: int) -> Params:
-    """Fresh parameters of the head: float32 numpy arrays, drawn leaf by leaf as the model's are."""
+    """Returns initial parameters of the head, float32 numpy arrays, sampled leaf by leaf like the model's."""
     shapes = flax.traverse_util.flatten_dict(head_shapes(network))
     values = {path: initial_value(("head", *path), leaf.shape, seed) for path, leaf in shapes.items()}
     values["out", "kernel"] *= np.float32(FIRST_LOGITS)
@@ -219,10 +219,10 @@ def apply_network(
     training: Collection[str] = (),
     drop_path: float = 0.0,
 ) -> Float[Array, "B *HW K"]:
-    """The network on a batch: a pure function of the parameters. See `Network`.
+    """Applies the network to a batch; see `Network`.
 
     Args:
-      rng: what dropping is drawn from; None evaluates, whatever `training` and `drop_path` say.
+      rng: of dropout and drop path; None: evaluation, without either.
     """
     if rng is None:
         return Network(network).apply({"params": params}, batch)
@@ -232,12 +232,12 @@ def apply_network(
 
 
 def network_features(network: NetworkConfig, params: Params, batch: Batch) -> Float[Array, "B *hw F"]:
-    """What the head reads, in evaluation mode; of the parameters only params["encoder"] is needed."""
+    """Returns the head's input in evaluation mode; needs params["encoder"] only."""
     return Network(network).apply({"params": params}, batch, method=Network.features)
 
 
 def apply_head(network: NetworkConfig, head_params: Params, features: Float[Array, "B *hw F"]) -> Array:
-    """The head on features of `network_features`: the same as `apply_network` on their batch."""
+    """Applies the head to `network_features`: the same as `apply_network` on their batch."""
     return _head(network).apply({"params": head_params}, features)
 
 

@@ -12,14 +12,13 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
-from anysat_jax.downstream import metrics as tally
 from anysat_jax.downstream.data import Data, Start, fingerprint
 from anysat_jax.downstream.evaluate import Evaluation, Totals, judge_logits
 from anysat_jax.downstream.feature_cache import Features
 from anysat_jax.downstream.features import Extraction, FeatureBatch, FeatureSet, frozen_features
 from anysat_jax.downstream.fit import Problem
 from anysat_jax.downstream.linear_probe import fit_probe
-from anysat_jax.downstream.metrics import Tally, TallySum, tally_batch
+from anysat_jax.downstream.metrics import EvalCounts, SplitSummary, count_batch
 from anysat_jax.downstream.network import NetworkConfig, Params, apply_head
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
@@ -186,7 +185,7 @@ def validate_features(
 
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
-    def judge(params: Params, batches: list[FeatureBatch]) -> tuple[Tally, Float[Array, "3"]]:
+    def judge(params: Params, batches: list[FeatureBatch]) -> tuple[EvalCounts, Float[Array, "3"]]:
         answers = [head_forward(network, params, batch) for batch in batches]
         return judge_logits(network.task, loss, sum(answers) / len(answers), batches[0].labels)
 
@@ -204,9 +203,9 @@ def neighbour_scores(data: Data, start: Start, status: JobStatus | None = None) 
     (train,) = features_of(data, start, "train", size, status).sizes.values()
     (test,) = features_of(data, start, split, size, status).sizes.values()
     votes = knn_predict(train.features, np.asarray(train.labels), test.features, task.num_outputs, k=k)
-    total = TallySum(task)
-    total.add(jax.device_get(tally_batch(task, vote_logits(task, votes), np.asarray(test.labels))))
-    return {"neighbours": k, split: tally.scores(task, total)}
+    total = SplitSummary(task)
+    total.add(jax.device_get(count_batch(task, vote_logits(task, votes), np.asarray(test.labels))))
+    return {"neighbours": k, split: total.scores()}
 
 
 def vote_logits(task: Task, votes: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:

@@ -1,4 +1,4 @@
-"""Tasks: what is asked of a dataset's tiles, and which answers there are."""
+"""Tasks of a dataset: kind of the labels, metrics, losses."""
 
 import dataclasses
 import math
@@ -22,26 +22,25 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "multi_label": ("weighted_f1", "macro_f1", "micro_f1"),
     "regression": ("rmse", "r2", "mae"),
 }
-"""What is measured of each kind of task; the paper's tables call accuracy OA, mean_iou mIoU, macro_f1 maF1 and
-weighted_f1 wF1."""
+"""Scores of each kind of task; in the paper's tables accuracy is OA, mean_iou mIoU, macro_f1 maF1, weighted_f1 wF1."""
 
 LOWER_IS_BETTER = ("rmse", "mae")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A question about tiles, or about each pixel of their label maps.
+    """Prediction of a label for each tile, or for each pixel of its label map.
 
     Attributes:
       dataset: the dataset's name.
-      title: the name that people use.
-      level: "tile" for one answer a tile, "dense" for one a pixel of the label map; also the key of `Batch.labels`.
+      title: the name shown to people.
+      level: "tile" for a prediction for each tile, "dense" for each pixel of the label map; the key of `Batch.labels`.
       kind: "class" for one class of several, "multi_label" for any number of them, "regression" for a number.
       classes: names of the classes; none for a regression.
       colours: a colour "#rrggbb" for each class of a dense task; may be empty.
-      metric: what the best checkpoint is chosen by, one of `METRICS[kind]`.
+      metric: chooses the best checkpoint; one of `METRICS[kind]`.
       metres: side of a pixel of the label map; 0 for a tile task.
-      sensor: the sensor whose sub-patches a dense answer is made of; "" for a tile task.
+      sensor: sensor whose sub-patches the dense prediction is made of; "" for a tile task.
       unit: of a regression.
       offset, scale: of a regression: the label is offset + scale * the network's output.
     """
@@ -61,7 +60,7 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the network gives for each answer."""
+        """Outputs of the network for each prediction."""
         return 1 if self.kind == "regression" else len(self.classes)
 
     @property
@@ -75,27 +74,27 @@ class Task:
         return round(get_sensor(self.sensor).subpatch_metres / self.metres)
 
     def to_json(self) -> dict[str, Any]:
-        """The task as JSON values."""
+        """Returns the task as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The task of `to_json`."""
+        """Returns the task of `to_json`."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str = "") -> Task:
-    """The task that a dataset's labels of a level make.
+    """Returns the task of a dataset's labels of a level.
 
     Args:
       card: the dataset.
-      level: which of its labels.
-      metric: what the best checkpoint is chosen by; "": the first of the kind, and mean_iou for class maps.
-      sensor: whose sub-patches a dense answer is made of; "": the one whose sub-patches are the label's pixels, or else
-        the finest that is a whole multiple of them; Sentinel-2 where several are.
+      level: of the labels.
+      metric: chooses the best checkpoint; "": the first of the kind, and mean_iou for class maps.
+      sensor: its sub-patches make a dense prediction; "": the sensor whose sub-patches are the label's pixels, or else
+        the finest whole multiple of them; Sentinel-2 where several fit.
 
     Raises:
-      ValueError: the dataset has no such label, no sensor fits, or the metric is not one of the kind's.
+      ValueError: the dataset has no such label, no sensor fits, or the kind has no such metric.
     """
     if level not in get_args(Level):
         raise ValueError(f"task.level = {level!r} must be 'tile' or 'dense'")
@@ -127,8 +126,7 @@ def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str 
 
 
 def _dense_sensor(card: DatasetCard, wanted: str) -> str:
-    """The sensor whose sub-patches are one or a square of the label's pixels."""
-    multiples = {}
+    multiples = {}  # label pixels along a side of a sub-patch, by sensor
     for name in card.sensors:
         sensor = get_sensor(name)
         ratio = sensor.subpatch_metres / card.dense_metres
@@ -136,7 +134,7 @@ def _dense_sensor(card: DatasetCard, wanted: str) -> str:
             multiples[name] = round(ratio)
     if wanted and wanted not in multiples:
         raise ValueError(
-            f"task.sensor = {wanted!r}: a dense answer for {card.name!r} can be made of the sub-patches of "
+            f"task.sensor = {wanted!r}: a dense prediction for {card.name!r} can be made of the sub-patches of "
             f"{', '.join(multiples) or 'no sensor'}"
         )
     if not multiples:
@@ -152,13 +150,13 @@ Array = Any  # numpy on the host, jax on the device
 def known_labels(
     task: Task, labels: Shaped[Array, "B *shape"], valid: Bool[Array, "B"] | None = None
 ) -> Bool[Array, "B *shape"]:
-    """True for the labels that count. Traceable.
+    """Returns True for the labels that count. Traceable.
 
     Args:
-      task: what the labels answer. Of a "class" task, every value outside [0, K) is unknown; of a "multi_label" task,
-        every value but 0 and 1; of a "regression", every value that is not finite.
+      task: of a "class" task, every value outside [0, K) is unknown; of a "multi_label" task, every value but 0 and 1;
+        of a "regression", every value that is not finite.
       labels: class numbers, zeros and ones (B, *n, K), or numbers in the task's unit.
-      valid: which samples are real; the others, such as the padding of a last batch, do not count. None means all.
+      valid: True for samples that are not padding; padding does not count. None: all.
     """
     labels = jnp.asarray(labels)
     if task.kind == "class":
@@ -173,12 +171,12 @@ def known_labels(
 
 
 def standardised(task: Task, labels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """What the network of a regression should answer, float32: (label - offset) / scale."""
+    """Returns the target of a regression's network, float32: (label - offset) / scale."""
     return (jnp.asarray(labels, jnp.float32) - task.offset) / task.scale
 
 
 def in_unit(task: Task, logits: Float[Array, "*shape 1"]) -> Float[Array, "*shape"]:
-    """A regression's answers in the unit of its labels."""
+    """Returns a regression's predictions in the unit of its labels."""
     return logits[..., 0] * task.scale + task.offset
 
 
@@ -190,7 +188,7 @@ def prediction(task: Task, logits: Float[np.ndarray, "*shape K"]) -> Shaped[np.n
 
 
 def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array, "..."]) -> None:
-    """Sees that there is one answer for each label.
+    """Checks that there is one prediction for each label.
 
     Raises:
       ValueError: the shapes of logits and labels do not belong together.
@@ -205,12 +203,12 @@ def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array,
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """How answers are judged in training.
+    """Options of the loss.
 
     Attributes:
-      class_weights: how much a label of each class counts; of a multi-label task, how much each label's question does.
-        None: all the same. A regression has none.
-      label_smoothing: share of the target that is spread evenly over the classes; 0 for a regression.
+      class_weights: weight of each class, or of each label of a multi-label task. None: equal weights. None for a
+        regression.
+      label_smoothing: fraction of the target that is spread evenly over the classes; 0 for a regression.
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -231,21 +229,21 @@ def task_loss(
     labels: Shaped[Array, "B *n"] | Shaped[Array, "B *n K"],
     valid: Bool[Array, "B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
-    """Softmax cross-entropy (class), binary cross-entropy (multi_label), or the squared error (regression). Traceable.
+    """Returns softmax cross-entropy (class), binary cross-entropy (multi_label) or squared error (regression).
 
-    The squared error is in units of the task's `scale`; its best answer is the expected value, which R2 and RMSE ask
-    for. Under `jit` with a batch cut over devices, the means run over the labels of all of them.
+    The squared error is in units of the task's `scale`; its minimum is the expected value, which also minimises RMSE.
+    Under `jit` with a batch cut over devices, the means are over the labels of all devices. Traceable.
 
     Args:
-      task: what is asked.
+      task: kind of the labels.
       config: weights of the classes and smoothing.
-      logits: the network's answers, any float dtype; the loss is computed in float32. K = 1 for a regression.
-      labels: see `known_labels`, which also says which of them count. What the logits are elsewhere does not matter.
-      valid: which samples are real; None means all.
+      logits: any float dtype; the loss is computed in float32. K = 1 for a regression.
+      labels: see `known_labels`, which also defines which of them count; logits of the others have no influence.
+      valid: True for samples that are not padding; None: all.
 
     Returns:
-      The weighted mean over all known labels, and over those of each sample; 0 where there are none. A sample whose
-      answer is not finite has a loss that is not finite.
+      The weighted mean over all known labels, and over those of each sample; 0 where there are none. A sample with
+      logits that are not finite has a loss that is not finite.
 
     Raises:
       ValueError: shapes do not belong together, or `config` does not fit the task.
@@ -256,8 +254,8 @@ def task_loss(
     logits = jnp.asarray(logits, jnp.float32)
     logits = jnp.where(known if task.kind == "multi_label" else known[..., None], logits, 0.0)
     labels = jnp.where(known, labels, 0)
-    judge = {"class": _cross_entropy, "multi_label": _binary_cross_entropy, "regression": _squared_error}[task.kind]
-    losses, weights = judge(task, config, logits, labels)
+    compute = {"class": _cross_entropy, "multi_label": _binary_cross_entropy, "regression": _squared_error}[task.kind]
+    losses, weights = compute(task, config, logits, labels)
     weights = jnp.where(known, weights, 0.0)
     axes = tuple(range(1, losses.ndim))
     sums, totals = (losses * weights).sum(axis=axes), weights.sum(axis=axes)
@@ -265,16 +263,16 @@ def task_loss(
 
 
 def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[float, ...]:
-    """Weights by which every class counts the same, however often it occurs.
+    """Returns weights that give every class the same total weight.
 
-    The weight of a class is inverse to its count, and the mean over all labels is 1: labels / (classes seen * count). A
-    class that was never seen weighs 0.
+    The weight of a class is labels / (classes with labels * its count), so that the mean over all labels is 1. A class
+    without labels has weight 0.
 
     Args:
-      counts: how often each class occurs in training.
+      counts: training labels of each class.
 
     Raises:
-      ValueError: nothing was counted.
+      ValueError: all counts are 0.
     """
     counts = np.asarray(counts, np.float64)
     seen = counts > 0
@@ -287,7 +285,7 @@ def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[floa
 def _check(task: Task, config: LossConfig) -> None:
     weights = config.class_weights
     if task.kind == "regression" and (weights is not None or config.label_smoothing):
-        raise ValueError(f"task {task.dataset!r} is a regression, which has no class_weights and no label_smoothing")
+        raise ValueError(f"task {task.dataset!r} is a regression, which has neither class_weights nor label_smoothing")
     if weights is not None and len(weights) != task.num_outputs:
         raise ValueError(f"task {task.dataset!r}: {len(weights)} class_weights for {task.num_outputs} classes")
 
@@ -299,11 +297,12 @@ def _class_weights(task: Task, config: LossConfig) -> Float[jax.Array, "K"]:
 def _cross_entropy(
     task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Int[jax.Array, "*n"]
 ) -> tuple[Float[jax.Array, "*n"], Float[jax.Array, "*n"]]:
-    """Losses and weights; no one-hot targets, which take K times the memory of a label map."""
+    """Returns losses and weights."""
     classes = labels.astype(jnp.int32)
+    # Without one-hot targets, which take K times the memory of a label map.
     chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
-    share = config.label_smoothing
-    losses = jax.nn.logsumexp(logits, axis=-1) - (1 - share) * chosen - share * logits.mean(axis=-1)
+    smoothing = config.label_smoothing
+    losses = jax.nn.logsumexp(logits, axis=-1) - (1 - smoothing) * chosen - smoothing * logits.mean(axis=-1)
     return losses, _class_weights(task, config)[classes]
 
 

@@ -1,4 +1,4 @@
-"""Modes: which of a network's parameters train, and what drops meanwhile."""
+"""Parameters that train in each mode, and layer-wise decay of the learning rate."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 Params = dict[str, Any]
 Mode = Literal["finetune", "probe", "last_block", "projector", "scratch"]
-"""What trains beside the head: "finetune" and "scratch" everything that the data pass through, "last_block" the
-combiner's cross-attention block, "projector" the new sensors' projectors, "probe" nothing."""
+"""Trained beside the head: in "finetune" and "scratch" all that the data pass through, in "last_block" the combiner's
+cross-attention block, in "projector" the projectors of new sensors, in "probe" nothing."""
 
 WHOLE: tuple[Mode, ...] = ("finetune", "scratch")
 LAST_BLOCK = "encoder/combiner/cross/"
@@ -18,17 +18,17 @@ PROJECTORS = "encoder/projector_"
 
 
 def trainable_names(mode: Mode, params: Params, sensors: Sequence[str], new_sensors: Sequence[str]) -> tuple[str, ...]:
-    """Names "encoder/a/b" or "head/a/b" of the leaves that train, in the order of `params`.
+    """Returns the names "encoder/a/b" or "head/a/b" of the leaves that train, in the order of `params`.
 
     Args:
       params: {"encoder", "head"}, of arrays or shapes.
-      sensors: the sensors of the data. A projector of any other gets no gradient, so it is frozen in every mode and
-        costs no optimizer memory.
+      sensors: of the data. The projectors of others get no gradient: they are frozen in every mode, which saves memory
+        of the optimizer.
       new_sensors: sensors whose projectors mode "projector" trains.
 
     Raises:
-      ValueError: an unknown mode, a sensor without a projector, or mode "projector" with new sensors that are not in
-        the data, or none.
+      ValueError: unknown mode, a sensor without a projector, or mode "projector" without new sensors or with some that
+        the data lack.
     """
     _check(mode, params, sensors, new_sensors)
     trained = dropping_sensors(mode, sensors, new_sensors)
@@ -42,7 +42,7 @@ def trainable_names(mode: Mode, params: Params, sensors: Sequence[str], new_sens
 
 
 def split(params: Params, mode: Mode, sensors: Sequence[str], new_sensors: Sequence[str] = ()) -> tuple[Params, Params]:
-    """(trainable, frozen): two trees that share no leaf; see `trainable_names`. Either may lack whole parts."""
+    """Splits parameters into (trainable, frozen), two trees without a common leaf; see `trainable_names`."""
     names = set(trainable_names(mode, params, sensors, new_sensors))
     leaves = flax.traverse_util.flatten_dict(params, sep="/")
     trainable = {name: leaf for name, leaf in leaves.items() if name in names}
@@ -51,20 +51,20 @@ def split(params: Params, mode: Mode, sensors: Sequence[str], new_sensors: Seque
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
-    """The parameters that `split` took apart; traceable."""
+    """Merges the two parts of `split`. Traceable."""
     parts = flax.traverse_util.flatten_dict(trainable), flax.traverse_util.flatten_dict(frozen)
     return flax.traverse_util.unflatten_dict(parts[0] | parts[1])
 
 
 def dropping_sensors(mode: Mode, sensors: Sequence[str], new_sensors: Sequence[str]) -> tuple[str, ...]:
-    """The sensors whose projectors train, and so drop as in training: a frozen projector never drops."""
+    """Returns the sensors whose projectors train and therefore apply dropout; a frozen projector does not."""
     if mode in WHOLE:
         return tuple(sensors)
     return tuple(name for name in sensors if name in new_sensors) if mode == "projector" else ()
 
 
 def drop_path_rate(mode: Mode, rate: float) -> float:
-    """The rate of a mode: blocks drop only where all of them train."""
+    """Returns the drop-path rate of a mode: 0 unless all blocks train."""
     return rate if mode in WHOLE else 0.0
 
 
@@ -83,10 +83,10 @@ def _check(mode: Mode, params: Params, sensors: Sequence[str], new_sensors: Sequ
 
 
 def layer_multipliers(trainable: Params, decay: float, depth: int) -> Params:
-    """What multiplies each leaf's update: decay ** (layers above it).
+    """Returns the factor of each leaf's update: decay ** (layers above it).
 
-    From the top: head, cross-attention block, the combiner's blocks, the spatial transformer's blocks, projectors. A
-    class token counts with its stack's first block, a norm with the block that it follows.
+    Layers from the top: head, cross-attention block, the combiner's blocks, the spatial blocks, projectors. A class
+    token counts with the first block of its stack, a norm with the block before it.
 
     Args:
       trainable: parameters, or a part of them; of arrays or shapes.
@@ -94,7 +94,7 @@ def layer_multipliers(trainable: Params, decay: float, depth: int) -> Params:
       depth: blocks of each stack (`ModelConfig.depth`).
 
     Returns:
-      The same tree with float32 numpy arrays: of no axis, or (depth, 1, ...) for the leaves of a stack.
+      The same tree of float32 numpy arrays: scalars, or (depth, 1, ...) for the leaves of a stack.
 
     Raises:
       ValueError: `decay` is not in (0, 1].
@@ -107,7 +107,7 @@ def layer_multipliers(trainable: Params, decay: float, depth: int) -> Params:
 
 
 def _layers_above(path: tuple[str, ...], ndim: int, depth: int) -> Float[np.ndarray, "..."]:
-    """Layers between a leaf and the output: one number, or one for each block of a stack."""
+    """Returns the layers between a leaf and the output: one number, or one for each block of a stack."""
     if path[0] == "head":
         return np.float32(0)
     if path[1] == "combiner":

@@ -1,114 +1,259 @@
-"""The report of a pretraining run: what the frozen features know, next to the same network before any training."""
+"""Report of a pretraining: linear probes of frozen features, beside those of the same network at its random start."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Bool, Float, Int, Shaped
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from anysat_jax.batch import Batch
-from anysat_jax.downstream import metrics
+from anysat_jax.batch import Batch, Observation, tile_extent
+from anysat_jax.downstream.examples import Highest, class_entropy
 from anysat_jax.downstream.features import Extractor, FrozenFeatures, make_extractor
 from anysat_jax.downstream.linear_probe import DEFAULT_PENALTY, LinearProbe, fit_probe
-from anysat_jax.downstream.metrics import Counts, class_counts, confusion_matrix, label_counts
-from anysat_jax.downstream.task import make_task, prediction
+from anysat_jax.downstream.metrics import SplitSummary, count_batch
+from anysat_jax.downstream.task import Level, Task, known_labels, make_task, prediction
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import EvaluateSettings
-from anysat_jax.report import figures
-from anysat_jax.report.maps import Album, Picture, valid_tiles
+from anysat_jax.report.figures import draw_all
+from anysat_jax.report.maps import Mosaic, Picture
 from anysat_jax.report.page import write_page
-from anysat_jax.report.tables import Score, Task, score_tree, task_means, text_table
+from anysat_jax.report.tables import Score, score_tree, task_means, text_table
 from anysat_jax.sensors import get_sensor
-from data_pipelines import load
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import OpenDataset
 
-METRICS: dict[str, dict[str, Callable[[metrics.Counts], float]]] = {
-    "class": {"accuracy": metrics.accuracy, "macro F1": metrics.macro_f1},
-    "multi_label": {"weighted F1": metrics.weighted_f1, "macro F1": metrics.macro_f1},
-    "dense": {"mIoU": metrics.mean_iou, "accuracy": metrics.accuracy},
+METRICS: dict[str, tuple[str, ...]] = {
+    "class": ("accuracy", "macro_f1"),
+    "multi_label": ("weighted_f1", "macro_f1"),
+    "dense": ("mean_iou", "accuracy"),
 }
-"""Scores of each kind of task; the first is the headline (for several labels a tile, the paper's on TreeSatAI)."""
+"""Reported scores of tile labels by kind, and of class maps; the first is the headline (the paper's for TreeSatAI)."""
+
+METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "mean_iou": "mIoU"}
+VALIDATION_FRACTION = 0.2  # of the training tiles, which choose a probe's penalty
+STAGES = ("training tiles", "held-out tiles")
+
+Params = dict[str, Any]
+Networks = Mapping[str, Params]
+"""Encoder parameters by the network's name: "random" and "pretrained"."""
+
+
+def report_pretraining(
+    settings: EvaluateSettings,
+    datasets: Mapping[str, OpenDataset],
+    open_dataset: Callable[[str], OpenDataset],
+    model: ModelConfig,
+    networks: Networks,
+    workdir: pathlib.Path,
+    *,
+    title: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Probes frozen features, prints a table, and writes figures and a page to `<workdir>/report`.
+
+    Datasets that cannot be probed (without labels, nothing held out) are left out with a warning.
+
+    Args:
+      settings: which datasets to probe, and sizes.
+      datasets: those of the run, by name.
+      open_dataset: opens others that `settings.datasets` names.
+      model: of both networks.
+      networks: parameters of "random" and "pretrained" (the teacher).
+      workdir: of the run; the curves come from its metrics.csv.
+      title: of the run.
+      seed: of the choice of pixels and of the probes' validation tiles.
+
+    Returns:
+      {"tile": {"random", "pretrained"}, "dense": {...}, "datasets": ...}: means over the datasets of each task's
+      headline score in [0, 1], None where no dataset has the task; then every score.
+    """
+    scores, mosaics = [], []
+    if settings.probe:
+        names = settings.datasets or tuple(sorted(datasets))
+        networks = {name: jax.device_put(params) for name, params in networks.items()}
+        with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
+            for done, name in enumerate(names, start=1):
+                try:
+                    dataset = datasets.get(name) or open_dataset(name)
+                    found, mosaic = _probe_open_dataset(dataset, settings, model, networks, seed, bar)
+                    scores += found
+                    mosaics += [mosaic] if mosaic.pictures else []
+                except (ValueError, OSError) as error:
+                    logging.warning("no probe of %s: %s", name, error)
+                bar.update(done * len(STAGES) - bar.n)
+    if scores:
+        print(f"\nLinear probes of frozen features, on held-out tiles\n{text_table(scores)}\n", flush=True)
+    folder = workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = draw_all(folder, title, workdir / "metrics.csv", scores, mosaics)
+    page = write_page(folder, title, scores, figures)
+    logging.info("report: %s, with %d figures beside it", page, len(figures))
+    return {**task_means(scores), "datasets": score_tree(scores)}
+
+
+def _probe_open_dataset(
+    dataset: OpenDataset, settings: EvaluateSettings, model: ModelConfig, networks: Networks, seed: int, bar: tqdm
+) -> tuple[list[Score], Mosaic]:
+    plan = make_plan(dataset.card)
+    if not plan.tasks:
+        raise ValueError("it has no labels that a linear probe could learn")
+    patch_size = settings.patch_size or min(dataset.options.patch_sizes)
+    stages = iter(STAGES)
+
+    def batches(split: str) -> Iterator[Batch]:
+        bar.set_description(f"{dataset.card.title}: {next(stages)}")
+        tiles = 0
+        for batch in dataset.evaluation_batches(split, patch_size=patch_size, batch_size=settings.batch_size):
+            yield batch
+            tiles += batch.batch_size
+            bar.set_postfix_str(f"{tiles} tiles")
+        bar.update()
+
+    return probe_dataset(plan, batches, make_extractor(model, plan.sensors), networks, settings, seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What can be probed and shown of a dataset.
+    """Tasks of a dataset that are probed, and the sensors of its pictures.
 
     Attributes:
-      card: the dataset.
-      tasks: "tile", "dense", both or none.
-      dense_sensor: the sensor whose sub-patches are the pixels of the dense label; None where dense is not probed.
-      picture_sensor: the sensor with the finest sub-patches, whose dense features the picture shows.
+      card: of the dataset.
+      tasks: by level; "dense" where the sub-patches of `Task.sensor` are the pixels of the label map.
+      picture_sensor: the sensor with the finest sub-patches, whose dense features the pictures show.
+      natural_sensor: the sensor with the finest pixels that has natural colours; None: none has.
     """
 
     card: DatasetCard
-    tasks: tuple[Task, ...]
-    dense_sensor: str | None
+    tasks: Mapping[Level, Task]
     picture_sensor: str
+    natural_sensor: str | None
 
     @property
     def sensors(self) -> tuple[str, ...]:
         """Sensors whose dense maps are needed."""
-        return tuple(sorted({name for name in (self.dense_sensor, self.picture_sensor) if name is not None}))
+        return tuple(sorted({task.sensor for task in self.tasks.values() if task.sensor} | {self.picture_sensor}))
 
     @property
     def held_out(self) -> str:
-        """The split that scores are from: "test", or "val" where there is no test split."""
+        """The split of the scores: "test", or "val" where there is no test split."""
         return "test" if "test" in self.card.splits else "val"
-
-    def metrics(self, task: Task) -> dict[str, Callable[[metrics.Counts], float]]:
-        """Scores of a task by name, the headline first."""
-        return METRICS[self.card.tile_label if task == "tile" else "dense"]
-
-    def classes(self, task: Task) -> tuple[str, ...]:
-        return self.card.tile_classes if task == "tile" else self.card.dense_classes
 
 
 def make_plan(card: DatasetCard) -> Plan:
-    """A tile probe where tiles have classes, a dense one where some sensor's sub-patches are the label's pixels.
-
-    Sentinel-2 is preferred for the dense probe: the mini datasets, TreeSatAI-TS and PASTIS-HD all have it.
-    """
+    """Returns the plan of a dataset; regressions are not probed."""
+    tasks: dict[Level, Task] = {}
+    if card.tile_label in METRICS:
+        tasks["tile"] = make_task(card, "tile")
+    if card.dense_label in ("segmentation", "change"):
+        try:
+            task = make_task(card, "dense")
+        except ValueError:  # no sensor's sub-patches fit the label map
+            task = None
+        if task is not None and task.pixels_per_subpatch == 1:
+            tasks["dense"] = task
     spatial = [name for name in card.sensors if get_sensor(name).kind != "context"]
-    fitting = [name for name in spatial if np.isclose(get_sensor(name).subpatch_metres, card.dense_metres)]
-    dense_sensor = "s2" if "s2" in fitting else next(iter(fitting), None)
-    dense_sensor = dense_sensor if card.dense_label in ("segmentation", "change") else None
-    finest = min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor))
-    tasks = [task for task, there in (("tile", card.tile_label in METRICS), ("dense", dense_sensor)) if there]
-    return Plan(card, tuple(tasks), dense_sensor, finest)
+    dense_sensor = tasks["dense"].sensor if "dense" in tasks else ""
+    natural = [name for name in card.natural_colour if get_sensor(name).kind != "context"]
+    return Plan(
+        card,
+        tasks,
+        min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor)),
+        min(natural, key=lambda name: get_sensor(name).metres_per_pixel, default=None),
+    )
 
 
-Params = dict[str, Any]
+def probe_dataset(
+    plan: Plan,
+    batches: Callable[[str], Iterable[Batch]],
+    extract: Extractor,
+    networks: Networks,
+    settings: EvaluateSettings,
+    seed: int = 0,
+) -> tuple[list[Score], Mosaic]:
+    """Fits probes on the training split and scores them on the held-out one.
+
+    Args:
+      plan: of the dataset.
+      batches: the batches of a split, each tile once; `labels["valid"]` is False for padding.
+      extract: frozen features of (parameters, batch).
+      networks: parameters of "random" and "pretrained".
+      settings: sizes.
+      seed: of the choice of pixels and of the validation tiles.
+
+    Returns:
+      A score for each task and metric, and pictures of held-out tiles.
+
+    Raises:
+      ValueError: a split has no tiles or no labels, or features are not finite.
+    """
+    train = take_tiles(batches("train"), settings.max_tiles)
+    rows = collect_rows(plan, train, extract, networks, settings.pixels_per_tile, seed)
+    probes = {
+        (level, name): _fit(task, rows[level], name, seed) for level, task in plan.tasks.items() for name in networks
+    }
+    found = {(level, name): SplitSummary(plan.tasks[level]) for level, name in probes}
+    pictures, tiles = Highest(settings.pictures), 0
+    for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
+        features = {name: extract(params, batch) for name, params in networks.items()}
+        valid, maps = valid_tiles(batch), {}
+        tiles += int(valid.sum())
+        for (level, name), probe in probes.items():
+            task = plan.tasks[level]
+            logits = np.asarray(_logits(probe, task_features(task, features[name])))
+            found[level, name].add(count_batch(task, logits, batch.labels[level], valid))
+            if level == "dense":
+                maps[name] = prediction(task, logits)
+        add_pictures(pictures, plan, batch, features, maps)
+    if not tiles:
+        raise ValueError(f"{plan.card.name}: the split {plan.held_out!r} has no tiles, so that nothing is held out")
+    return _scores(plan, found), Mosaic(plan.card, plan.picture_sensor, pictures.items)
 
 
-Networks = Mapping[str, Any]
-"""Encoder parameters by the network's name: "random" and "pretrained"."""
+@jax.jit
+def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float[jax.Array, "*shape K"]:
+    return probe.logits(features)
 
 
-@dataclasses.dataclass
-class Samples:
-    """Rows for a probe.
+def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitSummary]) -> list[Score]:
+    scores = []
+    for level, task in plan.tasks.items():
+        random, pretrained = (found[level, name].scores() for name in ("random", "pretrained"))
+        for metric in METRICS["dense" if level == "dense" else task.kind]:
+            headline = metric == METRICS["dense" if level == "dense" else task.kind][0]
+            values = random[metric], pretrained[metric]
+            scores.append(Score(plan.card.title, level, METRIC_NAMES[metric], *values, headline=headline))
+    return scores
+
+
+# ---------------------------------------------------------------- rows of the training tiles
+
+
+class ProbeRows(NamedTuple):
+    """Rows of a task: tiles, or pixels of their label maps.
 
     Attributes:
       features: by network, (N, F) float32.
       labels: (N,) classes, or (N, K) multi-hot.
-      groups: (N,) number of the tile that each row is from.
+      tiles: (N,) number of each row's tile.
     """
 
     features: dict[str, Float[np.ndarray, "N F"]]
-    labels: Shaped[np.ndarray, "N ..."]
-    groups: Int[np.ndarray, "N"]
+    labels: Shaped[np.ndarray, "N *K"]
+    tiles: Int[np.ndarray, "N"]
+
+
+def valid_tiles(batch: Batch) -> Bool[np.ndarray, "B"]:
+    """Returns True for the tiles that are not padding."""
+    return np.asarray(batch.labels.get("valid", np.ones(batch.batch_size)), bool)
 
 
 def take_tiles(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
-    """The first `most` tiles of the batches; those of the last batch that are too many become padding."""
+    """Yields the first `most` tiles of the batches; the excess of the last batch becomes padding."""
     seen = 0
     for batch in batches:
         valid = valid_tiles(batch)
@@ -120,308 +265,112 @@ def take_tiles(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
             return
 
 
-def task_features(plan: Plan, task: Task, features: FrozenFeatures) -> jax.Array:
-    """The features that a task's probe reads: (B, D) or (B, h, w, 2 D)."""
-    return features.tile if task == "tile" else features.dense[plan.dense_sensor]
+def task_features(task: Task, features: FrozenFeatures) -> jax.Array:
+    """Returns the features that a task's probe reads: (B, D) or (B, h, w, 2 D)."""
+    return features.tile if task.level == "tile" else features.dense[task.sensor]
 
 
-def collect_samples(
+def collect_rows(
     plan: Plan, batches: Iterable[Batch], extract: Extractor, networks: Networks, pixels_per_tile: int, seed: int
-) -> dict[Task, Samples]:
-    """Samples of each of the plan's tasks from a pass over the training tiles.
+) -> dict[Level, ProbeRows]:
+    """Collects rows of each of the plan's tasks in a pass over the training tiles.
 
     Raises:
-      ValueError: there are no tiles, or none has a label for a task.
+      ValueError: there are no tiles, none has a label for a task, or label map and features differ in size.
     """
     rng = np.random.default_rng(seed)
-    parts: dict[Task, list[Samples]] = {task: [] for task in plan.tasks}
+    parts: dict[Level, list[ProbeRows]] = {level: [] for level in plan.tasks}
     tiles = 0
     for batch in batches:
         features = {name: extract(params, batch) for name, params in networks.items()}
-        for task in plan.tasks:
-            limit = pixels_per_tile if task == "dense" else 1
-            rows = _labelled_rows(batch, task, limit, plan.card.ignore_label, rng)
-            parts[task].append(_take_rows(plan, task, batch, features, rows, tiles))
+        for level, task in plan.tasks.items():
+            labels, per_tile = np.asarray(batch.labels[level]), 1
+            rows = np.flatnonzero(valid_tiles(batch))
+            values = {name: np.asarray(task_features(task, one), np.float32) for name, one in features.items()}
+            if level == "dense":
+                _check_same_map(task, labels, next(iter(values.values())))
+                rows = _choose_pixels(task, batch, pixels_per_tile, rng)
+                labels, per_tile = labels.reshape(-1), labels[0].size
+            taken = {name: value.reshape(-1, value.shape[-1])[rows] for name, value in values.items()}
+            parts[level].append(ProbeRows(taken, labels[rows], tiles + rows // per_tile))
         tiles += batch.batch_size
     if not tiles:
         raise ValueError(f"{plan.card.name}: the split 'train' has no tiles")
-    return {task: _join(plan, task, some) for task, some in parts.items()}
+    for level, some in parts.items():
+        if not sum(len(part.labels) for part in some):
+            raise ValueError(f"{plan.card.name}: no label {level!r} in the split 'train'")
+    return {level: jax.tree.map(lambda *arrays: np.concatenate(arrays), *some) for level, some in parts.items()}
 
 
-def _labelled_rows(
-    batch: Batch, task: Task, limit: int, ignore: int, rng: np.random.Generator
-) -> Int[np.ndarray, "rows"]:
-    """Flat numbers of labelled places in the batch's label map, at most `limit` of each tile, drawn at random."""
-    if task == "tile":
-        return np.flatnonzero(valid_tiles(batch))
-    labels = np.asarray(batch.labels["dense"])
-    known = ((labels != ignore) & valid_tiles(batch)[:, None, None]).reshape(len(labels), -1)
+def _choose_pixels(task: Task, batch: Batch, limit: int, rng: np.random.Generator) -> Int[np.ndarray, "rows"]:
+    """Returns flat positions of labelled pixels in the batch's label map, at most `limit` of each tile, at random."""
+    labels = batch.labels["dense"]
+    known = np.asarray(known_labels(task, labels, valid_tiles(batch))).reshape(len(labels), -1)
     order = np.where(known, rng.random(known.shape), np.inf).argsort(axis=1)[:, :limit]
     chosen = np.take_along_axis(known, order, axis=1)
     return (order + known.shape[1] * np.arange(len(known))[:, None])[chosen]
 
 
-def _take_rows(
-    plan: Plan,
-    task: Task,
-    batch: Batch,
-    features: Mapping[str, FrozenFeatures],
-    rows: Int[np.ndarray, "rows"],
-    first_tile: int,
-) -> Samples:
-    labels = np.asarray(batch.labels[task])
-    per_tile = 1 if task == "tile" else labels[0].size
-    taken = {}
-    for name, one in features.items():
-        values = np.asarray(task_features(plan, task, one), np.float32)
-        if task == "dense":
-            check_same_map(plan, labels, values)
-        taken[name] = values.reshape(-1, values.shape[-1])[rows]
-    flat = labels if task == "tile" else labels.reshape(-1)
-    return Samples(taken, flat[rows], first_tile + rows // per_tile)
-
-
-def check_same_map(plan: Plan, labels: Int[np.ndarray, "B h w"], features: Float[np.ndarray, "B h w F"]) -> None:
-    """Refuses a label map of another size than the features'.
-
-    Raises:
-      ValueError: they differ.
-    """
+def _check_same_map(task: Task, labels: Int[np.ndarray, "B h w"], features: Float[np.ndarray, "B h w F"]) -> None:
     if labels.shape != features.shape[:3]:
         raise ValueError(
-            f"{plan.card.name}: the dense label is {labels.shape[1]} x {labels.shape[2]} pixels, but "
-            f"{plan.dense_sensor!r} has {features.shape[1]} x {features.shape[2]} sub-patches; the card's dense_metres "
-            "or extent is wrong"
+            f"{task.dataset}: the dense label is {labels.shape[1]} x {labels.shape[2]} pixels, but {task.sensor!r} has "
+            f"{features.shape[1]} x {features.shape[2]} sub-patches; the card's dense_metres or extent is wrong"
         )
 
 
-def _join(plan: Plan, task: Task, parts: list[Samples]) -> Samples:
-    labels = np.concatenate([part.labels for part in parts])
-    if not len(labels):
-        raise ValueError(f"{plan.card.name}: no label {task!r} in the split 'train'")
-    features = {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features}
-    return Samples(features, labels, np.concatenate([part.groups for part in parts]))
-
-
-ProbeKey = tuple[Task, str]
-"""A probe's task and network."""
-
-
-def probe_dataset(
-    plan: Plan,
-    batches: Callable[[str], Iterable[Batch]],
-    extract: Extractor,
-    networks: Networks,
-    settings: EvaluateSettings,
-    seed: int = 0,
-) -> tuple[list[Score], list[Picture]]:
-    """Fits probes on the training split and scores them on the held-out one.
-
-    Args:
-      plan: what to probe.
-      batches: the batches of a split, each tile once; `labels["valid"]` is False for padding.
-      extract: frozen features of (parameters, batch).
-      networks: parameters of "random" and "pretrained".
-      settings: sizes.
-      seed: of the choice of pixels and of the probe's validation part.
-
-    Returns:
-      A score for each task and metric, and pictures of held-out tiles.
-
-    Raises:
-      ValueError: a split has no tiles or no labels, or features are not finite.
-    """
-    train = take_tiles(batches("train"), settings.max_tiles)
-    samples = collect_samples(plan, train, extract, networks, settings.pixels_per_tile, seed)
-    probes = {(task, name): _fit(plan, task, samples[task], name, seed) for task in plan.tasks for name in networks}
-    counts: dict[ProbeKey, Counts] = {}
-    album = Album(plan, settings.pictures)
-    for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
-        features = {name: extract(params, batch) for name, params in networks.items()}
-        predicted = predict(plan, probes, features)
-        for (task, name), values in predicted.items():
-            new = _count(plan, task, batch, values)
-            counts[task, name] = counts[task, name] + new if (task, name) in counts else new
-        album.add(batch, features, {name: values for (task, name), values in predicted.items() if task == "dense"})
-    if not counts:
-        raise ValueError(f"{plan.card.name}: the split {plan.held_out!r} has no tiles, so that nothing is held out")
-    return _scores(plan, counts), album.pictures
-
-
-def predict(
-    plan: Plan, probes: dict[ProbeKey, LinearProbe], features: dict[str, FrozenFeatures]
-) -> dict[ProbeKey, Shaped[np.ndarray, "B ..."]]:
-    """What each probe says about a batch."""
-    return {
-        (task, name): prediction(
-            make_task(plan.card, task), np.asarray(_logits(probe, task_features(plan, task, features[name])))
-        )
-        for (task, name), probe in probes.items()
-    }
-
-
-@jax.jit
-def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float[jax.Array, "*shape K"]:
-    return probe.logits(features)
-
-
-VALIDATION_FRACTION = 0.2  # of the training tiles, by which a probe's penalty is chosen
-
-
-def _fit(plan: Plan, task: Task, samples: Samples, network: str, seed: int) -> LinearProbe:
-    """Fits a probe on all rows, with the penalty that does best on those of a fifth of the tiles."""
-    question, features, labels = make_task(plan.card, task), samples.features[network], samples.labels
-    validation = validation_rows(samples.groups, seed)
-    penalty = DEFAULT_PENALTY
+def _fit(task: Task, rows: ProbeRows, network: str, seed: int) -> LinearProbe:
+    """Fits a probe on all rows, with the penalty that does best on the rows of the validation tiles."""
+    features, labels, penalty = rows.features[network], rows.labels, DEFAULT_PENALTY
+    validation = validation_rows(rows.tiles, seed)
     if validation.any():
         parts = ((features[part], labels[part]) for part in (~validation, validation))
-        _, penalty, _ = fit_probe(question, *parts)
-    probe, _, _ = fit_probe(question, (features, labels), penalties=(penalty,))
-    return probe.replace(bias=np.where(seen_classes(labels, len(plan.classes(task))), probe.bias, -np.inf))
+        _, penalty, _ = fit_probe(task, *parts)
+    probe, _, _ = fit_probe(task, (features, labels), penalties=(penalty,))
+    seen = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(task.num_outputs), labels)
+    return probe.replace(bias=np.where(seen, probe.bias, -np.inf))  # a class without a row is never predicted
 
 
-def validation_rows(groups: Int[np.ndarray, "N"], seed: int) -> Bool[np.ndarray, "N"]:
-    """Returns the rows of a fifth of the groups, which are drawn with the seed; none of fewer than five groups."""
-    names = np.unique(groups)
+def validation_rows(tiles: Int[np.ndarray, "N"], seed: int) -> Bool[np.ndarray, "N"]:
+    """Returns True for the rows of a fifth of the tiles, sampled with the seed; none of fewer than five tiles."""
+    names = np.unique(tiles)
     chosen = np.random.default_rng(seed).permutation(names)[: int(VALIDATION_FRACTION * len(names))]
-    return np.isin(groups, chosen)
+    return np.isin(tiles, chosen)
 
 
-def seen_classes(labels: Shaped[np.ndarray, "N *K"], num_classes: int) -> Bool[np.ndarray, "K"]:
-    """Returns which classes at least one row has: the others are never predicted."""
-    return labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(num_classes), labels)
+# ---------------------------------------------------------------- pictures of held-out tiles
 
 
-def _count(plan: Plan, task: Task, batch: Batch, predicted: Shaped[np.ndarray, "B ..."]) -> Counts:
-    """Counts of one batch; padding and unknown labels are counted nowhere."""
-    truth, valid = np.asarray(batch.labels[task]), valid_tiles(batch)
-    if predicted.dtype == bool:
-        return label_counts(truth > 0, predicted, valid)
-    known = valid.reshape(-1, *[1] * (truth.ndim - 1)) & (truth != plan.card.ignore_label)
-    return class_counts(confusion_matrix(np.where(known, truth, -1), predicted, len(plan.classes(task))))
-
-
-def _scores(plan: Plan, counts: dict[ProbeKey, Counts]) -> list[Score]:
-    return [
-        Score(
-            plan.card.title,
-            task,
-            metric,
-            score(counts[task, "random"]),
-            score(counts[task, "pretrained"]),
-            headline=index == 0,
-        )
-        for task in plan.tasks
-        for index, (metric, score) in enumerate(plan.metrics(task).items())
-    ]
-
-
-STAGES = ("training tiles", "held-out tiles")
-
-
-@dataclasses.dataclass
-class Findings:
-    """What the probes found.
-
-    Attributes:
-      scores: of every dataset that was probed.
-      pictures: held-out tiles by dataset.
-    """
-
-    scores: list[Score] = dataclasses.field(default_factory=list)
-    pictures: list[tuple[Plan, list[Picture]]] = dataclasses.field(default_factory=list)
-
-
-def report_pretraining(
-    config: ConfigDict,
-    datasets: Mapping[str, OpenDataset],
-    workdir: pathlib.Path,
-    pretrained_params: Any,
-    random_params: Any,
-) -> dict[str, Any]:
-    """Probes frozen features, prints a table, and writes figures and a page to `<workdir>/report`.
-
-    A dataset that cannot be probed (no labels, nothing held out) is passed over with a word about why.
-
-    Args:
-      config: the run's config; `config.evaluate` says what to probe.
-      datasets: those of the run, by name; others that `config.evaluate.datasets` names are opened.
-      workdir: the run's folder; the curves come from its metrics.csv.
-      pretrained_params: parameters of the pretrained encoder (the teacher).
-      random_params: parameters of the same encoder at its random start.
-
-    Returns:
-      {"probe": {"tile": {"random", "pretrained"}, "dense": {...}, "datasets": ...}}: means over the datasets of each
-      task's headline score in [0, 1], None where no dataset has the task; then every score.
-
-    Raises:
-      ValueError: a value of `config.evaluate` is out of range.
-    """
-    settings = EvaluateSettings.from_section(config.evaluate)
-    networks = {"random": jax.device_put(random_params), "pretrained": jax.device_put(pretrained_params)}
-    findings = probe_all(config, datasets, settings, networks) if settings.probe else Findings()
-    if findings.scores:
-        print(f"\nLinear probes of frozen features, on held-out tiles\n{text_table(findings.scores)}\n", flush=True)
-    folder = workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{config.name or 'run'}, {config.total_steps} steps, seed {config.seed}"
-    written = figures.draw_all(folder, name, workdir / "metrics.csv", findings.scores, findings.pictures)
-    page = write_page(folder, name, findings.scores, written)
-    logging.info("report: %s, with %d figures beside it", page, len(written))
-    return {"probe": {**task_means(findings.scores), "datasets": score_tree(findings.scores)}}
-
-
-def probe_all(
-    config: ConfigDict, datasets: Mapping[str, OpenDataset], settings: EvaluateSettings, networks: Networks
-) -> Findings:
-    """Probes each dataset in turn, with a progress bar."""
-    names = settings.datasets or tuple(sorted(datasets))
-    findings = Findings()
-    with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
-        for done, name in enumerate(names, start=1):
-            try:
-                dataset = datasets.get(name) or load.open_dataset(
-                    name, config.data.root, config.data.get("skip_corrupt", False)
-                )
-                _probe_one(config, dataset, settings, networks, findings, bar)
-            except (ValueError, OSError) as error:
-                logging.warning("no probe of %s: %s", name, error)
-            bar.update(done * len(STAGES) - bar.n)
-    return findings
-
-
-def _probe_one(
-    config: ConfigDict,
-    dataset: OpenDataset,
-    settings: EvaluateSettings,
-    networks: Networks,
-    findings: Findings,
-    bar: tqdm,
+def add_pictures(
+    pictures: Highest,
+    plan: Plan,
+    batch: Batch,
+    features: Mapping[str, FrozenFeatures],
+    predicted: Mapping[str, Int[np.ndarray, "B h w"]],
 ) -> None:
-    plan = make_plan(dataset.card)
-    if not plan.tasks:
-        raise ValueError("it has no labels that a linear probe could learn")
-    patch_size = settings.patch_size or min(dataset.options.patch_sizes)
-    stages = iter(STAGES)
+    """Adds the tiles of a batch to the pictures, which keep those with the most varied label maps."""
+    if not pictures.size or plan.natural_sensor is None or "dense" not in batch.labels:
+        return
 
-    def batches(split: str) -> Iterator[Batch]:
-        tiles = dataset.evaluation_batches(split, patch_size=patch_size, batch_size=settings.batch_size)
-        return _shown(tiles, bar, f"{plan.card.title}: {next(stages)}")
+    def make(row: int) -> Picture:
+        channels = plan.card.natural_colour[plan.natural_sensor]
+        return Picture(
+            extent=tile_extent(batch.observations),
+            natural=natural_colour(batch.observations[plan.natural_sensor], row, channels),
+            natural_sensor=plan.natural_sensor,
+            features={name: np.array(one.dense[plan.picture_sensor][row]) for name, one in features.items()},
+            land_cover={name: np.array(values[row]) for name, values in predicted.items()}
+            | {"label": np.array(batch.labels["dense"][row])},
+        )
 
-    model = ModelConfig.from_section(config.model.to_dict(), dtype=config.dtype)
-    extract = make_extractor(model, plan.sensors)
-    scores, pictures = probe_dataset(plan, batches, extract, networks, settings, config.seed)
-    findings.scores.extend(scores)
-    if pictures:
-        findings.pictures.append((plan, pictures))
+    for row in np.flatnonzero(valid_tiles(batch)):
+        pictures.add(class_entropy(np.asarray(batch.labels["dense"][row])), lambda row=row: make(row))
 
 
-def _shown(batches: Iterable[Batch], bar: tqdm, stage: str) -> Iterator[Batch]:
-    """The batches, with the stage and the number of tiles so far on the bar."""
-    bar.set_description(stage)
-    tiles = 0
-    for batch in batches:
-        yield batch
-        tiles += batch.batch_size
-        bar.set_postfix_str(f"{tiles} tiles")
-    bar.update()
+def natural_colour(observation: Observation, row: int, channels: tuple[int, int, int]) -> Float[np.ndarray, "H W 3"]:
+    """Returns one tile's red, green and blue; of a series the median of its real dates, without most clouds."""
+    values = np.asarray(observation.values[row], np.float32)[..., list(channels), :, :]
+    if values.ndim == 4:
+        dates = slice(None) if observation.date_mask is None else np.asarray(observation.date_mask[row])
+        values = np.median(values[dates], axis=0)
+    return np.moveaxis(values, 0, -1)

@@ -16,7 +16,7 @@ from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
 from anysat_jax.pretrain.collapse import HealthWatch
-from anysat_jax.pretrain.config import check
+from anysat_jax.pretrain.config import EvaluateSettings, check
 from anysat_jax.pretrain.probe import report_pretraining
 from anysat_jax.pretrain.step import (
     TrainState,
@@ -252,4 +252,13 @@ def report(
     teacher = on_host(state.teacher)
     if jax.process_index() != 0:
         return {}
-    return report_pretraining(config, datasets, workdir, teacher, init_encoder(model, config.seed))["probe"]
+    return report_pretraining(
+        EvaluateSettings.from_section(config.evaluate),
+        datasets,
+        lambda name: load.open_dataset(name, config.data.root, config.data.skip_corrupt),
+        model,
+        {"random": init_encoder(model, config.seed), "pretrained": teacher},
+        workdir,
+        title=f"{config.name or 'run'}, {config.total_steps} steps, seed {config.seed}",
+        seed=config.seed,
+    )

@@ -5,7 +5,7 @@ import pathlib
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -14,12 +14,9 @@ from jaxtyping import Float, Int
 from anysat_jax.report import paper, style
 from anysat_jax.report.curves import FitLog, draw_curves, draw_fit_curves, read_curves, read_fit_log
 from anysat_jax.report.document import Block, Cell, Column, Figure, Sheet
-from anysat_jax.report.maps import Panels, Picture, draw_mosaic, draw_panels, read_panels
+from anysat_jax.report.maps import Mosaic, Panels, draw_mosaic, draw_panels, read_panels
 from anysat_jax.report.runs import SUMMARY, BrokenRun, Group, Run
 from anysat_jax.report.tables import METRIC_WORDS, MODE_WORDS, Score, headline_rows
-
-if TYPE_CHECKING:
-    from anysat_jax.pretrain.probe import Plan
 
 CELL_INCHES = 0.36
 LETTER_INCHES = 0.085
@@ -379,7 +376,7 @@ def draw_all(
     run: str,
     metrics_csv: pathlib.Path,
     scores: Sequence[Score],
-    pictures: Sequence[tuple["Plan", list[Picture]]],
+    mosaics: Sequence[Mosaic],
 ) -> list[tuple[str, str]]:
     """Draws everything that there is something to draw of.
 
@@ -388,7 +385,7 @@ def draw_all(
       run: what the run was, for the titles.
       metrics_csv: the training's log; without it there are no curves.
       scores: of the probes.
-      pictures: held-out tiles by dataset.
+      mosaics: of held-out tiles, one for each dataset.
 
     Returns:
       File name and caption of each figure.
@@ -403,10 +400,10 @@ def draw_all(
     if scores:
         draw_scores(folder / "probes.png", run, scores)
         written.append(("probes.png", "Probe scores"))
-    for plan, shown in pictures:
-        file = f"features_{plan.card.name}.png"
-        draw_mosaic(folder / file, run, plan, shown)
-        written.append((file, f"Dense features and land cover: {plan.card.title}"))
+    for mosaic in mosaics:
+        file = f"features_{mosaic.card.name}.png"
+        draw_mosaic(folder / file, run, mosaic)
+        written.append((file, f"Dense features and land cover: {mosaic.card.title}"))
     return written
 
 

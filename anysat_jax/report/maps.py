@@ -6,21 +6,17 @@ import re
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
-from anysat_jax.batch import Batch, Observation, tile_extent
-from anysat_jax.downstream.features import FrozenFeatures
 from anysat_jax.downstream.task import Task
 from anysat_jax.report import style
 from anysat_jax.report.runs import BrokenRun, Run, clean
 from anysat_jax.sensors import get_sensor
-
-if TYPE_CHECKING:
-    from anysat_jax.pretrain.probe import Plan
+from data_pipelines.card import DatasetCard
 
 FILE = "panels.npz"
 LARGEST_BYTES = 2**30  # of the unpacked file
@@ -216,73 +212,19 @@ class Picture:
     land_cover: dict[str, Int[np.ndarray, "h w"]]
 
 
-class Album:
-    """Keeps the tiles with the most varied labels of all that it is shown."""
+@dataclasses.dataclass
+class Mosaic:
+    """Pictures of one dataset.
 
-    def __init__(self, plan: "Plan", size: int) -> None:
-        self._plan = plan
-        self._size = size
-        self._sensor = natural_sensor(plan)
-        self._best: list[tuple[float, Picture]] = []
+    Attributes:
+      card: of the dataset.
+      picture_sensor: sensor of the dense features.
+      pictures: of its tiles.
+    """
 
-    @property
-    def pictures(self) -> list[Picture]:
-        """The kept tiles, the most varied first."""
-        return [picture for _, picture in self._best]
-
-    def add(
-        self,
-        batch: Batch,
-        features: Mapping[str, FrozenFeatures],
-        predicted: Mapping[str, Int[np.ndarray, "B h w"]],
-    ) -> None:
-        """Shows a batch; tiles that are padding are passed over."""
-        if not self._size or self._sensor is None or "dense" not in batch.labels:
-            return
-        for index in np.flatnonzero(valid_tiles(batch)):
-            score = variety(np.asarray(batch.labels["dense"][index]), self._plan.card.ignore_label)
-            if len(self._best) < self._size or score > self._best[-1][0]:
-                self._best.append((score, self._picture(batch, features, predicted, index)))
-                self._best = sorted(self._best, key=lambda entry: -entry[0])[: self._size]
-
-    def _picture(
-        self,
-        batch: Batch,
-        features: Mapping[str, FrozenFeatures],
-        predicted: Mapping[str, Int[np.ndarray, "B h w"]],
-        index: int,
-    ) -> Picture:
-        channels = self._plan.card.natural_colour[self._sensor]
-        maps = {name: np.array(values[index]) for name, values in predicted.items()}
-        return Picture(
-            extent=tile_extent(batch.observations),
-            natural=natural_colour(batch.observations[self._sensor], index, channels),
-            natural_sensor=self._sensor,
-            features={name: np.array(f.dense[self._plan.picture_sensor][index]) for name, f in features.items()},
-            land_cover={**maps, "label": np.array(batch.labels["dense"][index])},
-        )
-
-
-def natural_sensor(plan: "Plan") -> str | None:
-    """The sensor with the smallest pixels among those that can be shown in natural colour."""
-    shown = [name for name in plan.card.natural_colour if get_sensor(name).kind != "context"]
-    return min(shown, key=lambda name: get_sensor(name).metres_per_pixel, default=None)
-
-
-def natural_colour(observation: Observation, index: int, channels: tuple[int, int, int]) -> Float[np.ndarray, "H W 3"]:
-    """One tile's red, green and blue; of a series the median over its real dates, which leaves most clouds out."""
-    values = np.asarray(observation.values[index], np.float32)[..., list(channels), :, :]
-    if values.ndim == 4:
-        dates = slice(None) if observation.date_mask is None else np.asarray(observation.date_mask[index])
-        values = np.median(values[dates], axis=0)
-    return np.moveaxis(values, 0, -1)
-
-
-def variety(labels: Int[np.ndarray, "h w"], ignore: int) -> float:
-    """Entropy of the label's classes in nats: 0 where one class is everywhere."""
-    _, counts = np.unique(labels[labels != ignore], return_counts=True)
-    shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+    card: DatasetCard
+    picture_sensor: str
+    pictures: list[Picture]
 
 
 def stretch(images: list[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarray, "H W 3"]]:
@@ -323,18 +265,17 @@ MOSAIC_COLUMN_INCHES = 2.25
 Column = tuple[str, list[Float[np.ndarray, "h w 3"]]]
 
 
-def draw_mosaic(path: pathlib.Path, run: str, plan: "Plan", pictures: Sequence[Picture]) -> None:
+def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
     """Draws tiles in natural colour, their dense features as colours, and land cover as probed and as labelled.
 
     Args:
       path: the PNG file.
       run: what the run was, for the title.
-      plan: the dataset's.
-      pictures: tiles, all of one dataset.
+      mosaic: the pictures.
     """
-    columns = mosaic_columns(plan, pictures)
+    columns, pictures = mosaic_columns(mosaic), mosaic.pictures
     size = (MOSAIC_COLUMN_INCHES * len(columns) + 1.9, MOSAIC_COLUMN_INCHES * len(pictures) + 1.0)
-    with style.new_figure(path, size, f"{plan.card.title}, held-out tiles: {run}") as figure:
+    with style.new_figure(path, size, f"{mosaic.card.title}, held-out tiles: {run}") as figure:
         axes = figure.subplots(len(pictures), len(columns), squeeze=False)
         for row, picture in enumerate(pictures):
             for column, (title, images) in enumerate(columns):
@@ -345,34 +286,35 @@ def draw_mosaic(path: pathlib.Path, run: str, plan: "Plan", pictures: Sequence[P
             axes[row, 0].set_ylabel("metres")
         for ax in axes[-1]:
             ax.set_xlabel("metres")
-        _add_legend(figure, plan, pictures)
+        _add_legend(figure, mosaic)
 
 
-def mosaic_columns(plan: "Plan", pictures: Sequence[Picture]) -> list[Column]:
+def mosaic_columns(mosaic: Mosaic) -> list[Column]:
     """Title and images of each column; colours compare down a column, not between the two networks."""
-    metres = get_sensor(plan.picture_sensor).subpatch_metres
+    pictures, sensor = mosaic.pictures, mosaic.picture_sensor
+    metres = get_sensor(sensor).subpatch_metres
     columns: list[Column] = [
         (f"Natural colour\n{pictures[0].natural_sensor}", stretch([picture.natural for picture in pictures]))
     ]
     for network, title in (("random", "random start"), ("pretrained", "pretrained")):
         colours = principal_colours([picture.features[network] for picture in pictures])
-        columns.append((f"Features, {title}\n{plan.picture_sensor}, {metres:g} m, PCA", colours))
+        columns.append((f"Features, {title}\n{sensor}, {metres:g} m, PCA", colours))
     for kind, title in (
         ("random", "Land cover, probe of\nrandom start"),
         ("pretrained", "Land cover, probe of\npretrained"),
         ("label", "Land cover,\nlabel"),
     ):
         if kind in pictures[0].land_cover:
-            columns.append((title, [paint_mosaic(plan, picture.land_cover[kind]) for picture in pictures]))
+            columns.append((title, [paint_mosaic(mosaic.card, picture.land_cover[kind]) for picture in pictures]))
     return columns
 
 
-def paint_mosaic(plan: "Plan", classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+def paint_mosaic(card: DatasetCard, classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
     """A class map in the card's colours; what is unknown is white."""
     from matplotlib.colors import to_rgb
 
-    palette = np.array([to_rgb(colour) for colour in (*plan.card.dense_colours, UNKNOWN_COLOUR)])
-    known = (classes >= 0) & (classes < len(plan.card.dense_classes)) & (classes != plan.card.ignore_label)
+    palette = np.array([to_rgb(colour) for colour in (*card.dense_colours, UNKNOWN_COLOUR)])
+    known = (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
     return palette[np.where(known, classes, len(palette) - 1)]
 
 
@@ -386,22 +328,18 @@ def _show(ax: Any, image: Float[np.ndarray, "h w 3"], extent: tuple[float, float
     ax.spines[:].set_visible(False)
 
 
-def _add_legend(figure: Any, plan: "Plan", pictures: Sequence[Picture]) -> None:
+def _add_legend(figure: Any, mosaic: Mosaic) -> None:
     """The classes that occur on the maps, in the card's order."""
     from matplotlib.patches import Patch
 
-    shown = {int(number) for picture in pictures for one in picture.land_cover.values() for number in np.unique(one)}
+    shown = {
+        int(number) for picture in mosaic.pictures for one in picture.land_cover.values() for number in np.unique(one)
+    }
     handles = [
         Patch(facecolor=colour, edgecolor="#999999", linewidth=0.5, label=name)
-        for number, (name, colour) in enumerate(zip(plan.card.dense_classes, plan.card.dense_colours, strict=True))
-        if number in shown and number != plan.card.ignore_label
+        for number, (name, colour) in enumerate(zip(mosaic.card.dense_classes, mosaic.card.dense_colours, strict=True))
+        if number in shown and number != mosaic.card.ignore_label
     ]
-    if plan.card.ignore_label in shown:
+    if mosaic.card.ignore_label in shown:
         handles.append(Patch(facecolor=UNKNOWN_COLOUR, edgecolor="#999999", linewidth=0.5, label="no label"))
     figure.legend(handles=handles, loc="outside right center", title="Land cover", handlelength=1.2, handleheight=1.2)
-
-
-def valid_tiles(batch: Batch) -> Bool[np.ndarray, "B"]:
-    """Which tiles of a batch are not padding."""
-    valid = batch.labels.get("valid")
-    return np.ones(batch.batch_size, bool) if valid is None else np.asarray(valid, bool)

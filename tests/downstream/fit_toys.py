@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from anysat_jax.downstream.fit import FitLog, Problem, fit
-from anysat_jax.downstream.metrics import accuracy, class_counts, confusion_matrix
 from anysat_jax.downstream.selection import FitStore
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.train.compile import Compiled
@@ -94,7 +93,7 @@ def validate(params: dict) -> dict:
     """Scores of samples that training does not see; all but one of the task's scores are the same number."""
     values, labels = samples(np.arange(1000, 1100))
     logits = forward(jax.device_get(params), ToyBatch(values, {}), None)
-    score = accuracy(class_counts(confusion_matrix(jnp.asarray(labels), logits.argmax(axis=1), CLASSES)))
+    score = float((logits.argmax(axis=1) == jnp.asarray(labels)).mean())
     loss = float(-jax.nn.log_softmax(logits)[np.arange(100), labels].mean())
     return {"loss": loss, "accuracy": score} | dict.fromkeys(("macro_f1", "weighted_f1", "micro_f1", "mean_iou"), 0.5)
 

@@ -1,26 +1,8 @@
-"""What goes into pictures: colours from bands and from features, and which tiles are shown."""
+"""Colours of pictures, from bands and from features."""
 
 import numpy as np
-import pytest
 
-from anysat_jax.batch import Observation
-from anysat_jax.report.maps import Album, natural_colour, principal_colours, stretch, variety
-from tests.report.toy import toy_batch, toy_features
-
-
-def test_natural_colour_of_an_image_takes_the_channels_in_order():
-    values = np.arange(2 * 4 * 3 * 5, dtype=np.float32).reshape(2, 4, 3, 5)
-    colour = natural_colour(Observation(values), 1, (2, 1, 0))
-    assert colour.shape == (3, 5, 3)
-    np.testing.assert_array_equal(colour[..., 0], values[1, 2])
-
-
-def test_natural_colour_of_a_series_is_the_median_of_real_dates():
-    values = np.zeros((1, 4, 3, 2, 2), np.float32)
-    values[0, :, 0] = np.array([1.0, 2.0, 9.0, 500.0])[:, None, None]  # a cloud, then padding
-    mask = np.array([[True, True, True, False]])
-    colour = natural_colour(Observation(values, date_mask=mask), 0, (0, 1, 2))
-    np.testing.assert_array_equal(colour[..., 0], np.full((2, 2), 2.0))
+from anysat_jax.report.maps import principal_colours, stretch
 
 
 def test_stretch_shares_its_limits_between_images():
@@ -40,27 +22,3 @@ def test_principal_colours_separate_what_features_separate():
     within = max(np.abs(colours[kinds == kind][:, :2] - means[kind, :2]).max() for kind in range(3))
     between = min(np.abs(means[a, :2] - means[b, :2]).max() for a, b in ((0, 1), (0, 2), (1, 2)))
     assert between > 5 * within
-
-
-def test_variety_is_zero_for_one_class_and_ignores_the_unknown():
-    assert variety(np.array([[1, 1], [-1, -1]]), ignore=-1) == 0.0
-    assert variety(np.array([[0, 1], [-1, -1]]), ignore=-1) == pytest.approx(np.log(2))
-    assert variety(np.full((2, 2), -1), ignore=-1) == 0.0
-
-
-def test_album_keeps_the_most_varied_tiles_and_no_padding(plan):
-    album = Album(plan, 2)
-    for seed in range(3):
-        batch = toy_batch(seed=seed, valid=3)
-        batch = batch.replace(labels=batch.labels | {"dense": np.zeros((4, 4, 4), np.int32)})
-        batch.labels["dense"][1, : seed + 1] = 1
-        batch.labels["dense"][3, :2] = np.arange(4)  # the most varied of all, but padding
-        album.add(batch, {"random": toy_features(1.0, batch)}, {})
-    halves = [np.mean(picture.land_cover["label"] == 1) for picture in album.pictures]
-    assert halves == [0.5, 0.25]
-
-
-def test_album_of_no_pictures_stays_empty(plan):
-    album = Album(plan, 0)
-    album.add(toy_batch(), {"random": toy_features(1.0, toy_batch())}, {})
-    assert album.pictures == []

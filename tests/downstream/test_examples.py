@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream.examples import PanelBook, class_entropy, in_words, write_panels
+from anysat_jax.downstream.examples import ExampleChoice, class_entropy, label_text, write_examples
 from anysat_jax.downstream.task import Task, make_task, prediction
 from data_pipelines import load
 from tests.downstream import adapt_toys
@@ -30,8 +30,8 @@ def show(book, dataset):
 
 
 def test_what_is_kept_of_a_dense_task(toy, tmp_path):
-    book = show(PanelBook(DENSE, 3), toy)
-    write_panels(tmp_path, book.arrays(toy.card, toy.records("test"), 40.0))
+    book = show(ExampleChoice(DENSE, 3), toy)
+    write_examples(tmp_path, book.arrays(toy.card, toy.records("test"), 40.0))
     with np.load(tmp_path / "panels.npz", allow_pickle=False) as panels:
         assert panels["sensors"].tolist() == ["spot", "s2"] and panels["extent"] == 40
         assert panels["input_0"].shape == (3, 40, 40, 3) and panels["input_1"].shape == (3, 4, 4, 3)
@@ -47,23 +47,23 @@ def test_what_is_kept_of_a_dense_task(toy, tmp_path):
 
 
 def test_the_most_varied_maps_are_kept_and_padding_is_not(toy):
-    arrays = show(PanelBook(DENSE, 3), toy).arrays(toy.card, toy.records("test"), 40.0)
-    entropies = [
-        class_entropy(one["dense"][one["dense"] >= 0]) for one in map(toy.records("test").__getitem__, range(7))
-    ]
-    kept = [class_entropy(truth[truth >= 0]) for truth in arrays["truth"]]
+    arrays = show(ExampleChoice(DENSE, 3), toy).arrays(toy.card, toy.records("test"), 40.0)
+    entropies = [class_entropy(toy.records("test")[index]["dense"]) for index in range(7)]
+    kept = [class_entropy(truth) for truth in arrays["truth"]]
+    assert class_entropy(np.array([[1, 1], [-1, -1]])) == class_entropy(np.full(3, -1)) == 0.0
+    assert class_entropy(np.array([0, 1, -1])) == pytest.approx(np.log(2))
     assert kept == pytest.approx(sorted(entropies, reverse=True)[:3])
-    everything = show(PanelBook(DENSE, 20), toy).arrays(toy.card, toy.records("test"), 40.0)
+    everything = show(ExampleChoice(DENSE, 20), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert sorted(everything["ids"].tolist()) == [f"test{index}" for index in range(7)]
 
 
 def test_windows_show_their_part_of_the_tile(toy, tmp_path):
-    whole = show(PanelBook(DENSE, 7), toy).arrays(toy.card, toy.records("test"), 40.0)
+    whole = show(ExampleChoice(DENSE, 7), toy).arrays(toy.card, toy.records("test"), 40.0)
     adapt_toys.register_toy("toy_maps", tile_label="none", tile_classes=())  # classes of whole tiles are not of parts
     cut = adapt_toys.toy_config(tmp_path, level="dense", name="toy_maps").data
     cut.datasets.toy_maps.extent = 20.0
     maps = load.open_datasets(cut)["toy_maps"]
-    parts = show(PanelBook(DENSE, 28), maps).arrays(maps.card, maps.records("test"), 20.0)
+    parts = show(ExampleChoice(DENSE, 28), maps).arrays(maps.card, maps.records("test"), 20.0)
     assert parts["truth"].shape == (28, 2, 2) and parts["input_0"].shape == (28, 20, 20, 3)
     place = whole["ids"].tolist().index("test0")
     quarters = [whole["input_0"][place][top : top + 20, left : left + 20] for top in (0, 20) for left in (0, 20)]
@@ -73,26 +73,26 @@ def test_windows_show_their_part_of_the_tile(toy, tmp_path):
 
 
 def test_what_is_kept_of_a_tile_task(toy):
-    arrays = show(PanelBook(TILE, 4), toy).arrays(toy.card, toy.records("test"), 40.0)
+    arrays = show(ExampleChoice(TILE, 4), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert len(arrays["ids"]) == 4 and "truth" not in arrays
     wanted = [adapt_toys.CARD.tile_classes[int(name.removeprefix("test")) % 3] for name in arrays["ids"]]
     assert arrays["truth_text"].tolist() == arrays["prediction_text"].tolist() == wanted
 
 
 def test_nothing_is_kept_where_nothing_is_wanted(toy):
-    arrays = show(PanelBook(TILE, 0), toy).arrays(toy.card, toy.records("test"), 40.0)
+    arrays = show(ExampleChoice(TILE, 0), toy).arrays(toy.card, toy.records("test"), 40.0)
     assert len(arrays["ids"]) == 0 and arrays["input_0"].shape == (0, 40, 40, 3)
 
 
 def test_the_choice_does_not_depend_on_the_batches():
     chosen = []
     for size in (1, 4):
-        book = PanelBook(TILE, 2)
+        book = ExampleChoice(TILE, 2)
         for first in range(0, 8, size):
             rows = np.arange(first, first + size)
             labels = {"tile": rows % 3, "index": rows, "valid": np.ones(size, bool)}
             book(Batch({}, labels), np.zeros((size, 3), np.float32))
-        chosen.append([sample["index"] for _, sample in book._best])
+        chosen.append([sample["index"] for sample in book._kept.items])
     assert chosen[0] == chosen[1]
 
 
@@ -105,14 +105,14 @@ def test_the_choice_does_not_depend_on_the_batches():
         ("regression", [0.5], 12.0, "12 %"),
     ],
 )
-def test_answers_in_words(kind, logits, answer, text):
+def test_answers_label_text(kind, logits, answer, text):
     classes = () if kind == "regression" else ("a", "b", "c")
     task = Task("toy", "Toy", "tile", kind, classes, unit="%" if kind == "regression" else "", offset=10.0, scale=4.0)
     found = prediction(task, np.float32(logits))
     np.testing.assert_allclose(found, answer)
-    assert in_words(task, found) == text
+    assert label_text(task, found) == text
 
 
 def test_what_is_unknown_is_called_so():
-    assert in_words(TILE, np.int32(-1)) == "unknown"
-    assert in_words(Task("toy", "Toy", "tile", "regression", unit="t"), np.float32(np.nan)) == "unknown"
+    assert label_text(TILE, np.int32(-1)) == "unknown"
+    assert label_text(Task("toy", "Toy", "tile", "regression", unit="t"), np.float32(np.nan)) == "unknown"
