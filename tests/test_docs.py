@@ -17,7 +17,7 @@ from anysat_jax.train.sharding import make_mesh
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
-OTHERS = {"gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel"}  # tests/launch looks closer at these
+OTHERS = {"gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "dask"}  # tests/launch looks closer at some
 TOOLS = {"pip", "pytest", "ruff", "pre-commit", "tensorboard", "git", "cd", "."} | OTHERS  # the rest is checked further
 MODEL = dict(
     preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("aerial", "s2")
