@@ -1,4 +1,4 @@
-"""Frozen features of a split, from the cache or from one pass of the encoder."""
+"""Frozen features of a split: read from the cache, or computed in one pass of the encoder."""
 
 import dataclasses
 import functools
@@ -15,7 +15,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
-from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.data import one_ahead, sample_bar, skipped_tiles, split_batches
@@ -35,47 +34,66 @@ from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.storage import MANIFEST_FILE
 from data_pipelines.sampler import StepIterator, Stream
 
+FORMAT = 1  # of the cache's entries; raise it when the same facts give other features
+ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # options of sampling without influence on features
+MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "dtype")
+WRITTEN = "features are written"  # barrier of the processes
+
+
+# ---------------------------------------------------------------- sampled sub-patches
+
 
 def label_blocks(labels: Shaped[np.ndarray, "B H W"], side: int) -> Shaped[np.ndarray, "B n p p"]:
-    """Label maps cut into the sub-patches' squares of `side` pixels, raster order."""
+    """Cuts label maps into the squares of the sub-patches, of `side` pixels, in raster order."""
     batch, height, width = labels.shape
     blocks = labels.reshape(batch, height // side, side, width // side, side).transpose(0, 1, 3, 2, 4)
     return blocks.reshape(batch, -1, side, side)
 
 
-def draw_subpatches(
+def sample_subpatches(
     labelled: Bool[np.ndarray, "B n"], index: Int[np.ndarray, "B"], count: int
 ) -> Int32[np.ndarray, "B m"]:
-    """Numbers of `count` sub-patches of each tile, or all of them: at random, those with a label first.
+    """Samples `count` sub-patches of each tile, or all if there are fewer; those with a label come first.
 
-    The draw depends on the tile alone, so that the same ones are taken at every patch size and in every batch.
+    The sample depends on the tile's `index` alone: it is the same at every patch size and in every batch.
     """
     order = np.stack([np.random.default_rng(int(tile)).permutation(labelled.shape[1]) for tile in index])
     return np.argsort(order + labelled.shape[1] * ~labelled, axis=1)[:, :count].astype(np.int32)
 
 
 def take_subpatches(features: Float[Array, "B h w F"], chosen: Int[Array, "B m"]) -> Float[Array, "B m 1 F"]:
-    """Some sub-patches of each map, as a map of one column."""
+    """Returns the chosen sub-patches of each map, as a map of one column."""
     flat = features.reshape(features.shape[0], -1, features.shape[-1])
     return jnp.take_along_axis(flat, chosen[:, :, None], axis=1)[:, :, None]
 
 
-FORMAT = 1  # of the entries; raise it when the same facts give other features
-ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # parts of the sampling that do not touch features
-MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "dtype")
+def with_labels(batch: Batch, task: Task, sampled: int | None) -> Batch:
+    """Returns the batch with the labels to keep; of `sampled` sub-patches, their labels and positions ("sampled")."""
+    names = (task.level, "index", "valid", "skipped")
+    labels = {name: batch.labels[name] for name in names if name in batch.labels}
+    if sampled is not None:
+        blocks = label_blocks(labels["dense"], task.pixels_per_subpatch)
+        chosen = sample_subpatches(np.asarray(known_labels(task, blocks)).any(axis=(2, 3)), labels["index"], sampled)
+        taken = np.take_along_axis(blocks, chosen[:, :, None, None], axis=1)
+        labels |= {"dense": taken.reshape(len(taken), -1, taken.shape[-1]), "sampled": chosen}
+    return batch.replace(labels=labels)
+
+
+# ---------------------------------------------------------------- extraction
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """What features are wanted of.
+    """Encoder and dataset of frozen features.
 
     Attributes:
-      network: gives them; its head says which, and its task which labels go with them.
+      network: its head defines which features are kept, its task which labels.
       encoder: the encoder's parameters.
-      digest: of those parameters.
-      dataset: whose samples.
-      config: the run's; `cache` and `evaluate.batch_size` are read.
-      mesh: where to compute.
+      digest: SHA-256 of those parameters.
+      dataset: with the samples.
+      cache: the config's section `cache`.
+      batch_size: samples of a batch over all processes.
+      mesh: computes the features.
       status: of the job.
     """
 
@@ -83,35 +101,36 @@ class Extraction:
     encoder: Params
     digest: str
     dataset: OpenDataset
-    config: ConfigDict
+    cache: Any
+    batch_size: int
     mesh: Mesh
     status: JobStatus = dataclasses.field(default_factory=JobStatus)
 
     @property
     def dtype(self) -> jnp.dtype:
-        """What the features are kept in: the dtype that the encoder gives them in. A mean has more digits."""
+        """Dtype of the stored features: that of the encoder's output; a mean has more digits."""
         return jnp.dtype("float32") if self.network.head.input == "mean" else self.network.model.compute_dtype
 
     @property
-    def drawn(self) -> int | None:
-        """Sub-patches that are drawn of each sample of a dense task; None: all."""
-        pixels, task = self.config.cache.pixels_per_tile, self.network.task
+    def sampled(self) -> int | None:
+        """Sub-patches that are sampled of each sample of a dense task; None: all are kept."""
+        pixels, task = self.cache.pixels_per_tile, self.network.task
         if task.level != "dense" or pixels is None:
             return None
         return max(1, pixels // task.pixels_per_subpatch**2)
 
     @property
-    def values(self) -> int:
-        """Numbers that are kept of each sample."""
+    def numbers_per_sample(self) -> int:
+        """Stored numbers of each sample."""
         task = self.network.task
         width = self.network.head.features(self.network.model.dim)
         if task.level != "dense":
             return width
         subpatches = round(self.dataset.options.extent / get_sensor(task.sensor).subpatch_metres) ** 2
-        return width * min(subpatches, self.drawn or subpatches)
+        return width * min(subpatches, self.sampled or subpatches)
 
     def facts(self, split: str, patch_size: float, tiles: Sequence[int] | None) -> dict[str, Any]:
-        """All that the features of a split depend on, JSON values."""
+        """Returns all that the features of a split depend on, JSON values: the key of the cache."""
         task, sampling = self.network.task, dataclasses.asdict(self.dataset.options.sampling)
         return {
             "format": FORMAT,
@@ -124,65 +143,88 @@ class Extraction:
             "tiles": None if tiles is None else [int(tile) for tile in tiles],
             "sampling": {name: value for name, value in sampling.items() if name not in ONLY_TRAINING},
             "patch_size": float(patch_size),
-            "drawn": self.drawn,
+            "drawn": self.sampled,
             "stored_as": str(self.dtype),
         }
 
+    def check_size(self, split: str, rows: int) -> None:
+        """Checks that the features of a split fit the head and the limit of the cache.
 
-def frozen_features(wanted: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None = None) -> Features:
-    """The features of a split at a patch size; a progress bar where they have to be made.
+        Raises:
+          ConfigError: they do not; the message names the option to change.
+        """
+        network, cache = self.network, self.cache
+        if self.sampled is not None and network.head.upsample == "bilinear" and network.task.pixels_per_subpatch > 1:
+            raise ConfigError(
+                f"cache.pixels_per_tile = {cache.pixels_per_tile} samples single sub-patches, and head.upsample = "
+                "'bilinear' interpolates between neighbours; use head.upsample = 'shuffle', or no cache.pixels_per_tile"
+            )
+        gigabytes = rows * self.numbers_per_sample * self.dtype.itemsize / 1e9
+        if gigabytes > cache.max_gb:
+            remedy = "raise cache.max_gb"
+            if network.task.level == "dense":
+                remedy = f"set cache.pixels_per_tile, so that fewer of each tile's pixels are kept, or {remedy}"
+            raise ConfigError(
+                f"the features of {rows} samples of split {split!r} take {gigabytes:.3g} GB, more than cache.max_gb = "
+                f"{cache.max_gb:g}; {remedy}"
+            )
 
-    Samples stand in the order of an evaluation, and are not augmented. With several processes all must ask; they make
-    them together, the first one writes, and all read the same folder.
 
-    With `data.skip_corrupt`, tiles that cannot be read are left out; features that lack some are made again as soon as
-    these can be read, or may not be left out.
+def frozen_features(
+    extraction: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None = None
+) -> Features:
+    """Returns the features of a split at a patch size; computes them, with a progress bar, unless they are cached.
+
+    Samples are in the order of an evaluation, without augmentation. All processes must call this: they compute
+    together, the first one writes, and all read the same folder.
+
+    With `skip_corrupt`, tiles that cannot be read are left out; such features are computed again as soon as the tiles
+    can be read, or may not be left out.
 
     Args:
-      wanted: of which encoder, for which task.
+      extraction: encoder, dataset and cache.
       split: name of the split.
       patch_size: metres.
       tiles: positions of the tiles to take; None: all.
 
     Raises:
-      ConfigError: they would be larger than `cache.max_gb`, cannot be kept, or drawing pixels does not fit the head.
-      ValueError, OSError: the data cannot be had.
-      DataError: a tile cannot be read, or with `data.skip_corrupt` none can.
+      ConfigError: they do not fit the cache or the head, or cannot be written.
+      ValueError, OSError: the split or the patch size cannot be.
+      DataError: a tile cannot be read, or with `skip_corrupt` none can.
     """
-    rows = wanted.dataset.num_samples(split, tiles)
-    _check(wanted, split, rows)
-    folder, facts = features_folder(wanted.config.cache.folder), wanted.facts(split, patch_size, tiles)
-    extract = functools.partial(_extract, wanted, split, patch_size, tiles, rows)
+    rows = extraction.dataset.num_samples(split, tiles)
+    extraction.check_size(split, rows)
+    folder, facts = features_folder(extraction.cache.folder), extraction.facts(split, patch_size, tiles)
+    extract = functools.partial(_extract, extraction, split, patch_size, tiles, rows)
     if jax.process_index() != 0:
-        if _broadcast(False):
+        if _broadcast(False):  # the first process found none
             extract(None)
         return _open_shared(folder / key_of(facts))
-    asked: list[bool] = []
+    computed = False
 
     def make(writer: Writer) -> None:
-        asked.append(_broadcast(True))
+        nonlocal computed
+        computed = _broadcast(True)
         extract(writer)
 
-    found = find_or_make(folder, facts, make, functools.partial(_lacks_nothing_else, wanted, split))
-    if not asked:
+    def may_lack(left_out: Sequence[int]) -> bool:
+        dataset = extraction.dataset
+        return not left_out or (dataset.skip_corrupt and dataset.unreadable_tiles(split, left_out) == [*left_out])
+
+    found = find_or_make(folder, facts, make, may_lack)
+    if not computed:
         _broadcast(False)
-    multihost_utils.sync_global_devices("features are written")
+    multihost_utils.sync_global_devices(WRITTEN)
     return found
 
 
-def _lacks_nothing_else(wanted: Extraction, split: str, left_out: Sequence[int]) -> bool:
-    """Whether features that were made without some tiles would be made without them again."""
-    dataset = wanted.dataset
-    return not left_out or (dataset.skip_corrupt and dataset.unreadable_tiles(split, left_out) == [*left_out])
-
-
 def _broadcast(value: bool) -> bool:
-    """What the first process says: whether features are being made, for which it needs the others."""
+    """Returns the first process' value on every process: whether features have to be computed."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def _open_shared(entry: pathlib.Path) -> Features:
-    multihost_utils.sync_global_devices("features are written")
+    multihost_utils.sync_global_devices(WRITTEN)
     try:
         return open_features(entry)
     except FileNotFoundError as error:
@@ -190,93 +232,60 @@ def _open_shared(entry: pathlib.Path) -> Features:
 
 
 def _extract(
-    wanted: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None, rows: int, writer: Writer | None
+    extraction: Extraction, split: str, patch_size: float, tiles: Sequence[int] | None, rows: int, writer: Writer | None
 ) -> None:
-    """Computes the features and gives them to the writer; without one, only helps the other processes."""
-    task, config, mesh = wanted.network.task, wanted.config, wanted.mesh
+    """Computes the features and passes them to the writer; None in processes that only compute."""
+    task, mesh = extraction.network.task, extraction.mesh
     if writer is not None:
         writer.begin(rows)
-    program = _program(wanted.network, wanted.dtype, mesh)
-    params = {"encoder": put_params(wanted.encoder, mesh)}
-    chosen = {} if tiles is None else {"tiles": tiles}
-    batches = split_batches(wanted.dataset, split, (patch_size,), config.evaluate.batch_size, mesh, **chosen)
+    program = _program(extraction.network, extraction.dtype, mesh)
+    params = {"encoder": put_params(extraction.encoder, mesh)}
+    batches = split_batches(extraction.dataset, split, (patch_size,), extraction.batch_size, mesh, tiles=tiles)
     title = f"features of {split} at {patch_size:g} m"
-    some = False
+    total = 0
     with (
         sample_bar(f"{task.title}: {title}", rows) as bar,
-        wanted.status.over_split("extracting", title, rows, program) as passing,
+        extraction.status.over_split("extracting", title, rows, program) as progress,
     ):
         for _, (features, labels) in one_ahead(
-            passing.timed(batches),
-            lambda batch: program(params, put_batch(with_labels(batch, task, wanted.drawn), mesh)),
+            progress.timed(batches),
+            lambda batch: program(params, put_batch(with_labels(batch, task, extraction.sampled), mesh)),
         ):
             valid = np.asarray(labels["valid"])
-            some = some or bool(valid.any())
+            total += int(valid.sum())
             bar.update(int(valid.sum()))
-            passing.done(int(valid.sum()))
+            progress.done(int(valid.sum()))
             if writer is not None:
                 writer.leave_out(skipped_tiles(labels.get("skipped")))
                 kept = {"features": features, "labels": labels[task.level], "index": labels["index"]}
                 writer.add(**{name: np.asarray(array)[valid] for name, array in kept.items()})
-    if not some:
+    if not total:
         raise DataError(f"dataset {task.dataset!r}: no tile of split {split!r} can be read; prepare it again")
 
 
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh) -> Compiled:
-    """(params, batch) -> features and labels of a batch, the whole of them on every process."""
+    """Returns (params, batch) -> features and labels of the whole batch, on every process."""
 
     def extract(params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
         features = network_features(network, params, batch)
-        if "drawn" in batch.labels:
-            features = take_subpatches(features, batch.labels["drawn"])
+        if "sampled" in batch.labels:
+            features = take_subpatches(features, batch.labels["sampled"])
         return features.astype(dtype), batch.labels
 
     return Compiled(extract, out_shardings=replicated(mesh))
 
 
-def with_labels(batch: Batch, task: Task, drawn: int | None) -> Batch:
-    """The batch with the labels that are kept; where sub-patches are drawn, with their numbers and their labels."""
-    names = (task.level, "index", "valid", "skipped")
-    labels = {name: batch.labels[name] for name in names if name in batch.labels}
-    if drawn is not None:
-        blocks = label_blocks(labels["dense"], task.pixels_per_subpatch)
-        chosen = draw_subpatches(np.asarray(known_labels(task, blocks)).any(axis=(2, 3)), labels["index"], drawn)
-        taken = np.take_along_axis(blocks, chosen[:, :, None, None], axis=1)
-        labels |= {"dense": taken.reshape(len(taken), -1, taken.shape[-1]), "drawn": chosen}
-    return batch.replace(labels=labels)
-
-
-def _check(wanted: Extraction, split: str, rows: int) -> None:
-    """Refuses what would not fit.
-
-    Raises:
-      ConfigError: see `frozen_features`.
-    """
-    network, cache = wanted.network, wanted.config.cache
-    if wanted.drawn is not None and network.head.upsample == "bilinear" and network.task.pixels_per_subpatch > 1:
-        raise ConfigError(
-            f"cache.pixels_per_tile = {cache.pixels_per_tile} draws single sub-patches, and head.upsample = 'bilinear' "
-            "interpolates between neighbours; use head.upsample = 'shuffle', or no cache.pixels_per_tile"
-        )
-    gigabytes = rows * wanted.values * wanted.dtype.itemsize / 1e9
-    if gigabytes > cache.max_gb:
-        remedy = "raise cache.max_gb"
-        if network.task.level == "dense":
-            remedy = f"set cache.pixels_per_tile, so that fewer of each tile's pixels are kept, or {remedy}"
-        raise ConfigError(
-            f"the features of {rows} samples of split {split!r} take {gigabytes:.3g} GB, more than cache.max_gb = "
-            f"{cache.max_gb:g}; {remedy}"
-        )
+# ---------------------------------------------------------------- batches of features
 
 
 @flax.struct.dataclass
 class FeatureBatch:
-    """A batch of frozen features, as `Batch` is one of observations.
+    """Batch of frozen features, the counterpart of `Batch` for observations.
 
     Attributes:
       features: (B, F), or (B, h, w, F) for a dense task; float32 or bfloat16.
-      labels: the task's level, and "index" (B,); in an evaluation "valid" (B,) too.
+      labels: of the task's level, and "index" (B,); in an evaluation "valid" (B,), False for padding.
       dataset: the dataset's name. Static.
       patch_size: side of a patch in metres. Static.
     """
@@ -297,7 +306,7 @@ class FeatureSet:
 
     Attributes:
       dataset: its name.
-      level: the name of the labels.
+      level: of the task, the key of the labels.
       sizes: features by patch size in metres: the same samples in the same order.
     """
 
@@ -309,13 +318,13 @@ class FeatureSet:
         return len(next(iter(self.sizes.values())))
 
     def rows(self, rows: Int[np.ndarray, "B"], patch_size: float) -> FeatureBatch:
-        """A batch of some samples."""
+        """Returns a batch of some samples."""
         one = self.sizes[patch_size]
         labels = {self.level: np.asarray(one.labels[rows]), "index": np.asarray(one.index[rows])}
         return FeatureBatch(np.asarray(one.features[rows]), labels, self.dataset, patch_size)
 
     def training(self, options: DatasetOptions, seed: int, shard: HostShard) -> StepIterator:
-        """This process' share of the endless training batches; their position is a number of batches.
+        """Returns this process' part of the endless training batches; their position is a number of batches.
 
         Args:
           options: batch size and patch sizes.
@@ -330,9 +339,9 @@ class FeatureSet:
         return StepIterator(grain.MapDataset.range(sys.maxsize).map(stream))
 
     def in_order(self, batch_size: int, mesh: Mesh) -> Iterator[list[FeatureBatch]]:
-        """Every sample once, at each patch size, on the devices.
+        """Yields every sample once, at each patch size, on the devices.
 
-        The last batch is filled up with its last sample, where the label "valid" is False.
+        The last batch is padded with its last sample; the label "valid" is False there.
 
         Args:
           batch_size: of all processes; rounded up to a multiple of the mesh's devices.
@@ -346,13 +355,16 @@ class FeatureSet:
             yield [put_batch(one.replace(labels=one.labels | {"valid": valid}), mesh) for one in batches]
 
 
+# ---------------------------------------------------------------- tile and dense features in one pass
+
+
 @flax.struct.dataclass
 class FrozenFeatures:
-    """What the probes read.
+    """Frozen features for the probes of a pretraining.
 
     Attributes:
       tile: the tile's vector.
-      dense: by sensor, [patch vector, sub-patch feature] of each of its sub-patches, as a map in raster order.
+      dense: by sensor, map of [patch vector, sub-patch feature] of its sub-patches.
     """
 
     tile: Float[Array, "B D"]
@@ -363,11 +375,11 @@ Extractor = Callable[[Params, Batch], FrozenFeatures]
 
 
 def make_extractor(config: ModelConfig, dense_sensors: tuple[str, ...]) -> Extractor:
-    """A compiled function of (encoder parameters, batch); one program for each dataset and patch size.
+    """Returns a compiled function of (encoder parameters, batch); one program for each dataset and patch size.
 
     Args:
       config: the model.
-      dense_sensors: whose maps to give; sensors that a batch does not have are passed over.
+      dense_sensors: sensors of the maps; those that a batch lacks are left out.
     """
 
     def forward(encoder: Encoder, batch: Batch) -> FrozenFeatures:

@@ -132,13 +132,21 @@ def features_of(
     With `data.skip_corrupt`, tiles that cannot be read are left out, at every patch size.
     """
     status = status or JobStatus()
-    wanted = Extraction(
-        start.network, start.params["encoder"], start.source["digest"], data.dataset, data.config, data.mesh, status
+    config = data.config
+    extraction = Extraction(
+        start.network,
+        start.params["encoder"],
+        start.source["digest"],
+        data.dataset,
+        config.cache,
+        config.evaluate.batch_size,
+        data.mesh,
+        status,
     )
     tiles = None
     if split == "train" and data.dataset.options.fraction < 1:
         tiles = data.dataset.training_tiles
-    sizes = {float(size): frozen_features(wanted, split, size, tiles) for size in patch_sizes}
+    sizes = {float(size): frozen_features(extraction, split, size, tiles) for size in patch_sizes}
     status.leave_out(split, {tile for one in sizes.values() for tile in one.left_out})
     return FeatureSet(data.name, data.task.level, same_samples(sizes))
 

@@ -3,11 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from anysat_jax.downstream import features as extraction
+from anysat_jax.downstream import features
 from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate_split
 from anysat_jax.downstream.feature_cache import key_of
+from anysat_jax.downstream.features import label_blocks, sample_subpatches, take_subpatches
 from anysat_jax.downstream.network import network_features
 from anysat_jax.downstream.probe import (
     features_of,
@@ -35,19 +38,25 @@ def root(tmp_path_factory):
 @pytest.fixture
 def made(monkeypatch):
     """Which splits were extracted."""
-    splits, extract = [], extraction._extract
+    splits, extract = [], features._extract
 
     def counting(wanted, split, *rest):
         splits.append(split)
         extract(wanted, split, *rest)
 
-    monkeypatch.setattr(extraction, "_extract", counting)
+    monkeypatch.setattr(features, "_extract", counting)
     return splits
 
 
 def opened(root, level="tile", **changes):
     data = open_data(adapt_toys.toy_config(root, job="probe", level=level, mode="probe", **changes), SPLITS)
     return data, start_network(data)
+
+
+def extraction(data, start):
+    config = data.config
+    weights = start.network, start.params["encoder"], start.source["digest"]
+    return features.Extraction(*weights, data.dataset, config.cache, config.evaluate.batch_size, data.mesh)
 
 
 def validated(data, start, sizes=(10.0,)):
@@ -89,11 +98,7 @@ def test_whatever_changes_the_features_makes_another_entry(root):
         data.config.data.datasets.toy_fields.update(dataset or {})
         data = open_data(data.config, SPLITS)
         data.config.cache.update(cache or {})
-        digest = network.source["digest"]
-        wanted = extraction.Extraction(
-            network.network, network.params["encoder"], digest, data.dataset, data.config, data.mesh
-        )
-        return key_of(wanted.facts(split, size, tiles))
+        return key_of(extraction(data, network).facts(split, size, tiles))
 
     same = key()
     assert key() == same == key(dataset={"augment": False}) == key(cache={"max_gb": 7.0})
@@ -117,10 +122,7 @@ def test_other_data_make_another_entry(root, tmp_path):
         other, _ = opened(tmp_path)
     finally:
         adapt_toys.register_toy()
-    facts = [
-        extraction.Extraction(start.network, {}, "same", one.dataset, one.config, one.mesh).facts("train", 10.0, None)
-        for one in (data, other)
-    ]
+    facts = [extraction(one, start).facts("train", 10.0, None) for one in (data, other)]
     assert key_of(facts[0]) != key_of(facts[1])
 
 
@@ -143,20 +145,20 @@ def test_bfloat16_features_lose_nothing(root):
     np.testing.assert_array_equal(batch.features.astype(np.float32), exact(start.params, first.replace(labels={})))
 
 
-def test_drawn_pixels_keep_features_and_labels_together(root):
+def test_sampled_pixels_keep_features_and_labels_together(root):
     data, start = opened(root, "dense")
     whole = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
     data.config.cache.pixels_per_tile = 5
-    drawn = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
-    assert drawn.features.shape == (6, 5, 1, 64) and drawn.labels["dense"].shape == (6, 5, 1)
-    assert (drawn.labels["dense"] >= 0).all()  # labelled ones come first
+    sampled = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
+    assert sampled.features.shape == (6, 5, 1, 64) and sampled.labels["dense"].shape == (6, 5, 1)
+    assert (sampled.labels["dense"] >= 0).all()  # labelled ones come first
     for tile in range(6):
         places = [
             np.flatnonzero((whole.features[tile].reshape(16, 64) == row).all(axis=1))
-            for row in drawn.features[tile, :, 0]
+            for row in sampled.features[tile, :, 0]
         ]
         labels = whole.labels["dense"][tile].reshape(-1)
-        assert [labels[place[0]] for place in places] == drawn.labels["dense"][tile, :, 0].tolist()
+        assert [labels[place[0]] for place in places] == sampled.labels["dense"][tile, :, 0].tolist()
     found = validate_features(
         start.network, start.params, features_of(data, start, "val", (10.0,)), LossConfig(), 4, data.mesh
     )
@@ -300,3 +302,35 @@ def test_votes_as_answers_of_a_network():
     assert (vote_logits(labels, np.float32([[0.4, 0.6]])) > 0).tolist() == [[False, True]]
     number = Task("toy", "Toy", "tile", "regression", unit="t", offset=10.0, scale=4.0)
     np.testing.assert_allclose(vote_logits(number, np.float32([[18.0]])), [[2.0]])
+
+
+# ---------------------------------------------------------------- sampled sub-patches
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31), st.data())
+def test_labelled_ones_come_first_and_none_comes_twice(count, total, tile, data):
+    labelled = np.array([data.draw(st.lists(st.booleans(), min_size=total, max_size=total))])
+    (chosen,) = sample_subpatches(labelled, np.array([tile]), count)
+    assert len(chosen) == min(count, total) == len(set(chosen.tolist())) and set(chosen) <= set(range(total))
+    assert labelled[0, chosen].sum() == min(len(chosen), labelled.sum())
+
+
+def test_the_sample_depends_on_the_tile_alone():
+    labelled = np.ones((3, 50), bool)
+    several = sample_subpatches(labelled, np.array([7, 8, 7]), 10)
+    np.testing.assert_array_equal(several[0], several[2])
+    assert (several[0] != several[1]).any()
+    np.testing.assert_array_equal(sample_subpatches(labelled[:1], np.array([8]), 10)[0], several[1])
+
+
+def test_labels_and_features_stay_together():
+    rows, columns, side = 3, 4, 2
+    numbers = np.arange(rows * columns).reshape(1, rows, columns)
+    labels = numbers.repeat(side, axis=1).repeat(side, axis=2)
+    blocks = label_blocks(labels, side)
+    assert blocks.shape == (1, 12, 2, 2)
+    chosen = sample_subpatches(np.ones((1, 12), bool), np.array([0]), 5)
+    features = take_subpatches(numbers[..., None].astype(np.float32), chosen)
+    assert features.shape == (1, 5, 1, 1)
+    np.testing.assert_array_equal(blocks[0, chosen[0]], np.broadcast_to(features[0], (5, 2, 2)))
