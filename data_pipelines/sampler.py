@@ -23,7 +23,7 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, HostShard, Pick
 from data_pipelines.options import SMALLEST_WEIGHT, DatasetOptions
-from data_pipelines.prepare.workers import WorkerDiedError, how_it_ended
+from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended
 
 
 class Schedule(grain.transforms.DatasetSelectionMap):

@@ -30,7 +30,15 @@ from data_pipelines.prepare.plan import (
 )
 from data_pipelines.prepare.records import check_card, write_metadata
 from data_pipelines.prepare.report import DatasetStats, ShardStats
-from data_pipelines.prepare.shards import BadTileError, ShardJob, read_tile, write_shard
+from data_pipelines.prepare.shards import (
+    BadTileError,
+    ShardJob,
+    WorkerDiedError,
+    read_tile,
+    write_in_processes,
+    write_on_cluster,
+    write_shard,
+)
 from data_pipelines.prepare.statistics import SPLIT, save_statistics
 from data_pipelines.prepare.storage import (
     Output,
@@ -46,7 +54,6 @@ from data_pipelines.prepare.storage import (
     write_manifest,
     write_whole,
 )
-from data_pipelines.prepare.workers import WorkerDiedError, run_in_processes, run_on_cluster
 from data_pipelines.prepared import prepared_folder, save_lengths
 from data_pipelines.reader import Reader
 
@@ -257,9 +264,9 @@ def _write_shards(job: ShardJob, missing: Sequence[Shard], total: int, workers: 
                 write_shard(job, shard, bar.update)
             return
         if cluster:
-            finished = run_on_cluster(write_shard, job, missing, cluster)
+            finished = write_on_cluster(job, missing, cluster)
         else:
-            finished = run_in_processes(write_shard, job, missing, min(workers, len(missing)))
+            finished = write_in_processes(job, missing, min(workers, len(missing)))
         with contextlib.closing(finished):
             for shard in finished:
                 bar.update(len(shard))

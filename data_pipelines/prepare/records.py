@@ -1,9 +1,11 @@
-"""What a prepared example looks like on disk, and the checks that every example passes before it is written."""
+"""Records of prepared examples: their schema, checks before writing, decoding, and the metadata that TFDS reads."""
 
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from data_pipelines.windows import alignment, block_card
 
 
 def tfds_features(card: DatasetCard) -> dict[str, Any]:
-    """The same as TFDS features. Arrays are stored as bytes: exact, and ten times faster to write than lists."""
+    """Returns the TFDS features of a card's examples; arrays are bytes: exact, and ten times faster than lists."""
     import tensorflow_datasets as tfds
 
     features: dict[str, Any] = {"id": tfds.features.Text()}
@@ -27,7 +29,7 @@ def tfds_features(card: DatasetCard) -> dict[str, Any]:
 
 
 def complete_example(card: DatasetCard, example: Example) -> Example:
-    """Adds which of the card's `optional` sensors are there; the others get arrays without dates, or of zeros."""
+    """Adds `<sensor>_present` for the card's `optional` sensors; absent ones get arrays without dates, or of zeros."""
     spec, complete = example_spec(card), dict(example)
     for name in card.optional:
         present = bool(example.get(f"{name}_present", name in example))
@@ -39,11 +41,11 @@ def complete_example(card: DatasetCard, example: Example) -> Example:
 
 
 def check_example(card: DatasetCard, key: str, example: Example) -> None:
-    """Refuses an example, complete or as its reader gave it, that breaks the promise of its card.
+    """Checks an example, complete or as its reader returned it, against its card.
 
     Raises:
-      ValueError: an array is missing, of another shape or dtype, not finite where valid, or a label is no class; the
-        message names dataset, tile and array.
+      ValueError: an array is missing, has another shape or dtype, or is not finite where valid, or a label is not a
+        class; the message names dataset, tile and array.
     """
     where, complete = f"dataset {card.name!r}, tile {key!r}", complete_example(card, example)
     spec = example_spec(card)
@@ -109,7 +111,7 @@ def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
 
 
 def check_card(card: DatasetCard) -> None:
-    """Refuses a card that contradicts itself or its sensors.
+    """Checks a card for contradictions in itself or with its sensors.
 
     Raises:
       ValueError: the message names the dataset and the field.
@@ -133,7 +135,7 @@ def check_card(card: DatasetCard) -> None:
     known = set(card.sensors)
     for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "date_precision", "natural_colour"):
         if strangers := set(getattr(card, field)) - known:
-            raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are none of its sensors")
+            raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are not among its sensors")
     if (card.dense_label in ("segmentation", "change")) != bool(card.dense_colours):
         raise ValueError(f"{where}: dense_colours belong to class maps, and class maps need them")
     if (not card.label_unit) == ("regression" in (card.tile_label, card.dense_label)):
@@ -142,25 +144,67 @@ def check_card(card: DatasetCard) -> None:
         raise ValueError(f"{where}: {len(card.dense_colours)} colours for {len(card.dense_classes)} dense classes")
 
 
+class Serialiser:
+    """Encodes an example, or a block of one, as TFDS does, without TensorFlow; equal examples give equal bytes."""
+
+    def __init__(self, card: DatasetCard) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import example_serializer
+
+        self._features = tfds.features.FeaturesDict(tfds_features(block_card(card)))
+        self._serialiser = example_serializer.ExampleSerializer(self._features.get_serialized_info())
+
+    def __call__(self, example: Example) -> bytes:
+        message = self._serialiser.get_tf_example(self._features.encode_example(example))
+        return message.SerializeToString(deterministic=True)  # else the order of fields differs between processes
+
+
+def check_written(path: pathlib.Path, count: int) -> None:
+    """Counts the records and reads the last one, as the writer may fail without an error."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    with record_errors():
+        reader = ArrayRecordReader(os.fspath(path))
+        try:
+            found = reader.num_records()
+            if found == count and count:
+                reader.read([count - 1])
+        finally:
+            reader.close()
+    if found != count:
+        raise OSError(errno.EIO, f"wrote {count} tiles to {path.name} but only {found} can be read back")
+
+
+@contextlib.contextmanager
+def record_errors() -> Iterator[None]:
+    """Converts the RuntimeErrors of the record writer and reader, also of a full disk, to OSErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
+        code = next((code for code in codes if os.strerror(code) in str(error)), errno.EIO)
+        raise OSError(code, str(error)) from error
+
+
 class RecordError(ValueError):
-    """A record is not what its card promises."""
+    """A record is not an example of its card."""
 
 
 class UnreadableTileError(ValueError):
-    """A tile of a prepared dataset cannot be read: its file is gone, or it is a `CorruptTileError`."""
+    """A tile of a prepared dataset cannot be read: its file is missing, or its record is damaged (CorruptTileError)."""
 
 
 class CorruptTileError(UnreadableTileError):
-    """A record of the tile is damaged; others may be read."""
+    """A record of the tile is damaged; other tiles can be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordParser:
-    """Decodes the records of a dataset whose features are `features.tfds_features`.
+    """Decodes the records of a dataset whose features are `tfds_features(card)`, without TFDS.
 
     Attributes:
       spec: shapes and dtypes of the arrays.
-      texts: names of the texts.
+      texts: names of the strings.
     """
 
     spec: Spec
@@ -168,14 +212,14 @@ class RecordParser:
 
     @classmethod
     def of(cls, card: DatasetCard) -> "RecordParser":
-        """For the examples of a card, or, with the card of a block, for blocks of them."""
+        """Returns the parser of a card's examples or, for the card of a block, of blocks."""
         return cls(example_spec(card), ("id", "crs") if card.georeferenced else ("id",))
 
     def __call__(self, record: bytes) -> Example:
-        """The arrays of a record, read-only, and its texts as bytes.
+        """Returns the arrays of a record, read-only, and its strings as bytes.
 
         Raises:
-          RecordError: it is something else.
+          RecordError: the bytes are something else.
         """
         from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
@@ -185,11 +229,10 @@ class RecordParser:
             example: Example = {key: fields[key].bytes_list.value[0] for key in self.texts}
             return example | {key: _array(fields[key], *self.spec[key]) for key in self.spec}
         except (DecodeError, IndexError, ValueError) as error:
-            raise RecordError(f"it is no example of the dataset: {type(error).__name__} {error}") from error
+            raise RecordError(f"not an example of the dataset: {type(error).__name__} {error}") from error
 
 
 def _array(field: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
-    """A field's array: its bytes if it has axes, else the only number of a list."""
     if not shape:
         return np.asarray([*field.int64_list.value, *field.float_list.value][0], dtype)
     return np.frombuffer(field.bytes_list.value[0], dtype).reshape([-1 if n is None else n for n in shape])
@@ -203,15 +246,15 @@ def write_metadata(
     record_bytes: Mapping[str, int],
     limit: int | None = None,
 ) -> None:
-    """Writes the description of ArrayRecord files, so that `tfds.builder_from_directory` opens them.
+    """Writes `dataset_info.json` and `features.json`, so that `tfds.builder_from_directory` opens ArrayRecord files.
 
     Args:
-      folder: gets the two files.
+      folder: of the files.
       card: the dataset's facts.
       version: "major.minor.patch".
       shard_lengths: tiles of each file, by split; TFDS sees each block of a tile as an example.
       record_bytes: of each split.
-      limit: how many tiles of each split were taken, to be said in the description; None: all.
+      limit: tiles taken of each split, for the description; None: all.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -229,18 +272,15 @@ def write_metadata(
         license=card.licence or None,
     )
     info.set_file_format("array_record")
-    splits = []
-    for split, lengths in shard_lengths.items():
-        template = ShardedFileTemplate(
-            data_dir=folder, dataset_name=card.name, split=split, filetype_suffix="array_record"
+    common = dict(data_dir=folder, dataset_name=card.name, filetype_suffix="array_record")
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[length * card.blocks**2 for length in lengths],
+            num_bytes=record_bytes[split],
+            filename_template=ShardedFileTemplate(split=split, **common),
         )
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[length * card.blocks**2 for length in lengths],
-                num_bytes=record_bytes[split],
-                filename_template=template,
-            )
-        )
+        for split, lengths in shard_lengths.items()
+    ]
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(folder)

@@ -1,28 +1,34 @@
-"""Writing one shard: tiles are read, checked, counted and serialised into an ArrayRecord file."""
+"""Shards: one is written from its tiles; many by processes of this machine, or by the workers of a Dask cluster."""
 
-import contextlib
+import concurrent.futures
 import dataclasses
 import errno
+import functools
+import multiprocessing
 import os
 import pathlib
+import signal
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from anysat_jax.sensors import Sensor, register
-from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card import Example
 from data_pipelines.prepare.plan import Shard
-from data_pipelines.prepare.records import check_example, complete_example, tfds_features
+from data_pipelines.prepare.records import Serialiser, check_example, check_written, complete_example, record_errors
 from data_pipelines.prepare.report import ShardStats, Skipped
 from data_pipelines.prepare.storage import Output, move_whole, temporary_name, write_whole
 from data_pipelines.reader import Reader
-from data_pipelines.windows import block_card, split_example
+from data_pipelines.windows import split_example
 
 # One record per group, for fast random access. Compression would save a tenth of noisy images and perhaps half of an
 # optical series, and make records three times slower to read.
 RECORD_OPTIONS = "group_size:1,uncompressed"
 # Faults of the machine, which would spoil every other tile, too.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+CONNECT_SECONDS = 30  # for a scheduler to answer, and then to have a worker
 
 
 class BadTileError(ValueError):
@@ -96,7 +102,7 @@ def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda
     temporary = output.parts / temporary_name(shard.file_name)
     try:
         stats = _write_records(job, shard, temporary, on_tile)
-        _check_written(temporary, stats.examples * job.reader.card.blocks**2)
+        check_written(temporary, stats.examples * job.reader.card.blocks**2)
         stats.file_bytes = temporary.stat().st_size
         write_whole(output.parts / shard.stats_name, stats.to_json())
         move_whole(temporary, output.data / shard.file_name)
@@ -132,43 +138,134 @@ def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Cal
     return stats
 
 
-class Serialiser:
-    """Encodes an example, or a block of one, as TFDS does, without TensorFlow; equal examples give equal bytes."""
+class WorkerDiedError(ChildProcessError):
+    """A worker process ended before its work did.
 
-    def __init__(self, card: DatasetCard) -> None:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import example_serializer
+    Attributes:
+      pid: the process, if known.
+    """
 
-        self._features = tfds.features.FeaturesDict(tfds_features(block_card(card)))
-        self._serialiser = example_serializer.ExampleSerializer(self._features.get_serialized_info())
-
-    def __call__(self, example: Example) -> bytes:
-        message = self._serialiser.get_tf_example(self._features.encode_example(example))
-        return message.SerializeToString(deterministic=True)  # else the order of fields differs between processes
+    pid: int | None = None
 
 
-def _check_written(path: pathlib.Path, count: int) -> None:
-    """Counts the records and reads the last one, as the writer may fail without an error."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    with record_errors():
-        reader = ArrayRecordReader(os.fspath(path))
-        try:
-            found = reader.num_records()
-            if found == count and count:
-                reader.read([count - 1])
-        finally:
-            reader.close()
-    if found != count:
-        raise OSError(errno.EIO, f"wrote {count} tiles to {path.name} but only {found} can be read back")
+def how_it_ended(code: int | None) -> str:
+    """Describes a process's exit code; a negative one is the signal that killed it."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    out_of_memory = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{out_of_memory}"
 
 
-@contextlib.contextmanager
-def record_errors() -> Iterator[None]:
-    """Converts the RuntimeErrors of the record writer and reader, also of a full disk, to OSErrors."""
+def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> Iterator[Shard]:
+    """Writes shards in `count` processes of this machine; yields each when it is written.
+
+    Raises:
+      WorkerDiedError: a process was killed; the others are ended, too.
+      BadTileError, OSError: as `write_shard`, of the first shard that fails; the processes are ended at once.
+    """
+    others, workers = set(multiprocessing.active_children()), set()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,)
+    )
     try:
-        yield
-    except RuntimeError as error:
-        codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
-        code = next((code for code in codes if os.strerror(code) in str(error)), errno.EIO)
-        raise OSError(code, str(error)) from error
+        futures = {}
+        for shard in shards:
+            futures[pool.submit(_write_in_worker, shard)] = shard
+            workers |= set(multiprocessing.active_children()) - others
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenProcessPool as error:
+        # The pool ends the others by SIGTERM once it misses one.
+        codes = {process.pid: process.exitcode for process in workers}
+        pid = next((pid for pid, code in codes.items() if code not in (None, 0, -signal.SIGTERM)), None)
+        died = WorkerDiedError(f"worker process {pid} {how_it_ended(codes[pid])}" if pid else "a worker process ended")
+        died.pid = pid
+        raise died from error
+    except BaseException:
+        for process in workers:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_JOB: list[ShardJob] = []  # of a worker process
+
+
+def _start_worker(job: ShardJob) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    # Otherwise a worker whose parent was killed waits for its next shard for ever.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _JOB.append(job)
+
+
+def _exit_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _write_in_worker(shard: Shard) -> None:
+    _write_portably(_JOB[0], shard)
+
+
+def _write_portably(job: ShardJob, shard: Shard) -> None:
+    """Writes a shard; errors of other packages, which may not survive pickling, become RuntimeErrors."""
+    try:
+        write_shard(job, shard)
+    except Exception as error:
+        if type(error).__module__ in ("builtins", __name__):
+            raise
+        portable = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            portable.add_note(note)
+        raise portable from error
+
+
+def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> Iterator[Shard]:
+    """Writes shards on the workers of a Dask cluster; yields each when it is written.
+
+    The scheduler gives the shards of a worker that dies to the others.
+
+    Raises:
+      ImportError: the package `distributed` is not installed.
+      ConnectionError: the scheduler at `address`, "tcp://host:8786", does not answer, or has no workers.
+      WorkerDiedError: a shard killed several workers in a row, or the scheduler ended; the message names the shard.
+      BadTileError, OSError: as `write_shard`, of the first shard that fails; the others are cancelled.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise ImportError("a cluster needs the package distributed: pip install 'anysat-jax[cluster]'") from error
+
+    with _connect(distributed, address) as client:
+        shared = client.submit(_same, job, pure=False)  # a task, so that it is repeated if the worker holding it dies
+        submit = functools.partial(client.get_executor(pure=False).submit, _write_portably, shared)
+        futures = {submit(shard): shard for shard in shards}
+        for future in concurrent.futures.as_completed(futures):
+            shard = futures[future]
+            try:
+                future.result()
+            except (distributed.KilledWorker, concurrent.futures.CancelledError) as error:
+                reason = str(error) or "the scheduler ended"
+                raise WorkerDiedError(f"the cluster at {address} gave up {shard.file_name}: {reason}") from error
+            yield shard
+
+
+def _connect(distributed: Any, address: str) -> Any:
+    try:
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except TimeoutError as error:
+        client.close()
+        how = f"start some on machines that see the same folders: dask worker {address} --nthreads 1"
+        raise ConnectionError(f"the Dask scheduler at {address} has no workers; {how}") from error
+    return client
+
+
+def _same(job: ShardJob) -> ShardJob:
+    return job

@@ -1,9 +1,11 @@
 """Fake readers that misbehave or lack things; in a file of their own, for worker processes to import."""
 
 import dataclasses
+import multiprocessing
 import os
 import pathlib
 import signal
+import time
 
 import numpy as np
 
@@ -51,6 +53,20 @@ class DiesOnce(FakeReader):
         if key == "train5" and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().example(split, key)
+
+
+class NeverEnds(FakeReader):
+    """Its worker processes leave their numbers in a folder and wait."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+
+    def example(self, split, key):
+        if multiprocessing.parent_process():
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(600)
         return super().example(split, key)
 
 

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import load, registry
 from data_pipelines.batches import HostShard
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
-from data_pipelines.prepare.workers import WorkerDiedError
+from data_pipelines.prepare.shards import WorkerDiedError
 from tests.data_pipelines.fake_reader import CARD, data_config, fake_entry
 
 DAMAGED = 3  # of the seven training tiles

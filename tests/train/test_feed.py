@@ -10,7 +10,7 @@ from anysat_jax.train.input import Feed, until_end
 from anysat_jax.train.sharding import make_mesh
 from configs import pretrain
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.prepare.workers import WorkerDiedError
+from data_pipelines.prepare.shards import WorkerDiedError
 from tests.train.toys import assert_same
 
 MESH = make_mesh({"data": 2, "fsdp": 1})

@@ -8,8 +8,14 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.card import example_spec
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.records import RecordError, RecordParser, check_card, check_example, complete_example
-from data_pipelines.prepare.shards import Serialiser
+from data_pipelines.prepare.records import (
+    RecordError,
+    RecordParser,
+    Serialiser,
+    check_card,
+    check_example,
+    complete_example,
+)
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines import coordinate_tiles
 from tests.data_pipelines.coordinate_tiles import make_tile
@@ -113,7 +119,7 @@ CARDS = {
     "smaller": (dict(sides={"spot": 30}), "margin of -10 m"),
     "patches": (dict(patch_sizes=(30,)), "tile of 40 m is not a whole number of patches of 30 m"),
     "sub-patches": (dict(patch_sizes=(5,)), "not a whole number of 'spot' sub-patches"),
-    "strangers": (dict(clouds=("s3",)), r"clouds names \['s3'\], which are none of its sensors"),
+    "strangers": (dict(clouds=("s3",)), r"clouds names \['s3'\], which are not among its sensors"),
     "colours": (dict(dense_colours=("#000000",)), "1 colours for 8 dense classes"),
     "no colours": (dict(dense_colours=()), "class maps need them"),
     "unit": (dict(label_unit="t/ha"), "label_unit is 't/ha'; regressions have one"),
@@ -160,11 +166,11 @@ def test_tfds_reads_the_same(tmp_path):
 @pytest.mark.parametrize("spoil", [lambda r: r[:-7], lambda r: b"nothing of the kind", lambda r: b""])
 def test_another_record_is_refused(spoil):
     record = Serialiser(CARD)(make_example("train", 1))
-    with pytest.raises(RecordError, match="no example of the dataset"):
+    with pytest.raises(RecordError, match="not an example of the dataset"):
         RecordParser.of(CARD)(spoil(record))
 
 
 def test_a_record_of_another_card_is_refused():
     record = Serialiser(CARD)(make_example("train", 1))
-    with pytest.raises(RecordError, match="no example of the dataset"):
+    with pytest.raises(RecordError, match="not an example of the dataset"):
         RecordParser.of(coordinate_tiles.CARD)(record)

@@ -1,7 +1,6 @@
 """Shards written by processes of this machine and by a Dask cluster: the same bytes; dead and failing workers."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,9 @@ import time
 import pytest
 
 from data_pipelines.prepare import plan as plan_module
-from data_pipelines.prepare import workers as workers_module
+from data_pipelines.prepare import shards as shards_module
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.workers import WorkerDiedError, run_in_processes
+from data_pipelines.prepare.shards import WorkerDiedError
 from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
 from tests.data_pipelines.fake_reader import CARD, FakeReader
@@ -62,15 +61,15 @@ def test_errors_of_workers_keep_type_and_message(tmp_path, reader, kind, message
     assert not (tmp_path / "fake_tiles" / "1.0.0").exists()
 
 
-def write_pid_and_wait(folder, item):
-    """A task that does not end."""
-    (folder / str(item)).write_text(str(os.getpid()))
-    time.sleep(600)
-
-
-def run_for_ever(folder):
-    """Runs such tasks, in a process to be killed."""
-    list(run_in_processes(write_pid_and_wait, folder, [0, 1], 2))
+NEVER_ENDS = """
+import pathlib, sys
+from data_pipelines.prepare import plan
+from data_pipelines.prepare.prepare import prepare_dataset
+from tests.data_pipelines.odd_readers import NeverEnds
+if __name__ == "__main__":
+    plan.SHARD_BYTES = 25_000
+    prepare_dataset(NeverEnds(sys.argv[1]), pathlib.Path(sys.argv[2]), "1.0.0", workers=2)
+"""
 
 
 def is_running(pid):
@@ -91,10 +90,11 @@ def wait_until(condition, seconds=60):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
-    code = f"import pathlib; from {__name__} import run_for_ever; run_for_ever(pathlib.Path({str(tmp_path)!r}))"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-    wait_until(lambda: all((tmp_path / str(item)).exists() and (tmp_path / str(item)).read_text() for item in (0, 1)))
-    pids = [int((tmp_path / str(item)).read_text()) for item in (0, 1)]
+    (tmp_path / "pids").mkdir()
+    command = [sys.executable, "-c", NEVER_ENDS, str(tmp_path / "pids"), str(tmp_path / "out")]
+    parent = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
     assert all(map(is_running, pids))
     parent.send_signal(number)
     parent.wait(30)
@@ -143,7 +143,7 @@ def test_errors_of_a_cluster_name_the_tile(tmp_path, cluster):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers_module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(shards_module, "CONNECT_SECONDS", 0.2)
     with pytest.raises(ConnectionError, match="^no Dask scheduler answers at tcp://127.0.0.1:9 "):
         prepare(FakeReader(), tmp_path, cluster="tcp://127.0.0.1:9")
 
