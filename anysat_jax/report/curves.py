@@ -1,4 +1,4 @@
-"""Training curves from a run's metrics.csv, of any version: columns that it lacks are not drawn."""
+"""Curves of losses, rates and scores from the logs of runs: metrics.csv and evaluation.csv, of any version."""
 
 import csv
 import dataclasses
@@ -20,28 +20,26 @@ HEALTH = {
     "feature_variance": "Variance, all patches",
     "feature_cosine": "Cosine, tiles at a position",
 }
-"""What `pretrain.health` measures of the teacher."""
-SMOOTHED_SHARE = 0.05  # of the run, as the deviation of the smoothing kernel
+"""Columns that pretraining logs of the teacher's features."""
+SMOOTHED_FRACTION = 0.05  # of the run, as the deviation of the smoothing kernel
 SMOOTHED_POINTS = 200
+FEW_POINTS = 20  # of a curve that is not smoothed
+MOST_POINTS = 5000  # of a curve; of a longer log every second row is drawn, or every third, ...
+
+Series = Float[np.ndarray, "n"]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Curve:
-    """A dataset's rows of the log, by step.
-
-    Attributes:
-      dataset: its name.
-      steps: numbers of the updates.
-      values: by the column's name; nan where the log has no value.
-    """
+    """Rows of a pretraining's log for one dataset; `values` by column, nan where the log has no value."""
 
     dataset: str
-    steps: Float[np.ndarray, "n"]
-    values: dict[str, Float[np.ndarray, "n"]]
+    steps: Series
+    values: dict[str, Series]
 
 
 def read_curves(path: pathlib.Path) -> list[Curve]:
-    """The log's rows by dataset, sorted by name; nothing where there is no file or no row."""
+    """Reads a pretraining's log by dataset, sorted by name; empty if there is no file or no row."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -55,27 +53,55 @@ def read_curves(path: pathlib.Path) -> list[Curve]:
     return curves
 
 
-def smooth(
-    steps: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], at: Float[np.ndarray, "m"], width: float
-) -> Float[np.ndarray, "m"]:
-    """Averages of the finite values around each step in `at`, with Gaussian weights of a deviation of `width` steps."""
+def smooth(steps: Series, values: Series, at: Float[np.ndarray, "m"], width: float) -> Float[np.ndarray, "m"]:
+    """Averages the finite values around each step in `at`, with Gaussian weights of a deviation of `width` steps."""
     distance = (at[:, None] - steps[None]) / max(width, 1e-9)
     finite = np.isfinite(values)
     weights = np.exp(-0.5 * distance**2) * finite[None]
     return weights @ np.where(finite, values, 0) / np.maximum(weights.sum(axis=1), 1e-12)
 
 
+def draw_series(ax: Any, steps: Series, values: Series, colour: str, label: str, span: float) -> None:
+    """Draws values thin as logged and thick as smoothed; a few only as logged.
+
+    Args:
+      ax: the axes.
+      steps, values: of the log.
+      colour, label: of the line.
+      span: steps of the whole run, a fraction of which is the smoothing width.
+    """
+    if len(steps) < FEW_POINTS:
+        ax.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=label)
+        return
+    ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
+    at = np.linspace(steps[0], steps[-1], SMOOTHED_POINTS)
+    width = max(SMOOTHED_FRACTION * span, np.diff(steps).max())
+    ax.plot(at, smooth(steps, values, at, width), color=colour, linewidth=2, label=label)
+
+
 def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
-    """Losses and the features' health, each dataset thin as logged and thick as smoothed, and the learning rate."""
+    """Draws losses and the features' health of a pretraining by dataset, and the learning rate."""
     health = [name for name in HEALTH if any(np.isfinite(curve.values.get(name, np.nan)).any() for curve in curves)]
     rows = [row for row in ([*LOSSES, "learning_rate"], health) if row]
+    span = max(curve.steps.max() for curve in curves)
     with style.new_figure(path, (12, 0.9 + 3.7 * len(rows)), f"Training: {run}") as figure:
         axes = figure.subplot_mosaic([np.repeat(row, 12 // len(row)).tolist() for row in rows])
         for name, title in (LOSSES | HEALTH).items():
-            if name in axes:
-                _draw_smoothed(axes[name], name, curves)
-                axes[name].set_title(title)
-        _draw_learning_rate(axes["learning_rate"], curves)
+            if name not in axes:
+                continue
+            axes[name].set_title(title)
+            for colour, curve in style.coloured(curves):
+                measured = np.isfinite(curve.values[name])  # an earlier version may have begun the log
+                if measured.any():
+                    draw_series(
+                        axes[name], curve.steps[measured], curve.values[name][measured], colour, curve.dataset, span
+                    )
+        steps = np.concatenate([curve.steps for curve in curves])
+        rates = np.concatenate([curve.values["learning_rate"] for curve in curves])[np.argsort(steps)]
+        axes["learning_rate"].plot(np.sort(steps), rates, color=style.TEXT_COLOUR, linewidth=1.6)
+        axes["learning_rate"].set_title("Learning rate")
+        axes["learning_rate"].set_ylim(bottom=0)
+        axes["learning_rate"].yaxis.set_major_formatter("{x:.0e}")
         for ax in axes.values():
             ax.set_xlabel("step")
             ax.grid(visible=True)
@@ -84,70 +110,43 @@ def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
 
 
-def _draw_smoothed(ax: Any, name: str, curves: Sequence[Curve]) -> None:
-    width = SMOOTHED_SHARE * max(curve.steps.max() for curve in curves)
-    for index, curve in enumerate(curves):
-        colour = style.DATASET_COLOURS[index % len(style.DATASET_COLOURS)]
-        measured = np.isfinite(curve.values[name])  # not where an earlier version began the log
-        if not measured.any():
-            continue
-        steps, values = curve.steps[measured], curve.values[name][measured]
-        ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
-        at = np.linspace(steps[0], steps[-1], SMOOTHED_POINTS)
-        ax.plot(at, smooth(steps, values, at, width), color=colour, linewidth=2, label=curve.dataset)
-
-
-def _draw_learning_rate(ax: Any, curves: Sequence[Curve]) -> None:
-    steps = np.concatenate([curve.steps for curve in curves])
-    rates = np.concatenate([curve.values["learning_rate"] for curve in curves])
-    order = np.argsort(steps)
-    ax.plot(steps[order], rates[order], color=style.TEXT_COLOUR, linewidth=1.6)
-    ax.set_title("Learning rate")
-    ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_formatter("{x:.0e}")
-
-
-FEW_POINTS = 20  # of a curve that is drawn as it is
-MOST_POINTS = 5000  # of a curve; of a longer log every second row is drawn, or every third, ...
-
-
 @dataclasses.dataclass(frozen=True)
 class FitLog:
-    """What a fit has logged; the arrays of evaluations may be empty.
+    """Log of a fine-tuning; the arrays of evaluations may be empty.
 
     Attributes:
       name: of the run, for the legend.
       steps, loss, rate: number of each logged update, its loss and its learning rate.
       epochs, values: of each evaluation, and its value of the task's metric.
-      best: the epoch whose parameters were kept; None where none is known.
+      best: the epoch whose parameters were kept; None if unknown.
     """
 
     name: str
-    steps: Float[np.ndarray, "n"]
-    loss: Float[np.ndarray, "n"]
-    rate: Float[np.ndarray, "n"]
+    steps: Series
+    loss: Series
+    rate: Series
     epochs: Float[np.ndarray, "m"]
     values: Float[np.ndarray, "m"]
     best: int | None
 
     @property
     def best_value(self) -> float:
-        """The value of the epoch whose parameters were kept; nan where it is not known."""
+        """The value of the epoch whose parameters were kept; nan if unknown."""
         kept = self.values[self.epochs == self.best]
         return float(kept[0]) if len(kept) else math.nan
 
     @property
-    def in_words(self) -> str:
+    def label(self) -> str:
         """The name, with the epoch that was kept."""
         known = math.isfinite(self.best_value)
         return f"{self.name}, best {self.best_value:.3f} at epoch {self.best}" if known else self.name
 
 
 def read_fit_log(run: Run) -> FitLog | None:
-    """The log of a run; None where it has none, as an evaluation.
+    """Reads the log of a run; None if it has none, as an evaluation.
 
     Raises:
-      BrokenRun: a file lacks a column or has a value that is no number.
+      BrokenRun: a file lacks a column or has a value that is not a number.
     """
     if not (run.folder / "metrics.csv").exists():
         return None
@@ -160,7 +159,7 @@ def read_fit_log(run: Run) -> FitLog | None:
     return FitLog(f"seed {run.seed}", steps, loss, rate, epochs, values, run.best_epoch)
 
 
-def _read_columns(run: Run, file: str, names: Sequence[str]) -> list[Float[np.ndarray, "n"]]:
+def _read_columns(run: Run, file: str, names: Sequence[str]) -> list[Series]:
     where = f"{run.label}/{file}"
     try:
         with (run.folder / file).open(newline="", encoding="utf-8") as lines:
@@ -174,49 +173,31 @@ def _read_columns(run: Run, file: str, names: Sequence[str]) -> list[Float[np.nd
 
 
 def draw_fit_curves(path: pathlib.Path, title: str, metric: str, logs: Sequence[FitLog]) -> None:
-    """Draws the logs of one experiment, a colour for each seed.
+    """Draws the logs of one experiment, a colour for each seed; a ring marks the epoch that was kept.
 
     Args:
       path: the PNG file.
       title: of the figure.
-      metric: what the values of the evaluations are, in words.
+      metric: of the evaluations, in words.
       logs: at least one.
     """
+    lines, ring = dict(marker="o", markersize=3.5, linewidth=1.6), dict(markersize=11, fillstyle="none", linestyle="")
     with style.new_figure(path, (12, 4.2), title) as figure:
-        axes = figure.subplots(1, 3)
-        for index, log in enumerate(logs):
-            colour = style.DATASET_COLOURS[index % len(style.DATASET_COLOURS)]
-            _draw_loss(axes[0], log, colour)
+        loss, rate, values = figure.subplots(1, 3)
+        for colour, log in style.coloured(logs):
+            draw_series(loss, log.steps, log.loss, colour, log.label, log.steps[-1] - log.steps[0])
             marker = "o" if len(log.rate) < FEW_POINTS else ""
-            axes[1].plot(log.steps, log.rate, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
-            _draw_values(axes[2], log, colour)
-        for ax, name, unit in zip(
-            axes, ("Training loss", "Learning rate", f"Validation: {metric}"), ("step", "step", "epoch"), strict=True
-        ):
+            rate.plot(log.steps, log.rate, color=colour, **lines | {"marker": marker})
+            values.plot(log.epochs, log.values, color=colour, **lines)
+            if math.isfinite(log.best_value):
+                values.plot([log.best], [log.best_value], color=style.ACCENT_COLOUR, marker="o", clip_on=False, **ring)
+        names = {loss: "Training loss", rate: "Learning rate", values: f"Validation: {metric}"}
+        for ax, name in names.items():
             ax.set_title(name)
-            ax.set_xlabel(unit)
+            ax.set_xlabel("epoch" if ax is values else "step")
             ax.grid(visible=True)
             ax.margins(x=0.02)
             ax.xaxis.get_major_locator().set_params(integer=True)
-        axes[1].set_ylim(bottom=0)
-        axes[1].yaxis.set_major_formatter("{x:.1e}")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(logs)))
-
-
-def _draw_loss(ax: Any, log: FitLog, colour: str) -> None:
-    """Thin as logged, thick as smoothed; as logged only where there is little of it."""
-    if len(log.steps) < FEW_POINTS:
-        ax.plot(log.steps, log.loss, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=log.in_words)
-        return
-    ax.plot(log.steps, log.loss, color=colour, alpha=0.3, linewidth=0.7)
-    at = np.linspace(log.steps[0], log.steps[-1], SMOOTHED_POINTS)
-    width = max(SMOOTHED_SHARE * (log.steps[-1] - log.steps[0]), np.diff(log.steps).max())
-    ax.plot(at, smooth(log.steps, log.loss, at, width), color=colour, linewidth=2, label=log.in_words)
-
-
-def _draw_values(ax: Any, log: FitLog, colour: str) -> None:
-    """The values by epoch, the best with a ring."""
-    ax.plot(log.epochs, log.values, color=colour, marker="o", markersize=3.5, linewidth=1.6)
-    if math.isfinite(log.best_value):
-        ring = dict(marker="o", markersize=11, fillstyle="none", linestyle="", clip_on=False)
-        ax.plot([log.best], [log.best_value], color=style.ACCENT_COLOUR, **ring)
+        rate.set_ylim(bottom=0)
+        rate.yaxis.set_major_formatter("{x:.1e}")
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(logs)))

@@ -1,4 +1,4 @@
-"""The qualitative panels of the paper's figure B: inputs, prediction and ground truth of a few tiles."""
+"""Maps of a few tiles: samples of an evaluation (the paper's figure B); features and land cover of a pretraining."""
 
 import dataclasses
 import pathlib
@@ -6,31 +6,31 @@ import re
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from anysat_jax.downstream.task import Task
 from anysat_jax.report import style
-from anysat_jax.report.runs import BrokenRun, Run, clean
-from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard
+from anysat_jax.report.runs import BrokenRun, Run, TaskInfo, clean
+
+VOID_COLOUR = "#ffffff"
+COLUMN_INCHES = 2.3
+
+# ---------------------------------------------------------------- samples of an evaluation
 
 FILE = "panels.npz"
 LARGEST_BYTES = 2**30  # of the unpacked file
 MOST_TILES = 6
-COLUMN_INCHES = 2.3
 CLASSES_BESIDE_A_TILE = 10
-VOID_COLOUR = "#ffffff"
 BROKEN = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-SPREAD = (1.0, 99.0)  # percentiles that are the ends of a colour bar
+SPREAD = (1.0, 99.0)  # percentiles at the ends of a colour bar
 
 
 @dataclasses.dataclass(frozen=True)
-class Panels:
-    """A few samples of a run.
+class Samples:
+    """A few samples of an evaluation.
 
     Attributes:
       ids: n names.
@@ -46,11 +46,11 @@ class Panels:
     extent: float
 
 
-def read_panels(run: Run) -> Panels | None:
-    """The panels of a run; None where it has none.
+def read_samples(run: Run) -> Samples | None:
+    """Reads the samples of a run; None if it has none.
 
     Raises:
-      BrokenRun: the file is not what an evaluation writes.
+      BrokenRun: the file is not of an evaluation.
     """
     path, where = run.folder / FILE, f"{run.label}/{FILE}"
     if not path.exists():
@@ -60,98 +60,74 @@ def read_panels(run: Run) -> Panels | None:
             if sum(entry.file_size for entry in archive.infolist()) > LARGEST_BYTES:
                 raise ValueError("it is too large")
         with np.load(path, allow_pickle=False) as arrays:
-            panels = _make_panels(run.task, dict(arrays))
+            samples = _make_samples(run.task, dict(arrays))
     except BROKEN as error:
         reason = f"it has no array {error}" if isinstance(error, KeyError) else clean(error)
         raise BrokenRun(f"{where} cannot be shown: {reason}; evaluate the run again to write it anew.") from None
-    return panels if len(panels.ids) else None
+    return samples if len(samples.ids) else None
 
 
-def _make_panels(task: Task, arrays: dict[str, np.ndarray]) -> Panels:
+def _make_samples(task: TaskInfo, arrays: dict[str, np.ndarray]) -> Samples:
     suffix = "_text" if task.level == "tile" else ""
     ids = [clean(text) for text in arrays["ids"][:MOST_TILES]]
     inputs = {clean(name): arrays[f"input_{i}"][:MOST_TILES] for i, name in enumerate(arrays["sensors"])}
     truth, prediction = (arrays[f"{name}{suffix}"][:MOST_TILES] for name in ("truth", "prediction"))
-    dims = 1 if task.level == "tile" else 3
-    kinds = "U" if task.level == "tile" else "f" if task.kind == "regression" else "iu"
     if not ids:
-        return Panels([], {}, truth, prediction, 0.0)
+        return Samples([], {}, truth, prediction, 0.0)
+    ndim, kinds = (1, "U") if task.level == "tile" else (3, "f" if task.kind == "regression" else "iu")
     for name, answers in (("truth", truth), ("prediction", prediction)):
-        if (
-            answers.ndim != dims
-            or len(answers) != len(ids)
-            or answers.dtype.kind not in kinds
-            or not all(answers.shape[1:])
-        ):
+        whole = answers.ndim == ndim and len(answers) == len(ids) and all(answers.shape[1:])
+        if not whole or answers.dtype.kind not in kinds:
             raise ValueError(f"{name} is {answers.dtype} {answers.shape}")
     for name, images in inputs.items():
-        if (
-            images.ndim != 4
-            or images.shape[0] != len(ids)
-            or images.shape[3] != 3
-            or images.dtype != np.uint8
-            or not images.size
-        ):
+        coloured = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
+        if not coloured or len(images) != len(ids) or not images.size:
             raise ValueError(f"the input of {name} is {images.dtype} {images.shape}")
-    return Panels(ids, inputs, truth, prediction, float(arrays["extent"]))
+    return Samples(ids, inputs, truth, prediction, float(arrays["extent"]))
 
 
-def draw_panels(path: pathlib.Path, title: str, task: Task, panels: Panels) -> None:
+def draw_samples(path: pathlib.Path, title: str, task: TaskInfo, samples: Samples) -> None:
     """Draws a row for each tile: its inputs, the prediction, the ground truth; white is void."""
-    columns = len(panels.inputs) + 2
-    size = (COLUMN_INCHES * columns + 1.9, COLUMN_INCHES * len(panels.ids) + 0.9)
+    columns = len(samples.inputs) + 2
+    size = (COLUMN_INCHES * columns + 1.9, COLUMN_INCHES * len(samples.ids) + 0.9)
     with style.new_figure(path, size, title) as figure:
-        axes = figure.subplots(len(panels.ids), columns, squeeze=False)
+        axes = figure.subplots(len(samples.ids), columns, squeeze=False)
+        for name, ax in zip((*samples.inputs, "Prediction", "Ground truth"), axes[0], strict=True):
+            ax.set_title(name)
         for row, cells in enumerate(axes):
-            for ax, (name, images) in zip(cells, panels.inputs.items(), strict=False):
+            for ax, images in zip(cells, samples.inputs.values(), strict=False):
                 ax.imshow(images[row], interpolation="nearest")
-                ax.set_title(name if row == 0 else "")
-            for ax, name in zip(cells[-2:], ("prediction", "truth"), strict=True):
-                ax.set_title({"prediction": "Prediction", "truth": "Ground truth"}[name] if row == 0 else "")
-                _draw_answer(ax, task, panels, name, row)
+            for ax, answers in zip(cells[-2:], (samples.prediction, samples.truth), strict=True):
+                _draw_answer(ax, task, answers[row], value_range(samples))
             for ax in cells:
-                _frame(ax)
-            cells[0].set_ylabel(textwrap.fill(panels.ids[row], 26), fontsize=8)
-        if task.level == "dense":
-            _add_key(figure, axes, task, panels)
+                style.frame(ax)
+            cells[0].set_ylabel(textwrap.fill(samples.ids[row], 26), fontsize=8)
+        if task.level == "dense" and task.kind == "regression":
+            figure.colorbar(axes[0, -1].images[0], ax=axes, shrink=0.8, pad=0.02).set_label(task.unit)
+        elif task.level == "dense":
+            handles = class_handles(task.classes, class_colours(task), (samples.truth, samples.prediction), "void")
+            columns = -(-len(handles) // (CLASSES_BESIDE_A_TILE * len(samples.ids)))
+            _draw_legend(figure, handles, ncols=columns)
 
 
-def _draw_answer(ax: Any, task: Task, panels: Panels, name: str, row: int) -> None:
-    answers = getattr(panels, name)
+def _draw_answer(ax: Any, task: TaskInfo, answer: Any, limits: tuple[float, float]) -> None:
+    from matplotlib import colormaps
+
     if task.level == "tile":
-        text = textwrap.fill(clean(answers[row]), 22)
+        text = textwrap.fill(clean(answer), 22)
         ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, transform=ax.transAxes, color=style.TEXT_COLOUR)
     elif task.kind == "regression":
-        low, high = value_range(panels)
-        ax.imshow(answers[row], cmap=_value_colours(), vmin=low, vmax=high, interpolation="nearest")
+        colours = colormaps["viridis"].with_extremes(bad=VOID_COLOUR)
+        ax.imshow(answer, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     else:
-        ax.imshow(paint(task, answers[row]), interpolation="nearest")
+        ax.imshow(paint(class_colours(task), answer), interpolation="nearest")
 
 
-def class_colours(task: Task) -> list[str]:
-    """The dataset's official colours, or evenly spread ones where it has none."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    official = [colour for colour in task.colours if re.fullmatch("#[0-9a-fA-F]{6}", colour)]
-    if len(official) == len(task.classes):
-        return official
-    spread = colormaps["turbo"](np.linspace(0.05, 0.95, len(task.classes)))
-    return [to_hex(colour) for colour in spread]
-
-
-def paint(task: Task, classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
-    """A class map in colours; what is no class is void, which is white."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.array([to_rgb(colour) for colour in (*class_colours(task), VOID_COLOUR)])
-    void = len(task.classes)
-    return palette[np.where((classes >= 0) & (classes < void), classes, void)]
-
-
-def value_range(panels: Panels) -> tuple[float, float]:
-    """The ends of the colour bar, from the truth and the predictions of all tiles together."""
-    values = np.concatenate([panels.truth.ravel(), panels.prediction.ravel()])
+def value_range(samples: Samples) -> tuple[float, float]:
+    """Returns the ends of the colour bar, from the truth and the predictions of all tiles together."""
+    if samples.truth.dtype.kind != "f":
+        return 0.0, 1.0
+    values = np.concatenate([samples.truth.ravel(), samples.prediction.ravel()])
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
@@ -159,38 +135,51 @@ def value_range(panels: Panels) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def _value_colours() -> Any:
+def class_colours(task: TaskInfo) -> list[str]:
+    """Returns the dataset's official colours, or evenly spread ones if it has none."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    return colormaps["viridis"].with_extremes(bad=VOID_COLOUR)
-
-
-def _frame(ax: Any) -> None:
-    """A thin frame without ticks, so that white is seen to be inside."""
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)
+    official = [colour for colour in task.colours if re.fullmatch("#[0-9a-fA-F]{6}", colour)]
+    if len(official) == len(task.classes):
+        return official
+    return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, len(task.classes)))]
 
 
-def _add_key(figure: Any, axes: np.ndarray, task: Task, panels: Panels) -> None:
-    """The colour bar of a regression, or the classes that occur."""
+def paint(colours: Sequence[str], classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+    """Returns a class map in colours, white outside of the classes."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb(colour) for colour in (*colours, VOID_COLOUR)])
+    return palette[np.where((classes >= 0) & (classes < len(colours)), classes, len(colours))]
+
+
+def class_handles(
+    classes: Sequence[str], colours: Sequence[str], maps: Iterable[Int[np.ndarray, "..."]], void: str
+) -> list[Any]:
+    """Returns the legend of the classes that occur on maps, and of what is outside of the classes."""
     from matplotlib.patches import Patch
 
-    if task.kind == "regression":
-        bar = figure.colorbar(axes[0, -1].images[0], ax=axes, shrink=0.8, pad=0.02)
-        bar.set_label(task.unit)
-        return
-    shown = set(np.unique(panels.truth).tolist()) | set(np.unique(panels.prediction).tolist())
-    looks = dict(edgecolor="#999999", linewidth=0.5)
-    pairs = zip(task.classes, class_colours(task), strict=True)
-    handles = [Patch(facecolor=colour, label=name, **looks) for i, (name, colour) in enumerate(pairs) if i in shown]
-    if any(number < 0 or number >= len(task.classes) for number in shown):
-        handles.append(Patch(facecolor=VOID_COLOUR, label="void", **looks))
-    columns = -(-len(handles) // (CLASSES_BESIDE_A_TILE * len(panels.ids)))
-    figure.legend(handles=handles, loc="outside right center", ncols=columns, handlelength=1.2, handleheight=1.2)
+    shown = {int(number) for one in maps for number in np.unique(one)}
+    handles = [
+        Patch(facecolor=colour, edgecolor="#999999", linewidth=0.5, label=name)
+        for number, (name, colour) in enumerate(zip(classes, colours, strict=True))
+        if number in shown
+    ]
+    if any(number < 0 or number >= len(classes) for number in shown):
+        handles.append(Patch(facecolor=VOID_COLOUR, edgecolor="#999999", linewidth=0.5, label=void))
+    return handles
 
+
+def _draw_legend(figure: Any, handles: Sequence[Any], **options: Any) -> None:
+    figure.legend(handles=handles, loc="outside right center", handlelength=1.2, handleheight=1.2, **options)
+
+
+# ---------------------------------------------------------------- features and land cover of a pretraining
 
 STRETCH = (2.0, 98.0)  # percentiles that become black and white
+FEATURE_TITLES = {"random": "random start", "pretrained": "pretrained"}
+COVER_TITLES = {"random": " probe of\nrandom start", "pretrained": " probe of\npretrained", "label": "\nlabel"}
 
 
 @dataclasses.dataclass
@@ -199,50 +188,96 @@ class Picture:
 
     Attributes:
       extent: height and width of the tile in metres.
-      natural: red, green and blue of the sensor in `natural_sensor`, not stretched yet.
-      natural_sensor: that sensor's name.
-      features: dense features by network.
-      land_cover: class maps by what they are: a network's name (the probe's answer) or "label".
+      natural: red, green and blue, not stretched yet.
+      features: dense features by network, "random" and "pretrained".
+      land_cover: class maps by a network's name (its probe's prediction) or "label"; -1 is unknown.
     """
 
     extent: tuple[float, float]
     natural: Float[np.ndarray, "H W 3"]
-    natural_sensor: str
     features: dict[str, Float[np.ndarray, "h w F"]]
     land_cover: dict[str, Int[np.ndarray, "h w"]]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Mosaic:
-    """Pictures of one dataset.
+    """Tiles of one dataset.
 
     Attributes:
-      card: of the dataset.
-      picture_sensor: sensor of the dense features.
-      pictures: of its tiles.
+      dataset, title: its name and its title.
+      classes, colours: names of the land cover, and "#rrggbb" for each.
+      natural_sensor: of the natural colours.
+      feature_sensor, feature_metres: of the dense features, and the side of a sub-patch.
+      pictures: at least one.
     """
 
-    card: DatasetCard
-    picture_sensor: str
-    pictures: list[Picture]
+    dataset: str
+    title: str
+    classes: Sequence[str]
+    colours: Sequence[str]
+    natural_sensor: str
+    feature_sensor: str
+    feature_metres: float
+    pictures: Sequence[Picture]
 
 
-def stretch(images: list[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarray, "H W 3"]]:
-    """Each channel from percentiles over all images to [0, 1], so that colours compare between the images."""
+def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
+    """Draws tiles in natural colour, their dense features as colours, and land cover as probed and as labelled.
+
+    Args:
+      path: the PNG file.
+      run: for the title.
+      mosaic: the tiles.
+    """
+    columns, pictures = mosaic_columns(mosaic), mosaic.pictures
+    size = (COLUMN_INCHES * len(columns) + 1.9, COLUMN_INCHES * len(pictures) + 1.0)
+    with style.new_figure(path, size, f"{mosaic.title}, held-out tiles: {run}") as figure:
+        axes = figure.subplots(len(pictures), len(columns), squeeze=False)
+        for column, (title, images) in enumerate(columns.items()):
+            axes[0, column].set_title(title, fontsize=10.5)
+            for row, picture in enumerate(pictures):
+                _draw_tile(axes[row, column], images[row], picture.extent)
+                axes[row, column].tick_params(labelbottom=row == len(pictures) - 1, labelleft=column == 0)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("metres")
+        for ax in axes[-1]:
+            ax.set_xlabel("metres")
+        maps = [one for picture in pictures for one in picture.land_cover.values()]
+        handles = class_handles(mosaic.classes, mosaic.colours, maps, "no label")
+        _draw_legend(figure, handles, title="Land cover")
+
+
+def mosaic_columns(mosaic: Mosaic) -> dict[str, list[Float[np.ndarray, "h w 3"]]]:
+    """Returns the images of each column by its title; colours compare down a column, not between the two networks."""
+    pictures = mosaic.pictures
+    columns = {f"Natural colour\n{mosaic.natural_sensor}": stretch([picture.natural for picture in pictures])}
+    for network, title in FEATURE_TITLES.items():
+        where = f"{mosaic.feature_sensor}, {mosaic.feature_metres:g} m, PCA"
+        colours = principal_colours([picture.features[network] for picture in pictures])
+        columns[f"Features, {title}\n{where}"] = colours
+    for kind, title in COVER_TITLES.items():
+        if kind in pictures[0].land_cover:
+            maps = [paint(mosaic.colours, picture.land_cover[kind]) for picture in pictures]
+            columns[f"Land cover,{title}"] = maps
+    return columns
+
+
+def stretch(images: Sequence[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarray, "H W 3"]]:
+    """Maps each channel from percentiles over all images to [0, 1], so that colours compare between the images."""
     values = np.concatenate([image.reshape(-1, 3) for image in images])
     low, high = np.percentile(values, STRETCH, axis=0)
     scale = np.maximum(high - low, 1e-6)
     return [np.clip((image - low) / scale, 0, 1) for image in images]
 
 
-def principal_colours(maps: list[Float[np.ndarray, "h w F"]]) -> list[Float[np.ndarray, "h w 3"]]:
-    """The three main directions in which features vary inside the tiles, as red, green and blue in [0, 1].
+def principal_colours(maps: Sequence[Float[np.ndarray, "h w F"]]) -> list[Float[np.ndarray, "h w 3"]]:
+    """Maps the three main directions in which features vary inside the tiles to red, green and blue in [0, 1].
 
     Features are LayerNormed, as the probes read them, and taken relative to their tile's mean: whole tiles differ more
-    than their parts, and would be one colour each. Directions point to where their largest weight is positive, so that
+    than their parts, and would be one colour each. The sign of a direction makes its largest weight positive, so that
     colours do not depend on the eigensolver.
     """
-    flat = np.concatenate([_about_mean(one) for one in maps])
+    flat = np.concatenate([_centred(one) for one in maps])
     flat /= flat.std(axis=0) + 1e-3  # a feature that hardly varies stays small
     _, axes = np.linalg.eigh(flat.T @ flat)
     axes = axes[:, :-4:-1]
@@ -252,94 +287,19 @@ def principal_colours(maps: list[Float[np.ndarray, "h w F"]]) -> list[Float[np.n
     return stretch(colours)
 
 
-def _about_mean(features: Float[np.ndarray, "h w F"]) -> Float[np.ndarray, "h*w F"]:
+def _centred(features: Float[np.ndarray, "h w F"]) -> Float[np.ndarray, "h*w F"]:
+    """Returns features with LayerNorm, relative to the mean of the tile."""
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat /= flat.std(axis=1, keepdims=True) + 1e-6
     return flat - flat.mean(axis=0)
 
 
-UNKNOWN_COLOUR = "#ffffff"
-MOSAIC_COLUMN_INCHES = 2.25
-
-Column = tuple[str, list[Float[np.ndarray, "h w 3"]]]
-
-
-def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
-    """Draws tiles in natural colour, their dense features as colours, and land cover as probed and as labelled.
-
-    Args:
-      path: the PNG file.
-      run: what the run was, for the title.
-      mosaic: the pictures.
-    """
-    columns, pictures = mosaic_columns(mosaic), mosaic.pictures
-    size = (MOSAIC_COLUMN_INCHES * len(columns) + 1.9, MOSAIC_COLUMN_INCHES * len(pictures) + 1.0)
-    with style.new_figure(path, size, f"{mosaic.card.title}, held-out tiles: {run}") as figure:
-        axes = figure.subplots(len(pictures), len(columns), squeeze=False)
-        for row, picture in enumerate(pictures):
-            for column, (title, images) in enumerate(columns):
-                _show(axes[row, column], images[row], picture.extent)
-                if row == 0:
-                    axes[row, column].set_title(title, fontsize=10.5)
-                axes[row, column].tick_params(labelbottom=row == len(pictures) - 1, labelleft=column == 0)
-            axes[row, 0].set_ylabel("metres")
-        for ax in axes[-1]:
-            ax.set_xlabel("metres")
-        _add_legend(figure, mosaic)
-
-
-def mosaic_columns(mosaic: Mosaic) -> list[Column]:
-    """Title and images of each column; colours compare down a column, not between the two networks."""
-    pictures, sensor = mosaic.pictures, mosaic.picture_sensor
-    metres = get_sensor(sensor).subpatch_metres
-    columns: list[Column] = [
-        (f"Natural colour\n{pictures[0].natural_sensor}", stretch([picture.natural for picture in pictures]))
-    ]
-    for network, title in (("random", "random start"), ("pretrained", "pretrained")):
-        colours = principal_colours([picture.features[network] for picture in pictures])
-        columns.append((f"Features, {title}\n{sensor}, {metres:g} m, PCA", colours))
-    for kind, title in (
-        ("random", "Land cover, probe of\nrandom start"),
-        ("pretrained", "Land cover, probe of\npretrained"),
-        ("label", "Land cover,\nlabel"),
-    ):
-        if kind in pictures[0].land_cover:
-            columns.append((title, [paint_mosaic(mosaic.card, picture.land_cover[kind]) for picture in pictures]))
-    return columns
-
-
-def paint_mosaic(card: DatasetCard, classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
-    """A class map in the card's colours; what is unknown is white."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.array([to_rgb(colour) for colour in (*card.dense_colours, UNKNOWN_COLOUR)])
-    known = (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
-    return palette[np.where(known, classes, len(palette) - 1)]
-
-
-def _show(ax: Any, image: Float[np.ndarray, "h w 3"], extent: tuple[float, float]) -> None:
-    """An image with its sides in metres, the origin at the upper left."""
+def _draw_tile(ax: Any, image: Float[np.ndarray, "h w 3"], extent: tuple[float, float]) -> None:
+    """Draws an image with its sides in metres, the origin at the upper left."""
     height, width = extent
     ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
     ax.set_xticks(np.linspace(0, width, 3))
     ax.set_yticks(np.linspace(0, height, 3))
     ax.tick_params(length=2, labelsize=9)
     ax.spines[:].set_visible(False)
-
-
-def _add_legend(figure: Any, mosaic: Mosaic) -> None:
-    """The classes that occur on the maps, in the card's order."""
-    from matplotlib.patches import Patch
-
-    shown = {
-        int(number) for picture in mosaic.pictures for one in picture.land_cover.values() for number in np.unique(one)
-    }
-    handles = [
-        Patch(facecolor=colour, edgecolor="#999999", linewidth=0.5, label=name)
-        for number, (name, colour) in enumerate(zip(mosaic.card.dense_classes, mosaic.card.dense_colours, strict=True))
-        if number in shown and number != mosaic.card.ignore_label
-    ]
-    if mosaic.card.ignore_label in shown:
-        handles.append(Patch(facecolor=UNKNOWN_COLOUR, edgecolor="#999999", linewidth=0.5, label="no label"))
-    figure.legend(handles=handles, loc="outside right center", title="Land cover", handlelength=1.2, handleheight=1.2)

@@ -1,18 +1,35 @@
-"""The results page: our numbers beside the paper's, with figures, from the folders of finished runs."""
+"""Pages: the results of finished runs beside the paper's, and the report of a pretraining."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from anysat_jax.report import paper
-from anysat_jax.report.document import Block, Listing, Page, Section, to_html, to_markdown
-from anysat_jax.report.figures import FigureFolder, describe
-from anysat_jax.report.runs import Group, by_row, group_runs, read_runs, split
-from anysat_jax.report.tables import Score, markdown_table, other_sheets, overview_sheet, paper_sheet
+import numpy as np
+from absl import logging
+
+from anysat_jax.report import curves, figures, maps, paper, style
+from anysat_jax.report.document import figure, heading, join, listing, table, to_html
+from anysat_jax.report.runs import SUMMARY, BrokenRun, Group, Run, by_row, group_runs, read_runs, split_by
+from anysat_jax.report.tables import (
+    METRIC_WORDS,
+    MODE_WORDS,
+    Score,
+    other_tables,
+    overview_table,
+    paper_table,
+    score_table,
+)
+
+FOLDER = "figures"
+MOST_CLASSES = 128  # of a matrix that can be read
+PIXELS_PER_INCH = style.DOTS_PER_INCH / 2  # of a figure on a page: sharp on screens of twice the density
+T = TypeVar("T")
 
 NUMBERS = (
     "Our numbers are measured by the runs that are listed beside them, on the test split, or on the split in "
-    "parentheses where the dataset has no test split. Where several runs differ in their seed only, the number is "
-    "their mean ± sample standard deviation. A cell is empty where nothing was run: no number of ours comes from the "
+    "parentheses if the dataset has no test split. If several runs differ in their seed only, the number is "
+    "their mean ± sample standard deviation. A cell is empty if nothing was run: no number of ours comes from the "
     "paper. Runs on synthetic tiles or on a part of the labels do not repeat the paper's rows, and are listed among "
     "the other runs."
 )
@@ -29,82 +46,215 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
     Args:
       runs: workdirs of fine-tuning, probing and evaluation runs; those that are not finished or that are broken are
         named on the page with the reason, and the others are shown.
-      out: the folder of the pages, made where there is none; figures go to `<out>/figures`.
+      out: the folder of the pages, made if there is none; figures go to `<out>/figures`.
 
     Returns:
       The path of results.html.
     """
     found, problems = read_runs(runs)
-    groups = group_runs(found)
-    figures = FigureFolder(out)
-    shown = [*_paper_sections(groups, figures), *_other_section(groups, figures), *_group_sections(groups, figures)]
-    problems += figures.problems
-    page = Page("AnySat: results", (_introduction(len(found), problems), *shown))
-    (out / "results.md").write_text(to_markdown(page), encoding="utf-8")
-    path = out / "results.html"
+    groups, drawn = group_runs(found), ResultsFigures(out)
+    rows, others = by_row(groups), [group for group in groups if not group.paper_row]
+    shown = [heading("Overview"), drawn.radar(rows), overview_table(rows), heading("Table A: test sets of GeoPlex")]
+    shown += [INPUTS, *(paper_table(block, rows) for block in paper.TABLE_A), heading("Table B: external datasets")]
+    shown += [paper_table(block, rows) for block in paper.TABLE_B]
+    if others:
+        same = split_by(groups, lambda group: (group.first.task, group.first.split, group.first.synthetic))
+        label_curves = [block for number, some in enumerate(same, 1) for block in drawn.label_curves(some, number)]
+        shown += [heading("Other runs"), *other_tables(others), *label_curves]
+    for number, group in enumerate(groups, 1):
+        if blocks := drawn.of_group(group, number):
+            shown += [heading(describe(group)), *blocks]
+    problems += drawn.problems
+    start = [heading("AnySat: results", 1), heading("Contents of this page")]
+    start += [f"{len(found)} {'run' if len(found) == 1 else 'runs'} shown.", NUMBERS]
+    start += ["Not everything could be shown:", listing(problems)] if problems else []
+    page, path = join([*start, *shown]), out / "results.html"
+    (out / "results.md").write_text(page, encoding="utf-8")
     path.write_text(to_html(page), encoding="utf-8")
     return path
 
 
-def _introduction(count: int, problems: Sequence[str]) -> Section:
-    blocks: list[Block] = [f"{count} {'run' if count == 1 else 'runs'} shown.", NUMBERS]
-    if problems:
-        blocks += ["Not everything could be shown:", Listing(tuple(problems))]
-    return Section("What is shown", tuple(blocks))
+def describe(group: Group) -> str:
+    """Returns a heading for a group's figures."""
+    run = group.first
+    method = MODE_WORDS.get(run.mode, run.mode)
+    return f"{run.task.title}: {method}, start: {run.start}" + (" (synthetic tiles)" if run.synthetic else "")
 
 
-def _paper_sections(groups: Sequence[Group], figures: FigureFolder) -> list[Section]:
-    rows = by_row(groups)
-    return [
-        Section("Overview", (figures.radar(rows), overview_sheet(rows))),
-        Section("Table A: test sets of GeoPlex", (INPUTS, *_sheets(paper.TABLE_A, rows))),
-        Section("Table B: external datasets", _sheets(paper.TABLE_B, rows)),
-    ]
+def metric_name(run: Run) -> str:
+    """Returns the task's metric in words, without its unit."""
+    return METRIC_WORDS[run.task.metric].removesuffix(" (%)")
 
 
-def _sheets(blocks: Sequence[paper.PaperBlock], rows: Mapping[str, Sequence[Group]]) -> tuple[Block, ...]:
-    return tuple(paper_sheet(block, rows) for block in blocks)
+class ResultsFigures:
+    """Draws the figures of the results page.
+
+    Attributes:
+      problems: a sentence for each file that could not be shown.
+    """
+
+    def __init__(self, out: pathlib.Path) -> None:
+        self._out = out
+        self.problems: list[str] = []
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+
+    def radar(self, groups: dict[str, list[Group]]) -> str:
+        """Returns the radar of the paper's tasks; `groups` by the row that they repeat."""
+        values = figures.radar_values(groups)
+        count = int(np.isfinite(values["ours"]).sum())
+        return self._draw(
+            "radar",
+            lambda path: figures.draw_radar(path, values),
+            "The paper's tasks, external datasets in italics; LP stands for linear probing. The number at an axis is "
+            "its best score, which is the rim; rings are points below it, as many on every axis.",
+            f"Radar with {len(values['ours'])} axes, one for each task of the paper: its AnySat, the best other model, "
+            f"and our number on {count or 'none'} of them. The table below has the numbers.",
+        )
+
+    def label_curves(self, groups: Sequence[Group], number: int) -> list[str]:
+        """Returns scores by the fraction of labels, for methods with several; `groups` of one task and metric."""
+        lines, run = figures.label_lines(groups), groups[0].first
+        if not lines:
+            return []
+        title, metric = run.task.title, metric_name(run)
+        ends = (f"{name}: {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines.items())
+        return [
+            self._draw(
+                f"labels-{number:02d}",
+                lambda path: figures.draw_label_curves(path, title, metric, lines),
+                f"{title}: {metric} by the share of the training labels, mean and sample standard deviation.",
+                f"{metric} of {title} from the smallest to the largest share of labels. {'; '.join(ends)}.",
+            )
+        ]
+
+    def of_group(self, group: Group, number: int) -> list[str]:
+        """Returns samples, confusion matrix and curves of runs, as far as there are any.
+
+        Args:
+          group: repetitions; samples and matrix are of the first one.
+          number: of the group on the page, for the names of the files.
+        """
+        name = f"{number:02d}-{re.sub('[^a-z0-9]+', '-', group.first.label.lower()).strip('-')[:40]}"
+        return [*self._samples(group, name), *self._confusion(group, name), *self._curves(group, name)]
+
+    def _samples(self, group: Group, name: str) -> list[str]:
+        run, samples = group.first, self._read(maps.read_samples, group.first)
+        if samples is None:
+            return []
+        if run.task.level == "tile" and not samples.inputs:  # single pixels: nothing to see
+            answers = zip(samples.ids, map(str, samples.prediction), map(str, samples.truth), strict=True)
+            return [table(("Tile", "Prediction", "Ground truth"), answers, caption="A few tiles")]
+        dense = run.task.level == "dense"
+        inputs = ", ".join(samples.inputs) or "no inputs"
+        shown = f"Tiles of {samples.extent:g} m: inputs, prediction and ground truth, {_which(run)}."
+        return [
+            self._draw(
+                f"{name}-panels",
+                lambda path: maps.draw_samples(path, describe(group), run.task, samples),
+                f"{shown} White is void." if dense else shown,
+                f"{len(samples.ids)} samples of {run.task.title}, a row each: {inputs}, then prediction and truth "
+                f"{'as maps' if dense else 'in words'}.",
+            )
+        ]
+
+    def _confusion(self, group: Group, name: str) -> list[str]:
+        run = group.first
+        if run.confusion is None:
+            return []
+        if len(run.confusion) > MOST_CLASSES:
+            self.problems.append(
+                f"{run.label}/{SUMMARY}: a confusion matrix of {len(run.confusion)} classes is not drawn."
+            )
+            return []
+        counts, classes = run.confusion, run.task.classes
+        return [
+            self._draw(
+                f"{name}-confusion",
+                lambda path: figures.draw_confusion(path, f"{run.task.title}, {_which(run)}", classes, counts),
+                f"Confusion matrix on the split {run.split}, {_which(run)}: percent of each row.",
+                figures.describe_confusion(classes, counts),
+            )
+        ]
+
+    def _curves(self, group: Group, name: str) -> list[str]:
+        logs = [log for run in group.runs if (log := self._read(curves.read_fit_log, run)) is not None]
+        if not logs:
+            return []
+        metric = metric_name(group.first)
+        ends = (f"{log.label}: {log.loss[0]:.3g} to {log.loss[-1]:.3g} in {log.steps[-1]:.0f} steps" for log in logs)
+        return [
+            self._draw(
+                f"{name}-curves",
+                lambda path: curves.draw_fit_curves(path, describe(group), metric, logs),
+                "Training loss, learning rate and the validation metric; the ring marks the epoch that was kept.",
+                f"Training loss, learning rate and validation {metric}. Loss by run: {'; '.join(ends)}.",
+            )
+        ]
+
+    def _read(self, read: Callable[[Run], T], run: Run) -> T | None:
+        try:
+            return read(run)
+        except BrokenRun as error:
+            self.problems.append(str(error))
+            return None
+
+    def _draw(self, name: str, draw: Callable[[pathlib.Path], None], caption: str, alt: str) -> str:
+        return draw_figure(self._out, f"{FOLDER}/{name}.png", draw, caption, alt)
 
 
-def _other_section(groups: Sequence[Group], figures: FigureFolder) -> list[Section]:
-    others = [group for group in groups if not group.paper_row]
-    same = split(groups, lambda group: (group.first.task, group.first.split, group.first.synthetic))
-    curves = [figure for number, some in enumerate(same, 1) for figure in figures.by_labels(some, number)]
-    return [Section("Other runs", (*other_sheets(others), *curves))] if others else []
+def _which(run: Run) -> str:
+    return f"run {run.label}, seed {run.seed}"
 
 
-def _group_sections(groups: Sequence[Group], figures: FigureFolder) -> list[Section]:
-    drawn = [(group, figures.of_group(group, number)) for number, group in enumerate(groups, 1)]
-    return [Section(describe(group), tuple(blocks)) for group, blocks in drawn if blocks]
+def draw_figure(folder: pathlib.Path, file: str, draw: Callable[[pathlib.Path], None], caption: str, alt: str) -> str:
+    """Draws a PNG file below the folder of a page, and returns its block of the page."""
+    draw(folder / file)
+    width = int.from_bytes((folder / file).read_bytes()[16:20], "big")  # of PNG's first chunk
+    return figure(file, round(width * PIXELS_PER_INCH / style.DOTS_PER_INCH), caption, alt)
 
 
 PROTOCOL = """\
 Each score is a linear probe's (LayerNorm and one linear layer) on features that stay frozen: fitted on the training
 split, its weight penalty chosen on a fifth of it, scored on held-out tiles. *Random* is the same network at its random
-start, *pretrained* the teacher at the end of the run; both are probed alike. Bold: the score that stands for the probe
-in the figures and in `summary.json`, which gives means over the datasets.
+start, *pretrained* the teacher at the end of the run; both are probed alike. Bold: the score that represents the probe
+in the figures and in `summary.json`, which has means over the datasets.
 
 Pictures of features show their three main components relative to each tile's mean; colours compare down a column."""
 
 
-def write_page(
-    folder: pathlib.Path, run: str, scores: Sequence[Score], figures: Sequence[tuple[str, str]]
+def write_pretraining(
+    folder: pathlib.Path,
+    run: str,
+    metrics_csv: pathlib.Path,
+    scores: Sequence[Score],
+    mosaics: Sequence[maps.Mosaic],
 ) -> pathlib.Path:
-    """Writes `README.md` beside the figures.
+    """Writes README.md, the report of a pretraining, with its figures beside it.
 
     Args:
-      folder: where the figures are.
-      run: what the run was, for the title.
-      scores: the table's rows; without any, the page says so.
-      figures: file name and caption of each figure.
+      folder: gets the files.
+      run: name of the run, for the titles.
+      metrics_csv: the training's log; without it there are no curves.
+      scores: of the probes; without any, the page says so.
+      mosaics: held-out tiles by dataset.
 
     Returns:
       The page's path.
     """
-    parts = [f"# {run}", "## Linear probes"]
-    parts += [markdown_table(scores), PROTOCOL] if scores else ["Nothing was probed."]
-    for file, caption in figures:
-        parts.append(f"## {caption}\n\n![{caption}]({file})")
+    blocks = [heading(run, 1), heading("Linear probes")]
+    blocks += [score_table(scores), PROTOCOL] if scores else ["Nothing was probed."]
+    drawings: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {}
+    if log := curves.read_curves(metrics_csv):
+        drawings["curves.png"] = "Training", lambda path: curves.draw_curves(path, run, log)
+    else:
+        logging.warning("no training curves: %s has no rows", metrics_csv)
+    if scores:
+        drawings["probes.png"] = "Probe scores", lambda path: figures.draw_scores(path, run, scores)
+    for one in mosaics:
+        caption = f"Dense features and land cover: {one.title}"
+        drawings[f"features_{one.dataset}.png"] = caption, lambda path, one=one: maps.draw_mosaic(path, run, one)
+    for file, (caption, draw) in drawings.items():
+        blocks += [heading(caption), draw_figure(folder, file, draw, caption, caption)]
     page = folder / "README.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text(join(blocks), encoding="utf-8")
     return page

@@ -1,9 +1,9 @@
-"""How every figure looks. matplotlib is imported where figures are drawn, not with the library."""
+"""Colours, fonts and size of every figure. matplotlib is imported by the functions that draw."""
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 RANDOM_COLOUR = "#b8b8b8"
 PRETRAINED_COLOUR = "#1b6ca8"
@@ -12,6 +12,7 @@ TEXT_COLOUR = "#222222"
 FAINT_COLOUR = "#777777"
 DATASET_COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5c", "#8e5aa8", "#c8446b", "#7a6a53", "#2aa5a0")
 DOTS_PER_INCH = 150
+T = TypeVar("T")
 
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -38,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 
 @contextlib.contextmanager
 def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Iterator[Any]:
-    """A figure to draw on, saved to `path` at the end. No window is opened, whatever the backend.
+    """Yields a figure to draw on, which is saved to `path` at the end. No window is opened, whatever the backend.
 
     Args:
       path: the PNG file.
@@ -55,3 +56,16 @@ def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Ite
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=TEXT_COLOUR)
         yield figure
         figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
+def coloured(items: Iterable[T]) -> Iterator[tuple[str, T]]:
+    """Yields items with a colour each; colours repeat after the last."""
+    for index, item in enumerate(items):
+        yield DATASET_COLOURS[index % len(DATASET_COLOURS)], item
+
+
+def frame(ax: Any) -> None:
+    """Draws a thin frame without ticks, so that white is recognised as part of a map."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)

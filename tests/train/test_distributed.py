@@ -194,7 +194,7 @@ def test_where_they_do_not_the_process_is_gone_at_once(monkeypatch, code, expect
 def test_the_connections_of_every_group_of_axes_are_opened(monkeypatch):
     met = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed, "meet", lambda: met.append(True))
+    monkeypatch.setattr(distributed, "barrier", lambda: met.append(True))
     distributed.warm_up_collectives(
         jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     )
