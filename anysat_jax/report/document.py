@@ -59,7 +59,8 @@ def escape(text: str) -> str:
     """Returns a text on one line in which no character is markup of Markdown or HTML; `Markup` as it is."""
     if isinstance(text, Markup):
         return text
-    return re.sub(r'[&<>"\\`*\[\]|#~!]', lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
+    marks = r'[&<>"\\`*\[\]|#~!]|(?<!\w)_|_(?!\w)'
+    return re.sub(marks, lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
 def bold(text: str) -> Markup:
@@ -128,7 +129,7 @@ def to_html(page: str) -> str:
     import markdown
 
     title = html.unescape(page.partition("\n")[0].removeprefix("# "))
-    writer = markdown.Markdown(extensions=["tables", "toc"], extension_configs={"toc": {"toc_depth": "2"}})
+    writer = markdown.Markdown(extensions=["tables", "toc"], extension_configs={"toc": {"toc_depth": "2-2"}})
     body = writer.convert(page)
     environment = jinja2.Environment(autoescape=True)
     return environment.from_string(TEMPLATE).render(title=title, style=STYLE, contents=writer.toc, body=body)

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from anysat_jax.report import style
 from anysat_jax.report.runs import BrokenRun, Run, TaskInfo, clean
+from anysat_jax.sensors import get_sensor
+from data_pipelines.card import DatasetCard
 
 VOID_COLOUR = "#ffffff"
 COLUMN_INCHES = 2.3
@@ -188,13 +190,15 @@ class Picture:
 
     Attributes:
       extent: height and width of the tile in metres.
-      natural: red, green and blue, not stretched yet.
+      natural: red, green and blue of the sensor in `natural_sensor`, not stretched yet.
+      natural_sensor: that sensor's name.
       features: dense features by network, "random" and "pretrained".
-      land_cover: class maps by a network's name (its probe's prediction) or "label"; -1 is unknown.
+      land_cover: class maps by a network's name (its probe's prediction) or "label".
     """
 
     extent: tuple[float, float]
     natural: Float[np.ndarray, "H W 3"]
+    natural_sensor: str
     features: dict[str, Float[np.ndarray, "h w F"]]
     land_cover: dict[str, Int[np.ndarray, "h w"]]
 
@@ -204,21 +208,14 @@ class Mosaic:
     """Tiles of one dataset.
 
     Attributes:
-      dataset, title: its name and its title.
-      classes, colours: names of the land cover, and "#rrggbb" for each.
-      natural_sensor: of the natural colours.
-      feature_sensor, feature_metres: of the dense features, and the side of a sub-patch.
+      card: of the dataset.
+      picture_sensor: the sensor of the dense features.
       pictures: at least one.
     """
 
-    dataset: str
-    title: str
-    classes: Sequence[str]
-    colours: Sequence[str]
-    natural_sensor: str
-    feature_sensor: str
-    feature_metres: float
-    pictures: Sequence[Picture]
+    card: DatasetCard
+    picture_sensor: str
+    pictures: list[Picture]
 
 
 def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
@@ -231,7 +228,7 @@ def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
     """
     columns, pictures = mosaic_columns(mosaic), mosaic.pictures
     size = (COLUMN_INCHES * len(columns) + 1.9, COLUMN_INCHES * len(pictures) + 1.0)
-    with style.new_figure(path, size, f"{mosaic.title}, held-out tiles: {run}") as figure:
+    with style.new_figure(path, size, f"{mosaic.card.title}, held-out tiles: {run}") as figure:
         axes = figure.subplots(len(pictures), len(columns), squeeze=False)
         for column, (title, images) in enumerate(columns.items()):
             axes[0, column].set_title(title, fontsize=10.5)
@@ -243,21 +240,21 @@ def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
         for ax in axes[-1]:
             ax.set_xlabel("metres")
         maps = [one for picture in pictures for one in picture.land_cover.values()]
-        handles = class_handles(mosaic.classes, mosaic.colours, maps, "no label")
+        handles = class_handles(mosaic.card.dense_classes, mosaic.card.dense_colours, maps, "no label")
         _draw_legend(figure, handles, title="Land cover")
 
 
 def mosaic_columns(mosaic: Mosaic) -> dict[str, list[Float[np.ndarray, "h w 3"]]]:
     """Returns the images of each column by its title; colours compare down a column, not between the two networks."""
     pictures = mosaic.pictures
-    columns = {f"Natural colour\n{mosaic.natural_sensor}": stretch([picture.natural for picture in pictures])}
+    columns = {f"Natural colour\n{pictures[0].natural_sensor}": stretch([picture.natural for picture in pictures])}
     for network, title in FEATURE_TITLES.items():
-        where = f"{mosaic.feature_sensor}, {mosaic.feature_metres:g} m, PCA"
+        where = f"{mosaic.picture_sensor}, {get_sensor(mosaic.picture_sensor).subpatch_metres:g} m, PCA"
         colours = principal_colours([picture.features[network] for picture in pictures])
         columns[f"Features, {title}\n{where}"] = colours
     for kind, title in COVER_TITLES.items():
         if kind in pictures[0].land_cover:
-            maps = [paint(mosaic.colours, picture.land_cover[kind]) for picture in pictures]
+            maps = [paint(mosaic.card.dense_colours, picture.land_cover[kind]) for picture in pictures]
             columns[f"Land cover,{title}"] = maps
     return columns
 

@@ -65,7 +65,7 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
         if blocks := drawn.of_group(group, number):
             shown += [heading(describe(group)), *blocks]
     problems += drawn.problems
-    start = [heading("AnySat: results", 1), heading("Contents of this page")]
+    start = [heading("AnySat: results", 1), heading("Runs shown")]
     start += [f"{len(found)} {'run' if len(found) == 1 else 'runs'} shown.", NUMBERS]
     start += ["Not everything could be shown:", listing(problems)] if problems else []
     page, path = join([*start, *shown]), out / "results.html"
@@ -251,8 +251,8 @@ def write_pretraining(
     if scores:
         drawings["probes.png"] = "Probe scores", lambda path: figures.draw_scores(path, run, scores)
     for one in mosaics:
-        caption = f"Dense features and land cover: {one.title}"
-        drawings[f"features_{one.dataset}.png"] = caption, lambda path, one=one: maps.draw_mosaic(path, run, one)
+        caption = f"Dense features and land cover: {one.card.title}"
+        drawings[f"features_{one.card.name}.png"] = caption, lambda path, one=one: maps.draw_mosaic(path, run, one)
     for file, (caption, draw) in drawings.items():
         blocks += [heading(caption), draw_figure(folder, file, draw, caption, caption)]
     page = folder / "README.md"

@@ -5,8 +5,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from matplotlib import image
 
 from anysat_jax.downstream.task import METRICS, Task
+from anysat_jax.report.runs import Run, read_runs
 
 CROPS = Task(
     "pastis",
@@ -90,3 +92,16 @@ def panel_arrays(task: Task, tiles: int = 2, side: int = 16) -> dict[str, np.nda
         maps[0, :, :3] = -1
         maps = maps.astype(np.int32)
     return arrays | {"truth": maps[0], "prediction": maps[1]}
+
+
+def run_of(folder: pathlib.Path, content: dict[str, Any], **parts: bool) -> Run:
+    """A run as the report reads it."""
+    [run], problems = read_runs([write_run(folder / "run", content, **parts)])
+    assert not problems
+    return run
+
+
+def has_colour(path: pathlib.Path, colour: str) -> bool:
+    """Whether a picture has pixels of a colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(image.imread(path)[..., :3] - wanted).max(axis=-1) < 0.02).sum() > 10)

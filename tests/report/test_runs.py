@@ -1,11 +1,11 @@
-"""Runs are read from files that may be anything."""
+"""Runs are read from files that may be anything, and grouped into repetitions with mean and spread."""
 
 import math
 
 import numpy as np
 import pytest
 
-from anysat_jax.report.runs import LONGEST_TEXT, clean, read_runs
+from anysat_jax.report.runs import LONGEST_TEXT, by_row, clean, group_runs, mean_and_spread, read_runs
 from tests.report.fake_runs import CROPS, MOISTURE, TREES, scored, summary, write_run
 
 
@@ -57,16 +57,16 @@ def test_the_start_is_named_without_its_folder(tmp_path, init, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"task": {"kind": "song"}}, "'task' is not a task"),
-        ({"task": CROPS.to_json() | {"metric": "rmse"}}, "no task of kind 'class', level 'dense' and metric 'rmse'"),
+        ({"task": {"dataset": "x", "level": "tile", "metric": "accuracy", "kind": "song"}}, "'song' - at `$.task.kind`"),
+        ({"task": CROPS.to_json() | {"metric": "rmse"}}, "there is no task of kind 'class' and metric 'rmse'"),
         ({"scores": {}}, "neither the split 'test' nor 'val'"),
-        ({"scores": {"test": {"accuracy": "high"}}}, "scores.test.accuracy = 'high' is no number"),
+        ({"scores": {"test": {"accuracy": "high"}}}, "Expected `float | null`, got `str` - at `$.scores[...][...]`"),
         ({"confusion": {"test": [[1, 2], [3, 4]]}}, "must be (3, 3) counts"),
         ({"confusion": {"test": [[1, 2, 3]] * 2 + [[1, 2, -3]]}}, "must be (3, 3) counts"),
-        ({"seed": "first"}, "cannot be used"),
+        ({"seed": "first"}, "Expected `int`, got `str` - at `$.seed`"),
         ({"fraction": 3}, "fraction = 3 is not in (0, 1]"),
         ({"config": [1]}, "cannot be used"),
-        ({"provenance": {"seconds": "long"}}, "provenance.seconds = 'long'"),
+        ({"provenance": {"seconds": "long"}}, "at `$.provenance.seconds`"),
     ],
 )
 def test_a_wrong_value_is_a_sentence_that_names_the_file(tmp_path, changes, words):
@@ -88,7 +88,7 @@ def test_a_key_that_is_missing_is_named(tmp_path):
     content = summary()
     del content["mode"]
     _, [problem] = read_one(tmp_path, content)
-    assert "has no value 'mode'" in problem
+    assert "missing required field `mode`" in problem
 
 
 def test_a_run_that_is_not_there_leaves_the_others(tmp_path):
@@ -107,7 +107,7 @@ def test_what_is_no_finished_run_is_told_apart(tmp_path):
     assert problems == [
         "file is a file: give the folder of a run (--workdir).",
         "strange/summary.json is not there: the folder is not one of a run.",
-        "unfinished/summary.json is not there: the run is not finished; start it again, and it goes on.",
+        "unfinished/summary.json is not there: the run is not finished; the same command continues it.",
     ]
 
 
@@ -136,3 +136,57 @@ def test_settings_are_the_config_without_what_repetitions_differ_in(tmp_path):
 def test_counts_of_several_labels(tmp_path):
     [run], _ = read_one(tmp_path, summary(TREES))
     np.testing.assert_array_equal(run.confusion[0], [[30, 5], [4, 11]])
+
+
+ROW = "A/pastis_hd_semseg/finetune"
+
+
+def groups_of(tmp_path, *contents):
+    folders = [write_run(tmp_path / f"run{i}", one, logs=False, panels=False) for i, one in enumerate(contents)]
+    runs, problems = read_runs(folders)
+    assert not problems
+    return group_runs(runs)
+
+
+def seeded(seed, miou=0.5, start="geoplex", **changes):
+    init = {"source": start, "kind": "run"}
+    return summary(CROPS, row=ROW, seed=seed, init=init, scores=scored(CROPS, mean_iou=miou), **changes)
+
+
+def test_runs_with_other_seeds_are_repetitions(tmp_path):
+    [group] = groups_of(tmp_path, seeded(2, 0.7), seeded(0, 0.5), seeded(1, 0.6))
+    assert [run.seed for run in group.runs] == [0, 1, 2]
+    mean, spread = group.score("mean_iou")
+    assert (mean, spread) == (pytest.approx(0.6), pytest.approx(0.1))  # the sample's deviation, not the population's
+    assert group.paper_row == ROW
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mode": "probe"}, {"job": "evaluate"}, {"fraction": 0.1}, {"config": {"epochs": 9}}, {"row": ""}],
+)
+def test_runs_that_differ_otherwise_are_not(tmp_path, changes):
+    assert len(groups_of(tmp_path, seeded(0), seeded(1) | changes)) == 2
+
+
+def test_each_seed_may_have_a_start_of_its_own(tmp_path):
+    assert len(groups_of(tmp_path, seeded(0, start="pretrained_0"), seeded(1, start="pretrained_1"))) == 1
+
+
+def test_the_same_seeds_from_two_starts_are_two_experiments(tmp_path):
+    contents = [seeded(seed, start=start) for seed in (0, 1) for start in ("mini", "large")]
+    groups = groups_of(tmp_path, *contents)
+    assert sorted(group.distinct(lambda run: run.start) for group in groups) == ["run large", "run mini"]
+
+
+def test_synthetic_tiles_and_fewer_labels_are_no_row_of_the_paper(tmp_path):
+    synthetic = seeded(0, config={"data": {"fake_tiles": 8}})
+    groups = groups_of(tmp_path, synthetic, seeded(0, fraction=0.1), seeded(0) | {"row": "A/nonsense/finetune"})
+    assert [group.paper_row for group in groups] == ["", "", ""]
+    assert list(by_row(groups)) == [""]
+
+
+def test_the_spread_of_one_is_unknown_and_a_missing_score_is_no_mean():
+    mean, spread = mean_and_spread([0.5])
+    assert mean == 0.5 and math.isnan(spread)
+    assert all(map(math.isnan, mean_and_spread([0.5, math.nan])))
