@@ -29,6 +29,8 @@ REQUIRED = [
     "tqdm>=4.66",  # the progress bar
     "msgspec>=0.21",  # typed JSON and TOML; the first whose errors are ValueErrors
     "tabulate>=0.9",  # tables of reports
+    "markdown>=3.5",  # HTML of the results page, with tables and a list of sections
+    "jinja2>=3.1",  # the frame of that page; escapes what it is given
     "fsspec>=2024.2",  # prepared data in buckets; gs:// wants gcsfs besides, s3:// s3fs
 ]
 

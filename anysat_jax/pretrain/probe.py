@@ -19,10 +19,9 @@ from anysat_jax.downstream.metrics import SplitSummary, count_batch
 from anysat_jax.downstream.task import Level, Task, known_labels, make_task, prediction
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import EvaluateSettings
-from anysat_jax.report.figures import draw_all
 from anysat_jax.report.maps import Mosaic, Picture
-from anysat_jax.report.page import write_page
-from anysat_jax.report.tables import Score, score_tree, task_means, text_table
+from anysat_jax.report.page import write_pretraining
+from anysat_jax.report.tables import Score, score_text
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import OpenDataset
@@ -87,13 +86,30 @@ def report_pretraining(
                     logging.warning("no probe of %s: %s", name, error)
                 bar.update(done * len(STAGES) - bar.n)
     if scores:
-        print(f"\nLinear probes of frozen features, on held-out tiles\n{text_table(scores)}\n", flush=True)
+        print(f"\nLinear probes of frozen features, on held-out tiles\n{score_text(scores)}\n", flush=True)
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_all(folder, title, workdir / "metrics.csv", scores, mosaics)
-    page = write_page(folder, title, scores, figures)
-    logging.info("report: %s, with %d figures beside it", page, len(figures))
-    return {**task_means(scores), "datasets": score_tree(scores)}
+    page = write_pretraining(folder, title, workdir / "metrics.csv", scores, mosaics)
+    logging.info("report: %s, with its figures beside it", page)
+    return summarise(scores)
+
+
+def summarise(scores: Iterable[Score]) -> dict[str, Any]:
+    """Returns means over the datasets' headline scores by task, and every score; None for what is missing.
+
+    A dataset that lacks one of the two scores of a task is left out of both means.
+    """
+    found: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
+    for level in ("tile", "dense"):
+        pairs = [(one.random, one.pretrained) for one in scores if one.task == level and one.headline]
+        whole = [pair for pair in pairs if np.isfinite(pair).all()]
+        found[level] = dict(zip(("random", "pretrained"), [sum(v) / len(v) for v in zip(*whole)] or (None, None)))
+    for one in scores:
+        values = {"random": one.random, "pretrained": one.pretrained}
+        known = {name: value if np.isfinite(value) else None for name, value in values.items()}
+        tree.setdefault(one.dataset, {}).setdefault(one.task, {})[one.metric] = known
+    return {**found, "datasets": tree}
 
 
 def _probe_open_dataset(

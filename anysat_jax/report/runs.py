@@ -100,7 +100,7 @@ class Run:
       synthetic: whether the tiles were made up, so that the scores mean nothing for the dataset.
       task: of the run.
       split: of `scores`: "test", or "val" for a dataset without a test split.
-      scores: by metric: fractions in [0, 1], errors in the task's unit; nan for a missing one.
+      scores: by metric: fractions in [0, 1], errors in the task's unit; nan if not measured.
       neighbours: scores of the nearest-neighbour probe on the same split; empty if there was none.
       confusion: (K, K) counts with the truth in the rows, (K, 2, 2) for several labels a tile, None for a regression.
       best_epoch: of the checkpoint that was scored; None if nothing was trained.

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,9 +24,11 @@ from anysat_jax.pretrain.probe import (
     natural_colour,
     probe_dataset,
     report_pretraining,
+    summarise,
     take_tiles,
     validation_rows,
 )
+from anysat_jax.report.tables import Score
 from tests.pretrain.probe_toys import CARD, toy_batch, toy_features
 
 NETWORKS = {"random": 0.0, "pretrained": 1.0}
@@ -274,7 +278,7 @@ def test_report_prints_writes_and_returns(tmp_path, capsys, caplog):
     assert all(0 <= probe[task][name] <= 1 for task in ("tile", "dense") for name in ("random", "pretrained"))
     assert set(probe["datasets"]) == {"Toy"}
     assert probe["datasets"]["Toy"]["dense"]["accuracy"]["random"] > 0.7  # reflectance shows the classes
-    assert "Toy      tile   weighted F1" in capsys.readouterr().out
+    assert re.search("Toy +tile +weighted F1", capsys.readouterr().out)
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"README.md", "probes.png", "features_toy.png"}
     logged = caplog.text
     assert "no probe of bare: it has no labels" in logged
@@ -302,3 +306,20 @@ def test_no_dataset_that_can_be_probed_gives_none(tmp_path):
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"evaluate.{field} = {value} must be"):
         EvaluateSettings.from_section({field: value})
+
+
+def test_means_are_of_headline_scores_and_every_score_is_kept_without_nan():
+    found = summarise(
+        [
+            Score("Mini A", "tile", "weighted F1", 0.25, 0.5, headline=True),
+            Score("Mini A", "tile", "macro F1", 0.2, 0.1),
+            Score("Mini B", "tile", "accuracy", 0.75, 1.0, headline=True),
+            Score("Mini B", "dense", "mIoU", math.nan, 0.5, headline=True),
+        ]
+    )
+    assert (found["tile"], found["dense"]) == (
+        {"random": 0.5, "pretrained": 0.75},
+        {"random": None, "pretrained": None},
+    )
+    assert found["datasets"]["Mini B"]["dense"]["mIoU"] == {"random": None, "pretrained": 0.5}
+    assert found["datasets"]["Mini A"]["tile"]["macro F1"]["random"] == 0.2

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib import image
 
 from anysat_jax.downstream.task import METRICS, Task
+from anysat_jax.report.maps import Mosaic, Picture
 from anysat_jax.report.runs import Run, read_runs
+from data_pipelines.card import DatasetCard
 
 CROPS = Task(
     "pastis",
@@ -105,3 +107,28 @@ def has_colour(path: pathlib.Path, colour: str) -> bool:
     """Whether a picture has pixels of a colour."""
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return bool((np.abs(image.imread(path)[..., :3] - wanted).max(axis=-1) < 0.02).sum() > 10)
+
+
+CARD = DatasetCard(
+    name="toy",
+    title="Toy",
+    sensors=("aerial", "s2"),
+    extent=40.0,
+    patch_sizes=(10, 20),
+    splits=("train", "val"),
+    dense_label="segmentation",
+    dense_classes=("wood", "water", "town"),
+    dense_colours=("#0b3d2e", "#2274a5", "#d7263d"),
+    natural_colour={"aerial": (0, 1, 2)},
+)
+
+
+def toy_mosaic() -> Mosaic:
+    """Two tiles with land cover of two of three classes."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(2):
+        features = {name: rng.standard_normal((8, 8, 5)) for name in ("random", "pretrained")}
+        maps = {name: rng.integers(-1, 2, (4, 4)) for name in ("random", "pretrained", "label")}
+        pictures.append(Picture((40.0, 40.0), rng.random((20, 20, 3)), "aerial", features, maps))
+    return Mosaic(CARD, "aerial", pictures)

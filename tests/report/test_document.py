@@ -46,7 +46,7 @@ def test_no_text_becomes_markup(page):
 
 def test_every_text_is_shown_as_it_is(page):
     shown = " ".join(NASTY.split())
-    # In the title (twice), its section and the link to it, a paragraph, the table, its caption, the list and a figure's.
+    # In the title (twice), a section and the link to it, a paragraph, a caption, two cells, a list, below a figure.
     assert page.text.count(shown) == 10
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [shown]
 

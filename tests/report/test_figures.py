@@ -7,8 +7,14 @@ import pytest
 from matplotlib import image
 
 from anysat_jax.report import figures, paper
-from anysat_jax.report.figures import draw_confusion, draw_label_curves, draw_scores, label_fractions, label_lines
-from anysat_jax.report.figures import row_fractions
+from anysat_jax.report.figures import (
+    draw_confusion,
+    draw_label_curves,
+    draw_scores,
+    label_fractions,
+    label_lines,
+    row_fractions,
+)
 from anysat_jax.report.runs import by_row, group_runs, read_runs
 from anysat_jax.report.tables import Score
 from tests.report.fake_runs import CROPS, has_colour, run_of, scored, summary, write_run

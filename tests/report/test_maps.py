@@ -7,8 +7,6 @@ import pytest
 from matplotlib import image
 
 from anysat_jax.report.maps import (
-    Mosaic,
-    Picture,
     class_colours,
     draw_mosaic,
     draw_samples,
@@ -20,32 +18,12 @@ from anysat_jax.report.maps import (
     value_range,
 )
 from anysat_jax.report.runs import BrokenRun, TaskInfo
-from data_pipelines.card import DatasetCard
-from tests.report.fake_runs import BIOMASS, CROPS, TREES, has_colour, panel_arrays, run_of, summary
-
-CARD = DatasetCard(
-    name="toy",
-    title="Toy",
-    sensors=("aerial", "s2"),
-    extent=40.0,
-    patch_sizes=(10, 20),
-    splits=("train", "val"),
-    dense_label="segmentation",
-    dense_classes=("wood", "water", "town"),
-    dense_colours=("#0b3d2e", "#2274a5", "#d7263d"),
-    natural_colour={"aerial": (0, 1, 2)},
-)
+from tests.report.fake_runs import BIOMASS, CROPS, TREES, has_colour, panel_arrays, run_of, summary, toy_mosaic
 
 
 @pytest.fixture(scope="module")
 def mosaic():
-    rng = np.random.default_rng(0)
-    pictures = []
-    for _ in range(2):
-        features = {name: rng.standard_normal((8, 8, 5)) for name in ("random", "pretrained")}
-        maps = {name: rng.integers(-1, 2, (4, 4)) for name in ("random", "pretrained", "label")}
-        pictures.append(Picture((40.0, 40.0), rng.random((20, 20, 3)), "aerial", features, maps))
-    return Mosaic(CARD, "aerial", pictures)
+    return toy_mosaic()
 
 
 def test_the_columns_of_a_mosaic(mosaic):
@@ -63,7 +41,7 @@ def test_the_columns_of_a_mosaic(mosaic):
 
 def test_a_mosaic_is_drawn_with_the_classes_that_occur(tmp_path, mosaic):
     draw_mosaic(tmp_path / "m.png", "run", mosaic)
-    assert [has_colour(tmp_path / "m.png", colour) for colour in CARD.dense_colours] == [True, True, False]
+    assert [has_colour(tmp_path / "m.png", colour) for colour in mosaic.card.dense_colours] == [True, True, False]
 
 
 def test_stretch_shares_its_limits_between_images():
@@ -104,7 +82,9 @@ def test_void_is_white_and_classes_have_their_official_colours():
 
 
 def test_classes_without_official_colours_get_some():
-    colours = class_colours(TaskInfo("x", "dense", "class", "mean_iou", "X", ("a", "b", "c"), ("red", "nonsense", "#12")))
+    colours = class_colours(
+        TaskInfo("x", "dense", "class", "mean_iou", "X", ("a", "b", "c"), ("red", "nonsense", "#12"))
+    )
     assert len(set(colours)) == 3
 
 

@@ -1,26 +1,30 @@
 """The pages have every number of the paper, and ours where something was run, and only there."""
 
+import html
 import html.parser
+import math
 import pathlib
 import re
 
 import numpy as np
 import pytest
+from matplotlib import image
 
 from anysat_jax.report import paper
 from anysat_jax.report.__main__ import main
-from anysat_jax.report.page import write_results
-from tests.report.fake_runs import CROPS, MOISTURE, TREES, scored, summary, write_run
+from anysat_jax.report.page import write_pretraining, write_results
+from anysat_jax.report.tables import Score
+from tests.report.fake_runs import CROPS, MOISTURE, TREES, scored, summary, toy_mosaic, write_run
 
 ROW = "A/pastis_hd_semseg/finetune"
 
 
-class Tables(html.parser.HTMLParser):
-    """The cells of a page's tables by caption, in rows; and the tags."""
+class Page(html.parser.HTMLParser):
+    """The cells of a page's tables by caption, the paragraph before each, in rows; and the tags."""
 
     def __init__(self, text):
         super().__init__()
-        self.tables, self.tags, self._caption, self._rows, self._into = {}, [], "", [], None
+        self.tables, self.tags, self._before, self._rows, self._text = {}, [], "", [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -29,29 +33,28 @@ class Tables(html.parser.HTMLParser):
             self._rows = []
         elif tag == "tr":
             self._rows.append([])
-        elif tag in ("th", "td", "caption"):
-            self._into = ""
+        elif tag in ("th", "td", "p"):
+            self._text = ""
 
     def handle_data(self, data):
-        if self._into is not None:
-            self._into += data
+        self._text += data
 
     def handle_endtag(self, tag):
-        if tag == "caption":
-            self._caption, self._into = self._into, None
+        if tag == "p":
+            self._before = self._text
         elif tag in ("th", "td"):
-            self._rows[-1].append(self._into)
-            self._into = None
+            self._rows[-1].append(self._text)
         elif tag == "table":
-            self.tables[self._caption] = [dict(zip(self._rows[0], row, strict=True)) for row in self._rows[1:]]
+            self.tables[self._before] = [dict(zip(self._rows[0], row, strict=True)) for row in self._rows[1:]]
 
 
 def markdown_tables(text):
     """The same of a markdown page."""
     tables = {}
     for caption, table in re.findall(r"^\*\*(.+)\*\*\n\n((?:\|.*\n)+)", text, re.MULTILINE):
-        rows = [[cell.strip().strip("*") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
-        tables[caption] = [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+        lines = [line.strip("|").split("|") for line in table.splitlines()]
+        rows = [[html.unescape(cell.strip().strip("*")) for cell in line] for line in lines]
+        tables[html.unescape(caption)] = [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
     return tables
 
 
@@ -60,7 +63,7 @@ def pages(tmp_path, *folders):
     path = write_results(folders, tmp_path / "out")
     assert path == tmp_path / "out" / "results.html"
     web, markdown = path.read_text(), (tmp_path / "out" / "results.md").read_text()
-    return Tables(web).tables, markdown_tables(markdown), web, markdown
+    return Page(web).tables, markdown_tables(markdown), web, markdown
 
 
 def caption(block):
@@ -87,7 +90,7 @@ class TestBothPages:
     def test_every_row_and_number_of_the_paper_is_there(self, seeds, page):
         for block in paper.BLOCKS:
             rows = seeds[page][caption(block)]
-            assert [row["Model"].replace("&amp;", "&") for row in rows] == [row.model for row in block.rows]
+            assert [row["Model"] for row in rows] == [row.model for row in block.rows]
             for shown, row in zip(rows, block.rows, strict=True):
                 for metric, score in zip(block.metrics, row.scores, strict=True):
                     assert shown[f"{paper.METRIC_NAMES[metric]}, paper"] == ("-" if score is None else f"{score:.1f}")
@@ -158,11 +161,11 @@ def test_texts_of_a_run_are_no_markup(tmp_path):
     content["provenance"] |= {"commit": "<b>", "date": "<i>"}
     folder = write_run(tmp_path / "<img src=x onerror=alert(1)>", content)
     _, tables, web, markdown = pages(tmp_path, folder)
-    tags = Tables(web).tags
-    assert [tag for tag, _ in tags].count("script") == 1
+    tags = Page(web).tags
+    assert "script" not in [tag for tag, _ in tags]
     assert all(attributes["src"].startswith("figures/") for tag, attributes in tags if tag == "img")
     assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
-    assert "<script" not in markdown and "<img" not in markdown and "![y]" not in markdown
+    assert "<script" not in markdown and "<img src=x" not in markdown and "![y]" not in markdown
     assert len(tables) == len(paper.BLOCKS) + 2  # a pipe in a text would have broken the row of the other runs
 
 
@@ -193,7 +196,7 @@ def test_single_pixels_are_answers_in_a_table(tmp_path):
 
 
 def test_every_picture_is_a_file_with_words_in_its_place(seeds):
-    images = [attributes for tag, attributes in Tables(seeds[2]).tags if tag == "img"]
+    images = [attributes for tag, attributes in Page(seeds[2]).tags if tag == "img"]
     assert [image["src"].rpartition("-")[2] for image in images] == [
         "figures/radar.png", "panels.png", "confusion.png", "curves.png", "panels.png", "curves.png",
     ]  # fmt: skip
@@ -225,3 +228,30 @@ def test_the_command_names_what_it_cannot_show(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err == "anysat_jax.report: file is a file: give the folder of a run (--workdir).\n"
     assert said.out.strip() == str(out / "results.html")
+
+
+def test_scores_by_the_fraction_of_labels_are_shown(tmp_path):
+    folders = [
+        write_run(tmp_path / str(fraction), summary(CROPS, fraction=fraction), logs=False, panels=False)
+        for fraction in (0.1, 1.0)
+    ]
+    web = pages(tmp_path, *folders)[2]
+    assert re.search(r'<img src="figures/labels-01.png" alt="mIoU of PASTIS-HD', web)
+
+
+def test_the_page_of_a_pretraining_shows_all_there_is(tmp_path):
+    scores = [Score("Toy", "tile", "accuracy", 0.2, 0.4, True), Score("Toy", "dense", "mIoU", math.nan, 0.4, True)]
+    rows = [f"{i},{'ab'[i % 2]},10,3,{1 / (i + 1)},2,0.1" for i in range(20)]
+    header = "step,dataset,patch_size,loss,loss_predictive,loss_contrastive,learning_rate"
+    (tmp_path / "metrics.csv").write_text("\n".join([header, *rows]))
+    page = write_pretraining(tmp_path, "toy run", tmp_path / "metrics.csv", scores, [toy_mosaic()]).read_text()
+    assert page.startswith("# toy run\n")
+    for file in ("curves.png", "probes.png", "features_toy.png"):
+        assert image.imread(tmp_path / file).std() > 0.05  # something is drawn
+        assert f"]({file})" in page
+    assert re.search(r"\| Toy +\| tile +\| accuracy +\| +\*\*20.0\*\* \| +\*\*40.0\*\* \| +\*\*\+20.0\*\* \|", page)
+
+
+def test_a_pretraining_without_log_and_scores_says_so(tmp_path):
+    page = write_pretraining(tmp_path, "toy run", tmp_path / "metrics.csv", [], [])
+    assert "Nothing was probed." in page.read_text() and list(tmp_path.iterdir()) == [page]
