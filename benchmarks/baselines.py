@@ -35,7 +35,6 @@ from sklearn.metrics import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_pipelines.commands.source import open_source
 from data_pipelines.reader import Reader
 from data_pipelines.registry import get_entry
 
@@ -140,7 +139,7 @@ def read_map(reader: Reader, split: str) -> Samples:
 def study_of(name: str, folder: pathlib.Path) -> Study:
     """The study of a dataset that is read from a folder."""
     entry = get_entry(name)
-    reader = open_source(entry, folder)
+    reader = entry.reader(folder)
     dense, number = entry.card.dense_label != "none", entry.card.tile_label == "regression"
     read = functools.partial(read_map if dense else read_pixels, reader)
     return Study(

@@ -137,24 +137,30 @@ class DatasetEntry:
         return self.generate is not None
 
     def reader(self, folder: pathlib.Path | None = None) -> Reader:
-        """The reader of the data.
+        """Opens the raw or generated data.
 
         Args:
-          folder: of raw data, as `find_raw` gives it; where it is left out, the dataset's own `source`.
+          folder: the download's, or one that holds it under the dataset's name; None: the dataset's own `source`.
 
         Raises:
-          ValueError: the data are generated and a folder is given, or are not and none is known.
-          FileNotFoundError, ValueError: as the reader says of what is in the folder.
+          ValueError: the data are generated and a folder is given, or they are not and none is known.
+          FileNotFoundError: the folder does not exist or does not hold the published layout.
         """
         name, folder = self.card.name, folder or self.source
         if self.generate is not None:
             if folder is not None:
-                raise ValueError(f"dataset {name!r} is made by this project's code; it is not read from {folder}")
+                raise ValueError(f"{name} is made by this project's code, not read from {folder}; leave out --source")
             return self.generate()
         if folder is None or self.open_reader is None:
-            where = f" (see {self.card.url})" if self.card.url else ""
-            raise ValueError(f"dataset {name!r} is read from a folder: name the one that holds it{where}")
-        return self.open_reader(folder)
+            where = f"; get it from {self.card.url}" if self.card.url else ""
+            raise ValueError(f"{name} is read from a download: give its folder as --source DIR{where}")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder; expected that of the download of {name}")
+        raw = self.find_raw(folder)
+        if raw is None:
+            problem = f"{folder} does not hold {name} as it is published; expected {self.layout}"
+            raise FileNotFoundError(f"{problem}{self.found_deeper(folder)}")
+        return self.open_reader(raw)
 
     def find_raw(self, base: pathlib.Path) -> pathlib.Path | None:
         """The folder that holds the published layout: the one of the dataset's name in `base`, else `base` itself."""

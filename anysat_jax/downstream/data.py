@@ -36,7 +36,7 @@ from anysat_jax.train.sharding import (
 )
 from anysat_jax.weights.load import initial_encoder
 from data_pipelines import load
-from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.fakes import write_fake
 from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.report import NO_LABEL, SplitSummary, labels_report, read_report

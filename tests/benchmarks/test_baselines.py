@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import baselines
-from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.fakes import write_fake
 
 CLASSES, NUMBERS, MAP = "fuel_moisture_land_cover", "fuel_moisture", "sen1floods11_chip"
 

@@ -5,8 +5,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
-from data_pipelines.commands.fake_archive import write_fake
-from data_pipelines.commands.source import open_source
+from data_pipelines.fakes import write_fake
 from data_pipelines.plots.gallery import prepared_tiles, raw_tiles
 from data_pipelines.plots.tile import draw_tile
 from data_pipelines.prepare.prepare import prepare_dataset
@@ -21,7 +20,7 @@ def made(request, tmp_path_factory):
     entry = get_entry(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     write_fake(request.param, folder / "raw", tiles=2)
-    reader = open_source(entry, folder / "raw")
+    reader = entry.reader(folder / "raw")
     prepare_dataset(reader, folder / "prepared", entry.version)
     return entry, reader, folder / "prepared"
 

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from data_pipelines.commands.cli import main
+from data_pipelines.cli import main
 from data_pipelines.options import DatasetOptions, Sampling
 from tests.data_pipelines.docs_table import docs_table
 

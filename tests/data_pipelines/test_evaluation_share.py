@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_pipelines import load, registry
 from data_pipelines.batches import BatchMaker, HostShard, InOrder
-from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.fakes import write_fake
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.registry import get_entry

@@ -2,7 +2,6 @@
 
 import pytest
 
-from data_pipelines.commands.source import open_source
 from data_pipelines.locate import locate
 from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import ARCHIVE_NAMES, get_entry
@@ -20,11 +19,13 @@ def raw_entry(**fields) -> DatasetEntry:
 
 @pytest.mark.parametrize("name", ARCHIVE_NAMES)
 def test_an_archive_asks_for_its_folder(name):
-    with pytest.raises(ValueError, match=f"'{name}' is read from a folder: name the one that holds it .see https"):
+    with pytest.raises(ValueError, match=f"{name} is read from a download: give .* --source DIR; get it from https"):
         get_entry(name).reader()
 
 
 def test_a_described_folder_is_known(tmp_path):
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "tiles").mkdir(parents=True)
     assert raw_entry(source=tmp_path).reader().folder == tmp_path
     assert raw_entry(source=tmp_path).reader(tmp_path / "other").folder == tmp_path / "other"
 
@@ -32,7 +33,7 @@ def test_a_described_folder_is_known(tmp_path):
 def test_generated_data_take_no_folder(tmp_path):
     entry = fake_entry()
     assert entry.generated and not raw_entry().generated and entry.reader().keys("train")
-    with pytest.raises(ValueError, match="'fake_tiles' is made by this project's code; it is not read from"):
+    with pytest.raises(ValueError, match="fake_tiles is made by .*, not read from .*; leave out --source"):
         entry.reader(tmp_path)
 
 
@@ -51,7 +52,7 @@ def test_a_download_one_folder_deeper_is_named(tmp_path, monkeypatch, above):
     (inner / "tiles").mkdir(parents=True)
     (tmp_path / "a file").touch()
     with pytest.raises(FileNotFoundError, match=f"expected tiles/.*; {inner} does: name that folder"):
-        open_source(raw_entry(), tmp_path)
+        raw_entry().reader(tmp_path)
     monkeypatch.setattr("data_pipelines.registry._ENTRIES", {"fake_tiles": raw_entry})
     with pytest.raises(FileNotFoundError, match=f"published layout .*; {inner} does: name that folder"):
         locate("fake_tiles", str(tmp_path))
@@ -61,4 +62,4 @@ def test_links_to_folders_of_another_disk_are_followed(tmp_path):
     (tmp_path / "disk" / "tiles").mkdir(parents=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fake_tiles").symlink_to(tmp_path / "disk")
-    assert open_source(raw_entry(), tmp_path / "data").folder == tmp_path / "data" / "fake_tiles"
+    assert raw_entry().reader(tmp_path / "data").folder == tmp_path / "data" / "fake_tiles"

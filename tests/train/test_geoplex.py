@@ -12,7 +12,7 @@ import pytest
 
 from configs import pretrain
 from data_pipelines import load
-from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.archives import _members
-from data_pipelines.commands.fake_archive import write_fake
 from data_pipelines.datasets import flair, pastis_hd, planted, s2naip, treesatai_ts
 from data_pipelines.datasets.planted import LABELS
 from data_pipelines.datasets.s2naip import TileFiles
+from data_pipelines.fakes import write_fake
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.planted import write_archive as write_planted
 from data_pipelines.fakes.s2naip import write_archive as write_s2naip

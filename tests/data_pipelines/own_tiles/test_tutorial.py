@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.sensors import SENSORS
 from data_pipelines import load, registry
-from data_pipelines.commands.cli import main
+from data_pipelines.cli import main
 from data_pipelines.own_tiles import folder_card, read_description
 from tests.data_pipelines.own_tiles.folders import DESCRIPTION, describe
 from tests.data_pipelines.own_tiles.real_tiles import cut_tiles

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-from data_pipelines.commands import cli, list_datasets, text
-from data_pipelines.commands.cli import COMMANDS, main
-from data_pipelines.commands.fake_archive import write_fake
+from data_pipelines import cli
+from data_pipelines.cli import main
+from data_pipelines.fakes import write_fake
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, MINI_NAMES, dataset_names, get_entry
 
 DATASET = "timesen2crop"  # the quickest to write
 ESCAPE = "\x1b"
+COMMANDS = ("list", "show", "prepare", "look", "fake")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -67,17 +68,17 @@ def test_the_list_fits_the_terminal(capsys, monkeypatch, width):
 
 
 def test_a_row_says_what_there_is_to_predict():
-    cells = dict(zip(list_datasets.HEADER, list_datasets.row(get_entry("treesatai_ts").card), strict=True))
+    cells = dict(zip(cli.HEADER, cli.table_row(get_entry("treesatai_ts").card), strict=True))
     assert cells["sensors"] == "aerial s2 s1-asc" and cells["extent"] == "60 m" and cells["patches (m)"] == "10 20 30"
     assert cells["labels"] == "multi-label of 15" and cells["licence"] == "CC-BY-4.0"
-    assert list_datasets.labels(get_entry("biomassters").card).startswith("map of ")
-    assert list_datasets.labels(get_entry("fuel_moisture").card).startswith("live fuel moisture")
-    assert list_datasets.labels(get_entry("bradd_s1ts").card) == "change map of 2"
+    assert cli.label_kinds(get_entry("biomassters").card).startswith("map of ")
+    assert cli.label_kinds(get_entry("fuel_moisture").card).startswith("live fuel moisture")
+    assert cli.label_kinds(get_entry("bradd_s1ts").card) == "change map of 2"
 
 
 def test_datasets_are_listed_without_the_packages_that_read_them():
     heavy = ("jax", "rasterio", "h5py", "torch", "matplotlib", "PIL", "tensorflow_datasets", "grain")
-    code = "import sys; from data_pipelines.commands.cli import main; main(['list']); print(sys.modules.keys() & {})"
+    code = "import sys; from data_pipelines.cli import main; main(['list']); print(sys.modules.keys() & {})"
     shown = python("-c", code.format(set(heavy))).stdout
     assert shown.splitlines()[-1] == "set()"
 
@@ -103,7 +104,7 @@ def test_bands_are_shown_in_both_orders(capsys):
 
 
 def test_classes_carry_squares_of_their_colours_in_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(text.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(cli.sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     red, green, blue = (int(get_entry("sen1floods11").card.dense_colours[1][i : i + 2], 16) for i in (1, 3, 5))
@@ -112,7 +113,7 @@ def test_classes_carry_squares_of_their_colours_in_a_terminal(capsys, monkeypatc
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colours_can_be_declined(capsys, monkeypatch, name, value):
-    monkeypatch.setattr(text.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(cli.sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv(name, value)
     assert ESCAPE not in output(capsys, "show", "sen1floods11")
@@ -135,9 +136,7 @@ def test_a_made_up_archive_is_written_and_looked_at(capsys):
 
 def test_geoplex_is_five_archives(capsys, monkeypatch):
     written = []
-    monkeypatch.setattr(
-        "data_pipelines.commands.fake_archive.write_fake", lambda name, folder, *_: written.append((name, str(folder)))
-    )
+    monkeypatch.setattr("data_pipelines.cli.write_fake", lambda name, folder, *_: written.append((name, str(folder))))
     output(capsys, "fake", "geoplex", "--out", "all")
     assert written == [(name, f"all/{name}") for name in GEOPLEX_NAMES]
 
@@ -178,7 +177,9 @@ def test_an_interrupted_preparation_says_how_to_go_on(capsys, archive, monkeypat
 
     monkeypatch.setattr("data_pipelines.prepare.prepare.write_shard", interrupt)
     assert main(("prepare", DATASET, "--source", str(archive), "--out", "prepared")) == cli.EXIT_INTERRUPTED
-    assert capsys.readouterr().err.endswith("finished shards stay; the same command goes on from there\ninterrupted\n")
+    assert capsys.readouterr().err.endswith(
+        "finished shards are kept; the same command continues with the next one\ninterrupted\n"
+    )
 
 
 def test_preparing_twice_changes_nothing(capsys, archive):
@@ -224,9 +225,9 @@ def test_generated_data_are_looked_at_without_a_source(capsys):
             ("look", DATASET, "--out", "x"),
             f"{DATASET} is read from a download: give its folder as --source DIR; get it",
         ),
-        (("look", DATASET, "--source", "no", "--out", "x"), "--source no is no folder"),
+        (("look", DATASET, "--source", "no", "--out", "x"), "no is not a folder; expected that of the download"),
         (("look", DATASET, "--source", ".", "--out", "x"), f"does not hold {DATASET} as it is published; expected"),
-        (("look", "mini_flair", "--source", ".", "--out", "x"), "made by this project's code; leave out --source"),
+        (("look", "mini_flair", "--source", ".", "--out", "x"), "leave out --source"),
         (("look", "mini_flair", "--n", "0", "--out", "x"), "--n is 0; expected at least one tile"),
         (("look", "mini_flair", "--split", "test", "--out", "x"), "no tiles of split 'test'; there are train, val"),
         (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
@@ -249,7 +250,7 @@ def test_errors_are_one_line_that_says_what_to_do(capsys, words, message):
         (("prepare", DATASET, "--source", "gs://a/b", "--out", "x"), "--source: gs://a/b is an address; expected a"),
         (("look", "mini_flair", "--out", "gs://a/b"), "--out: gs://a/b is an address; expected a folder of this"),
         (("fake", DATASET, "--out", " "), "argument --out: it is empty"),
-        (("prepare", DATASET, "--source", "caf\udce9", "--out", "x"), r"--source: 'caf\udce9' is no UTF-8"),
+        (("prepare", DATASET, "--source", "caf\udce9", "--out", "x"), r"--source: 'caf\udce9' is not UTF-8"),
     ],
 )
 def test_places_that_cannot_be_are_wrong_usage(capsys, words, message):
@@ -271,7 +272,7 @@ def test_errors_of_the_system_come_without_their_number(capsys, monkeypatch):
     def fail(arguments):
         raise PermissionError(13, "Permission denied", "a/b.tif")
 
-    monkeypatch.setattr(list_datasets, "run", fail)
+    monkeypatch.setattr(cli, "list_datasets", fail)
     assert error(capsys, "list") == "error: Permission denied: a/b.tif"
 
 
@@ -284,7 +285,7 @@ def test_a_missing_package_is_one_line(capsys, monkeypatch):
     def fail(arguments):
         raise ImportError("reading a.tif needs rasterio: pip install -e '.[data]'")
 
-    monkeypatch.setattr(list_datasets, "run", fail)
+    monkeypatch.setattr(cli, "list_datasets", fail)
     assert error(capsys, "list") == "error: reading a.tif needs rasterio: pip install -e '.[data]'"
 
 
@@ -292,7 +293,7 @@ def test_other_errors_are_not_hidden(monkeypatch):
     def fail(arguments):
         raise KeyError("a mistake in the code")
 
-    monkeypatch.setattr(list_datasets, "run", fail)
+    monkeypatch.setattr(cli, "list_datasets", fail)
     with pytest.raises(KeyError):
         main(["list"])
 
@@ -301,7 +302,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     def stop(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(list_datasets, "run", stop)
+    monkeypatch.setattr(cli, "list_datasets", stop)
     assert main(["list"]) == cli.EXIT_INTERRUPTED and capsys.readouterr().err == "interrupted\n"
 
 
@@ -326,10 +327,10 @@ def test_wrong_usage_exits_with_2(capsys, words):
     assert stop.value.code == 2 and "usage: python -m data_pipelines" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=[command.NAME for command in COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_by_examples(capsys, command):
     with pytest.raises(SystemExit) as stop:
-        main([command.NAME, "--help"])
+        main([command, "--help"])
     shown = capsys.readouterr().out
     examples = re.findall(r"^  python -m data_pipelines (\w.*?)(?:   .*)?$", shown, re.MULTILINE)
     assert stop.value.code == 0 and examples
@@ -343,7 +344,7 @@ def test_the_general_help_shows_every_command(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     examples = re.findall(r"^  python -m data_pipelines (\w.*?)(?:   .*)?$", shown, re.MULTILINE)
-    assert {example.split()[0] for example in examples} == {command.NAME for command in COMMANDS}
+    assert {example.split()[0] for example in examples} == set(COMMANDS)
     for example in examples:
         cli.make_parser().parse_args(example.split())
 
@@ -364,9 +365,9 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def test_tables_wrap_their_widest_columns():
-    shown = text.table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
+    shown = cli.fitted_table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
     assert shown.splitlines() == ["a   b", "--  ----------", "1   one two", "    three four", "22  five"]
 
 
 def test_words_are_not_broken_even_where_there_is_no_room():
-    assert "incomprehensible" in text.table(("a", "b"), [("1", "incomprehensible")], width=8)
+    assert "incomprehensible" in cli.fitted_table(("a", "b"), [("1", "incomprehensible")], width=8)

@@ -1,1 +1,0 @@
-"""The command line of the data: list, show, fake, look, prepare; one file each."""
