@@ -2,9 +2,9 @@
 # Runs a command, and runs it again for as long as another start can go on from what it saved.
 # usage: bash launch/keep_going.sh [--retries N] COMMAND...
 #
-# Exit code 75 says that it was asked to stop and has saved, or that it hung, and not yet too often: again, always. Any
-# other failure may come from a host that died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most
-# N times (3). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; what it ends with is then the exit
+# Exit code 75: it was asked to stop and has saved, or it hung: again, at most $ANYSAT_RESTARTS times (100). Any other
+# failure may come from a host that died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most N
+# times (3). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; what it ends with is then the exit
 # code, and it is not run again.
 set -euo pipefail
 
@@ -21,7 +21,7 @@ if [ "${1:-}" = --retries ]; then
   shift 2
 fi
 [ $# -gt 0 ] || { echo "usage: bash launch/keep_going.sh [--retries N] COMMAND..." >&2; exit 2; }
-pause=${ANYSAT_PAUSE:-10}
+pause=${ANYSAT_PAUSE:-10} restarts=${ANYSAT_RESTARTS:-100}
 
 say() { echo "keep_going: $*" >&2; }
 
@@ -46,7 +46,7 @@ run() {
   child=''
 }
 
-failures=0
+failures=0 stops=0
 while :; do
   run "$@"
   [ "$code" -ne 0 ] || exit 0
@@ -54,6 +54,8 @@ while :; do
     say "stopped with exit code $code"
     exit "$code"
   elif [ "$code" -eq 75 ]; then
+    [ "$stops" -lt "$restarts" ] || { say "exit code 75, and no start is left of $restarts: does it hang?"; exit 75; }
+    stops=$((stops + 1))
     say "exit code 75: starting again in $pause s"
   elif [ "$failures" -lt "$retries" ]; then
     failures=$((failures + 1))

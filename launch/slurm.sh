@@ -19,7 +19,7 @@ if [ "${1:-}" = --help ]; then
 fi
 : "${SLURM_JOB_ID:?slurm.sh: this is no job of SLURM: give it to sbatch, see --help}"
 
-retries=3
+retries=3 restarts=${ANYSAT_RESTARTS:-100} # after failures; after exit code 75
 python=${ANYSAT_PYTHON:-.venv/bin/python}
 [ -x "$(command -v "$python")" ] || { echo "slurm.sh: no Python at $python: set ANYSAT_PYTHON" >&2; exit 2; }
 
@@ -35,7 +35,9 @@ trap : TERM
 # Asked to stop near the time limit, the job still runs, and queues itself again. One that is cancelled or preempted
 # completes already: SLURM does with it what it was told.
 requeue() {
-  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  if [ "${SLURM_RESTART_COUNT:-0}" -ge "$restarts" ]; then
+    echo "slurm.sh: exit code 75 after $restarts restarts: does it hang? Submit it again to go on" >&2
+  elif [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     echo "slurm.sh: exit code 75: queued again" >&2
     scontrol requeue "$SLURM_JOB_ID"
   fi

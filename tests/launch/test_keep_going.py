@@ -1,4 +1,4 @@
-"""The restarts of one host: after exit code 75 always, after other failures a few times, never after being stopped."""
+"""The restarts of one host: many after exit code 75, a few after other failures, none after being stopped."""
 
 import os
 import signal
@@ -39,6 +39,13 @@ def test_how_often_it_starts_again(stand_ins, codes, ends_with):
 def test_the_number_of_retries_can_be_given(stand_ins):
     assert run(stand_ins, 75, 2, words=("--retries", "0")).returncode == 2
     assert len(stand_ins.calls) == 2
+
+
+def test_a_run_that_always_hangs_uses_up_its_restarts(stand_ins):
+    stand_ins.exit_codes("train", *[75] * 5)
+    ended = bash(SCRIPT, "train", PATH=stand_ins.path, ANYSAT_PAUSE="0", ANYSAT_RESTARTS="2")
+    assert ended.returncode == 75 and len(stand_ins.calls) == 3
+    assert "no start is left of 2: does it hang?" in ended.stderr
 
 
 def test_without_a_command_it_says_how_to_use_it():
