@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find each other, what they must agree on, and how they part.
+"""Several processes as one run: initialisation, barriers, agreement on values and errors, shutdown.
 
-What they say to each other here goes through JAX's coordinator in the first process, and not through the devices: a
-process that comes late is waited for, and one that is gone is noticed.
+Messages go through JAX's coordinator in the first process and not through the devices: late processes are waited for,
+and dead ones are detected.
 """
 
 import itertools
@@ -21,20 +21,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from anysat_jax.errors import ConfigError
 from anysat_jax.train.config import flatten
 
-VARIABLE = "ANYSAT_PROCESSES"  # the environment's word for --processes
+VARIABLE = "ANYSAT_PROCESSES"  # environment variable with the default of --processes
 PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait
-FAILURE_PATIENCE = 10  # seconds until a process that failed takes it that the others did not
+FAILURE_PATIENCE = 10  # seconds that a process that failed waits for the others to fail, too
 T = TypeVar("T")
-_ROUNDS = itertools.count()  # every process asks the same questions in the same order
+_ROUNDS = itertools.count()  # all processes make the same calls in the same order: numbers pair them
 
 
 def start(processes: str) -> None:
     """Joins the other processes of the run; to be called before JAX is first used.
 
     Args:
-      processes: "" for a process on its own; "auto" where JAX finds the others by itself: on Cloud TPUs, under SLURM,
-        Open MPI, or as an indexed Kubernetes job; else "HOST:PORT,COUNT,INDEX": where the first process listens, how
-        many there are, and which one this is, from 0.
+      processes: "" for a process on its own; "auto" if JAX can find the others by itself: on Cloud TPUs, under SLURM,
+        Open MPI, or as an indexed Kubernetes job; else "HOST:PORT,COUNT,INDEX": the address of the first process, the
+        number of processes, and the index of this one, from 0.
 
     Raises:
       ConfigError: `processes` is none of these, or the processes did not find each other.
@@ -47,15 +47,15 @@ def start(processes: str) -> None:
         local, total = jax.local_device_count(), jax.device_count()
         warm_up_collectives(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"--processes={processes}: {_why_alone(processes, error)}") from error
+        raise ConfigError(f"--processes={processes}: {_why_not_joined(processes, error)}") from error
     logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
 
 
 def warm_up_collectives(mesh: Mesh) -> None:
-    """Opens the connections of all later collectives over axes of a mesh, while all processes are there.
+    """Opens the connections of all later collectives over axes of a mesh, while all processes are at the same place.
 
-    CPUs wait 30 s for each other then, which a slow compiler in one of them would use up; accelerators connect by
-    themselves.
+    Opened later, CPUs would wait only 30 s for each other, less than one of them may compile for; accelerators connect
+    by themselves.
     """
     if jax.process_count() == 1 or jax.default_backend() != "cpu":
         return
@@ -75,10 +75,10 @@ def warm_up_collectives(mesh: Mesh) -> None:
 
 
 def parse(processes: str) -> dict[str, Any]:
-    """Arguments of `jax.distributed.initialize` from "HOST:PORT,COUNT,INDEX".
+    """Returns the arguments of `jax.distributed.initialize` from "HOST:PORT,COUNT,INDEX".
 
     Raises:
-      ConfigError: it does not look like that, or there is no process of that index.
+      ConfigError: it has another form, or there is no process of that index.
     """
     match = re.fullmatch(r"(\S+:\d+),(\d+),(\d+)", processes)
     if match is None:
@@ -92,23 +92,23 @@ def parse(processes: str) -> dict[str, Any]:
     return dict(coordinator_address=address, num_processes=count, process_id=index)
 
 
-def _why_alone(processes: str, error: Exception) -> str:
-    said = (str(error) or type(error).__name__).splitlines()[0][:200]
+def _why_not_joined(processes: str, error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
     if processes == "auto" and isinstance(error, ValueError):
         return (
-            f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({said}); "
+            f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({reason}); "
             "give HOST:PORT,COUNT,INDEX"
         )
     return (
-        f"the processes did not find each other ({said}); start all of them, with the same COUNT and with an "
+        f"the processes did not find each other ({reason}); start all of them, with the same COUNT and with an "
         "address of the first one that every machine can reach"
     )
 
 
 def shutdown(code: int, failed: int = 1) -> int:
-    """Ends this process' part in the run. The other processes wait for the first one, which may still be reporting.
+    """Leaves the run at its end. The other processes wait for the first one, which may still be reporting.
 
-    Where they do not all come to the same end, this does not return: the process is gone at once, its coordinator tells
+    If they do not all end with the same code, this does not return: the process exits at once, its coordinator notifies
     the others within two minutes, and these end too.
 
     Args:
@@ -134,16 +134,16 @@ def shutdown(code: int, failed: int = 1) -> int:
 
 
 def barrier() -> None:
-    """Waits for the other processes, however late they come."""
+    """Waits for the other processes, however late they arrive."""
     if jax.process_count() > 1:
         _coordinator().wait_at_barrier(f"anysat/{next(_ROUNDS)}", PATIENCE * 1000)
 
 
 def agree(work: Callable[[], T]) -> T:
-    """Does what may fail in one process only, such as finding its data; what fails in one is said in all.
+    """Runs `work`, which may fail in one process only, such as reading its data; a failure in one is raised in all.
 
     Raises:
-      ConfigError: it failed in another process; the message says in which, and why.
+      ConfigError: it failed in another process; the message names the process, its host and the reason.
     """
     if jax.process_count() == 1:
         return work()
@@ -158,14 +158,14 @@ def agree(work: Callable[[], T]) -> T:
 
 
 def check_same(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
-    """Refuses to go on where processes do not see the same.
+    """Checks that all processes have the same values.
 
     Args:
-      facts: JSON values, perhaps nested; asked for only where there are several processes.
-      remedy: what to do, for the message.
+      facts: returns JSON values, perhaps nested; called only if there are several processes.
+      remedy: end of the message.
 
     Raises:
-      ConfigError: a value differs; the message names it and two processes.
+      ConfigError: a value differs; the message names it and two processes with their hosts.
     """
     if jax.process_count() == 1:
         return
@@ -174,19 +174,19 @@ def check_same(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
 
 
 def _decide(value: Any, judge: Callable[[list[Any], list[str]], str]) -> str:
-    """Every process says a value; the first one hears them all and judges; all get its judgement."""
+    """Gathers one value per process, applies `judge` in process 0, and returns its result in all."""
     coordinator, place = _coordinator(), f"anysat/{next(_ROUNDS)}"
     coordinator.key_value_set(f"{place}/{jax.process_index()}", json.dumps([value, socket.gethostname()]))
     if jax.process_index() == 0:
-        said = [json.loads(_wait_for(f"{place}/{index}")) for index in range(jax.process_count())]
-        values, hosts = zip(*said, strict=True)
+        gathered = [json.loads(_wait_for(f"{place}/{index}")) for index in range(jax.process_count())]
+        values, hosts = zip(*gathered, strict=True)
         names = [f"process {index} ({host})" for index, host in enumerate(hosts)]
         coordinator.key_value_set(f"{place}/judgement", json.dumps(judge(list(values), names)))
     return json.loads(_wait_for(f"{place}/judgement"))
 
 
 def _first_problem(problems: list[str | None], names: list[str]) -> str:
-    """The first problem and whose it is; "" where there is none."""
+    """Returns the first problem with its process; "" if there is none."""
     found = [(name, problem) for name, problem in zip(names, problems, strict=True) if problem]
     if not found:
         return ""
@@ -195,7 +195,7 @@ def _first_problem(problems: list[str | None], names: list[str]) -> str:
 
 
 def _first_difference(facts: list[dict[str, Any]], names: list[str]) -> str:
-    """The first value that is not that of the first process; "" where there is none."""
+    """Returns the first value that differs from that of the first process; "" if none does."""
     for key in sorted({key for one in facts for key in one}):
         for name, one in zip(names, facts, strict=True):
             if one.get(key) != facts[0].get(key):
@@ -204,7 +204,7 @@ def _first_difference(facts: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def _coordinator() -> Any:
-    import orbax.checkpoint as ocp  # takes seconds, which a process on its own need not wait
+    import orbax.checkpoint as ocp  # takes seconds, which a single process should not spend
 
     return ocp.multihost.get_jax_distributed_client()
 

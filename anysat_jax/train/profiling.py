@@ -1,4 +1,7 @@
-"""A profile of a few steps: a trace for TensorBoard or Perfetto, and a page that says where the time goes."""
+"""Profile of a few steps: a trace for TensorBoard or Perfetto, and a page with the fractions of the time by cause.
+
+A device computes, communicates without computing beside it, waits for input, or is idle for another reason (host).
+"""
 
 import collections
 import contextlib
@@ -17,14 +20,14 @@ from jaxtyping import Float64
 
 from anysat_jax.train.input import INPUT
 
-Spans = Float64[np.ndarray, "n 2"]
-"""Disjoint stretches, in order: where each begins and ends."""
+Intervals = Float64[np.ndarray, "n 2"]
+"""Disjoint time intervals in order: begin and end of each, nanoseconds."""
 
 
-def union(spans: Iterable[tuple[float, float]]) -> Spans:
-    """Stretches that may overlap, as disjoint ones."""
+def union(intervals: Iterable[tuple[float, float]]) -> Intervals:
+    """Returns the union of intervals that may overlap."""
     merged: list[list[float]] = []
-    for begin, end in sorted(spans):
+    for begin, end in sorted(intervals):
         if merged and begin <= merged[-1][1]:
             merged[-1][1] = max(merged[-1][1], end)
         elif end > begin:
@@ -32,8 +35,8 @@ def union(spans: Iterable[tuple[float, float]]) -> Spans:
     return np.array(merged, np.float64).reshape(-1, 2)
 
 
-def intersection(first: Spans, second: Spans) -> Spans:
-    """What is in both."""
+def intersection(first: Intervals, second: Intervals) -> Intervals:
+    """Returns the intersection of two sets of intervals."""
     found, i, j = [], 0, 0
     while i < len(first) and j < len(second):
         begin, end = max(first[i, 0], second[j, 0]), min(first[i, 1], second[j, 1])
@@ -43,15 +46,15 @@ def intersection(first: Spans, second: Spans) -> Spans:
     return np.array(found, np.float64).reshape(-1, 2)
 
 
-def difference(first: Spans, second: Spans) -> Spans:
-    """What is in the first and not in the second."""
+def difference(first: Intervals, second: Intervals) -> Intervals:
+    """Returns the intervals of the first set without those of the second."""
     edges = np.concatenate([[-np.inf], second.ravel(), [np.inf]]).reshape(-1, 2)
     return intersection(first, edges)
 
 
-def length(spans: Spans) -> float:
-    """How long they are together."""
-    return float((spans[:, 1] - spans[:, 0]).sum())
+def length(intervals: Intervals) -> float:
+    """Returns the total length."""
+    return float((intervals[:, 1] - intervals[:, 0]).sum())
 
 
 STEP = "train"
@@ -65,16 +68,16 @@ TOP = 12  # operations on the page
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
-    """Where the time of a trace went. Shares are means over the devices and add up to 1.
+class TimeFractions:
+    """Fractions of the time of a trace: means over the devices, which add up to 1.
 
     Attributes:
       steps: traced.
-      devices: that ran something.
+      devices: with at least one operation.
       seconds: from the first step to the end of the last.
       compute, communication, input, host: see the top of this file.
       hidden: communication beside which the device computed; within `compute`.
-      operations: the longest operations by name: their share of the time of all operations.
+      operations: the longest operations by name, as fractions of the time of all operations.
     """
 
     steps: int
@@ -90,32 +93,32 @@ class Shares:
 
 @dataclasses.dataclass
 class Events:
-    """Of one device: where its operations begin and end."""
+    """Intervals of the operations of one device."""
 
     compute: list[tuple[float, float]] = dataclasses.field(default_factory=list)
     communication: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
-def read_trace(path: pathlib.Path) -> Shares:
-    """The shares of a trace, an .xplane.pb file.
+def read_trace(path: pathlib.Path) -> TimeFractions:
+    """Reads a trace, an .xplane.pb file.
 
     Raises:
-      ValueError: it holds no step.
+      ValueError: it has no step.
     """
-    return shares_of(jax.profiler.ProfileData.from_file(str(path)))
+    return time_fractions(jax.profiler.ProfileData.from_file(str(path)))
 
 
-def shares_of(profile: Any) -> Shares:
-    """The shares of a profile: planes that hold lines that hold events, as `jax.profiler.ProfileData` gives them."""
+def time_fractions(profile: Any) -> TimeFractions:
+    """Returns the fractions of a profile of planes of lines of events, as in `jax.profiler.ProfileData`."""
     devices: dict[str, Events] = {}
     operations: collections.Counter[str] = collections.Counter()
     for device, event in _operations(profile):
         kind = "communication" if COLLECTIVES.search(event.name) else "compute"
-        getattr(devices.setdefault(device, Events()), kind).append(_span(event))
+        getattr(devices.setdefault(device, Events()), kind).append(_interval(event))
         operations[_short(event.name)] += event.duration_ns * 1e-9
-    steps, waits = _host_spans(profile, STEP), _host_spans(profile, INPUT)
+    steps, waits = _host_intervals(profile, STEP), _host_intervals(profile, INPUT)
     if not steps:
-        raise ValueError("the trace holds no step of training")
+        raise ValueError("the trace has no step of training")
     ends = [end for one in devices.values() for _, end in (*one.compute, *one.communication)]
     window = np.array([[min(begin for begin, _ in steps), max([*(end for _, end in steps), *ends])]])
     parts = [_parts(one, union(waits), window) for one in devices.values()] or [np.array([0.0, 0.0, 0.0, 1.0, 0.0])]
@@ -123,10 +126,10 @@ def shares_of(profile: Any) -> Shares:
     seconds = float(length(window)) * 1e-9
     total = max(operations.total(), 1e-12)
     top = {name: spent / total for name, spent in operations.most_common(TOP)}
-    return Shares(len(steps), len(devices), seconds, compute, communication, waiting, host, hidden, top)
+    return TimeFractions(len(steps), len(devices), seconds, compute, communication, waiting, host, hidden, top)
 
 
-def _parts(events: Events, waits: Spans, window: Spans) -> Float64[np.ndarray, "5"]:
+def _parts(events: Events, waits: Intervals, window: Intervals) -> Float64[np.ndarray, "5"]:
     compute = intersection(union(events.compute), window)
     communication = intersection(union(events.communication), window)
     exposed = difference(communication, compute)
@@ -137,7 +140,7 @@ def _parts(events: Events, waits: Spans, window: Spans) -> Float64[np.ndarray, "
 
 
 def _operations(profile: Any) -> Iterator[tuple[str, Any]]:
-    """Device and event of every operation. A CPU's run in threads of the host; a TPU has a line for them."""
+    """Yields device and event of every operation: threads of the host for a CPU, a line of its own for a TPU."""
     for plane in profile.planes:
         lines = list(plane.lines)
         if plane.name.startswith("/device:"):
@@ -156,44 +159,44 @@ def _contains(event: Any) -> bool:
 
 
 def _short(name: str) -> str:
-    """The name of an operation; a TPU's events are called by their whole line of HLO."""
+    """Returns the name of an operation; the events of a TPU have their whole line of HLO as a name."""
     return name.partition(" = ")[0].lstrip("%")
 
 
-def _host_spans(profile: Any, name: str) -> list[tuple[float, float]]:
-    """Of the host's events of a name, without what the name is followed by ("train#step_num=3#")."""
+def _host_intervals(profile: Any, name: str) -> list[tuple[float, float]]:
+    """Returns the intervals of the host's events of a name, such as "train" for "train#step_num=3#"."""
     lines = (line for plane in profile.planes if plane.name.startswith("/host:CPU") for line in plane.lines)
-    return [_span(event) for line in lines for event in line.events if event.name.partition("#")[0] == name]
+    return [_interval(event) for line in lines for event in line.events if event.name.partition("#")[0] == name]
 
 
-def _span(event: Any) -> tuple[float, float]:
+def _interval(event: Any) -> tuple[float, float]:
     return event.start_ns, event.start_ns + event.duration_ns
 
 
-def describe(shares: Shares) -> str:
-    """The page."""
-    each = 1000 * shares.seconds / shares.steps
+def describe(found: TimeFractions) -> str:
+    """Returns the page."""
+    each = 1000 * found.seconds / found.steps
     lines = [
-        f"{shares.steps} steps on {shares.devices} devices, {each:.1f} ms each; shares of it, means of the devices:",
+        f"{found.steps} steps on {found.devices} devices, {each:.1f} ms each; shares of it, means of the devices:",
         "",
         *(
-            f"  {name:14}{share:7.1%}  {each * share:9.1f} ms a step  {meaning}"
-            for name, share, meaning in (
-                ("compute", shares.compute, f"{shares.hidden:.1%} beside hidden communication"),
-                ("communication", shares.communication, "that nothing is computed beside"),
+            f"  {name:14}{fraction:7.1%}  {each * fraction:9.1f} ms a step  {meaning}"
+            for name, fraction, meaning in (
+                ("compute", found.compute, f"{found.hidden:.1%} beside hidden communication"),
+                ("communication", found.communication, "that nothing is computed beside"),
                 (
                     "input",
-                    shares.input,
+                    found.input,
                     "idle while the host waited for a batch: more data.num_workers, or fewer dates",
                 ),
-                ("host", shares.host, "idle for another reason: dispatch, logging, checkpoints"),
+                ("host", found.host, "idle for another reason: dispatch, logging, checkpoints"),
             )
         ),
         "",
         "The longest operations, and their share of the time of all:",
         "",
     ]
-    lines += [f"  {share:7.1%}  {name}" for name, share in shares.operations.items()]
+    lines += [f"  {fraction:7.1%}  {name}" for name, fraction in found.operations.items()]
     lines += [
         "",
         "The trace lies beside this file, in plugins/profile: open it in TensorBoard (plugin xprof) or Perfetto.",
@@ -205,10 +208,10 @@ SUMMARY = "summary.txt"
 
 
 class Profiler:
-    """Within this context the steps from the first to the last of a range are traced, below `<workdir>/profile`.
+    """Traces the steps of a range, below `<workdir>/profile`.
 
-    A run that goes on within the range traces what is left of it. Choose steps after those in which programs are
-    compiled.
+    A run that is resumed within the range traces the rest of it. The range should begin after the steps in which
+    programs are compiled.
     """
 
     def __init__(self, workdir: pathlib.Path, steps: Sequence[int] | None, enabled: bool = True):
@@ -233,7 +236,7 @@ class Profiler:
             self._stop()
 
     def disturbs(self, number: int) -> bool:
-        """Whether a trace begins or ends before a step: such a moment tells nothing about speed."""
+        """Returns whether a trace begins or ends before a step, so that its time does not count."""
         return self._enabled and number in (self._first, self._last + 1)
 
     @contextlib.contextmanager
@@ -242,7 +245,7 @@ class Profiler:
 
         Args:
           number: of the step, from 1.
-          state: what the step is given; a trace begins and ends when it is there, so that it holds whole steps.
+          state: its input; a trace begins and ends when that is computed, so that it contains whole steps.
         """
         if self._tracing and number > self._last:
             jax.block_until_ready(state)
@@ -254,13 +257,11 @@ class Profiler:
             yield
 
     def rest(self, number: int, state: Any) -> None:
-        """To be called before something else than a step is done, such as an evaluation.
-
-        A trace whose last step was made ends, so that it does not hold what follows.
+        """Ends a trace whose last step was made, before something else than a step, such as an evaluation.
 
         Args:
           number: of the latest step.
-          state: what it gave.
+          state: its output.
         """
         if self._tracing and number >= self._last:
             jax.block_until_ready(state)
@@ -268,7 +269,7 @@ class Profiler:
 
     def _start(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier start
-        # Without Python's own calls: the page needs none, and following them hooks into every thread of the process.
+        # Without Python's own calls: the page needs none, and tracing them hooks into every thread of the process.
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
         jax.profiler.start_trace(self._folder, profiler_options=options)

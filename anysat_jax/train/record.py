@@ -1,4 +1,4 @@
-"""The run's memory from its first step to its last, across restarts, and what becomes of it: summary.json."""
+"""Record of a run over all its starts, summary.json, and the origin of results: commit, device, versions."""
 
 import dataclasses
 import datetime
@@ -32,13 +32,13 @@ class LossEdges:
         self.last = [*self.last, value][-EDGE:]
 
     def means(self) -> dict[str, float | None]:
-        """Mean over the first and over the last `EDGE` steps (fewer where there were fewer); None before any step."""
+        """Returns means over the first and the last `EDGE` steps, or over all of fewer; None before any step."""
         return {name: sum(values) / len(values) if values else None for name, values in vars(self).items()}
 
 
 @dataclasses.dataclass
 class RunRecord:
-    """What a run remembers of its steps; saved in every checkpoint, so that a resumed run tells the whole story.
+    """Counts of a run's steps; saved in every checkpoint, so that they are those of all starts of the run.
 
     Attributes:
       steps: updates made.
@@ -49,7 +49,7 @@ class RunRecord:
       resumed_from: step of the checkpoint that the last process which trained started from.
       peak_memory_mb: the largest of all processes until their last checkpoint.
       nonfinite_steps: steps whose update was not applied, since a loss or a gradient was not finite.
-      skipped: training tiles that could not be read and were left out, by dataset, as the first process met them.
+      skipped: training tiles that could not be read and were left out, by dataset, as counted by the first process.
       warnings: of the features' health.
       first_ranks: the features' rank between tiles at the start, by kind of batch.
     """
@@ -87,24 +87,25 @@ class RunRecord:
         return self.tiles / self.seconds if self.seconds > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values, with the memory of this process so far."""
+        """Returns the record as JSON values, with the memory of this process so far."""
         self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Returns the record of `to_json`; raises TypeError or KeyError for that of another version."""
         losses = {name: LossEdges(**edges) for name, edges in values["losses"].items()}
         return cls(**{**values, "losses": losses})
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB (2^20 bytes); memory of an accelerator is not in it."""
+    """Returns the largest resident memory of this process so far in MB (2^20 bytes), without that of accelerators."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
-    """The content of summary.json: nested objects, None where there is nothing to say.
+    """Returns the content of summary.json of a pretraining; None for what is unknown.
 
     "first" and "last" of a loss are means over its first and last `EDGE` steps.
 
@@ -128,7 +129,7 @@ def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes the whole file or nothing: a reader never sees half of it."""
+    """Writes the whole file or nothing: readers never get half of it."""
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
     ) as file:
@@ -139,7 +140,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
-        except BaseException:  # a full disk is not filled further with beginnings of files
+        except BaseException:  # a full disk should not be filled further with unfinished files
             os.unlink(file.name)
             raise
 
@@ -148,14 +149,14 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def provenance(seconds: float) -> dict[str, Any]:
-    """What summary.json says of a result's origin.
+    """Returns the origin of a result, for summary.json.
 
     Args:
       seconds: how long the run took.
 
     Returns:
-      "commit" and "dirty" (whether files differ from it) of the checkout that the code is from, None where it is
-      installed from elsewhere; "date", the end of the run in UTC (ISO 8601); "seconds"; "device", how many of which;
+      "commit" and "dirty" (whether files differ from it) of the checkout that the code is from, None for an installed
+      package; "date", the end of the run in UTC (ISO 8601); "seconds"; "device", how many of which;
       "versions" of the libraries.
     """
     commit, dirty = checkout_state(pathlib.Path(__file__).parents[2])
@@ -180,10 +181,10 @@ def versions() -> dict[str, str]:
 
 
 def checkout_state(folder: pathlib.Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout whose top is `folder`, and whether tracked files differ from it.
+    """Returns the commit of the checkout whose top is `folder`, and whether tracked files differ from it.
 
-    (None, None) where it is none, such as an installed package; a repository further up, of something else that this
-    code lies in, does not count.
+    (None, None) if `folder` is not the top of one, as in an installed package: a repository further up is another
+    project's, which contains this code.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or pathlib.Path(top).resolve() != folder.resolve():
@@ -193,9 +194,8 @@ def checkout_state(folder: pathlib.Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: pathlib.Path, *command: str) -> str | None:
-    """What git prints; None where it is missing, fails or hangs."""
     try:
         result = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):  # git is missing, or hangs on a network file system
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -1,7 +1,7 @@
-"""The devices as a mesh of three axes, and the way of batches to them.
+"""Mesh of the devices, partition specs of parameters and batches, host-local slices of global arrays.
 
-Every batch is cut over "data" and "fsdp". "data" repeats the parameters, "fsdp" cuts them (fully sharded data
-parallelism), and "tensor" shares the work on each tile; see `sharding` for what lies where.
+The mesh has three axes. Every batch is cut over "data" and "fsdp". "data" repeats the parameters, "fsdp" cuts them
+(fully sharded data parallelism), and "tensor" divides the work on each tile; `RULES` lists which parameters it cuts.
 """
 
 import re
@@ -30,14 +30,14 @@ MASK_SPECS = {
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of the section `mesh`; an axis "data" of None takes all devices that the others leave.
+    """Returns the mesh of the section `mesh`; an axis "data" of None takes all devices that the others leave.
 
     Args:
       config: data, fsdp, tensor; "tensor" may be missing.
       devices: of a topology to compile for; None for those of this run.
 
     Raises:
-      ConfigError: the mesh needs more devices than there are, or leaves some of another process idle.
+      ConfigError: the mesh needs more devices than there are, or leaves devices of several processes idle.
     """
     devices = jax.devices() if devices is None else list(devices)
     fsdp, tensor = config["fsdp"], config.get("tensor", 1)
@@ -58,12 +58,12 @@ def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = 
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """How many parts every batch is cut into."""
+    """Returns the number of parts that every batch is cut into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, accumulate: int = 1) -> None:
-    """Refuses batch sizes that cannot be cut evenly, before anything is compiled.
+    """Checks that batch sizes can be cut evenly, before anything is compiled.
 
     Args:
       accumulate: micro-batches that each step cuts a batch into, each of which is cut over the mesh.
@@ -86,21 +86,21 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, acc
 
 
 def batch_size_flags(sizes: Mapping[str, int], pieces: int) -> str:
-    """What to add to the command line so that datasets' batches can be cut into so many equal pieces."""
+    """Returns the flags that make datasets' batches divisible into so many equal pieces."""
     even = {name: even_batch_size(size, pieces) for name, size in sizes.items()}
     return " ".join(f"--config.data.datasets.{name}.batch_size={size}" for name, size in even.items())
 
 
 def even_batch_size(size: int, pieces: int) -> int:
-    """The nearest batch size that can be cut into so many equal pieces, of a tile at least."""
+    """Returns the nearest batch size that can be cut into so many equal pieces of at least one tile."""
     return max(1, round(size / pieces)) * pieces
 
 
 def check_heads(model: ModelConfig, mesh: Mesh, fields: Sequence[str] = ("num_heads", "predictor_heads")) -> None:
-    """Refuses a mesh whose axis "tensor" cannot share out the attention heads, before anything is compiled.
+    """Checks that the axis "tensor" divides the attention heads, before anything is compiled.
 
     Args:
-      fields: the model's numbers of heads that are used.
+      fields: names of the model's numbers of heads that are used.
 
     Raises:
       ConfigError: "tensor" does not divide one of them.
@@ -116,24 +116,24 @@ def check_heads(model: ModelConfig, mesh: Mesh, fields: Sequence[str] = ("num_he
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis cut over the devices of "data" and "fsdp"."""
+    """Returns the sharding of arrays whose first axis is cut over the devices of "data" and "fsdp"."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def on_host(tree: Any) -> Any:
-    """The whole arrays in the memory of every process."""
+    """Returns whole arrays in the memory of every process."""
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """The batch on the devices, each process giving its part of the first axis.
+    """Puts a batch on the devices; each process has its part of the first axis.
 
     Returns:
       The batch with global arrays: batch_size is the sum over the processes.
@@ -143,7 +143,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def put_masks(masks: Any, mesh: Mesh) -> Any:
-    """PatchMasks on the devices. Every process draws the masks of the whole batch and takes what its devices need."""
+    """Puts PatchMasks on the devices; every process has the masks of the whole batch, and copies what it needs."""
     return masks.replace(
         **{name: _put_global(getattr(masks, name), NamedSharding(mesh, spec)) for name, spec in MASK_SPECS.items()}
     )
@@ -154,26 +154,26 @@ def _put_global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-MIN_SHARDED_SIZE = 2**14  # values; cutting less than this costs more in messages than it saves in memory
+MIN_SHARDED_SIZE = 2**14  # values; cutting smaller leaves costs more in messages than it saves in memory
 
 FSDP = "fsdp"
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
-    # Columns are (query | key | value, head, channel): heads lie scattered. So rows are cut, and the projection trades
-    # those over "tensor" for heads when it is used.
+    # Columns are (query | key | value, head, channel): a cut of columns would not be one of heads. So rows are cut, and
+    # the projection exchanges those over "tensor" for heads when it is used.
     (r"blocks/attention/qkv/kernel$", ((TENSOR, FSDP), None)),
     # Columns are heads or hidden channels.
     (r"(cross/(key|value)|(blocks|cross)/mlp/up)/kernel$", (FSDP, TENSOR)),
     (r"(cross/(key|value)|(blocks|cross)/mlp/up)/kernel$", (None, TENSOR)),
-    # Rows are.
+    # Rows are heads or hidden channels.
     (r"((blocks/attention|cross)/out|(blocks|cross)/mlp/down)/kernel$", (TENSOR, FSDP)),
     (r"((blocks/attention|cross)/out|(blocks|cross)/mlp/down)/kernel$", (TENSOR, None)),
 )
-"""Pattern of a leaf's name, and the mesh axes that cut its last axes. The first whose pattern is found in the name and
-whose mesh axes divide the leaf holds; where none does, "fsdp" cuts the largest axis that it divides."""
+"""Pattern of a leaf's name, and the mesh axes that cut its last axes. The first rule applies whose pattern is found in
+the name and whose mesh axes divide the leaf; if there is none, "fsdp" cuts the largest axis that it divides."""
 
 
 def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
-    """A sharding for each leaf of a state, or of any part of one that holds whole names; small leaves are repeated.
+    """Returns a sharding for each leaf of a state, or of a part of one with whole names; small leaves are repeated.
 
     The leading axis of scanned blocks stays whole, since each step of the scan takes one block.
     """
@@ -186,7 +186,7 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
 
 
 def abstract_on(mesh: Mesh, shapes: Any) -> Any:
-    """Shapes, dtypes and shardings of a tree of arrays or shapes, without any memory."""
+    """Returns shapes, dtypes and shardings of a tree of arrays or shapes, without allocating memory."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -195,7 +195,7 @@ def abstract_on(mesh: Mesh, shapes: Any) -> Any:
 
 
 def spec_of(name: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
-    """The spec of one leaf, by its name ("encoder/spatial/blocks/mlp/up/kernel"), on a mesh of axes and sizes."""
+    """Returns the spec of a leaf by its name ("encoder/spatial/blocks/mlp/up/kernel"), on a mesh of axes and sizes."""
     if np.prod(shape) < MIN_SHARDED_SIZE:
         return PartitionSpec()
     for pattern, axes in RULES:
@@ -205,7 +205,7 @@ def spec_of(name: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> Pa
 
 
 def _fitting(shape: tuple[int, ...], axes: tuple[Axes, ...], mesh_shape: dict[str, int]) -> PartitionSpec | None:
-    """The spec that cuts the last axes of a shape; None where that does not work out evenly, or cuts nothing."""
+    """Returns the spec that cuts the last axes of a shape; None if it cuts nothing, or not evenly."""
     cuts = [parts(mesh_shape, one) for one in axes]
     sizes = shape[len(shape) - len(axes) :]
     if max(cuts) == 1 or any(size % cut for size, cut in zip(sizes, cuts, strict=True)):
@@ -215,7 +215,7 @@ def _fitting(shape: tuple[int, ...], axes: tuple[Axes, ...], mesh_shape: dict[st
 
 
 def _largest(shape: tuple[int, ...], scanned: bool, mesh_shape: dict[str, int]) -> PartitionSpec:
-    """The largest axis that "fsdp" divides is cut."""
+    """Returns the spec that cuts the largest axis that "fsdp" divides."""
     cut = parts(mesh_shape, FSDP)
     axes = [axis for axis in range(int(scanned), len(shape)) if shape[axis] % cut == 0]
     if cut == 1 or not axes:
@@ -225,9 +225,9 @@ def _largest(shape: tuple[int, ...], scanned: bool, mesh_shape: dict[str, int]) 
 
 
 def host_shard(mesh: Mesh) -> HostShard:
-    """This process' share of every batch: the rows that its devices hold.
+    """Returns the rows of every batch that this process' devices hold.
 
-    Two processes have the same one where their devices repeat the same rows, as along the axis "tensor".
+    Two processes have the same rows if their devices repeat them, as along the axis "tensor".
     """
     places, width = batch_sharding(mesh).devices_indices_map((mesh.size,)), batch_width(mesh)
     own = [rows for device, (rows,) in places.items() if device.process_index == jax.process_index()]
@@ -235,19 +235,19 @@ def host_shard(mesh: Mesh) -> HostShard:
 
 
 def batch_width(mesh: Mesh) -> int:
-    """How many devices hold each row of a batch."""
+    """Returns the number of rows of a batch of `mesh.size` on each device: devices along "tensor" repeat them."""
     return batch_sharding(mesh).shard_shape((mesh.size,))[0]
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
-    """Parameters on the mesh, cut as a state's are; every process has the whole of them, or they are there already."""
+    """Puts parameters on the mesh, cut as those of a state; every process has all, or they are there already."""
     return jax.tree.map(put_whole, params, state_shardings(mesh, params))
 
 
 def put_whole(array: Any, sharding: Sharding) -> jax.Array:
-    """An array on the devices, of which every process has the whole.
+    """Puts an array on the devices; every process has the whole array.
 
-    Unlike `jax.device_put` it does not compare what the processes have, which takes a message for each array.
+    Unlike `jax.device_put` it does not compare the arrays of the processes, which takes a message for each of them.
     """
     if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
         return jax.device_put(array, sharding)

@@ -1,4 +1,4 @@
-"""Rules on names: what lies where, on meshes of three axes."""
+"""Partition specs by name on meshes of three axes, and host-local slices; several real processes: test_processes."""
 
 import collections
 import re
@@ -6,12 +6,21 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.step import abstract_state
-from anysat_jax.train.sharding import RULES, make_mesh, spec_of, state_shardings
-from tests.train.toys import toy_optimizer, toy_params
+from anysat_jax.train.sharding import (
+    RULES,
+    batch_width,
+    host_shard,
+    make_mesh,
+    put_params,
+    put_whole,
+    spec_of,
+    state_shardings,
+)
+from tests.train.toys import assert_same, toy_optimizer, toy_params
 
 MODEL = ModelConfig.from_preset("base", sensors=("spot", "s2"))
 
@@ -92,3 +101,43 @@ def test_an_axis_that_fsdp_does_not_divide_is_not_cut():
 
 def test_along_data_everything_is_repeated():
     assert set(specs(state_shardings(mesh_of(), toy_params())).values()) == {PartitionSpec()}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "count", "width"),
+    [({"data": 8, "fsdp": 1}, 8, 1), ({"data": 2, "fsdp": 2, "tensor": 2}, 4, 2), ({"data": 1, "fsdp": 1}, 1, 1)],
+)
+def test_a_process_on_its_own_reads_every_row(mesh, count, width):
+    shard = host_shard(make_mesh(mesh))
+    assert shard.count == count and batch_width(make_mesh(mesh)) == width
+    assert shard.rows(16).tolist() == list(range(16))
+
+
+class Elsewhere:
+    """Stands for a sharding over the devices of several processes."""
+
+    is_fully_addressable = False
+
+    def __init__(self, sharding):
+        self._sharding = sharding
+
+    def __getattr__(self, name):
+        return getattr(self._sharding, name)
+
+
+def test_parameters_are_cut_by_the_rules():
+    params = toy_params()
+    placed = put_params(params, mesh_of(2, 2, 2))
+    assert_same(placed, params)
+    assert jax.tree.map(lambda leaf: leaf.sharding, placed) == state_shardings(mesh_of(2, 2, 2), params)
+    assert_same(put_params(placed, mesh_of(2, 2, 2)), params)
+
+
+def test_a_whole_array_is_cut_without_messages_to_the_others(monkeypatch):
+    made = []
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, _, piece: made.append((shape, piece)))
+    whole = np.arange(12.0).reshape(4, 3)
+    put_whole(whole, Elsewhere(NamedSharding(mesh_of(2, 2, 2), PartitionSpec("data"))))
+    ((shape, piece),) = made
+    np.testing.assert_array_equal(piece((slice(2, 4), slice(None))), whole[2:4])
+    assert shape == (4, 3)

@@ -1,10 +1,12 @@
-"""The run's memory and summary.json."""
+"""Record of a run, summary.json, and the origin of results."""
 
+import datetime
 import json
+import subprocess
 
 import pytest
 
-from anysat_jax.train.record import EDGE, RunRecord, make_summary, write_json
+from anysat_jax.train.record import EDGE, RunRecord, checkout_state, make_summary, provenance, write_json
 
 
 def record_of(steps):
@@ -47,3 +49,45 @@ def test_the_file_is_replaced_whole(tmp_path):
     assert json.loads(path.read_text()) == {"steps": 1}
     write_json(path, {"steps": 2})
     assert json.loads(path.read_text()) == {"steps": 2}
+
+
+def git(folder, *command):
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    subprocess.run(["git", "-C", folder, *identity, *command], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("1\n")
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "-m", "first")
+    return tmp_path
+
+
+def test_a_clean_checkout_has_a_commit(checkout):
+    commit, dirty = checkout_state(checkout)
+    assert len(commit) == 40 and dirty is False
+
+
+def test_a_changed_file_makes_it_dirty_and_an_untracked_one_does_not(checkout):
+    (checkout / "notes.txt").write_text("x")
+    assert checkout_state(checkout)[1] is False
+    (checkout / "code.py").write_text("2\n")
+    assert checkout_state(checkout)[1] is True
+
+
+def test_code_inside_another_repository_has_no_commit(checkout):
+    (checkout / "site-packages").mkdir()
+    assert checkout_state(checkout / "site-packages") == (None, None)
+
+
+def test_a_folder_outside_any_repository_has_no_commit(tmp_path):
+    assert checkout_state(tmp_path / "absent") == (None, None)
+
+
+def test_provenance_is_json():
+    found = json.loads(json.dumps(provenance(12.34)))
+    assert set(found) == {"commit", "dirty", "date", "seconds", "device", "versions"}
+    assert found["seconds"] == 12.3 and datetime.datetime.fromisoformat(found["date"]).tzinfo is not None
+    assert found["device"].startswith("8 x ") and {"jax", "anysat-jax", "python"} <= set(found["versions"])

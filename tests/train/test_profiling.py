@@ -7,9 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anysat_jax.train.input import INPUT
-from anysat_jax.train.profiling import STEP, SUMMARY, Profiler, describe, shares_of
+from anysat_jax.train.profiling import (
+    STEP,
+    SUMMARY,
+    Profiler,
+    describe,
+    difference,
+    intersection,
+    length,
+    time_fractions,
+    union,
+)
 
 MS = 1e6  # nanoseconds
 
@@ -61,7 +73,7 @@ def test_each_moment_belongs_to_one_share():
         Event("%all-reduce.2 = f32[8]{0} all-reduce(...)", 4, 9),
         Event("%while.3 = (...) while(...)", 0, 20),  # holds the others
     )
-    found = shares_of(Profile((host((8, 12), (13, 15)), device)))
+    found = time_fractions(Profile((host((8, 12), (13, 15)), device)))
     assert (found.steps, found.devices, found.seconds) == (2, 1, pytest.approx(0.020))
     assert found.compute == pytest.approx(6 / 20)
     assert found.communication == pytest.approx(3 / 20)  # from 6 to 9
@@ -72,7 +84,7 @@ def test_each_moment_belongs_to_one_share():
 
 
 def test_devices_are_averaged():
-    found = shares_of(Profile((host(), tpu(0, Event("dot", 0, 20)), tpu(1, Event("dot", 0, 10)))))
+    found = time_fractions(Profile((host(), tpu(0, Event("dot", 0, 20)), tpu(1, Event("dot", 0, 10)))))
     assert found.devices == 2 and found.compute == pytest.approx(0.75) and found.host == pytest.approx(0.25)
 
 
@@ -85,13 +97,13 @@ def test_kernels_of_a_gpu_run_in_streams():
             Named("Source code", events=(Event("step.py:63", 0, 20),)),
         ),
     )
-    found = shares_of(Profile((host(), gpu)))
+    found = time_fractions(Profile((host(), gpu)))
     assert found.compute == pytest.approx(8 / 20) and found.communication == pytest.approx(4 / 20)
 
 
 def test_a_trace_without_steps_is_refused():
     with pytest.raises(ValueError, match="no step of training"):
-        shares_of(Profile((tpu(0, Event("dot", 0, 1)),)))
+        time_fractions(Profile((tpu(0, Event("dot", 0, 1)),)))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +124,7 @@ def profiled(tmp_path_factory):
 
 def test_a_range_of_steps_is_traced(profiled):
     (path,) = profiled.glob("plugins/profile/*/*.xplane.pb")
-    found = shares_of(jax.profiler.ProfileData.from_file(str(path)))
+    found = time_fractions(jax.profiler.ProfileData.from_file(str(path)))
     assert found.steps == 2 and found.devices == 1 and found.compute > 0 and found.input > 0
     assert found.compute + found.communication + found.input + found.host == pytest.approx(1.0)
     assert sum(found.operations.values()) <= 1.0 + 1e-6
@@ -156,5 +168,21 @@ def test_without_steps_nothing_is_traced(tmp_path):
 
 
 def test_shares_are_described_in_milliseconds_of_a_step():
-    text = describe(shares_of(Profile((host(), tpu(0, Event("dot", 0, 5))))))
+    text = describe(time_fractions(Profile((host(), tpu(0, Event("dot", 0, 5))))))
     assert "10.0 ms each" in text and "25.0%        2.5 ms a step" in text
+
+
+intervals = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted), max_size=8)
+
+
+def seconds_of(found):
+    return {second for begin, end in found for second in range(int(begin), int(end))}
+
+
+@given(intervals, intervals)
+def test_intervals_are_sets_of_moments(first, second):
+    a, b = union(map(tuple, first)), union(map(tuple, second))
+    one, other = seconds_of(first), seconds_of(second)
+    assert seconds_of(a) == one and length(a) == len(one)
+    assert seconds_of(intersection(a, b)) == one & other and length(intersection(a, b)) == len(one & other)
+    assert seconds_of(difference(a, b)) == one - other and length(difference(a, b)) == len(one - other)
