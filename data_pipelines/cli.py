@@ -299,14 +299,15 @@ def fitted_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: in
     """Returns a table that is at most `width` wide where words allow: cells of the widest columns are wrapped first."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    least = [max(len(header), *(len(word) for cell in cells for word in cell.split())) for header, *cells in columns]
+    least = [max(len(word) for cell in column for word in cell.split()) for column in columns]
     while sum(widths) + 2 * (len(widths) - 1) > width:
         slack = [(have, number) for number, have in enumerate(widths) if have > least[number]]
         if not slack:
             break
         widths[max(slack)[1]] -= 1
     tabulate.MIN_PADDING = 0  # two columns of padding beside each header would not fit a narrow terminal
-    return tabulate.tabulate(rows, header, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)
+    limits = dict(maxcolwidths=widths, maxheadercolwidths=widths)
+    return tabulate.tabulate(rows, header, tablefmt="simple", disable_numparse=True, **limits)
 
 
 def describe(entry: DatasetEntry, width: int, square: Callable[[str], str]) -> str:
