@@ -1,12 +1,11 @@
-"""A dataset's facts, and what its reader must give."""
+"""Dataset cards: the facts of a dataset, the arrays of its examples, and card.json."""
 
 import dataclasses
-import json
 import pathlib
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
@@ -31,14 +30,14 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCard:
-    """What there is to know about a dataset before opening it.
+    """The facts of a dataset that are known before it is opened.
 
     Attributes:
       name: the name that configs use.
       title: the name that people use.
       sensors: names of the sensors, as registered.
-      own_sensors: records of those that the library does not know of itself; unpickling a card registers them, so that
-        worker processes know them.
+      own_sensors: records of the sensors that are not the library's; unpickling a card registers them, so that worker
+        processes have them.
       extent: side of a tile in metres, as the batches give it.
       patch_sizes: allowed patch sizes in metres (paper: Table C).
       splits: names of the splits.
@@ -53,8 +52,8 @@ class DatasetCard:
       file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
       units: of each sensor's values, in words.
       dates: what is known of each series' dates, in words.
-      date_precision: of series whose days stand for something less exact: the "month", or "none" where the archive
-        tells no date at all; pictures show no more than that.
+      date_precision: of series whose days are less exact: the "month", or "none" where the archive has no dates;
+        pictures show no more than that.
       date_origin: "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January.
       tile_label: kind of the label "tile", one for each tile.
       tile_classes: its class names, in order.
@@ -62,7 +61,7 @@ class DatasetCard:
       dense_classes: its class names, in order.
       dense_colours: official colour "#rrggbb" of each dense class.
       dense_metres: side of a pixel of "dense" in metres.
-      ignore_label: value of a class map that stands for no label.
+      ignore_label: value of a class map where there is no label.
       label_unit: what a regression's label measures, and in which unit.
       folds: the folds that each split is made of, where the archive has folds.
       split_rule: how tiles come to their splits, in words.
@@ -127,22 +126,22 @@ class DatasetCard:
 
 FILE_NAME = "card.json"
 FORMAT = 1
-_REMEDY = "delete the folder that it is in and prepare the dataset again"
+REMEDY = "delete the folder that it is in and prepare the dataset again"
 
 
 def to_json(card: DatasetCard) -> str:
-    """A card, with the records of its sensors and the shapes of its arrays."""
+    """Returns a card as JSON, with the records of its sensors and the shapes of its arrays."""
     content = {
         "format": FORMAT,
-        "card": dataclasses.asdict(card),
-        "sensors": {name: dataclasses.asdict(get_sensor(name)) for name in card.sensors},
+        "card": card,
+        "sensors": {name: get_sensor(name) for name in card.sensors},
         "essentials": essentials(card),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    return msgspec.json.format(msgspec.json.encode(content, enc_hook=_builtin), indent=1).decode() + "\n"
 
 
-def from_json(text: str, where: str) -> tuple[DatasetCard, dict[str, Any]]:
-    """Reads `to_json`'s text; sensors that are not known yet are registered.
+def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any]]:
+    """Reads the text of `to_json`; registers sensors that are not known yet.
 
     Args:
       text: the JSON.
@@ -152,30 +151,37 @@ def from_json(text: str, where: str) -> tuple[DatasetCard, dict[str, Any]]:
       The card, and its `essentials` when it was written.
 
     Raises:
-      ValueError: it is no card, or one of another format.
+      ValueError: it is not a card, or one of another format.
     """
     try:
-        content = json.loads(text)
+        content = msgspec.json.decode(text)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this release reads {FORMAT}")
-        sensors = [_record(Sensor, fields) for fields in content["sensors"].values()]
-        card, found = _record(DatasetCard, content["card"]), content["essentials"]
-        unknown = [name for name in card.sensors if name not in {s.name for s in sensors}]
-        if unknown or not isinstance(found, dict):
-            raise ValueError(f"it lacks the records of {unknown}" if unknown else "its essentials are no table")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is no card of a dataset ({type(error).__name__}: {error}); {_REMEDY}") from error
-    for sensor in sensors:
+        if strangers := set(content["card"]) - {field.name for field in dataclasses.fields(DatasetCard)}:
+            raise ValueError(f"this release does not know its fields {sorted(strangers)}")
+        card = msgspec.convert(content["card"], DatasetCard)
+        sensors = msgspec.convert(content["sensors"], dict[str, Sensor])
+        stored = msgspec.convert(content["essentials"], dict[str, Any])
+        if unknown := [name for name in card.sensors if name not in sensors]:
+            raise ValueError(f"it lacks the records of {unknown}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} is not a card of a dataset ({type(error).__name__}: {error}); {REMEDY}") from error
+    for sensor in sensors.values():
         if sensor.name not in SENSORS:
             register(sensor)
-    return card, found
+    return card, stored
+
+
+def _builtin(value: Any) -> Any:
+    """Converts mappings that are not dicts, and numpy's numbers."""
+    return dict(value) if isinstance(value, Mapping) else value.item()
 
 
 def read_card(folder: pathlib.Path) -> DatasetCard:
-    """The card of a prepared folder; sensors that are not known yet are registered.
+    """Returns the card of a prepared folder; registers sensors that are not known yet.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it cannot be read.
+      FileNotFoundError, ValueError: there is no card, or it cannot be read.
     """
     return _read(folder)[0]
 
@@ -186,17 +192,34 @@ def check_stored_card(folder: pathlib.Path, card: DatasetCard) -> None:
     Raises:
       FileNotFoundError, ValueError: there is no card, it cannot be read, or it differs; the message names both sides.
     """
-    _, stored = _read(folder)
-    differences = differing(stored, essentials(card))
-    if differences:
+    if differences := differing(_read(folder)[1], essentials(card)):
         raise ValueError(
             f"{folder} was prepared for another card of dataset {card.name!r}: {'; '.join(differences)}; delete it and "
             "prepare the dataset again, or use the release that prepared it"
         )
 
 
+def _read(folder: pathlib.Path) -> tuple[DatasetCard, dict[str, Any]]:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}: it is not a prepared dataset of this release; delete it and prepare it again"
+        )
+    return from_json(path.read_bytes(), str(path))
+
+
+def essentials(card: DatasetCard) -> dict[str, Any]:
+    """Returns those facts of a card, as JSON values, that decide how prepared data are read and so must not change."""
+    fields = ("name", "sensors", "extent", "optional", "tile_label", "tile_classes", "dense_label", "dense_classes")
+    facts = {field: getattr(card, field) for field in (*fields, "ignore_label", "dense_metres", "georeferenced")}
+    facts |= {"blocks": card.blocks} if card.blocks > 1 else {}
+    facts["bands"] = {name: get_sensor(name).bands for name in card.sensors}
+    facts["arrays"] = {key: [str(dtype), *shape] for key, (shape, dtype) in example_spec(card).items()}
+    return msgspec.json.decode(msgspec.json.encode(facts, enc_hook=_builtin))  # lists in place of tuples, as when read
+
+
 def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between `essentials`, with the values of both sides."""
+    """Returns a line for each difference of two `essentials`, with both values."""
     lines = []
     for field in sorted(set(stored) | set(wanted)):
         there, here = stored.get(field), wanted.get(field)
@@ -211,60 +234,15 @@ def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     return lines
 
 
-def essentials(card: DatasetCard) -> dict[str, Any]:
-    """What of a card must not change while prepared data live: what decides how they are read."""
-    fields = ("name", "sensors", "extent", "optional", "tile_label", "tile_classes", "dense_label", "dense_classes")
-    facts = {field: getattr(card, field) for field in (*fields, "ignore_label", "dense_metres", "georeferenced")}
-    facts |= {"blocks": card.blocks} if card.blocks > 1 else {}
-    facts["bands"] = {name: get_sensor(name).bands for name in card.sensors}
-    facts["arrays"] = {key: [str(dtype), *shape] for key, (shape, dtype) in example_spec(card).items()}
-    return json.loads(json.dumps(facts, default=_plain))
-
-
-def _read(folder: pathlib.Path) -> tuple[DatasetCard, dict[str, Any]]:
-    path = folder / FILE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}: it is no prepared dataset of this release; delete it and prepare it again")
-    try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no card of a dataset ({error}); {_REMEDY}") from error
-
-
-def _record(kind: type, fields: Mapping[str, Any]) -> Any:
-    """A dataclass of JSON fields; lists become tuples, and fields that this release does not know are refused."""
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _restored(value, hints[name]) for name, value in fields.items()})
-
-
-def _restored(value: Any, hint: Any) -> Any:
-    origin = typing.get_origin(hint)
-    wanted = {None: hint, tuple: list, Mapping: dict, typing.Literal: str}.get(origin, object)
-    wanted = (int, float) if wanted is float else wanted
-    if not isinstance(value, wanted):
-        raise TypeError(f"{value!r} is no {hint}")
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        return tuple(_record(item, one) if dataclasses.is_dataclass(item) else one for one in value)
-    if origin is Mapping:
-        return {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Mappings that are no dicts, and numpy's numbers."""
-    return dict(value) if isinstance(value, Mapping) else value.item()
-
-
 Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
 """Shape and dtype of each array of an example; None stands for the number of dates."""
 
 
-TEXTS = ("id", "crs")
+TEXTS = ("id", "crs")  # the values of an example that are not arrays
 
 
 def example_spec(card: DatasetCard) -> Spec:
-    """Shapes and dtypes of a dataset's stored arrays, as its card promises them; texts are not among them."""
+    """Returns the shapes and dtypes of a dataset's stored arrays, as its card promises them."""
     spec: Spec = {}
     for name in card.sensors:
         spec |= _sensor_spec(card, name)

@@ -39,7 +39,7 @@ def test_own_sensors_are_registered_at_opening(own_sensors):
 def test_an_unknown_sensor_without_a_record_is_refused():
     content = json.loads(to_json(CARD))
     del content["sensors"]["modis"]
-    with pytest.raises(ValueError, match=r"here is no card .*: it lacks the records of \['modis'\]"):
+    with pytest.raises(ValueError, match=r"here is not a card .*: it lacks the records of \['modis'\]"):
         from_json(json.dumps(content), "here")
 
 
@@ -61,13 +61,13 @@ def change(content, case):
 
 @pytest.mark.parametrize("case", ["format", "field", "type", "number", "sensor", "essentials"])
 def test_what_is_no_card_is_refused(case):
-    with pytest.raises(ValueError, match=r"card\.json is no card of a dataset"):
+    with pytest.raises(ValueError, match=r"card\.json is not a card of a dataset"):
         from_json(change(json.loads(to_json(CARD)), case), "card.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
 def test_damaged_cards_are_refused(text):
-    with pytest.raises(ValueError, match=r"card\.json is no card of a dataset"):
+    with pytest.raises(ValueError, match=r"card\.json is not a card of a dataset"):
         from_json(text, "card.json")
 
 
@@ -95,11 +95,11 @@ def test_other_bands_are_named():
 
 
 def test_a_folder_without_a_card(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no .*card\.json: it is no prepared dataset of this release"):
+    with pytest.raises(FileNotFoundError, match=r"no .*card\.json: it is not a prepared dataset of this release"):
         read_card(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
     (tmp_path / "card.json").write_bytes(to_json(CARD).encode().replace(b"a", b"\xa2", 1))
-    with pytest.raises(ValueError, match=r"card\.json is no card of a dataset .*delete the folder"):
+    with pytest.raises(ValueError, match=r"card\.json is not a card of a dataset .*delete the folder"):
         read_card(tmp_path)
