@@ -28,6 +28,7 @@ REQUIRED = [
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # the progress bar
     "msgspec>=0.21",  # typed JSON and TOML; the first whose errors are ValueErrors
+    "google-crc32c>=1.6",  # checksums of TFRecord files; the first with wheels for Python 3.12
     "tabulate>=0.9",  # tables of reports
     "markdown>=3.5",  # HTML of the results page, with tables and a list of sections
     "jinja2>=3.1",  # the frame of that page; escapes what it is given
