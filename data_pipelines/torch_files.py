@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote without running any of it: tensors, plain containers and named harmless classes."""
+"""Files that `torch.save` wrote, read without running any code in them."""
 
 import pathlib
 import pickle
@@ -12,34 +12,44 @@ import numpy as np
 
 from data_pipelines.files import explained
 
+CHECKPOINT = "a PyTorch checkpoint: a model's state_dict, saved alone or below the key 'state_dict'"
 _SAFE_CLASSES = threading.Lock()  # torch keeps one list of allowed classes for the whole process
-_FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+_FOREIGN_CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
-    """Values of a dict that `torch.save` wrote; tensors come as arrays, tuples as lists.
+def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), mmap: bool = False) -> Any:
+    """Returns the content of a file that `torch.save` wrote.
 
     The file's pickle is never executed: torch's restricted reader makes tensors, containers, numbers and texts alone,
     and refuses every other class at its first mention.
 
     Args:
       path: of the file.
-      keys: of the values.
-      expected: what should be there, for errors.
-      classes: further classes that may stand in the file; only such whose making has no effect, e.g. `datetime.date`.
+      expected: its content in words, for errors.
+      classes: further classes that it may hold; only such whose construction has no effect, e.g. `datetime.date`.
+      mmap: whether tensors are mapped from the file, where its format allows that, in place of being copied.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, unreadable, no dict with these keys, or holds another class.
+      FileNotFoundError, ValueError: the file is missing, unreadable, or holds another class.
       ImportError: torch is not installed, or older than 2.6, whose restricted reader could be tricked.
     """
     torch = _import_torch(path)
     errors = (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, ValueError)
     try:
         with explained(path, expected, *errors), _SAFE_CLASSES, torch.serialization.safe_globals(list(classes)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, str(error), expected) from None
-    return _pick(path, content, keys, expected)
+            mapped = True if mmap and zipfile.is_zipfile(path) else None
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:  # whose message advises to switch the protection off
+        foreign = _FOREIGN_CLASS.search(str(error))
+    if foreign is None:
+        raise ValueError(
+            f"{path} cannot be read (its pickle is damaged, or of a kind that could run code); expected {expected}; "
+            "download or copy it again"
+        )
+    raise ValueError(
+        f"{path} holds a pickled {foreign[1]}, which is refused since reading it could run code; expected {expected}; "
+        "download it again from its publisher"
+    )
 
 
 def _import_torch(path: pathlib.Path) -> Any:
@@ -54,100 +64,56 @@ def _import_torch(path: pathlib.Path) -> Any:
     return torch
 
 
-def _refusal(path: pathlib.Path, message: str, expected: str) -> ValueError:
-    """Our words: those of torch advise to switch its protection off."""
-    foreign = _FOREIGN.search(message)
-    if foreign is None:
-        return ValueError(f"{path} cannot be read (its pickle is damaged); expected {expected}; download it again")
-    return ValueError(
-        f"{path} holds a pickled {foreign[1]}, which is refused since reading it could run code; expected "
-        f"{expected}; download it again from its publisher"
-    )
+def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
+    """Returns values of a dict that `torch.save` wrote; tensors as arrays, tuples as lists.
 
+    Args:
+      path, expected, classes: as for `load_torch`.
+      keys: of the values.
 
-def _pick(path: pathlib.Path, content: Any, keys: Sequence[str], expected: str) -> dict[str, Any]:
+    Raises:
+      FileNotFoundError, ValueError, ImportError: as `load_torch`, or it is not a dict with these keys.
+    """
+    content = load_torch(path, expected, classes)
     missing = [key for key in keys if key not in content] if isinstance(content, dict) else list(keys)
     if missing:
         found = sorted(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(f"{path} holds {found} and lacks {missing}; expected {expected}")
-    values = {key: content[key] for key in keys}
     with explained(path, expected, RuntimeError, TypeError):
-        return {key: _to_arrays(value) for key, value in values.items()}
+        return {key: _to_arrays(content[key]) for key in keys}
 
 
 def _to_arrays(value: Any) -> Any:
-    """Tensors, also those in a list, as arrays; everything else as it is."""
     if isinstance(value, list | tuple):
         return [_to_arrays(one) for one in value]
     return value.numpy() if hasattr(value, "numpy") else value
 
 
 def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.pth` file by name, as float32.
+    """Returns the tensors of a `.pth` file by name, as float32.
 
-    The file holds a dictionary of tensors, or one below the key "state_dict" (what stands beside it is ignored). Only
-    tensors and plain containers are decoded, never an arbitrary object, so nothing in the file can run.
+    The file holds a dictionary of tensors, or one below the key "state_dict", beside which all is ignored.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ImportError: torch is not installed.
-      ValueError: the file is damaged, no checkpoint, or holds objects that are not tensors.
+      FileNotFoundError, ValueError, ImportError: as `load_torch`, or it holds values that are not dense tensors.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}: give the path of a published .pth file")
-    content = _load(path)
+    content = load_torch(path, CHECKPOINT, mmap=True)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    return _to_numpy(state, path)
-
-
-def _load(path: pathlib.Path) -> Any:
-    """What the file holds, decoded by torch's restricted reader."""
-    torch = _import_torch_of_reading()
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and _first_bytes(path) == b"PK":
-        raise ValueError(f"{path} is cut off: its end is missing. Get the file again.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path} holds objects other than tensors, which loading would have to execute; nothing of it was run. "
-                "Save its state_dict alone and load that."
-            ) from error
-        raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged. Get the file again.") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged ({error}). Get the file again.") from error
-
-
-def _first_bytes(path: pathlib.Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(2)
-
-
-def _import_torch_of_reading() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError("reading a published .pth checkpoint needs PyTorch: pip install -e '.[torch]'") from error
-    return torch
-
-
-def _to_numpy(state: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
-    torch = _import_torch_of_reading()
     if not isinstance(state, Mapping) or not state:
+        found = "an empty dictionary" if isinstance(state, Mapping) else f"of type {type(state).__name__}"
+        raise ValueError(f"{path}: the content is {found}; expected {CHECKPOINT}")
+    return {name: _dense_array(path, name, tensor) for name, tensor in state.items()}
+
+
+def _dense_array(path: pathlib.Path, name: Any, tensor: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        found = type(tensor).__name__
         raise ValueError(
-            f"{path}: the content is {_kind(state)}; expected a dictionary of tensors, or one below 'state_dict'"
+            f"{path}: entry {name!r} is of type {found}; expected a dense tensor: save a model's state_dict"
         )
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise ValueError(
-                f"{path}: entry {name!r} is {_kind(tensor)}; expected a dense tensor. Save a model's state_dict."
-            )
-    return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Mapping) and not value:
-        return "an empty dictionary"
-    return f"of type {type(value).__name__}"
+    return tensor.detach().to(torch.float32).numpy()

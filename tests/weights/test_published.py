@@ -160,7 +160,7 @@ def test_no_shape_tells_the_predictors_heads(tmp_path, pretraining):
         (lambda state: {**state, "cls_token": torch.zeros(32)}, r"mis-shaped: cls_token, expected 3 dimensions"),
         (lambda state: {**state, "cls_token": torch.zeros(1, 1, 40)}, "a width of 40 does not go with"),
         (lambda state: {k: v for k, v in state.items() if "projector_" not in k}, "no projector in it"),
-        (lambda state: [torch.zeros(3)], "the content is of type list; expected a dictionary"),
+        (lambda state: [torch.zeros(3)], "the content is of type list; expected a PyTorch checkpoint"),
         (lambda state: {}, "the content is an empty dictionary"),
         (lambda state: {"epoch": 3}, "entry 'epoch' is of type int; expected a dense tensor"),
         (lambda state: {**state, "cls_token": state["cls_token"].to_sparse()}, "expected a dense tensor"),
@@ -191,7 +191,7 @@ def test_code_in_a_file_does_not_run(tmp_path, bare, kind):
         path.write_bytes(pickle.dumps(content["extra"]))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zipped")
-    with pytest.raises(ValueError, match=r"holds objects other than tensors.*nothing of it was run"):
+    with pytest.raises(ValueError, match=r"(holds a pickled|of a kind) .*could run code.*state_dict"):
         load_published(path)
     assert not target.exists()
 
@@ -202,7 +202,7 @@ def test_a_truncated_file(tmp_path, bare, zipped, kept):
     path = save(tmp_path, bare, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match=r"(is cut off|is damaged).*Get the file again"):
+    with pytest.raises(ValueError, match=r"cannot be read .*expected a PyTorch checkpoint: .* again"):
         load_published(path)
 
 
@@ -210,7 +210,7 @@ def test_a_truncated_file(tmp_path, bare, zipped, kept):
 def test_a_file_that_is_no_checkpoint(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="Get the file again"):
+    with pytest.raises(ValueError, match="cannot be read .*download or copy it again"):
         load_published(path)
 
 
