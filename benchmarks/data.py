@@ -1,12 +1,12 @@
-"""Batches from prepared records against batches from the raw files, each tile decoded anew, on two cores.
+"""Compares batches from prepared records with batches from raw files, decoded tile by tile, on two cores.
 
     python benchmarks/data.py                           # every case, minutes
     python benchmarks/data.py --cases treesatai_ts --tiles 64
-    python benchmarks/data.py --spot-compression lzw    # of PASTIS-HD's SPOT images, whose real files were not seen
+    python benchmarks/data.py --spot-compression lzw    # of PASTIS-HD's SPOT images; that of the real files is unknown
 
-Makes archives in the published layouts, with the real archives' sizes and numbers of dates, prepares them, and runs the
-same pipeline on both: same tiles, same transforms, equal batches. Files and records are in the page cache.
-docs/PERFORMANCE.md quotes it.
+Writes archives in the published layouts, with the real archives' sizes and numbers of dates, prepares them, and runs
+the same pipeline on both: same tiles, same transforms, equal batches. Files and records are in the page cache. The
+results are in docs/PERFORMANCE.md.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import get_entry
 from data_pipelines.windows import Piece, whole_tile
 
-ROUNDS = 5  # raw and prepared take turns, so that other work on the machine hits both
+ROUNDS = 5  # raw and prepared alternate, so that other work on the machine slows both
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-      dataset: its name.
-      dates: of each series.
+      dataset: name of the dataset.
+      dates: number of dates of each series.
       batch_size: samples of a batch.
       sampling: how tiles become samples.
     """
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression: str) -> None:
-    """A made-up archive, with as much noise as makes it compress like real data."""
+    """Writes a fake archive with noise that makes it compress like real data."""
     from data_pipelines.fakes import pastis_hd, treesatai_ts
 
     {"treesatai_ts": treesatai_ts, "pastis_hd": pastis_hd}[case.dataset].write_archive(
@@ -99,7 +99,7 @@ def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression:
 
 
 def rough(values: np.ndarray, deviation: float) -> np.ndarray:
-    """The values with normal noise, in their dtype and, if they are bytes or digital numbers, above zero."""
+    """Adds normal noise to values, in their dtype; bytes and digital numbers stay above zero."""
     noise = np.random.default_rng(values.size).normal(0, deviation, values.shape[1:]).astype(np.float32)
     noisy = values + noise
     return np.clip(noisy, 1, 255).astype(np.uint8) if values.dtype == np.uint8 else noisy.astype(values.dtype)
@@ -130,7 +130,7 @@ def roughen_hdf5(path: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Raw:
-    """The training tiles of an archive, decoded each time."""
+    """Training tiles of an archive, decoded at each access."""
 
     reader: Any
 
@@ -141,12 +141,12 @@ class Raw:
         return complete_example(self.reader.card, self.reader.example("train", self.reader.keys("train")[index]))
 
     def pieces(self, index: int, blocks: Sequence[int]) -> list[Piece]:
-        """The files are read whole, whatever is wanted of them."""
+        """Reads the whole tile, as raw files cannot be read by blocks."""
         return [whole_tile(self.reader.card, self[index])]
 
 
 def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator[Batch]:
-    """The training pipeline, on a source of examples."""
+    """Iterates over batches of the training pipeline on a source of examples."""
     import grain
 
     from data_pipelines.batches import BatchMaker
@@ -163,7 +163,7 @@ def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator
 
 
 def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
-    """Batches a second of a warm iterator over about so many seconds, and CPU seconds a batch; closes it."""
+    """Measures batches per second of a warm iterator and CPU seconds per batch; closes the iterator."""
     next(batches), next(batches)
     start, cpu_start, count = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - start) < seconds:
@@ -171,7 +171,7 @@ def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
         count += 1
     cpu = time.process_time() - cpu_start
     batches.close()
-    time.sleep(0.3)  # what it had begun ahead
+    time.sleep(0.3)  # for batches that were begun ahead
     return count / passed, cpu / count
 
 
@@ -182,7 +182,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
 
 
 def resident_memory() -> float:
-    """Of this process, in GB."""
+    """Returns the resident memory of this process in GB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
@@ -196,14 +196,14 @@ def num_bytes(example: Example) -> int:
 
 @dataclasses.dataclass
 class Result:
-    """What was measured of a case.
+    """Measurements of a case.
 
     Attributes:
-      rate: tiles or windows a second of "raw" and "prepared".
-      cpu: CPU seconds a tile or window, of all threads.
+      rate: tiles or windows per second of "raw" and "prepared".
+      cpu: CPU seconds per tile or window, over all threads.
       megabytes: of a tile or window as stored, with all its dates.
-      memory: of the process at the beginning, in the middle and at the end of an epoch, in GB.
-      step: seconds of a training step a tile or window.
+      memory: resident memory at the beginning, in the middle and at the end of an epoch, in GB.
+      step: seconds of a training step per tile or window.
     """
 
     case: Case
@@ -215,13 +215,13 @@ class Result:
 
     def row(self) -> str:
         raw, prepared = self.rate["raw"], self.rate["prepared"]
-        share = f"{1 / prepared / self.step:.1%}" if self.step else "-"
+        fraction = f"{1 / prepared / self.step:.1%}" if self.step else "-"
         memory = " / ".join(f"{one:.2f}" for one in self.memory)
         cpu_raw, cpu_prepared = (self.cpu[name] * 1e3 for name in ("raw", "prepared"))
         return (
             f"| {self.case.label} | {raw:.0f} | {prepared:.0f} | {prepared * self.megabytes:.0f} | "
             f"**{prepared / raw:.1f}** | {cpu_raw:.1f} / {cpu_prepared:.1f} | **{cpu_raw / cpu_prepared:.1f}** | "
-            f"{share} | {memory} |"
+            f"{fraction} | {memory} |"
         )
 
 
@@ -232,7 +232,7 @@ HEADER = (
 
 
 def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> Result:
-    """Prepares an archive and runs both pipelines by turns."""
+    """Prepares an archive and runs both pipelines in turn."""
     from data_pipelines.prepare.prepare import prepare_dataset
     from data_pipelines.prepared import PreparedDataset
 
@@ -266,7 +266,7 @@ def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> 
 
 
 def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, float, float]:
-    """Resident memory at the beginning, in the middle and at the end of `count` batches."""
+    """Returns the resident memory at the beginning, in the middle and at the end of `count` batches."""
     next(batches), next(batches)
     memory = [resident_memory()]
     for half in (count // 2, count - count // 2):
@@ -277,7 +277,7 @@ def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, flo
 
 
 def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
-    """Time of a tiny model's training step a tile, on this machine's CPU."""
+    """Measures a training step of a tiny model on this machine's CPU, per tile."""
     import jax
 
     from anysat_jax.configs import pretrain

@@ -123,6 +123,7 @@ def prepare_dataset(
         if remote and is_finished(remote, card, facts):
             return remote
         folder = cache_folder() / "uploads" / local_name(remote) if remote else pathlib.Path(base)
+        folder = folder.absolute() if cluster else folder  # workers run in other folders
         output = Output(prepared_folder(folder, card.name, version))
         sensors = tuple(get_sensor(name) for name in card.sensors)
         job = ShardJob(sensors, reader, output, skip_bad)

@@ -41,12 +41,6 @@ def temporary_name(name: str, process: int | None = None) -> str:
     return f"{name}.{socket.gethostname()}-{process or os.getpid()}.tmp"
 
 
-def remove_temporary_files(folder: pathlib.Path) -> None:
-    """Removes the unfinished files of killed processes of this machine; other machines may share the folder."""
-    for path in folder.glob(f"*.{socket.gethostname()}-*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that exists only when complete, also after a power cut."""
     temporary = path.with_name(temporary_name(path.name))
@@ -125,7 +119,9 @@ class Output:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(self.target.with_name(f".{self.target.name}.lock"), f"preparing {self.target}"):
             self._make_folders()
-            remove_temporary_files(self.parts)
+            # Killed processes of this machine leave them; other machines may be writing into the folder.
+            for path in self.parts.glob(f"*.{socket.gethostname()}-*.tmp"):
+                path.unlink(missing_ok=True)
             yield
 
     def start_anew(self) -> None:

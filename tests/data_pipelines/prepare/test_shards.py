@@ -10,8 +10,10 @@ import pytest
 
 from data_pipelines.prepare import plan as plan_module
 from data_pipelines.prepare import shards as shards_module
+from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.shards import WorkerDiedError
+from data_pipelines.prepare.shards import ShardJob, WorkerDiedError, write_shard
+from data_pipelines.prepare.storage import Output
 from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
 from tests.data_pipelines.fake_reader import CARD, FakeReader
@@ -140,6 +142,14 @@ def count_workers(address):
 def test_errors_of_a_cluster_name_the_tile(tmp_path, cluster):
     with pytest.raises(ValueError, match=r"tile 'train2' of split 'train': cut\. \d finished shards are kept; mend"):
         prepare(Fails(ValueError, "cut"), tmp_path, cluster=cluster[0])
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
+    job = ShardJob((), FakeReader(), Output(tmp_path / "fake_tiles" / "1.0.0"), skip_bad=False)
+    with pytest.raises(
+        FileNotFoundError, match=r"does not see .*/fake_tiles/.*; the workers of a cluster need the folder"
+    ):
+        write_shard(job, Shard("fake_tiles", "train", 0, 1, 0, 7))
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
