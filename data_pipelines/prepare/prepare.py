@@ -44,6 +44,7 @@ from data_pipelines.prepare.storage import (
     Output,
     cache_folder,
     check_manifest,
+    hold_lock,
     is_url,
     is_whole,
     local_name,
@@ -118,28 +119,30 @@ def prepare_dataset(
     facts = plan_facts(reader, version, keys, limit, source)
     if SPLIT not in keys:
         raise ValueError(f"dataset {card.name!r}: no tile of split {SPLIT!r}, which the statistics are taken from")
+    remote = f"{str(base).rstrip('/')}/{card.name}/{version}" if is_url(base) else None
+    folder = cache_folder() / "uploads" / local_name(remote) if remote else pathlib.Path(base)
+    target = prepared_folder(folder, card.name, version)
+    output = Output(target.absolute() if cluster else target)  # the workers of a cluster run in other folders
+    job = ShardJob(tuple(get_sensor(name) for name in card.sensors), reader, output, skip_bad)
     with _explained(card.name, base):
-        remote = f"{str(base).rstrip('/')}/{card.name}/{version}" if is_url(base) else None
-        if remote and is_finished(remote, card, facts):
-            return remote
-        folder = cache_folder() / "uploads" / local_name(remote) if remote else pathlib.Path(base)
-        folder = folder.absolute() if cluster else folder  # workers run in other folders
-        output = Output(prepared_folder(folder, card.name, version))
-        sensors = tuple(get_sensor(name) for name in card.sensors)
-        job = ShardJob(sensors, reader, output, skip_bad)
-        if not is_finished(output.target, card, facts):
+        if remote is None:
             _prepare(job, facts, keys, workers, cluster, say)
-        if remote:
-            upload(output.target, remote)
-            shutil.rmtree(output.target)
-    return remote or output.target
+            return target
+        with hold_lock(target.with_name(f".{version}.upload.lock"), f"preparing {remote}"):
+            if not is_finished(remote, card, facts):
+                _prepare(job, facts, keys, workers, cluster, say)
+                upload(target, remote)
+                shutil.rmtree(target)
+    return remote
 
 
 def _prepare(
     job: ShardJob, facts: PlanFacts, keys: dict[str, list[str]], workers: int, cluster: str | None, say: Say
 ) -> None:
-    """Prepares a local folder: lock, plan, shards, statistics, then the final name."""
+    """Prepares a local folder unless it is finished: lock, plan, shards, statistics, then the final name."""
     output, card = job.output, job.reader.card
+    if is_finished(output.target, card, facts):
+        return
     try:
         with output.lock():
             if is_finished(output.target, card, facts):  # another process did it while this one waited

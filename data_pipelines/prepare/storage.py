@@ -75,9 +75,10 @@ def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
     work waste time but do no harm.
 
     Args:
-      path: the lock's file, in an existing folder.
+      path: the lock's file, whose folder is made.
       work: what is done under the lock, for the message of a process that waits.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +117,6 @@ class Output:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes away and makes the folders."""
-        self.target.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(self.target.with_name(f".{self.target.name}.lock"), f"preparing {self.target}"):
             self._make_folders()
             # Killed processes of this machine leave them; other machines may be writing into the folder.
