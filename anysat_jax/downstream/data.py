@@ -6,32 +6,26 @@ import hashlib
 import json
 import pathlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Int64, Shaped
+from jaxtyping import Int64
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import data_pipelines.datasets
 import data_pipelines.fakes
-from anysat_jax.batch import Batch
 from anysat_jax.downstream import config as settings
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, init_head
 from anysat_jax.downstream.task import LossConfig, Task, balanced_weights
 from anysat_jax.errors import ConfigError
 from anysat_jax.train.distributed import agree
-from anysat_jax.train.input import check_same_datasets, until_end
-from anysat_jax.train.metrics_log import QUIET_SECONDS
+from anysat_jax.train.input import check_same_datasets
 from anysat_jax.train.sharding import (
     check_batch_sizes,
     check_heads,
-    host_shard,
     make_mesh,
 )
 from anysat_jax.weights.load import initial_encoder
@@ -358,74 +352,3 @@ def fingerprint(data: Data, start: Start) -> dict[str, Any]:
         "weights": start.source["digest"],
     }
     return json.loads(json.dumps(values))  # tuples become lists, as in the checkpoint
-
-
-def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
-    """The tile of each sample that was left out, of a batch's label "skipped"; None: nothing is ever left out."""
-    if skipped is None:
-        return []
-    tiles = np.asarray(skipped)
-    return tiles[tiles >= 0].tolist()
-
-
-def split_batches(
-    dataset: OpenDataset,
-    split: str,
-    patch_sizes: Sequence[float],
-    batch_size: int,
-    mesh: Mesh,
-    **chosen: Any,
-) -> Iterator[Batch]:
-    """This process' share of a split's batches, cut by the first of the patch sizes; every size is checked.
-
-    Args: as `evaluate_split`; `chosen` goes to `OpenDataset.evaluation_batches`.
-
-    Raises:
-      ValueError, OSError: at once, as `evaluate_split`.
-      DataError: by the iterator: a tile cannot be read.
-    """
-    for size in patch_sizes:
-        dataset.options.check_patch_size(size)
-    batches = dataset.evaluation_batches(
-        split,
-        patch_size=patch_sizes[0],
-        batch_size=whole_batch(batch_size, mesh),
-        shard=host_shard(mesh),
-        **chosen,
-    )
-    return until_end(batches)
-
-
-def whole_batch(batch_size: int, mesh: Mesh) -> int:
-    """A batch size, rounded up to a multiple of the mesh's devices."""
-    return -(-batch_size // mesh.size) * mesh.size
-
-
-def sample_bar(title: str, total: int, leave: bool = True) -> tqdm:
-    """A progress bar over samples, with their rate; only the first process shows it."""
-    interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
-    hidden = jax.process_index() != 0
-    look = dict(mininterval=interval, dynamic_ncols=True, disable=hidden, leave=leave)
-    return tqdm(total=total, desc=title, unit="tile", **look)
-
-
-def one_ahead(items: Iterator[Any], compute: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
-    """Each item with what it is computed to; the next one is computing while the caller looks at the last."""
-    pending: list[tuple[Any, Any]] = []
-    for item in items:
-        pending.append((item, compute(item)))
-        if len(pending) > 1:
-            yield pending.pop(0)
-    yield from pending
-
-
-def only_labels(batch: Batch, task: Task) -> Batch:
-    """The batch with those labels only that the devices need."""
-    wanted = (task.level, "valid", "skipped")
-    return batch.replace(labels={name: batch.labels[name] for name in wanted if name in batch.labels})
-
-
-def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
-    """This process' rows of an array that is cut over all devices."""
-    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}  # some may be repeated
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

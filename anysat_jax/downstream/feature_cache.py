@@ -1,7 +1,7 @@
-"""Frozen features on disk: made once, read by every probe of the same weights on the same data.
+"""Cache of frozen features on disk, shared by all probes of the same weights on the same data.
 
-An entry is a folder named by a digest of all that the features depend on. It gets its name when whole, and carries the
-checksums of its files, so that what is read is what was written.
+An entry is a folder named by a digest of all that its features depend on. It is renamed to that name once it is whole,
+and holds the checksums of its files.
 """
 
 import dataclasses
@@ -28,14 +28,13 @@ CHUNK = 2**24  # bytes read at once for a checksum
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Frozen features of samples, with their labels; read from disk as they are asked for.
+    """Frozen features of samples with their labels; memory-mapped.
 
     Attributes:
-      features: what a head reads, (N, F), or (N, h, w, F) for a dense task; float32 or bfloat16, the dtype that they
-        were computed in, so that nothing is lost and nothing is padded.
-      labels: of the task, (N, ...); where a dense task's sub-patches were drawn, those of the drawn ones.
-      index: each sample's tile, by its position in the split.
-      left_out: tiles that could not be read when the features were made, by their position.
+      features: input of a head, (N, F), or (N, h, w, F) for a dense task; float32 or bfloat16, as they were computed.
+      labels: of the task, (N, ...); of sampled sub-patches only, where a dense task samples them.
+      index: position in the split of each sample's tile.
+      left_out: positions of the tiles that could not be read when the features were computed.
     """
 
     features: Float[np.ndarray, "N *hw F"]
@@ -47,34 +46,34 @@ class Features:
         return len(self.index)
 
     def without(self, tiles: Collection[int]) -> Self:
-        """The features of the other tiles, in memory."""
+        """Returns the features of the other tiles, in memory."""
         kept = ~np.isin(self.index, list(tiles))
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in ARRAYS})
 
 
 def features_folder(given: str) -> pathlib.Path:
-    """Where entries are: `features` below the config's `cache.folder`, or below the user's cache."""
+    """Returns the folder of the entries: `features` below the config's `cache.folder`, or below the user's cache."""
     return (pathlib.Path(given).expanduser() if given else cache_folder()).absolute() / "features"
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """The name of an entry: a digest of what its features depend on, JSON values."""
+    """Returns the name of an entry: a digest of the facts that its features depend on, JSON values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def open_features(entry: pathlib.Path) -> Features:
-    """Reads an entry; the arrays stay on disk until they are asked for.
+    """Opens an entry; its arrays are memory-mapped.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is cut off or damaged; the message names the file.
+      FileNotFoundError: there is no such entry.
+      ValueError: a file is cut off or damaged; the message names it.
     """
     if not entry.is_dir():
         raise FileNotFoundError(f"there are no features {entry}")
     try:
         meta = json.loads((entry / META).read_bytes())
         wanted = {name: (meta["files"][name]["dtype"], meta["files"][name]["crc32"]) for name in ARRAYS}
-        rows, left_out = meta.get("rows"), tuple(meta.get("left_out", ()))  # None: all, as earlier versions wrote
+        rows, left_out = meta.get("rows"), tuple(meta.get("left_out", ()))  # None: all, in entries of earlier versions
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{entry / META} cannot be read ({type(error).__name__}: {error})") from error
     arrays = {name: _open_array(entry / f"{name}.npy", *wanted[name])[:rows] for name in ARRAYS}
@@ -92,7 +91,7 @@ def _open_array(path: pathlib.Path, dtype: str, crc32: int) -> np.ndarray:
 
 
 def checksum(path: pathlib.Path) -> int:
-    """CRC-32 of a file."""
+    """Returns the CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -106,18 +105,18 @@ def find_or_make(
     make: Callable[["Writer"], None],
     may_lack: Callable[[Sequence[int]], bool] = lambda tiles: not tiles,
 ) -> Features:
-    """The features of some facts, made unless they are there; those that are damaged are made again.
+    """Opens the entry of some facts, or makes it if it is missing or damaged.
 
-    Two processes may ask at once: the second waits and finds what the first one has made.
+    Of two processes that call at once, the second waits and opens the entry of the first.
 
     Args:
       folder: of all entries.
-      facts: what the features depend on, JSON values.
-      make: writes them.
-      may_lack: whether features may be used that were made without these tiles; else they are made again.
+      facts: that the features depend on, JSON values.
+      make: computes and writes the features.
+      may_lack: returns whether features without these tiles may be used; otherwise they are made again.
 
     Raises:
-      ConfigError: they cannot be written.
+      ConfigError: the entry cannot be written.
     """
     entry = folder / key_of(facts)
     try:
@@ -150,9 +149,9 @@ def _find(entry: pathlib.Path, may_lack: Callable[[Sequence[int]], bool]) -> Fea
 
 
 def _make(entry: pathlib.Path, facts: Mapping[str, Any], make: Callable[["Writer"], None]) -> Features:
-    """Makes an entry under another name, and gives it its name when whole."""
+    """Makes an entry under another name, and renames it once it is whole."""
     unfinished = entry.with_name(f".{entry.name}.incomplete")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: the lock is ours
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed: this one holds the lock
     unfinished.mkdir()
     with Writer(unfinished, facts) as writer:
         make(writer)
@@ -163,7 +162,7 @@ def _make(entry: pathlib.Path, facts: Mapping[str, Any], make: Callable[["Writer
 
 
 class Writer:
-    """Writes features row by row, of which the first batch tells the shapes."""
+    """Writes features batch by batch; the shapes are those of the first batch."""
 
     def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
         self._folder, self._facts = folder, facts
@@ -179,24 +178,24 @@ class Writer:
         self._arrays.clear()
 
     def begin(self, rows: int) -> None:
-        """Says how many rows there will be."""
+        """Sets the number of rows, before the first batch."""
         self._rows = rows
 
     def add(self, **rows: np.ndarray) -> None:
         """Adds some rows of each of `ARRAYS`.
 
         Raises:
-          ValueError: there are more than was said.
+          ValueError: there are more rows than `begin` was given.
         """
         count = len(rows["index"])
         if self._written + count > self._rows:
-            raise ValueError(f"{self._written + count} samples came, {self._rows} were expected")
+            raise ValueError(f"got {self._written + count} samples, expected {self._rows}")
         for name in ARRAYS:
             self._array(name, rows[name])[self._written : self._written + count] = _storable(rows[name])
         self._written += count
 
     def leave_out(self, tiles: Sequence[int]) -> None:
-        """Tells of samples that will not come, by their tiles."""
+        """Counts samples that will be missing; `tiles` has the tile of each."""
         self._left_out += tiles
 
     def _array(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -209,14 +208,14 @@ class Writer:
         return self._arrays[name]
 
     def finish(self) -> None:
-        """Brings everything to the disk, with checksums.
+        """Flushes everything to disk, and writes the checksums.
 
         Raises:
           ValueError: rows are missing.
         """
         expected = self._rows - len(self._left_out)
         if self._written != expected or not expected:
-            raise ValueError(f"{self._written} samples came, {expected} were expected")
+            raise ValueError(f"got {self._written} samples, expected {expected}")
         files = {}
         for name in ARRAYS:
             self._arrays.pop(name).flush()
@@ -230,5 +229,5 @@ class Writer:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """bfloat16, which the file format has no name for, as the same bits."""
+    """Returns bfloat16, a dtype that the file format lacks, as uint16 of the same bits."""
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array

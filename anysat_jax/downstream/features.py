@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream.data import one_ahead, sample_bar, skipped_tiles, split_batches
 from anysat_jax.downstream.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.downstream.network import NetworkConfig, Params, network_features
+from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches
 from anysat_jax.downstream.task import Task, known_labels
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.model.config import ModelConfig
@@ -240,25 +240,25 @@ def _extract(
         writer.begin(rows)
     program = _program(extraction.network, extraction.dtype, mesh)
     params = {"encoder": put_params(extraction.encoder, mesh)}
-    batches = split_batches(extraction.dataset, split, (patch_size,), extraction.batch_size, mesh, tiles=tiles)
-    title = f"features of {split} at {patch_size:g} m"
+    batches = split_batches(extraction.dataset, split, (patch_size,), extraction.batch_size, mesh, tiles)
     total = 0
-    with (
-        sample_bar(f"{task.title}: {title}", rows) as bar,
-        extraction.status.over_split("extracting", title, rows, program) as progress,
+    for _, (features, labels) in pass_over_split(
+        batches,
+        program,
+        lambda batch: program(params, put_batch(with_labels(batch, task, extraction.sampled), mesh)),
+        lambda outputs: int(np.asarray(outputs[1]["valid"]).sum()),
+        extraction.status,
+        state="extracting",
+        dataset=extraction.dataset,
+        title=f"features of {split} at {patch_size:g} m",
+        total=rows,
     ):
-        for _, (features, labels) in one_ahead(
-            progress.timed(batches),
-            lambda batch: program(params, put_batch(with_labels(batch, task, extraction.sampled), mesh)),
-        ):
-            valid = np.asarray(labels["valid"])
-            total += int(valid.sum())
-            bar.update(int(valid.sum()))
-            progress.done(int(valid.sum()))
-            if writer is not None:
-                writer.leave_out(skipped_tiles(labels.get("skipped")))
-                kept = {"features": features, "labels": labels[task.level], "index": labels["index"]}
-                writer.add(**{name: np.asarray(array)[valid] for name, array in kept.items()})
+        valid = np.asarray(labels["valid"])
+        total += int(valid.sum())
+        if writer is not None:
+            writer.leave_out(skipped_tiles(labels.get("skipped")))
+            kept = {"features": features, "labels": labels[task.level], "index": labels["index"]}
+            writer.add(**{name: np.asarray(array)[valid] for name, array in kept.items()})
     if not total:
         raise DataError(f"dataset {task.dataset!r}: no tile of split {split!r} can be read; prepare it again")
 

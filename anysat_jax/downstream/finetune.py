@@ -1,4 +1,4 @@
-"""Fine-tuning and probing from a config to a report, top to bottom."""
+"""The job that fine-tunes or probes, from a config to a report, top to bottom."""
 
 import functools
 import pathlib
@@ -13,16 +13,17 @@ from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream import config as settings
-from anysat_jax.downstream import trainable as modes
 from anysat_jax.downstream.data import Data, Start, band_statistics, fingerprint, loss_config, open_data, start_network
-from anysat_jax.downstream.evaluate import evaluate_split, finish, measure, training_summary
+from anysat_jax.downstream.evaluate import evaluate_split, evaluate_splits, make_summary, write_summary
 from anysat_jax.downstream.fit import FitFed, Problem, fit
+from anysat_jax.downstream.metrics import json_values
 from anysat_jax.downstream.network import NetworkConfig, Params, apply_network
-from anysat_jax.downstream.probe import neighbour_scores, probe_problem, with_solved_head
+from anysat_jax.downstream.probe import neighbour_scores, probe_problem, with_probe_head
 from anysat_jax.downstream.task import LossConfig
-from anysat_jax.downstream.trainable import layer_multipliers
+from anysat_jax.downstream.trainable import WHOLE, drop_path_rate, dropping_sensors, layer_multipliers, split
 from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
+from anysat_jax.model.init import count_parameters
 from anysat_jax.train.sharding import host_shard
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
@@ -30,7 +31,7 @@ from data_pipelines import load
 
 
 def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains a head, and what `config.mode` says of the encoder, or goes on with that, in `workdir`; then measures it.
+    """Trains a head and the part of the encoder that `config.mode` names, or resumes that; then evaluates.
 
     Returns:
       The content of summary.json.
@@ -47,12 +48,14 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
-    """What `finetune` does once there is a workdir."""
+    """Runs the job of `finetune` in its workdir."""
     began = time.monotonic()
 
     # ---------------------------------------------------------------- devices, data, labels, weights
     data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
-    start = with_solved_head(data, start_network(data), status)
+    start = start_network(data)
+    if config.head_start == "solved":
+        start = with_probe_head(data, start, status)
     loss = loss_config(data)
     logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)
 
@@ -62,56 +65,70 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
-    measured = measure(data, start.network, params, loss, workdir, status)
+    found = evaluate_splits(data, start.network, params, loss, workdir, status)
     neighbours = neighbour_scores(data, start, status) if config.knn.neighbours else None
     status.set_state("reporting")
     if jax.process_index() == 0:
         export(data, start, params, workdir)
-    seconds = time.monotonic() - began
-    summary = training_summary(data, start, result, measured, neighbours, status.left_out, seconds)
-    finish(summary, workdir)
+    summary = make_summary(data, start, found, status.left_out, time.monotonic() - began)
+    trainable, _ = split(start.params, config.mode, data.dataset.card.sensors, config.new_sensors)
+    summary["parameters"]["trainable"] = count_parameters(trainable)
+    summary |= {
+        "epochs": result.record["epochs"],
+        "steps": result.record["steps"],
+        "best": json_values({"epoch": result.best[0], "metric": data.task.metric, "value": result.best[1]}),
+        "training": json_values(result.record),  # "seconds": of all processes that worked on this run
+        "knn": json_values(neighbours),
+    }
+    write_summary(summary, workdir)
     return summary
 
 
 def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus) -> Problem:
-    """The whole network on observations: every mode but the probe on kept features."""
-    config, sensors = data.config, data.dataset.card.sensors
+    """Returns the problem of training the network on observations: every mode but "probe"."""
+    config, dataset = data.config, data.dataset
+    sensors, decay = dataset.card.sensors, config.optimizer.layer_decay
     try:
-        trainable, frozen = modes.split(start.params, config.mode, sensors, config.new_sensors)
+        trainable, frozen = split(start.params, config.mode, sensors, config.new_sensors)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    tiles = len(data.dataset.training_tiles)
-    decay = config.optimizer.layer_decay
+
+    def validate(params: Params) -> Mapping[str, float]:
+        how = (data.patch_sizes, config.evaluate.batch_size, data.mesh)
+        return evaluate_split(
+            start.network, params, dataset, "val", *how, loss=loss, leave=False, status=status
+        ).metrics
+
     return Problem(
         task=data.task,
         forward=functools.partial(
             training_forward,
             start.network,
-            modes.dropping_sensors(config.mode, sensors, config.new_sensors),
-            modes.drop_path_rate(config.mode, config.model.drop_path),
+            dropping_sensors(config.mode, sensors, config.new_sensors),
+            drop_path_rate(config.mode, config.model.drop_path),
         ),
         trainable=trainable,
         frozen=frozen,
         loss=loss,
         batches=functools.partial(
             load.train_iterator,
-            {data.name: data.dataset},
+            {data.name: dataset},
             seed=config.seed,
             num_workers=config.data.num_workers,
             shard=host_shard(data.mesh),
         ),
-        steps_per_epoch=-(-tiles // data.dataset.options.batch_size),
-        validate=functools.partial(validate, data, start.network, loss, status),
-        sample_ids=functools.partial(data.dataset.tile_ids, "train"),
+        steps_per_epoch=-(-len(dataset.training_tiles) // dataset.options.batch_size),
+        validate=validate,
+        sample_ids=functools.partial(dataset.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
-        # Probes and modes that freeze a part spare products that flops.py does not tell apart.
-        count_flops=functools.partial(flops_of, start.network) if config.mode in modes.WHOLE else None,
+        # Modes that freeze a part save products that flops.py counts.
+        count_flops=functools.partial(flops_of, start.network) if config.mode in WHOLE else None,
         multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
     )
 
 
 def flops_of(network: NetworkConfig, fed: FitFed) -> float:
-    """FLOPs of a step that trains the whole network."""
+    """Returns the FLOPs of a step that trains the whole network."""
     return finetune_flops(network, fed.batch)
 
 
@@ -123,27 +140,18 @@ def training_forward(
     batch: Batch,
     rng: jax.Array | None,
 ) -> Float[Array, "B ... K"]:
-    """Logits; with an rng, the projectors of some sensors drop, and blocks at the rate `drop_path`."""
+    """Returns logits; with an rng, with dropout in the projectors of some sensors and with drop path."""
     return apply_network(network, params, batch, rng, dropping, drop_path)
-
-
-def validate(
-    data: Data, network: NetworkConfig, loss: LossConfig, status: JobStatus, params: Params
-) -> Mapping[str, float]:
-    """Scores and loss on the validation split."""
-    what = (data.dataset, "val", data.patch_sizes, data.config.evaluate.batch_size)
-    found = evaluate_split(network, params, *what, data.mesh, loss=loss, leave=False, status=status)
-    return found.of_metrics
 
 
 def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> None:
     """Writes the weights of the best evaluation."""
-    network = start.network
+    network, config = start.network, data.config
     save_exported(
         workdir / FILE_NAME,
         network.model,
         params["encoder"],
         head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
         statistics=band_statistics(data.dataset.prepared),
-        source={"name": data.config.name, "mode": data.config.mode, "init": start.source, "dataset": data.name},
+        source={"name": config.name, "mode": config.mode, "init": start.source, "dataset": data.name},
     )

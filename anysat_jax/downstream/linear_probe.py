@@ -75,16 +75,21 @@ def fit_probe(
     Raises:
       ValueError: no row of a part has a label, or features are not finite.
     """
-    features, labels = _known_rows(task, "training", rows)
-    probes = fit_penalties(task.kind, features, _targets(task, labels), np.float32(penalties))
+    features, labels = known_rows(task, "training", rows)
+    probes = fit_penalties(task.kind, features, make_targets(task, labels), np.float32(penalties))
     losses = [float("nan")]
     if validation is not None:
-        losses = _losses(dataclasses.replace(task, level="tile"), probes, *_known_rows(task, "validation", validation))
+        losses = _losses(dataclasses.replace(task, level="tile"), probes, *known_rows(task, "validation", validation))
     best = int(np.argmin(losses))
     return jax.tree.map(lambda leaf: leaf[best], probes), float(penalties[best]), float(losses[best])
 
 
-def _known_rows(task: Task, part: str, rows: Rows) -> Rows:
+def known_rows(task: Task, part: str, rows: Rows) -> Rows:
+    """Returns the rows with a label, features in float32.
+
+    Raises:
+      ValueError: no row of the part has a label, or features are not finite.
+    """
     features, labels = rows
     known = np.asarray(known_labels(task, labels)).reshape(len(labels), -1).all(axis=1)
     if not known.any():
@@ -99,7 +104,8 @@ def _known_rows(task: Task, part: str, rows: Rows) -> Rows:
     return features, labels
 
 
-def _targets(task: Task, labels: Shaped[np.ndarray, "N *K"]) -> Float[np.ndarray, "N K"]:
+def make_targets(task: Task, labels: Shaped[np.ndarray, "N *K"]) -> Float[np.ndarray, "N K"]:
+    """Returns one-hot classes, multi-hot labels, or standardised numbers, float32."""
     if task.kind == "regression":
         return np.asarray(standardised(task, labels), np.float32).reshape(-1, 1)
     targets = labels if task.kind == "multi_label" else labels[:, None] == np.arange(task.num_outputs)[None]

@@ -6,6 +6,7 @@ neither in the truth nor among the predictions has no score (nan) and is left ou
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, Self
 
 import flax.struct
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from anysat_jax.downstream.task import METRICS, Task, check_shapes, known_labels, standardised
+from anysat_jax.downstream.task import METRICS, LossConfig, Task, check_shapes, known_labels, standardised, task_loss
 
 Array = Any  # numpy on the host, jax on the device
 ROUNDING = 1e-12  # variance of equal labels, relative to their square, that float32 may leave
@@ -51,14 +52,20 @@ class Moments:
 
 @flax.struct.dataclass
 class EvalCounts:
-    """Counts of a batch; one of the two fields, by the kind of the task.
+    """Counts of a batch.
 
     Attributes:
+      samples: number of samples, padding left out.
+      labelled: those that have a label.
+      loss: sum of their losses, each sample's own mean counting once; 0 if no loss was computed.
       confusion: number of times that each class (row) was predicted as each (column), int32; of a multi-label task one
         2 x 2 matrix for each label, [[true negatives, false alarms], [misses, hits]]. None for a regression.
       moments: of a regression, of each sample's labels and errors, (B,), in units of the task's offset and scale.
     """
 
+    samples: Int[Array, ""]
+    labelled: Int[Array, ""]
+    loss: Float[Array, ""] | float
     confusion: Int[Array, "K K"] | Int[Array, "K 2 2"] | None = None
     moments: Moments | None = None
 
@@ -68,6 +75,7 @@ def count_batch(
     logits: Float[Array, "B *n K"],
     labels: Shaped[Array, "B *n"] | Shaped[Array, "B *n K"],
     valid: Bool[Array, "B"] | None = None,
+    loss: LossConfig | None = None,
 ) -> EvalCounts:
     """Counts a batch. Traceable; under `jit`, the counts of a batch cut over devices are those of the whole batch.
 
@@ -76,19 +84,26 @@ def count_batch(
       logits: the largest is the predicted class; those above 0 are the predicted labels.
       labels: see `known_labels`, which also defines which of them count.
       valid: True for samples that are not padding; None: all.
+      loss: class weights and smoothing; None: no loss is computed.
 
     Raises:
       ValueError: the shapes of logits and labels do not belong together.
     """
     check_shapes(task, logits, labels)
     known = known_labels(task, labels, valid)
+    labelled, loss_sum = known.reshape(len(known), -1).any(axis=1), 0.0
+    if loss is not None:
+        _, losses = task_loss(task, loss, logits, labels, valid)
+        loss_sum = jnp.where(labelled, losses, 0.0).sum()
+    samples = jnp.asarray(len(known) if valid is None else valid.sum())
+    counts = EvalCounts(samples, labelled.sum(), loss_sum)
     if task.kind == "class":
-        return EvalCounts(confusion=_class_confusion(labels, logits.argmax(axis=-1), known, task.num_outputs))
+        return counts.replace(confusion=_class_confusion(labels, logits.argmax(axis=-1), known, task.num_outputs))
     if task.kind == "multi_label":
         truth, predicted, known = (x.reshape(-1, task.num_outputs) for x in (labels == 1, logits > 0, known))
         cells = [[(known & (truth == t) & (predicted == p)).sum(axis=0) for p in (0, 1)] for t in (0, 1)]
-        return EvalCounts(confusion=jnp.moveaxis(jnp.asarray(cells), -1, 0))
-    return EvalCounts(moments=_sample_moments(logits[..., 0], standardised(task, labels), known))
+        return counts.replace(confusion=jnp.moveaxis(jnp.asarray(cells), -1, 0))
+    return counts.replace(moments=_sample_moments(logits[..., 0], standardised(task, labels), known))
 
 
 def _class_confusion(
@@ -115,6 +130,8 @@ class SplitSummary:
     """Sum of the counts of any number of batches, and its scores: whole numbers in int64, moments in float64.
 
     Attributes:
+      samples: number of samples: tiles, or windows of them.
+      left_out: positions in the split of the tiles that could not be read, and that the scores do without.
       confusion: as in `EvalCounts`, int64, or None.
       moments: of all samples together, in units of the task's offset and scale, or None.
     """
@@ -122,12 +139,18 @@ class SplitSummary:
     def __init__(self, task: Task):
         classes, regression = task.num_outputs, task.kind == "regression"
         shape = (classes, 2, 2) if task.kind == "multi_label" else (classes, classes)
-        self._task = task
+        self._task, self._labelled, self._loss = task, 0, 0.0
+        self.samples = 0
+        self.left_out: set[int] = set()
         self.confusion: Int[np.ndarray, "..."] | None = None if regression else np.zeros(shape, np.int64)
         self.moments = Moments(0, 0.0, 0.0, 0.0, 0.0) if regression else None
 
-    def add(self, counts: EvalCounts) -> None:
-        """Adds a batch's counts."""
+    def add(self, counts: EvalCounts, left_out: Iterable[int] = ()) -> None:
+        """Adds a batch's counts, and the tiles that it lacks."""
+        self.samples += int(counts.samples)
+        self._labelled += int(counts.labelled)
+        self._loss += float(counts.loss)
+        self.left_out.update(left_out)
         if self.moments is not None:
             self.moments = self.moments.merged(counts.moments)
         else:
@@ -140,16 +163,28 @@ class SplitSummary:
             return int(self.moments.count)
         return int(self.confusion.sum() if self.confusion.ndim == 2 else self.confusion.sum(axis=(1, 2)).max())
 
+    @property
+    def loss(self) -> float:
+        """Mean loss over the samples that have a label; nan without any."""
+        return self._loss / self._labelled if self._labelled else math.nan
+
+    @property
     def scores(self) -> dict[str, float]:
-        """Returns every score of `METRICS[task.kind]`, and "count", the number of labels.
+        """Every score of `METRICS[task.kind]`, and "count", the number of labels.
 
         F1, accuracy and IoU are in [0, 1]; RMSE and MAE are in the unit of the labels. nan where nothing was counted.
         """
         values = self._class_scores() if self.moments is None else self._regression_scores()
         return {name: float(values[name]) for name in METRICS[self._task.kind]} | {"count": self.count}
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores and the loss, without the count."""
+        return {name: value for name, value in self.scores.items() if name != "count"} | {"loss": self.loss}
+
+    @property
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Returns by score, then by class: "f1", "count" (true labels) and "iou" (classes only); {} of a regression."""
+        """By score, then by class: "f1", "count" (true labels) and "iou" (classes only); {} of a regression."""
         if self.moments is not None:
             return {}
         hits, _, misses = self._hits()

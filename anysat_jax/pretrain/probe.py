@@ -238,7 +238,7 @@ def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float
 def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitSummary]) -> list[Score]:
     scores = []
     for level, task in plan.tasks.items():
-        random, pretrained = (found[level, name].scores() for name in ("random", "pretrained"))
+        random, pretrained = (found[level, name].scores for name in ("random", "pretrained"))
         for metric in METRICS["dense" if level == "dense" else task.kind]:
             headline = metric == METRICS["dense" if level == "dense" else task.kind][0]
             values = random[metric], pretrained[metric]

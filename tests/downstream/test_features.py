@@ -14,13 +14,12 @@ from anysat_jax.downstream.features import label_blocks, sample_subpatches, take
 from anysat_jax.downstream.network import network_features
 from anysat_jax.downstream.probe import (
     features_of,
-    knn_predict,
+    neighbour_logits,
     neighbour_scores,
     probe_problem,
     validate_features,
-    vote_logits,
 )
-from anysat_jax.downstream.task import LossConfig, Task
+from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.train.status import JobStatus
 from data_pipelines import load
@@ -237,7 +236,7 @@ def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
     assert kept.rows(np.arange(len(kept)), 10.0).labels["index"].tolist() == [0] * 4 + [1] * 4 + [3] * 4 + [4] * 4
     whole = evaluate_split(start.network, start.params, data.dataset, "val", (10.0,), 4, data.mesh)
     found = validate_features(start.network, start.params, kept, LossConfig(), 4, data.mesh)
-    assert whole.left_out == (2, 5) and found.samples == whole.samples == 16
+    assert whole.left_out == {2, 5} and found.samples == whole.samples == 16
     assert found.scores == whole.scores and found.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
@@ -293,15 +292,8 @@ def test_neighbours_answer_for_tiles(root):
     found = neighbour_scores(data, start)
     assert found["neighbours"] == 3 and found["test"]["count"] == 7
     (train,), (test,) = (features_of(data, start, split, (10.0,)).sizes.values() for split in ("train", "test"))
-    shares = knn_predict(train.features, np.asarray(train.labels), test.features, 3, k=3)
-    assert found["test"]["accuracy"] == pytest.approx((shares.argmax(axis=1) == test.labels).mean())
-
-
-def test_votes_as_answers_of_a_network():
-    labels = Task("toy", "Toy", "tile", "multi_label", ("a", "b"))
-    assert (vote_logits(labels, np.float32([[0.4, 0.6]])) > 0).tolist() == [[False, True]]
-    number = Task("toy", "Toy", "tile", "regression", unit="t", offset=10.0, scale=4.0)
-    np.testing.assert_allclose(vote_logits(number, np.float32([[18.0]])), [[2.0]])
+    logits = neighbour_logits(data.task, (train.features, np.asarray(train.labels)), test.features, k=3)
+    assert found["test"]["accuracy"] == pytest.approx((logits.argmax(axis=1) == test.labels).mean())
 
 
 # ---------------------------------------------------------------- sampled sub-patches

@@ -160,7 +160,7 @@ def test_an_evaluation_takes_other_splits_and_several_patch_sizes(root, tuned, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(level="dense"), "its level is 'tile' .*, and 'dense' is asked of 'toy_fields'"),
+        (dict(level="dense"), "its level is 'tile' .*, and that of 'toy_fields' is 'dense'"),
         (dict(init="nowhere"), "init = 'nowhere' must be the workdir of a finished fine-tuning or probing"),
     ],
 )
@@ -269,5 +269,5 @@ def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
 def test_a_head_that_is_not_linear_cannot_be_solved(root, tmp_path):
     config = adapt_toys.toy_config(root, mode="scratch", head_start="solved")
     config.head.kind = "mlp"
-    with pytest.raises(ConfigError, match=r"head_start = 'solved' needs a linear head .*; head.kind is 'mlp'"):
+    with pytest.raises(ConfigError, match=r"head_init = 'probe' needs a linear head .*; head.kind is 'mlp'"):
         finetune(config, tmp_path / "run")

@@ -103,7 +103,7 @@ def class_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 def test_scores_of_any_cut_equal_scikit_learn_on_the_whole_set(name, sizes, seed):
     task = TASKS[name]
     logits, labels = draw(task, np.random.default_rng(seed), sum(sizes))
-    mine = total_of(task, logits, labels, sizes).scores()
+    mine = total_of(task, logits, labels, sizes).scores
     assert set(mine) == {*METRICS[task.kind], "count"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,7 +122,7 @@ def test_devices_count_together_what_one_counts(name):
     alone, together = (SplitSummary(task) for _ in both)
     alone.add(both[0])
     together.add(both[1])
-    assert together.scores() == pytest.approx(alone.scores(), rel=1e-6)
+    assert together.scores == pytest.approx(alone.scores, rel=1e-6)
 
 
 def test_confusion_and_scores_of_each_class():
@@ -133,7 +133,7 @@ def test_confusion_and_scores_of_each_class():
     known = labels >= 0
     truth, predicted = labels[known], logits.argmax(axis=-1)[known]
     np.testing.assert_array_equal(total.confusion, sk.confusion_matrix(truth, predicted, labels=range(4)))
-    found = total.per_class()
+    found = total.per_class
     np.testing.assert_allclose([found["iou"][c] for c in "abc"], sk.jaccard_score(truth, predicted, average=None))
     np.testing.assert_allclose([found["f1"][c] for c in "abc"], sk.f1_score(truth, predicted, average=None))
     assert math.isnan(found["iou"]["d"])
@@ -158,7 +158,7 @@ def test_r2_is_exact_where_the_labels_lie_far_from_zero(offset, number):
     rng = np.random.default_rng(0)
     labels = (offset + 2 * rng.standard_normal((number, 2, 3))).astype(np.float32)
     logits = rng.standard_normal((number, 2, 3, 1)).astype(np.float32)
-    mine = total_of(task, logits, labels, [1] * number).scores()
+    mine = total_of(task, logits, labels, [1] * number).scores
     theirs = sk.r2_score(labels.ravel().astype(np.float64), offset + 2.0 * logits.ravel().astype(np.float64))
     assert mine["r2"] == pytest.approx(theirs, abs=1e-5)
 
@@ -166,7 +166,7 @@ def test_r2_is_exact_where_the_labels_lie_far_from_zero(offset, number):
 def test_labels_that_do_not_vary_have_no_r2_whatever_rounding_leaves():
     task = TASKS["dense regression"]
     logits, labels = draw(task, np.random.default_rng(0), 12)
-    found = total_of(task, logits, np.full_like(labels, 112.3), [5, 6, 1]).scores()
+    found = total_of(task, logits, np.full_like(labels, 112.3), [5, 6, 1]).scores
     assert math.isnan(found["r2"]) and found["rmse"] > 0
 
 
@@ -184,7 +184,7 @@ def test_sums_do_not_overflow():
 @pytest.mark.parametrize("name", TASKS)
 def test_nothing_counted_has_no_score_and_is_valid_json(name):
     task = TASKS[name]
-    found = json_values({"scores": SplitSummary(task).scores(), "per_class": SplitSummary(task).per_class()})
+    found = json_values({"scores": SplitSummary(task).scores, "per_class": SplitSummary(task).per_class})
     assert found["scores"] == {**dict.fromkeys(METRICS[task.kind]), "count": 0}
     json.dumps(found, allow_nan=False)
 

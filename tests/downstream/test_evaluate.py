@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from anysat_jax.downstream import evaluate as evaluating
+from anysat_jax.downstream import evaluate as module
 from anysat_jax.downstream.data import open_data, start_network
-from anysat_jax.downstream.evaluate import evaluate_split, in_words
+from anysat_jax.downstream.evaluate import evaluate_split, summary_line
+from anysat_jax.downstream.split_pass import split_batches
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import DataError
 from anysat_jax.train import status as status_module
@@ -22,7 +23,7 @@ from tests.downstream import adapt_toys
 
 
 class Seen:
-    """Keeps what an evaluation shows."""
+    """Keeps batches and logits of an evaluation."""
 
     def __init__(self):
         self.batches, self.logits = [], []
@@ -119,9 +120,9 @@ def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_
     truth = whole["dense"][kept]
     predicted, known = whole.answers[kept].argmax(axis=-1), truth >= 0
     np.testing.assert_array_equal(found.confusion, confusion_matrix(truth[known], predicted[known], labels=[0, 1]))
-    assert np.isfinite(found.loss) and found.left_out == (1, 4, 5) and status.left_out == {"test": [1, 4, 5]}
+    assert np.isfinite(found.loss) and found.left_out == {1, 4, 5} and status.left_out == {"test": [1, 4, 5]}
     assert "toy_fields: tile 4 cannot be read and is left out" in caplog.text
-    assert in_words(found, "accuracy").endswith("; 4 tiles; tiles that cannot be read: 1, 4, 5")
+    assert summary_line(found, "accuracy").endswith("; 4 tiles; tiles that cannot be read: 1, 4, 5")
 
 
 def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
@@ -136,7 +137,7 @@ def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
 
 def test_one_program_serves_all_evaluations(toy):
     data, start = toy
-    program = evaluating._program(start.network, (10.0,), LossConfig(), data.mesh)
+    program = module._program(start.network, (10.0,), LossConfig(), data.mesh)
     evaluate(toy)
     before = len(program)
     evaluate(toy)
@@ -157,9 +158,9 @@ def test_the_processes_shares_make_up_the_split(toy, monkeypatch, count):
     shares = []
     for process in range(count):
         monkeypatch.setattr(
-            "anysat_jax.downstream.data.host_shard", lambda _, process=process: HostShard((process,), count)
+            "anysat_jax.downstream.split_pass.host_shard", lambda _, process=process: HostShard((process,), count)
         )
-        batches = evaluating.split_batches(data.dataset, "test", (10.0,), 6, data.mesh)
+        batches = split_batches(data.dataset, "test", (10.0,), 6, data.mesh)
         labels = [batch.labels for batch in batches]
         shares.append(np.concatenate([one["index"][one["valid"]] for one in labels]))
     assert sorted(np.concatenate(shares).tolist()) == list(range(7))
