@@ -1,27 +1,28 @@
-"""Batches of a dataset: reads the tiles, chooses what each sample shows, and has them written side by side."""
+"""Batches of a dataset: tiles are read, a window of each is chosen, and the transform writes them side by side."""
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.transforms import TileTransform, padded_lengths
-from data_pipelines.windows import Piece, View, all_corners, covering, draw_view, whole_tile
+from data_pipelines.windows import Block, Offset, Window, covering_blocks, sample_window, whole_tile, window_offsets
 
 
 @dataclasses.dataclass(frozen=True)
 class HostShard:
     """The rows of a batch that a process reads: some of `count` equal runs of rows; the default is the whole batch.
 
-    A batch has the same rows whoever reads them, so that what is drawn for a row, such as its masks, does not depend on
-    the number of processes. Processes whose devices hold the same rows have the same shard.
+    A batch has the same rows whichever process reads them, so that what is sampled for a row, such as its masks, does
+    not depend on the number of processes. Processes whose devices hold the same rows have the same shard.
 
     Attributes:
       indices: of the runs, rising.
@@ -49,23 +50,23 @@ WHOLE = HostShard()
 
 
 Pick = tuple[int, np.random.Generator]
-"""A tile's position in the split, and the generator of what is drawn for it."""
+"""A tile's position in the split, and the random generator of its augmentation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchMaker:
     """Makes batches of one split of a dataset.
 
-    The label "index" is a sample's tile, by its position in the split; where samples are parts of tiles, "window" is
+    The label "index" is a sample's tile, by its position in the split; where samples are windows of tiles, "window" is
     where they begin, (B, 2) float32, metres from the tile's upper and left edge. Where corrupt tiles are skipped,
-    another tile of the batch stands in for each, and "skipped" is the tile that it stands for; -1 elsewhere. In an
-    evaluation, where whole batches may be windows of one tile, a row that no tile can stand in for is left empty.
+    another tile of the batch replaces each, and "skipped" is the tile that it replaces; -1 elsewhere. In an evaluation,
+    where a whole batch may be windows of one tile, a row that no tile can replace is left empty.
 
     Attributes:
-      source: the examples, by position; `pieces` gives some blocks of one, where the card's tiles have several.
-      transform: how they are written.
+      source: the examples, by position; `blocks` reads some blocks of one, where the card's tiles have several.
+      transform: writes them.
       counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
-      skip_corrupt: whether corrupt tiles are skipped; else they are an error.
+      skip_corrupt: whether corrupt tiles are skipped; otherwise they are an error.
     """
 
     source: Any
@@ -73,86 +74,91 @@ class BatchMaker:
     counts: Mapping[str, Int[np.ndarray, "N"]] | None = None
     skip_corrupt: bool = False
 
-    def training(self, picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> Batch:
-        """A batch of training.
+    def training(self, picks: Sequence[Pick], all_tiles: Sequence[int], patch_size: float) -> Batch:
+        """Returns a batch of training.
 
         Args:
           picks: the tiles of this process.
-          together: positions of the tiles of all processes, which agree on the shapes.
+          all_tiles: positions of the tiles of all processes, which agree on the shapes.
           patch_size: metres.
 
         Raises:
           UnreadableTileError: a tile cannot be read, and is not skipped.
         """
-        card, sampling = self.transform.card, self.transform.sampling
-        batch = self._empty(len(picks), together, patch_size, training=True)
+        card, augment = self.transform.card, self.transform.sampling.augment
+        batch = self._empty(len(picks), all_tiles, patch_size, training=True)
         for row, (index, rng) in enumerate(picks):
-            view = draw_view(card, self.transform.extent, sampling.augment, rng)
-            found, pieces = self._readable(index, together, covering(card, view.corner, view.extent))
-            self._write(batch, row, (index, found), pieces, view, rng)
+            window = sample_window(card, self.transform.extent, augment, rng)
+            found, blocks = self._read_or_replace(index, all_tiles, window)
+            self._write(batch, row, (index, found), blocks, window, rng)
         return batch
 
-    @property
-    def windows(self) -> int:
-        """Samples that evaluation takes from a tile."""
-        return len(all_corners(self.transform.card, self.transform.extent))
+    @functools.cached_property
+    def offsets(self) -> list[Offset]:
+        """Offsets of the windows that evaluation takes from a tile."""
+        return window_offsets(self.transform.card, self.transform.extent)
 
-    def evaluation(self, samples: Sequence[int], patch_size: float, together: Sequence[int] | None = None) -> Batch:
-        """A batch of evaluation: the n-th sample is the (n % windows)-th window of the (n // windows)-th tile.
+    def evaluation(self, samples: Sequence[int], all_samples: Sequence[int], patch_size: float) -> Batch:
+        """Returns a batch of evaluation; sample n is window n % W of tile n // W, with W windows a tile.
 
         Args:
           samples: of this process.
+          all_samples: of all processes, which agree on the shapes.
           patch_size: metres.
-          together: the samples of all processes, which agree on the shapes; None: there is one process.
         """
-        corners = all_corners(self.transform.card, self.transform.extent)
-        places = [divmod(sample, len(corners)) for sample in samples]
-        tiles = [sample // len(corners) for sample in together or samples]
-        batch = self._empty(len(samples), tiles, patch_size, training=False)
-        latest, found, pieces = None, -1, []
-        for row, (index, window) in enumerate(places):
-            view = View(self.transform.extent, corners[window])
-            wanted = (index, covering(self.transform.card, view.corner, view.extent))
-            if wanted != latest:
-                latest, (found, pieces) = wanted, self._readable_or_none(index, tiles, wanted[1])
-            if pieces:
-                self._write(batch, row, (index, found), pieces, view, None)
+        all_tiles = [sample // len(self.offsets) for sample in all_samples]
+        batch = self._empty(len(samples), all_tiles, patch_size, training=False)
+        latest, found, blocks = None, -1, []
+        for row, sample in enumerate(samples):
+            index, number = divmod(sample, len(self.offsets))
+            window = Window(self.transform.extent, self.offsets[number])
+            wanted = (index, self._covering(window))
+            if wanted != latest:  # windows of one tile often cover the same blocks
+                latest, (found, blocks) = wanted, self._read_or_none(index, all_tiles, window)
+            if blocks:
+                self._write(batch, row, (index, found), blocks, window, None)
             else:
                 self._leave_empty(batch, row, index)
         return batch
 
-    def _readable(self, index: int, together: Sequence[int], blocks: Sequence[int]) -> tuple[int, list[Piece]]:
-        """A tile and its pieces; instead of a corrupt one, where these are skipped, the next of the batch that is not.
+    def _covering(self, window: Window) -> list[int]:
+        return covering_blocks(self.transform.card, window.offset, window.extent)
 
-        Only a tile of the batch will do, as the batch may be too short for the series of others. All processes agree.
+    def _read_or_replace(self, index: int, all_tiles: Sequence[int], window: Window) -> tuple[int, list[Block]]:
+        """Reads a tile's blocks; in place of a corrupt tile, if these are skipped, those of the next one that is not.
+
+        Only tiles of the batch replace others, as the batch may be too short for the series of the rest of the split.
+        All processes agree on them.
         """
         try:
-            return index, self._read(index, blocks)
+            return index, self._read(index, window)
         except CorruptTileError:
-            place = list(together).index(index)
-            for other in (*together[place + 1 :], *together[:place]) if self.skip_corrupt else ():
+            place = list(all_tiles).index(index)
+            for other in (*all_tiles[place + 1 :], *all_tiles[:place]) if self.skip_corrupt else ():
                 with contextlib.suppress(CorruptTileError):
-                    return other, self._read(other, blocks)
+                    return other, self._read(other, window)
             raise
 
-    def _readable_or_none(self, index: int, together: Sequence[int], blocks: Sequence[int]) -> tuple[int, list[Piece]]:
-        """As `_readable`, but without any pieces where corrupt tiles are skipped and the batch has no others."""
+    def _read_or_none(self, index: int, all_tiles: Sequence[int], window: Window) -> tuple[int, list[Block]]:
+        """Reads as `_read_or_replace`; no blocks where corrupt tiles are skipped and the batch has only such."""
         try:
-            return self._readable(index, together, blocks)
+            return self._read_or_replace(index, all_tiles, window)
         except CorruptTileError:
             if not self.skip_corrupt:
                 raise
             return index, []
 
-    def _read(self, index: int, blocks: Sequence[int]) -> list[Piece]:
+    def _read(self, index: int, window: Window) -> list[Block]:
         card = self.transform.card
-        return [whole_tile(card, self.source[index])] if card.blocks == 1 else self.source.pieces(index, blocks)
+        if card.blocks == 1:
+            return [whole_tile(card, self.source[index])]
+        return self.source.blocks(index, self._covering(window))
 
-    def _empty(self, batch_size: int, together: Sequence[int], patch_size: float, training: bool) -> Batch:
+    def _empty(self, batch_size: int, all_tiles: Sequence[int], patch_size: float, training: bool) -> Batch:
         transform = self.transform
         series = [name for name in transform.card.sensors if get_sensor(name).has_dates]
         longest = {name: transform.statistics[name].longest_series for name in series}
-        counts = None if self.counts is None else {name: self.counts[name][list(together)] for name in series}
+        counts = None if self.counts is None else {name: self.counts[name][list(all_tiles)] for name in series}
         lengths = padded_lengths(longest, transform.sampling, training, counts)
         batch = transform.empty_batch(batch_size, lengths, patch_size)
         batch.labels["index"] = np.zeros(batch_size, np.int32)
@@ -167,21 +173,21 @@ class BatchMaker:
         batch: Batch,
         row: int,
         tile: tuple[int, int],
-        pieces: Sequence[Piece],
-        view: View,
+        blocks: Sequence[Block],
+        window: Window,
         rng: np.random.Generator | None,
     ) -> None:
-        """Writes a row; `tile` is the one that was wanted, and the one that `pieces` are of."""
+        """Writes a row; `tile` is the wanted position, and that of the tile that was read."""
         wanted, found = tile
-        self.transform.write(batch, row, pieces, view, rng)
+        self.transform.write(batch, row, blocks, window, rng)
         batch.labels["index"][row] = found
         if "window" in batch.labels:
-            batch.labels["window"][row] = view.corner
+            batch.labels["window"][row] = window.offset
         if found != wanted:
             batch.labels["skipped"][row] = wanted
 
     def _leave_empty(self, batch: Batch, row: int, index: int) -> None:
-        """Writes zeros, which nobody looks at but which are finite."""
+        """Zero-fills the row of a tile that is skipped: its values are masked, but must be finite."""
         for observation in batch.observations.values():
             observation.values[row] = 0
         batch.labels["index"][row] = index
@@ -209,7 +215,7 @@ class InOrder:
     @property
     def total(self) -> int:
         """Samples of all batches."""
-        return (len(self.maker.source) if self.tiles is None else len(self.tiles)) * self.maker.windows
+        return (len(self.maker.source) if self.tiles is None else len(self.tiles)) * len(self.maker.offsets)
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
@@ -218,26 +224,22 @@ class InOrder:
         wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         samples = self._samples(np.minimum(wanted, self.total - 1))
         own = self.shard.rows(self.batch_size)
-        batch = self.maker.evaluation([samples[row] for row in own], self.patch_size, samples)
+        batch = self.maker.evaluation([samples[row] for row in own], samples, self.patch_size)
         valid = wanted[own] < self.total
         if "skipped" in batch.labels:
-            batch.labels["skipped"][~valid] = -1  # a repetition is no sample that could be left out
-            valid &= self._tell(batch)
+            skipped = batch.labels["skipped"]
+            skipped[~valid] = -1  # a repetition is not a sample that could be left out
+            for tile in np.unique(skipped[skipped >= 0]):
+                logging.warning("%s: tile %d cannot be read and is left out", batch.dataset, tile)
+            valid &= skipped < 0
         return batch.replace(labels=batch.labels | {"valid": valid})
 
-    def _tell(self, batch: Batch) -> Bool[np.ndarray, "B"]:
-        """Warns of tiles that were skipped. Returns where none was."""
-        skipped = batch.labels["skipped"]
-        for tile in np.unique(skipped[skipped >= 0]):
-            logging.warning("%s: tile %d cannot be read and is left out", batch.dataset, tile)
-        return skipped < 0
-
     def _samples(self, numbers: Int[np.ndarray, "B"]) -> list[int]:
-        """Numbers among the samples of all tiles, of numbers among those that are taken."""
+        """Converts numbers among the samples that are taken to numbers among the samples of all tiles."""
         if self.tiles is None:
             return numbers.tolist()
-        place, window = np.divmod(numbers, self.maker.windows)
-        return (self.tiles[place].astype(np.int64) * self.maker.windows + window).tolist()
+        place, window = np.divmod(numbers, len(self.maker.offsets))
+        return (self.tiles[place].astype(np.int64) * len(self.maker.offsets) + window).tolist()
 
     def __iter__(self) -> Iterator[Batch]:
         import grain

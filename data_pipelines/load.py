@@ -18,7 +18,7 @@ from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.statistics import SPLIT, SensorStatistics
 from data_pipelines.prepared import PreparedDataset, Records
 from data_pipelines.transforms import TileTransform
-from data_pipelines.windows import all_corners
+from data_pipelines.windows import window_offsets
 
 if TYPE_CHECKING:
     from data_pipelines.sampler import StepIterator
@@ -73,7 +73,7 @@ class OpenDataset:
           ValueError: the dataset has no such split.
         """
         count = len(self.records(split)) if tiles is None else len(tiles)
-        return count * len(all_corners(self.card, self.options.extent))
+        return count * len(window_offsets(self.card, self.options.extent))
 
     def tile_ids(self, split: str, tiles: Sequence[int]) -> list[str]:
         """Returns the names of tiles, for messages, by their positions in a split.

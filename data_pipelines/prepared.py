@@ -17,7 +17,7 @@ from data_pipelines.prepare.plan import PLAN_FILE, Plan
 from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
 from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics
 from data_pipelines.prepare.storage import check_manifest
-from data_pipelines.windows import Piece, as_piece, block_card, join_blocks
+from data_pipelines.windows import Block, block_card, join_blocks, stored_block
 
 LENGTHS_FILE = "series_lengths.npz"
 Lengths = Mapping[str, Int32[np.ndarray, "N"]]
@@ -45,9 +45,9 @@ class Records:
         count = self.card.blocks**2
         return join_blocks(self.card, [self._record(index, number) for number in range(count)])
 
-    def pieces(self, index: int, blocks: Sequence[int]) -> list[Piece]:
-        """Some blocks of the example at a position, by their numbers; raises as `[index]`."""
-        return [as_piece(self.card, number, self._record(index, number)) for number in blocks]
+    def blocks(self, index: int, numbers: Sequence[int]) -> list[Block]:
+        """Returns some blocks of the example at a position, by their numbers; raises as `[index]`."""
+        return [stored_block(self.card, number, self._record(index, number)) for number in numbers]
 
     def _record(self, index: int, block: int) -> Example:
         try:

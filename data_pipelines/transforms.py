@@ -1,7 +1,6 @@
-"""From a stored example to a row of a batch: dates, window, turn, standardisation, masks.
+"""From a stored example to a row of a batch: dates, window, flip and rotation, standardisation, masks.
 
-This is the one place where statistics are applied. All of it is numpy. What is cut off or left out is never cast, and
-what is left goes straight into the batch.
+Statistics are applied here and nowhere else. All of it is numpy, and values are cast once, into the batch.
 """
 
 import dataclasses
@@ -16,11 +15,11 @@ from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import days_since
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.statistics import SensorStatistics
-from data_pipelines.windows import Piece, View, empty_labels, pixel_metres, write_labels
+from data_pipelines.windows import Block, Window, empty_labels, pixel_metres, write_labels
 
 
 def most_dates(count: int, sampling: Sampling, training: bool) -> int:
-    """How many of `count` dates are kept at most: all but the clouded ones, which nobody has counted, are."""
+    """Returns the upper bound of the dates that are kept of `count`; clouded ones are not yet removed."""
     if training:
         count -= int(count * sampling.temporal_dropout + 1e-9)
     return min(count, sampling.limit) if sampling.limit else count
@@ -32,16 +31,16 @@ def choose_dates(
     rng: np.random.Generator | None,
     cloud: Float32[np.ndarray, "T"] | None = None,
 ) -> Int[np.ndarray, "t"]:
-    """Which of `count` dates to keep, in time order.
+    """Returns the positions of the dates to keep of `count`, in time order.
 
-    First those go that are clouded too much, but for the clearest; of the rest, training draws as many as temporal
-    dropout and limit leave, and evaluation takes as many as the limit allows, evenly spread.
+    Dates that are clouded too much are removed first, except for the clearest; of the rest, training samples as many as
+    temporal dropout and limit leave, and evaluation takes as many as the limit allows, evenly spread.
 
     Args:
-      count: dates that there are.
+      count: dates of the series.
       sampling: the limits.
-      rng: draws; None for evaluation.
-      cloud: percent of each date, in the mean over the sample.
+      rng: for training; None for evaluation.
+      cloud: mean cloud cover of each date over the sample, in percent.
     """
     clear = np.arange(count) if cloud is None or sampling.max_cloud is None else _clear(cloud, sampling.max_cloud)
     limit = most_dates(len(clear), sampling, rng is not None)
@@ -63,7 +62,7 @@ def padded_lengths(
     training: bool,
     counts: Mapping[str, Int[np.ndarray, "B"]] | None = None,
 ) -> dict[str, int]:
-    """Length of the dates axis of each series in a batch.
+    """Returns the length of the dates axis of each series in a batch.
 
     With buckets, one bucket serves all sensors: the smallest that holds the longest series of the batch. So a (dataset,
     patch size) has no more shapes than there are buckets.
@@ -72,7 +71,7 @@ def padded_lengths(
       longest: dates of the longest series of the dataset, for each series.
       sampling: the limits and buckets.
       training: whether temporal dropout shortens the series.
-      counts: dates of each of the batch's tiles, of all processes, for each series; without buckets None will do.
+      counts: dates of each of the batch's tiles, of all processes, for each series; not needed without buckets.
     """
     caps = {name: max(1, most_dates(length, sampling, training)) for name, length in longest.items()}
     if not sampling.date_buckets or counts is None:
@@ -102,7 +101,7 @@ class TileTransform:
         return self.sampling.extent or self.card.extent
 
     def empty_batch(self, batch_size: int, lengths: Mapping[str, int], patch_size: float) -> Batch:
-        """A batch for `write`, in which no sensor is present and no date real.
+        """Returns a batch for `write`, in which no sensor is present and no date is real.
 
         Args:
           lengths: of the dates axis of each series.
@@ -129,16 +128,16 @@ class TileTransform:
         )
 
     def write(
-        self, batch: Batch, row: int, pieces: Sequence[Piece], view: View, rng: np.random.Generator | None
+        self, batch: Batch, row: int, blocks: Sequence[Block], window: Window, rng: np.random.Generator | None
     ) -> None:
         """Writes a tile into a row of an `empty_batch`.
 
         Args:
-          pieces: the tile as stored, or those pieces of it that the view meets; their arrays are not changed.
-          view: which part of the tile, turned how.
-          rng: draws the dates; None for evaluation.
+          blocks: of the tile, at least those that the window intersects; their arrays are not changed.
+          window: part of the tile, and its flip and rotation.
+          rng: for dates and noise; None for evaluation.
         """
-        example = pieces[0].example
+        example = blocks[0].example
         for name, target in batch.observations.items():
             if not (example.get(f"{name}_present", True) and len(example[name])):
                 continue
@@ -146,23 +145,23 @@ class TileTransform:
                 target.present[row] = True
             chosen = None
             if get_sensor(name).has_dates:
-                chosen = self._choose_dates(name, target, row, pieces, view, rng)
-            self._observe(name, target, row, pieces, view, chosen, rng)
-        write_labels(self.card, batch.labels, row, pieces, view)
+                chosen = self._choose_dates(name, target, row, blocks, window, rng)
+            self._observe(name, target, row, blocks, window, chosen, rng)
+        write_labels(self.card, batch.labels, row, blocks, window)
 
     def _choose_dates(
         self,
         name: str,
         target: Observation,
         row: int,
-        pieces: Sequence[Piece],
-        view: View,
+        blocks: Sequence[Block],
+        window: Window,
         rng: np.random.Generator | None,
     ) -> Int[np.ndarray, "t"]:
-        """Chooses dates and writes them."""
-        example, cloud = pieces[0].example, None
+        """Chooses dates and writes their days and mask."""
+        example, cloud = blocks[0].example, None
         if self.sampling.max_cloud is not None and name in self.card.clouds:
-            cloud = view.window(self.card, name, pieces, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
+            cloud = window.cut(self.card, name, blocks, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
         chosen = choose_dates(len(example[name]), self.sampling, rng, cloud)
         target.dates[row, : len(chosen)] = self._days(name, example)[chosen]
         target.date_mask[row, : len(chosen)] = True
@@ -173,20 +172,20 @@ class TileTransform:
         name: str,
         target: Observation,
         row: int,
-        pieces: Sequence[Piece],
-        view: View,
+        blocks: Sequence[Block],
+        window: Window,
         chosen: Int[np.ndarray, "t"] | None,
         rng: np.random.Generator | None,
     ) -> None:
-        """Writes values and mask, of the chosen dates if there are any; in training perhaps with noise."""
+        """Writes values and mask, of the chosen dates of a series; in training with the option's noise."""
         place = (row,) if chosen is None else (row, slice(len(chosen)))
-        values = view.turn.copied(view.window(self.card, name, pieces, dates=chosen))
+        values = window.dihedral.copied(window.cut(self.card, name, blocks, dates=chosen))
         out = target.values[place]
         standardise(values, self.statistics[name], out)
         if rng is not None and self.sampling.noise:
             out += np.float32(self.sampling.noise) * rng.standard_normal(out.shape, dtype=np.float32)
         if target.pixel_mask is not None:
-            mask = view.turn(view.window(self.card, name, pieces, "_mask", chosen))
+            mask = window.dihedral(window.cut(self.card, name, blocks, "_mask", chosen))
             target.pixel_mask[place] = hide_invalid(values, mask, out)
 
     def _days(self, name: str, example: Example) -> Int32[np.ndarray, "T"]:
@@ -199,7 +198,7 @@ class TileTransform:
 def standardise(
     values: Num[np.ndarray, "*T C H W"], statistics: SensorStatistics, out: Float32[np.ndarray, "*T C H W"]
 ) -> None:
-    """Native units to zero mean and unit deviation for each band, into `out`."""
+    """Writes values with zero mean and unit standard deviation for each band into `out`."""
     mean, std = (one.astype(np.float32)[:, None, None] for one in (statistics.mean, statistics.std))
     np.subtract(values, mean, out=out, dtype=np.float32, casting="same_kind")
     np.divide(out, std, out=out)
@@ -210,10 +209,10 @@ def hide_invalid(
     mask: Bool[np.ndarray, "*T c H W"],
     standard: Float32[np.ndarray, "*T C H W"],
 ) -> Bool[np.ndarray, "*T c H W"]:
-    """Zeroes in `standard`, in place, what is masked or not finite.
+    """Sets masked and non-finite values of `standard` to zero, in place.
 
     Returns:
-      What is left (True: valid).
+      The mask without the non-finite values (True: valid).
     """
     if values.dtype.kind == "f":
         finite = np.isfinite(standard)

@@ -114,7 +114,7 @@ def test_a_tile_is_read_once_for_its_parts():
             return super().__getitem__(index)
 
     maker = BatchMaker(Counted(TILES), maker_of(extent=60.0).transform)
-    maker.evaluation(range(8), 30.0)
+    maker.evaluation(range(8), range(8), 30.0)
     assert read == [0, 1]
 
 

@@ -12,7 +12,7 @@ from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example, complete_example
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.transforms import TileTransform
-from data_pipelines.windows import block_card, covering, join_blocks, split_example
+from data_pipelines.windows import block_card, covering_blocks, join_blocks, split_example
 from tests.data_pipelines import coordinate_tiles
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.coordinate_tiles import make_tile, neutral_statistics
@@ -54,7 +54,7 @@ def test_blocks_join_to_the_tile():
 
 
 @pytest.mark.parametrize(
-    ("corner", "extent", "blocks"),
+    ("offset", "extent", "blocks"),
     [
         ((0.0, 0.0), 120.0, [*range(16)]),
         ((0.0, 30.0), 30.0, [1]),
@@ -63,9 +63,9 @@ def test_blocks_join_to_the_tile():
         ((0.0, 10.0), 60.0, [0, 1, 2, 4, 5, 6]),
     ],
 )
-def test_the_blocks_of_a_window(corner, extent, blocks):
-    assert covering(CARD, corner, extent) == blocks
-    assert covering(dataclasses.replace(CARD, blocks=1), corner, extent) == [0]
+def test_the_blocks_of_a_window(offset, extent, blocks):
+    assert covering_blocks(CARD, offset, extent) == blocks
+    assert covering_blocks(dataclasses.replace(CARD, blocks=1), offset, extent) == [0]
 
 
 class TilesReader:
@@ -99,9 +99,9 @@ def test_prepared_tiles_come_back_whole_and_in_parts(prepared):
     for number in range(3):
         example = complete_example(CARD, TilesReader().example("train", f"t{number}"))
         assert_equal(records[number], example)
-        (piece,) = records.pieces(number, [6])
-        assert (piece.corner, piece.extent) == ((30.0, 60.0), 30.0)
-        assert_equal(piece.example, split_example(CARD, example)[6])
+        (block,) = records.blocks(number, [6])
+        assert (block.offset, block.extent) == ((30.0, 60.0), 30.0)
+        assert_equal(block.example, split_example(CARD, example)[6])
     assert {name: lengths.tolist() for name, lengths in prepared.series_lengths("train").items()} == {
         "s2": [3, 3, 3],
         "alos": [1, 0, 1],
@@ -141,7 +141,8 @@ def test_a_window_reads_only_its_own_blocks(prepared):
     counted = dataclasses.replace(records, source=Counted())
     statistics = {name: one for name, one in neutral_statistics(3).items() if name in CARD.sensors}
     maker = BatchMaker(counted, TileTransform(CARD, statistics, Sampling(extent=60.0)))
-    maker.evaluation([4 + 1, 4 + 2], 30.0)  # the upper right and the lower left quarter of the second tile
+    quarters = [4 + 1, 4 + 2]  # the upper right and the lower left one of the second tile
+    maker.evaluation(quarters, quarters, 30.0)
     assert read == [16 + number for number in (2, 3, 6, 7, 8, 9, 12, 13)]
 
 

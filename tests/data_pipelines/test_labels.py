@@ -5,18 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.windows import IGNORE, Turn, View, empty_labels, whole_tile, write_labels
+from data_pipelines.windows import IGNORE, Dihedral, Window, empty_labels, whole_tile, write_labels
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, NAMES, make_tile
 
 PLAIN = dict(tile_label="none", tile_classes=(), dense_label="none", dense_classes=(), dense_colours=(), sides={})
 
 
-WHOLE = View(EXTENT)
+WHOLE = Window(EXTENT)
 
 
-def labels_of(card, example, view=WHOLE):
-    labels = empty_labels(card, 2, view.extent)
-    write_labels(card, labels, 1, [whole_tile(card, example)], view)
+def labels_of(card, example, window=WHOLE):
+    labels = empty_labels(card, 2, window.extent)
+    write_labels(card, labels, 1, [whole_tile(card, example)], window)
     return {key: value[1] for key, value in labels.items()}
 
 
@@ -54,7 +54,7 @@ def test_maps_of_a_regression_keep_nan_for_no_label():
     card = dataclasses.replace(CARD, **PLAIN | dict(dense_label="regression", label_unit="t"))
     dense = np.full((12, 12), 1.5, np.float32)
     dense[0, 1] = np.nan
-    labels = labels_of(card, {"dense": dense}, View(EXTENT, turn=Turn(True, 0)))
+    labels = labels_of(card, {"dense": dense}, Window(EXTENT, dihedral=Dihedral(True, 0)))
     assert labels["dense"].dtype == np.float32 and np.argwhere(np.isnan(labels["dense"])).tolist() == [[0, 10]]
 
 
@@ -66,6 +66,6 @@ def test_the_multi_label_of_a_part_is_what_its_map_shows():
     example["dense"][12, 12] = 5
     example["tile"] = np.asarray([0, 0, 1, 0, 1, 0], np.uint8)
     assert labels_of(CARD, example)["tile"].tolist() == [0, 0, 1, 0, 1, 0]
-    assert labels_of(CARD, example, View(60.0))["tile"].tolist() == [0, 0, 1, 0, 0, 0]
-    assert labels_of(CARD, example, View(60.0, (60.0, 60.0)))["tile"].tolist() == [0, 0, 0, 0, 1, 0]
-    assert not labels_of(CARD, example, View(60.0, (0.0, 60.0)))["tile"].any()
+    assert labels_of(CARD, example, Window(60.0))["tile"].tolist() == [0, 0, 1, 0, 0, 0]
+    assert labels_of(CARD, example, Window(60.0, (60.0, 60.0)))["tile"].tolist() == [0, 0, 0, 0, 1, 0]
+    assert not labels_of(CARD, example, Window(60.0, (0.0, 60.0)))["tile"].any()

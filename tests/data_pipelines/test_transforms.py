@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.statistics import RunningStatistics
 from data_pipelines.transforms import TileTransform, hide_invalid, standardise
-from data_pipelines.windows import IGNORE, View, draw_view, whole_tile
+from data_pipelines.windows import IGNORE, Window, sample_window, whole_tile
 from tests.data_pipelines import fake_reader
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, is_valid, make_tile, neutral_statistics
 
 LENGTHS = {"s2": 5, "alos": 4, "modis": 3}
-WHOLE = View(EXTENT)
+WHOLE = Window(EXTENT)
 
 
 def transform_of(**sampling):
     return TileTransform(CARD, neutral_statistics(), Sampling(**sampling))
 
 
-def written(example, transform=None, view=WHOLE, rng=None, lengths=LENGTHS):
+def written(example, transform=None, window=WHOLE, rng=None, lengths=LENGTHS):
     """The batch of one tile."""
     transform = transform or transform_of()
     batch = transform.empty_batch(1, lengths, 30)
-    transform.write(batch, 0, [whole_tile(CARD, example)], view, rng)
+    transform.write(batch, 0, [whole_tile(CARD, example)], window, rng)
     batch.labels["index"] = np.zeros(1, np.int32)
-    if view.extent < EXTENT:
+    if window.extent < EXTENT:
         batch.labels["window"] = np.zeros((1, 2), np.float32)
-    check_batch(CARD, batch, view.extent)
+    check_batch(CARD, batch, window.extent)
     return batch
 
 
@@ -39,8 +39,8 @@ def written(example, transform=None, view=WHOLE, rng=None, lengths=LENGTHS):
 @given(seed=st.integers(0, 2**32 - 1), extent=st.sampled_from([60.0, 120.0]))
 def test_values_masks_and_labels_stay_on_the_same_ground(seed, extent):
     rng = np.random.default_rng(seed)
-    view = draw_view(CARD, extent, True, rng)
-    batch = written(make_tile(), transform_of(max_dates=2, extent=extent), view, rng)
+    window = sample_window(CARD, extent, True, rng)
+    batch = written(make_tile(), transform_of(max_dates=2, extent=extent), window, rng)
     spot, s2 = batch.observations["spot"], batch.observations["s2"]
     side = s2.values.shape[-1]
     ground = spot.values[0, :2].reshape(2, side, 10, side, 10).mean(axis=(2, 4))
@@ -99,7 +99,7 @@ def test_clouded_dates_are_left_out_by_what_the_window_shows():
     example["s2_cloud"][1, :, :6] = 100  # the upper half of the second date
     transform = transform_of(max_cloud=30.0, extent=60.0)
     upper, lower = (
-        written(example, transform, View(60.0, (top, 0.0))).observations["s2"].date_mask.sum() for top in (0.0, 60.0)
+        written(example, transform, Window(60.0, (top, 0.0))).observations["s2"].date_mask.sum() for top in (0.0, 60.0)
     )
     assert (upper, lower) == (2, 3)
 
@@ -130,7 +130,7 @@ def test_standardised_once_with_the_pooled_statistics():
     transform = TileTransform(card, gatherer.result(), Sampling())
     batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
     for row, example in enumerate(examples):
-        transform.write(batch, row, [whole_tile(card, example)], View(card.extent), None)
+        transform.write(batch, row, [whole_tile(card, example)], Window(card.extent), None)
     s2 = batch.observations["s2"]
     values = np.moveaxis(s2.values, 2, -1)[s2.pixel_mask[:, :, 0]]
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
@@ -158,7 +158,7 @@ def test_stored_arrays_stay_as_they_are():
     before = {key: np.array(value) for key, value in example.items()}
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        written(example, transform_of(max_dates=2), draw_view(CARD, EXTENT, True, rng), rng)
+        written(example, transform_of(max_dates=2), sample_window(CARD, EXTENT, True, rng), rng)
     for key, value in before.items():
         np.testing.assert_array_equal(value, example[key])
 
