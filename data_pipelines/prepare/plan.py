@@ -81,11 +81,6 @@ class PlanFacts:
     keys: str
     card: str
 
-    def differing(self, other: "PlanFacts") -> list[str]:
-        """Returns the names of the facts in which two plans differ."""
-        names = sorted(field.name for field in dataclasses.fields(self))
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -176,6 +176,7 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
             future.result()
             yield futures[future]
     except BrokenProcessPool as error:
+        pool.shutdown()  # exit codes are certain once the pool's own thread has waited for its processes
         # The pool ends the others by SIGTERM once it misses one.
         codes = {process.pid: process.exitcode for process in workers}
         pid = next((pid for pid, code in codes.items() if code not in (None, 0, -signal.SIGTERM)), None)

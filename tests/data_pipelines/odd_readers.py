@@ -1,4 +1,4 @@
-"""Fake readers that misbehave or lack things; in a file of their own, for worker processes to import."""
+"""Fake readers that fail, die or lack sensors; in a file of their own, for worker processes to import."""
 
 import dataclasses
 import multiprocessing
@@ -43,7 +43,7 @@ class RichReader(FakeReader):
 
 
 class DiesOnce(FakeReader):
-    """Its process is killed at one tile, the first time."""
+    """Kills its process at one tile, the first time."""
 
     def __init__(self, marker, **options):
         super().__init__(**options)
@@ -57,7 +57,7 @@ class DiesOnce(FakeReader):
 
 
 class NeverEnds(FakeReader):
-    """Its worker processes leave their numbers in a folder and wait."""
+    """Writes the process number into a folder and waits, in worker processes."""
 
     def __init__(self, folder):
         super().__init__()
@@ -91,12 +91,12 @@ class Fails(FakeReader):
 
 
 def contents(folder):
-    """Bytes of each file of a folder."""
+    """Returns the bytes of each file of a folder."""
     return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
 def assert_holds(records, split, indices):
-    """That records are these tiles of the FakeReader, in this order."""
+    """Checks that records are these tiles of the FakeReader, in this order."""
     assert len(records) == len(indices)
     for position, index in enumerate(indices):
         stored, expected = records[position], make_example(split, index)

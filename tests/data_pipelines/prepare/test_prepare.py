@@ -15,7 +15,7 @@ from tests.data_pipelines.odd_readers import RICH_CARD, RichReader, assert_holds
 
 
 def silent(line):
-    """For what a run says."""
+    """Drops the messages of a run."""
 
 
 def prepare(reader, base, **options):

@@ -1,4 +1,4 @@
-"""What a crash, a kill, a second process or other leftovers leave: finished shards, and nothing mixed in."""
+"""Crashes, kills, second processes and leftovers of other runs: finished shards are kept, others are not mixed in."""
 
 import errno
 import signal
@@ -30,7 +30,7 @@ print("made" if prepare_dataset(reader, pathlib.Path(sys.argv[1]), "1.0.0") and 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    """Three tiles in each."""
+    """Shards of three tiles."""
     monkeypatch.setattr(plan_module, "SHARD_BYTES", 30_000)
 
 
@@ -65,7 +65,7 @@ def finished_shards(base):
 
 
 def stop_at(monkeypatch, number):
-    """The run is interrupted when it renames its shard of that number, from 0."""
+    """Interrupts a run when it renames its shard of a number, from 0."""
     renamed = iter(range(100))
     original = shards.move_whole
 

@@ -22,7 +22,7 @@ from tests.data_pipelines.odd_readers import DiesOnce, Fails, StrangeError, asse
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    """Three tiles in each."""
+    """Shards of three tiles."""
     monkeypatch.setattr(plan_module, "SHARD_BYTES", 25_000)
 
 
@@ -75,7 +75,7 @@ if __name__ == "__main__":
 
 
 def is_running(pid):
-    """Whether a process exists and is not a zombie."""
+    """Returns whether a process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -105,7 +105,7 @@ def test_workers_end_with_their_parent(tmp_path, number):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A scheduler and two workers on this machine; the address."""
+    """Starts a scheduler and two workers on this machine; yields the address and the workers."""
     file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
     common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
     worker = ["dask_worker", *common, "--no-nanny", "--nthreads", "1", "--local-directory", str(file.parent)]

@@ -20,7 +20,7 @@ TARGET = f"{BASE}/fake_tiles/1.0.0"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache and an empty memory for each test, and small shards."""
+    """Gives each test a cache, an empty memory and small shards."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(plan_module, "SHARD_BYTES", 25_000)
     fsspec.filesystem("memory").store.clear()
@@ -32,13 +32,13 @@ def prepare(reader, base=BASE, **options):
 
 
 def stored(target=TARGET):
-    """Bytes of each file at an address."""
+    """Returns the bytes of each file at an address."""
     file_system, folder = storage.open_url(target)
     return {path.rsplit("/", 1)[-1]: file_system.cat_file(path) for path in file_system.find(folder)}
 
 
 def fail_at(monkeypatch, ending, error):
-    """Uploads of files that end so fail."""
+    """Makes uploads of files with an ending fail."""
     original = fsspec.implementations.memory.MemoryFileSystem.put_file
 
     def put_file(self, local, address, **options):
