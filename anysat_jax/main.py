@@ -53,7 +53,7 @@ from anysat_jax import configs
 from anysat_jax.errors import ConfigError, Preempted, RunError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import parameter_table
-from anysat_jax.pretrain import config as pretrain_config
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train import config as settings
 from anysat_jax.train import distributed
 from anysat_jax.train.record import versions
@@ -98,10 +98,10 @@ def run_job(config: ConfigDict) -> None:
     if config.job == "describe":
         if "pretrain" not in config:
             raise ConfigError(f"the job describe takes a config of configs/pretrain.py, and {config.name!r} is not one")
-        print(describe(settings.model_of(config)))
+        print(describe(settings.model_config(config)))
         return
     if config.job == "pretrain":
-        pretrain_config.check(config)  # before the data libraries are imported: a wrong value is reported at once
+        PretrainConfig.read(config)  # before the data libraries are imported: a wrong value is reported at once
     keep_programs()
     with lock_workdir(choose_workdir(_WORKDIR.value, config.name)) as workdir:
         module, function = JOBS[config.job]

@@ -281,19 +281,19 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     import jax
 
     from anysat_jax.configs import pretrain
-    from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
-    from anysat_jax.pretrain.step import create_state, make_train_step
-    from anysat_jax.train import config as settings
-    from anysat_jax.train.optimizer import make_optimizer
+    from anysat_jax.pretrain.config import PretrainConfig
+    from anysat_jax.pretrain.masking import sample_patch_masks
+    from anysat_jax.pretrain.step import create_state, make_train_step, pretraining_optimizer
     from anysat_jax.train.sharding import make_mesh, put_batch, put_masks
 
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors
-    mesh, optimizer = make_mesh(config.mesh), make_optimizer(config.optimizer, config.total_steps)
-    state = create_state(settings.model_of(config), optimizer, mesh, 0)
+    config = PretrainConfig.read(config)
+    mesh, optimizer = make_mesh(vars(config.mesh)), pretraining_optimizer(config)
+    state = create_state(config.model, optimizer, mesh, 0)
     size = max(1, case.batch_size // 4)
     batch = jax.tree.map(lambda array: array[:size], next(batches).replace(labels={}))
-    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, size, MaskConfig.from_section(config.pretrain))
+    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, size, config.pretrain)
     batch, masks = put_batch(batch, mesh), put_masks(masks, mesh)
     step = jax.jit(make_train_step(config, optimizer, mesh)).lower(state, batch, masks).compile()
     times = []

@@ -53,7 +53,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.head.input = "tile"  # or dense (sub-patches), or mean (of the sub-patches over the tile)
     config.head.hidden = 512  # of the mlp
     config.head.upsample = "shuffle"  # or bilinear, where a sub-patch has several label pixels
-    config.head_start = "random"  # or solved: a linear head starts as the best one on frozen features
+    config.head_init = "random"  # or probe: a linear head starts as the best one on frozen features
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-5
@@ -146,7 +146,7 @@ def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
     config.dtype = "float32"
     config.log_every = 1
     config.early_stopping = None
-    config.head_start = "random"
+    config.head_init = "random"
     config.model.update(
         dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat="none")
     )

@@ -60,7 +60,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     if name in TABLE_B or name == "pastis_hd_semseg":
         config.row = f"{'B' if name in TABLE_B else 'A'}/{name}/probe"
     else:
-        config.head_start, config.epochs, config.optimizer.warmup_epochs = "solved", 0, 0  # nothing is left to train
+        config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0  # nothing is left to train
         config.average_decay = 0.0
     if config.task.level == "tile":
         config.knn.neighbours = 20

@@ -131,7 +131,7 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     short(config)
     segmentation(config)
     config.data.datasets.sen1floods11_chip = dataset(4, (40,))
-    config.head_start = "random"
+    config.head_init = "random"
     config.optimizer.learning_rate = 5e-4
     config.epochs = 20
     config.evaluate.every = 2
@@ -181,7 +181,7 @@ def at_random(config: ConfigDict, name: str) -> None:
 
 def short(config: ConfigDict) -> None:
     """Little data and two CPU cores: larger steps, fewer of them."""
-    config.head_start = "solved"
+    config.head_init = "probe"
     config.epochs = 40
     config.early_stopping = 10
     config.optimizer.learning_rate = 1e-4  # at more, a solved head is spoilt before the encoder follows
@@ -192,7 +192,7 @@ def short(config: ConfigDict) -> None:
 def single_pixels(config: ConfigDict) -> None:
     """Some 1,200 series of single pixels: what keeps a network from learning them by heart."""
     config.head.input = "mean"  # the tile is its only sub-patch
-    config.head_start = "random"  # the encoder changes too much for another start to matter
+    config.head_init = "random"  # the encoder changes too much for another start to matter
     config.average_decay = 0.98
     config.early_stopping = 20
     config.evaluate.every = 2

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax import main as command_line
 from anysat_jax.errors import ConfigError, RunError
-from anysat_jax.pretrain import config as pretrain_config
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train.sharding import batch_size_flags, even_batch_size
 
 from .aot_compile import Case, Results, all_cases, mesh_shape
@@ -189,7 +189,7 @@ def put_table(file: pathlib.Path, name: str, table: str) -> None:
 
 def run(config: ConfigDict) -> int:
     """The command. Returns the exit code."""
-    pretrain_config.check(config)
+    PretrainConfig.read(config)
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
     topologies = [known_topology(name) for name in _TOPOLOGY.value]

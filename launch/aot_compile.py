@@ -26,11 +26,11 @@ from anysat_jax import flops
 from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, context_sizes, target_sizes
-from anysat_jax.pretrain.step import abstract_state, make_train_step
+from anysat_jax.pretrain.step import abstract_state, make_train_step, pretraining_optimizer
 from anysat_jax.sensors import SENSORS, get_sensor
 from anysat_jax.train import config as settings
-from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import MASK_SPECS, batch_parts, batch_sharding, check_heads, make_mesh, replicated
 from data_pipelines.load import read_options
 from data_pipelines.options import DatasetOptions
@@ -102,7 +102,7 @@ def model_of(config: ConfigDict) -> ModelConfig:
     if config.model.sensors is None:
         wanted = {sensor for one in read_options(config.data).values() for sensor in one.card.sensors}
         config.model.sensors = tuple(name for name in SENSORS if name in wanted)
-    return settings.model_of(config)
+    return settings.model_config(config)
 
 
 def batch_shapes(case: Case) -> Batch:
@@ -341,7 +341,8 @@ class Compiler:
         """
         self.config, self.topology, self.results = config, topology, results
         self.model: ModelConfig = model_of(config)
-        self.mesh: Mesh = make_mesh(config.mesh, topology_devices(topology.name))
+        self.settings = dataclasses.replace(PretrainConfig.read(config), model=self.model)
+        self.mesh: Mesh = make_mesh(vars(self.settings.mesh), topology_devices(topology.name))
         check_heads(self.model, self.mesh)
 
     @property
@@ -392,11 +393,11 @@ class Compiler:
 
     def _lower(self, case: Case) -> Any:
         """The step as training jits it, see `train.loop.train`."""
-        config, model, mesh = self.config, self.model, self.mesh
+        config, model, mesh = self.settings, self.model, self.mesh
         batch = batch_shapes(case)
-        masks = mask_shapes(model, batch, MaskConfig.from_section(config.pretrain))
+        masks = mask_shapes(model, batch, config.pretrain)
         batch, masks = on_mesh(batch, masks, mesh)
-        optimizer = make_optimizer(config.optimizer, config.total_steps)
+        optimizer = pretraining_optimizer(config)
         state = abstract_state(model, optimizer, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         step = jax.jit(

@@ -14,7 +14,8 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.init import count_parameters, student_shapes
-from anysat_jax.pretrain.masking import MaskConfig, PatchMasks
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.masking import PatchMasks
 
 from .aot_compile import (
     Case,
@@ -117,7 +118,7 @@ def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int
 def shapes_of(config: ConfigDict, model: ModelConfig, case: Case) -> tuple[Batch, PatchMasks]:
     """The case's batch and its most expensive masks."""
     batch = batch_shapes(case)
-    return batch, mask_shapes(model, batch, MaskConfig.from_section(config.pretrain))
+    return batch, mask_shapes(model, batch, PretrainConfig.read(config).pretrain)
 
 
 def negative_parts(config: ConfigDict, batch_parts: int) -> int:

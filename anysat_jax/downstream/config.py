@@ -1,7 +1,8 @@
-"""The config of a fine-tuning, a probing or an evaluation: checked before anything is read or compiled."""
+"""The config of a fine-tuning, a probing or an evaluation: its sections as frozen dataclasses, and its task."""
 
+import dataclasses
 import math
-from typing import Any, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from ml_collections import ConfigDict
 
@@ -9,88 +10,272 @@ from anysat_jax.downstream.network import HeadConfig
 from anysat_jax.downstream.task import Task, make_task
 from anysat_jax.downstream.trainable import Mode
 from anysat_jax.errors import ConfigError
-from anysat_jax.train.config import COUNT, OPTIONAL_POSITIVE, POSITIVE, SHARED_RULES, SIZES, Rule, check_values, flatten
+from anysat_jax.train.config import (
+    BELOW_ONE,
+    COUNT,
+    FLAG,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    SIZES,
+    OptimizerConfig,
+    Rule,
+    RunConfig,
+    Section,
+    checked,
+    one_of,
+    read_section,
+)
 from anysat_jax.weights.load import CHOICES
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import read_options
 
-_BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
-_ABOVE_ZERO_TO_ONE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
-
-RULES: dict[str, Rule] = {
-    **SHARED_RULES,
-    "mode": Rule(lambda value: value in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
-    "epochs": COUNT,
-    "head_start": Rule(lambda value: value in ("random", "solved"), "'random' or 'solved'"),
-    "early_stopping": OPTIONAL_POSITIVE,
-    "average_decay": _BELOW_ONE,
-    "model.drop_path": _BELOW_ONE,
-    "data.fake_tiles": COUNT,
-    "task.class_weights": Rule(
-        lambda value: value in ("none", "balanced") or _are_weights(value),
-        "'none', 'balanced', or a number of 0 or more for each class, not all 0",
-    ),
-    "task.label_smoothing": _BELOW_ONE,
-    "optimizer.warmup_epochs": COUNT,
-    "optimizer.layer_decay": _ABOVE_ZERO_TO_ONE,
-    "evaluate.every": POSITIVE,
-    "evaluate.splits": Rule(lambda value: len(value) > 0, "at least one split"),
-    "evaluate.patch_sizes": SIZES,
-    "evaluate.batch_size": POSITIVE,
-    "evaluate.panels": COUNT,
-    "cache.max_gb": POSITIVE,
-    "cache.pixels_per_tile": OPTIONAL_POSITIVE,
-    "knn.neighbours": COUNT,
-}
-DATASET_RULES: dict[str, Rule] = {
-    "batch_size": POSITIVE,
-    "patch_sizes": SIZES,
-    "max_dates": OPTIONAL_POSITIVE,
-    "fraction": _ABOVE_ZERO_TO_ONE,
-    "fraction_seed": COUNT,
-}
+SHOWN_IN = "configs/adaptation.py"
 
 
-def check(config: ConfigDict) -> Task:
-    """Refuses values that cannot work, alone or together.
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(Section):
+    """The section `model`: what the weights of `init` must agree with; None: as they are, or as the preset is.
 
-    The weights of `init` and the labels themselves are looked at later, when they are read.
-
-    Returns:
-      The task that the config asks of its dataset.
-
-    Raises:
-      ConfigError: a value is missing, out of range, or does not fit another one or the dataset.
+    Attributes:
+      drop_path: rate of the last block; 0: off.
     """
-    flat = flatten(config)
-    check_values(flat, RULES, shown_in="configs/adaptation.py")
-    name = the_dataset(config)
-    check_values(flat, DATASET_RULES, f"data.datasets.{name}.", shown_in="configs/adaptation.py")
-    _check_start(config)
-    _check_epochs(config)
-    try:
-        (options,) = read_options(config.data).values()
-        card = options.card
-        task = make_task(card, config.task.level, metric=config.task.metric, sensor=config.task.sensor)
-        head = HeadConfig.from_json(config.head.to_dict())
-        for patch_size in config.evaluate.patch_sizes or ():
-            options.check_patch_size(patch_size)
-    except (ValueError, OSError) as error:  # which name the field or the dataset
-        raise ConfigError(str(error)) from None
-    _check_head(head, task)
-    _check_splits(config, card)
-    _check_class_options(config, task)
-    _check_projectors(config, card)
-    if config.knn.neighbours and task.level == "dense":
-        raise ConfigError(
-            f"knn.neighbours = {config.knn.neighbours} compares tiles, and the task of {task.dataset!r} is dense: its "
-            "pixels are too many; set it to 0"
-        )
-    return task
+
+    NAME = "model"
+    preset: str | None = None
+    dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    predictor_depth: int | None = None
+    predictor_heads: int | None = None
+    positions: str | None = None
+    remat: str = "none"
+    dropout: bool = checked(FLAG, True)
+    drop_path: float = checked(BELOW_ONE, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDataConfig(Section):
+    """What `data_pipelines` does not read of the section `data`: tiles of each split made up on the spot; 0: none."""
+
+    NAME = "data"
+    fake_tiles: int = checked(COUNT, 0)
+
+
+def _is_class_weights(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in ("none", "balanced")
+    return all(0 <= weight < math.inf for weight in value) and any(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(Section):
+    """The section `task`; `make_task` checks level, metric and sensor against the dataset.
+
+    Attributes:
+      allow_absent_classes: whether val or test may have a class that no training tile has.
+    """
+
+    NAME = "task"
+    level: str = "tile"
+    metric: str = ""
+    sensor: str = ""
+    class_weights: str | tuple[float, ...] = checked(
+        Rule(_is_class_weights, "'none', 'balanced', or a number of 0 or more for each class, not all 0"), "none"
+    )
+    label_smoothing: float = checked(BELOW_ONE, 0.0)
+    allow_absent_classes: bool = checked(FLAG, False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownstreamOptimizerConfig(OptimizerConfig):
+    """The section `optimizer`: the warm-up counts in epochs, and the plateau looks at the validation metric.
+
+    Attributes:
+      layer_decay: the learning rate of a block relative to that of the block above it.
+    """
+
+    warmup_epochs: float = checked(COUNT, 0.0)
+    layer_decay: float = checked(Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """The section `evaluate`.
+
+    Attributes:
+      every: epochs between two evaluations on val.
+      splits: evaluated at the end with the best parameters.
+      patch_sizes: metres; logits are averaged over several. None: those of training.
+      batch_size: samples.
+      panels: samples that the report shows.
+    """
+
+    NAME = "evaluate"
+    every: int = checked(POSITIVE, 1)
+    splits: tuple[str, ...] = checked(Rule(lambda value: len(value) > 0, "at least one split"), ("val", "test"))
+    patch_sizes: tuple[float, ...] | None = checked(SIZES, None)
+    batch_size: int = checked(POSITIVE, 16)
+    panels: int = checked(COUNT, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig(Section):
+    """The section `cache`: frozen features on disk.
+
+    Attributes:
+      folder: "": the user's cache.
+      max_gb: of a split; larger ones are refused.
+      pixels_per_tile: sampled from each tile of a dense task; None: all.
+    """
+
+    NAME = "cache"
+    folder: str = ""
+    max_gb: float = checked(POSITIVE, 50.0)
+    pixels_per_tile: int | None = checked(POSITIVE_OR_NONE, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighboursConfig(Section):
+    """The section `knn`: nearest training tiles that vote; 0: no such probe."""
+
+    NAME = "knn"
+    neighbours: int = checked(COUNT, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownstreamConfig(RunConfig):
+    """The config of a fine-tuning, a probing or an evaluation, its data aside, which `data_pipelines` reads and checks.
+
+    Attributes:
+      row: of the paper's tables that the result belongs to; "": none.
+      mode: which parameters train.
+      new_sensors: sensors whose projectors may start at random.
+      dtype: of the computation.
+      epochs: 0: the head is solved and nothing is trained.
+      head_init: "random", or "probe": a linear head starts as the best probe of the frozen features.
+      early_stopping: evaluations in a row without a better one after which training stops; None: all epochs.
+      average_decay: of the moving average of the parameters that is evaluated and kept; 0: no average.
+    """
+
+    RENAMED: ClassVar = {"head_start": "it is head_init now, and its 'solved' is 'probe'"}
+    row: str = ""
+    mode: Mode = checked(Rule(lambda value: value in get_args(Mode), f"one of {', '.join(get_args(Mode))}"), "finetune")
+    new_sensors: tuple[str, ...] = ()
+    dtype: str = "float32"
+    epochs: int = checked(COUNT, 100)
+    model: EncoderConfig = EncoderConfig()
+    data: FakeDataConfig = FakeDataConfig()
+    task: TaskConfig = TaskConfig()
+    head: HeadConfig = HeadConfig()
+    head_init: str = checked(one_of("random", "probe"), "random")
+    optimizer: DownstreamOptimizerConfig
+    average_decay: float = checked(BELOW_ONE, 0.0)
+    early_stopping: int | None = checked(POSITIVE_OR_NONE, None)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    cache: CacheConfig = CacheConfig()
+    knn: NeighboursConfig = NeighboursConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.init:
+            raise ConfigError(f"config.init is empty; give {CHOICES}")
+        if self.mode == "scratch" and self.init != "none":
+            raise ConfigError(
+                f"mode = 'scratch' starts at random, and init = {self.init!r} names weights; set init to 'none', or "
+                "mode to 'finetune'"
+            )
+        if self.epochs == 0 and self.head_init != "probe":
+            raise ConfigError("epochs = 0 trains nothing; give at least 1, or head_init = 'probe'")
+        if 0 < self.epochs < self.evaluate.every:
+            raise ConfigError(
+                f"evaluate.every = {self.evaluate.every} must be at most epochs = {self.epochs}: the best checkpoint "
+                "is chosen among those that are evaluated"
+            )
+        if 0 < self.epochs <= self.optimizer.warmup_epochs:
+            raise ConfigError(
+                f"optimizer.warmup_epochs = {self.optimizer.warmup_epochs} must be below epochs = {self.epochs}"
+            )
+
+    @classmethod
+    def read(cls, config: ConfigDict) -> Self:
+        """Checks a config's values, before anything is read or compiled.
+
+        Raises:
+          ConfigError: a value is missing, unknown, out of range, or does not fit another one.
+        """
+        values = config.to_dict()
+        values["data"] = {key: value for key, value in values["data"].items() if key == "fake_tiles"}
+        if "head" not in values:
+            raise ConfigError(f"the config has no head; {SHOWN_IN} shows every field")
+        try:
+            head = HeadConfig.from_json(values.pop("head"))
+        except (ValueError, TypeError) as error:  # a value, or an unknown field
+            raise ConfigError(str(error)) from None
+        return read_section(cls, values, SHOWN_IN, head=head)
+
+    def make_task(self, card: DatasetCard) -> Task:
+        """Returns the task of the dataset's labels.
+
+        Raises:
+          ConfigError: the dataset has no such labels, splits or sensors, or they do not fit the head, the class
+            weights, or the neighbours.
+        """
+        try:
+            task = make_task(card, self.task.level, metric=self.task.metric, sensor=self.task.sensor)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self._check_splits(card)
+        self._check_sensors(card)
+        self._check_classes(task)
+        if (self.head.input == "dense") != (task.level == "dense"):
+            fitting = "'dense'" if task.level == "dense" else "'tile' or 'mean'"
+            raise ConfigError(
+                f"head.input = {self.head.input!r} does not fit task.level = {task.level!r}, which wants {fitting}"
+            )
+        if self.knn.neighbours and task.level == "dense":
+            raise ConfigError(
+                f"knn.neighbours = {self.knn.neighbours} compares tiles, and the task of {task.dataset!r} is dense: "
+                "its pixels are too many; set it to 0"
+            )
+        return task
+
+    def _check_splits(self, card: DatasetCard) -> None:
+        training = () if self.job == "evaluate" else ("train", "val")
+        missing = [split for split in (*training, *self.evaluate.splits) if split not in card.splits]
+        if missing:
+            wanted = "evaluate.splits" if missing[0] in self.evaluate.splits else "training"
+            raise ConfigError(
+                f"dataset {card.name!r} has no split {missing[0]!r}, which {wanted} asks for; it has "
+                f"{', '.join(card.splits)}"
+            )
+
+    def _check_classes(self, task: Task) -> None:
+        weights, smoothing = self.task.class_weights, self.task.label_smoothing
+        if task.kind == "regression":
+            if weights != "none" or smoothing:
+                raise ConfigError(
+                    f"task.class_weights = {weights!r} and task.label_smoothing = {smoothing} are for classes, and the "
+                    f"labels of {task.dataset!r} are a regression; leave them 'none' and 0"
+                )
+        elif not isinstance(weights, str) and len(weights) != task.num_outputs:
+            raise ConfigError(
+                f"task.class_weights has {len(weights)} numbers, and {task.dataset!r} has {task.num_outputs} classes: "
+                f"{', '.join(task.classes)}"
+            )
+
+    def _check_sensors(self, card: DatasetCard) -> None:
+        sensors = ", ".join(card.sensors)
+        unknown = [name for name in self.new_sensors if name not in card.sensors]
+        if unknown:
+            raise ConfigError(f"new_sensors names {unknown[0]!r}; the sensors of {card.name!r} are {sensors}")
+        if self.mode == "projector" and not self.new_sensors:
+            raise ConfigError(
+                f"mode = 'projector' trains the projectors of new_sensors, and that is empty; name one of {sensors}"
+            )
 
 
 def the_dataset(config: ConfigDict) -> str:
-    """Name of the one dataset.
+    """Returns the name of the one dataset.
 
     Raises:
       ConfigError: there is none, or several.
@@ -102,81 +287,21 @@ def the_dataset(config: ConfigDict) -> str:
     return names[0]
 
 
-def _are_weights(value: Any) -> bool:
-    if not isinstance(value, tuple | list) or not all(isinstance(weight, int | float) for weight in value):
-        return False
-    return all(0 <= weight < math.inf for weight in value) and any(value)
+def check(config: ConfigDict) -> Task:
+    """Checks the values of a config, alone and together and with the dataset's card.
 
+    Returns:
+      The task that the config describes.
 
-def _check_start(config: ConfigDict) -> None:
-    if not config.init:
-        raise ConfigError(f"config.init is empty; give {CHOICES}")
-    if config.mode == "scratch" and config.init != "none":
-        raise ConfigError(
-            f"mode = 'scratch' starts at random, and init = {config.init!r} names weights; set init to 'none', or mode "
-            "to 'finetune'"
-        )
-
-
-def _check_epochs(config: ConfigDict) -> None:
-    if config.epochs == 0:
-        if config.head_start != "solved":
-            raise ConfigError("epochs = 0 trains nothing; give at least 1, or head_start = 'solved'")
-        return
-    if config.evaluate.every > config.epochs:
-        raise ConfigError(
-            f"evaluate.every = {config.evaluate.every} must be at most epochs = {config.epochs}: the best checkpoint "
-            "is chosen among those that are evaluated"
-        )
-    if config.optimizer.warmup_epochs >= config.epochs and config.optimizer.warmup_epochs > 0:
-        raise ConfigError(
-            f"optimizer.warmup_epochs = {config.optimizer.warmup_epochs} must be below epochs = {config.epochs}"
-        )
-
-
-def _check_head(head: HeadConfig, task: Task) -> None:
-    if (head.input == "dense") != (task.level == "dense"):
-        fitting = "'dense'" if task.level == "dense" else "'tile' or 'mean'"
-        raise ConfigError(
-            f"head.input = {head.input!r} does not fit task.level = {task.level!r}, which wants {fitting}"
-        )
-
-
-def _check_splits(config: ConfigDict, card: DatasetCard) -> None:
-    training = () if config.job == "evaluate" else ("train", "val")
-    missing = [split for split in (*training, *config.evaluate.splits) if split not in card.splits]
-    if missing:
-        wanted = "evaluate.splits" if missing[0] in config.evaluate.splits else "training"
-        raise ConfigError(
-            f"dataset {card.name!r} has no split {missing[0]!r}, which {wanted} asks for; it has "
-            f"{', '.join(card.splits)}"
-        )
-
-
-def _check_class_options(config: ConfigDict, task: Task) -> None:
-    weights, smoothing = config.task.class_weights, config.task.label_smoothing
-    if task.kind == "regression":
-        if weights != "none" or smoothing:
-            raise ConfigError(
-                f"task.class_weights = {weights!r} and task.label_smoothing = {smoothing} are for classes, and the "
-                f"labels of {task.dataset!r} are a regression; leave them 'none' and 0"
-            )
-    elif not isinstance(weights, str) and len(weights) != task.num_outputs:
-        raise ConfigError(
-            f"task.class_weights has {len(weights)} numbers, and {task.dataset!r} has {task.num_outputs} classes: "
-            f"{', '.join(task.classes)}"
-        )
-
-
-def _check_projectors(config: ConfigDict, card: DatasetCard) -> None:
-    strangers = [name for name in config.new_sensors if name not in card.sensors]
-    if strangers:
-        raise ConfigError(f"new_sensors names {strangers[0]!r}; the sensors of {card.name!r} are {_listed(card)}")
-    if config.mode == "projector" and not config.new_sensors:
-        raise ConfigError(
-            f"mode = 'projector' trains the projectors of new_sensors, and that is empty; name one of {_listed(card)}"
-        )
-
-
-def _listed(card: DatasetCard) -> str:
-    return ", ".join(card.sensors)
+    Raises:
+      ConfigError: a value is missing, out of range, or does not fit another one or the dataset.
+    """
+    settings = DownstreamConfig.read(config)
+    try:
+        the_dataset(config)
+        (options,) = read_options(config.data).values()
+        for patch_size in settings.evaluate.patch_sizes or ():
+            options.check_patch_size(patch_size)
+    except (ValueError, OSError) as error:  # which name the field or the dataset
+        raise ConfigError(str(error)) from None
+    return settings.make_task(options.card)

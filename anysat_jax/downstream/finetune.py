@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
     # ---------------------------------------------------------------- devices, data, labels, weights
     data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
     start = start_network(data)
-    if config.head_start == "solved":
+    if config.head_init == "probe":
         start = with_probe_head(data, start, status)
     loss = loss_config(data)
     logging.info("%s on %d x %s, in %s", config.name, data.mesh.size, jax.devices()[0].device_kind, workdir)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from anysat_jax.downstream.selection import FitStart, FitStore, Memory, Rules, Selection, summarise
-from anysat_jax.downstream.step import AdaptState, Forward, leaf_names, make_train_step, with_rate_scale
+from anysat_jax.downstream.step import LOSSES, DownstreamState, Forward, make_train_step, with_rate_scale
 from anysat_jax.downstream.task import METRICS, LossConfig, Task
 from anysat_jax.downstream.trainable import merge
 from anysat_jax.errors import Preempted
@@ -28,7 +28,7 @@ from anysat_jax.train.compile import LOOKAHEAD, StepPrograms, look_ahead
 from anysat_jax.train.input import next_batch, tell_skipped
 from anysat_jax.train.metrics_log import RunLog, open_csv
 from anysat_jax.train.monitor import Ledger, Meter, Pending, Watcher, count_skipped, first_names, mesh_peak
-from anysat_jax.train.optimizer import make_adapt_optimizer
+from anysat_jax.train.optimizer import leaf_names, make_optimizer
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import on_host, put_batch, put_params, put_whole, replicated
@@ -313,7 +313,7 @@ class Fitting:
     problem: Problem
     plan: Plan
     store: FitStore
-    state: AdaptState
+    state: DownstreamState
     memory: Memory
     position: dict[str, Any] | None
     frozen: Params
@@ -378,12 +378,12 @@ class Fitting:
         self.profiler.rest(self._step, self.state)
         plan, selection = self.plan, self.memory.selection
         with self.watchdog.paused():
-            scores = self.problem.validate(merge(self.state.judged, self.frozen))
+            scores = self.problem.validate(merge(self.state.eval_params, self.frozen))
         epoch = self._step // plan.steps_per_epoch
         improved = selection.update(plan.rules, epoch, self._step, float(scores[plan.rules.metric]))
         self.log.write_evaluation(epoch, self._step, scores, selection.best.value)
         if improved:
-            self.store.save_best(self.state.judged, self._step)
+            self.store.save_best(self.state.eval_params, self._step)
         self.state = with_rate_scale(self.state, selection.rate_scale)
         self.ledger.rested()
 
@@ -439,7 +439,7 @@ def run_fitting(
         ledger = FitLedger(
             record,
             log,
-            leaf_names(problem.trainable),
+            leaf_names(LOSSES, problem.trainable),
             problem.sample_ids,
             max_nonfinite=config.max_nonfinite_steps,
             watchers=(meter, count_skipped(record), watchdog, status),
@@ -451,7 +451,7 @@ def run_fitting(
 
 def judges_start(config: ConfigDict) -> bool:
     """Whether the parameters before the first step are worth an evaluation: where the head is not random."""
-    return config.get("head_start", "random") == "solved"
+    return config.get("head_init", "random") == "probe"
 
 
 def fields_of_fitting(selection: Selection, metric: str, status: JobStatus) -> dict[str, Any]:
@@ -491,7 +491,12 @@ def fit(
     plan = Plan(
         steps_per_epoch, config.epochs, config.evaluate.every, config.checkpoint_every, rules, judges_start(config)
     )
-    optimizer = make_adapt_optimizer(config.optimizer, steps_per_epoch, config.epochs, problem.multipliers)
+    optimizer = make_optimizer(
+        config.optimizer,
+        warmup_steps=round(config.optimizer.warmup_epochs * steps_per_epoch),
+        total_steps=plan.total,
+        multipliers=problem.multipliers,
+    )
     fixed = {**problem.fingerprint, "steps_per_epoch": steps_per_epoch}
     if config.average_decay:  # decides what a checkpoint holds
         fixed["average_decay"] = config.average_decay

@@ -10,10 +10,10 @@ from typing import Any, Self
 import optax
 from jax.sharding import Mesh
 
-from anysat_jax.downstream.step import AdaptState, abstract_adapt_state, create_adapt_state
+from anysat_jax.downstream.step import DownstreamState, abstract_state, create_state
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
-from anysat_jax.train.config import differences, tell_changes
+from anysat_jax.train.config import differences, warn_config_changes
 from anysat_jax.train.record import LossEdges, RunRecord
 from anysat_jax.train.sharding import abstract_on, on_host
 from anysat_jax.weights.checkpoint_files import section
@@ -151,7 +151,7 @@ class Memory:
 class FitStart:
     """Where a process begins: at the beginning, or where another ended."""
 
-    state: AdaptState
+    state: DownstreamState
     memory: Memory
     position: dict[str, Any] | None = None
 
@@ -203,11 +203,11 @@ class FitStore:
           ConfigError: the checkpoint is of another problem.
           CheckpointError: there are checkpoints, and none can be read.
         """
-        restored = self._checkpoints.restore(abstract_adapt_state(trainable, optimizer, mesh, averaged), self._config)
+        restored = self._checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
         if restored is None:
             self._best.drop_after(0)
-            return FitStart(create_adapt_state(trainable, optimizer, mesh, averaged), Memory())
-        tell_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
+            return FitStart(create_state(trainable, optimizer, mesh, averaged), Memory())
+        warn_config_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
         with understood(self._checkpoints.folder):
             memory = Memory.from_json(restored.meta["record"])
         self._best.drop_after(memory.selection.step)
@@ -217,7 +217,7 @@ class FitStore:
         """Whether several processes were asked to stop; they all agree on the step."""
         return self._checkpoints.preempted(step)
 
-    def save(self, state: AdaptState, position: dict[str, Any], memory: Memory) -> None:
+    def save(self, state: DownstreamState, position: dict[str, Any], memory: Memory) -> None:
         """Saves where the run stands, in the background; a checkpoint of the same step is replaced."""
         step = memory.record.steps
         self._checkpoints.drop_after(step - 1)

@@ -5,7 +5,6 @@ from typing import Any, Self
 
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from anysat_jax.train.monitor import Finished
 from anysat_jax.train.record import RunRecord
@@ -38,7 +37,7 @@ class HealthWatch:
         self._bad: set[tuple[str, str]] = set()
 
     @classmethod
-    def of(cls, config: ConfigDict, record: RunRecord) -> Self:
+    def of(cls, config: Any, record: RunRecord) -> Self:
         """From the config's section `health`."""
         health = config.health
         return cls(record, health.min_rank_share, health.max_cosine, health.min_variance)

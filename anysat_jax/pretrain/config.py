@@ -1,135 +1,119 @@
-"""."""
+"""The config of a pretraining: its sections as frozen dataclasses."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 from ml_collections import ConfigDict
 
-from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.pretrain.contrastive import NEGATIVES
+from anysat_jax.pretrain.masking import MaskConfig
+from anysat_jax.pretrain.objective import LossConfig
 from anysat_jax.train.config import (
     COUNT,
-    OPTIONAL_POSITIVE,
+    FLAG,
+    FRACTION,
     POSITIVE,
-    SHARE,
-    SHARED_RULES,
-    SIZES,
-    Rule,
-    check_values,
-    flatten,
-    model_of,
+    POSITIVE_OR_NONE,
+    OptimizerConfig,
+    PlateauConfig,
+    RunConfig,
+    Section,
+    checked,
+    model_config,
+    read_section,
 )
+
+SHOWN_IN = "configs/pretrain.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
-    """What the report probes and shows.
+class ObjectiveConfig(MaskConfig, LossConfig):
+    """The section `pretrain`: masks, losses, and the decay of the teacher's moving average at the first step."""
+
+    ema_start: float = checked(FRACTION, 0.996)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossPlateauConfig(PlateauConfig):
+    """The plateau of the training loss: each look is at its mean over `window` steps."""
+
+    window: int = checked(POSITIVE, 100)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainOptimizerConfig(OptimizerConfig):
+    """The section `optimizer`: the warm-up counts in steps."""
+
+    warmup_steps: int = checked(COUNT, 0)
+    plateau: LossPlateauConfig = LossPlateauConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthConfig(Section):
+    """The section `health`: bounds on the teacher's features beyond which a run warns that they collapse.
+
+    Attributes:
+      min_rank_share: least rank between tiles, as a fraction of that at the start.
+      max_cosine: largest cosine similarity between tiles at the same position.
+      min_variance: least variance over all patches. An absolute bound: relative to the start it would warn of healthy
+        runs, in which the variance falls to a twentieth before it rises.
+    """
+
+    NAME = "health"
+    min_rank_share: float = checked(FRACTION, 0.2)
+    max_cosine: float = checked(FRACTION, 0.999)
+    min_variance: float = checked(FRACTION, 1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """The section `evaluate`: what the report of a pretraining probes and shows.
 
     Attributes:
       probe: whether to probe at all; without, the report has the training curves alone.
-      datasets: names of the datasets; None means every dataset of the run.
-      patch_size: side of a patch in metres; None means each dataset's smallest.
+      datasets: names of the datasets; None: every dataset of the run.
+      patch_size: side of a patch in metres; None: each dataset's smallest.
       batch_size: tiles in a forward pass.
-      max_tiles: at most so many tiles of each split.
-      pixels_per_tile: at most so many labelled pixels of each training tile fit the dense probe.
-      pictures: tiles of each dataset that the picture shows; 0 for no pictures.
+      max_tiles: largest number of tiles of each split.
+      pixels_per_tile: largest number of labelled pixels of each training tile that fit the dense probe.
+      pictures: tiles of each dataset that the picture shows; 0: no pictures.
     """
 
-    probe: bool = True
+    NAME = "evaluate"
+    probe: bool = checked(FLAG, True)
     datasets: tuple[str, ...] | None = None
-    patch_size: float | None = None
-    batch_size: int = 16
-    max_tiles: int = 256
-    pixels_per_tile: int = 48
-    pictures: int = 4
+    patch_size: float | None = checked(POSITIVE_OR_NONE, None)
+    batch_size: int = checked(POSITIVE, 16)
+    max_tiles: int = checked(POSITIVE, 256)
+    pixels_per_tile: int = checked(POSITIVE, 48)
+    pictures: int = checked(COUNT, 4)
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "max_tiles", "pixels_per_tile"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluate.{name} = {getattr(self, name)} must be at least 1")
-        if self.patch_size is not None and self.patch_size <= 0:
-            raise ValueError(f"evaluate.patch_size = {self.patch_size} must be None or above 0, in metres")
-        if self.pictures < 0:
-            raise ValueError(f"evaluate.pictures = {self.pictures} must be 0 or more")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """The config of a pretraining, its data aside, which `data_pipelines` reads and checks.
+
+    Attributes:
+      total_steps: updates.
+      accumulate: micro-batches of each step.
+      model: with the sensors that the config names; where it names none, those of the datasets are filled in later.
+      pretrain, optimizer, health, evaluate: sections.
+    """
+
+    total_steps: int = checked(POSITIVE)
+    accumulate: int = checked(POSITIVE, 1)
+    model: ModelConfig
+    pretrain: ObjectiveConfig = ObjectiveConfig()
+    optimizer: PretrainOptimizerConfig
+    health: HealthConfig = HealthConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> Self:
-        """Settings from the `evaluate` section; fields that it lacks keep their defaults.
+    def read(cls, config: ConfigDict) -> Self:
+        """Checks a config, before anything is loaded or compiled.
 
         Raises:
-          ValueError: a value is out of range.
+          ConfigError: a value is missing, unknown or out of range, or the model's values do not fit together.
         """
-        names = {field.name for field in dataclasses.fields(cls)} & set(section)
-        values = {name: section[name] for name in names}
-        if values.get("datasets") is not None:
-            values["datasets"] = tuple(values["datasets"])
-        return cls(**values)
-
-
-_RANGE = Rule(lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers above 0, the smaller first")
-
-
-_SHARE_RANGE = Rule(lambda value: _RANGE.holds(value) and value[1] <= 1, "two shares from 0 to 1, the smaller first")
-
-
-_BUCKETS = Rule(
-    lambda value: len(value) == 2 and min(value) > 0 and math.prod(value) <= 4,
-    "two numbers above 0 with a product of at most 4: each pair is one more compiled program",
-)
-
-
-RULES: dict[str, Rule] = {
-    **SHARED_RULES,
-    "total_steps": POSITIVE,
-    "accumulate": POSITIVE,
-    "health.min_rank_share": SHARE,
-    "health.max_cosine": SHARE,
-    "health.min_variance": SHARE,
-    "pretrain.ema_start": SHARE,
-    "pretrain.temperature": POSITIVE,
-    "pretrain.predictive_weight": COUNT,
-    "pretrain.contrastive_weight": COUNT,
-    "pretrain.num_target_blocks": POSITIVE,
-    "pretrain.target_scale": _SHARE_RANGE,
-    "pretrain.target_aspect": _RANGE,
-    "pretrain.context_scale": _SHARE_RANGE,
-    "pretrain.mask_buckets": _BUCKETS,
-    "pretrain.contrastive_block": POSITIVE,
-    "pretrain.negatives": Rule(lambda value: value in NEGATIVES, f"one of {', '.join(map(repr, NEGATIVES))}"),
-    "optimizer.warmup_steps": COUNT,
-    "optimizer.plateau.window": POSITIVE,
-}
-
-
-DATASET_RULES: dict[str, Rule] = {
-    "batch_size": POSITIVE,
-    "weight": POSITIVE,
-    "patch_sizes": SIZES,
-    "max_dates": OPTIONAL_POSITIVE,
-}
-
-
-def check(config: ConfigDict) -> ModelConfig:
-    """Refuses values that cannot work, before anything is loaded or compiled.
-
-    Returns:
-      The model that the config describes.
-
-    Raises:
-      ConfigError: a value is missing or out of range, or the model's fields do not fit together.
-    """
-    flat = flatten(config)
-    check_values(flat, RULES)
-    datasets = config.data.get("datasets") or {}
-    if not datasets:
-        raise ConfigError("data.datasets is empty; name at least one dataset")
-    for dataset in datasets:
-        check_values(flat, DATASET_RULES, f"data.datasets.{dataset}.")
-    try:
-        EvaluateSettings.from_section(config.evaluate)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return model_of(config)
+        values = {key: value for key, value in config.to_dict().items() if key not in ("data", "dtype", "model")}
+        return read_section(cls, values, SHOWN_IN, model=model_config(config))

@@ -7,8 +7,6 @@ and patch size compile to few programs.
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping
-from typing import Any, Self
 
 import flax.struct
 import jax
@@ -17,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from anysat_jax.batch import Batch, Observation
+from anysat_jax.train.config import POSITIVE, Rule, Section, checked
 
 Range = tuple[float, float]
 TRIES = 20  # draws of a tile's blocks before they are made to overlap
@@ -45,42 +44,36 @@ class PatchMasks:
         return self.context_index.shape[1], self.target_index.shape[2]
 
 
+def _rises(value: Range) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1]
+
+
+_ASPECTS = Rule(_rises, "two numbers above 0, the smaller first")
+_SCALES = Rule(lambda value: _rises(value) and value[1] <= 1, "two fractions from 0 to 1, the smaller first")
+_BUCKETS = Rule(
+    lambda value: len(value) == 2 and min(value) > 0 and math.prod(value) <= 4,
+    "two numbers above 0 with a product of at most 4: each pair is one more compiled program",
+)
+
+
 @dataclasses.dataclass(frozen=True)
-class MaskConfig:
-    """How blocks are drawn.
+class MaskConfig(Section):
+    """How blocks are drawn: a part of the section `pretrain`.
 
     Attributes:
       num_target_blocks: blocks to predict for each tile.
-      target_scale: smallest and largest share of the patches in a target block.
+      target_scale: smallest and largest fraction of the patches in a target block.
       target_aspect: smallest and largest ratio of a target block's rows to its columns.
-      context_scale: the same share for the context block, which is square.
+      context_scale: the same fraction for the context block, which is square.
       mask_buckets: how many static sizes targets and contexts are padded to; the product bounds the compiled programs.
     """
 
-    num_target_blocks: int = 4
-    target_scale: Range = (0.2, 0.8)
-    target_aspect: Range = (0.75, 1.5)
-    context_scale: Range = (0.85, 1.0)
-    mask_buckets: tuple[int, int] = (2, 2)
-
-    def __post_init__(self) -> None:
-        for field in ("target_scale", "context_scale", "target_aspect"):
-            low, high = getattr(self, field)
-            if not 0 < low <= high or (field != "target_aspect" and high > 1):
-                raise ValueError(
-                    f"pretrain.{field} = ({low}, {high}) must rise, from above 0; a scale ends at 1 at most"
-                )
-        if self.num_target_blocks < 1 or min(self.mask_buckets) < 1:
-            raise ValueError(
-                f"pretrain.num_target_blocks = {self.num_target_blocks} and "
-                f"pretrain.mask_buckets = {self.mask_buckets} must be positive"
-            )
-
-    @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> Self:
-        """The mask settings of a config's section `pretrain`."""
-        values = {field.name: section[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()})
+    NAME = "pretrain"
+    num_target_blocks: int = checked(POSITIVE, 4)
+    target_scale: Range = checked(_SCALES, (0.2, 0.8))
+    target_aspect: Range = checked(_ASPECTS, (0.75, 1.5))
+    context_scale: Range = checked(_SCALES, (0.85, 1.0))
+    mask_buckets: tuple[int, int] = checked(_BUCKETS, (2, 2))
 
 
 def min_context(grid: tuple[int, int]) -> int:

@@ -1,7 +1,6 @@
 """The objective of pretraining: what student and teacher see, and the two losses (paper: section 3)."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +15,9 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context, present_mask
 from anysat_jax.model.predictor import Student
 from anysat_jax.model.projectors import split_patches
-from anysat_jax.pretrain.contrastive import Negatives, contrastive_loss
+from anysat_jax.pretrain.contrastive import NEGATIVES, Negatives, contrastive_loss
 from anysat_jax.pretrain.masking import PatchMasks, drop_dates, keep_tokens
+from anysat_jax.train.config import COUNT, FLAG, POSITIVE, Section, checked, one_of
 
 NORM_EPSILON = 1e-5
 
@@ -140,20 +140,17 @@ LOSSES = ("loss", "loss_predictive", "loss_contrastive")
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """What the loss depends on besides the model: see the section `pretrain` of configs/pretrain.py."""
+class LossConfig(Section):
+    """What the loss depends on besides the model: a part of the section `pretrain`, see configs/pretrain.py."""
 
-    temperature: float = 0.1
-    predictive_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    mask_dates: bool = True
-    mask_sensors: bool = True
-    contrastive_block: int = 1024
-    negatives: Negatives = "global"
-
-    @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> "LossConfig":
-        return cls(**{field.name: section[field.name] for field in dataclasses.fields(cls)})
+    NAME = "pretrain"
+    temperature: float = checked(POSITIVE, 0.1)
+    predictive_weight: float = checked(COUNT, 1.0)
+    contrastive_weight: float = checked(COUNT, 1.0)
+    mask_dates: bool = checked(FLAG, True)
+    mask_sensors: bool = checked(FLAG, True)
+    contrastive_block: int = checked(POSITIVE, 1024)
+    negatives: Negatives = checked(one_of(*NEGATIVES), "global")
 
 
 def available_tokens(batch: Batch, masks: PatchMasks) -> Bool[Array, "B M n"]:

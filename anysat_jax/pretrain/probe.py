@@ -18,7 +18,7 @@ from anysat_jax.downstream.linear_probe import DEFAULT_PENALTY, LinearProbe, fit
 from anysat_jax.downstream.metrics import SplitSummary, count_batch
 from anysat_jax.downstream.task import Level, Task, known_labels, make_task, prediction
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.pretrain.config import EvaluateSettings
+from anysat_jax.pretrain.config import EvaluateConfig
 from anysat_jax.report.maps import Mosaic, Picture
 from anysat_jax.report.page import write_pretraining
 from anysat_jax.report.tables import Score, score_text
@@ -43,7 +43,7 @@ Networks = Mapping[str, Params]
 
 
 def report_pretraining(
-    settings: EvaluateSettings,
+    settings: EvaluateConfig,
     datasets: Mapping[str, OpenDataset],
     open_dataset: Callable[[str], OpenDataset],
     model: ModelConfig,
@@ -113,7 +113,7 @@ def summarise(scores: Iterable[Score]) -> dict[str, Any]:
 
 
 def _probe_open_dataset(
-    dataset: OpenDataset, settings: EvaluateSettings, model: ModelConfig, networks: Networks, seed: int, bar: tqdm
+    dataset: OpenDataset, settings: EvaluateConfig, model: ModelConfig, networks: Networks, seed: int, bar: tqdm
 ) -> tuple[list[Score], Mosaic]:
     plan = make_plan(dataset.card)
     if not plan.tasks:
@@ -188,7 +188,7 @@ def probe_dataset(
     batches: Callable[[str], Iterable[Batch]],
     extract: Extractor,
     networks: Networks,
-    settings: EvaluateSettings,
+    settings: EvaluateConfig,
     seed: int = 0,
 ) -> tuple[list[Score], Mosaic]:
     """Fits probes on the training split and scores them on the held-out one.

@@ -16,25 +16,26 @@ from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
 from anysat_jax.pretrain.collapse import HealthWatch
-from anysat_jax.pretrain.config import EvaluateSettings, check
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.objective import LOSSES
 from anysat_jax.pretrain.probe import report_pretraining
 from anysat_jax.pretrain.step import (
     TrainState,
     abstract_state,
-    leaf_names,
     make_train_step,
+    pretraining_optimizer,
     state_from_params,
 )
 from anysat_jax.sensors import SENSORS
 from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.compile import LOOKAHEAD, StepPrograms, look_ahead
-from anysat_jax.train.config import tell_changes
+from anysat_jax.train.config import warn_config_changes
 from anysat_jax.train.distributed import agree
 from anysat_jax.train.input import Fed, Feed, check_same_datasets, make_blame
 from anysat_jax.train.metrics_log import RunLog
 from anysat_jax.train.monitor import Ledger, count_skipped, make_meter
-from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord, make_summary, write_json
 from anysat_jax.train.sharding import check_batch_sizes, check_heads, host_shard, make_mesh, on_host, replicated
@@ -85,7 +86,7 @@ def begin(
     restored = checkpoints.restore(abstract_state(model, optimizer, mesh), as_json)
     if restored is None:
         return Start(first_state(config, model, optimizer, mesh), RunRecord())
-    tell_changes(restored.meta["config"], as_json, FREE_TO_CHANGE)
+    warn_config_changes(restored.meta["config"], as_json, FREE_TO_CHANGE)
     with understood(checkpoints.folder):
         record = RunRecord.from_json(restored.meta["record"])
     if record.steps < config.total_steps:
@@ -117,7 +118,7 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, ModelConfig, dict[str, Op
     config = config.copy_and_resolve_references()
     datasets = agree(lambda: _open(config))
     check_same_datasets(datasets)
-    return config, settings.model_of(config), datasets
+    return config, settings.model_config(config), datasets
 
 
 def _open(config: ConfigDict) -> dict[str, OpenDataset]:
@@ -146,7 +147,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         run was asked to stop.
     """
     # ---------------------------------------------------------------- config, devices, mesh
-    described = check(config)
+    described = PretrainConfig.read(config).model
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh, config.accumulate)
     check_heads(described, mesh)
@@ -162,7 +163,7 @@ def run(config: ConfigDict, mesh: Mesh, workdir: pathlib.Path, status: JobStatus
     config, model, datasets = open_data(config)
 
     # ---------------------------------------------------------------- state, loop
-    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    optimizer = pretraining_optimizer(PretrainConfig.read(config))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         start = begin(config, model, optimizer, mesh, checkpoints)
         if start.record.steps >= config.total_steps:
@@ -195,7 +196,9 @@ def train(
     is_first = jax.process_index() == 0
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step_on_mesh = jax.jit(
-        make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
+        make_train_step(PretrainConfig.read(config), optimizer, mesh),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
     )
     as_json = settings.as_json(config)
     batches = load.train_iterator(
@@ -209,13 +212,13 @@ def train(
         Profiler(workdir, config.profile.steps, enabled=is_first) as profiler,
         status.watchdog("step", lambda: programs.compiling) as watchdog,
     ):
-        meter = make_meter(config, settings.model_of(config), mesh)
+        meter = make_meter(config, settings.model_config(config), mesh)
         status.follow(lambda: training_fields(record, meter, checkpoints.steps))
         status.set_state("running", step=first)
         ledger = Ledger(
             record,
             log,
-            leaf_names(state.params),
+            leaf_names(LOSSES, state.params),
             max_nonfinite=config.max_nonfinite_steps,
             blame=make_blame(datasets),
             watchers=(meter, HealthWatch.of(config, record), count_skipped(record), watchdog, status),
@@ -253,7 +256,7 @@ def report(
     if jax.process_index() != 0:
         return {}
     return report_pretraining(
-        EvaluateSettings.from_section(config.evaluate),
+        PretrainConfig.read(config).evaluate,
         datasets,
         lambda name: load.open_dataset(name, config.data.root, config.data.skip_corrupt),
         model,

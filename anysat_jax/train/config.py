@@ -1,9 +1,10 @@
-"""Configs as plain values: flat for people, JSON for files, compared, and checked before anything runs."""
+"""Configs: sections as frozen dataclasses whose values are checked once, and whole configs as flat or JSON values."""
 
 import dataclasses
 import json
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from anysat_jax.model.config import ModelConfig
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value by its dotted name, sorted."""
+    """Returns every value by its dotted name, sorted."""
     flat: dict[str, Any] = {}
     for key in sorted(config):
         value = config[key]
@@ -25,67 +26,122 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON values: tuples become lists."""
+    """Returns the config as JSON values; tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, old and new value of what differs; None stands for what is not there."""
+    """Returns (dotted name, old value, new value) of every value that differs; None for a value that is absent."""
     before, after = flatten(old), flatten(new)
     names = sorted({**before, **after})
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
 
 
+def warn_config_changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Warns of the values that differ, except those whose dotted name starts with one of `free`."""
+    for name, before, now in differences(old, new):
+        if not name.startswith(free):
+            logging.warning("%s was %r in the checkpoint and is %r now", name, before, now)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be, as a test and in words."""
+    """A test of a value, and the words of an error for "must be ..."."""
 
-    holds: Callable[[Any], bool]
+    passes: Callable[[Any], bool]
     wanted: str
 
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
 COUNT = Rule(lambda value: value >= 0, "0 or more")
-SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
-OPTIONAL_POSITIVE = Rule(lambda value: value is None or value > 0, "None or above 0")
+FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+POSITIVE_OR_NONE = Rule(lambda value: value is None or value > 0, "None or above 0")
+FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 SIZES = Rule(
     lambda value: value is None or (len(value) > 0 and min(value) > 0),
     "at least one size in metres above 0, or None for all",
 )
 
-_STEPS = Rule(
-    lambda value: value is None or (len(value) == 2 and 0 < value[0] <= value[1]),
-    "None, or the first and the last step, such as (20, 24)",
-)
-_FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 
-SHARED_RULES: dict[str, Rule] = {
-    "seed": COUNT,
-    "checkpoint_every": POSITIVE,
-    "log_every": POSITIVE,
-    "max_nonfinite_steps": POSITIVE,
-    "watchdog_seconds": COUNT,
-    "profile.steps": _STEPS,
-    "data.num_workers": COUNT,
-    "data.skip_corrupt": _FLAG,
-    "optimizer.learning_rate": POSITIVE,
-    "optimizer.weight_decay": COUNT,
-    "optimizer.clip_norm": OPTIONAL_POSITIVE,
-    "optimizer.schedule": Rule(lambda value: value in ("cosine", "plateau"), "'cosine' or 'plateau'"),
-    "optimizer.plateau.factor": Rule(lambda value: 0 < value < 1, "between 0 and 1"),
-    "optimizer.plateau.patience": POSITIVE,
-    "mesh.data": OPTIONAL_POSITIVE,
-    "mesh.fsdp": POSITIVE,
-    "mesh.tensor": POSITIVE,
-}
-"""Of values that every job has."""
+def one_of(*choices: str) -> Rule:
+    """Returns the rule of a value that is one of some names."""
+    return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
-def model_of(config: ConfigDict) -> ModelConfig:
-    """The config's model.
+def checked(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
+    """Returns a dataclass field of a `Section` whose value is checked against a rule."""
+    return dataclasses.field(metadata={"rule": rule}, default=default)
+
+
+class Section:
+    """Base of the frozen dataclasses of a config's sections: checks the fields made by `checked` when constructed.
+
+    Attributes:
+      NAME: of the section in the config, "" for the whole config.
+      RENAMED: former keys and the sentence that says what replaces each.
 
     Raises:
-      ConfigError: its fields do not fit together.
+      ConfigError: by the constructor: a value breaks its rule; the message names its dotted key.
+    """
+
+    NAME: ClassVar[str] = ""
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            rule, value = field.metadata.get("rule"), getattr(self, field.name)
+            if rule is not None and not _passes(rule, value):
+                raise ConfigError(f"{_dotted(self.NAME, field.name)} = {value!r} must be {rule.wanted}")
+
+
+def _passes(rule: Rule, value: Any) -> bool:
+    try:
+        return rule.passes(value)
+    except TypeError:  # a value of another type, such as None or a name where a number belongs
+        return False
+
+
+def _dotted(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_section(cls: type[S], values: Mapping[str, Any], shown_in: str, **given: Any) -> S:
+    """Returns a section of a config as its dataclass; sections inside it are read alike.
+
+    Args:
+      values: the section; lists become tuples.
+      shown_in: the file that shows every key, for messages.
+      given: fields that are not read from `values`.
+
+    Raises:
+      ConfigError: a key is missing or unknown, or a value breaks its rule; the message names the dotted key.
+    """
+    types, names = typing.get_type_hints(cls), [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key in cls.RENAMED:
+            raise ConfigError(f"the config's {_dotted(cls.NAME, key)} is gone: {cls.RENAMED[key]}")
+        if key not in names:
+            raise ConfigError(f"the config's {_dotted(cls.NAME, key)} is unknown; {shown_in} shows every field")
+    fields: dict[str, Any] = dict(given)
+    for name in (name for name in names if name not in given):
+        if name not in values:
+            raise ConfigError(f"the config has no {_dotted(cls.NAME, name)}; {shown_in} shows every field")
+        value, kind = values[name], types[name]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            value = read_section(kind, value, shown_in)
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**fields)
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+    """Returns the model of a pretraining's config.
+
+    Raises:
+      ConfigError: its values do not fit together.
     """
     try:
         return ModelConfig.from_section(config.model.to_dict(), dtype=config.dtype)
@@ -93,29 +149,76 @@ def model_of(config: ConfigDict) -> ModelConfig:
         raise ConfigError(str(error)) from None
 
 
-def check_values(
-    flat: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "", shown_in: str = "configs/pretrain.py"
-) -> None:
-    """Holds a flat config against rules.
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(Section):
+    """The section `mesh`: devices along each axis.
 
-    Args:
-      flat: every value by its dotted name.
-      rules: by the name behind the prefix.
-      prefix: of the names, such as "data.datasets.flair.".
-      shown_in: the file that shows every field.
-
-    Raises:
-      ConfigError: a value is missing or breaks its rule.
+    Attributes:
+      data: copies of the parameters, each on its part of the batch; None: all devices that the other axes leave.
+      fsdp: devices over which the parameters are cut.
+      tensor: devices that share the work on each tile.
     """
-    for name, rule in ((prefix + name, rule) for name, rule in rules.items()):
-        if name not in flat:
-            raise ConfigError(f"the config has no {name}; {shown_in} shows every field")
-        if not rule.holds(flat[name]):
-            raise ConfigError(f"{name} = {flat[name]!r} must be {rule.wanted}")
+
+    NAME = "mesh"
+    data: int | None = checked(POSITIVE_OR_NONE, None)
+    fsdp: int = checked(POSITIVE, 1)
+    tensor: int = checked(POSITIVE, 1)
 
 
-def tell_changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Warns of what differs between two configs, but for names that begin like one of `free`."""
-    for name, before, now in differences(old, new):
-        if not name.startswith(free):
-            logging.warning("%s was %r in the checkpoint and is %r now", name, before, now)
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig(Section):
+    """The section `profile`: the first and the last traced step, or None."""
+
+    NAME = "profile"
+    steps: tuple[int, int] | None = checked(
+        Rule(
+            lambda value: value is None or (len(value) == 2 and 0 < value[0] <= value[1]),
+            "None, or the first and the last step, such as (20, 24)",
+        ),
+        None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauConfig(Section):
+    """The section `optimizer.plateau`: the learning rate is multiplied by `factor` after `patience` looks without an
+    improvement.
+    """
+
+    NAME = "optimizer.plateau"
+    factor: float = checked(Rule(lambda value: 0 < value < 1, "between 0 and 1"), 0.1)
+    patience: int = checked(POSITIVE, 10)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Section):
+    """What the sections `optimizer` of all jobs have: AdamW, clipping by the global norm (None: none), the schedule."""
+
+    NAME = "optimizer"
+    learning_rate: float = checked(POSITIVE)
+    weight_decay: float = checked(COUNT, 0.0)
+    clip_norm: float | None = checked(POSITIVE_OR_NONE, None)
+    schedule: str = checked(one_of("cosine", "plateau"), "cosine")
+    plateau: PlateauConfig = PlateauConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """What the configs of all training jobs have.
+
+    Attributes:
+      checkpoint_every, log_every: steps.
+      max_nonfinite_steps: steps in a row with values that are not finite that end the run.
+      watchdog_seconds: without a finished step, after which a hanging run ends; 0: never.
+    """
+
+    job: str
+    name: str = ""
+    seed: int = checked(COUNT, 0)
+    init: str = ""
+    checkpoint_every: int = checked(POSITIVE, 1000)
+    log_every: int = checked(POSITIVE, 1)
+    max_nonfinite_steps: int = checked(POSITIVE, 1)
+    watchdog_seconds: float = checked(COUNT, 0.0)
+    mesh: MeshConfig = MeshConfig()
+    profile: ProfileConfig = ProfileConfig()

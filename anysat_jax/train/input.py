@@ -63,7 +63,9 @@ class Feed:
           position: its state in the checkpoint; None starts at its beginning.
         """
         self._batches, self._mesh, self._seed, self._step = batches, mesh, config.seed, step
-        self._masks = MaskConfig.from_section(config.pretrain)
+        self._masks = MaskConfig(
+            **{field.name: config.pretrain[field.name] for field in dataclasses.fields(MaskConfig)}
+        )
         if position is not None:
             batches.set_state(position)
 

@@ -1,12 +1,15 @@
-"""The optimizer: AdamW with decay on matrices only, gradient clipping, and two schedules."""
+"""The optimizer and the guarded update of all jobs: AdamW, decay on matrices only, clipping, and two schedules."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from anysat_jax.model.init import flat_names
+from anysat_jax.train.config import OptimizerConfig, PlateauConfig
 
 DECAYED = ("kernel", "relative")
 """Names of the leaves that weight decay acts on; not on biases, scales of norms, learned tokens, queries, fill values.
@@ -16,70 +19,68 @@ ADAM_B1, ADAM_B2 = 0.9, 0.999
 
 
 def decay_mask(params: Any) -> Any:
-    """True at each leaf that weight decay acts on, in the structure of `params`."""
+    """Returns True at each leaf that weight decay acts on, in the structure of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
-def make_schedule(config: Mapping[str, Any], total_steps: int) -> optax.Schedule:
-    """The learning rate before the update of step k, without what the plateau takes off it.
+def make_schedule(config: OptimizerConfig, *, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Returns the learning rate before the update of step k, without the plateau's factor.
 
     "cosine" rises linearly from 0 over `warmup_steps`, then falls along half a cosine to 0 at `total_steps`. "plateau"
-    rises alike and stays; see `make_optimizer`.
-
-    Raises:
-      ValueError: there is no such schedule.
+    rises alike and stays constant.
     """
-    peak, warmup = config["learning_rate"], config["warmup_steps"]
-    if config["schedule"] == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
-    elif config["schedule"] == "plateau":
-        after = optax.constant_schedule(peak)
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.learning_rate, max(1, total_steps - warmup_steps))
     else:
-        raise ValueError(f"optimizer.schedule = {config['schedule']!r} must be 'cosine' or 'plateau'")
-    if not warmup:
+        after = optax.constant_schedule(config.learning_rate)
+    if not warmup_steps:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup_steps), after], [warmup_steps])
 
 
-def make_optimizer(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformationExtraArgs:
-    """Gradient clipping by the global norm (if asked for), AdamW, and the schedule.
-
-    The plateau schedule multiplies the rate by `plateau.factor` once the mean loss over `plateau.window` steps has not
-    fallen for `plateau.patience` windows in a row; `update` must therefore be called with `value=loss`.
+def make_optimizer(
+    config: OptimizerConfig,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    loss_plateau: PlateauConfig | None = None,
+    window: int = 1,
+    multipliers: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns clipping by the global norm, AdamW and the schedule, with a plateau of the loss and rates by leaf.
 
     Args:
-      config: the section `optimizer`: learning_rate, weight_decay, clip_norm (None: no clipping), schedule,
-        warmup_steps, plateau.
-      total_steps: steps of the whole training, warm-up included.
-
-    Raises:
-      ValueError: there is no such schedule.
+      config: the section `optimizer`.
+      warmup_steps, total_steps: updates; the warm-up is part of the total.
+      loss_plateau: multiplies the rate by `factor` once the mean loss over `window` steps has not fallen for
+        `patience` windows in a row; `update` must then be called with `value=loss`. None: none, as where the plateau
+        looks at a validation metric between epochs, see `anysat_jax.downstream.selection`.
+      window: steps of one mean loss.
+      multipliers: factors of each leaf's update, its weight decay included: scalars or arrays that broadcast to the
+        leaf, in the structure of the parameters. None: 1 everywhere.
     """
-    parts = adamw(config, make_schedule(config, total_steps))
-    if config["schedule"] == "plateau":
-        parts.append(_plateau(config["plateau"]))
-    return optax.with_extra_args_support(optax.chain(*parts))
-
-
-def adamw(config: Mapping[str, Any], schedule: optax.Schedule) -> list[optax.GradientTransformation]:
-    """Clipping (if asked for), Adam, decay, and the rate: what every optimizer here begins with."""
+    schedule = make_schedule(config, warmup_steps=warmup_steps, total_steps=total_steps)
     parts = [
         optax.scale_by_adam(ADAM_B1, ADAM_B2),
-        optax.add_decayed_weights(config["weight_decay"], decay_mask),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
         # Kept in the state, so that logs show the rate that was used.
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=schedule),
     ]
-    return [optax.clip_by_global_norm(config["clip_norm"]), *parts] if config["clip_norm"] else parts
-
-
-def _plateau(config: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
-    return optax.contrib.reduce_on_plateau(
-        factor=config["factor"], patience=config["patience"], accumulation_size=config["window"]
-    )
+    if config.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if loss_plateau is not None:
+        parts.append(
+            optax.contrib.reduce_on_plateau(
+                factor=loss_plateau.factor, patience=loss_plateau.patience, accumulation_size=window
+            )
+        )
+    if multipliers is not None:
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, multipliers)))
+    return optax.with_extra_args_support(optax.chain(*parts))
 
 
 def learning_rate(opt_state: optax.OptState) -> Float[Array, ""]:
-    """The rate of the last update (before the first: of the first), the plateau's factor included."""
+    """Returns the rate of the last update (before the first: of the first), including the factor of a loss plateau."""
     rate = jnp.ones((), jnp.float32)
     for part in opt_state:
         if hasattr(part, "hyperparams"):
@@ -89,31 +90,34 @@ def learning_rate(opt_state: optax.OptState) -> Float[Array, ""]:
     return rate
 
 
-def make_adapt_optimizer(
-    config: Mapping[str, Any], steps_per_epoch: int, epochs: int, multipliers: Any | None = None
-) -> optax.GradientTransformation:
-    """Gradient clipping by the global norm (if asked for), AdamW, the schedule, and the layers' shares of the rate.
+State = TypeVar("State")
 
-    What the plateau schedule takes off the rate is decided between epochs, on the validation metric, and is not in
-    here: see `anysat_jax.downstream.selection` and `AdaptState.rate_scale`.
+
+def update_if_finite(
+    update: Callable[..., State], state: State, losses: Mapping[str, Array], grads: Any, *operands: Array
+) -> tuple[State, dict[str, Array]]:
+    """Updates a state unless a loss or a gradient is not finite. Traceable.
 
     Args:
-      config: the section `optimizer`: learning_rate, weight_decay, clip_norm (None: no clipping), schedule,
-        warmup_epochs (may be a fraction of one).
-      steps_per_epoch: updates of an epoch.
-      epochs: of the whole training, warm-up included.
-      multipliers: of each leaf's update, its weight decay included; scalars or arrays that can be broadcast to the
-        leaf, in the structure of the parameters. None: 1 everywhere.
+      update: (state, grads, *operands) -> state.
+      losses: scalars by name.
 
-    Raises:
-      ValueError: there is no such schedule.
+    Returns:
+      The new state, or the old one; and grad_norm (float32 scalar), finite (bool) and nonfinite_leaves, a bool for each
+      of `leaf_names`.
     """
-    in_steps = {**config, "warmup_steps": round(config["warmup_epochs"] * steps_per_epoch)}
-    parts = adamw(in_steps, make_schedule(in_steps, epochs * steps_per_epoch))
-    if multipliers is not None:
-        parts.append(_multiplied(multipliers))
-    return optax.chain(*parts)
+    nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in _checked_leaves(losses, grads).values()])
+    finite = ~nonfinite.any()
+    # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.
+    state = jax.lax.cond(finite, update, lambda state, *_: state, state, grads, *operands)
+    return state, {"grad_norm": optax.tree.norm(grads), "finite": finite, "nonfinite_leaves": nonfinite}
 
 
-def _multiplied(multipliers: Any) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda update, by: update * by, updates, multipliers))
+def leaf_names(losses: tuple[str, ...], params: Any) -> list[str]:
+    """Returns the names of the entries of `nonfinite_leaves`."""
+    return list(_checked_leaves(dict.fromkeys(losses), params))
+
+
+def _checked_leaves(losses: Mapping[str, Any], grads: Any) -> dict[str, Any]:
+    # Sorted: inside jit the dicts of a tree are in another order than the caller's.
+    return {**losses} | {f"gradient of {name}": leaf for name, leaf in sorted(flat_names(grads).items())}

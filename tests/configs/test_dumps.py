@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from anysat_jax.configs import adaptation, evaluate, finetune, pretrain, probe
-from anysat_jax.pretrain import config as pretrain_config
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train import config as settings
 
 FOLDER = pathlib.Path(__file__).parent
@@ -75,7 +75,7 @@ def changes(before, after) -> str:
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_config_passes_its_own_checks(name):
-    pretrain_config.check(pretrain.get_config(name))
+    PretrainConfig.read(pretrain.get_config(name))
 
 
 def test_an_unknown_name_is_refused():

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
+from anysat_jax.configs import adaptation
 from anysat_jax.sensors import get_sensor
-from configs import adaptation
 from data_pipelines import registry
 from data_pipelines.card import DatasetCard
 from data_pipelines.reader import DatasetEntry

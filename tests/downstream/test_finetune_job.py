@@ -245,7 +245,7 @@ def test_a_random_network_can_be_measured(root, tmp_path):
 
 
 def test_a_solved_head_is_the_whole_probe(root, tuned, tmp_path):
-    config = adapt_toys.toy_config(root, job="probe", mode="probe", init=str(tuned[1]), head_start="solved", epochs=0)
+    config = adapt_toys.toy_config(root, job="probe", mode="probe", init=str(tuned[1]), head_init="probe", epochs=0)
     config.cache.folder = str(tmp_path / "cache")
     before = starting_weights(config)
     found = finetune(config, tmp_path / "run")
@@ -258,7 +258,7 @@ def test_a_solved_head_is_the_whole_probe(root, tuned, tmp_path):
 
 
 def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
-    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_start="solved", epochs=1)
+    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_init="probe", epochs=1)
     config.cache.folder = str(tmp_path / "cache")
     found = finetune(config, tmp_path / "run")
     table = rows(tmp_path / "run" / "evaluation.csv")
@@ -267,7 +267,7 @@ def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
 
 
 def test_a_head_that_is_not_linear_cannot_be_solved(root, tmp_path):
-    config = adapt_toys.toy_config(root, mode="scratch", head_start="solved")
+    config = adapt_toys.toy_config(root, mode="scratch", head_init="probe")
     config.head.kind = "mlp"
     with pytest.raises(ConfigError, match=r"head_init = 'probe' needs a linear head .*; head.kind is 'mlp'"):
         finetune(config, tmp_path / "run")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import finetune, probe
+from anysat_jax.configs import finetune, probe
 from data_pipelines import load
 from tests.train.clusters import run
 from tests.train.damage import flip_bit

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from anysat_jax.configs import adaptation
 from anysat_jax.downstream.data import check_labels, open_data
 from anysat_jax.downstream.task import Task, make_task
 from anysat_jax.errors import ConfigError
-from configs import adaptation
 from data_pipelines import registry
 from data_pipelines.prepare import statistics
 from data_pipelines.prepare.prepare import prepare_dataset

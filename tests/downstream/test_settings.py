@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from anysat_jax.configs import evaluate, finetune, probe
 from anysat_jax.downstream import config as settings
 from anysat_jax.errors import ConfigError
-from configs import evaluate, finetune, probe
 from data_pipelines import registry
 
 
@@ -39,7 +39,7 @@ def test_every_config_passes(module):
         ("profile.steps", (5, 2), r"profile.steps = \(5, 2\) must be None, or the first and the last step"),
         ("model.drop_path", 1.0, r"model.drop_path = 1.0 must be at least 0 and below 1"),
         ("data.fake_tiles", -1, r"data.fake_tiles = -1 must be 0 or more"),
-        ("data.datasets.mini_flair.fraction", 0.0, r"mini_flair.fraction = 0.0 must be above 0 and at most 1"),
+        ("data.datasets.mini_flair.fraction", 0.0, r"mini_flair.fraction is 0.0; it must be"),
         ("data.datasets.mini_flair.extent", 15.0, r"mini_flair.extent is 15.0"),
         ("data.datasets.mini_flair.patch_sizes", (15,), r"patches of 15 m do not fit: samples of 40 m"),
         ("task.level", "pixel", r"task.level = 'pixel' must be 'tile' or 'dense'"),
@@ -53,7 +53,7 @@ def test_every_config_passes(module):
         ("head.input", "dense", r"head.input = 'dense' does not fit task.level = 'tile', which wants 'tile' or 'mean'"),
         ("optimizer.schedule", "step", r"schedule = 'step' must be 'cosine' or 'plateau'"),
         ("optimizer.layer_decay", 0.0, r"layer_decay = 0.0 must be above 0 and at most 1"),
-        ("head_start", "zero", r"head_start = 'zero' must be 'random' or 'solved'"),
+        ("head_init", "zero", r"head_init = 'zero' must be 'random' or 'probe'"),
         ("optimizer.warmup_epochs", 8, r"warmup_epochs = 8 must be below epochs = 8"),
         ("evaluate.every", 9, r"evaluate.every = 9 must be at most epochs = 8"),
         (
@@ -115,9 +115,9 @@ def test_only_evaluation_takes_a_dataset_that_has_no_split_for_training(monkeypa
 
 
 def test_no_epoch_is_enough_for_a_solved_head_only():
-    settings.check(config_of(epochs=0, head_start="solved"))
-    with pytest.raises(ConfigError, match=r"epochs = 0 trains nothing; give at least 1, or head_start = 'solved'"):
-        settings.check(config_of(epochs=0, head_start="random"))
+    settings.check(config_of(epochs=0, head_init="probe"))
+    with pytest.raises(ConfigError, match=r"epochs = 0 trains nothing; give at least 1, or head_init = 'probe'"):
+        settings.check(config_of(epochs=0, head_init="random"))
 
 
 def test_one_dataset_is_learnt():

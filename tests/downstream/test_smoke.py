@@ -7,10 +7,10 @@ import math
 
 import pytest
 
+from anysat_jax.configs import evaluate, finetune, probe, tasks
 from anysat_jax.downstream import evaluate as evaluation
 from anysat_jax.downstream import finetune as fine_tuning
 from anysat_jax.downstream.task import METRICS
-from configs import evaluate, finetune, probe, tasks
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
 PROBED = [*(name for name in probe.NAMES if name in ARCHIVES), "fuel_moisture", "mini_flair"]

@@ -8,21 +8,21 @@ import pytest
 
 from anysat_jax.downstream.fit import FitFeed
 from anysat_jax.downstream.step import (
+    LOSSES,
     average_decay,
-    create_adapt_state,
+    create_state,
     initial_state,
-    leaf_names,
     make_train_step,
     with_rate_scale,
 )
 from anysat_jax.downstream.task import LossConfig
-from anysat_jax.train.optimizer import make_adapt_optimizer
+from anysat_jax.train.optimizer import leaf_names, make_optimizer
 from anysat_jax.train.sharding import make_mesh, put_params, replicated
 from tests.downstream.fit_toys import BATCH, TASK, WIDE, ToyBatches, forward, toy_config, toy_problem
 from tests.train.toys import assert_same
 
 PROBLEM = toy_problem()
-OPTIMIZER = make_adapt_optimizer(toy_config(optimizer__warmup_epochs=0).optimizer, 4, 5)
+OPTIMIZER = make_optimizer(toy_config().optimizer, warmup_steps=0, total_steps=20)
 STEP = jax.jit(make_train_step(TASK, LossConfig(), forward, OPTIMIZER))
 SEED = jnp.uint32(0)
 
@@ -44,7 +44,7 @@ def test_the_optimizer_remembers_what_trains_and_nothing_else(start):
     numbers = sum(leaf.size for leaf in jax.tree.leaves(start.opt_state) if leaf.ndim)
     assert numbers == 2 * trained
     assert not any(leaf.shape == (WIDE, WIDE) for leaf in jax.tree.leaves(start))
-    names = leaf_names(PROBLEM.trainable)
+    names = leaf_names(LOSSES, PROBLEM.trainable)
     assert "gradient of encoder/projector_toy/kernel" in names and not any("mix" in name for name in names)
 
 
@@ -68,7 +68,7 @@ def test_bad_samples_are_named_and_nothing_is_updated(start):
     state, metrics = STEP(start, PROBLEM.frozen, batch_of(3, bad_rows=(2, 5)), SEED)
     assert not metrics["finite"]
     assert np.flatnonzero(metrics["nonfinite_samples"]).tolist() == [2, 5]
-    bad = np.array(leaf_names(PROBLEM.trainable))[np.asarray(metrics["nonfinite_leaves"])]
+    bad = np.array(leaf_names(LOSSES, PROBLEM.trainable))[np.asarray(metrics["nonfinite_leaves"])]
     assert "loss" in bad and "gradient of head/out/kernel" in bad
     assert_same(state.replace(step=0), start.replace(step=0))
     assert int(state.step) == 1
@@ -102,8 +102,8 @@ def test_the_average_follows_the_parameters(start):
         keep = min(0.5, number / (9 + number))
         expected = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, expected, plain.params)
     assert_same(state.params, plain.params)  # training itself does not change
-    chex.assert_trees_all_close(state.judged, expected, atol=1e-6)
-    assert plain.judged is plain.params
+    chex.assert_trees_all_close(state.eval_params, expected, atol=1e-6)
+    assert plain.eval_params is plain.params
     bad, _ = step(state, PROBLEM.frozen, batch_of(3, bad_rows=(2,)), SEED)
     assert_same(bad.average, state.average)
 
@@ -116,7 +116,7 @@ def test_the_average_forgets_the_start_soon_and_is_slow_in_the_end():
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
 def test_eight_devices_give_the_numbers_of_one(start, data, fsdp):
     mesh = make_mesh({"data": data, "fsdp": fsdp})
-    state = create_adapt_state(PROBLEM.trainable, OPTIMIZER, mesh)
+    state = create_state(PROBLEM.trainable, OPTIMIZER, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(
         make_train_step(TASK, LossConfig(), forward, OPTIMIZER),

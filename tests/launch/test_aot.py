@@ -13,7 +13,8 @@ from absl.testing import flagsaver
 
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
-from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.masking import sample_patch_masks
 from launch import aot as aot_command
 from launch import aot_compile
 from launch.aot_compile import (
@@ -92,7 +93,7 @@ def test_a_series_of_unknown_length_needs_a_limit():
 
 
 def test_masks_that_training_draws_are_among_the_programs(config):
-    masks = MaskConfig.from_section(config.pretrain)
+    masks = PretrainConfig.read(config).pretrain
     for case in all_cases(config):
         batch = batch_shapes(case.with_batch(3))
         sizes = {one.size for one in _all_masks(batch, masks)}

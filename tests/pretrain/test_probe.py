@@ -15,7 +15,7 @@ from anysat_jax.downstream.examples import Highest
 from anysat_jax.downstream.features import FrozenFeatures
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder
-from anysat_jax.pretrain.config import EvaluateSettings
+from anysat_jax.pretrain.config import EvaluateConfig
 from anysat_jax.pretrain.probe import (
     METRICS,
     add_pictures,
@@ -141,7 +141,7 @@ def splits(train: int = 8, val: int = 4, last_valid: int = 2):
 
 @pytest.fixture(scope="module")
 def found():
-    return probe_dataset(PLAN, splits(), toy_features, NETWORKS, EvaluateSettings(pictures=3))
+    return probe_dataset(PLAN, splits(), toy_features, NETWORKS, EvaluateConfig(pictures=3))
 
 
 def test_informed_features_score_high_and_noise_does_not(found):
@@ -178,7 +178,7 @@ def test_padding_does_not_change_the_scores():
                 wrong = np.where(batch.labels["valid"][:, None], batch.labels["tile"], garbage)
                 yield batch.replace(labels=batch.labels | {"tile": wrong})
 
-        return probe_dataset(plan, batches, toy_features, NETWORKS, EvaluateSettings(pictures=0))[0]
+        return probe_dataset(plan, batches, toy_features, NETWORKS, EvaluateConfig(pictures=0))[0]
 
     assert score(0.0) == score(1.0)
 
@@ -193,7 +193,7 @@ def test_a_class_without_a_training_tile_is_never_predicted():
         return toy_features(params, batch.replace(labels=batch.labels | {"tile": multi_hot}))
 
     plan = make_plan(dataclasses.replace(CARD, tile_label="class", dense_label="none"))
-    scores, mosaic = probe_dataset(plan, batches, extract, NETWORKS, EvaluateSettings(pictures=0))
+    scores, mosaic = probe_dataset(plan, batches, extract, NETWORKS, EvaluateConfig(pictures=0))
     assert [(score.metric, score.pretrained) for score in scores] == [("accuracy", 1.0), ("macro F1", 1.0)]
     assert mosaic.pictures == []
 
@@ -201,7 +201,7 @@ def test_a_class_without_a_training_tile_is_never_predicted():
 def test_nothing_held_out_is_refused():
     plan = make_plan(dataclasses.replace(CARD, dense_label="none"))
     with pytest.raises(ValueError, match="toy: the split 'val' has no tiles"):
-        probe_dataset(plan, splits(train=4, val=0), toy_features, NETWORKS, EvaluateSettings())
+        probe_dataset(plan, splits(train=4, val=0), toy_features, NETWORKS, EvaluateConfig())
 
 
 # ---------------------------------------------------------------- pictures
@@ -264,7 +264,7 @@ def open_toy(name):
 
 
 def report(folder, networks=None, **settings):
-    settings = EvaluateSettings(batch_size=4, pictures=1, **settings)
+    settings = EvaluateConfig(batch_size=4, pictures=1, **settings)
     datasets = {"toy": open_toy("toy"), "bare": open_toy("bare")}
     networks = networks or {"random": {}, "pretrained": {}}
     return report_pretraining(settings, datasets, open_toy, MODEL, networks, folder, title="toy, 3 steps", seed=0)
@@ -305,7 +305,7 @@ def test_no_dataset_that_can_be_probed_gives_none(tmp_path):
 )
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"evaluate.{field} = {value} must be"):
-        EvaluateSettings.from_section({field: value})
+        EvaluateConfig(**{field: value})
 
 
 def test_means_are_of_headline_scores_and_every_score_is_kept_without_nan():

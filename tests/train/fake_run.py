@@ -14,8 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from anysat_jax import main
+from anysat_jax.configs import pretrain
 from anysat_jax.train.metrics_log import RunLog
-from configs import pretrain
 from data_pipelines import load, registry
 from data_pipelines.reader import DatasetEntry
 from tests.data_pipelines.fake_reader import CARD, FakeReader

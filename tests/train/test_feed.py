@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.configs import pretrain
 from anysat_jax.errors import DataError
 from anysat_jax.train import input as feed_module
 from anysat_jax.train.input import Feed, until_end
 from anysat_jax.train.sharding import make_mesh
-from configs import pretrain
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.shards import WorkerDiedError
 from tests.train.toys import assert_same

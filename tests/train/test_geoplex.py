@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from configs import pretrain
+from anysat_jax.configs import pretrain
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry

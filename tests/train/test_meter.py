@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.configs import pretrain
 from anysat_jax.flops import peak_flops, step_flops
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
@@ -11,7 +12,6 @@ from anysat_jax.train import monitor as meter_module
 from anysat_jax.train.input import Fed
 from anysat_jax.train.monitor import WINDOW, Finished, Meter, Throughput, make_meter
 from anysat_jax.train.sharding import make_mesh
-from configs import pretrain
 from launch.chips import CHIPS
 from tests.train.toys import toy_masks
 
@@ -76,7 +76,9 @@ def test_a_run_counts_the_flops_of_its_model(monkeypatch, negatives, parts):
     model = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("spot",))
     meter = make_meter(config, model, make_mesh({"data": 2, "fsdp": 1}))
     batch = fake_batch(("spot",), batch_size=4, extent=40.0)
-    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, 4, MaskConfig.from_section(config.pretrain))
+    masks = sample_patch_masks(
+        np.random.default_rng(0), batch.grid, 4, MaskConfig(mask_buckets=config.pretrain.mask_buckets)
+    )
     meter(Finished(1, Fed(batch, masks, {}), {}, 0.5))
     expected = step_flops(model, batch, masks, negative_parts=parts)
     assert meter.values()["mfu"] == pytest.approx(expected / 0.5 / 2e12)

@@ -1,5 +1,6 @@
 """Where a run begins."""
 
+from anysat_jax.configs import pretrain
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.pretrain import train as start
@@ -8,7 +9,6 @@ from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import make_mesh
-from configs import pretrain
 from tests.train.toys import assert_same, toy_optimizer
 
 MODEL = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("s2", "spot"))

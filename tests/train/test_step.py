@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from anysat_jax.configs.pretrain import common
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from anysat_jax.batch import Batch, fake_batch
-from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
-from anysat_jax.pretrain.objective import LossConfig, jepa_loss
-from anysat_jax.pretrain.step import TrainState, initial_state, leaf_names, make_train_step
+from anysat_jax.pretrain.objective import LOSSES, LossConfig, jepa_loss
+from anysat_jax.pretrain.step import TrainState, initial_state, make_train_step, pretraining_optimizer
 from anysat_jax.train import sharding
+from anysat_jax.train.config import model_config
 from anysat_jax.train.metrics_log import HEALTH
-from anysat_jax.train.optimizer import make_optimizer
+from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.sharding import make_mesh, put_batch, put_masks, replicated, state_shardings
-from configs.pretrain import common
 
 BATCH = 8
 STEPS = 3
@@ -47,9 +48,9 @@ def inputs(seed: int) -> tuple[Batch, PatchMasks]:
 def single() -> tuple[list[TrainState], list[dict]]:
     """A few steps on one device, and the state before each and at the end; the third batch holds a NaN."""
     config = small_config()
-    optimizer = make_optimizer(config.optimizer, config.total_steps)
-    step = jax.jit(make_train_step(config, optimizer))
-    params = jax.tree.map(jnp.asarray, init_student(ModelConfig.from_section(config.model), 0))
+    optimizer = pretraining_optimizer(PretrainConfig.read(config))
+    step = jax.jit(make_train_step(PretrainConfig.read(config), optimizer))
+    params = jax.tree.map(jnp.asarray, init_student(model_config(config), 0))
     states, metrics = [initial_state(params, optimizer)], []
     for index in range(STEPS):
         batch, masks = inputs(index)
@@ -80,7 +81,7 @@ def test_a_step_moves_student_and_teacher(single: tuple) -> None:
 def test_a_bad_batch_changes_nothing_but_the_clock_and_names_the_leaf(single: tuple) -> None:
     states, metrics = single
     assert not metrics[2]["finite"]
-    names = leaf_names(states[0].params)
+    names = leaf_names(LOSSES, states[0].params)
     assert len(names) == len(metrics[2]["nonfinite_leaves"])
     bad = [name for name, is_bad in zip(names, metrics[2]["nonfinite_leaves"], strict=True) if is_bad]
     assert "loss" in bad and any(name.startswith("gradient of encoder/projector_s2") for name in bad)
@@ -103,12 +104,14 @@ def test_eight_devices_give_the_numbers_of_one(
     monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 256)  # cuts even what is as small as here
     states, metrics = single
     config = small_config()
-    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    optimizer = pretraining_optimizer(PretrainConfig.read(config))
     mesh = make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
     shardings = state_shardings(mesh, states[0])
     assert fsdp * tensor == 1 or sum(not one.is_fully_replicated for one in jax.tree.leaves(shardings)) > 50
     step = jax.jit(
-        make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
+        make_train_step(PretrainConfig.read(config), optimizer, mesh),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
     )
     state = jax.device_put(jax.device_get(states[0]), shardings)
     for index in range(2):
@@ -122,7 +125,7 @@ def test_eight_devices_give_the_numbers_of_one(
 
 def test_masking_can_be_switched_off() -> None:
     """Ablation B of the paper's supplement: without date and sensor masking the loss does not depend on the key."""
-    model = ModelConfig.from_section(small_config().model)
+    model = model_config(small_config())
     params = init_student(model, 0)
     batch, masks = inputs(0)
 
@@ -149,10 +152,10 @@ def test_bfloat16_is_of_the_computation_alone() -> None:
     """Parameters, teacher, moments, losses, and softmax stay float32; the products are not."""
     config = small_config()
     config.dtype = "bfloat16"
-    optimizer = make_optimizer(config.optimizer, config.total_steps)
-    shapes = student_shapes(ModelConfig.from_section(config.model))
+    optimizer = pretraining_optimizer(PretrainConfig.read(config))
+    shapes = student_shapes(model_config(config))
     state = jax.eval_shape(lambda params: initial_state(params, optimizer), shapes)
-    traced = jax.jit(make_train_step(config, optimizer)).trace(state, *inputs(0))
+    traced = jax.jit(make_train_step(PretrainConfig.read(config), optimizer)).trace(state, *inputs(0))
     after, metrics = traced.out_info
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.teacher)))

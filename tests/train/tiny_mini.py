@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from anysat_jax.configs import pretrain
 
 
 def get_config(name: str = "all") -> ConfigDict:

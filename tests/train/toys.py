@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 
 from anysat_jax.pretrain import step as state_module
 from anysat_jax.pretrain.step import TrainState, initial_state
+from anysat_jax.train.config import OptimizerConfig
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import state_shardings
-from configs import pretrain as pretrain_config
 
 WIDE = 128  # of the toy matrices: above the size under which nothing is cut
 
@@ -48,13 +48,12 @@ def toy_params(seed: int = 0, width: int = WIDE) -> dict:
     return {"encoder": encoder, "mask_token": draw(width), "predictor": {"out": {"kernel": draw(width, width)}}}
 
 
-def optimizer_section(**changes) -> dict:
-    section = pretrain_config.common().optimizer.to_dict()
-    return {**section, "learning_rate": 1e-2, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 2, **changes}
+def toy_optimizer_config(**changes) -> OptimizerConfig:
+    return OptimizerConfig(**dict(learning_rate=1e-2, weight_decay=0.05, clip_norm=1.0) | changes)
 
 
 def toy_optimizer(**changes) -> optax.GradientTransformationExtraArgs:
-    return make_optimizer(optimizer_section(**changes), 20)
+    return make_optimizer(toy_optimizer_config(**changes), warmup_steps=2, total_steps=20)
 
 
 def toy_state(mesh: Mesh, seed: int = 0, **optimizer) -> TrainState:

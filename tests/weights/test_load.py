@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from anysat_jax import AnySat
+from anysat_jax.configs import adaptation
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder, init_student
@@ -19,7 +20,6 @@ from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
 from anysat_jax.weights.load import initial_encoder, initial_student, load_teacher, restore_params
 from anysat_jax.weights.published import load_published
-from configs import adaptation
 from tests.train.damage import flip_bit
 from tests.train.toys import assert_same
 from tests.validate.fakes import make_data
