@@ -282,9 +282,9 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
 
     from anysat_jax.configs import pretrain
     from anysat_jax.pretrain.config import PretrainConfig
-    from anysat_jax.pretrain.masking import sample_patch_masks
+    from anysat_jax.pretrain.masking import put_masks, sample_patch_masks
     from anysat_jax.pretrain.step import create_state, make_train_step, pretraining_optimizer
-    from anysat_jax.train.sharding import make_mesh, put_batch, put_masks
+    from anysat_jax.train.sharding import make_mesh, put_batch
 
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors

@@ -27,11 +27,11 @@ from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, context_sizes, target_sizes
+from anysat_jax.pretrain.masking import MASK_SPECS, MaskConfig, PatchMasks, context_sizes, target_sizes
 from anysat_jax.pretrain.step import abstract_state, make_train_step, pretraining_optimizer
 from anysat_jax.sensors import SENSORS, get_sensor
 from anysat_jax.train import config as settings
-from anysat_jax.train.sharding import MASK_SPECS, batch_parts, batch_sharding, check_heads, make_mesh, replicated
+from anysat_jax.train.sharding import batch_parts, batch_sharding, check_heads, make_mesh, replicated
 from data_pipelines.load import read_options
 from data_pipelines.options import DatasetOptions
 from data_pipelines.transforms import TileTransform, padded_lengths

@@ -12,10 +12,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from anysat_jax.batch import Batch, Observation
+from anysat_jax.model.partitioning import BATCH_AXES
 from anysat_jax.train.config import POSITIVE, Rule, Section, checked
+from anysat_jax.train.sharding import put_whole
 
 Range = tuple[float, float]
 TRIES = 20  # draws of a tile's blocks before they are made to overlap
@@ -42,6 +45,21 @@ class PatchMasks:
     def size(self) -> tuple[int, int]:
         """Padded numbers of context and target patches: what tells one compiled program from another."""
         return self.context_index.shape[1], self.target_index.shape[2]
+
+
+MASK_SPECS = {
+    "context_index": PartitionSpec(BATCH_AXES),
+    "context_mask": PartitionSpec(BATCH_AXES),
+    "target_index": PartitionSpec(None, BATCH_AXES),
+    "target_mask": PartitionSpec(),
+}
+
+
+def put_masks(masks: PatchMasks, mesh: Mesh) -> PatchMasks:
+    """Puts masks on the devices; every process has those of the whole batch, and copies what its devices need."""
+    return masks.replace(
+        **{name: put_whole(getattr(masks, name), NamedSharding(mesh, spec)) for name, spec in MASK_SPECS.items()}
+    )
 
 
 def _rises(value: Range) -> bool:

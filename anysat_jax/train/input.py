@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.errors import DataError
-from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
+from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, put_masks, sample_patch_masks
 from anysat_jax.train.distributed import check_same
 from anysat_jax.train.sharding import (
     put_batch,
-    put_masks,
 )
 from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError

@@ -21,12 +21,6 @@ from anysat_jax.train.distributed import warm_up_collectives
 from data_pipelines.batches import HostShard
 
 AXES = (*BATCH_AXES, TENSOR)
-MASK_SPECS = {
-    "context_index": PartitionSpec(BATCH_AXES),
-    "context_mask": PartitionSpec(BATCH_AXES),
-    "target_index": PartitionSpec(None, BATCH_AXES),
-    "target_mask": PartitionSpec(),
-}
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -140,18 +134,6 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
-
-
-def put_masks(masks: Any, mesh: Mesh) -> Any:
-    """Puts PatchMasks on the devices; every process has the masks of the whole batch, and copies what it needs."""
-    return masks.replace(
-        **{name: _put_global(getattr(masks, name), NamedSharding(mesh, spec)) for name, spec in MASK_SPECS.items()}
-    )
-
-
-def _put_global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 MIN_SHARDED_SIZE = 2**14  # values; cutting smaller leaves costs more in messages than it saves in memory

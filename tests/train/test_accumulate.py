@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
+from anysat_jax.pretrain.masking import MaskConfig, put_masks, sample_patch_masks
 from anysat_jax.pretrain.step import accumulated, micro_batches
-from anysat_jax.train.sharding import make_mesh, put_batch, put_masks
+from anysat_jax.train.sharding import make_mesh, put_batch
 
 BATCH, COUNT = 8, 4
 

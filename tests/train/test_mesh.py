@@ -7,7 +7,8 @@ from jax.sharding import AxisType
 from anysat_jax.batch import fake_batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.train.sharding import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch, put_masks
+from anysat_jax.pretrain.masking import put_masks
+from anysat_jax.train.sharding import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch
 from tests.train.toys import assert_same, toy_masks
 
 

@@ -16,14 +16,14 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.init import init_student, student_shapes
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, sample_patch_masks
+from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, put_masks, sample_patch_masks
 from anysat_jax.pretrain.objective import LOSSES, LossConfig, jepa_loss
 from anysat_jax.pretrain.step import TrainState, initial_state, make_train_step, pretraining_optimizer
 from anysat_jax.train import sharding
 from anysat_jax.train.config import model_config
 from anysat_jax.train.metrics_log import HEALTH
 from anysat_jax.train.optimizer import leaf_names
-from anysat_jax.train.sharding import make_mesh, put_batch, put_masks, replicated, state_shardings
+from anysat_jax.train.sharding import make_mesh, put_batch, replicated, state_shardings
 
 BATCH = 8
 STEPS = 3
