@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0  # beyond any backscatter, so that values in other units are told apart
+LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0  # beyond any backscatter; values outside are in other units
 SMALLEST_POWER = 1e-10  # linear power below any real backscatter, so that a ratio stays finite
 
 
 def pick_bands(
     values: Num[np.ndarray, "*T c H W"], file_bands: Sequence[str], bands: Sequence[str]
 ) -> Num[np.ndarray, "*T C H W"]:
-    """The bands that a sensor wants, in its order, out of those of a file.
+    """Returns a sensor's bands, in its order, out of those of a file.
 
     Raises:
       ValueError: the file has another number of bands than names, or lacks one.
@@ -25,14 +25,15 @@ def pick_bands(
 
 
 def with_ratio(power: Float32[np.ndarray, "*T 2 H W"]) -> Float32[np.ndarray, "*T 3 H W"]:
-    """Two polarisations in linear power and their ratio, first over second."""
+    """Returns two polarisations in linear power and their ratio, first over second."""
     first, second = power[..., :1, :, :], power[..., 1:2, :, :]
     ratio = first / np.maximum(second, np.float32(SMALLEST_POWER))
     return np.concatenate([power, ratio], axis=-3).astype(np.float32)
 
 
 def with_ratio_of_decibels(decibels: Float32[np.ndarray, "*T 2 H W"]) -> Float32[np.ndarray, "*T 3 H W"]:
-    """Two polarisations in dB and their ratio in dB, which is their difference: a quotient of dB is no power ratio."""
+    """Returns two polarisations in dB and their ratio in dB."""
+    # The ratio of powers is the difference of their dB; a quotient of dB means nothing.
     ratio = decibels[..., :1, :, :] - decibels[..., 1:2, :, :]
     return np.concatenate([decibels, ratio], axis=-3).astype(np.float32)
 
@@ -40,10 +41,10 @@ def with_ratio_of_decibels(decibels: Float32[np.ndarray, "*T 2 H W"]) -> Float32
 def in_decibels(
     where: str, backscatter: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T c H W"]
 ) -> Float32[np.ndarray, "*T C H W"]:
-    """Radar backscatter in dB, of files that hold dB or linear power without saying which.
+    """Returns radar backscatter in dB, of files that hold dB or linear power without metadata on which.
 
-    Power is not negative, but for a little where noise was taken off, and a scene in dB always has values below -1 dB:
-    one of them among the valid ones tells.
+    Power is not negative, except slightly where noise was subtracted, and a scene in dB always has values below -1 dB:
+    one valid value below that identifies dB.
 
     Args:
       where: the file, for the error.
@@ -67,7 +68,7 @@ def in_decibels(
 
 
 def doubled(values: Num[np.ndarray, "*axes H W"]) -> Float32[np.ndarray, "*axes 2*H 2*W"]:
-    """Bilinear interpolation to pixels of half the side: 3/4 of the pixel itself, 1/4 of the nearer neighbour.
+    """Interpolates to pixels of half the side, bilinearly: 3/4 of the pixel itself, 1/4 of the nearer neighbour.
 
     Pixels are areas that keep their place, as in torchvision and OpenCV; at the border the pixel is its own neighbour.
     """

@@ -1,6 +1,6 @@
 """Dates of acquisition as examples keep them: day of the year from 0, and the year beside it.
 
-All are calendar days in UTC, as satellites' product names give them; a machine's time zone never plays a part.
+All are calendar days in UTC, as satellites' product names give them, whatever the machine's time zone.
 """
 
 import datetime
@@ -15,43 +15,43 @@ _SEPARATED_DAY = re.compile(r"(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\
 
 
 def parse_day(text: str, where: str) -> datetime.date:
-    """The day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd; between separators one digit will do.
+    """Parses the day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd, also yyyy-m-d.
 
     Args:
       text: e.g. "20190917T101031" or "2019/09/17".
       where: file and field, for the error.
 
     Raises:
-      ValueError: it tells no day.
+      ValueError: it is not such a day.
     """
     match = _COMPACT_DAY.match(text.strip()) or _SEPARATED_DAY.match(text.strip())
     try:
         year, month, day = map(int, match.group("year", "month", "day")) if match else (0, 0, 0)
         return datetime.date(year, month, day)
     except ValueError:
-        raise ValueError(f"{where}: {text!r} tells no day; expected yyyymmdd or yyyy-mm-dd") from None
+        raise ValueError(f"{where}: {text!r} is not a day; expected yyyymmdd or yyyy-mm-dd") from None
 
 
 def parse_day_of_year(text: str, where: str) -> datetime.date:
-    """The day of a text yyyyddd, a year and a day of it counted from 1, as HLS names have it.
+    """Parses the day of a text yyyyddd, a year and a day of it counted from 1, as HLS names have it.
 
     Args:
       text: e.g. "2018285".
       where: file or field, for the error.
 
     Raises:
-      ValueError: it tells no day, or the year has no such day.
+      ValueError: it is not such a day, or the year has fewer days.
     """
     if not (len(text) == 7 and text.isascii() and text.isdigit() and int(text[:4])):
-        raise ValueError(f"{where}: {text!r} tells no day; expected yyyyddd")
+        raise ValueError(f"{where}: {text!r} is not a day; expected yyyyddd")
     day = datetime.date(int(text[:4]), 1, 1).toordinal() + int(text[4:]) - 1
     if not 1 <= int(text[4:]) <= 366 or datetime.date.fromordinal(day).year != int(text[:4]):
-        raise ValueError(f"{where}: {text!r} tells no day; the year {text[:4]} has no day {int(text[4:])}")
+        raise ValueError(f"{where}: {text!r} is not a day; the year {text[:4]} has no day {int(text[4:])}")
     return datetime.date.fromordinal(day)
 
 
 def day_fields(sensor: str, days: Sequence[datetime.date]) -> dict[str, Shaped[np.ndarray, "T"]]:
-    """`<sensor>_dates`, days of the year from 0, and `<sensor>_years`, of days in time order."""
+    """Returns `<sensor>_dates`, days of the year from 0, and `<sensor>_years`, of days in time order."""
     return {
         f"{sensor}_dates": np.asarray([day.timetuple().tm_yday - 1 for day in days], np.int32),
         f"{sensor}_years": np.asarray([day.year for day in days], np.int16),
@@ -59,24 +59,24 @@ def day_fields(sensor: str, days: Sequence[datetime.date]) -> dict[str, Shaped[n
 
 
 def in_time_order(days: Sequence[datetime.date]) -> Int[np.ndarray, "T"]:
-    """Positions that put days in time order; equal days keep theirs."""
+    """Returns the positions that sort days; equal days keep their order."""
     return np.asarray(sorted(range(len(days)), key=days.__getitem__), np.int64)
 
 
 def from_epoch_milliseconds(stamps: Iterable[float]) -> list[datetime.date]:
-    """Days of milliseconds since 1970 in UTC."""
+    """Returns the days of milliseconds since 1970 in UTC."""
     start = datetime.datetime(1970, 1, 1)
     return [(start + datetime.timedelta(milliseconds=float(stamp))).date() for stamp in stamps]
 
 
 def days_since(origin: str, dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
-    """Days from `origin` ("yyyy-mm-dd") to dates given by day of the year from 0 and year."""
+    """Returns the days from `origin` ("yyyy-mm-dd") to dates given by day of the year from 0 and year."""
     start = datetime.date.fromisoformat(origin).toordinal()
     january = np.asarray([datetime.date(int(year), 1, 1).toordinal() for year in years], np.int64)
     return (january + dates - start).astype(np.int32)
 
 
 def calendar_days(dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> list[datetime.date]:
-    """The days of dates given by day of the year from 0 and year: what `day_fields` was made from."""
+    """Returns the days of dates given by day of the year from 0 and year, the inverse of `day_fields`."""
     januaries = [datetime.date(int(year), 1, 1) for year in years]
     return [january + datetime.timedelta(days=int(day)) for january, day in zip(januaries, dates, strict=True)]

@@ -1,4 +1,4 @@
-"""Reading raw files, each with an error that names the file, says what was expected and what to do.
+"""Readers of raw files. Their errors name the file, what was expected of it, and a remedy.
 
 The packages that only raw archives need (rasterio, h5py) are imported where they are used.
 """
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, UInt8
 
-_SURPLUS: Any = None  # what csv calls the cells of a row beyond the header's
-_AGAIN = "download or copy it again"
+SURPLUS: Any = None  # the key under which csv puts the cells of a row beyond the header's
+REMEDY = "download or copy it again"
 
 
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
-    """`root / name`, for names that come from metadata or archives. `root` itself may be a link to anywhere.
+    """Returns `root / name`, for names that come from metadata or archives; `root` itself may be a link.
 
     Raises:
       ValueError: the name is empty, absolute, or leads out of `root` (also by a link).
@@ -35,55 +35,50 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
-    """What stands between prefix and suffix in a folder's file names; one listing, not a question for each tile.
-
-    Hidden names are left out: macOS lays a file "._NAME" beside each NAME that it copies or packs.
-    """
+    """Returns the file names of a folder that have this prefix and suffix, without them; one listing for all tiles."""
     if not folder.is_dir():
         return set()
-    names = [n for n in os.listdir(folder) if not n.startswith(".")]  # a Path for each of a million would take seconds
+    # Strings, as a Path for each of a million takes seconds. macOS copies a file "._NAME" beside each NAME.
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
     return {n[len(prefix) : len(n) - len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix)}
 
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path, expected: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns what a library says of a damaged file into a ValueError; a missing file stays a FileNotFoundError."""
+    """Turns a library's errors on a damaged file into a ValueError; a missing file stays a FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path}; expected {expected}") from None
     except (OSError, *errors) as error:
-        raise ValueError(f"{path} cannot be read ({error}); expected {expected}; {_AGAIN}") from error
+        raise ValueError(f"{path} cannot be read ({error}); expected {expected}; {REMEDY}") from error
 
 
 def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dtype: Any, expected: str) -> np.ndarray:
-    """The array, if it is of this shape (None: any length) and of one of these dtypes or kinds ("uint8", "iu", "f").
+    """Returns the array if it has this shape (None: any length) and one of these dtypes or kinds ("uint8", "iu", "f").
 
     Raises:
       ValueError: it is not; the message names the file.
     """
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is {type(array).__name__}; expected {expected}")
     kinds = (dtype,) if isinstance(dtype, str) else tuple(dtype)
-    is_array = isinstance(array, np.ndarray)
-    fits = is_array and len(array.shape) == len(shape) and all(w in (None, g) for g, w in zip(array.shape, shape))
-    if not fits or not any(array.dtype == k if _is_dtype(k) else array.dtype.kind in k for k in kinds):
-        found = f"{array.dtype} {array.shape}" if is_array else type(array).__name__
-        raise ValueError(f"{path} is {found}; expected {expected}")
+    fits = array.ndim == len(shape) and all(wanted in (None, side) for side, wanted in zip(array.shape, shape))
+    is_dtype = {kind: len(kind) > 3 or kind[-1:].isdigit() for kind in kinds}  # "iu" and "f" are kinds of numpy's
+    if not fits or not any(array.dtype == kind if is_dtype[kind] else array.dtype.kind in kind for kind in kinds):
+        raise ValueError(f"{path} is {array.dtype} {array.shape}; expected {expected}")
     return array
-
-
-def _is_dtype(kind: str) -> bool:
-    return len(kind) > 3 or kind[-1:].isdigit()
 
 
 def read_raster(
     path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """All bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
+    """Reads all bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
 
     Args:
       path: the file.
       shape, dtype, expected: as in `check_array`.
-      content: the file's bytes, where they come out of an archive and `path` only names them.
+      content: the file's bytes if they come from an archive, where `path` only names them.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
@@ -96,7 +91,7 @@ def read_raster(
 def read_raster_and_nodata(
     path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
 ) -> tuple[np.ndarray, dict[str, Any], float | None]:
-    """As `read_raster`, and the value that the file says stands for nothing observed (None: it says none)."""
+    """Reads as `read_raster`, and the file's value of pixels without data (None: it has none)."""
     rasterio = _import("rasterio", path)
     import warnings
 
@@ -110,7 +105,7 @@ def read_raster_and_nodata(
 
 
 def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: bytes) -> UInt8[np.ndarray, "C H W"]:
-    """All bands of a PNG image, also a fourth that is no transparency; GDAL would fill up one that is cut off.
+    """Reads all bands of a PNG image, also a fourth that is not transparency.
 
     Args:
       path: names the file in errors.
@@ -123,6 +118,7 @@ def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: 
     """
     from PIL import Image
 
+    # GDAL would fill up an image that is cut off.
     with explained(path, expected, SyntaxError, ValueError), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         values = np.array(image)
     shaped = np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 0))
@@ -130,7 +126,7 @@ def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: 
 
 
 def read_class_map(path: pathlib.Path, side: int, classes: Sequence[int], expected: str) -> Int8[np.ndarray, "H W"]:
-    """A raster of one band whose pixels are class numbers; `classes` lists all that there may be, no label included.
+    """Reads a raster of one band whose pixels are class numbers; `classes` lists all, also the one for no label.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, not `side` pixels wide and high, or holds others.
@@ -144,7 +140,7 @@ def read_class_map(path: pathlib.Path, side: int, classes: Sequence[int], expect
 
 
 def georeference(crs: Any, transform: Any) -> dict[str, Any]:
-    """A tile's place as an example keeps it; "" and NaN without a coordinate system."""
+    """Returns the "crs" and "transform" of an example; "" and NaN without a coordinate system."""
     if crs is None:
         return {"crs": "", "transform": np.full(6, np.nan)}
     return {"crs": _crs_name(crs), "transform": np.asarray(tuple(transform)[:6], np.float64)}
@@ -152,19 +148,19 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _crs_name(crs: Any) -> str:
-    """Kept, for GDAL takes 30 ms to find the code of a system that a file only describes, more than all the rest."""
+    # Cached: GDAL takes 30 ms to find the code of a system that a file only describes, more than all the rest.
     return str(crs.to_string())
 
 
 def read_npy(
     path: pathlib.Path, shape: Sequence[int | None] | None, dtype: Any, expected: str, *, mapped: bool = False
 ) -> np.ndarray:
-    """A `.npy` array; nothing in the file is executed.
+    """Reads a `.npy` array; nothing in the file is executed.
 
     Args:
       path: the file.
       shape, dtype, expected: as for `check_array`; a shape of None is any.
-      mapped: gives a view of the file that reads what is taken from it, for small cuts from large arrays.
+      mapped: returns a view of the file, for small cuts from large arrays.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.
@@ -175,7 +171,7 @@ def read_npy(
 
 
 def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
-    """All arrays of a `.npz` file by name; nothing in the file is executed.
+    """Reads all arrays of a `.npz` file by name; nothing in the file is executed.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or pickled.
@@ -189,7 +185,7 @@ def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
 
 
 def read_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, np.ndarray]:
-    """Whole datasets of an HDF5 file by key.
+    """Reads whole datasets of an HDF5 file by key.
 
     Raises:
       FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key.
@@ -199,7 +195,7 @@ def read_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[st
 
 
 def read_hdf5_shapes(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of an HDF5 file's datasets by key, without their values; raises as `read_hdf5`."""
+    """Returns the shapes of an HDF5 file's datasets by key, without their values; raises as `read_hdf5`."""
     return _with_hdf5(path, keys, expected, lambda dataset: dataset.shape)
 
 
@@ -215,9 +211,9 @@ def _with_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str, use: Call
 
 
 def read_hdf5_row(path: pathlib.Path, keys: Sequence[str], row: int, expected: str) -> dict[str, np.ndarray]:
-    """One row of each of an HDF5 file's datasets, without reading the rest.
+    """Reads one row of each of an HDF5 file's datasets, and no other.
 
-    The file stays open in this process, for the rows to come; a file that was replaced is opened anew.
+    The file stays open in this process for further rows; a file that was replaced is opened anew.
 
     Raises:
       FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key or the row.
@@ -232,38 +228,38 @@ def read_hdf5_row(path: pathlib.Path, keys: Sequence[str], row: int, expected: s
 
 @functools.lru_cache(maxsize=16)
 def _open_hdf5(path: pathlib.Path, process: int, state: tuple[int, int, int]) -> Any:
-    """An open file; `process` keeps a fork from using its parent's, `state` from using a file that is gone."""
+    # `process` keeps a fork from using its parent's file, `state` from using a file that was replaced.
     import h5py
 
     return h5py.File(path)
 
 
 def read_json(path: pathlib.Path, expected: str) -> Any:
-    """A JSON file.
+    """Reads a JSON file.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing or no JSON.
+      FileNotFoundError, ValueError: it is missing or not JSON.
     """
     with explained(path, expected, ValueError):
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
-    """The lines of a text file that are not empty, stripped.
+    """Reads the lines of a text file that are not empty, stripped.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing or no text.
+      FileNotFoundError, ValueError: it is missing or not text.
     """
     with explained(path, expected, UnicodeDecodeError):
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header that has (at least) these columns.
+    """Reads the rows of a CSV file with a header that has (at least) these columns.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, no text, lacks a column or has it twice, or a row is short of cells
-        or has more than the header.
+      FileNotFoundError, ValueError: it is missing, not text, lacks a column or has it twice, or a row has fewer or more
+        cells than the header.
     """
     with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
@@ -274,7 +270,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     if twice := [column for column in columns if header.count(column) > 1]:
         raise ValueError(f"{path} has the column {twice[0]!r} twice; expected {expected}")
     for number, row in enumerate(rows, start=2):
-        more = any(row.pop(_SURPLUS, ()))  # a comma within a cell, perhaps of a number, has shifted what follows
+        more = any(row.pop(SURPLUS, ()))  # a comma within a cell, perhaps of a number, has shifted what follows
         fewer = None in row.values()  # the file was cut off
         if fewer or more:
             kind = "fewer" if fewer else "more"

@@ -12,10 +12,11 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, BatchMaker, HostShard, InOrder
 from data_pipelines.card import DatasetCard
-from data_pipelines.locate import find_card, locate, to_stderr
+from data_pipelines.locate import find_card, locate
 from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.statistics import SPLIT, SensorStatistics
+from data_pipelines.prepare.storage import to_stderr
 from data_pipelines.prepared import PreparedDataset, Records
 from data_pipelines.transforms import TileTransform
 from data_pipelines.windows import window_offsets

@@ -1,4 +1,4 @@
-"""Where a dataset's prepared files are, and the way there: found, fetched, generated, or converted from raw data."""
+"""Prepared files of a dataset: found, downloaded, generated, or converted from raw data."""
 
 import pathlib
 import re
@@ -7,12 +7,10 @@ from collections.abc import Callable
 from data_pipelines.card import FILE_NAME, DatasetCard, read_card
 from data_pipelines.prepare.plan import FORMAT
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.storage import cache_folder, download, is_url, remote_versions, to_stderr
+from data_pipelines.prepare.storage import cache_folder, download, is_url, remote_versions
 from data_pipelines.prepared import PreparedDataset, prepared_folder
 from data_pipelines.reader import DatasetEntry, num_tiles
 from data_pipelines.registry import dataset_names, fingerprint, get_entry
-
-__all__ = ["cache_folder", "find_card", "find_prepared", "locate", "to_stderr"]
 
 Announce = Callable[[str], None]
 
@@ -20,19 +18,18 @@ Announce = Callable[[str], None]
 def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> PreparedDataset:
     """Finds a prepared dataset, or prepares it.
 
-    `<root>/<name>/<version>` is taken where it exists; from a root elsewhere ("gs://bucket/folder") it is copied into
-    the cache first. A name that is not registered is found by the card beside its newest version. Otherwise generated
-    data are made below `root`, or below the cache where `root` is None; raw data in their published layout, in `root`
-    or `<root>/<name>`, are converted into the cache, so that they may be read-only. A described folder
-    knows where it is and needs no `root`.
+    `<root>/<name>/<version>` is opened where it exists; from a remote root ("gs://bucket/folder") it is copied into the
+    cache first. A name that is not registered is found by the card beside its newest version. Otherwise generated data
+    are made below `root`, or below the cache where `root` is None; raw data in their published layout, in `root` or
+    `<root>/<name>`, are converted into the cache, so that they may be read-only. A described folder needs no `root`.
 
     Args:
       name: the dataset's name, or the path of a description of one's own folder, FILE.toml.
       root: the config's `data.root`.
-      announce: is told what was found where.
+      announce: receives a line with the dataset's folder.
 
     Raises:
-      ValueError: no such dataset, it needs `data.root`, or what is prepared has another card.
+      ValueError: no such dataset, it needs `data.root`, or the prepared data have another card.
       FileNotFoundError: `data.root` does not exist or holds neither prepared nor raw data.
       OSError: the prepared data cannot be written or fetched.
     """
@@ -46,16 +43,16 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
     if entry.generated:
         return PreparedDataset.open(entry.card, _generate(entry, base, announce))
     if root and is_url(root):
-        raise FileNotFoundError(f"dataset {name!r}: no whole {name}/{entry.version} at data.root {root}")
+        raise FileNotFoundError(f"dataset {name!r}: no complete {name}/{entry.version} at data.root {root}")
     return PreparedDataset.open(entry.card, _convert(entry, base, announce))
 
 
 def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
-    """The prepared dataset below a root, if there is one; see `locate`.
+    """Opens the prepared dataset below a root; None if there is none. See `locate`.
 
     Raises:
-      ValueError: what is prepared has another card, or its card cannot be read.
-      OSError: a root elsewhere cannot be reached.
+      ValueError: the prepared data have another card, or their card cannot be read.
+      OSError: a remote root cannot be reached.
     """
     entry = _registered(name)
     found = _find(entry.card.name if entry else name, root, entry.version if entry else None)
@@ -65,7 +62,7 @@ def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
 
 
 def find_card(name: str, root: str | None) -> DatasetCard:
-    """A dataset's card: the registered one, or for other names the one beside the prepared data.
+    """Returns a dataset's card: the registered one, or for other names the one beside the prepared data.
 
     Args:
       name: the dataset's name.
@@ -73,7 +70,7 @@ def find_card(name: str, root: str | None) -> DatasetCard:
 
     Raises:
       ValueError: the name is neither registered nor prepared below `root`.
-      OSError: a root elsewhere cannot be reached.
+      OSError: a remote root cannot be reached.
     """
     if entry := _registered(name):
         return entry.card
@@ -86,8 +83,9 @@ def _registered(name: str) -> DatasetEntry | None:
 
 
 def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | None:
-    """The prepared folder of a version, or of the newest where `version` is None; None if there is none."""
-    _check_name(name)
+    """Returns the prepared folder of a version, or of the newest if `version` is None; None if there is none."""
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):  # names of configs must not lead out of the root
+        raise ValueError(f"{name!r} is not a name of a dataset; expected letters, digits and _")
     if root and is_url(root):
         versions = [one for one in remote_versions(root, name) if version in (None, one)]
         return download(root, name, versions[-1]) if versions else None
@@ -102,14 +100,8 @@ def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | No
     return max(folders, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)
 
 
-def _check_name(name: str) -> None:
-    """Names come from configs; they may only name a folder of the root."""
-    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
-        raise ValueError(f"{name!r} is no name of a dataset; expected letters, digits and _")
-
-
 def _unknown(name: str, root: str | None) -> DatasetEntry:
-    """Raises what the registry says of an unknown name, and where it was looked for besides."""
+    """Raises the registry's error on an unknown name, with the prepared folder that was looked for."""
     try:
         return get_entry(name)
     except ValueError as error:
@@ -128,8 +120,7 @@ def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce
 def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
     raw = _raw_folder(entry, base)
     reader = entry.reader(raw)
-    summary = getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}")
-    announce(summary)
+    announce(getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}"))
     target = cache_folder() / f"{fingerprint(entry, reader, raw)}-{FORMAT}"
     folder = prepare_dataset(reader, target, entry.version, source=str(raw))
     announce(f"{entry.card.name}: prepared in {folder}")
@@ -146,7 +137,7 @@ def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
             f"dataset {name!r} is not generated: set --config.data.root to the folder that holds it{where}"
         )
     if not base.is_dir():
-        raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is no folder")
+        raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is not a folder")
     folder = entry.find_raw(base) or (entry.find_raw(entry.source) if entry.source else None)
     if folder is not None:
         return folder

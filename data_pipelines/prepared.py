@@ -1,4 +1,4 @@
-"""A prepared dataset, as it is read: ArrayRecord files in TFDS' layout and the statistics beside them."""
+"""Prepared datasets as they are read: ArrayRecord files in TFDS' layout and the statistics beside them."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ class Records:
         return len(self.source) // self.card.blocks**2
 
     def __getitem__(self, index: int) -> Example:
-        """The example at a position.
+        """Returns the example at a position.
 
         Raises:
           UnreadableTileError: the files are damaged; the message names folder, split and tile.
@@ -62,13 +62,13 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """A dataset ready to be read.
+    """A prepared folder, checked and open.
 
     Attributes:
-      card: its facts.
-      folder: where it is.
+      card: the dataset's facts.
+      folder: of the files.
       statistics: of each sensor's bands.
-      limit: it holds only so many tiles of each split; None: all.
+      limit: most tiles of each split that were prepared; None: all.
     """
 
     card: DatasetCard
@@ -81,8 +81,8 @@ class PreparedDataset:
         """Opens a prepared folder.
 
         Raises:
-          FileNotFoundError, ValueError: its statistics are missing or of other sensors or bands, or the card that it
-            was prepared for has other arrays or classes; or a file is missing or not as it was written.
+          FileNotFoundError, ValueError: the statistics are missing or of other sensors or bands, the card of the folder
+            has other arrays or classes, or a file is missing or not as it was written.
         """
         statistics = load_statistics(folder, card)
         check_stored_card(folder, card)
@@ -91,7 +91,7 @@ class PreparedDataset:
         return cls(card, folder, statistics, limit)
 
     def records(self, split: str) -> Records:
-        """The examples of a split.
+        """Opens the examples of a split.
 
         Raises:
           ValueError: the dataset has no such split, or its metadata cannot be read.
@@ -100,14 +100,14 @@ class PreparedDataset:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it holds, JSON values: the same wherever it was prepared from the same data."""
+        """Version, number and digest of the tiles, as JSON values that do not depend on where they were prepared."""
         facts = Plan.from_json((self.folder / PLAN_FILE).read_bytes()).facts
-        told = "".join([facts.keys, facts.card, (self.folder / STATISTICS_FILE).read_text(encoding="utf-8")])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+        content = "".join([facts.keys, facts.card, (self.folder / STATISTICS_FILE).read_text(encoding="utf-8")])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         return {"version": facts.version, "limit": facts.limit, "tiles": facts.tiles, "tiles_digest": digest}
 
     def series_lengths(self, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
-        """Number of dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.
+        """Returns the dates of each series of each tile of a split, in the order of the records; 0: the tile lacks it.
 
         Raises:
           ValueError: the dataset has no such split, or the numbers are missing or damaged.
@@ -116,7 +116,7 @@ class PreparedDataset:
 
 
 def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path:
-    """Where the prepared dataset lives below `base`; it exists only when whole."""
+    """Returns the prepared dataset's folder below `base`; it exists only when complete."""
     return base / name / version
 
 
@@ -146,7 +146,7 @@ def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Lengths]) -> None:
 
 
 def load_lengths(folder: pathlib.Path, card: DatasetCard, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
-    """Reads what `save_lengths` wrote; see `PreparedDataset.series_lengths`."""
+    """Reads the file of `save_lengths`; see `PreparedDataset.series_lengths`."""
     path = folder / LENGTHS_FILE
     names = [name for name in card.sensors if get_sensor(name).has_dates]
     try:

@@ -1,4 +1,4 @@
-"""What the readers of published archives share: a list of tiles for each split."""
+"""Readers of raw data, their splits, and the entries of the registry."""
 
 import dataclasses
 import hashlib
@@ -13,13 +13,13 @@ from data_pipelines.card import DatasetCard, Example
 
 
 class ArchiveReader:
-    """Base of the readers (the Reader of `card.py`): a subclass fills `tiles` and says how one tile is read.
+    """Base of the readers of published archives: a subclass passes `tiles` and implements `example`.
 
     Attributes:
       card: the dataset's facts; a class attribute of the subclass.
       root: folder of the archive.
       tiles: keys of each split, in a fixed order.
-      summary: what was found, a line.
+      summary: a line with the number of tiles found.
     """
 
     card: DatasetCard
@@ -27,11 +27,11 @@ class ArchiveReader:
     def __init__(self, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
         """Args:
           root: folder of the archive.
-          tiles: keys of the tiles that are there, by split.
+          tiles: keys of the tiles found, by split.
 
         Raises:
-          FileNotFoundError: there is not one tile.
-          ValueError: a key stands in two splits, or twice in one.
+          FileNotFoundError: there is not a single tile.
+          ValueError: a key is in two splits, or twice in one.
         """
         self.root = root
         self.tiles = {split: tuple(tiles.get(split, ())) for split in self.card.splits}
@@ -52,7 +52,7 @@ class ArchiveReader:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the tiles and their splits."""
+        """Digest of the tiles and their splits."""
         return hashlib.sha256(json.dumps(self.tiles).encode()).hexdigest()
 
     def splits(self) -> tuple[str, ...]:
@@ -62,16 +62,16 @@ class ArchiveReader:
         return self.tiles[split]
 
     def example(self, split: str, key: str) -> Example:
-        raise TypeError(f"{type(self).__name__} does not say how a tile is read")
+        raise NotImplementedError(f"{type(self).__name__} does not implement `example`")
 
 
 def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str:
-    """The split of a tile, or of a group of tiles that must stay together: "train", "val" or "test".
+    """Returns the split of a tile, or of a group of tiles that must stay together: "train", "val" or "test".
 
     Args:
-      name: of the tile or the group; nothing else plays a part, so that tiles which come later move no other.
-      val: share that is held out for validation, 0 to 1.
-      test: share that is held out for testing.
+      name: of the tile or the group; as the split depends on nothing else, added tiles do not move others.
+      val: fraction that is held out for validation, 0 to 1.
+      test: fraction that is held out for testing.
       seed: another seed gives another split.
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
@@ -89,28 +89,28 @@ class Reader(Protocol):
     card: DatasetCard
 
     def splits(self) -> tuple[str, ...]:
-        """The card's splits for which there are tiles."""
+        """Returns the card's splits that have tiles."""
 
     def keys(self, split: str) -> Sequence[str]:
-        """Keys of a split's tiles in a fixed order, unique over all splits."""
+        """Returns the keys of a split's tiles in a fixed order, unique over all splits."""
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
-          ValueError, OSError: a file is missing, unreadable or not as published; the message names it, says what was
-            expected and what to do.
+          ValueError, OSError: a file is missing, unreadable or not as published; the message has its name, the
+            expectation and a remedy.
         """
 
 
 def num_tiles(reader: Reader) -> int:
-    """Tiles of all splits."""
+    """Returns the number of tiles of all splits."""
     return sum(len(reader.keys(split)) for split in reader.splits())
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetEntry:
-    """How a dataset is opened before it is prepared.
+    """A dataset of the registry: its card, and its raw or generated data.
 
     Attributes:
       card: its facts.
@@ -118,9 +118,9 @@ class DatasetEntry:
       generate: makes the reader of data that are generated; None for raw data.
       holds_raw: whether a folder holds the published layout; None for data that are generated.
       layout: the published layout in words, for errors.
-      version: "major.minor.patch" of what the reader gives; raise it when the same raw data give other examples.
-      code: modules that make generated data; a change in their text makes the data anew.
-      source: folder of the raw data where no other is named; a described folder knows its own.
+      version: "major.minor.patch" of the reader's examples; raise it when the same raw data give other examples.
+      code: modules that generate the data; a change in their text makes the data anew.
+      source: default folder of the raw data, of a described folder.
     """
 
     card: DatasetCard
@@ -163,16 +163,16 @@ class DatasetEntry:
         return self.open_reader(raw)
 
     def find_raw(self, base: pathlib.Path) -> pathlib.Path | None:
-        """The folder that holds the published layout: the one of the dataset's name in `base`, else `base` itself."""
+        """Returns the folder with the published layout: `base/<name>`, else `base`; None if it is neither."""
         places = (base / self.card.name, base)
         return next((place for place in places if self.holds_raw is not None and self.holds_raw(place)), None)
 
     def found_deeper(self, base: pathlib.Path) -> str:
-        """For an error where `find_raw` finds nothing: the folder one level down that does hold the layout."""
+        """Returns, for the error of a folder without the layout, a hint at a folder one level down that has it."""
         tops = [place for place in (base, base / self.card.name) if place.is_dir()]
         below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), _MANY) for top in tops)
         found = [entry.path for entry in below if entry.is_dir() and self.find_raw(pathlib.Path(entry.path))]
         return f"; {min(found)} does: name that folder" if found else ""
 
 
-_MANY = 100  # a folder of more names is no folder of downloads, and is not looked through
+_MANY = 100  # names; a longer folder is not one of downloads, and listing it would take long

@@ -1,4 +1,4 @@
-"""The datasets that configs can name: their cards, and how to get at their raw data."""
+"""Registry of the datasets that configs can name."""
 
 import functools
 import hashlib
@@ -10,14 +10,14 @@ from data_pipelines.reader import DatasetEntry, Reader
 
 
 def _mini(name: str) -> DatasetEntry:
-    from data_pipelines.mini import datasets as mini_geoplex
+    from data_pipelines.mini.datasets import MINI_CARDS, MiniReader
 
-    code = tuple(f"data_pipelines.mini.{m}" for m in ("land_cover", "landscape", "sensing", "datasets"))
-    return DatasetEntry(mini_geoplex.MINI_CARDS[name], generate=lambda: mini_geoplex.MiniReader(name), code=code)
+    code = tuple(f"data_pipelines.mini.{module}" for module in ("land_cover", "landscape", "sensing", "datasets"))
+    return DatasetEntry(MINI_CARDS[name], generate=lambda: MiniReader(name), code=code)
 
 
 def _archive(name: str) -> DatasetEntry:
-    """A published archive: the module `datasets/<name>.py` has its card, layout and reader."""
+    """Returns the entry of a published archive, whose card, layout and reader are in `datasets/<name>.py`."""
     module = importlib.import_module(f"data_pipelines.datasets.{name}")
     version = getattr(module, "VERSION", "1.0.0")
     return DatasetEntry(module.CARD, module.open_reader, module.holds_raw, module.LAYOUT, version)
@@ -47,12 +47,12 @@ _ENTRIES: dict[str, Callable[[], DatasetEntry]] = {
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of all datasets."""
+    """Returns the names of all datasets."""
     return tuple(_ENTRIES)
 
 
 def register_dataset(entry: DatasetEntry) -> None:
-    """Adds a dataset of one's own, so that configs can name it.
+    """Adds a dataset, so that configs can name it.
 
     Raises:
       ValueError: the name is taken.
@@ -64,15 +64,15 @@ def register_dataset(entry: DatasetEntry) -> None:
 
 
 def get_entry(name: str) -> DatasetEntry:
-    """A dataset's entry.
+    """Returns a dataset's entry.
 
     Args:
-      name: the dataset's name, or the path of a description of one's own folder, which ends in ".toml"; from then on
-        that dataset has its own name.
+      name: the dataset's name, or the path of a description of one's own folder, which ends in ".toml" and registers
+        the dataset under its own name.
 
     Raises:
       FileNotFoundError: there is no such description.
-      ValueError: no dataset has that name, and the message lists those that there are; or a description is impossible.
+      ValueError: no dataset has that name (the message lists the known ones), or a description is wrong.
     """
     if name.endswith(".toml"):
         return _described(name)
@@ -98,10 +98,10 @@ def _described(path: str) -> DatasetEntry:
 
 
 def fingerprint(entry: DatasetEntry, reader: Reader, root: pathlib.Path | None) -> str:
-    """A name for what `reader` gives, which changes when the raw data or the code that makes them do.
+    """Returns a name for the examples of `reader`, which changes with the raw data or the code that generates them.
 
-    Made of the dataset's name and version, the raw data's resolved folder and the reader's own `fingerprint`, if it has
-    one (which tiles it found), or the text of the generating modules.
+    It is made of the dataset's name and version, the raw data's resolved folder, the reader's own `fingerprint` (of the
+    tiles it found), if it has one, and the text of the generating modules.
     """
     parts = [entry.card.name, entry.version, str(root.resolve()) if root else "", getattr(reader, "fingerprint", "")]
     for module in entry.code:

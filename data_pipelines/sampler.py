@@ -1,7 +1,7 @@
-"""Which tiles make up the k-th batch: a function of (seed, k) alone, whatever the number of processes and threads.
+"""Tiles of the k-th training batch: a function of (seed, k) alone, whatever the number of processes and threads.
 
-A batch is a function of its number, so that the whole state of the iterator is how many batches it gave. Order and
-augmentation follow a tile's place in the endless row of all tiles and come before the rows of a process are taken.
+So the whole state of the iterator is the number of batches that it gave. Order and augmentation follow a tile's place
+in the endless sequence of all tiles; a process takes its rows afterwards.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended
 
 
 class Schedule(grain.transforms.DatasetSelectionMap):
-    """Which dataset serves a step.
+    """The dataset of each step.
 
     Steps come in blocks. Within a block every dataset has its exact number of steps; their order is shuffled anew in
     each block by (seed, block).
@@ -46,14 +46,14 @@ class Schedule(grain.transforms.DatasetSelectionMap):
         return sys.maxsize
 
     def __getitem__(self, step: int) -> tuple[int, int]:
-        """The dataset's number and which of its own batches it is."""
+        """Returns the number of the step's dataset, and the number of the batch among that dataset's own."""
         block, position = divmod(int(step), sum(self._steps))
         datasets, ranks = self._block(block)
         dataset = int(datasets[position])
         return dataset, block * self._steps[dataset] + int(ranks[position])
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        latest = self._latest  # read once: other threads replace it
+        latest = self._latest  # read once, as other threads replace it
         if latest is None or latest[0] != block:
             ordered = np.repeat(np.arange(len(self._steps)), self._steps)
             datasets = np.random.default_rng((self._seed, block)).permutation(ordered)
@@ -67,13 +67,13 @@ class Schedule(grain.transforms.DatasetSelectionMap):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """This process' rows of one dataset's endless batches, by their number; every tile comes once an epoch.
+    """One dataset's endless training batches by number; every tile comes once an epoch.
 
     Attributes:
-      size: how many tiles training uses.
-      options: its name, batch size and patch sizes.
+      size: tiles that training uses.
+      options: the dataset's name, batch size and patch sizes.
       make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
-      seed: of everything that is drawn.
+      seed: of everything that is sampled.
       shard: the rows of this process.
       positions: of those tiles in the split; None: 0 to `size`.
     """
@@ -86,7 +86,7 @@ class Stream:
     positions: Int32[np.ndarray, "n"] | None = None
 
     def __call__(self, number: int) -> Batch:
-        """The batch of a number: the processes' batches of that number share its tiles and agree on its shapes."""
+        """Returns this process' rows of a batch; all processes agree on its patch size and shapes."""
         order_seed, tile_seed, patch_seed = self._seeds
         places = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
         tiles = [self._tile(*divmod(place, self.size), order_seed) for place in places]
@@ -97,30 +97,31 @@ class Stream:
         return self.make(picks, tiles, patch_size)
 
     def _tile(self, epoch: int, place: int, seed: int) -> int:
-        """The tile that comes at a place of an epoch."""
+        """Returns the position in the split of the tile at a place of an epoch."""
         number = epoch_order(self.size, seed, epoch)[place]
         return int(number if self.positions is None else self.positions[number])
 
     @property
     def _seeds(self) -> list[int]:
-        salt = zlib.crc32(self.options.card.name.encode())  # so that a further dataset leaves the order of the others
+        # The name is part of the seed, so that adding a dataset does not change the order of the others.
+        salt = zlib.crc32(self.options.card.name.encode())
         return np.random.SeedSequence((self.seed, salt)).generate_state(3).tolist()
 
 
 @functools.lru_cache(maxsize=32)
 def epoch_order(size: int, seed: int, epoch: int) -> Int32[np.ndarray, "N"]:
-    """The tiles of an epoch in the order in which they come; four bytes a tile are kept of the latest epochs."""
+    """Returns the order of an epoch's tiles; the latest epochs are cached, four bytes a tile."""
     return np.random.default_rng((seed, epoch)).permutation(size).astype(np.int32)
 
 
 def mixture(streams: Sequence[Stream], seed: int) -> grain.MapDataset:
-    """The k-th step's batch for every k: the streams take turns by their weights."""
+    """Returns the batches of all steps: the streams alternate by their weights."""
     endless = [grain.MapDataset.range(sys.maxsize).map(stream) for stream in streams]
     return grain.MapDataset.select_from_datasets(endless, schedule_of([stream.options for stream in streams], seed))
 
 
 def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
-    """The weights as whole numbers of steps in a block."""
+    """Returns the schedule of datasets with these weights, as whole numbers of steps in a block."""
     weights = [fractions.Fraction(one.weight).limit_denominator(round(1 / SMALLEST_WEIGHT)) for one in options]
     scale = math.lcm(*(weight.denominator for weight in weights))
     steps = [int(weight * scale) for weight in weights]
@@ -131,8 +132,8 @@ def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
 class StepIterator:
     """Batches of the training steps, prepared ahead in threads or worker processes.
 
-    Its state is one integer, which fits any number of threads, workers and processes; so that when a worker process
-    dies, others take its place and nothing is lost.
+    Its state is one integer, whatever the number of threads, workers and processes; after the death of a worker process
+    new ones continue at the same batch.
     """
 
     def __init__(self, batches: grain.MapDataset, num_workers: int = 0) -> None:
@@ -149,16 +150,16 @@ class StepIterator:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch.
+        """Returns the next batch.
 
         Raises:
           UnreadableTileError: a tile of it cannot be read.
-          WorkerDiedError: a worker process died on the way to it, and so did another in its place.
+          WorkerDiedError: a worker process died before it was made, and again after a restart.
         """
         try:
             batch = self._advance()
         except WorkerDiedError as error:
-            logging.warning("%s; others take its place", error)
+            logging.warning("%s; new ones are started", error)
             batch = self._advance()
         self._next_step += 1
         return batch
@@ -189,11 +190,11 @@ class StepIterator:
         return dataset
 
     def get_state(self) -> dict[str, int]:
-        """Where it stands, for a checkpoint: how many batches it gave."""
+        """Returns the position for a checkpoint: the number of batches given."""
         return {"next_step": self._next_step}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on where another iterator of the same config and seed stood.
+        """Continues at the position of another iterator of the same config and seed.
 
         Raises:
           ValueError: it is not what `get_state` gives.
@@ -205,14 +206,14 @@ class StepIterator:
         self._next_step = step
 
     def close(self) -> None:
-        """Stops the threads or workers; the position stays, and `next` starts them again."""
+        """Stops the threads or workers; the position is kept, and `next` starts them again."""
         if self._running is not None and hasattr(self._running, "close"):
             self._running.close()
         self._running = None
 
 
 def _mark_flags_as_parsed() -> None:
-    """Worker processes read absl's flags, which only `absl.app.run` parses."""
+    # Worker processes read absl's flags, which only `absl.app.run` parses.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -31,7 +31,7 @@ def test_months_and_days_of_one_digit_keep_their_place(text):
 
 @pytest.mark.parametrize("text", ["", "2019", "2019111", "2019-01/11", "20191345", "17.09.2019", "no day", "²0190111"])
 def test_what_is_no_day_is_refused_with_its_place(text):
-    with pytest.raises(ValueError, match=r"dates\.csv, line 3: .* tells no day; expected yyyymmdd"):
+    with pytest.raises(ValueError, match=r"dates\.csv, line 3: .* is not a day; expected yyyymmdd"):
         parse_day(text, "dates.csv, line 3")
 
 
@@ -44,7 +44,7 @@ def test_days_of_a_year_count_from_one_and_know_leap_years():
     "text", ["", "2018", "20181012", "2018x85", "0000001", "2018000", "2018367", "2019366", "²018285"]
 )
 def test_what_is_no_day_of_a_year_is_refused_with_its_place(text):
-    with pytest.raises(ValueError, match="a_merged.tif: .* tells no day"):
+    with pytest.raises(ValueError, match="a_merged.tif: .* is not a day"):
         parse_day_of_year(text, "a_merged.tif")
 
 

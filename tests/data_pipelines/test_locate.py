@@ -6,9 +6,10 @@ import pathlib
 import pytest
 
 from data_pipelines import registry
-from data_pipelines.locate import cache_folder, find_card, find_prepared, locate
+from data_pipelines.locate import find_card, find_prepared, locate
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card
+from data_pipelines.prepare.storage import cache_folder
 from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import dataset_names, fingerprint, get_entry, register_dataset
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
@@ -109,7 +110,7 @@ def test_own_data_that_are_nowhere(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "*", "a b"])
 def test_names_of_configs_never_lead_out_of_the_root(tmp_path, name):
-    with pytest.raises(ValueError, match="is no name of a dataset"):
+    with pytest.raises(ValueError, match="is not a name of a dataset"):
         locate(name, str(tmp_path))
 
 
@@ -125,7 +126,7 @@ def test_missing_raw_data_are_named(tmp_path, monkeypatch):
     enter(monkeypatch, dataclasses.replace(raw_entry(), card=dataclasses.replace(CARD, url="https://example.org")))
     with pytest.raises(ValueError, match=r"'fake_tiles' is not generated: set --config\.data\.root .*example\.org"):
         locate(NAME, None)
-    with pytest.raises(FileNotFoundError, match=r"'fake_tiles': data\.root is .*nowhere, which is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"'fake_tiles': data\.root is .*nowhere, which is not a folder"):
         locate(NAME, str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"neither a prepared fake_tiles/1\.0\.0 nor.*\(tiles/\*\.bin\)"):
         locate(NAME, str(tmp_path))

@@ -325,8 +325,8 @@ SPOILED_FILES = {
         r"expected percentages of snow and cloud of shape \(3, 2, 60",
     ),
     "cloud": (CLOUDS, 101 * ones((3, 2, 60, 70), np.uint8), "runs from 101 to 101; expected percentages"),
-    "date": (PRODUCTS, "S2A_MSIL2A_20211305T1\n", "'20211305' tells no day"),
-    "short": (PRODUCTS, "S2A\n", "tells no day"),
+    "date": (PRODUCTS, "S2A_MSIL2A_20211305T1\n", "'20211305' is not a day"),
+    "short": (PRODUCTS, "S2A\n", "is not a day"),
     "no date": (PRODUCTS, "\n", "is empty; expected names of Sentinel-2 products"),
 }
 

@@ -69,7 +69,7 @@ def test_the_name_tells_the_date(archive):
     assert (example["hls_dates"].tolist(), example["hls_years"].tolist()) == ([284], [2018])
 
 
-@pytest.mark.parametrize(("day", "message"), [("2019366", "2019 has no day 366"), ("2019000", "tells no day")])
+@pytest.mark.parametrize(("day", "message"), [("2019366", "2019 has no day 366"), ("2019000", "is not a day")])
 def test_a_day_that_the_year_lacks_is_refused(tmp_path, day, message):
     touch_pair(tmp_path, "training", f"subsetted_512x512_HLS.S30.T10TGS.{day}.v1.4")
     with pytest.raises(ValueError, match=rf"T10TGS\.{day}\.v1\.4_merged\.tif.*{message}"):

@@ -295,7 +295,7 @@ def test_a_feature_without_properties(archive):
 
 def test_a_day_that_is_none(archive):
     set_days(archive, dates_S2=numbered([20181301, *S2_DAYS[1:]]))
-    with pytest.raises(ValueError, match=r"metadata\.geojson, patch 10000, 'dates-S2': '20181301' tells no day"):
+    with pytest.raises(ValueError, match=r"metadata\.geojson, patch 10000, 'dates-S2': '20181301' is not a day"):
         example_of(archive)
 
 

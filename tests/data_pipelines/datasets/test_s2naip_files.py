@@ -76,7 +76,7 @@ def test_tables_that_are_missing_or_of_other_tiles(archive):
 
 def test_impossible_dates(archive):
     (archive / "sentinel2.csv").write_text(f"tile,scene\n{TILE},S2A_MSIL1C_20201345T1\n")
-    with pytest.raises(ValueError, match=r"sentinel2\.csv, line 2: '20201345' tells no day"):
+    with pytest.raises(ValueError, match=r"sentinel2\.csv, line 2: '20201345' is not a day"):
         open_reader(archive)
 
 
@@ -127,7 +127,7 @@ def test_lists_with_dates_as_the_published_reader_has_them(archive):
         ({"name": [TILE]}, "is not as expected"),
         (split_dict(s2_dates=[]), r"has \[1, 0, 1, 1\] entries"),
         (split_dict(name=["../../etc/passwd"]), r"'\.\./\.\./etc/passwd' is no tile"),
-        (split_dict(s1_dates=[["yesterday"]]), f"tile {TILE}: 'yesterday' tells no day"),
+        (split_dict(s1_dates=[["yesterday"]]), f"tile {TILE}: 'yesterday' is not a day"),
         (split_dict(s1_dates=[20200101]), "is not as expected"),
         (split_dict(s1_dates=20200101), "is not as expected"),
     ],

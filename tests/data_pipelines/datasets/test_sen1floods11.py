@@ -137,7 +137,7 @@ def test_an_unknown_flood_has_no_made_up_date(archive):
 @pytest.mark.parametrize("date", ["2018/13/18", "soon", "None"])
 def test_a_bad_date_names_file_and_flood(archive, date):
     write_metadata(archive, FLOODS | {"Ghana": ("2018/09/18", date)})
-    with pytest.raises(ValueError, match=rf"{METADATA}: s2_date of Ghana: '{date}' tells no day"):
+    with pytest.raises(ValueError, match=rf"{METADATA}: s2_date of Ghana: '{date}' is not a day"):
         open_reader(archive)
 
 

@@ -180,7 +180,7 @@ SPOILED = {
         r"7\.csv: Flag holds \[1\.0, 2\.0, 3\.0, 4\.0\]; expected 0",
     ),
     "nothing": (lambda a: write_pixel(a, [[0] * 10] * 4), r"7\.csv: all bands are zero or empty on every date"),
-    "day": (lambda a: write_days(a, days=("20171345", *DAYS[1:])), r"dates\.csv: '20171345' tells no day"),
+    "day": (lambda a: write_days(a, days=("20171345", *DAYS[1:])), r"dates\.csv: '20171345' is not a day"),
     "no days": (lambda a: write_days(a, days=()), r"dates\.csv has no dates; expected one a line"),
     "no column": (lambda a: (a / "33UXP/dates.csv").write_text("x\n1\n"), r"dates\.csv has columns \['x'\] and lacks"),
 }

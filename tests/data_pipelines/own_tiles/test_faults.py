@@ -122,7 +122,7 @@ BAD_FILES = {
     "no array": (put_npz(days=np.arange(2)), r"a\.npz has the arrays \['days'\]; say which one to read"),
     "no days": (put_npz(power=POWER), r"a\.npz has the arrays \['power'\], not 'days', which is to hold the dates"),
     "few days": (put_npz(power=POWER, days=[20200101]), r"a\.npz has 2 dates, but days tells 1 of them"),
-    "day": (put_npz(power=POWER, days=[20200101, 20201301]), r"'days': '20201301' tells no day"),
+    "day": (put_npz(power=POWER, days=[20200101, 20201301]), r"'days': '20201301' is not a day"),
     "units": (
         put_npz(power=-POWER, days=[20200101, 20200102]),
         r"a\.npz has no value below 0, so .* units = \"li",
@@ -136,7 +136,7 @@ BAD_FILES = {
         r"a_20200301\.tif is centred 2 pixels away from .*a_20191231\.tif; expected the files of a tile to cover",
     ),
     "nothing": (put_npz(power=POWER * np.nan, days=[20200101, 20200102]), "no date of 's1' has a valid pixel"),
-    "a date": (put_csv("tile,date\na,2020-13-01\n"), r"modis\.csv, line 2: '2020-13-01' tells no day"),
+    "a date": (put_csv("tile,date\na,2020-13-01\n"), r"modis\.csv, line 2: '2020-13-01' is not a day"),
     "no dates": (put_csv("tile,date\na,2020-01-01\n"), r"modis\.csv has no date of tile 'b'"),
     "header": (put_csv("tile,day\na,2020-01-01\n"), r"modis\.csv has columns .* lacks \['date'\]"),
 }

@@ -46,13 +46,13 @@ def test_hidden_files_and_folders_are_no_tiles(tmp_path):
 
 def test_a_date_that_is_none(tmp_path):
     put(tmp_path, "s2/a_20201345.tif")
-    with pytest.raises(ValueError, match=r"s2/a_20201345\.tif .*'20201345' tells no day; expected yyyymmdd"):
+    with pytest.raises(ValueError, match=r"s2/a_20201345\.tif .*'20201345' is not a day; expected yyyymmdd"):
         found(tmp_path, "s2/{tile}_{date}.tif")
 
 
 def test_a_name_without_a_date_is_not_passed_over(tmp_path):
     put(tmp_path, "s2/a_20200101.tif", "s2/a_clouds.tif")
-    with pytest.raises(ValueError, match=r"s2/a_clouds\.tif .*'clouds' tells no day"):
+    with pytest.raises(ValueError, match=r"s2/a_clouds\.tif .*'clouds' is not a day"):
         found(tmp_path, "s2/{tile}_{date}.tif")
 
 

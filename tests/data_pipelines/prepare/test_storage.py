@@ -170,7 +170,9 @@ def test_own_data_elsewhere_are_known_by_their_card():
 
 def test_nothing_elsewhere_is_said(monkeypatch):
     enter(monkeypatch, archive_entry())
-    with pytest.raises(FileNotFoundError, match=r"'fake_tiles': no whole fake_tiles/1\.0\.0 at data\.root memory://"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'fake_tiles': no complete fake_tiles/1\.0\.0 at data\.root memory://"
+    ):
         locate(CARD.name, BASE)
     with pytest.raises(ValueError, match="^nonsense://bucket/fake_tiles: Protocol not known"):
         locate(CARD.name, "nonsense://bucket")
