@@ -7,16 +7,26 @@ import numpy as np
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import CELL_METRES, get_sensor
+from anysat_jax.weights.published import PublishedWeights, load_published
 
 PROJECTED_TOLERANCE = 2e-4  # of projector tokens and dense features, relative to the largest value
 TOLERANCE = 2e-5  # of everything else
 NUM_RELEASE, NUM_PRETRAIN = 14, 6  # cases; the index is checked against them
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiles in half the time
-PREDICTOR_HEADS = 4  # of the golden pretraining run; no shape tells
 
 
 def read_index(folder: pathlib.Path) -> dict:
     return json.loads((folder / "index.json").read_text())
+
+
+def predictor_heads(index: dict) -> int:
+    """Returns the predictor's heads, which no tensor's shape gives: the encoder's unless the index names them."""
+    return index.get("predictor_heads", index["heads"])
+
+
+def read_pretrain_weights(folder: pathlib.Path) -> PublishedWeights:
+    """Returns the golden pretraining weights, with as many heads in the predictor as the folder's index says."""
+    return load_published(folder / "pretrain.pth", predictor_heads=predictor_heads(read_index(folder)))
 
 
 def read_case(golden, case: int) -> dict[str, np.ndarray]:

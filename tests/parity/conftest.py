@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.weights.published import PublishedWeights, load_published
-from tests.parity.cases import PREDICTOR_HEADS
+from tests.parity.cases import read_pretrain_weights
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def release_weights(golden_folder) -> PublishedWeights:
 @pytest.fixture(scope="session")
 def pretrain_weights(golden_folder) -> PublishedWeights:
     pytest.importorskip("torch")
-    return load_published(golden_folder / "pretrain.pth", predictor_heads=PREDICTOR_HEADS)
+    return read_pretrain_weights(golden_folder)
 
 
 @pytest.fixture(scope="session")
