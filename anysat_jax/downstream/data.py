@@ -33,7 +33,8 @@ from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.load import OpenDataset
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.prepare.report import NO_LABEL, SplitSummary, labels_report, read_report
+from data_pipelines.prepare.report import NO_LABEL, labels_report, read_report
+from data_pipelines.prepare.statistics import SplitCounts
 from data_pipelines.prepare.storage import MANIFEST_FILE, cache_folder, hold_lock, temporary_name
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import ARCHIVE_NAMES
@@ -150,11 +151,11 @@ def with_share(
     Raises:
       ValueError: a tile cannot be read.
     """
-    records, summary = prepared.records(TRAIN), SplitSummary.empty(prepared.card)
+    records, counts = prepared.records(TRAIN), SplitCounts.empty(prepared.card)
     for tile in tiles:
         with contextlib.suppress(CorruptTileError) if skip_corrupt else contextlib.nullcontext():
-            summary.update(records[int(tile)])
-    share = {"examples": len(tiles), "labels": labels_report(prepared.card, summary)}
+            counts.update(records[int(tile)])
+    share = {"examples": len(tiles), "labels": labels_report(prepared.card, counts)}
     return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **share}}}
 
 

@@ -30,7 +30,6 @@ from data_pipelines.prepare.plan import (
     probe_positions,
 )
 from data_pipelines.prepare.records import check_card, write_metadata
-from data_pipelines.prepare.report import DatasetStats, ShardStats
 from data_pipelines.prepare.shards import (
     BadTileError,
     ShardJob,
@@ -40,7 +39,7 @@ from data_pipelines.prepare.shards import (
     write_on_cluster,
     write_shard,
 )
-from data_pipelines.prepare.statistics import SPLIT, save_statistics
+from data_pipelines.prepare.statistics import SPLIT, DatasetStats, ShardStats, save_statistics
 from data_pipelines.prepare.storage import (
     Output,
     cache_folder,
@@ -281,16 +280,18 @@ def _write_shards(job: ShardJob, missing: Sequence[Shard], total: int, workers: 
 def _describe(job: ShardJob, plan: Plan) -> dict[str, Any]:
     """Merges the shards' statistics in order and writes the files beside the shards; returns the report."""
     output, card, shards = job.output, job.reader.card, plan.shards()
-    stats = DatasetStats(card, (ShardStats.from_json((output.parts / one.stats_name).read_bytes()) for one in shards))
-    for split, lengths in stats.shard_lengths.items():
-        if not sum(lengths):
-            reasons = "; ".join(dict.fromkeys(one.reason for one in stats.skipped if one.split == split))[:500]
+    parts = (ShardStats.from_json((output.parts / one.stats_name).read_bytes()) for one in shards)
+    stats = DatasetStats.merged(card, parts)
+    for split, one in stats.splits.items():
+        if not one.examples:
+            reasons = "; ".join(dict.fromkeys(tile.reason for tile in one.skipped))[:500]
             raise ValueError(
                 f"dataset {card.name!r}: not one tile of split {split!r} could be read ({reasons}); check the source"
             )
     report = preparation_report.make_report(card, plan, stats)
-    write_metadata(output.data, card, plan.facts.version, stats.shard_lengths, stats.record_bytes, plan.limit)
-    save_statistics(output.data, card.name, stats.statistics.result())
+    record_bytes = {split: one.record_bytes for split, one in stats.splits.items()}
+    write_metadata(output.data, card, plan.facts.version, stats.shard_lengths, record_bytes, plan.limit)
+    save_statistics(output.data, card.name, stats.sensor_statistics())
     save_lengths(output.data, stats.lengths)
     texts = {
         card_json.FILE_NAME: card_json.to_json(card),

@@ -1,222 +1,27 @@
-"""Counts of shards and splits, and the report of a preparation: `report.json` in the prepared folder, and its text."""
+"""The report of a preparation: `report.json` in the prepared folder, and the same as Markdown."""
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
-import msgspec
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32
 from tabulate import tabulate
 
-from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card import DatasetCard
 from data_pipelines.prepare.plan import Plan
-from data_pipelines.prepare.statistics import RunningMoments, RunningStatistics, array_to_list, list_to_array
+from data_pipelines.prepare.statistics import CLOUDY, DatasetStats, SensorCounts, SplitCounts
 from data_pipelines.windows import in_list
 
 REPORT_FILE = "report.json"
-CLOUDY = 50  # percent from which a pixel counts as cloudy
 NO_LABEL = "(no label)"
 BARS = 8  # of a histogram of dates
 BAR_WIDTH = 30
 SHOWN_SKIPPED = 5
 SHOWN_CLASSES = 20  # the most frequent
 SHOWN_EMPTY = 5
-
-
-@dataclasses.dataclass
-class SensorCounts:
-    """Counts of one sensor.
-
-    Attributes:
-      missing: tiles without it.
-      pixels, invalid: values of its masks, and how many of them are False.
-      seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
-    """
-
-    missing: int = 0
-    pixels: int = 0
-    invalid: int = 0
-    seen: int = 0
-    cloudy: int = 0
-
-    def update(self, name: str, example: Example) -> None:
-        """Adds a complete example."""
-        if not example.get(f"{name}_present", True):
-            self.missing += 1
-            return
-        if (mask := example.get(f"{name}_mask")) is not None:
-            self.pixels += mask.size
-            self.invalid += int(mask.size - np.count_nonzero(mask))
-        if (cloud := example.get(f"{name}_cloud")) is not None:
-            self.seen += cloud.size
-            self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
-
-    def merge(self, other: Self) -> None:
-        """Adds other counts, in place."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-
-@dataclasses.dataclass
-class SplitSummary:
-    """Counts of the sensors and labels of a split, or of a part of one.
-
-    Attributes:
-      sensors: counts of each sensor.
-      classes: for each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
-      numbers: for each regression label, moments of its values.
-    """
-
-    sensors: dict[str, SensorCounts]
-    classes: dict[str, Int64[np.ndarray, "counts"]]
-    numbers: dict[str, RunningMoments]
-
-    @classmethod
-    def empty(cls, card: DatasetCard) -> "SplitSummary":
-        """Returns the summary of no tile."""
-        summary = cls({name: SensorCounts() for name in card.sensors}, {}, {})
-        for key, kind, names in (
-            ("tile", card.tile_label, card.tile_classes),
-            ("dense", card.dense_label, card.dense_classes),
-        ):
-            if kind == "regression":
-                summary.numbers[key] = RunningMoments.empty(1)
-            elif kind != "none":
-                summary.classes[key] = np.zeros(len(names) + 1, np.int64)
-        return summary
-
-    def update(self, example: Example) -> None:
-        """Adds a complete example."""
-        for name, one in self.sensors.items():
-            one.update(name, example)
-        for key, counts in self.classes.items():
-            counts += _class_counts(np.asarray(example[key]), len(counts) - 1, multi_hot=key == "tile")
-        for key, moments in self.numbers.items():
-            values = np.asarray(example[key]).ravel()
-            moments.merge(RunningMoments.of([values[np.isfinite(values)]]))
-
-    def merge(self, other: Self) -> None:
-        """Adds another part of the split, in place."""
-        for name, one in self.sensors.items():
-            one.merge(other.sensors[name])
-        for key, counts in self.classes.items():
-            counts += other.classes[key]
-        for key, moments in self.numbers.items():
-            moments.merge(other.numbers[key])
-
-
-def _class_counts(label: np.ndarray, num_classes: int, *, multi_hot: bool) -> Int64[np.ndarray, "K+1"]:
-    """Counts each class and, last, pixels without a label or tiles without any class."""
-    if multi_hot and label.ndim == 1:
-        return np.append(label.astype(np.int64), int(not label.any()))
-    numbers = label.astype(np.int64).ravel()
-    known = np.where((numbers >= 0) & (numbers < num_classes), numbers, num_classes)
-    return np.bincount(known, minlength=num_classes + 1)
-
-
-Lengths = dict[str, Int32[np.ndarray, "N"]]
-"""Number of dates of each series of each tile; 0 where the tile lacks the sensor."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A tile that was left out, and the reason."""
-
-    split: str
-    tile: str
-    reason: str
-
-
-@dataclasses.dataclass
-class ShardStats:
-    """Everything that is kept of a shard's examples beside its records.
-
-    Attributes:
-      split: the shard's split.
-      statistics: moments of each sensor's bands.
-      summary: counts for the report.
-      lengths: number of dates of each series of each tile.
-      examples: tiles written.
-      skipped: tiles left out.
-      record_bytes: size of the records.
-      file_bytes: size of the shard's file.
-    """
-
-    split: str
-    statistics: RunningStatistics
-    summary: SplitSummary
-    lengths: dict[str, list[int]]
-    examples: int = 0
-    skipped: list[Skipped] = dataclasses.field(default_factory=list)
-    record_bytes: int = 0
-    file_bytes: int = 0
-
-    @classmethod
-    def empty(cls, card: DatasetCard, split: str) -> "ShardStats":
-        """Returns the statistics of a shard without examples."""
-        lengths: dict[str, list[int]] = {name: [] for name in card.sensors if get_sensor(name).has_dates}
-        return cls(split, RunningStatistics.empty(card), SplitSummary.empty(card), lengths)
-
-    def update(self, example: Example, record_bytes: int) -> None:
-        """Adds a complete, checked example and the size of its records."""
-        self.examples += 1
-        self.record_bytes += record_bytes
-        self.summary.update(example)
-        for name, counts in self.lengths.items():
-            counts.append(len(example[name]))
-        self.statistics.update(self.split, example)
-
-    def to_json(self) -> bytes:
-        """Encodes the statistics; floats keep every bit."""
-        return msgspec.json.encode(self, enc_hook=array_to_list)
-
-    @classmethod
-    def from_json(cls, content: bytes) -> "ShardStats":
-        """Decodes the bytes of `to_json`.
-
-        Raises:
-          ValueError: the content is something else.
-        """
-        return msgspec.json.decode(content, type=cls, dec_hook=list_to_array)
-
-
-class DatasetStats:
-    """The statistics of all shards of a dataset, merged in their order.
-
-    Attributes:
-      statistics: moments of each sensor's bands.
-      summaries: counts of each split.
-      lengths: number of dates of each series of each tile, by split.
-      shard_lengths: examples of each shard, by split.
-      record_bytes, file_bytes: sizes, by split.
-      skipped: tiles left out.
-    """
-
-    def __init__(self, card: DatasetCard, shards: Iterable[ShardStats]) -> None:
-        self.statistics = RunningStatistics.empty(card)
-        self.summaries: dict[str, SplitSummary] = {}
-        self.shard_lengths: dict[str, list[int]] = {}
-        self.record_bytes: dict[str, int] = {}
-        self.file_bytes: dict[str, int] = {}
-        self.skipped: list[Skipped] = []
-        lengths: dict[str, dict[str, list[int]]] = {}
-        for one in shards:
-            self.statistics.merge(one.statistics)
-            self.summaries.setdefault(one.split, SplitSummary.empty(card)).merge(one.summary)
-            self.shard_lengths.setdefault(one.split, []).append(one.examples)
-            self.record_bytes[one.split] = self.record_bytes.get(one.split, 0) + one.record_bytes
-            self.file_bytes[one.split] = self.file_bytes.get(one.split, 0) + one.file_bytes
-            self.skipped += one.skipped
-            for name, counts in one.lengths.items():
-                lengths.setdefault(one.split, {}).setdefault(name, []).extend(counts)
-        self.lengths: dict[str, Lengths] = {
-            split: {name: np.asarray(counts, np.int32) for name, counts in lengths.get(split, {}).items()}
-            for split in self.summaries
-        }
 
 
 def make_report(card: DatasetCard, plan: Plan, stats: DatasetStats) -> dict[str, Any]:
@@ -228,9 +33,9 @@ def make_report(card: DatasetCard, plan: Plan, stats: DatasetStats) -> dict[str,
         "source": plan.facts.source,
         "limit": plan.limit,
         "cloudy_percent": CLOUDY,
-        "splits": {split: _split_report(card, split, stats) for split in stats.summaries},
+        "splits": {split: _split_report(card, split, stats) for split in stats.splits},
         "sensors": {name: _sensor_report(name, stats) for name in card.sensors},
-        "skipped": [dataclasses.asdict(one) for one in stats.skipped],
+        "skipped": [dataclasses.asdict(tile) for one in stats.splits.values() for tile in one.skipped],
     }
 
 
@@ -256,26 +61,27 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _split_report(card: DatasetCard, split: str, stats: DatasetStats) -> dict[str, Any]:
+    one = stats.splits[split]
     return {
-        "examples": sum(stats.shard_lengths[split]),
-        "skipped": sum(one.split == split for one in stats.skipped),
+        "examples": one.examples,
+        "skipped": len(one.skipped),
         "shards": len(stats.shard_lengths[split]),
-        "megabytes": round(stats.file_bytes[split] / 1e6, 3),
-        "labels": labels_report(card, stats.summaries[split]),
+        "megabytes": round(one.file_bytes / 1e6, 3),
+        "labels": labels_report(card, one.counts),
     }
 
 
-def labels_report(card: DatasetCard, summary: SplitSummary) -> dict[str, Any]:
+def labels_report(card: DatasetCard, split: SplitCounts) -> dict[str, Any]:
     """Returns a report's facts about the labels of a split, or of a part of one.
 
     Returns:
       For each label: of classes, the count of each by name; of a regression, its count, unit and moments.
     """
     report: dict[str, Any] = {}
-    for key, counts in summary.classes.items():
+    for key, counts in split.classes.items():
         names = (*(card.tile_classes if key == "tile" else card.dense_classes), NO_LABEL)
         report[key] = dict(zip(names, counts.tolist(), strict=True))
-    for key, moments in summary.numbers.items():
+    for key, moments in split.numbers.items():
         one = {"count": int(moments.count[0]), "unit": card.label_unit}
         if one["count"]:
             fields = {"mean": moments.mean, "std": moments.std, "min": moments.minimum, "max": moments.maximum}
@@ -286,8 +92,8 @@ def labels_report(card: DatasetCard, summary: SplitSummary) -> dict[str, Any]:
 
 def _sensor_report(name: str, stats: DatasetStats) -> dict[str, Any]:
     total = SensorCounts()
-    for summary in stats.summaries.values():
-        total.merge(summary.sensors[name])
+    for one in stats.splits.values():
+        total.merge(one.counts.sensors[name])
     report: dict[str, Any] = {"missing": total.missing}
     if total.pixels:
         report["invalid_share"] = total.invalid / total.pixels

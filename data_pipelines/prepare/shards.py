@@ -18,7 +18,7 @@ from anysat_jax.sensors import Sensor, register
 from data_pipelines.card import Example
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.records import Serialiser, check_example, check_written, complete_example, record_errors
-from data_pipelines.prepare.report import ShardStats, Skipped
+from data_pipelines.prepare.statistics import ShardStats, Skipped
 from data_pipelines.prepare.storage import Output, move_whole, temporary_name, write_whole
 from data_pipelines.reader import Reader
 from data_pipelines.windows import split_example

@@ -1,23 +1,26 @@
-"""Band statistics of a dataset: computed while it is prepared, stored beside it, applied by `transforms` only.
+"""Statistics of a dataset, gathered shard by shard while it is prepared: bands, labels, masks, clouds, dates.
 
-They are pooled: one mean and one standard deviation per band over every valid pixel of every date of every tile of the
-split "train", so that held-out tiles do not influence the inputs.
+Those of bands are stored beside the records and applied by `transforms` only. They are pooled: one mean and one
+standard deviation per band over every valid pixel of every date of every tile of the split "train", so that held-out
+tiles do not influence the inputs.
 """
 
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import msgspec
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Num
+from jaxtyping import Bool, Float64, Int32, Int64, Num
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 
 STATISTICS_FILE = "statistics.json"
 SPLIT = "train"
+CLOUDY = 50  # percent from which a pixel counts as cloudy
 
 
 @dataclasses.dataclass
@@ -101,6 +104,16 @@ def _is_exact(dtype: np.dtype) -> bool:
     return dtype.kind in "iu" and dtype.itemsize <= 2
 
 
+def array_to_list(array: np.ndarray) -> list[Any]:
+    """Encodes an array for JSON, NaN as None (msgspec's `enc_hook`)."""
+    return [None if value != value else value for value in array.tolist()]
+
+
+def list_to_array(annotation: Any, values: list[Any]) -> np.ndarray:
+    """Decodes an array of JSON by the dtype of its jaxtyping annotation, None as NaN (msgspec's `dec_hook`)."""
+    return np.asarray(values, annotation.dtypes[0])
+
+
 class SensorStatistics(msgspec.Struct, frozen=True, rename={"minimum": "min", "maximum": "max"}):
     """Statistics of one sensor's bands, in native units.
 
@@ -123,62 +136,218 @@ class SensorStatistics(msgspec.Struct, frozen=True, rename={"minimum": "min", "m
 
 
 @dataclasses.dataclass
-class RunningStatistics:
-    """Moments of every sensor of a dataset, updated example by example; parts can be merged.
+class SensorCounts:
+    """Counts of one sensor.
 
     Attributes:
-      moments: of each sensor, over the split "train".
-      longest: dates of each sensor's longest series, over all splits.
+      missing: tiles without it.
+      pixels, invalid: values of its masks, and how many of them are False.
+      seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
     """
 
-    moments: dict[str, RunningMoments]
-    longest: dict[str, int]
+    missing: int = 0
+    pixels: int = 0
+    invalid: int = 0
+    seen: int = 0
+    cloudy: int = 0
+
+    def update(self, name: str, example: Example) -> None:
+        """Adds a complete example."""
+        if not example.get(f"{name}_present", True):
+            self.missing += 1
+            return
+        if (mask := example.get(f"{name}_mask")) is not None:
+            self.pixels += mask.size
+            self.invalid += int(mask.size - np.count_nonzero(mask))
+        if (cloud := example.get(f"{name}_cloud")) is not None:
+            self.seen += cloud.size
+            self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
+
+    def merge(self, other: Self) -> None:
+        """Adds other counts, in place."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclasses.dataclass
+class SplitCounts:
+    """Counts of the sensors and labels of a split, or of a part of one.
+
+    Attributes:
+      sensors: counts of each sensor.
+      classes: for each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
+      numbers: for each regression label, moments of its values.
+    """
+
+    sensors: dict[str, SensorCounts]
+    classes: dict[str, Int64[np.ndarray, "counts"]]
+    numbers: dict[str, RunningMoments]
 
     @classmethod
-    def empty(cls, card: DatasetCard) -> "RunningStatistics":
-        """Returns the statistics of no example."""
+    def empty(cls, card: DatasetCard) -> "SplitCounts":
+        """Returns the counts of no tile."""
+        split = cls({name: SensorCounts() for name in card.sensors}, {}, {})
+        for key, kind, names in (
+            ("tile", card.tile_label, card.tile_classes),
+            ("dense", card.dense_label, card.dense_classes),
+        ):
+            if kind == "regression":
+                split.numbers[key] = RunningMoments.empty(1)
+            elif kind != "none":
+                split.classes[key] = np.zeros(len(names) + 1, np.int64)
+        return split
+
+    def update(self, example: Example) -> None:
+        """Adds a complete example."""
+        for name, one in self.sensors.items():
+            one.update(name, example)
+        for key, counts in self.classes.items():
+            counts += _class_counts(np.asarray(example[key]), len(counts) - 1, multi_hot=key == "tile")
+        for key, moments in self.numbers.items():
+            values = np.asarray(example[key]).ravel()
+            moments.merge(RunningMoments.of([values[np.isfinite(values)]]))
+
+    def merge(self, other: Self) -> None:
+        """Adds another part of the split, in place."""
+        for name, one in self.sensors.items():
+            one.merge(other.sensors[name])
+        for key, counts in self.classes.items():
+            counts += other.classes[key]
+        for key, moments in self.numbers.items():
+            moments.merge(other.numbers[key])
+
+
+def _class_counts(label: np.ndarray, num_classes: int, *, multi_hot: bool) -> Int64[np.ndarray, "K+1"]:
+    """Counts each class and, last, pixels without a label or tiles without any class."""
+    if multi_hot and label.ndim == 1:
+        return np.append(label.astype(np.int64), int(not label.any()))
+    numbers = label.astype(np.int64).ravel()
+    known = np.where((numbers >= 0) & (numbers < num_classes), numbers, num_classes)
+    return np.bincount(known, minlength=num_classes + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A tile that was left out, and the reason."""
+
+    split: str
+    tile: str
+    reason: str
+
+
+@dataclasses.dataclass
+class ShardStats:
+    """Everything that is kept of the examples of a shard, or of all shards of a split, beside the records.
+
+    Attributes:
+      split: the shard's split.
+      moments: of each sensor's valid values; empty but in the split "train".
+      counts: of sensors and labels, for the report.
+      lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
+      examples: tiles written.
+      skipped: tiles left out.
+      record_bytes: size of the records.
+      file_bytes: size of the file.
+    """
+
+    split: str
+    moments: dict[str, RunningMoments]
+    counts: SplitCounts
+    lengths: dict[str, list[int]]
+    examples: int = 0
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    record_bytes: int = 0
+    file_bytes: int = 0
+
+    @classmethod
+    def empty(cls, card: DatasetCard, split: str) -> "ShardStats":
+        """Returns the statistics of a shard without examples."""
+        lengths: dict[str, list[int]] = {name: [] for name in card.sensors if get_sensor(name).has_dates}
         moments = {name: RunningMoments.empty(get_sensor(name).num_bands) for name in card.sensors}
-        return cls(moments, dict.fromkeys(card.sensors, 0))
+        return cls(split, moments, SplitCounts.empty(card), lengths)
 
-    def update(self, split: str, example: Example) -> None:
-        """Adds a complete example: the lengths of its series and, in the split "train", its values."""
+    def update(self, example: Example, record_bytes: int) -> None:
+        """Adds a complete, checked example and the size of its records."""
+        self.examples += 1
+        self.record_bytes += record_bytes
+        self.counts.update(example)
+        for name, counts in self.lengths.items():
+            counts.append(len(example[name]))
         for name, moments in self.moments.items():
-            values = example[name]
-            if values.ndim == 4:
-                self.longest[name] = max(self.longest[name], len(values))
-            if split == SPLIT and example.get(f"{name}_present", True):
-                moments.update(values, example.get(f"{name}_mask"))
+            if self.split == SPLIT and example.get(f"{name}_present", True):
+                moments.update(example[name], example.get(f"{name}_mask"))
 
-    def merge(self, other: "RunningStatistics") -> None:
-        """Adds the examples of other statistics, in place."""
+    def merge(self, other: Self) -> None:
+        """Adds the next shard of the split, in place."""
         for name, moments in self.moments.items():
             moments.merge(other.moments[name])
-            self.longest[name] = max(self.longest[name], other.longest[name])
+        self.counts.merge(other.counts)
+        for name, counts in self.lengths.items():
+            counts += other.lengths[name]
+        self.examples += other.examples
+        self.skipped += other.skipped
+        self.record_bytes += other.record_bytes
+        self.file_bytes += other.file_bytes
 
-    def result(self) -> dict[str, SensorStatistics]:
-        """Returns the statistics of all examples so far, by sensor."""
+    def to_json(self) -> bytes:
+        """Encodes the statistics; floats keep every bit."""
+        return msgspec.json.encode(self, enc_hook=array_to_list)
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "ShardStats":
+        """Decodes the bytes of `to_json`.
+
+        Raises:
+          ValueError: the content is something else.
+        """
+        return msgspec.json.decode(content, type=cls, dec_hook=list_to_array)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetStats:
+    """The statistics of all shards of a dataset.
+
+    Attributes:
+      splits: of each split, its shards' merged in their order.
+      shard_lengths: examples of each shard, by split.
+    """
+
+    splits: dict[str, ShardStats]
+    shard_lengths: dict[str, list[int]]
+
+    @classmethod
+    def merged(cls, card: DatasetCard, shards: Iterable[ShardStats]) -> "DatasetStats":
+        """Merges the statistics of all shards."""
+        stats = cls({}, {})
+        for one in shards:
+            stats.splits.setdefault(one.split, ShardStats.empty(card, one.split)).merge(one)
+            stats.shard_lengths.setdefault(one.split, []).append(one.examples)
+        return stats
+
+    @property
+    def lengths(self) -> dict[str, dict[str, Int32[np.ndarray, "N"]]]:
+        """Number of dates of each series of each tile, by split; 0 where the tile lacks the sensor."""
+        return {
+            split: {name: np.asarray(counts, np.int32) for name, counts in one.lengths.items()}
+            for split, one in self.splits.items()
+        }
+
+    def sensor_statistics(self) -> dict[str, SensorStatistics]:
+        """Returns the statistics of each sensor's values in the split "train"."""
+        moments, splits = self.splits[SPLIT].moments, self.splits.values()
+        longest = {name: max(max(one.lengths.get(name, [0]), default=0) for one in splits) for name in moments}
         return {
             name: SensorStatistics(
                 bands=get_sensor(name).bands,
-                mean=moments.mean,
-                std=np.where(moments.std > 0, moments.std, 1.0),
-                minimum=moments.minimum,
-                maximum=moments.maximum,
-                count=moments.count,
-                longest_series=self.longest[name],
+                mean=one.mean,
+                std=np.where(one.std > 0, one.std, 1.0),
+                minimum=one.minimum,
+                maximum=one.maximum,
+                count=one.count,
+                longest_series=longest[name],
             )
-            for name, moments in self.moments.items()
+            for name, one in moments.items()
         }
-
-
-def array_to_list(array: np.ndarray) -> list[Any]:
-    """Encodes an array for JSON, NaN as None (msgspec's `enc_hook`)."""
-    return [None if value != value else value for value in array.tolist()]
-
-
-def list_to_array(annotation: Any, values: list[Any]) -> np.ndarray:
-    """Decodes an array of JSON by the dtype of its jaxtyping annotation, None as NaN (msgspec's `dec_hook`)."""
-    return np.asarray(values, annotation.dtypes[0])
 
 
 def save_statistics(folder: pathlib.Path, dataset: str, statistics: dict[str, SensorStatistics]) -> None:

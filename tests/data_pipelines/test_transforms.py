@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.options import Sampling
-from data_pipelines.prepare.statistics import RunningStatistics
+from data_pipelines.prepare.statistics import DatasetStats, ShardStats
 from data_pipelines.transforms import TileTransform, hide_invalid, standardise
 from data_pipelines.windows import IGNORE, Window, sample_window, whole_tile
 from tests.data_pipelines import fake_reader
@@ -123,11 +123,11 @@ def test_standardise_is_float32_whatever_is_stored(dtype):
 
 def test_standardised_once_with_the_pooled_statistics():
     card = fake_reader.CARD
-    gatherer = RunningStatistics.empty(card)
+    stats = ShardStats.empty(card, "train")
     examples = [fake_reader.make_example("train", index) for index in range(6)]
     for example in examples:
-        gatherer.update("train", example)
-    transform = TileTransform(card, gatherer.result(), Sampling())
+        stats.update(example, 0)
+    transform = TileTransform(card, DatasetStats.merged(card, [stats]).sensor_statistics(), Sampling())
     batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
     for row, example in enumerate(examples):
         transform.write(batch, row, [whole_tile(card, example)], Window(card.extent), None)

@@ -1,6 +1,7 @@
 """Shards written by processes of this machine and by a Dask cluster: the same bytes; dead and failing workers."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,11 +110,13 @@ def cluster(tmp_path_factory):
     file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
     common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
     worker = ["dask_worker", *common, "--no-nanny", "--nthreads", "1", "--local-directory", str(file.parent)]
+    # A worker that is fetching data from one that is killed tries for so long, else 30 s.
+    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
     processes = []
     try:
         for arguments in (["dask_scheduler", *common, "--port", "0"], worker, worker):
             command = [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]]
-            processes.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL))
+            processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL))
             wait_until(file.exists)
         yield json.loads(file.read_text())["address"], processes[1:]
     finally:

@@ -2,7 +2,6 @@
 
 import json
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +9,9 @@ from hypothesis import strategies as st
 
 from data_pipelines.prepare.statistics import (
     STATISTICS_FILE,
+    DatasetStats,
     RunningMoments,
-    RunningStatistics,
-    array_to_list,
-    list_to_array,
+    ShardStats,
     load_statistics,
     save_statistics,
 )
@@ -101,42 +99,38 @@ def test_means_of_integers_are_exact_for_any_order():
     np.testing.assert_allclose(forth.deviation, back.deviation, rtol=1e-12)
 
 
-def gather(num_tiles=5):
-    statistics = RunningStatistics.empty(CARD)
-    for index in range(num_tiles):
-        statistics.update("train", make_example("train", index))
-    statistics.update("val", make_example("val", 3))
-    return statistics.result()
+def gather(train, val=()):
+    """Statistics of shards of training tiles, each given by its tiles' indices, and of held-out tiles."""
+    shards = []
+    for split, indices in [*(("train", one) for one in train), ("val", val)]:
+        shards.append(ShardStats.empty(CARD, split))
+        for index in indices:
+            shards[-1].update(make_example(split, index), 0)
+    return DatasetStats.merged(CARD, shards).sensor_statistics()
 
 
-def test_merged_parts_equal_one_pass():
-    whole, parts = gather(), [RunningStatistics.empty(CARD) for _ in range(3)]
-    for index in range(5):
-        parts[index // 2].update("train", make_example("train", index))
-    parts[2].update("val", make_example("val", 3))
-    for part in parts[1:]:
-        parts[0].merge(part)
-    for name, one in parts[0].result().items():
+def test_merged_shards_equal_one_pass():
+    whole, merged = gather([range(5)], [3]), gather([(0, 1), (2, 3), (4,)], [3])
+    for name, one in merged.items():
         for field in FIELDS:
             np.testing.assert_allclose(getattr(one, field), getattr(whole[name], field), rtol=1e-12)
         assert one.longest_series == whole[name].longest_series
 
 
 def test_json_keeps_every_bit():
-    statistics = RunningStatistics.empty(CARD)
-    statistics.update("train", make_example("train", 0))
-    content = msgspec.json.encode(statistics, enc_hook=array_to_list)
-    restored = msgspec.json.decode(content, type=RunningStatistics, dec_hook=list_to_array)
-    for part in (statistics, restored):
-        part.update("train", make_example("train", 1))
-    for name, one in restored.result().items():
-        for field in FIELDS:
-            np.testing.assert_array_equal(getattr(one, field), getattr(statistics.result()[name], field))
+    shard = ShardStats.empty(CARD, "train")
+    shard.update(make_example("train", 0), 0)
+    restored = ShardStats.from_json(shard.to_json())
+    for one in (shard, restored):
+        one.update(make_example("train", 1), 0)
+    for name, moments in restored.moments.items():
+        for field in ("count", "total", "mean", "deviation", "minimum", "maximum"):
+            np.testing.assert_array_equal(getattr(moments, field), getattr(shard.moments[name], field))
 
 
 def test_invalid_values_and_other_splits_leave_no_trace():
     examples = [make_example("train", index) for index in range(5)]
-    statistics = gather()
+    statistics = gather([range(5)], [3])
     valid = np.concatenate([e["s1-asc"][:, 1][e["s1-asc_mask"][:, 1]] for e in examples]).astype(np.float64)
     assert np.isfinite(valid).all()
     np.testing.assert_allclose(statistics["s1-asc"].mean[1], valid.mean(), rtol=1e-12)
@@ -146,12 +140,13 @@ def test_invalid_values_and_other_splits_leave_no_trace():
 
 
 def test_longest_series_counts_all_splits():
-    assert gather(1)["s2"].longest_series == 6  # 3 dates in the training tile, 6 in the held-out one
-    assert gather()["spot"].longest_series == 0
+    statistics = gather([[0]], [3])
+    assert statistics["s2"].longest_series == 6  # 3 dates in the training tile, 6 in the held-out one
+    assert statistics["spot"].longest_series == 0
 
 
 def test_saved_statistics_read_the_same(tmp_path):
-    saved = gather()
+    saved = gather([range(2)])
     save_statistics(tmp_path, CARD.name, saved)
     loaded = load_statistics(tmp_path, CARD)
     for name, one in saved.items():
@@ -162,12 +157,12 @@ def test_saved_statistics_read_the_same(tmp_path):
 
 
 def test_statistics_of_earlier_releases_with_percentiles_are_read(tmp_path):
-    save_statistics(tmp_path, CARD.name, gather())
+    save_statistics(tmp_path, CARD.name, gather([range(2)]))
     content = json.loads((tmp_path / STATISTICS_FILE).read_text())
     for one in content["sensors"].values():
         one["percentile_1"] = one["percentile_99"] = [None] * len(one["mean"])
     (tmp_path / STATISTICS_FILE).write_text(json.dumps(content))
-    assert load_statistics(tmp_path, CARD)["s2"].mean.tolist() == gather()["s2"].mean.tolist()
+    assert load_statistics(tmp_path, CARD)["s2"].mean.tolist() == gather([range(2)])["s2"].mean.tolist()
 
 
 def test_missing_statistics(tmp_path):
@@ -199,7 +194,7 @@ def spoil(sensors, change):
     ],
 )
 def test_statistics_of_something_else_are_refused(tmp_path, change, message):
-    save_statistics(tmp_path, CARD.name, gather())
+    save_statistics(tmp_path, CARD.name, gather([range(2)]))
     content = json.loads((tmp_path / STATISTICS_FILE).read_text())
     spoil(content["sensors"], change)
     (tmp_path / STATISTICS_FILE).write_text(json.dumps(content))
