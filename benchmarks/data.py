@@ -289,7 +289,7 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors
     config = PretrainConfig.read(config)
-    mesh, optimizer = make_mesh(vars(config.mesh)), pretraining_optimizer(config)
+    mesh, optimizer = make_mesh(config.mesh), pretraining_optimizer(config)
     state = create_state(config.model, optimizer, mesh, 0)
     size = max(1, case.batch_size // 4)
     batch = jax.tree.map(lambda array: array[:size], next(batches).replace(labels={}))

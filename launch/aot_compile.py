@@ -342,7 +342,7 @@ class Compiler:
         self.config, self.topology, self.results = config, topology, results
         self.model: ModelConfig = model_of(config)
         self.settings = dataclasses.replace(PretrainConfig.read(config), model=self.model)
-        self.mesh: Mesh = make_mesh(vars(self.settings.mesh), topology_devices(topology.name))
+        self.mesh: Mesh = make_mesh(self.settings.mesh, topology_devices(topology.name))
         check_heads(self.model, self.mesh)
 
     @property

@@ -13,6 +13,7 @@ from anysat_jax import SENSORS, main
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.step import create_state
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ def a_run(tmp_path, monkeypatch):
     """A folder in which there is a run `runs/mini`, as the pages assume; new sensors are forgotten."""
     monkeypatch.chdir(tmp_path)
     known = dict(SENSORS)
-    mesh = make_mesh({"data": 1, "fsdp": 1})
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1))
     state = create_state(ModelConfig.from_section(ConfigDict(MODEL)), optax.sgd(0.1), mesh, seed=0)
     with Checkpoints(tmp_path / "runs" / "mini" / "checkpoints") as checkpoints:
         checkpoints.save(state, {}, {"step": 1, "config": {"model": MODEL, "dtype": "float32"}, "record": {}})

@@ -15,6 +15,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import count_parameters, init_encoder, init_student
 from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import ExportedHead, load_exported, save_exported
 from anysat_jax.weights.published import load_published
@@ -45,7 +46,7 @@ def finished(tmp_path, params):
 
 
 def test_the_teacher_of_a_pretraining(tmp_path, params, capsys):
-    state = state_from_params(init_student(MODEL, 0), params, optax.sgd(0.1), make_mesh({"data": 1, "fsdp": 1}))
+    state = state_from_params(init_student(MODEL, 0), params, optax.sgd(0.1), make_mesh(MeshConfig(data=1, fsdp=1)))
     run = {"dtype": "float32", "model": {**SMALL, "preset": "tiny", "sensors": ["s2"]}}
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state, {}, {"step": 3, "config": run, "record": {}})

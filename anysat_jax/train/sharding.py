@@ -17,25 +17,26 @@ from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, Axes, parts
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.distributed import warm_up_collectives
 from data_pipelines.batches import HostShard
 
 AXES = (*BATCH_AXES, TENSOR)
 
 
-def make_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of the section `mesh`; an axis "data" of None takes all devices that the others leave.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of a run.
 
     Args:
-      config: data, fsdp, tensor; "tensor" may be missing.
+      config: the section `mesh`; `data` = None takes all devices that the other axes leave.
       devices: of a topology to compile for; None for those of this run.
 
     Raises:
       ConfigError: the mesh needs more devices than there are, or leaves devices of several processes idle.
     """
     devices = jax.devices() if devices is None else list(devices)
-    fsdp, tensor = config["fsdp"], config.get("tensor", 1)
-    data = config["data"] or max(1, len(devices) // (fsdp * tensor))
+    fsdp, tensor = config.fsdp, config.tensor
+    data = config.data or max(1, len(devices) // (fsdp * tensor))
     needed = data * fsdp * tensor
     product = f"mesh.data = {data} times mesh.fsdp = {fsdp}" + (f" times mesh.tensor = {tensor}" if tensor > 1 else "")
     if needed > len(devices):

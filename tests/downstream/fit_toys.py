@@ -16,6 +16,7 @@ from anysat_jax.downstream.fit import FitLog, Problem, fit
 from anysat_jax.downstream.selection import FitStore
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.train.compile import Compiled
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 
@@ -145,7 +146,7 @@ def toy_config(**changes) -> ConfigDict:
 
 
 def one_device():
-    return make_mesh({"data": 1, "fsdp": 1})
+    return make_mesh(MeshConfig(data=1, fsdp=1))
 
 
 def fit_with_accident(workdir: pathlib.Path, moment: str, step: int) -> None:

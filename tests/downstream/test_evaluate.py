@@ -15,6 +15,7 @@ from anysat_jax.downstream.split_pass import split_batches
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import DataError
 from anysat_jax.train import status as status_module
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
@@ -79,7 +80,7 @@ def test_several_patch_sizes_answer_with_the_mean_of_their_logits(toy):
 
 def test_neither_devices_nor_batches_change_the_scores(toy):
     one, _ = evaluate(toy)
-    two, seen = evaluate(toy, batch_size=5, mesh=make_mesh({"data": 2, "fsdp": 1}))  # rounded up to 6
+    two, seen = evaluate(toy, batch_size=5, mesh=make_mesh(MeshConfig(data=2, fsdp=1)))  # rounded up to 6
     assert seen["index"].tolist() == list(range(7))
     np.testing.assert_array_equal(one.confusion, two.confusion)
     assert one.scores == two.scores and two.loss == pytest.approx(one.loss, rel=1e-5)

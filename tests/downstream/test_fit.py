@@ -19,6 +19,7 @@ from anysat_jax.train import status as status_module
 from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
@@ -224,7 +225,7 @@ def _steep(params):
 
 def test_eight_devices_find_what_one_finds(tmp_path):
     folders = [tmp_path / name for name in ("one", "eight")]
-    meshes = [one_device(), make_mesh({"data": 2, "fsdp": 4})]
+    meshes = [one_device(), make_mesh(MeshConfig(data=2, fsdp=4))]
     found = [fit(toy_problem(), toy_config(epochs=2), *where) for where in zip(meshes, folders, strict=True)]
     losses = [[float(row["loss"]) for row in table(folder / "metrics.csv")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

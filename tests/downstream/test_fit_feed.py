@@ -3,10 +3,11 @@
 import numpy as np
 
 from anysat_jax.downstream.fit import FitFeed
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from tests.downstream.fit_toys import BATCH, ToyBatches
 
-MESH = make_mesh({"data": 4, "fsdp": 1})
+MESH = make_mesh(MeshConfig(data=4, fsdp=1))
 
 
 def test_batches_are_cut_over_the_devices_with_the_labels_that_are_asked_for():

@@ -6,13 +6,14 @@ import pytest
 
 from anysat_jax.downstream.selection import FitStore, Memory, Rules
 from anysat_jax.errors import CheckpointError, ConfigError
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, on_host
 from tests.downstream.fit_toys import toy_params
 from tests.train.toys import assert_same, toy_optimizer
 
 CONFIG = {"problem": {"dataset": "toy"}, "settings": {"epochs": 3}}
 RULES = Rules("accuracy", lower_is_better=False)
-MESH = make_mesh({"data": 2, "fsdp": 1})
+MESH = make_mesh(MeshConfig(data=2, fsdp=1))
 
 
 def params_of(value):

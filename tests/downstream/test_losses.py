@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from anysat_jax.downstream.task import LossConfig, Task, balanced_weights, task_loss
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
@@ -110,7 +111,7 @@ def test_the_mean_is_over_all_devices():
     logits, labels = samples("class")
     labels[1:4] = -1  # unequal shares of known labels on the devices
     task, config = TASKS["class"], LossConfig(class_weights=WEIGHTS)
-    mesh = make_mesh({"data": 4, "fsdp": 2})
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     cut = put_batch({"logits": logits, "labels": labels}, mesh)
     loss = jax.jit(lambda cut: task_loss(task, config, cut["logits"], cut["labels"])[0])(cut)
     assert loss == pytest.approx(float(task_loss(task, config, logits, labels)[0]), rel=1e-6)

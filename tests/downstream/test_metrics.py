@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from anysat_jax.downstream.metrics import SplitSummary, count_batch, json_values
 from anysat_jax.downstream.task import METRICS, Task, in_unit
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
 
 sk = pytest.importorskip("sklearn.metrics")
@@ -117,7 +118,7 @@ def test_devices_count_together_what_one_counts(name):
     task = TASKS[name]
     logits, labels = draw(task, np.random.default_rng(0), 16)
     valid = np.arange(16) < 13
-    cut = put_batch({"logits": logits, "labels": labels, "valid": valid}, make_mesh({"data": 4, "fsdp": 2}))
+    cut = put_batch({"logits": logits, "labels": labels, "valid": valid}, make_mesh(MeshConfig(data=4, fsdp=2)))
     both = [count(task, logits, labels, valid), count(task, cut["logits"], cut["labels"], cut["valid"])]
     alone, together = (SplitSummary(task) for _ in both)
     alone.add(both[0])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.pretrain.objective import MAX_TILES, MAX_VECTORS, MEASURES, chosen_vectors, feature_health, normalise
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
 
 measure = jax.jit(feature_health)
@@ -71,7 +72,7 @@ def test_few_vectors_are_looked_at_spread_over_tiles_and_positions(num_tiles, nu
 @pytest.mark.parametrize("num_tiles", [8, 2 * MAX_TILES])
 def test_devices_together_measure_what_one_does(num_tiles):
     patches = draw(num_tiles, 40, 16)
-    mesh = make_mesh({"data": 4, "fsdp": 2})
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     together, alone = measure(put_batch(patches, mesh)), measure(patches)
     for name in MEASURES:
         assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4, abs=1e-6), name

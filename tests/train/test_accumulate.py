@@ -11,6 +11,7 @@ import pytest
 from anysat_jax.batch import fake_batch
 from anysat_jax.pretrain.masking import MaskConfig, put_masks, sample_patch_masks
 from anysat_jax.pretrain.step import accumulated, micro_batches
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
 
 BATCH, COUNT = 8, 4
@@ -91,7 +92,7 @@ def test_a_number_that_is_not_finite_is_seen_from_any_micro_batch(inputs):
 
 
 def test_no_tile_leaves_its_device(inputs):
-    mesh = make_mesh({"data": 2, "fsdp": 1, "tensor": 1})
+    mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=1))
     batch, masks = put_batch(inputs[0], mesh), put_masks(inputs[1], mesh)
     program = mean_of.lower(params(), batch, masks, jax.random.key(0), COUNT).compile()
     text = program.as_text()

@@ -9,6 +9,7 @@ import pytest
 
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.checkpoint_files import CHANGING, FILE, find_damage, write_checksums
@@ -20,7 +21,7 @@ CONFIG = {"model": {"preset": "tiny", "dim": 128, "sensors": ["s2"], "remat": Fa
 
 
 def mesh_of(data=1, fsdp=1):
-    return make_mesh({"data": data, "fsdp": fsdp})
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp))
 
 
 def at_step(state, step):

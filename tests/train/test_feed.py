@@ -7,13 +7,14 @@ from anysat_jax.batch import fake_batch
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import DataError
 from anysat_jax.train import input as feed_module
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.input import Feed, until_end
 from anysat_jax.train.sharding import make_mesh
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.shards import WorkerDiedError
 from tests.train.toys import assert_same
 
-MESH = make_mesh({"data": 2, "fsdp": 1})
+MESH = make_mesh(MeshConfig(data=2, fsdp=1))
 
 
 class Batches:

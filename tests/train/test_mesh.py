@@ -8,24 +8,25 @@ from anysat_jax.batch import fake_batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.masking import put_masks
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import batch_sharding, check_batch_sizes, check_heads, make_mesh, put_batch
 from tests.train.toys import assert_same, toy_masks
 
 
 def mesh_of(data=None, fsdp=1, tensor=1):
-    return make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
 
 
 def test_the_default_mesh_is_what_the_machine_has():
     mesh = mesh_of()
     assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1} and mesh.axis_types == (AxisType.Auto,) * 3
     assert dict(mesh_of(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(make_mesh({"data": None, "fsdp": 4}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert dict(make_mesh(MeshConfig(data=None, fsdp=4)).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert mesh_of(data=1).size == 1
 
 
 def test_a_mesh_of_given_devices():
-    assert dict(make_mesh({"data": None, "fsdp": 2, "tensor": 1}, jax.devices()[4:]).shape)["data"] == 2
+    assert dict(make_mesh(MeshConfig(data=None, fsdp=2, tensor=1), jax.devices()[4:]).shape)["data"] == 2
 
 
 @pytest.mark.parametrize(("data", "fsdp", "tensor"), [(16, 1, 1), (8, 2, 1), (None, 9, 1), (4, 1, 4), (None, 3, 3)])

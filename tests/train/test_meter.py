@@ -9,6 +9,7 @@ from anysat_jax.flops import peak_flops, step_flops
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from anysat_jax.train import monitor as meter_module
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.input import Fed
 from anysat_jax.train.monitor import WINDOW, Finished, Meter, Throughput, make_meter
 from anysat_jax.train.sharding import make_mesh
@@ -74,7 +75,7 @@ def test_a_run_counts_the_flops_of_its_model(monkeypatch, negatives, parts):
     config = pretrain.get_config()
     config.accumulate, config.pretrain.negatives = 2, negatives
     model = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("spot",))
-    meter = make_meter(config, model, make_mesh({"data": 2, "fsdp": 1}))
+    meter = make_meter(config, model, make_mesh(MeshConfig(data=2, fsdp=1)))
     batch = fake_batch(("spot",), batch_size=4, extent=40.0)
     masks = sample_patch_masks(
         np.random.default_rng(0), batch.grid, 4, MaskConfig(mask_buckets=config.pretrain.mask_buckets)

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.step import abstract_state
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import (
     RULES,
     batch_width,
@@ -26,7 +27,7 @@ MODEL = ModelConfig.from_preset("base", sensors=("spot", "s2"))
 
 
 def mesh_of(data=None, fsdp=1, tensor=1):
-    return make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
 
 
 def names_of(tree):
@@ -108,8 +109,8 @@ def test_along_data_everything_is_repeated():
     [({"data": 8, "fsdp": 1}, 8, 1), ({"data": 2, "fsdp": 2, "tensor": 2}, 4, 2), ({"data": 1, "fsdp": 1}, 1, 1)],
 )
 def test_a_process_on_its_own_reads_every_row(mesh, count, width):
-    shard = host_shard(make_mesh(mesh))
-    assert shard.count == count and batch_width(make_mesh(mesh)) == width
+    shard = host_shard(mesh_of(**mesh))
+    assert shard.count == count and batch_width(mesh_of(**mesh)) == width
     assert shard.rows(16).tolist() == list(range(16))
 
 

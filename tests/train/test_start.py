@@ -7,12 +7,13 @@ from anysat_jax.pretrain import train as start
 from anysat_jax.pretrain.step import create_state
 from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import make_mesh
 from tests.train.toys import assert_same, toy_optimizer
 
 MODEL = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=("s2", "spot"))
-MESH = make_mesh({"data": 1, "fsdp": 1})
+MESH = make_mesh(MeshConfig(data=1, fsdp=1))
 
 
 def config_of(**changes):

@@ -7,6 +7,7 @@ import pytest
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.pretrain.step import abstract_state, create_state, state_from_params
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from tests.train.toys import assert_same, toy_optimizer, toy_params
 
@@ -14,7 +15,7 @@ MODEL = ModelConfig(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_h
 
 
 def mesh_of(data=1, fsdp=1):
-    return make_mesh({"data": data, "fsdp": fsdp})
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, put_masks, sampl
 from anysat_jax.pretrain.objective import LOSSES, LossConfig, jepa_loss
 from anysat_jax.pretrain.step import TrainState, initial_state, make_train_step, pretraining_optimizer
 from anysat_jax.train import sharding
-from anysat_jax.train.config import model_config
+from anysat_jax.train.config import MeshConfig, model_config
 from anysat_jax.train.metrics_log import HEALTH
 from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.sharding import make_mesh, put_batch, replicated, state_shardings
@@ -105,7 +105,7 @@ def test_eight_devices_give_the_numbers_of_one(
     states, metrics = single
     config = small_config()
     optimizer = pretraining_optimizer(PretrainConfig.read(config))
-    mesh = make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
     shardings = state_shardings(mesh, states[0])
     assert fsdp * tensor == 1 or sum(not one.is_fully_replicated for one in jax.tree.leaves(shardings)) > 50
     step = jax.jit(

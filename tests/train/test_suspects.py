@@ -3,10 +3,11 @@
 import numpy as np
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.input import Fed, bad_rows, make_blame
 from anysat_jax.train.sharding import make_mesh, put_batch
 
-MESH = make_mesh({"data": 2, "fsdp": 2})
+MESH = make_mesh(MeshConfig(data=2, fsdp=2))
 
 
 def batch_with(bad=()):

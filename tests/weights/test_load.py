@@ -16,6 +16,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder, init_student
 from anysat_jax.pretrain.step import abstract_state, state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
 from anysat_jax.weights.load import initial_encoder, initial_student, load_teacher, restore_params
@@ -45,7 +46,7 @@ def exported(params, tmp_path_factory):
 def workdir(tmp_path_factory):
     """A pretraining on eight devices, whose teacher is another network than its student, with steps 5 and 7."""
     folder = tmp_path_factory.mktemp("pretraining")
-    mesh = make_mesh({"data": 2, "fsdp": 4})
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step in (5, 7):
             state = state_from_params(init_student(MODEL, 0), init_encoder(MODEL, step), optax.sgd(0.1), mesh)
@@ -56,7 +57,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def abstract():
     """Parameters on eight devices, for another optimizer than the run's."""
-    state = abstract_state(MODEL, optax.adamw(1e-3), make_mesh({"data": 8, "fsdp": 1}))
+    state = abstract_state(MODEL, optax.adamw(1e-3), make_mesh(MeshConfig(data=8, fsdp=1)))
     return {"params": state.params, "teacher": state.teacher}
 
 
