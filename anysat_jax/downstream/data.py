@@ -1,4 +1,4 @@
-"""What a fine-tuning, a probing or an evaluation needs before its first step: devices, data, task, labels, weights."""
+"""Inputs of a job before its first step: devices, dataset, task, checked labels, and a network with its weights."""
 
 import contextlib
 import dataclasses
@@ -45,11 +45,11 @@ SHOWN = 5  # classes that a message names
 
 @dataclasses.dataclass(frozen=True)
 class LabelFacts:
-    """What is known of a task's labels.
+    """Labels of a task, as counted when the dataset was prepared.
 
     Attributes:
-      task: the task; a regression's has the mean of the training labels as offset and their deviation as scale.
-      counts: for each split, tiles or pixels of each class, (K,) int64; for a regression those with a value, (1,).
+      task: the task; of a regression with mean and standard deviation of the training labels as offset and scale.
+      counts: by split, tiles or pixels of each class, (K,) int64; of a regression those with a value, (1,).
       mean, std: of a regression's training labels; None for classes.
     """
 
@@ -62,17 +62,17 @@ class LabelFacts:
 def check_labels(
     task: Task, report: Mapping[str, Any], splits: Sequence[str], *, allow_absent_classes: bool = False
 ) -> LabelFacts:
-    """Refuses labels that nothing can be learnt from, or that cannot be measured.
+    """Checks that a task can be trained and evaluated on the labels of a dataset.
 
     Args:
-      task: what is asked.
-      report: of the dataset's preparation, as `data_pipelines.prepare.report.read_report` gives it.
-      splits: that the run reads; "train" is among them where it trains.
-      allow_absent_classes: whether a class may be measured that no training tile shows.
+      task: of the job.
+      report: of the dataset's preparation, see `data_pipelines.prepare.report.read_report`.
+      splits: that the job reads; "train" is among them if it trains.
+      allow_absent_classes: whether another split may have a class that no training tile has.
 
     Raises:
-      ConfigError: a split is not there or empty, or has no label of the task; the labels are of other classes than the
-        task; or a class of another split is absent from training.
+      ConfigError: a split is missing, empty or without labels of the task; the labels have other classes than the task;
+        or a class of another split is absent from training.
     """
     counts = {split: _counts(task, report, split) for split in splits}
     if TRAIN in splits and task.kind != "regression" and not allow_absent_classes:
@@ -85,7 +85,7 @@ def check_labels(
 
 
 def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarray, "K"]:
-    """How often each class has a label in a split."""
+    """Returns the number of labels of each class in a split."""
     there = report["splits"]
     if split not in there:
         raise ConfigError(f"dataset {task.dataset!r} has no split {split!r}; as prepared it has {', '.join(there)}")
@@ -105,7 +105,7 @@ def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarr
 
 
 def _numbers(task: Task, split: str, labels: Mapping[str, Any]) -> Int64[np.ndarray, "K"]:
-    """The report's counts in the order of the task's classes."""
+    """Returns the report's counts in the order of the task's classes."""
     if task.kind == "regression":
         return np.array([labels.get("count", 0)], np.int64)
     names = [name for name in labels if name != NO_LABEL]
@@ -118,7 +118,6 @@ def _numbers(task: Task, split: str, labels: Mapping[str, Any]) -> Int64[np.ndar
 
 
 def _check_seen_in_training(task: Task, counts: Mapping[str, Int64[np.ndarray, "K"]]) -> None:
-    """Refuses classes that another split has and training has not."""
     for split, found in counts.items():
         absent = [
             name for name, here, seen in zip(task.classes, found, counts[TRAIN], strict=True) if here and not seen
@@ -131,59 +130,51 @@ def _check_seen_in_training(task: Task, counts: Mapping[str, Int64[np.ndarray, "
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """Returns the first of the names, and the number of the others."""
     shown = ", ".join(repr(name) for name in names[:SHOWN])
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{shown}{more}" if names else "no class"
 
 
-def with_share(
-    report: dict[str, Any], prepared: PreparedDataset, tiles: Sequence[int], skip_corrupt: bool = False
-) -> dict[str, Any]:
-    """The report of a preparation as if its training split had these tiles only. Reads them.
-
-    Args:
-      report: as `data_pipelines.prepare.report.read_report` gives it; left as it is.
-      prepared: the dataset.
-      tiles: positions in its training split.
-      skip_corrupt: whether corrupt tiles are passed over; training will name them.
+def report_of_fraction(report: dict[str, Any], dataset: OpenDataset) -> dict[str, Any]:
+    """Returns a report with the labels of those training tiles only that training uses. Reads these tiles.
 
     Raises:
-      ValueError: a tile cannot be read.
+      ValueError: a tile cannot be read, and the dataset does not skip corrupt ones.
     """
+    tiles, prepared = dataset.training_tiles, dataset.prepared
     records, counts = prepared.records(TRAIN), SplitCounts.empty(prepared.card)
     for tile in tiles:
-        with contextlib.suppress(CorruptTileError) if skip_corrupt else contextlib.nullcontext():
+        with contextlib.suppress(CorruptTileError) if dataset.skip_corrupt else contextlib.nullcontext():
             counts.update(records[int(tile)])
-    share = {"examples": len(tiles), "labels": labels_report(prepared.card, counts)}
-    return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **share}}}
+    labels = {"examples": len(tiles), "labels": labels_report(prepared.card, counts)}
+    return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **labels}}}
 
 
 CODE = (data_pipelines.fakes, data_pipelines.datasets)
-"""Packages whose text an archive depends on; when it changes, the archives are made anew."""
+"""Packages on whose source code the fake archives depend: they are written again when it changes."""
 
 
 def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
-    """The folder of a made-up archive, written unless it is there already.
+    """Writes a fake archive into the user's cache, unless it is there already.
 
-    Of several processes that ask at once, one writes and the others wait. A folder that has the archive's name is
-    whole.
+    Of several processes that call at once, one writes and the others wait. A folder with the archive's name is whole.
 
     Args:
-      name: the dataset's.
-      tiles: of each of its splits.
+      name: of the dataset.
+      tiles: of each split.
 
     Returns:
-      A folder to give as the config's `data.root`.
+      The folder, for the config's `data.root`.
 
     Raises:
-      ConfigError: no archive of that name can be made.
-      ImportError: the package that writes the archive's files is not installed; the message names it.
+      ConfigError: there is no fake archive of that dataset.
+      ImportError: a package that writes the archive's files is not installed; the message names it.
       OSError: the cache cannot be written.
     """
     if name not in ARCHIVE_NAMES:
         raise ConfigError(
-            f"data.fake_tiles = {tiles}: no archive of {name!r} can be made up, only of {', '.join(ARCHIVE_NAMES)}; "
+            f"data.fake_tiles = {tiles}: there is no fake archive of {name!r}, only of {', '.join(ARCHIVE_NAMES)}; "
             "set data.fake_tiles = 0 to read data.root"
         )
     base = cache_folder() / "smoke"
@@ -191,20 +182,19 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
     if folder.is_dir():
         return folder
     base.mkdir(parents=True, exist_ok=True)
-    with hold_lock(base / f"{name}.lock", f"writing a made-up archive of {name}"):
+    with hold_lock(base / f"{name}.lock", f"writing a fake archive of {name}"):
         if not folder.is_dir():
             _write(name, tiles, folder)
     return folder
 
 
 def code_digest() -> str:
-    """A name for the text of `CODE`."""
+    """Returns a digest of the source code in `CODE`."""
     files = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def _write(name: str, tiles: int, folder: pathlib.Path) -> None:
-    """Writes beside the folder, which gets its name when it is whole."""
     temporary = folder.with_name(temporary_name(folder.name))
     try:
         write_fake(name, temporary, tiles)
@@ -215,13 +205,13 @@ def _write(name: str, tiles: int, folder: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A config's dataset, ready to be read, and what is asked of it.
+    """Devices, dataset and task of a job.
 
     Attributes:
-      config: the run's, with `data.root` where the data are.
+      config: of the job.
       mesh: the devices.
-      dataset: with its card, options, records and statistics.
-      task: what is asked of them.
+      dataset: with card, options, records and statistics.
+      task: of the labels.
       facts: of the labels.
     """
 
@@ -237,12 +227,12 @@ class Data:
 
     @property
     def patch_sizes(self) -> tuple[float, ...]:
-        """Of an evaluation, in metres: the config's, or those of training."""
+        """Patch sizes of evaluations in metres: the config's, or those of training."""
         return tuple(float(size) for size in self.config.evaluate.patch_sizes or self.dataset.options.patch_sizes)
 
     @property
     def digest(self) -> str:
-        """Of the list of the prepared dataset's files."""
+        """SHA-256 of the prepared dataset's manifest."""
         return hashlib.sha256((self.dataset.prepared.folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
@@ -253,8 +243,8 @@ class Start:
     Attributes:
       network: encoder, head and task.
       params: {"encoder", "head"}, float32 numpy arrays.
-      source: where the weights are from: {"source", "kind", "digest"}.
-      mode: what of the network trains, or, of a finished one, trained.
+      source: origin of the weights: {"source", "kind", "digest"}.
+      mode: which parameters train, or, of a finished network, trained.
     """
 
     network: NetworkConfig
@@ -264,11 +254,11 @@ class Start:
 
 
 def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
-    """Checks the config, takes the devices, and finds or prepares the dataset.
+    """Checks the config, makes the mesh, and opens the dataset, which is prepared if it is not yet.
 
     Args:
-      config: the run's.
-      splits: those that will be read; with "train" among them, every class that is measured must be there.
+      config: of the job.
+      splits: that the job reads; if "train" is among them, it must have every class of the others.
 
     Raises:
       ConfigError: a value does not fit the machine or the dataset, or the labels do not fit the task.
@@ -284,7 +274,7 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
 
 
 def _open(config: ConfigDict) -> tuple[OpenDataset, dict[str, Any]]:
-    """Opens the dataset, and reads the report of its preparation; sets `data.root` where its tiles are made up."""
+    """Opens the dataset and reads the report of its preparation; sets `data.root` if its tiles are fake."""
     try:
         if config.data.fake_tiles:
             (options,) = load.read_options(config.data).values()
@@ -292,14 +282,14 @@ def _open(config: ConfigDict) -> tuple[OpenDataset, dict[str, Any]]:
         (dataset,) = load.open_datasets(config.data).values()
         report = read_report(dataset.prepared.folder)
         if dataset.options.fraction < 1:
-            report = with_share(report, dataset.prepared, dataset.training_tiles, dataset.skip_corrupt)
+            report = report_of_fraction(report, dataset)
     except (ValueError, OSError, ImportError) as error:  # its message is one sentence, for the user
         raise ConfigError(str(error)) from error
     return dataset, report
 
 
 def start_network(data: Data) -> Start:
-    """The encoder that `config.init` names, and a fresh head.
+    """Returns the encoder that `config.init` names, with a randomly initialised head.
 
     Raises:
       ConfigError: the weights cannot be read, or do not fit the config, the sensors or the task.
@@ -324,7 +314,7 @@ def start_network(data: Data) -> Start:
 
 
 def loss_config(data: Data) -> LossConfig:
-    """Class weights and label smoothing of the config; "balanced" counts the labels of the share that trains."""
+    """Returns class weights and label smoothing; "balanced" counts the labels of the tiles that train."""
     weights = data.config.task.class_weights
     if weights == "none":
         weights = None
@@ -334,16 +324,16 @@ def loss_config(data: Data) -> LossConfig:
 
 
 def band_statistics(prepared: PreparedDataset) -> dict[str, dict[str, list[float]]]:
-    """Mean and standard deviation of each sensor's bands, in native units: what the inputs are standardised with."""
+    """Returns mean and standard deviation of each sensor's bands, in native units, which standardise the inputs."""
     return {
         name: {"mean": one.mean.tolist(), "std": one.std.tolist()} for name, one in sorted(prepared.statistics.items())
     }
 
 
 def fingerprint(data: Data, start: Start) -> dict[str, Any]:
-    """What must not differ between a start and a resume, JSON values."""
+    """Returns JSON values that must be the same when a run is resumed."""
     model = dataclasses.asdict(start.network.model)
-    model.pop("remat")  # the same numbers with less memory
+    model.pop("remat")  # changes memory and time, not numbers
     values = {
         "dataset": {"name": data.name, "digest": data.digest},
         "model": model,

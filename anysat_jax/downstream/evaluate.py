@@ -21,7 +21,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.downstream import config as task_settings
 from anysat_jax.downstream.data import Data, Start, band_statistics, open_data, start_network
 from anysat_jax.downstream.examples import ExampleChoice, write_examples
-from anysat_jax.downstream.metrics import EvalCounts, SplitSummary, count_batch, json_values
+from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch, json_values
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network
 from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches, whole_batch
 from anysat_jax.downstream.task import LossConfig, Task
@@ -141,7 +141,7 @@ def evaluate_splits(
     loss: LossConfig,
     workdir: pathlib.Path,
     status: JobStatus | None = None,
-) -> dict[str, SplitSummary]:
+) -> dict[str, SplitScores]:
     """Evaluates each split of `evaluate.splits`; writes examples of the last one to panels.npz."""
     config, dataset, found = data.config.evaluate, data.dataset, {}
     for split in config.splits:
@@ -170,7 +170,7 @@ def evaluate_split(
     watch: Watch | None = None,
     leave: bool = True,
     status: JobStatus | None = None,
-) -> SplitSummary:
+) -> SplitScores:
     """Evaluates a network on a split, with a progress bar.
 
     With `dataset.skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
@@ -194,7 +194,7 @@ def evaluate_split(
     """
     status, params = status or JobStatus(), put_params(params, mesh)
     program = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
-    level, summary = network.task.level, SplitSummary(network.task)
+    level, summary = network.task.level, SplitScores(network.task)
 
     def compute(batch: Batch) -> tuple[Array, EvalCounts, Array | None]:
         labels = {name: batch.labels[name] for name in (level, "valid", "skipped") if name in batch.labels}
@@ -243,7 +243,7 @@ def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]
 # ---------------------------------------------------------------- summary
 
 
-def summary_line(summary: SplitSummary, metric: str) -> str:
+def summary_line(summary: SplitScores, metric: str) -> str:
     """Returns the scores on a line, the task's metric first."""
     scores = summary.scores
     names = (metric, *(name for name in scores if name not in (metric, "count")))
@@ -256,7 +256,7 @@ def summary_line(summary: SplitSummary, metric: str) -> str:
 def make_summary(
     data: Data,
     start: Start,
-    found: Mapping[str, SplitSummary],
+    found: Mapping[str, SplitScores],
     left_out: Mapping[str, Sequence[int]],
     seconds: float,
 ) -> dict[str, Any]:

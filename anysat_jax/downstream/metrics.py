@@ -126,7 +126,7 @@ def _sample_moments(
     return Moments(count, mean, spread, jnp.square(errors).sum(axis=1), jnp.abs(errors).sum(axis=1))
 
 
-class SplitSummary:
+class SplitScores:
     """Sum of the counts of any number of batches, and its scores: whole numbers in int64, moments in float64.
 
     Attributes:

@@ -20,7 +20,7 @@ from anysat_jax.downstream.feature_cache import Features
 from anysat_jax.downstream.features import Extraction, FeatureBatch, FeatureSet, frozen_features
 from anysat_jax.downstream.fit import Problem
 from anysat_jax.downstream.linear_probe import Rows, fit_probe, known_rows, make_targets
-from anysat_jax.downstream.metrics import EvalCounts, SplitSummary, count_batch
+from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch
 from anysat_jax.downstream.network import NetworkConfig, Params, apply_head
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
@@ -114,12 +114,12 @@ def validate_features(
     batch_size: int,
     mesh: Mesh,
     status: JobStatus | None = None,
-) -> SplitSummary:
+) -> SplitScores:
     """Evaluates a head on frozen features; the logits of several patch sizes are averaged.
 
     Of sampled sub-patches, only those are evaluated.
     """
-    program, summary = _program(network, loss, mesh), SplitSummary(network.task)
+    program, summary = _program(network, loss, mesh), SplitScores(network.task)
     head = {"head": put_params(params["head"], mesh)}
     batches = features.in_order(batch_size if network.task.level == "dense" else TILE_BATCH, mesh)
     with (status or JobStatus()).over_split("evaluating", "val", len(features), program) as progress:
@@ -194,7 +194,7 @@ def neighbour_scores(data: Data, start: Start, status: JobStatus | None = None) 
     (train,) = features_of(data, start, "train", size, status).sizes.values()
     (test,) = features_of(data, start, split, size, status).sizes.values()
     logits = neighbour_logits(task, (train.features, np.asarray(train.labels)), test.features, k)
-    summary = SplitSummary(task)
+    summary = SplitScores(task)
     summary.add(jax.device_get(count_batch(task, logits, np.asarray(test.labels))))
     return {"neighbours": k, split: summary.scores}
 

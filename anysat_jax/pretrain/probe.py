@@ -15,7 +15,7 @@ from anysat_jax.batch import Batch, Observation, tile_extent
 from anysat_jax.downstream.examples import Highest, class_entropy
 from anysat_jax.downstream.features import Extractor, FrozenFeatures, make_extractor
 from anysat_jax.downstream.linear_probe import DEFAULT_PENALTY, LinearProbe, fit_probe
-from anysat_jax.downstream.metrics import SplitSummary, count_batch
+from anysat_jax.downstream.metrics import SplitScores, count_batch
 from anysat_jax.downstream.task import Level, Task, known_labels, make_task, prediction
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import EvaluateConfig
@@ -212,7 +212,7 @@ def probe_dataset(
     probes = {
         (level, name): _fit(task, rows[level], name, seed) for level, task in plan.tasks.items() for name in networks
     }
-    found = {(level, name): SplitSummary(plan.tasks[level]) for level, name in probes}
+    found = {(level, name): SplitScores(plan.tasks[level]) for level, name in probes}
     pictures, tiles = Highest(settings.pictures), 0
     for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
         features = {name: extract(params, batch) for name, params in networks.items()}
@@ -235,7 +235,7 @@ def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float
     return probe.logits(features)
 
 
-def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitSummary]) -> list[Score]:
+def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitScores]) -> list[Score]:
     scores = []
     for level, task in plan.tasks.items():
         random, pretrained = (found[level, name].scores for name in ("random", "pretrained"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anysat_jax.downstream.metrics import SplitSummary, count_batch, json_values
+from anysat_jax.downstream.metrics import SplitScores, count_batch, json_values
 from anysat_jax.downstream.task import METRICS, Task, in_unit
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
@@ -49,9 +49,9 @@ def padded(rows: np.ndarray) -> np.ndarray:
     return np.resize(rows, (BATCH, *rows.shape[1:])) if len(rows) else np.zeros((BATCH, *rows.shape[1:]), rows.dtype)
 
 
-def total_of(task: Task, logits: np.ndarray, labels: np.ndarray, sizes: list[int]) -> SplitSummary:
+def total_of(task: Task, logits: np.ndarray, labels: np.ndarray, sizes: list[int]) -> SplitScores:
     """The summary of all samples, in batches that hold `sizes` of them and padding."""
-    total, start = SplitSummary(task), 0
+    total, start = SplitScores(task), 0
     for size in sizes:
         chosen = slice(start, start + size)
         total.add(count(task, padded(logits[chosen]), padded(labels[chosen]), np.arange(BATCH) < size))
@@ -120,7 +120,7 @@ def test_devices_count_together_what_one_counts(name):
     valid = np.arange(16) < 13
     cut = put_batch({"logits": logits, "labels": labels, "valid": valid}, make_mesh(MeshConfig(data=4, fsdp=2)))
     both = [count(task, logits, labels, valid), count(task, cut["logits"], cut["labels"], cut["valid"])]
-    alone, together = (SplitSummary(task) for _ in both)
+    alone, together = (SplitScores(task) for _ in both)
     alone.add(both[0])
     together.add(both[1])
     assert together.scores == pytest.approx(alone.scores, rel=1e-6)
@@ -176,7 +176,7 @@ def test_sums_do_not_overflow():
     logits, labels = draw(task, np.random.default_rng(0), BATCH)
     counts = jax.device_get(count(task, logits, labels, np.ones(BATCH, bool)))
     large = counts.replace(confusion=np.full_like(counts.confusion, 2**30))
-    total = SplitSummary(task)
+    total = SplitScores(task)
     for _ in range(5):
         total.add(large)
     assert total.count == 5 * 16 * 2**30
@@ -185,7 +185,7 @@ def test_sums_do_not_overflow():
 @pytest.mark.parametrize("name", TASKS)
 def test_nothing_counted_has_no_score_and_is_valid_json(name):
     task = TASKS[name]
-    found = json_values({"scores": SplitSummary(task).scores, "per_class": SplitSummary(task).per_class})
+    found = json_values({"scores": SplitScores(task).scores, "per_class": SplitScores(task).per_class})
     assert found["scores"] == {**dict.fromkeys(METRICS[task.kind]), "count": 0}
     json.dumps(found, allow_nan=False)
 

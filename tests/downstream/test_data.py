@@ -1,11 +1,13 @@
-"""Labels that cannot be learnt or measured are refused before the first step, with both sides named."""
+"""Labels are checked before the first step, with both sides named; fake archives are whole and written once."""
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
 
 from anysat_jax.configs import adaptation
+from anysat_jax.downstream import data as data_module
 from anysat_jax.downstream.data import check_labels, open_data
 from anysat_jax.downstream.task import Task, make_task
 from anysat_jax.errors import ConfigError
@@ -13,6 +15,7 @@ from data_pipelines import registry
 from data_pipelines.prepare import statistics
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.report import read_report
+from data_pipelines.registry import get_entry
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 
 CLASSES = ("wheat", "maize", "beet")
@@ -179,3 +182,62 @@ def test_the_labels_of_the_share_that_trains_count(fake_data):
     config.task.allow_absent_classes = False
     with pytest.raises(ConfigError, match="split 'val' of dataset 'fake_tiles' has labels of .*, and 'train' has none"):
         open_data(config, ("train", "val"))
+
+
+# ---------------------------------------------------------------- fake archives
+
+
+ARCHIVE = "timesen2crop"  # text files: quick to write
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "anysat_jax" / "smoke"
+
+
+def test_the_archive_is_as_published(cache):
+    folder = data_module.make_fake_archive(ARCHIVE, 2)
+    entry = get_entry(ARCHIVE)
+    assert entry.find_raw(folder) == folder
+    reader = entry.reader(folder)
+    assert {split: len(reader.keys(split)) for split in reader.splits()} == {"train": 2, "val": 2, "test": 2}
+
+
+def test_it_is_made_once(cache, monkeypatch):
+    folder = data_module.make_fake_archive(ARCHIVE, 2)
+    monkeypatch.setattr(data_module, "write_fake", pytest.fail)
+    assert data_module.make_fake_archive(ARCHIVE, 2) == folder
+
+
+def test_other_tiles_and_other_code_are_other_archives(cache, monkeypatch):
+    folders = [data_module.make_fake_archive(ARCHIVE, 1), data_module.make_fake_archive(ARCHIVE, 2)]
+    monkeypatch.setattr(data_module, "CODE", data_module.CODE[:1])
+    folders.append(data_module.make_fake_archive(ARCHIVE, 2))
+    assert len(set(folders)) == 3
+
+
+def test_what_was_left_half_written_is_not_taken(monkeypatch, cache):
+    def fail(name, folder, tiles):
+        folder.mkdir()
+        (folder / "half").touch()
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_module, "write_fake", fail)
+        with pytest.raises(OSError, match="disk is full"):
+            data_module.make_fake_archive(ARCHIVE, 1)
+    assert [path.name for path in cache.iterdir()] == [f"{ARCHIVE}.lock"]
+    assert not (data_module.make_fake_archive(ARCHIVE, 1) / "half").exists()
+
+
+def test_two_processes_may_ask_at_once(cache):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.starmap(data_module.make_fake_archive, [(ARCHIVE, 1), (ARCHIVE, 1)])
+    assert first == second
+    assert get_entry(ARCHIVE).find_raw(first) == first
+
+
+def test_data_that_are_no_archive_are_refused(cache):
+    with pytest.raises(ConfigError, match=r"there is no fake archive of 'mini_flair', only of .*pastis_hd"):
+        data_module.make_fake_archive("mini_flair", 2)
