@@ -35,31 +35,32 @@ def check_summary(summary, config, workdir):
         assert (workdir / name).is_file()
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
-def test_fine_tuning(name, tmp_path):
-    """It trains, measures, and its weights give the same scores when they are read again."""
+@pytest.mark.parametrize("name", [*ARCHIVES, *(name for name in PROBED if name not in ARCHIVES)])
+def test_row(name, tmp_path):
+    """Fine-tuning, evaluation of its weights and probing, in one test: they share compiled programs."""
+    if name in ARCHIVES:
+        fine_tune_and_evaluate(name, tmp_path)
+    if name in PROBED:
+        config = probe.get_config(f"{name},smoke")
+        summary = fine_tuning.finetune(config, tmp_path / "probe")
+        check_summary(summary, config, tmp_path / "probe")
+        trained, head = summary["parameters"]["trainable"], summary["parameters"]["head"]
+        assert trained == head if config.mode == "probe" else head < trained < summary["parameters"]["total"]
+
+
+def fine_tune_and_evaluate(name, folder):
     config = finetune.get_config(f"{name},smoke")
-    summary = fine_tuning.finetune(config, tmp_path / "run")
-    check_summary(summary, config, tmp_path / "run")
+    summary = fine_tuning.finetune(config, folder / "run")
+    check_summary(summary, config, folder / "run")
     assert summary["steps"] > 0
     assert summary["parameters"]["trainable"] == summary["parameters"]["total"]
-
     again = evaluate.get_config(f"{name},smoke")
-    again.init = str(tmp_path / "run")
+    again.init = str(folder / "run")
     again.evaluate.splits = config.evaluate.splits[-1:]
-    measured = evaluation.evaluate(again, tmp_path / "again")
-    check_summary(measured, again, tmp_path / "again")
+    measured = evaluation.evaluate(again, folder / "again")
+    check_summary(measured, again, folder / "again")
     for split, scores in measured["scores"].items():
         assert scores == pytest.approx(summary["scores"][split], rel=1e-5, nan_ok=True)
-
-
-@pytest.mark.parametrize("name", PROBED)
-def test_probing(name, tmp_path):
-    config = probe.get_config(f"{name},smoke")
-    summary = fine_tuning.finetune(config, tmp_path / "run")
-    check_summary(summary, config, tmp_path / "run")
-    trained, head = summary["parameters"]["trainable"], summary["parameters"]["head"]
-    assert trained == head if config.mode == "probe" else head < trained < summary["parameters"]["total"]
 
 
 def test_evaluating_a_random_network(tmp_path):
