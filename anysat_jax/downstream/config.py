@@ -287,11 +287,11 @@ def the_dataset(config: ConfigDict) -> str:
     return names[0]
 
 
-def check(config: ConfigDict) -> Task:
+def check(config: ConfigDict) -> tuple[DownstreamConfig, Task]:
     """Checks the values of a config, alone and together and with the dataset's card.
 
     Returns:
-      The task that the config describes.
+      The config's sections, and the task that it describes.
 
     Raises:
       ConfigError: a value is missing, out of range, or does not fit another one or the dataset.
@@ -304,4 +304,4 @@ def check(config: ConfigDict) -> Task:
             options.check_patch_size(patch_size)
     except (ValueError, OSError) as error:  # which name the field or the dataset
         raise ConfigError(str(error)) from None
-    return settings.make_task(options.card)
+    return settings, settings.make_task(options.card)

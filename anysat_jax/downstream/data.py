@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 import data_pipelines.datasets
 import data_pipelines.fakes
-from anysat_jax.downstream import config as settings
-from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, init_head
+from anysat_jax.downstream.config import DownstreamConfig, check
+from anysat_jax.downstream.network import NetworkConfig, Params, init_head
 from anysat_jax.downstream.task import LossConfig, Task, balanced_weights
 from anysat_jax.errors import ConfigError
+from anysat_jax.train.config import as_json
 from anysat_jax.train.distributed import agree
 from anysat_jax.train.input import check_same_datasets
 from anysat_jax.train.sharding import (
@@ -209,13 +210,15 @@ class Data:
 
     Attributes:
       config: of the job.
+      values: the whole config, JSON values.
       mesh: the devices.
       dataset: with card, options, records and statistics.
       task: of the labels.
       facts: of the labels.
     """
 
-    config: ConfigDict
+    config: DownstreamConfig
+    values: dict[str, Any]
     mesh: Mesh
     dataset: OpenDataset
     task: Task
@@ -263,14 +266,14 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     Raises:
       ConfigError: a value does not fit the machine or the dataset, or the labels do not fit the task.
     """
-    task = settings.check(config)
+    settings, task = check(config)
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
     config = config.copy_and_resolve_references()
     dataset, report = agree(lambda: _open(config))
     check_same_datasets({dataset.name: dataset})
-    facts = check_labels(task, report, splits, allow_absent_classes=config.task.allow_absent_classes)
-    return Data(config, mesh, dataset, facts.task, facts)
+    facts = check_labels(task, report, splits, allow_absent_classes=settings.task.allow_absent_classes)
+    return Data(settings, as_json(config), mesh, dataset, facts.task, facts)
 
 
 def _open(config: ConfigDict) -> tuple[OpenDataset, dict[str, Any]]:
@@ -297,14 +300,14 @@ def start_network(data: Data) -> Start:
     config = data.config
     initial = initial_encoder(
         config.init,
-        config.model,
+        dataclasses.asdict(config.model),
         data.dataset.card.sensors,
         new_sensors=config.new_sensors,
         dtype=config.dtype,
         seed=config.seed,
     )
     try:
-        network = NetworkConfig(initial.model, HeadConfig.from_json(config.head.to_dict()), data.task)
+        network = NetworkConfig(initial.model, config.head, data.task)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     check_heads(initial.model, data.mesh, ("num_heads",))

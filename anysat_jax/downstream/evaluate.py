@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream import config as task_settings
+from anysat_jax.downstream.config import check
 from anysat_jax.downstream.data import Data, Start, band_statistics, open_data, start_network
 from anysat_jax.downstream.examples import ExampleChoice, write_examples
 from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch, json_values
@@ -28,7 +28,6 @@ from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.init import count_parameters
 from anysat_jax.report.page import write_results
-from anysat_jax.train import config as settings
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.monitor import first_names
 from anysat_jax.train.record import provenance, write_json
@@ -58,7 +57,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunError: the config does not fit the machine, the data or the weights; the data cannot be read.
     """
-    task_settings.check(config)
+    check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
         began = time.monotonic()
@@ -297,7 +296,7 @@ def make_summary(
             "fraction": data.dataset.options.fraction,
             "seed": config.seed,
             "provenance": provenance(seconds),
-            "config": settings.as_json(config),
+            "config": data.values,
         }
     )
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
 from anysat_jax.batch import Batch
+from anysat_jax.downstream.config import CacheConfig
 from anysat_jax.downstream.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.downstream.network import NetworkConfig, Params, network_features
 from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches
@@ -91,7 +92,7 @@ class Extraction:
       encoder: the encoder's parameters.
       digest: SHA-256 of those parameters.
       dataset: with the samples.
-      cache: the config's section `cache`.
+      cache: options of the cache.
       batch_size: samples of a batch over all processes.
       mesh: computes the features.
       status: of the job.
@@ -101,7 +102,7 @@ class Extraction:
     encoder: Params
     digest: str
     dataset: OpenDataset
-    cache: Any
+    cache: CacheConfig
     batch_size: int
     mesh: Mesh
     status: JobStatus = dataclasses.field(default_factory=JobStatus)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream import config as settings
+from anysat_jax.downstream.config import check
 from anysat_jax.downstream.data import Data, Start, band_statistics, fingerprint, loss_config, open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate_split, evaluate_splits, make_summary, write_summary
 from anysat_jax.downstream.fit import FitFed, Problem, fit
@@ -40,7 +40,7 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       RunError: the config does not fit the machine, the data, the weights or the workdir; the data cannot be read; a
         loss or a gradient is not finite; the run was asked to stop.
     """
-    settings.check(config)
+    check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
         status.follow(status.evaluation_fields)
@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
 
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
-    result = fit(make_problem(data, start, loss, status), data.config, data.mesh, workdir, status)
+    result = fit(make_problem(data, start, loss, status), config, data.mesh, workdir, status)
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
@@ -114,7 +114,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
             load.train_iterator,
             {data.name: dataset},
             seed=config.seed,
-            num_workers=config.data.num_workers,
+            num_workers=data.values["data"]["num_workers"],
             shard=host_shard(data.mesh),
         ),
         steps_per_epoch=-(-len(dataset.training_tiles) // dataset.options.batch_size),

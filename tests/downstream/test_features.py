@@ -1,5 +1,7 @@
 """Probes on frozen features: the cache, and that kept features answer as the network does."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -47,8 +49,16 @@ def made(monkeypatch):
     return splits
 
 
+def toy_config(root, level="tile", cache=None, dataset=None, neighbours=0, **changes):
+    config = adapt_toys.toy_config(root, job="probe", level=level, mode="probe", **changes)
+    config.cache.update(cache or {})
+    config.data.datasets.toy_fields.update(dataset or {})
+    config.knn.neighbours = neighbours
+    return config
+
+
 def opened(root, level="tile", **changes):
-    data = open_data(adapt_toys.toy_config(root, job="probe", level=level, mode="probe", **changes), SPLITS)
+    data = open_data(toy_config(root, level, **changes), SPLITS)
     return data, start_network(data)
 
 
@@ -65,14 +75,13 @@ def validated(data, start, sizes=(10.0,)):
 
 
 def test_features_are_extracted_once_for_all_probes_of_the_same_weights(root, tmp_path, made):
-    data, start = opened(root)
-    data.config.cache.folder = str(tmp_path)
+    data, start = opened(root, cache={"folder": str(tmp_path)})
     problem = probe_problem(data, start, LossConfig())
     assert made == ["train", "val"]
     assert problem.steps_per_epoch == 3 and set(problem.trainable) == {"head"} and not problem.frozen
-    data.config.optimizer.learning_rate = 1e-4
-    data.config.seed = 7
-    again = probe_problem(data, start, LossConfig())
+    again = probe_problem(
+        dataclasses.replace(data, config=dataclasses.replace(data.config, seed=7)), start, LossConfig()
+    )
     assert made == ["train", "val"]
     batch, other = next(problem.batches()), next(again.batches())
     assert batch.features.shape == (4, 32) and batch.features.dtype == np.float32
@@ -81,8 +90,7 @@ def test_features_are_extracted_once_for_all_probes_of_the_same_weights(root, tm
 
 
 def test_damaged_features_are_made_anew(root, tmp_path, made, caplog):
-    data, start = opened(root)
-    data.config.cache.folder = str(tmp_path)
+    data, start = opened(root, cache={"folder": str(tmp_path)})
     features_of(data, start, "val", (10.0,))
     (path,) = tmp_path.glob("features/*/features.npy")
     whole = path.read_bytes()
@@ -92,11 +100,8 @@ def test_damaged_features_are_made_anew(root, tmp_path, made, caplog):
 
 
 def test_whatever_changes_the_features_makes_another_entry(root):
-    def key(split="train", size=10.0, tiles=None, dataset=None, cache=None, **start):
-        data, network = opened(root, **start)
-        data.config.data.datasets.toy_fields.update(dataset or {})
-        data = open_data(data.config, SPLITS)
-        data.config.cache.update(cache or {})
+    def key(split="train", size=10.0, tiles=None, **changes):
+        data, network = opened(root, **changes)
         return key_of(extraction(data, network).facts(split, size, tiles))
 
     same = key()
@@ -147,7 +152,7 @@ def test_bfloat16_features_lose_nothing(root):
 def test_sampled_pixels_keep_features_and_labels_together(root):
     data, start = opened(root, "dense")
     whole = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
-    data.config.cache.pixels_per_tile = 5
+    data, start = opened(root, "dense", cache={"pixels_per_tile": 5})
     sampled = features_of(data, start, "val", (10.0,)).rows(np.arange(6), 10.0)
     assert sampled.features.shape == (6, 5, 1, 64) and sampled.labels["dense"].shape == (6, 5, 1)
     assert (sampled.labels["dense"] >= 0).all()  # labelled ones come first
@@ -165,9 +170,7 @@ def test_sampled_pixels_keep_features_and_labels_together(root):
 
 
 def test_a_share_of_the_labels_has_its_own_entry(root, made):
-    data, start = opened(root)
-    data.config.data.datasets.toy_fields.fraction = 0.3
-    data = open_data(data.config, SPLITS)
+    data, start = opened(root, dataset={"fraction": 0.3})
     kept = features_of(data, start, "train", (10.0,))
     assert len(kept) == 3 and made == ["train"]
     chosen = data.dataset.training_tiles.tolist()
@@ -177,7 +180,7 @@ def test_a_share_of_the_labels_has_its_own_entry(root, made):
 @pytest.fixture
 def damaged(tmp_path):
     """A probe of tiles of which one was changed on disk."""
-    data, start = opened(tmp_path)
+    data, start = opened(tmp_path, neighbours=3)
     adapt_toys.flip_bit_of_tile(tmp_path, "val", 2)
     return data, start
 
@@ -242,7 +245,6 @@ def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
 
 def test_neighbours_do_without_it_too(damaged, tmp_path):
     data, start = damaged
-    data.config.knn.neighbours = 3
     for split in ("train", "test"):
         adapt_toys.flip_bit_of_tile(tmp_path, split, 0)
     with pytest.raises(DataError, match="tile 0 of split 'train'"):
@@ -254,8 +256,7 @@ def test_neighbours_do_without_it_too(damaged, tmp_path):
 
 
 def test_a_share_of_the_labels_is_counted_without_it_if_asked(damaged, tmp_path):
-    config = damaged[0].config
-    config.data.datasets.toy_fields.fraction = 0.99  # nine tiles
+    config = toy_config(tmp_path, dataset={"fraction": 0.99})  # nine tiles
     chosen = load.open_datasets(config.data)["toy_fields"].training_tiles
     tile = int(chosen[0])
     adapt_toys.flip_bit_of_tile(tmp_path, "train", tile)
@@ -275,20 +276,17 @@ def test_where_no_tile_can_be_read_there_are_no_features(damaged, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_computed(root, made):
-    data, start = opened(root, "dense")
-    data.config.cache.max_gb = 1e-6
+    data, start = opened(root, "dense", cache={"max_gb": 1e-6})
     with pytest.raises(ConfigError, match=r"10 samples of split 'train' take .* GB, .* set cache.pixels_per_tile"):
         features_of(data, start, "train", (10.0,))
-    tiles, network = opened(root)
-    tiles.config.cache.max_gb = 1e-9
+    tiles, network = opened(root, cache={"max_gb": 1e-9})
     with pytest.raises(ConfigError, match=r"cache.max_gb = 1e-09; raise cache.max_gb"):
         features_of(tiles, network, "train", (10.0,))
     assert not made
 
 
 def test_neighbours_answer_for_tiles(root):
-    data, start = opened(root)
-    data.config.knn.neighbours = 3
+    data, start = opened(root, neighbours=3)
     found = neighbour_scores(data, start)
     assert found["neighbours"] == 3 and found["test"]["count"] == 7
     (train,), (test,) = (features_of(data, start, split, (10.0,)).sizes.values() for split in ("train", "test"))

@@ -23,7 +23,7 @@ def test_every_config_passes(module):
         for arg in (name, f"{name},smoke"):
             config = module.get_config(arg)
             config.init = "none"
-            task = settings.check(config)
+            _, task = settings.check(config)
             assert (task.level, task.metric) == (config.task.level, config.task.metric), arg
 
 
@@ -79,7 +79,7 @@ def test_a_wrong_value_is_refused_by_name(name, value, message):
 
 
 def test_weights_for_each_class_are_taken():
-    assert settings.check(config_of(**{"task.class_weights": (1, 2, 0.5, 1, 1, 0)})).num_outputs == 6
+    assert settings.check(config_of(**{"task.class_weights": (1, 2, 0.5, 1, 1, 0)}))[1].num_outputs == 6
 
 
 def test_a_regression_has_no_classes_to_weigh():
