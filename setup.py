@@ -9,7 +9,8 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 # Upper bounds stand where releases have broken callers before: the 0.x libraries of the JAX family.
-# Python 3.11 and 3.12 resolve to different releases of these (jax 0.11 dropped 3.11).
+# Python 3.11 and 3.13 resolve to different releases of these (jax 0.11 dropped 3.11). .ci/run tests the newest releases
+# on the newest Python, and the lower bounds of REQUIRED and DATA on Python 3.11.
 REQUIRED = [
     "jax>=0.9,<0.13",  # jax.shard_map and meshes with axis_types; up to the series that the tests ran with
     "flax>=0.12,<0.13",  # Linen beside jax 0.9 and later; the next 0.x may move it
@@ -17,7 +18,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.11.30,<0.13",  # PyTreeRestore(partial_restore=True); 0.x releases rename arguments
     "grain>=0.2.12,<0.3",  # MapDataset.to_iter_dataset with a single integer of state
     "tensorflow-datasets>=4.9.10,<5",  # array_record builders without TensorFlow; 4.9.9 fails beside protobuf 7
-    "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 and 3.12; the file format of the prepared data
+    "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 to 3.13; the file format of the prepared data
     "ml_collections>=1.0,<2",  # placeholders and config_flags arguments
     "safetensors>=0.4.3",  # exported weights: numbers and JSON, so that no file can run code; the first for numpy 2
     "absl-py>=2.1",  # flags and app of the command line
@@ -43,22 +44,18 @@ DATA = [
 
 CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
 
-# torch.load(weights_only=True) of earlier releases could execute code from a file (CVE-2025-32434).
-TORCH_FLOOR = "torch>=2.6"
-
 EXTRAS = {
     "data": DATA,
     "cluster": [CLUSTER],
-    "torch": [TORCH_FLOOR],
+    "torch": ["torch>=2.6"],  # torch.load(weights_only=True) of earlier ones could execute code (CVE-2025-32434)
     # CUDA 12 runs on drivers from 525 on; a machine with driver 580 or later can take "jax[cuda13]" instead.
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
     "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the libtpu that fits
-    "test": [
+    "test": [  # without torch, which is large: tests that read its files skip; .ci/run has a leg with it
         *DATA,
         CLUSTER,
-        f"{TORCH_FLOOR},<=2.13.0",  # up to what the tests ran with; weights are read, nothing is trained
         "pytest>=8.3",
-        "setuptools>=77",  # tests build the wheel and the source archive
+        "setuptools>=78.1",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
         "chex>=0.1.90",  # trees compared leaf by leaf
@@ -89,6 +86,7 @@ setup(
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: GIS",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

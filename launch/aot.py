@@ -1,18 +1,17 @@
-"""Will it fit, and how fast can it be? Compiles every program of a config for chips that are not there.
+"""Memory and step time of every program of a config on TPUs and GPUs that are not attached.
 
   python -m launch.aot --config=configs/pretrain.py:geoplex --topology=v5e:16x16
 
-For each (dataset, patch size): the memory of a chip, the FLOPs of a tile, what chips send to each other, and the time
-of a step at the chips' published rates. TPUs (v5e, v5p, v6e) are compiled for, which needs libtpu and minutes for each
-program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated on paper, from what a TPU
-program of the same config told of memory, if --results holds one.
+For each (dataset, patch size): the memory of a chip, the FLOPs of a tile, the messages between chips, and a lower bound
+of the step time at the chips' published rates. For TPUs (v5e, v5p, v6e) the step is compiled, which needs libtpu and
+minutes for each program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated
+analytically; memory from a compiled TPU program of the same config, if --results has one.
 
---search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh cannot cut are changed
-to the nearest that it can, and the flags are said that training needs then; --noround refuses them, as training does.
-Every value can be overridden, such as --config.mesh.tensor=2. What was measured is kept below --results, so that a
-second start goes on where one was ended.
+--search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh does not divide are
+rounded, and the flags that training needs are printed; --noround refuses them, as training does. Every value can be
+overridden, such as --config.mesh.tensor=2. Measurements are kept below --results, so that a second start continues.
 
-Exit codes: 0 everything fits; 1 something to mend, said in one sentence; 3 at least one batch does not fit.
+Exit codes: 0 everything fits; 1 an error, reported in one sentence; 3 at least one batch does not fit.
 """
 
 import os
@@ -35,45 +34,43 @@ from .roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_ro
 EXIT_ERROR, EXIT_TOO_LARGE = 1, 3
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # arrays, if any, stay on this machine
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a lock is for those who use a TPU
-    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the lock protects attached TPUs
+    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is queried
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-"""Of the process that compiles; libtpu reads it when it is loaded."""
+"""Environment of the process that compiles; libtpu reads it when it is loaded."""
 
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices: v5e:16x16, v5p:8x8x16, v6e:8x8, h100:8; several with commas.")
 _ONLY = flags.DEFINE_string("only", "", "Datasets or single cases: pastis_hd,flair-20. Default: all.")
 _BATCHES_FOR = flags.DEFINE_integer(
     "batches_for",
     None,
-    "Chips that the config's batch sizes are meant for; a slice of more gets more tiles.",
+    "Number of chips that the config's batch sizes are meant for; batches grow in proportion to the slice.",
     lower_bound=1,
 )
-_PAPER = flags.DEFINE_bool("paper", False, "Estimate TPUs on paper too.")
+_PAPER = flags.DEFINE_bool("paper", False, "Estimate TPUs analytically too.")
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch that fits.")
 _QUICK = flags.DEFINE_bool(
-    "quick", False, "Let XLA optimise little: four times faster, for more memory traffic than training will have."
+    "quick", False, "Let XLA optimise little: compiles four times faster, overestimates memory traffic."
 )
-_ROUND = flags.DEFINE_bool(
-    "round", True, "Change batch sizes that the mesh cannot cut to the nearest that it can; --noround refuses them."
-)
-_RESULTS = flags.DEFINE_string("results", "runs/aot", "Where measurements are kept.")
+_ROUND = flags.DEFINE_bool("round", True, "Round batch sizes that the mesh does not divide; --noround refuses them.")
+_RESULTS = flags.DEFINE_string("results", "runs/aot", "Folder of the measurements.")
 _MARKDOWN = flags.DEFINE_string(
-    "markdown", None, "Also put the table into this file, between the lines <!-- table NAME --> and <!-- end -->."
+    "markdown", None, "Also write the table to this file, between the lines <!-- table NAME --> and <!-- end -->."
 )
 _TABLE = flags.DEFINE_string("table", "", "NAME of the table in --markdown. Default: the slices.")
 _JSON = flags.DEFINE_string("json", None, "Also write the table to this file, as JSON.")
-_CHILD = flags.DEFINE_bool("in_child", False, "Compile in this very process; used by the command itself.")
+_CHILD = flags.DEFINE_bool("in_child", False, "Compile in this process; used by the command itself.")
 
 
 def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
-    """The cases asked for, with batch sizes that the slice can share out; what was changed for that is said.
+    """Returns the cases of --only, with batch sizes that the mesh divides; prints which ones it has changed.
 
     Raises:
-      ConfigError: the mesh does not make up the slice; a batch size cannot be cut, and --noround was given.
+      ConfigError: the mesh does not match the slice; a batch size is not divisible, and --noround was given.
     """
     data, fsdp, _ = mesh_shape(config, topology)
     cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.get("accumulate", 1)
@@ -86,27 +83,27 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
         if not _ROUND.value:
             raise ConfigError(f"{remark}; give {remedy}, or share out each tile with --config.mesh.tensor")
         if not _CHILD.value:
-            _say(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}")
+            _warn(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}")
     return [case.with_batch(even_batch_size(case.batch_size, unit)) for case in cases]
 
 
 def known_topology(name: str) -> Topology:
-    """The slice of a name.
+    """Parses the name of a slice.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is no such slice.
     """
     topology = parse_topology(name)
     if topology.chip.kind == "tpu":
-        Slice.parse(name)  # libtpu ends the process over a shape that there is not
+        Slice.parse(name)  # libtpu ends the process over an unknown shape
     return topology
 
 
 def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
-    """The table of one slice; TPU programs are compiled in a process of their own.
+    """Returns the table of one slice; TPU programs are compiled in a child process.
 
     Raises:
-      ConfigError: config and slice do not fit, or the compiling process failed.
+      ConfigError: config and slice do not match, or the child process failed.
     """
     cases = cases_of(config, topology)
     results = kept_results(config)
@@ -117,18 +114,25 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
 
 
 def kept_results(config: ConfigDict) -> Results:
-    """Where the command keeps what it measures."""
+    """Returns the measurements in --results."""
     return Results(config, pathlib.Path(_RESULTS.value), quick=_QUICK.value)
 
 
 def compile_apart(topology: Topology) -> None:
-    """Runs this command once more, for one slice, as a process that may hold libtpu and may be ended by it.
+    """Runs this command for one slice in a child process, which libtpu may end.
 
     Raises:
       RunError: libtpu ended it.
-      SystemExit: it failed, and has said why.
+      SystemExit: it failed and has printed the reason.
     """
-    command = [sys.executable, "-m", "launch.aot", *sys.argv[1:], f"--topology={topology.name}", "--in_child"]
+    command = [
+        sys.executable,
+        "-m",
+        "anysat_jax.launch.aot",
+        *sys.argv[1:],
+        f"--topology={topology.name}",
+        "--in_child",
+    ]
     code = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, check=False).returncode
     if code == EXIT_ERROR:
         sys.exit(code)
@@ -137,7 +141,7 @@ def compile_apart(topology: Topology) -> None:
 
 
 def compile_here(config: ConfigDict, topology: Topology) -> None:
-    """Compiles every case; the measurements are kept in files."""
+    """Compiles every case and writes the measurements."""
     from .aot_compile import Compiler
 
     compiler = Compiler(config, topology, kept_results(config))
@@ -148,16 +152,16 @@ def compile_here(config: ConfigDict, topology: Topology) -> None:
 
 
 def check_outputs() -> None:
-    """Refuses places that cannot be written, before minutes are spent on what should go there.
+    """Checks that the outputs can be written, before minutes of compiling.
 
     Raises:
-      ConfigError: naming the flag and the place.
+      ConfigError: names the flag and the path.
     """
     for flag, name in (("results", _RESULTS.value), ("json", _JSON.value), ("markdown", _MARKDOWN.value)):
         if not name:
             continue
         path = pathlib.Path(name)
-        if flag == "results":  # made where there is none
+        if flag == "results":  # created if missing
             path = next(one for one in (path, *path.absolute().parents) if one.exists())
             fine = path.is_dir()
         else:
@@ -165,8 +169,8 @@ def check_outputs() -> None:
         if not fine:
             what = {
                 "results": "a folder",
-                "json": "a file in a folder that is there",
-                "markdown": "a page that is there",
+                "json": "a file in an existing folder",
+                "markdown": "an existing page",
             }
             raise ConfigError(f"--{flag}={name} must be {what[flag]}")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -174,21 +178,21 @@ def check_outputs() -> None:
 
 
 def put_table(file: pathlib.Path, name: str, table: str) -> None:
-    """Replaces what stands between a table's lines in a page.
+    """Replaces a table in a page, between its two comment lines.
 
     Raises:
-      ConfigError: the page has no such lines.
+      ConfigError: the page does not have these lines.
     """
     text = file.read_text(encoding="utf-8")
     before, begin, rest = text.partition(f"<!-- table {name} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not begin or not end:
-        raise ConfigError(f"{file} has no lines <!-- table {name} --> and <!-- end -->; add them where it should stand")
+        raise ConfigError(f"{file} has no lines <!-- table {name} --> and <!-- end -->; add them where it belongs")
     file.write_text(f"{before}{begin}{table}\n{end}{after}", encoding="utf-8")
 
 
 def run(config: ConfigDict) -> int:
-    """The command. Returns the exit code."""
+    """Runs the command and returns the exit code."""
     PretrainConfig.read(config)
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
@@ -207,7 +211,7 @@ def run(config: ConfigDict) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Says in one sentence what is wrong. Returns the exit code."""
+    """Runs the command and reports errors in one sentence. Returns the exit code."""
     del argv
     command_line.quiet_logs()
     config = flags.FLAGS.config
@@ -231,12 +235,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _complain(error: object) -> int:
-    _say(error)
+    _warn(error)
     return EXIT_ERROR
 
 
-def _say(what: object) -> None:
-    print(f"launch.aot: {what}", file=sys.stderr)
+def _warn(message: object) -> None:
+    print(f"launch.aot: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Compiles the training step for chips that are not there: what `launch.aot` runs in a process of its own.
+"""Ahead-of-time compilation of the training step for TPUs that are not attached; results are cached in files.
 
-libtpu ends the whole process over a topology that it does not know. Each program's measurements go to a file as soon as
-they are known, and what has a file is not compiled again.
+`launch.aot` runs it in a child process, because libtpu ends the whole process over an unknown topology.
 """
 
 import dataclasses
@@ -12,13 +11,11 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -36,7 +33,7 @@ from data_pipelines.load import read_options
 from data_pipelines.options import DatasetOptions
 from data_pipelines.transforms import TileTransform, padded_lengths
 
-from .chips import Chip, Topology
+from .chips import Topology, libtpu_version, topology_devices
 from .hlo import Collective, Program
 
 LONGEST = {
@@ -46,18 +43,12 @@ LONGEST = {
     "planted": {"s2": 8, "s1": 8, "l7": 20, "alos": 4, "modis": 60},
     "s2naip": {"s2": 32, "s1": 8, "l8": 4},
 }
-"""Dates of the longest series of each dataset, as its card says in words; data that are prepared know their own."""
+"""Dates of the longest series of each dataset, from its card's text; prepared data have their own numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One program of the step.
-
-    Attributes:
-      options: of the dataset.
-      patch_size: metres.
-      batch_size: tiles of a step, over all chips.
-    """
+    """One program of the step: a dataset, a patch size in metres, and the tiles of a step over all chips."""
 
     options: DatasetOptions
     patch_size: float
@@ -76,13 +67,13 @@ class Case:
 
 
 def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
-    """Every (dataset, patch size) of a config, in its order, with its batch size.
+    """Returns every (dataset, patch size) of a config, in its order, with its batch size.
 
     Args:
       only: names of datasets or of single cases, "pastis_hd,flair-20"; "" for all.
 
     Raises:
-      ConfigError: a name stands for nothing, or a dataset of the config cannot be.
+      ConfigError: a name is unknown, or a dataset of the config is invalid.
     """
     try:
         options = read_options(config.data).values()
@@ -97,7 +88,7 @@ def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
 
 
 def model_of(config: ConfigDict) -> ModelConfig:
-    """The config's model, with projectors for the sensors of its datasets where it names none."""
+    """Returns the config's model; where it names no sensors, with those of its datasets."""
     config = config.copy_and_resolve_references()
     if config.model.sensors is None:
         wanted = {sensor for one in read_options(config.data).values() for sensor in one.card.sensors}
@@ -106,10 +97,10 @@ def model_of(config: ConfigDict) -> ModelConfig:
 
 
 def batch_shapes(case: Case) -> Batch:
-    """A case's batch of shapes, as training gets it: masks of pixels, padded dates, sensors that may be missing.
+    """Returns a case's batch of shapes as in training: pixel masks, padded dates, sensors that may be missing.
 
     Raises:
-      ConfigError: nothing says how many dates the dataset's series have.
+      ConfigError: the number of dates of the dataset's series is unknown.
     """
     card, sampling = case.options.card, case.options.sampling
     series = [name for name in card.sensors if get_sensor(name).has_dates]
@@ -125,19 +116,20 @@ def batch_shapes(case: Case) -> Batch:
 
 
 def mask_shapes(model: ModelConfig, batch: Batch, config: MaskConfig) -> PatchMasks:
-    """The patch masks of the static sizes that cost most."""
-    return max(_all_masks(batch, config), key=lambda masks: flops.step_flops(model, batch, masks))
+    """Returns the patch masks of those static sizes that take most FLOPs."""
+    return max(possible_masks(batch, config), key=lambda masks: flops.step_flops(model, batch, masks))
 
 
-def _all_masks(batch: Batch, config: MaskConfig) -> Iterator[PatchMasks]:
-    """Masks of all pairs of static sizes, see `pretrain.masks.sample_patch_masks`."""
+def possible_masks(batch: Batch, config: MaskConfig) -> list[PatchMasks]:
+    """Returns masks of all pairs of static sizes, see `pretrain.masking.sample_patch_masks`."""
     if batch.grid == (1, 1):
-        yield _masks(batch.batch_size, 1, 1, 1)
-        return
+        return [_masks(batch.batch_size, 1, 1, 1)]
     targets = target_sizes(batch.grid, config)
-    for smallest, target in zip([1, *(size + 1 for size in targets[:-1])], targets, strict=True):
-        for context in context_sizes(batch.grid, smallest, config):
-            yield _masks(batch.batch_size, context, config.num_target_blocks, target)
+    return [
+        _masks(batch.batch_size, context, config.num_target_blocks, target)
+        for smallest, target in zip([1, *(size + 1 for size in targets[:-1])], targets, strict=True)
+        for context in context_sizes(batch.grid, smallest, config)
+    ]
 
 
 def _masks(batch_size: int, context: int, blocks: int, target: int) -> PatchMasks:
@@ -151,17 +143,13 @@ def _masks(batch_size: int, context: int, blocks: int, target: int) -> PatchMask
 
 
 def on_mesh(batch: Batch, masks: PatchMasks, mesh: Mesh) -> tuple[Batch, PatchMasks]:
-    """Where training puts them, see `train.mesh.put_batch`."""
-    sharding = batch_sharding(mesh)
-    batch = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=sharding), batch)
-    placed = {}
-    for name, spec in MASK_SPECS.items():
-        one = getattr(masks, name)
-        placed[name] = jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=NamedSharding(mesh, spec))
-    return batch, masks.replace(**placed)
+    """Returns the shapes with the shardings of training, see `train.sharding.put_batch`."""
+    batch = jax.tree.map(lambda one: one.update(sharding=batch_sharding(mesh)), batch)
+    specs = {name: NamedSharding(mesh, spec) for name, spec in MASK_SPECS.items()}
+    return batch, masks.replace(**{name: getattr(masks, name).update(sharding=at) for name, at in specs.items()})
 
 
-Mesh = tuple[int, int, int]
+MeshShape = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +159,13 @@ class Measured:
     Attributes:
       topology, dataset, patch_size, batch_size: what was compiled.
       mesh: sizes of the axes data, fsdp, tensor.
-      settings: what else matters: accumulate, remat, negatives.
-      fits: whether it did.
-      peak: bytes of a chip's memory at the fullest moment; where it does not fit, what it would take.
-      limit: bytes that XLA may use; None where it did not say.
+      settings: accumulate, remat, negatives.
+      peak: bytes of a chip's memory at its maximum; where the program does not fit, what it needs.
+      limit: bytes available to XLA; None where unknown.
       state: bytes of the arguments on each chip: parameters, teacher, optimizer, batch.
       traffic: bytes that a chip reads from and writes to its memory in a step, see `hlo.Program.memory_traffic`.
       collectives: messages of one step.
-      seconds: that compiling took here.
+      seconds: compile time on this machine.
       versions: of jax and libtpu.
     """
 
@@ -186,7 +173,7 @@ class Measured:
     dataset: str
     patch_size: float
     batch_size: int
-    mesh: Mesh
+    mesh: MeshShape
     settings: dict[str, Any]
     fits: bool
     peak: float
@@ -214,11 +201,11 @@ class Measured:
         part.replace(path)
 
 
-def mesh_shape(config: ConfigDict, topology: Topology) -> Mesh:
-    """Sizes of the axes data, fsdp and tensor on a slice.
+def mesh_shape(config: ConfigDict, topology: Topology) -> MeshShape:
+    """Returns the sizes of the axes data, fsdp and tensor on a slice.
 
     Raises:
-      ConfigError: they do not make up the slice.
+      ConfigError: their product is not the number of chips.
     """
     fsdp, tensor = config.mesh.fsdp, config.mesh.get("tensor", 1)
     data = config.mesh.data or max(1, topology.chips // (fsdp * tensor))
@@ -235,7 +222,7 @@ class Results:
     """The measurements of one config, each in a file below `folder`.
 
     Attributes:
-      quick: whether they are of programs that XLA optimised little; those are kept apart.
+      quick: whether XLA optimised the programs little; these have files of their own.
     """
 
     config: ConfigDict
@@ -243,25 +230,25 @@ class Results:
     quick: bool = False
 
     def path(self, topology: Topology, case: Case) -> pathlib.Path:
-        """Where a case's measurements are kept."""
+        """Returns the file of a case's measurements."""
         mesh = "x".join(map(str, mesh_shape(self.config, topology)))
         name = f"{case.name}-b{case.batch_size}-m{mesh}-{self._key(case)}.json"
         return self.folder / topology.name.replace(":", "-") / name
 
     def of_all_batches(self, topology: Topology, case: Case) -> list[Measured]:
-        """What is known of a case on a slice and mesh, smallest batch first."""
+        """Returns all measurements of a case on a slice and mesh, by batch size."""
         pattern = self.path(topology, case).name.replace(f"-b{case.batch_size}-", "-b*-")
         found = [Measured.read(path) for path in self.path(topology, case).parent.glob(pattern)]
         return sorted(found, key=lambda one: one.batch_size)
 
     def like(self, case: Case, tiles_per_chip: float) -> Measured | None:
-        """A program of the case on any slice, each tile on one chip, whose chips have about so many tiles."""
+        """Returns the data-parallel program of the case on any slice with the nearest number of tiles on a chip."""
         paths = self.folder.glob(f"*/{case.name}-b*-m*x1-{self._key(case)}.json")
         found = [one for one in map(Measured.read, paths) if one.fits and one.mesh[1] == 1]
         return min(found, key=lambda one: abs(math.log(one.tiles_per_chip / tiles_per_chip)), default=None)
 
     def _key(self, case: Case) -> str:
-        """Tells configs apart by what the program depends on, but for batch size and mesh."""
+        """Returns a digest of the values that the program depends on, without batch size and mesh."""
         section = self.config.data.datasets[case.dataset].to_dict()
         free = {"batch_size": None, "weight": None, "patch_sizes": None}
         parts = [self.config.model.to_dict(), self.config.pretrain.to_dict(), section | free]
@@ -270,29 +257,23 @@ class Results:
         return f"{digest}-quick" if self.quick else digest
 
 
-SYSTEM_MEMORY = 2.0**28  # bytes of a TPU's memory that XLA leaves alone
-NEAR = 1 / 16  # a largest batch is known well enough when so much more does not fit
-MOST_TRIES = 6  # programs that the search for one compiles
-
-
-def usable_memory(chip: Chip) -> float:
-    """Bytes that a program may use."""
-    return chip.memory - SYSTEM_MEMORY
+TOLERANCE = 1 / 16  # the search ends when a batch larger by this fraction does not fit
+MOST_TRIES = 6  # programs that one search compiles
 
 
 def bounds(known: Sequence[Measured]) -> tuple[int, int | None]:
-    """The largest batch that was seen to fit, 0 for none, and the smallest that was seen not to."""
+    """Returns the largest batch known to fit, 0 for none, and the smallest known not to."""
     fits = max((one.batch_size for one in known if one.fits), default=0)
     return fits, min((one.batch_size for one in known if not one.fits), default=None)
 
 
 def found(fits: int, fails: int | None, unit: int) -> bool:
-    """Whether these bounds are as near to each other as anyone wants to know."""
-    return fails is not None and fails - fits <= max(unit, NEAR * fits)
+    """Returns whether the bounds differ by one unit, or within the tolerance."""
+    return fails is not None and fails - fits <= max(unit, TOLERANCE * fits)
 
 
 def search(measure: Callable[[int], Measured], first: Measured, unit: int, limit: float) -> tuple[int, int | None]:
-    """The largest batch that fits and the smallest seen not to, multiples of `unit`: memory grows about linearly.
+    """Returns the bounds of the largest batch that fits, multiples of `unit`; memory grows about linearly.
 
     Args:
       limit: bytes that a program may use.
@@ -302,18 +283,14 @@ def search(measure: Callable[[int], Measured], first: Measured, unit: int, limit
         fits, fails = bounds(list(tried.values()))
         if found(fits, fails, unit) or len(tried) >= MOST_TRIES:
             return fits, fails
-        guess = between(fits, fails, unit, predicted(list(tried.values()), unit, limit))
+        # Within the bounds: a prediction outside of them says nothing new.
+        guess = max(fits + unit, predicted(list(tried.values()), unit, limit))
+        guess = guess if fails is None else min(guess, fails - unit)
         tried[guess] = measure(guess)
 
 
-def between(fits: int, fails: int | None, unit: int, guess: int) -> int:
-    """A guess, moved to where nobody has looked."""
-    guess = max(fits + unit, guess)
-    return guess if fails is None else min(guess, fails - unit)
-
-
 def predicted(measured: Sequence[Measured], unit: int, limit: float) -> int:
-    """The batch that just fits, by a line through the last two measurements, or through one and the state alone."""
+    """Returns the batch that just fits, on a line through the last two measurements, or through one and its state."""
     last = sorted(measured, key=lambda one: one.batch_size)[-2:]
     if len(last) == 1:
         slope = max(1.0, last[0].peak - last[0].state) / last[0].batch_size
@@ -324,17 +301,17 @@ def predicted(measured: Sequence[Measured], unit: int, limit: float) -> int:
 
 
 QUICK = {"exec_time_optimization_effort": -1.0}
-"""Of XLA: a quarter of the time to compile, for a program that moves about a third more through memory."""
+"""Options of XLA: compiling takes a quarter of the time, and the program moves a third more through memory."""
 
 
 class Compiler:
-    """Compiles the cases of one config for one topology, and keeps what it measured."""
+    """Compiles the cases of one config for one topology and writes their measurements."""
 
     def __init__(self, config: ConfigDict, topology: Topology, results: Results):
-        """Lays the config's mesh over the topology.
+        """Makes the config's mesh of the topology's devices.
 
         Args:
-          results: where measurements are kept, and whether XLA should hurry.
+          results: folder of the measurements, and whether XLA optimises little.
 
         Raises:
           ConfigError: the mesh does not fit the topology or the model.
@@ -347,11 +324,11 @@ class Compiler:
 
     @property
     def unit(self) -> int:
-        """Every batch is a multiple of it."""
+        """Batch sizes are multiples of it."""
         return batch_parts(self.mesh) * self.config.get("accumulate", 1)
 
     def measure(self, case: Case) -> Measured:
-        """The case's measurements, from its file if there is one."""
+        """Returns the case's measurements, from its file if there is one."""
         path = self.results.path(self.topology, case)
         if path.exists():
             return Measured.read(path)
@@ -362,16 +339,15 @@ class Compiler:
         return measured
 
     def largest(self, case: Case, first: Measured) -> tuple[int, int | None]:
-        """The largest batch that fits (0 for none) and the smallest that was seen not to, by compiling."""
-
-        def measure(batch_size: int) -> Measured:
-            return self.measure(case.with_batch(batch_size))
-
-        return search(measure, first, self.unit, usable_memory(self.topology.chip))
+        """Returns the bounds of the largest batch that fits, by compiling."""
+        limit = self.topology.chip.usable_memory
+        return search(lambda size: self.measure(case.with_batch(size)), first, self.unit, limit)
 
     def _compile(self, case: Case) -> Measured:
         known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size)
-        known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()), settings=self._settings())
+        flat = settings.flatten(self.config)
+        chosen = {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives") if name in flat}
+        known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()), settings=chosen)
         known |= dict(versions=f"jax {jax.__version__}, libtpu {libtpu_version()}")
         start = time.monotonic()
         try:
@@ -392,7 +368,7 @@ class Compiler:
         )
 
     def _lower(self, case: Case) -> Any:
-        """The step as training jits it, see `train.loop.train`."""
+        """Lowers the step as training jits it, see `pretrain.train`."""
         config, model, mesh = self.settings, self.model, self.mesh
         batch = batch_shapes(case)
         masks = mask_shapes(model, batch, config.pretrain)
@@ -405,13 +381,9 @@ class Compiler:
         )
         return step.lower(state, batch, masks)
 
-    def _settings(self) -> dict[str, Any]:
-        flat = settings.flatten(self.config)
-        return {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives") if name in flat}
-
 
 def out_of_memory(message: str) -> tuple[float, float]:
-    """Bytes that a program would take and those that there are, from XLA's message.
+    """Reads from XLA's message how many bytes a program needs and how many there are.
 
     Raises:
       ConfigError: the message is about something else.
@@ -421,28 +393,3 @@ def out_of_memory(message: str) -> tuple[float, float]:
         raise ConfigError(f"XLA cannot compile the step: {message.splitlines()[0]}")
     units = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
     return float(found[1]) * units[found[2]], float(found[3]) * units[found[4]]
-
-
-def topology_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU topology, of which none needs to be there.
-
-    Raises:
-      ConfigError: libtpu is not installed, or refuses the topology.
-    """
-    libtpu_version()
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except jax.errors.JaxRuntimeError as error:
-        raise ConfigError(f"libtpu refuses --topology={topology}: {str(error).splitlines()[0]}") from None
-
-
-def libtpu_version() -> str:
-    """The installed version.
-
-    Raises:
-      ConfigError: there is none.
-    """
-    try:
-        return metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-        raise ConfigError("compiling for TPUs needs libtpu: pip install -e '.[tpu]'; no TPU is needed") from None

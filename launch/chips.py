@@ -1,4 +1,4 @@
-"""What one can rent: published rates of chips, and slices of them.
+"""Published chip specifications and slice topologies.
 
 TPUs: cloud.google.com/tpu/docs (v5e, v5p, v6e), read 2026-11. GPUs: data sheets of NVIDIA's SXM modules, dense
 products; eight GPUs share NVLink, and between such hosts each has one network card (200 Gbit/s beside A100, 400 beside
@@ -8,9 +8,14 @@ H100 and H200), as in NVIDIA's DGX machines.
 import dataclasses
 import math
 import re
+from importlib import metadata
 from typing import Literal
 
+import jax
+from jax.experimental import topologies
+
 from anysat_jax.errors import ConfigError
+from anysat_jax.flops import PEAK_FLOPS
 
 GPUS_PER_HOST = 8
 
@@ -24,12 +29,12 @@ class Chip:
       kind: TPUs are compiled for, GPUs are estimated on paper.
       flops: peak rate of bfloat16 products, FLOP/s.
       flops32: of float32 products at full precision: a TPU makes six of bfloat16 for each.
-      memory: bytes, as sold.
+      memory: bytes.
       bandwidth: of the memory, bytes/s.
-      links: what a chip can send to its neighbours, all links together, bytes/s.
-      network: what a chip can send to other hosts (GPUs only), bytes/s.
+      links: rate of sending to neighbours over all links together, bytes/s.
+      network: rate of sending to other hosts (GPUs only), bytes/s.
       axes: dimensions of the torus (TPUs only).
-      wraps: sides of which multiples close to a ring; shorter sides have one end at each side (TPUs only).
+      wraps: sides that are multiples of it close to a ring; others are open (TPUs only).
     """
 
     name: str
@@ -43,8 +48,13 @@ class Chip:
     axes: int = 0
     wraps: int = 0
 
-    def reach(self, group: int, chips: int, shape: tuple[int, ...] = ()) -> float:
-        """Bytes/s that each chip sends while `group` of `chips` chips, side by side, pass messages in a ring.
+    @property
+    def usable_memory(self) -> float:
+        """Bytes that a program may use on a TPU: XLA reserves 256 MiB."""
+        return self.memory - 2.0**28
+
+    def ring_bandwidth(self, group: int, chips: int, shape: tuple[int, ...] = ()) -> float:
+        """Returns the bytes/s that each chip sends while `group` adjacent chips of `chips` pass messages in a ring.
 
         On a torus a group of all chips uses every axis, a smaller one a single axis; an open axis gives half, since
         messages go back the way they came.
@@ -57,24 +67,31 @@ class Chip:
 
 
 GIB = 2.0**30
+
+
+def _tpu(name: str, kind: str, memory: float, bandwidth: float, links: float, axes: int, wraps: int) -> Chip:
+    peak = PEAK_FLOPS[kind]
+    return Chip(name, "tpu", peak, peak / 6, memory, bandwidth, links, axes=axes, wraps=wraps)
+
+
 CHIPS = {
     chip.name: chip
     for chip in (
         # `links`: half of the published "bidirectional" bandwidth, 400, 1200 and 800 GB/s.
-        Chip("v5e", "tpu", 197e12, 197e12 / 6, 16 * GIB, 819e9, 200e9, axes=2, wraps=16),
-        Chip("v5p", "tpu", 459e12, 459e12 / 6, 95 * GIB, 2765e9, 600e9, axes=3, wraps=4),
-        Chip("v6e", "tpu", 918e12, 918e12 / 6, 32 * GIB, 1600e9, 400e9, axes=2, wraps=16),
+        _tpu("v5e", "TPU v5 lite", 16 * GIB, 819e9, 200e9, axes=2, wraps=16),
+        _tpu("v5p", "TPU v5p", 95 * GIB, 2765e9, 600e9, axes=3, wraps=4),
+        _tpu("v6e", "TPU v6 lite", 32 * GIB, 1600e9, 400e9, axes=2, wraps=16),
         # `links`: half of NVLink's 600 and 900 GB/s.
-        Chip("a100", "gpu", 312e12, 19.5e12, 80e9, 2039e9, 300e9, network=25e9),
-        Chip("h100", "gpu", 989e12, 67e12, 80e9, 3350e9, 450e9, network=50e9),
-        Chip("h200", "gpu", 989e12, 67e12, 141e9, 4800e9, 450e9, network=50e9),
+        Chip("a100", "gpu", PEAK_FLOPS["A100"], 19.5e12, 80e9, 2039e9, 300e9, network=25e9),
+        Chip("h100", "gpu", PEAK_FLOPS["H100"], 67e12, 80e9, 3350e9, 450e9, network=50e9),
+        Chip("h200", "gpu", PEAK_FLOPS["H200"], 67e12, 141e9, 4800e9, 450e9, network=50e9),
     )
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: chips that work together.
+    """A slice of connected chips.
 
     Attributes:
       name: "v5e:4x4" or "h100:8".
@@ -89,21 +106,21 @@ class Topology:
     def chips(self) -> int:
         return math.prod(self.shape)
 
-    def reach(self, group: int) -> float:
-        """See `Chip.reach`."""
-        return self.chip.reach(group, self.chips, self.shape)
+    def ring_bandwidth(self, group: int) -> float:
+        """See `Chip.ring_bandwidth`."""
+        return self.chip.ring_bandwidth(group, self.chips, self.shape)
 
 
 def parse_topology(name: str) -> Topology:
-    """The slice of a name such as "v5e:16x16", "v5p:8x8x16", "h100:8".
+    """Parses a name such as "v5e:16x16", "v5p:8x8x16", "h100:8".
 
     Raises:
-      ConfigError: there is no such chip, or its slices have another number of sides.
+      ConfigError: the chip is unknown, or its slices have another number of sides.
     """
     match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", name)
     if match is None or match[1] not in CHIPS:
         raise ConfigError(
-            f"--topology={name} is no topology; write CHIP:SIDES such as v5e:16x16, v5p:8x8x16 or h100:8, with a "
+            f"--topology={name} is not a topology; write CHIP:SIDES such as v5e:16x16, v5p:8x8x16 or h100:8, with a "
             f"chip of {', '.join(CHIPS)}"
         )
     chip, shape = CHIPS[match[1]], tuple(int(side) for side in match[2].split("x"))
@@ -118,7 +135,7 @@ CHIPS_PER_HOST = 4  # of every slice that spans hosts
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A TPU generation, as slices of it are ordered."""
+    """Names by which slices of a TPU generation are ordered."""
 
     accelerator: str  # what accelerator types begin with; a number follows
     numbers_per_chip: int  # that number counts chips, or TensorCores
@@ -138,17 +155,17 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Chips with fast links between them, by the name that `launch.aot` takes too: "v5e:16x16"."""
+    """A slice of Cloud TPU, by the name that `launch.aot` takes too: "v5e:16x16"."""
 
     generation: str
     shape: str
 
     @classmethod
     def parse(cls, name: str) -> "Slice":
-        """The slice of a name.
+        """Parses the name of a slice.
 
         Raises:
-          ConfigError: there is no such generation, or it has no slice of this shape.
+          ConfigError: the generation is unknown, or it has no slice of this shape.
         """
         generation, _, shape = name.partition(":")
         if generation not in GENERATIONS:
@@ -166,11 +183,36 @@ class Slice:
 
     @property
     def hosts(self) -> int:
-        """Virtual machines, each with one process. Up to eight chips of a flat slice hang on one."""
+        """Virtual machines, each with one process. A flat slice of up to eight chips has one."""
         return 1 if self.shape in FLAT and self.chips <= 8 else self.chips // CHIPS_PER_HOST
 
     @property
     def accelerator_type(self) -> str:
-        """What Cloud TPU calls the slice: v5litepod-256, v5p-2048."""
+        """Cloud TPU's accelerator type: v5litepod-256, v5p-2048."""
         maker = GENERATIONS[self.generation]
         return f"{maker.accelerator}-{self.chips * maker.numbers_per_chip}"
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """Returns the devices of a TPU topology; none needs to be attached.
+
+    Raises:
+      ConfigError: libtpu is not installed, or refuses the topology.
+    """
+    libtpu_version()
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"libtpu refuses --topology={topology}: {str(error).splitlines()[0]}") from None
+
+
+def libtpu_version() -> str:
+    """Returns the installed version of libtpu.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        return metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        raise ConfigError("compiling for TPUs needs libtpu: pip install -e '.[tpu]'; no TPU is needed") from None

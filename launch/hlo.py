@@ -1,7 +1,7 @@
-"""What a compiled program moves: between chips, and between a chip and its memory, read from its text.
+"""Collectives and memory traffic of a compiled program, read from its HLO text.
 
-XLA's `cost_analysis` counts the body of a loop once, and says nothing of collectives. Here each instruction counts as
-often as it runs: a loop's trips are the constant that its counter is compared with.
+XLA's `cost_analysis` counts the body of a loop once and leaves collectives out. Here each instruction counts as often
+as it runs: a loop's trip count is the constant that its counter is compared with.
 """
 
 import collections
@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-SHARED_CHANNEL = "1"  # of all that shard_map asks for
+SHARED_CHANNEL = "1"  # of all collectives that shard_map makes
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
     *("custom-call", "partition-id", "replica-id", "opt-barrier", "iota", "broadcast", "domain"),
 }
-"""What moves nothing by itself; its callees are counted."""
+"""Instructions without traffic of their own; their callees are counted."""
 _BITS = {"pred": 8, "bf16": 16, "f16": 16}
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*-> .*\{$")
 _BRACKETS = re.compile(r"[()]")
@@ -30,9 +30,9 @@ class Collective:
 
     Attributes:
       kind: one of `COLLECTIVES`.
-      group: chips that take part in one of them.
-      count: how often a step does it.
-      size: bytes of the arrays, all of them together: the whole of what is gathered or reduced.
+      group: number of chips that take part in one of them.
+      count: number in a step.
+      size: bytes of all their arrays, gathered or reduced.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that each chip sends in a ring."""
-        share = (self.group - 1) / self.group
-        return self.size * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        """Bytes sent by each chip in a ring."""
+        fraction = (self.group - 1) / self.group
+        return self.size * {"all-reduce": 2 * fraction, "collective-permute": 1.0}.get(self.kind, fraction)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: `name = shape kind(operands), rest`."""
+    """One line of HLO: `name = shape kind(operands), rest`."""
 
     name: str
     shape: str
@@ -59,7 +59,7 @@ class Instruction:
     root: bool
 
     def attribute(self, key: str) -> str | None:
-        """The name behind "key=", such as the body of a loop."""
+        """Returns the name after "key=", such as the body of a loop."""
         found = re.search(rf"\b{key}=%?([\w.\-]+)", self.rest)
         return found[1] if found else None
 
@@ -72,8 +72,8 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: by name; of each, the instructions by name.
-      entry: the one that runs.
+      computations: by name; each maps names to instructions.
+      entry: name of the first to run.
     """
 
     computations: dict[str, Computation]
@@ -81,7 +81,7 @@ class Program:
 
     @classmethod
     def parse(cls, text: str) -> "Program":
-        """Reads `compiled.as_text()`."""
+        """Parses `compiled.as_text()`."""
         computations: dict[str, Computation] = {}
         entry, current = "", {}
         for line in text.splitlines():
@@ -94,7 +94,7 @@ class Program:
 
     @functools.cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs, by name; those inside fusions and reductions left out."""
+        """Number of runs of each computation, by name, without those inside fusions and reductions."""
         times: collections.Counter[str] = collections.Counter()
         waiting = [(self.entry, 1)]
         while waiting:
@@ -115,13 +115,13 @@ class Program:
             yield one.attribute("to_apply") or one.attribute("calls"), 1
 
     def _trips(self, condition: str) -> int:
-        """The constant that a loop's counter is compared with; 1 where there is none."""
+        """Returns the constant that a loop's counter is compared with; 1 where there is none."""
         constants = [one for one in self.computations[condition].values() if one.kind == "constant"]
         numbers = [int(one.operands[0]) for one in constants if one.operands[0].isdigit()]
         return max(numbers, default=1)
 
     def collectives(self) -> list[Collective]:
-        """Messages between chips in one run, the same kind and group together."""
+        """Returns the messages between chips in one run, summed by kind and group size."""
         found: dict[str, tuple[Instruction, int]] = {}
         for name, times in self.times.items():
             for one, fused in self._with_fused(name):
@@ -135,17 +135,17 @@ class Program:
         return [Collective(*key, *value) for key, value in sorted(sums.items()) if key[1] > 1]
 
     def _with_fused(self, name: str, fused: bool = False) -> Iterator[tuple[Instruction, bool]]:
-        """A computation's instructions and those of its fusions, and whether they are in a fusion."""
+        """Yields a computation's instructions and those of its fusions, and whether they are in a fusion."""
         for one in self.computations[name].values():
             yield one, fused
             if one.kind == "fusion" and (inner := one.attribute("calls")) in self.computations:
                 yield from self._with_fused(inner, fused=True)
 
     def memory_traffic(self) -> float:
-        """Bytes that one run reads from and writes to a chip's main memory.
+        """Returns the bytes that one run reads from and writes to a chip's main memory.
 
-        What XLA keeps in faster memory, S(1) in its text, counts where it is loaded. A fusion that takes a slice of an
-        array reads that slice; one that updates a slice in place writes it.
+        Arrays in faster memory, S(1) in HLO, count where they are loaded. A fusion that takes a slice of an array reads
+        that slice; one that updates a slice in place writes it.
         """
         total = 0.0
         for name, times in self.times.items():
@@ -183,7 +183,7 @@ class Program:
 
 
 def _read(parameter: str, inner: Computation, whole: float) -> float:
-    """Bytes that a fusion reads of a parameter: the slices that it takes, or the whole."""
+    """Returns the bytes that a fusion reads of a parameter: the slices that it takes, or the whole."""
     users = [one for one in inner.values() if parameter in one.operands]
     if not users or any(one.operands[0] != parameter for one in users):
         return whole
@@ -209,7 +209,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(line: str, opening: int) -> int:
-    """Where the bracket at `opening` is closed."""
+    """Returns the index of the bracket that closes the one at `opening`."""
     depth = 0
     for bracket in _BRACKETS.finditer(line, opening):
         depth += 1 if bracket[0] == "(" else -1
@@ -223,7 +223,7 @@ def _kind(one: Instruction) -> str:
 
 
 def _identity(one: Instruction, fused: bool) -> str:
-    """Tells collectives apart. One that is spread over several fusions stands in each, on one channel."""
+    """Returns a key of a collective. One that XLA splits over several fusions is in each, on one channel."""
     channel = re.search(r"channel_id=(\d+)", one.rest)
     if channel and channel[1] != SHARED_CHANNEL:
         return channel[1]
@@ -234,7 +234,7 @@ def _identity(one: Instruction, fused: bool) -> str:
 
 
 def _payload(one: Instruction, group: int) -> float:
-    """Bytes of the whole of what is gathered or reduced."""
+    """Returns the bytes of the whole array that is gathered or reduced."""
     shapes = list(_arrays(one.shape))
     if one.kind in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
         shapes = shapes[len(one.operands) : 2 * len(one.operands)]
@@ -243,7 +243,7 @@ def _payload(one: Instruction, group: int) -> float:
 
 
 def _group_size(one: Instruction) -> int:
-    """Chips in a group; written as a mesh with named axes, as [groups,size]<=[...], or as lists."""
+    """Returns the chips in a group; HLO has a mesh with named axes, [groups,size]<=[...], or lists."""
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", one.rest):
         sides = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))

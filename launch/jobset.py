@@ -1,10 +1,10 @@
-"""Training on Kubernetes: prints a JobSet, for TPUs of GKE, or for nodes with NVIDIA GPUs of any cluster.
+"""JobSet manifests for training on Kubernetes: on TPUs of GKE, or on nodes with NVIDIA GPUs of any cluster.
 
   python -m launch.jobset NAME --image=IMAGE --bucket=BUCKET --topology=v5e:16x16 -- --config=... --workdir=/runs/NAME
   python -m launch.jobset NAME --image=IMAGE --claim=CLAIM --nodes=4 --gpus=8 -- --config=... --workdir=/runs/NAME
 
-`... | kubectl apply -f -` starts it; the JSON is read as YAML is. /runs is the bucket (by the Cloud Storage FUSE driver
-of GKE), or the persistent volume claim. What follows `--` goes to anysat_jax.main. See docs/LAUNCH.md.
+`... | kubectl apply -f -` starts it; JSON is valid YAML. /runs is the bucket (by the Cloud Storage FUSE driver of GKE),
+or the persistent volume claim. Arguments after `--` are passed to anysat_jax.main. See docs/LAUNCH.md.
 """
 
 import argparse
@@ -23,14 +23,14 @@ Manifest = dict[str, Any]
 CONTAINER = "anysat"
 HOSTS = "host"  # the name of the JobSet's one Job
 RUNS = "/runs"  # where the pods see the volume that they share
-EXIT_STOPPED = 75  # of anysat_jax.main: it was asked to stop, and has saved
+EXIT_STOPPED = 75  # of anysat_jax.main: stopped by SIGTERM, with a checkpoint
 RETRIES = 3  # after any other failure
 
 
 def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> Manifest:
-    """A JobSet of one Job. When one of its pods ends in failure, all are replaced.
+    """Returns a JobSet of one Job. When one of its pods fails, all are replaced.
 
-    Asked to stop (exit code 75) or moved by the cluster (a disruption) they always are; else `RETRIES` times.
+    After exit code 75 and after a disruption without limit; after other failures `RETRIES` times.
 
     Args:
       pods: processes, one on each node.
@@ -64,7 +64,7 @@ def _job(pods: int, pod: Manifest) -> Manifest:
         "parallelism": pods,
         "completions": pods,
         "completionMode": "Indexed",
-        "backoffLimit": 0,  # one pod alone cannot go on: its failure is the Job's
+        "backoffLimit": 0,  # one pod cannot continue alone: its failure is the Job's
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": stopped},
@@ -78,14 +78,14 @@ def _job(pods: int, pod: Manifest) -> Manifest:
 def pod_template(
     image: str, words: list[str], devices: dict[str, int], runs: Manifest, nodes: dict[str, str]
 ) -> Manifest:
-    """A pod that trains: one process with all the devices of its node.
+    """Returns the template of a pod that trains: one process with all the devices of its node.
 
     Args:
       image: of the repository's Dockerfile.
       words: flags of anysat_jax.main; $(INDEX) stands for the pod's number.
-      devices: how many of which resource a node has, {"nvidia.com/gpu": 8}.
+      devices: resources of a node, {"nvidia.com/gpu": 8}.
       runs: the volume at /runs, `bucket_volume` or `claim_volume`.
-      nodes: labels of the nodes that will do.
+      nodes: labels that select the nodes.
     """
     index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
     container = {
@@ -94,7 +94,7 @@ def pod_template(
         "args": words,
         "env": [
             {"name": "INDEX", "valueFrom": index},
-            # A pod that is made again finds the programs that the one before has compiled.
+            # A restarted pod reuses the programs that the one before has compiled.
             {"name": "JAX_COMPILATION_CACHE_DIR", "value": f"{RUNS}/.programs"},
         ],
         "resources": {"limits": devices},
@@ -115,13 +115,13 @@ def pod_template(
 
 
 def claim_volume(claim: str) -> Manifest:
-    """A persistent volume claim, which all nodes may write to (ReadWriteMany)."""
+    """Returns the volume of a claim that all nodes may write to (ReadWriteMany)."""
     return {"persistentVolumeClaim": {"claimName": claim}}
 
 
 def bucket_volume(bucket: str) -> Manifest:
-    """A bucket, by the Cloud Storage FUSE driver of GKE."""
-    # A checkpoint becomes whole by renaming its folder; what another pod has just written must be seen at once.
+    """Returns the volume of a bucket, by the Cloud Storage FUSE driver of GKE."""
+    # A checkpoint is committed by renaming its folder; files that another pod has just written must be visible at once.
     options = (
         "implicit-dirs",
         "rename-dir-limit=200000",
@@ -132,14 +132,14 @@ def bucket_volume(bucket: str) -> Manifest:
     return {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
 
 
-PORT = 8476  # where process 0 of several with GPUs listens for the others
+PORT = 8476  # of the coordinator, process 0, where there are several with GPUs
 
 
 def on_tpus(given: argparse.Namespace) -> Manifest:
-    """The manifest for a slice of TPUs. GKE tells its hosts who the others are.
+    """Returns the manifest for a slice of TPUs. GKE sets the addresses of its hosts.
 
     Raises:
-      ConfigError: there is no such slice.
+      ConfigError: the slice is unknown.
     """
     slice_ = Slice.parse(given.topology)
     pod = pod_template(
@@ -158,7 +158,7 @@ def on_tpus(given: argparse.Namespace) -> Manifest:
 
 
 def on_gpus(given: argparse.Namespace) -> Manifest:
-    """The manifest for nodes with GPUs. The others find the first pod by its name."""
+    """Returns the manifest for nodes with GPUs. The first pod is found by its host name."""
     first = f"{given.name}-{HOSTS}-0-0.{given.name}:{PORT}"
     words = [f"--processes={first},{given.nodes},$(INDEX)", *given.rest] if given.nodes > 1 else given.rest
     pod = pod_template(given.image, words, {"nvidia.com/gpu": given.gpus}, _volume(given), {})
@@ -170,10 +170,10 @@ def _volume(given: argparse.Namespace) -> Manifest:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Refuses what would fail only in the cluster.
+    """Checks what would fail in the cluster only.
 
     Raises:
-      ConfigError: a name that no host can have, no node or GPU, or runs that are lost with their pod.
+      ConfigError: an invalid host name, no node or GPU, or a workdir that is lost with its pod.
     """
     # The last pod's name, NAME-host-0-9999, is a host's name: 63 letters at most.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", given.name):
@@ -187,7 +187,7 @@ def check(given: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     whole = argparse.ArgumentParser(
         "python -m launch.jobset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""A small cluster on this machine: several processes with fake CPU devices, as if each were a host with accelerators.
+"""A small cluster on this machine: several processes with fake CPU devices, each like a host with accelerators.
 
   python -m launch.local --processes 2 --devices 4 -- --config=configs/pretrain.py --workdir=runs/two
 
-What stands after -- goes to `python -m anysat_jax.main` in every process; each line of their output begins with the
-number of its process. Where one fails, the others are ended. SIGTERM or Ctrl-C asks all of them to save and stop; a
-second one kills them. The exit code is that of the first failure, 75 if they were asked to stop, else 0.
+Arguments after -- are passed to `python -m anysat_jax.main` in every process; each line of output is prefixed with the
+number of its process. If one fails, the others are killed after 20 s. SIGTERM or Ctrl-C makes all save and stop; a
+second one kills them. The exit code is that of the first failure, 75 if they were stopped, else 0.
 """
 
 import argparse
@@ -21,28 +21,28 @@ from collections.abc import Sequence
 from typing import Any
 
 STOPPED = 75
-GRACE = 20.0  # seconds in which the others may end by themselves after a failure
+GRACE = 20.0  # seconds for the others to end by themselves after a failure
 POLL = 0.05  # seconds
 MODULE = "anysat_jax.main"
 DEVICE_FLAG = "--xla_force_host_platform_device_count"
-PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # fake devices may wait long for a busy core
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # fake devices may wait long for a core
 
 
 class Cluster:
     """Processes of one run on this machine."""
 
     def __init__(self, processes: int, devices: int, flags: Sequence[str], module: str | None = None):
-        """Starts them.
+        """Starts the processes.
 
         Args:
-          processes: how many.
-          devices: fake devices of each.
-          flags: for the module's command line.
-          module: what each runs, by default `MODULE`.
+          processes: their number.
+          devices: number of fake devices of each.
+          flags: command line of the module.
+          module: run by each process; default: `MODULE`.
         """
         address, command = f"127.0.0.1:{free_port()}", [sys.executable, "-m", module or MODULE, *flags]
         self.members = [
-            # A session of its own: Ctrl-C in a terminal reaches this process only, which then asks all of them to stop.
+            # In a session of its own, so that Ctrl-C in a terminal reaches this process only, which stops them all.
             subprocess.Popen(
                 command,
                 env=environment(f"{address},{processes},{index}", devices),
@@ -58,17 +58,17 @@ class Cluster:
         ]
         for reader in self._readers:
             reader.start()
-        self._asked = False
+        self._stopping = False
 
     def stop(self, number: int = signal.SIGTERM, frame: types.FrameType | None = None) -> None:
-        """Asks all to save and stop; the second time, kills them. A handler of signals."""
-        self._send(signal.SIGKILL if self._asked else signal.SIGTERM)
-        self._asked = True
+        """Handles a signal: sends SIGTERM to all, the second time SIGKILL."""
+        self._send(signal.SIGKILL if self._stopping else signal.SIGTERM)
+        self._stopping = True
 
     def wait(self) -> int:
-        """Waits for all; ends the others once one has failed. Returns the exit code."""
+        """Waits for all, kills the others after a failure, and returns the exit code."""
         first, deadline = 0, float("inf")
-        while None in (codes := [member.poll() for member in self.members]):  # each is asked, also behind one that runs
+        while None in (codes := [member.poll() for member in self.members]):  # polls every one
             if first == 0 and (failures := [code for code in codes if code not in (None, 0, STOPPED)]):
                 first, deadline = failures[0], time.monotonic() + GRACE
             if time.monotonic() > deadline:
@@ -85,7 +85,7 @@ class Cluster:
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """That of the first failure, as a shell tells it; 75 where there is none but some were asked to stop; else 0."""
+    """Returns that of the first failure, as a shell would; 75 if some were stopped and none failed; else 0."""
     failures = [code for code in codes if code not in (0, STOPPED)]
     if failures:
         return failures[0] if failures[0] > 0 else 128 - failures[0]
@@ -93,7 +93,7 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def environment(processes: str, devices: int) -> dict[str, str]:
-    """The variables of a process: which one it is, and its fake devices."""
+    """Returns the environment of a process: its index and its fake devices."""
     xla = re.sub(rf"{DEVICE_FLAG}=\d+", "", os.environ.get("XLA_FLAGS", ""))
     return {
         **os.environ,
@@ -105,24 +105,24 @@ def environment(processes: str, devices: int) -> dict[str, str]:
 
 
 def relay(lines: Any, prefix: str) -> None:
-    """Copies a process' output line by line, each behind the prefix."""
+    """Copies a process' output line by line, each with the prefix."""
     for line in lines:
         text = line.decode(errors="replace").rstrip("\r\n")
-        for part in text.split("\r"):  # a progress bar begins its line anew
+        for part in text.split("\r"):  # a progress bar rewrites its line
             if part.strip():
                 sys.stdout.write(f"{prefix}{part}\n")
         sys.stdout.flush()
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Returns an unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(
         "python -m launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The table: a row for each program on a slice, as text, as JSON and as markdown."""
+"""Roofline estimates of training steps on slices of chips, and their tables as text, JSON and Markdown."""
 
 import dataclasses
 import functools
@@ -28,7 +28,6 @@ from .aot_compile import (
     mesh_shape,
     model_of,
     predicted,
-    usable_memory,
 )
 from .chips import GIB, Topology
 from .hlo import Collective
@@ -36,11 +35,11 @@ from .hlo import Collective
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one step computes on all chips together, FLOPs.
+    """FLOPs of one step on all chips together.
 
     Attributes:
       parts: what counts for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
-      again: what rematerialisation adds.
+      again: FLOPs that rematerialisation adds.
       tiles: of the step.
     """
 
@@ -57,7 +56,7 @@ class Work:
         return self.model / self.tiles
 
     def seconds(self, slice_: Topology) -> float:
-        """At the chips' full rate, evenly shared."""
+        """Returns the time at the chips' peak rates, evenly shared."""
         precise = self.parts["contrastive"]
         fast = self.model - precise + self.again
         return (fast / slice_.chip.flops + precise / slice_.chip.flops32) / slice_.chips
@@ -65,7 +64,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of a step, by what they go to, each at its full rate.
+    """Seconds of a step for compute, memory and network, each at its peak rate.
 
     Attributes:
       compute, memory, network: products; reading and writing memory; messages between chips.
@@ -83,30 +82,30 @@ class Estimate:
 
     @property
     def least(self) -> float:
-        """Where all three go on side by side: the time cannot be less."""
+        """Lower bound of the step time: all three overlap."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def one_by_one(self) -> float:
-        """Where the messages wait for the rest."""
+        """Step time where messages overlap with nothing."""
         return max(self.compute, self.memory) + self.network
 
     @property
     def mfu(self) -> float:
-        """Share of the chips' peak that the model can reach at most."""
+        """Upper bound of the model FLOP utilisation."""
         return self.work.model / (self.peak * self.least)
 
     @property
     def bound(self) -> str:
-        """What takes longest: "compute", "memory" or "network"."""
+        """The longest of "compute", "memory" and "network"."""
         return max(("compute", "memory", "network"), key=lambda part: getattr(self, part))
 
 
 def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int) -> Work:
-    """A step's products.
+    """Returns the FLOPs of a step.
 
     Args:
-      batch_parts: devices that a batch is cut over.
+      batch_parts: number of devices that share a batch.
     """
     batch, masks = shapes_of(config, model, case)
     parts = negative_parts(config, batch_parts)
@@ -116,40 +115,40 @@ def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int
 
 
 def shapes_of(config: ConfigDict, model: ModelConfig, case: Case) -> tuple[Batch, PatchMasks]:
-    """The case's batch and its most expensive masks."""
+    """Returns the case's batch and its most expensive masks, as shapes."""
     batch = batch_shapes(case)
     return batch, mask_shapes(model, batch, PretrainConfig.read(config).pretrain)
 
 
 def negative_parts(config: ConfigDict, batch_parts: int) -> int:
-    """Into how many parts the contrastive loss cuts a batch, each with its own negatives."""
+    """Returns the number of parts of a batch with negatives of their own in the contrastive loss."""
     per_device = batch_parts if config.pretrain.get("negatives", "global") == "device" else 1
     return per_device * config.get("accumulate", 1)
 
 
 def compiled_estimate(measured: Measured, work: Work, slice_: Topology) -> Estimate:
-    """From the compiled program's own traffic and messages."""
+    """Returns the estimate from a compiled program's memory traffic and messages."""
     return _estimate(work, slice_, measured.traffic, measured.collectives)
 
 
 def paper_estimate(config: ConfigDict, model: ModelConfig, case: Case, slice_: Topology, traffic: float) -> Estimate:
-    """Without compiling: data parallelism alone.
+    """Returns the analytic estimate, without compiling, for data parallelism.
 
     Args:
       traffic: bytes of memory that the whole step reads and writes, on all chips.
 
     Raises:
-      ConfigError: the config cuts the model too.
+      ConfigError: the config also shards the model.
     """
     if config.mesh.fsdp * config.mesh.get("tensor", 1) > 1:
-        raise ConfigError("on paper there is data parallelism alone; set mesh.fsdp and mesh.tensor to 1")
+        raise ConfigError("the analytic estimate covers data parallelism only; set mesh.fsdp and mesh.tensor to 1")
     work = work_of(config, model, case, slice_.chips)
     messages = paper_messages(config, model, case, slice_.chips)
     return _estimate(work, slice_, traffic / slice_.chips, tuple(messages))
 
 
 def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: int) -> list[Collective]:
-    """What data parallelism sends in a step: gradients in the compute dtype, and contrastive tokens in float32."""
+    """Returns the messages of data parallelism: gradients in the compute dtype, contrastive tokens in float32."""
     if chips == 1:
         return []
     used = tuple(name for name in model.sensors if name in case.options.card.sensors)
@@ -171,11 +170,11 @@ def _parameters(model: ModelConfig) -> int:
 
 def _estimate(work: Work, slice_: Topology, traffic: float, messages: tuple[Collective, ...]) -> Estimate:
     memory = traffic / slice_.chip.bandwidth
-    network = sum(one.sent / slice_.reach(one.group) for one in messages)
+    network = sum(one.sent / slice_.ring_bandwidth(one.group) for one in messages)
     return Estimate(work.seconds(slice_), memory, network, work, slice_.chips * slice_.chip.flops, messages)
 
 
-ABOUT = "about "  # before a largest batch that nobody has compiled
+ABOUT = "about "  # before a predicted largest batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,17 +183,17 @@ class Row:
 
     Attributes:
       mesh: sizes of the axes data, fsdp, tensor.
-      fits: None where nothing is known of its memory.
-      peak: bytes of a chip's memory at the fullest moment; memory: bytes that a chip has.
-      largest: the largest batch that fits, 0 for none; guessed: whether by a line through what was compiled, since the
-        bounds that were compiled lie far apart.
-      flops_per_tile: forward and backward, of the model, on paper; by part.
+      fits: None where its memory is unknown.
+      peak: maximum of the bytes used of a chip's memory; memory: bytes that a chip has.
+      largest: the largest batch that fits, 0 for none; guessed: predicted from compiled ones, whose bounds are too far
+        apart.
+      flops_per_tile: of the model, forward and backward, counted analytically; by part.
       collectives: messages of one step.
-      intensity: FLOPs for each byte that a chip moves to or from its memory.
-      step_ms: at least so long; bound: by compute, memory or network; mfu: at most so much of the chips' peak.
-      one_by_one_ms: where messages wait for the rest.
-      network_ms: of it, for messages.
-      about: where memory and traffic come from, if not from this very program.
+      intensity: FLOPs per byte of memory traffic.
+      step_ms: lower bound; bound: compute, memory or network; mfu: upper bound of the model FLOP utilisation.
+      one_by_one_ms: step time where messages overlap with nothing.
+      network_ms: part of it for messages.
+      about: source of memory and traffic, if not this very program.
     """
 
     topology: str
@@ -219,12 +218,12 @@ class Row:
 
     @property
     def sent(self) -> float:
-        """Bytes that each chip sends in a step."""
+        """Bytes sent by each chip in a step."""
         return sum(one.sent for one in self.collectives)
 
 
 def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
-    """Of a program that was compiled."""
+    """Returns the row of a compiled program."""
     measured = Measured.read(results.path(topology, case))
     known = results.of_all_batches(topology, case)
     data, fsdp, _ = measured.mesh
@@ -238,7 +237,7 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
         **_place(case, topology, measured.mesh),
         fits=measured.fits,
         peak=measured.peak,
-        largest=fits if exact else max(fits, predicted(known, unit, usable_memory(topology.chip))),
+        largest=fits if exact else max(fits, predicted(known, unit, topology.chip.usable_memory)),
         guessed=not exact,
         flops_per_tile=_per_tile(work),
         collectives=measured.collectives,
@@ -248,7 +247,7 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
 
 
 def paper_row(results: Results, case: Case, topology: Topology) -> Row:
-    """Of a program that nobody compiled: memory and traffic as a similar one for TPUs has, scaled to the tiles."""
+    """Returns the row of a program that is not compiled: memory and traffic are scaled from a similar one for TPUs."""
     config, model = results.config, model_of(results.config)
     mesh = mesh_shape(config, topology)
     similar = results.like(case, case.batch_size / topology.chips)
@@ -285,12 +284,12 @@ def _times(estimate: Estimate | None) -> dict[str, object]:
 
 
 def _traffic(similar: Measured | None, case: Case) -> float:
-    """Bytes that all chips together move to and from their memories in a step; 0 where nothing is known."""
+    """Returns the memory traffic of all chips together in a step, bytes; 0 where unknown."""
     return 0.0 if similar is None else similar.traffic * math.prod(similar.mesh) * case.batch_size / similar.batch_size
 
 
 def _scaled_peak(similar: Measured, tiles_per_chip: float) -> float:
-    """The state, and beside it memory that grows with the tiles."""
+    """Returns the bytes of the state and of memory proportional to the tiles."""
     return similar.state + (similar.peak - similar.state) * tiles_per_chip / similar.tiles_per_chip
 
 
@@ -327,7 +326,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Aligned columns, then the messages of each program, then what the words mean."""
+    """Returns aligned columns, the FLOPs and messages of each program, and an explanation."""
     cells = [[name for name, _ in COLUMNS], *([write(row) for _, write in COLUMNS] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
@@ -339,7 +338,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A table for the docs, without the columns that say nothing."""
+    """Returns a table for the docs without empty columns."""
     columns = [(name, cells) for name, write in COLUMNS if set(cells := [write(row) for row in rows]) - {"", "?"}]
     head = [f"| {' | '.join(name for name, _ in columns)} |", f"|{'---|' * len(columns)}"]
     lines = zip(*(cells for _, cells in columns), strict=True)
@@ -347,7 +346,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """A list of objects, the fields of `Row`."""
+    """Returns a list of objects, the fields of `Row`."""
     return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
 
 
@@ -361,6 +360,6 @@ def _messages(row: Row) -> str:
 
 
 EXPLANATION = """\
-FLOPs are the model's products, forward and backward, without what is computed again. A step takes at least as long as
-its products, its memory traffic or its messages take at the published rates, whichever is longest (in float32 the
-contrastive loss' products run at their own rate); MFU at most is what that leaves. MB sent: by each chip, in a ring."""
+FLOPs are those of the model's matrix products, forward and backward, without recomputation. The step time is a lower
+bound: the longest of products, memory traffic and messages at the published rates (the contrastive loss' products at
+the rate of float32); MFU at most follows from it. MB sent: by each chip, in a ring."""

@@ -1,4 +1,4 @@
-"""A Cloud TPU slice by a queued resource: ordered, set up, and training on all of its hosts.
+"""Cloud TPU slices by queued resources: create, set up, train on all hosts, delete.
 
   python -m launch.tpu create NAME --zone=ZONE --topology=v5e:16x16 --spot
   python -m launch.tpu wait   NAME --zone=ZONE
@@ -8,8 +8,8 @@
   python -m launch.tpu stop   NAME --zone=ZONE
   python -m launch.tpu delete NAME --zone=ZONE
 
-What follows `--` goes on: to gcloud with `create`, to anysat_jax.main with `run`, as a command for every host with
-`exec`. --dry_run prints the commands of an action and runs none. See docs/LAUNCH.md.
+Arguments after `--` are passed to gcloud by `create`, to anysat_jax.main by `run`, and run as a command on every host
+by `exec`. --dry_run prints the commands of an action and runs none. See docs/LAUNCH.md.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from .chips import GENERATIONS, Slice
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words before and after the first `--`: an action's own, and those that go on to another program."""
+    """Splits words at the first `--`: an action's own, and those for another program."""
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     return words[:cut], words[cut + 1 :]
 
 
 def bucket(text: str) -> str:
-    """A bucket's name, as a word of a command line.
+    """Checks a bucket's name.
 
     Raises:
-      ArgumentTypeError: no bucket can have this name.
+      ArgumentTypeError: the name is invalid.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+[A-Za-z0-9]", text):
         raise argparse.ArgumentTypeError(
@@ -57,15 +57,15 @@ class Commands:
         self.dry_run = dry_run
 
     def run(self, *words: str) -> None:
-        """Runs a command, its output going where this process's goes.
+        """Runs a command with this process's output.
 
         Raises:
           RunError: it is not installed, or it failed.
         """
         self._start(words, capture=False)
 
-    def ask(self, *words: str) -> str | None:
-        """What a command prints, without blanks around; None if it is only shown.
+    def output(self, *words: str) -> str | None:
+        """Returns the stripped output of a command; None in a dry run.
 
         Raises:
           RunError: it is not installed, or it failed.
@@ -94,8 +94,8 @@ ARCHIVE = REPOSITORY / "build" / f"{FOLDER}.tar.gz"
 POLL_SECONDS = 30.0
 GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 
-# A unit of systemd stays when the connection ends, keeps a log, cannot start twice, and gets SIGTERM both from `stop`
-# and when the machine shuts down. KillMode: only the first process gets it, so that data workers last until the end.
+# A systemd unit outlives the connection, keeps a log, cannot start twice, and gets SIGTERM from `stop` and at shutdown.
+# KillMode: only the first process gets it, so that data workers live until the checkpoint is saved.
 UNIT = (
     f'sudo systemd-run --collect --unit=anysat --uid="$(id -u)" --working-directory="$HOME/{FOLDER}" '
     "--property=KillMode=mixed --property=TimeoutStopSec=600"
@@ -103,7 +103,7 @@ UNIT = (
 
 
 def create(given: argparse.Namespace, commands: Commands) -> None:
-    """Orders a slice. It comes when there is one: see `wait`."""
+    """Requests a slice; `wait` returns when it is provisioned."""
     slice_ = Slice.parse(given.topology)
     words = [
         *("gcloud", "compute", "tpus", "queued-resources", "create", given.name, f"--node-id={given.name}"),
@@ -115,10 +115,10 @@ def create(given: argparse.Namespace, commands: Commands) -> None:
 
 
 def wait(given: argparse.Namespace, commands: Commands) -> None:
-    """Returns when the slice is there.
+    """Waits until the slice is provisioned.
 
     Raises:
-      RunError: it will not come.
+      RunError: the request failed or was suspended.
     """
     before = None
     while (state := _state(given, commands)) not in (None, "ACTIVE"):
@@ -131,7 +131,7 @@ def wait(given: argparse.Namespace, commands: Commands) -> None:
 
 
 def setup(given: argparse.Namespace, commands: Commands) -> None:
-    """Copies the last commit to all hosts, and installs it there."""
+    """Copies the last commit to all hosts and installs it."""
     if not commands.dry_run:
         _warn_of_changes()
         ARCHIVE.parent.mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def setup(given: argparse.Namespace, commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace, commands: Commands) -> None:
-    """Starts training on all hosts, and leaves it running."""
+    """Starts training on all hosts in the background."""
     main = [".venv/bin/python", "-m", "anysat_jax.main", "--processes=auto", *given.rest]
     _ssh(given, commands, "all", f"{UNIT} bash launch/keep_going.sh {shlex.join(main)}")
 
@@ -158,17 +158,17 @@ def execute(given: argparse.Namespace, commands: Commands) -> None:
 
 
 def logs(given: argparse.Namespace, commands: Commands) -> None:
-    """Shows what a host has printed, and what it prints."""
+    """Follows the log of a host."""
     _ssh(given, commands, given.worker, "sudo journalctl --unit=anysat --output=cat --lines=100 --follow")
 
 
 def stop(given: argparse.Namespace, commands: Commands) -> None:
-    """Asks all hosts to save and end; returns when they have."""
+    """Sends SIGTERM to the training on all hosts and waits until it has saved and ended."""
     _ssh(given, commands, "all", "sudo systemctl stop anysat")
 
 
 def delete(given: argparse.Namespace, commands: Commands) -> None:
-    """Gives the slice back, with its hosts and their disks; gcloud asks first."""
+    """Deletes the slice with its hosts and their disks; gcloud asks for confirmation."""
     words = ("gcloud", "compute", "tpus", "queued-resources", "delete", given.name)
     commands.run(*words, *_place(given), "--force")
 
@@ -179,7 +179,7 @@ def _place(given: argparse.Namespace) -> list[str]:
 
 def _state(given: argparse.Namespace, commands: Commands) -> str | None:
     words = ("gcloud", "compute", "tpus", "queued-resources", "describe", given.name)
-    return commands.ask(*words, *_place(given), "--format=value(state.state)")
+    return commands.output(*words, *_place(given), "--format=value(state.state)")
 
 
 def _ssh(given: argparse.Namespace, commands: Commands, worker: str, line: str) -> None:
@@ -192,7 +192,7 @@ def _warn_of_changes() -> None:
         ["git", "-C", str(REPOSITORY), "status", "--porcelain"], capture_output=True, text=True, check=False
     )
     if found.stdout:
-        print("launch.tpu: the hosts get the last commit, without the changes after it", file=sys.stderr)
+        print("launch.tpu: uncommitted changes are not copied to the hosts", file=sys.stderr)
 
 
 ACTIONS = dict(create=create, wait=wait, setup=setup, run=run, exec=execute, logs=logs, stop=stop, delete=delete)
@@ -200,24 +200,22 @@ NEEDS_REST, MAY_HAVE_REST = ("run", "exec"), ("create",)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     whole = argparse.ArgumentParser(
         "python -m launch.tpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     actions = whole.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, function in ACTIONS.items():
         one = actions.add_parser(name, help=(function.__doc__ or "").partition("\n")[0])
-        one.add_argument("name", metavar="NAME", help="of the queued resource and of its slice")
-        one.add_argument("--zone", required=True, help="where the slice is, as in us-west4-a")
+        one.add_argument("name", metavar="NAME", help="name of the queued resource and of its slice")
+        one.add_argument("--zone", required=True, help="zone of the slice, such as us-west4-a")
         one.add_argument("--project", help="default: gcloud's")
         one.add_argument("--dry_run", action="store_true", help="print the commands, run none")
         if name == "create":
-            one.add_argument("--topology", required=True, help="as in v5e:16x16; launch.aot says what fits on it")
-            one.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
+            one.add_argument("--topology", required=True, help="such as v5e:16x16; launch.aot estimates what fits")
+            one.add_argument("--spot", action="store_true", help="cheaper, and may be preempted")
         if name == "setup":
-            one.add_argument(
-                "--bucket", type=bucket, help="mounted at /mnt/anysat; several hosts need a disk that they share"
-            )
+            one.add_argument("--bucket", type=bucket, help="mounted at /mnt/anysat; several hosts need a shared disk")
         if name in ("logs", "exec"):
             one.add_argument(
                 "--worker", type=worker, default="0" if name == "logs" else "all", help="a host's number, or all"
@@ -226,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def worker(text: str) -> str:
-    """A host of a slice, as a word of a command line.
+    """Checks the number of a host.
 
     Raises:
       ArgumentTypeError: it is neither a number nor "all".
@@ -237,10 +235,10 @@ def worker(text: str) -> str:
 
 
 def check_rest(given: argparse.Namespace) -> None:
-    """Refuses what an action would not use, before anything is run.
+    """Checks the arguments after `--`.
 
     Raises:
-      RunError: words after `--` are missing, or too many.
+      RunError: an action needs some and there are none, or takes none.
     """
     if given.rest and given.action not in NEEDS_REST + MAY_HAVE_REST:
         raise RunError(f"{given.action} takes nothing after --, and got {shlex.join(given.rest)}")
@@ -252,7 +250,7 @@ def check_rest(given: argparse.Namespace) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Runs an action. Returns the exit code."""
+    """Runs an action and returns the exit code."""
     own, rest = split(words)
     given = parser().parse_args(own)
     given.rest = rest

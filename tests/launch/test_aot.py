@@ -21,13 +21,13 @@ from launch.aot_compile import (
     MOST_TRIES,
     Measured,
     Results,
-    _all_masks,
     all_cases,
     batch_shapes,
     mask_shapes,
     mesh_shape,
     model_of,
     out_of_memory,
+    possible_masks,
     search,
 )
 from launch.chips import CHIPS, GIB, parse_topology
@@ -96,7 +96,7 @@ def test_masks_that_training_draws_are_among_the_programs(config):
     masks = PretrainConfig.read(config).pretrain
     for case in all_cases(config):
         batch = batch_shapes(case.with_batch(3))
-        sizes = {one.size for one in _all_masks(batch, masks)}
+        sizes = {one.size for one in possible_masks(batch, masks)}
         drawn = {sample_patch_masks(np.random.default_rng(seed), batch.grid, 3, masks).size for seed in range(8)}
         assert drawn <= sizes, case.name
         most = mask_shapes(model_of(config), batch, masks).size
@@ -128,11 +128,11 @@ def test_what_xla_says_of_memory():
 
 def test_topologies():
     pod = parse_topology("v5p:8x8x16")
-    assert pod.chips == 1024 and pod.reach(1024) == 600e9 and pod.reach(8) == 200e9
-    assert parse_topology("v5e:16x16").reach(256) == 200e9
-    assert parse_topology("v5e:4x4").reach(16) == 100e9  # its sides do not close to rings
+    assert pod.chips == 1024 and pod.ring_bandwidth(1024) == 600e9 and pod.ring_bandwidth(8) == 200e9
+    assert parse_topology("v5e:16x16").ring_bandwidth(256) == 200e9
+    assert parse_topology("v5e:4x4").ring_bandwidth(16) == 100e9  # its sides do not close to rings
     hosts = parse_topology("h100:16")
-    assert hosts.reach(8) == CHIPS["h100"].links and hosts.reach(16) == CHIPS["h100"].network
+    assert hosts.ring_bandwidth(8) == CHIPS["h100"].links and hosts.ring_bandwidth(16) == CHIPS["h100"].network
     for wrong, reason in {"v7:4x4": "no topology", "v5e": "no topology", "v5e:4x4x4": "write v5e:NxN"}.items():
         with pytest.raises(ConfigError, match=reason):
             parse_topology(wrong)
@@ -235,9 +235,9 @@ def given(tmp_path):
     [
         ("results", "file/below", "must be a folder"),
         ("results", "file", "must be a folder"),
-        ("json", "nowhere/table.json", "must be a file in a folder that is there"),
-        ("json", "", "must be a file in a folder that is there"),
-        ("markdown", "page.md", "must be a page that is there"),
+        ("json", "nowhere/table.json", "must be a file in an existing folder"),
+        ("json", "", "must be a file in an existing folder"),
+        ("markdown", "page.md", "must be an existing page"),
     ],
 )
 def test_places_that_cannot_be_written_are_refused_before_anything_is_compiled(given, flag, name, says):
@@ -258,7 +258,7 @@ def test_places_that_can_be_written_are_taken(given, flag, name):
         (("--topology=h100:8", "--config.mesh.fsdp=3"), "2 x 3 x 1 is not the 8 chips of h100:8; change one of them"),
         (
             ("--topology=h100:8", "--json=nowhere/x.json"),
-            "--json=nowhere/x.json must be a file in a folder that is there",
+            "--json=nowhere/x.json must be a file in an existing folder",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""docs/LAUNCH.md: its commands are those that the launchers take. test_gcloud.py asks gcloud itself."""
+"""docs/LAUNCH.md: its commands are those that the launchers and gcloud take."""
 
 import json
 import re
@@ -14,7 +14,8 @@ from anysat_jax.train.sharding import check_batch_sizes, check_heads
 from launch import jobset, tpu
 from launch.chips import Slice
 from launch.tpu import split
-from tests.launch.tools import REPOSITORY
+from tests.launch.test_tpu import ACTIONS, dry_run
+from tests.launch.tools import REPOSITORY, gcloud_refuses
 
 TEXT = (REPOSITORY / "docs" / "LAUNCH.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -85,3 +86,16 @@ def test_batches_can_be_shared_out_on_the_devices_shown():
 @pytest.mark.parametrize("name", ["keep_going.sh", "slurm.sh", "tpu_host.sh", "tpu.py", "jobset.py", "local.py"])
 def test_every_launcher_is_described(name):
     assert (REPOSITORY / "launch" / name).is_file() and name in TEXT
+
+
+NAMES = {"BUCKET": "tiles", "PROJECT": "my-project", "NUMBER": "1234"}
+MISTAKE = "gcloud compute tpus queued-resources describe geo --zohne=us-west4-a"
+
+
+def test_gcloud_takes_every_command_and_finds_a_mistake(capsys, tmp_path):
+    shown = [shlex.join(words) for action in ACTIONS.values() for words in dry_run(capsys, action)]
+    of_launcher = [line for line in shown if line.startswith("gcloud ")]
+    of_page = [re.sub("|".join(NAMES), lambda found: NAMES[found[0]], line) for line in LINES if line[:7] == "gcloud "]
+    assert (len(of_launcher), len(of_page)) == (9, 4)
+    [said] = gcloud_refuses([*of_launcher, *of_page, MISTAKE], tmp_path)
+    assert "--zohne" in said

@@ -162,7 +162,7 @@ def test_setup_really_packs_the_commit(gcloud, tmp_path, monkeypatch, capfd):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     (tmp_path / "later").write_text("not committed")
     assert tpu.main(ACTIONS["setup"]) == 0
-    assert "the hosts get the last commit, without the changes after it" in capfd.readouterr().err
+    assert "uncommitted changes are not copied to the hosts" in capfd.readouterr().err
     unpacked = bash("-c", f"cd {tmp_path} && tar -xzf build/anysat-jax.tar.gz && bash anysat-jax/launch/tpu_host.sh")
     assert unpacked.stdout == "here\n" and not (tmp_path / "anysat-jax" / "later").exists()
     assert [call[4] for call in gcloud.calls] == ["scp", "ssh"]
@@ -172,4 +172,4 @@ def test_a_dry_run_runs_nothing(gcloud, capsys):
     for words in ACTIONS.values():
         assert dry_run(capsys, words)
     assert not gcloud.calls
-    assert Commands(dry_run=True).ask("gcloud", "info") is None
+    assert Commands(dry_run=True).output("gcloud", "info") is None
