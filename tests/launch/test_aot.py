@@ -167,7 +167,7 @@ def test_messages_on_paper(config):
     assert 0 < gradients.size < 1e6
     assert paper_messages(config, model_of(config), case, 1) == []
     config.mesh.fsdp = 2
-    with pytest.raises(ConfigError, match="data parallelism alone"):
+    with pytest.raises(ConfigError, match="data parallelism only"):
         paper_row(Results(config, REPOSITORY), case, parse_topology("h100:8"))
 
 
