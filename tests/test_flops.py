@@ -6,7 +6,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from anysat_jax import flops
 from anysat_jax.batch import Batch, fake_batch
@@ -14,6 +13,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+from tests.jaxprs import inner_jaxprs
 
 SENSORS = ("aerial", "s2", "s1-asc", "modis")
 MODEL = ModelConfig(
@@ -53,7 +53,7 @@ def products(jaxpr) -> float:
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(products(inner) for inner in jaxprs_in_params(equation.params))
+        total += times * sum(products(inner) for inner in inner_jaxprs(equation))
     return total
 
 

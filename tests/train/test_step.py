@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from anysat_jax.configs.pretrain import common
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import Jaxpr
 
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.init import init_student, student_shapes
@@ -24,6 +24,7 @@ from anysat_jax.train.config import MeshConfig, model_config
 from anysat_jax.train.metrics_log import HEALTH
 from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.sharding import make_mesh, put_batch, replicated, state_shardings
+from tests.jaxprs import inner_jaxprs
 
 BATCH = 8
 STEPS = 3
@@ -144,7 +145,7 @@ def equations(jaxpr: Jaxpr) -> Iterator[Any]:
     """Every operation of a program."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jaxprs_in_params(equation.params):
+        for inner in inner_jaxprs(equation):
             yield from equations(inner)
 
 
