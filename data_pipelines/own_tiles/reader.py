@@ -66,7 +66,7 @@ def _card(description: Description) -> DatasetCard:
     everywhere = [files.record.name for files in sensors if not files.optional and files.record.name in rasters]
     return DatasetCard(
         name=description.name,
-        title=description.title,
+        title=description.title or description.name,
         sensors=tuple(files.record.name for files in sensors),
         extent=description.extent,
         patch_sizes=description.patch_sizes,
@@ -86,7 +86,7 @@ def _card(description: Description) -> DatasetCard:
         dense_metres=mask.metres_per_pixel if mask else 10.0,
         label_unit=(labels.unit if labels else "") or (mask.unit if mask else ""),
         split_rule=_split_rule(description.splits, description.table),
-        own_sensors=tuple(files.record for files in sensors if files.own),
+        own_sensors=tuple(files.record for files in sensors if files.kind),
         natural_colour={f.record.name: shown for f in sensors if (shown := _natural_colour(f))},
         size="as many tiles as the folder holds",
         notes=(f"A folder of one's own, described by {description.path.name}.",),

@@ -1,4 +1,4 @@
-"""Descriptions: what they may say, and what is said of those that cannot be."""
+"""Descriptions: cards made of them, and the messages for those that are refused."""
 
 import numpy as np
 import pytest
@@ -72,24 +72,24 @@ def test_the_palette_tells_classes_apart():
 
 
 CANNOT_BE = {
-    "no toml": ("name = ", "", "is no TOML file"),
+    "no toml": ("name = ", "", "is not a TOML file"),
     "field": ('name = "own_tiles"', "", "has no name"),
     "unknown": ("extent = 40", "extend = 40\nextent = 40", "has extend, which is not known; known are .*extent.*mask"),
     "name": ('"own_tiles"', '"Own tiles"', "name is 'Own tiles'; expected small letters"),
-    "kind": ("extent = 40", 'extent = "40 m"', "extent is '40 m'; expected a number"),
-    "metres": ("[10, 20]", "[10.5]", r"patch_sizes is \[10\.5\]; expected a list of whole numbers, 1 or more"),
-    "endless": ("extent = 40", "extent = inf", "extent is inf; expected a number above 0"),
-    "huge": ("extent = 40", f"extent = 1{'0' * 400}", "extent is 1000.*; expected a number above 0"),
-    "huge patch": ("[10, 20]", f"[1{'0' * 400}]", "patch_sizes is .* expected a list of whole numbers, 1 or more"),
-    "nothing": ("dtype", f"nodata = 1{'0' * 400}\ndtype", "nodata is 1000.*; expected a number"),
-    "half a pixel": ("dtype", "pixels = 4.5\ndtype", r"s2: pixels is 4\.5; expected a whole number, 1 or more"),
-    "seed": ('column = "split"', "seed = nan", "splits: seed is nan; expected a whole number"),
-    "share": ('column = "split"', "val = -0.1", r"splits: val is -0\.1; expected a share from 0 to 1"),
+    "kind": ("extent = 40", 'extent = "40 m"', "extent is '40 m'; expected `float`, got `str`"),
+    "metres": ("[10, 20]", "[10.5]", r"patch_sizes\[0\] is 10\.5; expected `int`, got `float`"),
+    "endless": ("extent = 40", "extent = inf", "extent is inf; expected `float` < 1"),
+    "huge": ("extent = 40", f"extent = 1{'0' * 400}", "extent is 1000.*; number out of range"),
+    "huge patch": ("[10, 20]", f"[1{'0' * 400}]", r"patch_sizes\[0\] is 1000.*; expected `int` <= 2147483648"),
+    "nothing": ("dtype", f"nodata = 1{'0' * 400}\ndtype", "nodata is 1000.*; number out of range"),
+    "half a pixel": ("dtype", "pixels = 4.5\ndtype", r"s2\.pixels is 4\.5; expected `int`, got `float`"),
+    "seed": ('column = "split"', "seed = nan", r"splits\.seed is nan; expected `int`, got `float`"),
+    "share": ('column = "split"', "val = -0.1", r"splits\.val is -0\.1; expected `float` >= 0"),
     "same class": ('"forest", "field"', '"forest", "forest"', "labels.classes names a class twice: forest, forest"),
     "semicolon": (
         'classes = ["forest", "field"]',
         'kind = "multi_label"\nclasses = ["forest;field"]',
-        "labels.classes has 'forest;field'; ';' stands between",
+        "labels.classes has 'forest;field'; ';' separates the classes of a cell",
     ),
     "other pixels": ("dtype", "metres_per_pixel = 20\ndtype", "'s2' is a known sensor of 10 m per pixel; leave out"),
     "brace": ("_{date}", "_{date", "where a brace is not closed"),
@@ -105,13 +105,13 @@ CANNOT_BE = {
         "",
         "'s2' is a series with no dates; expected one of: .date. in the file names, or",
     ),
-    "two dates": ("dtype", 'dates = "d.csv"\ndtype', "'s2' is a series with both ways of telling dates"),
-    "array": ("dtype", 'array = "x"\ndtype', r"sensors\.s2\.array belongs to npz files"),
+    "two dates": ("dtype", 'dates = "d.csv"\ndtype', "dates is 'd.csv': 's2' is a series with two sources of dates"),
+    "array": ("dtype", 'array = "x"\ndtype', r"sensors\.s2\.array is 'x', which only npz files have"),
     "shown": ("dtype", 'natural_colour = ["B4", "B3", "B99"]\ndtype', r"natural_colour has B99"),
     "no table": (
         'table = "tiles.csv"',
         "",
-        'labels or splits from a column; name the CSV file: table = "tiles.csv"',
+        'table is missing, but labels or splits name a column of it: table = "tiles.csv"',
     ),
     "label kind": (
         "[splits]",
@@ -119,7 +119,11 @@ CANNOT_BE = {
         "kind is 'ordinal' with 2 classes; expected class or",
     ),
     "label unit": ("[splits]", 'unit = "t"\n[splits]', "unit is 't'; numbers have one .* classes have none"),
-    "shares": ('column = "split"', "val = 0.7\ntest = 0.3", "val is 0.7 and test 0.3; expected shares below 1 in sum"),
+    "shares": (
+        'column = "split"',
+        "val = 0.7\ntest = 0.3",
+        "val is 0.7 and test 0.3; expected fractions that sum to less than 1",
+    ),
     "table": (
         '[splits]\ncolumn = "split"',
         "splits = 3",
@@ -140,15 +144,18 @@ def test_descriptions_that_cannot_be(tmp_path, case):
 WRONG_MASKS = {
     "date": ('"mask/{tile}.tif"', '"mask/{tile}_{date}.tif"', r"a mask has no \{date\}"),
     "values": ("classes", "values = [1]\nclasses", r"mask\.values has \(1,\) for 2 classes"),
-    "ignore": ("classes", "ignore = 1\nclasses", r"mask\.ignore is 1, which stands for a class"),
+    "ignore": ("classes", "ignore = 1\nclasses", r"mask\.ignore is 1, the number of a class"),
     "colours": ("classes", 'colours = ["#000000"]\nclasses', "1 colours for 2 classes"),
     "colour": ("classes", 'colours = ["#000000", "blue"]\nclasses', r"mask\.colours has 'blue'; expected colours like"),
     "unit": ("classes", 'unit = "t"\nclasses', "numbers have one"),
     "class": ('"land"', '"water"', r"mask\.classes names a class twice: water, water"),
-    "half": ("classes", "values = [0, 1.5]\nclasses", r"values is \[0, 1\.5\]; expected a list of whole numbers"),
+    "half": ("classes", "values = [0, 1.5]\nclasses", r"values\[1\] is 1\.5; expected `int`, got `float`"),
     "huge": ("classes", "ignore = 1e30\nclasses", r"ignore is 1e\+30; expected a whole number"),
     "pixels": ("classes", "metres_per_pixel = 3\nclasses", "extent of 40 m is not a whole number of such pixels"),
-    "no pixels": ("classes", "metres_per_pixel = 0\nclasses", "metres_per_pixel is 0; expected a number above 0"),
+    "blank": ('"water"', '" "', r"classes\[0\] is ' '; expected `str` matching"),
+    "files": ('"mask/{tile}.tif"', "3", r"mask\.files is 3; expected a text"),
+    "field": ("classes", "clases = 3\nclasses", r"mask has clases, which is not known; known are .*classes"),
+    "no pixels": ("classes", "metres_per_pixel = 0\nclasses", "metres_per_pixel is 0; expected `float` > 0"),
 }
 
 
@@ -161,7 +168,9 @@ def test_masks_that_cannot_be(tmp_path, case):
 
 def test_a_ratio_needs_to_know_what_it_is_of(tmp_path):
     radar = '[sensors.s1]\nfiles = "s1/{tile}_{date}.tif"\nbands = ["VV", "VH"]\n'
-    with pytest.raises(ValueError, match='the band VV/VH is made from the others; say what they are: units = "dB"'):
+    with pytest.raises(
+        ValueError, match='units is .*band VV/VH is computed from the others, so expected their units: units = "dB"'
+    ):
         card_of(tmp_path, DESCRIPTION + radar)
     assert card_of(tmp_path, DESCRIPTION + radar + 'units = "dB"\n').units == {"s1": "dB"}
 
@@ -196,6 +205,11 @@ def test_dates_from_an_array_need_npz(tmp_path):
     text = DESCRIPTION.replace("_{date}", "").replace("dtype", 'dates = "days"\ndtype')
     with pytest.raises(ValueError, match=r"dates is 'days'; expected a CSV file \(or, for npz files, an array's"):
         card_of(tmp_path, text)
+
+
+def test_whole_floats_are_whole_numbers(tmp_path):
+    text = DESCRIPTION.replace("[10, 20]", "[10.0, 20.0]") + MASK + "ignore = 7.0\n"
+    assert card_of(tmp_path, text).patch_sizes == (10, 20)
 
 
 def test_no_description(tmp_path):
