@@ -1,1 +1,1 @@
-"""What a run shows at its end: scores, tables and pictures."""
+"""Pages, tables and pictures of runs, drawn from their files and from plain arrays."""

@@ -1,8 +1,8 @@
-"""Our numbers beside the paper's: results.md and results.html from the folders of finished runs.
+"""Writes our numbers beside the paper's: results.md and results.html from the folders of finished runs.
 
 python -m anysat_jax.report runs/a runs/b --out results
 
-What cannot be shown is named, here and on the page; the exit code is 1 where nothing can.
+Runs that cannot be shown are named, here and on the page; the exit code is 1 if none can.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from anysat_jax.report.runs import read_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the pages and says where they are, and what is not on them. Returns the exit code."""
+    """Writes the pages; prints their path and the runs that are not on them. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m anysat_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

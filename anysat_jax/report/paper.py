@@ -1,15 +1,13 @@
-"""What the paper reports: tables A and B of its supplement, every row and every number, in percent.
+"""The paper's results: tables A and B of its supplement, every row and every number, in percent.
 
-Only the numbers of a paper's page: nothing here stands in for a run of ours.
+None of these numbers is ever shown as one of ours.
 """
 
 import dataclasses
 from collections.abc import Iterator
 
 METRIC_NAMES = {"weighted_f1": "wF1", "macro_f1": "maF1", "mean_iou": "mIoU", "accuracy": "OA"}
-"""How the paper calls our metrics."""
-
-OURS = "AnySat"
+"""Names of our metrics in the paper."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +18,8 @@ class PaperRow:
       model: the model, and in parentheses how it was used, with its trainable parameters.
       pretraining: what it was pretrained on; "" in table B, which has no such column.
       inputs: for each of the block's modalities "✓" used, "◦" used as one date or as seasonal medians, "" not used.
-      scores: for each of the block's metrics, in percent; None where the paper has a dash.
-      row: the id by which a run of ours says that it is this row; "" for rows of other models.
+      scores: for each of the block's metrics, in percent; None for a dash of the paper.
+      row: the id that a run of ours has in its config if it repeats this row; "" for rows of other models.
     """
 
     model: str
@@ -52,12 +50,12 @@ class PaperBlock:
     rows: tuple[PaperRow, ...]
 
     def best(self, metric: int) -> float:
-        """The highest score of a metric, which the paper prints in bold."""
+        """Returns the highest score of a metric, which the paper prints in bold."""
         return max(score for row in self.rows if (score := row.scores[metric]) is not None)
 
 
 def _row(model: str, pretraining: str, inputs: str, *scores: float | None, row: str = "") -> PaperRow:
-    """A row with its inputs as one character each, "-" for those that are not used."""
+    """Returns a row, with its inputs as one character each, "-" for those that are not used."""
     return PaperRow(model, pretraining, tuple("" if sign == "-" else sign for sign in inputs), scores, row)
 
 
@@ -254,5 +252,5 @@ BLOCKS = (*TABLE_A, *TABLE_B)
 
 
 def row_ids() -> Iterator[str]:
-    """The ids of AnySat's rows, in the paper's order."""
+    """Yields the ids of AnySat's rows, in the paper's order."""
     return (row.row for block in BLOCKS for row in block.rows if row.row)
