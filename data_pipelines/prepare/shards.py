@@ -44,7 +44,7 @@ class BadTileError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """What all shards of a preparation share; it is pickled to worker processes.
+    """Reader, output and options of all shards of a preparation; it is pickled to worker processes.
 
     Attributes:
       sensors: the dataset's, which a worker process may have to register.

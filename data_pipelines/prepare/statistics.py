@@ -88,6 +88,7 @@ class RunningMoments:
         self.deviation = self.deviation + other.deviation + np.square(shift) * self.count * fraction
         self.total = self.total + other.total
         merged = self.mean + shift * fraction
+        # Integers have an exact sum; of floats, and of integers whose sum is 0, the merged mean is as good.
         self.mean = np.where(self.total != 0, self.total / np.maximum(count, 1), merged)
         self.count = count
         self.minimum = np.fmin(self.minimum, other.minimum)
