@@ -1,4 +1,4 @@
-"""What is shown of one sensor of one tile: its colours, which pixels are valid, clouds and calendar dates."""
+"""Colours of sensors and labels: band combinations, contrast stretches, validity and clouds, palettes of classes."""
 
 import dataclasses
 import datetime
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, Shaped
+from jaxtyping import Bool, Float32, Num
 
 from anysat_jax.sensors import Sensor, get_sensor
-from data_pipelines import windows as crops
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import calendar_days
+from data_pipelines.windows import in_list, without_margin
 
 PERCENTILES = (2.0, 98.0)  # become black and white
 LARGEST_POWER = 10.0  # most pixels of a tile stay below it, even of a city; ALOS's digital numbers are hundreds
 SMALLEST_SHOWN = 1e-6  # linear power below it is as dark as it
 STRIPE = 5  # width in pixels of the display
-HAZE = 0.7  # share of the darkest reflectance that is taken for haze
+HAZE = 0.7  # fraction of the darkest reflectance that is treated as haze
 DECIBELS = 8.0  # range that radar is stretched over at least: speckle alone fills some
 HATCH = ((1.0, 1.0, 1.0), (0.62, 0.62, 0.66))
 
@@ -27,16 +27,16 @@ Scale = Literal["bytes", "reflectance", "decibel"]
 def limits(
     values: Num[np.ndarray, "*T C H W"], use: Bool[np.ndarray, "*T H W"], scale: Scale
 ) -> tuple[Float32[np.ndarray, "C"], Float32[np.ndarray, "C"]]:
-    """What becomes black and what white in each channel, from percentiles over the pixels to use.
+    """Returns the black and white points of each channel, from percentiles over the pixels to use.
 
-    All channels span the same range, so that colours keep their strength, and a uniform tile is not blown up to a
-    mosaic: "bytes", balanced for the eye before, have one black; of "reflectance", most of the darkest value is taken
-    off, which is haze; "decibel" has its grey in the middle of each channel and spans DECIBELS at least.
+    All channels span the same range, so that colours keep their strength and noise of a uniform tile is not amplified:
+    "bytes", balanced for the eye already, share one black point; from "reflectance", most of the darkest value is
+    subtracted as haze; "decibel" puts grey in the middle of each channel and spans at least DECIBELS.
 
     Args:
       values: native values.
-      use: pixels to count, True; where none is, the limits are 0 and 1.
-      scale: what the values are.
+      use: True for pixels to count; if there are none, the limits are 0 and 1.
+      scale: kind of the values.
 
     Returns:
       Lower and upper limit of each channel; the upper one is larger.
@@ -52,24 +52,25 @@ def limits(
         low = np.full_like(low, low.min()) if scale == "bytes" else np.minimum(low, HAZE * low)
         span = float((high - low).max())
     if span <= 1e-6 * float(np.abs(high).max()):
-        low, span = low - 0.5, 1.0  # no contrast: mid-grey
+        # A constant image has no contrast; draw it in mid-grey.
+        low, span = low - 0.5, 1.0
     return low.astype(np.float32), (low + span).astype(np.float32)
 
 
 def stretched(
     values: Num[np.ndarray, "*T C H W"], low: Float32[np.ndarray, "C"], high: Float32[np.ndarray, "C"]
 ) -> Float32[np.ndarray, "*T H W 3"]:
-    """Colours between 0 and 1 of one channel (grey) or three (red, green, blue); NaN becomes 0."""
+    """Returns colours in [0, 1] of one channel (grey) or three (red, green, blue); NaN becomes 0."""
     scaled = (np.moveaxis(values, -3, -1).astype(np.float32) - low) / (high - low)
     colours = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
     return np.broadcast_to(colours, (*colours.shape[:-1], 3))
 
 
 def decibels(values: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T C H W"]) -> Float32[np.ndarray, "..."]:
-    """Radar backscatter in dB, as the values tell what they are: what has negative values is in dB and stays.
+    """Returns radar backscatter in dB; values of which some are negative are in dB already.
 
-    Linear power, and an amplitude in digital numbers, whose power is its square, are never negative; only an amplitude
-    is large. Its dB lack the constant of its calibration, which no stretch shows.
+    Linear power and amplitudes in digital numbers, whose power is their square, are never negative; only amplitudes are
+    large. Their dB lack the calibration constant, which a stretch removes anyway.
     """
     shown = values[valid]
     if (shown < 0).any():
@@ -79,11 +80,12 @@ def decibels(values: Num[np.ndarray, "*T C H W"], valid: Bool[np.ndarray, "*T C 
 
 
 def quantile_over_dates(
-    values: Num[np.ndarray, "T C H W"], use: Bool[np.ndarray, "T H W"], share: float
+    values: Num[np.ndarray, "T C H W"], use: Bool[np.ndarray, "T H W"], fraction: float
 ) -> tuple[Float32[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-    """The value that `share` of the dates to use stay below, and where there was a date; 0 where there was none."""
-    ordered = np.sort(np.where(use[:, None], values, np.inf).astype(np.float32), axis=0)  # what is left out comes last
-    position = np.floor(share * np.maximum(use.sum(axis=0) - 1, 0)).astype(np.int64)
+    """Returns the quantile over the dates to use, 0 where there are none, and where there are some (True)."""
+    # Dates that are not used sort last, so that the quantile is a position among the first ones.
+    ordered = np.sort(np.where(use[:, None], values, np.inf).astype(np.float32), axis=0)
+    position = np.floor(fraction * np.maximum(use.sum(axis=0) - 1, 0)).astype(np.int64)
     picked = np.take_along_axis(ordered, position[None, None], axis=0)[0]
     seen = use.any(axis=0)
     return np.where(seen, picked, 0).astype(np.float32), seen
@@ -92,7 +94,7 @@ def quantile_over_dates(
 def hatched(
     colours: Float32[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], display: int
 ) -> Float32[np.ndarray, "H W 3"]:
-    """An image with diagonal stripes where it is not valid, enlarged to about `display` pixels where it is smaller."""
+    """Returns an image with diagonal stripes where it is not valid, repeated to about `display` pixels if smaller."""
     factor = max(1, display // max(valid.shape))
     image, mask = (a.repeat(factor, axis=0).repeat(factor, axis=1) for a in (colours, valid))
     rows, columns = np.indices(mask.shape)
@@ -101,11 +103,11 @@ def hatched(
     return np.where(mask[..., None], image, stripes)
 
 
-CLOUDY = 50.0  # percent, from which a pixel is left out of stretch and median
-MOST_DATES = {"decibel": (0.05, 0.95)}  # shares of a pixel's dates between which a series is stretched
-MOST_OPTICAL_DATES = (0.1, 0.5)  # where the bright end may be clouds that no layer tells of
+CLOUDY = 50.0  # percent from which a pixel is left out of stretch and median
+MOST_DATES = {"decibel": (0.05, 0.95)}  # quantiles of a pixel's dates between which a series is stretched
+MOST_OPTICAL_DATES = (0.1, 0.5)  # the bright end may be clouds that the archive does not mask
 DAY_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "none": ""}
-HEADROOM = 1.3  # white lies that much farther from black in a series
+HEADROOM = 1.3  # factor of the range of a series, so that bright dates are not clipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +116,14 @@ class View:
 
     Attributes:
       sensor: the sensor.
-      how: which bands are shown how, in words.
-      scale: what the shown values are, for their stretch.
-      planes: (T, C, H, W) what is shown: one channel (grey) or three (red, green, blue), not stretched yet.
+      how: the bands and how they are shown, in words.
+      scale: kind of the values, for their stretch.
+      planes: (T, C, H, W) one channel (grey) or three (red, green, blue), not stretched yet.
       valid: (T, H, W) bool, True where the shown bands are valid.
       clear: (T, H, W) bool, valid and not under clouds.
-      days: the calendar date of each T; empty for an image, and where the archive tells none.
-      day_format: how much of each day is known, as `strftime` takes it.
-      cloud: (T,) mean probability of cloud in percent over valid pixels; None where the archive has no cloud layer.
+      days: the calendar date of each T; empty for an image, and if the archive has no dates.
+      day_format: `strftime` format of the part of a day that is known.
+      cloud: (T,) mean probability of cloud in percent over valid pixels; None if the archive has no cloud layer.
     """
 
     sensor: Sensor
@@ -136,26 +138,26 @@ class View:
 
     @property
     def is_pixel(self) -> bool:
-        """Whether it is one pixel, which makes no image."""
+        """Whether it is a single pixel, which is drawn as curves, not as an image."""
         return self.valid.shape[1:] == (1, 1)
 
     @property
     def best(self) -> Bool[np.ndarray, "T H W"]:
-        """What each pixel is judged by: its clear dates, or its valid ones where it is never clear."""
+        """The dates of each pixel that stretch and median use: the clear ones, or the valid ones if none is clear."""
         return self.clear | (self.valid & ~self.clear.any(axis=0))
 
     def colours(self, dates: Sequence[int]) -> Float32[np.ndarray, "n H W 3"]:
-        """Some dates, all stretched alike.
+        """Returns some dates with one stretch; most dates of a pixel lie between black and white.
 
-        Black and white are where most dates of a pixel lie: single clouds, shadows and snow may be beyond.
+        Single clouds, shadows and snow may be clipped.
         """
-        shares = MOST_DATES.get(self.scale, MOST_OPTICAL_DATES)
-        ends = [quantile_over_dates(self.planes, self.best, share) for share in shares]
+        fractions = MOST_DATES.get(self.scale, MOST_OPTICAL_DATES)
+        ends = [quantile_over_dates(self.planes, self.best, fraction) for fraction in fractions]
         low, high = limits(np.stack([values for values, _ in ends]), np.stack([seen for _, seen in ends]), self.scale)
         return stretched(self.planes[list(dates)], low, low + HEADROOM * (high - low))
 
     def summary(self) -> tuple[Float32[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-        """Colours and validity of one image: of a series the median of what is clear."""
+        """Returns colours and validity of one image; of a series, the median over the clear dates."""
         values, seen = self.planes[0], self.valid[0]
         if len(self.valid) > 1:
             values, seen = quantile_over_dates(self.planes, self.best, 0.5)
@@ -163,11 +165,15 @@ class View:
 
 
 def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
-    """What is shown of a sensor; None where the tile lacks it."""
+    """Returns the view of a sensor of an example; None if the tile lacks the sensor."""
     if name not in example:
         return None
     sensor = get_sensor(name)
-    inner = {key: centre(card, name, example[key]) for key in (name, f"{name}_mask", f"{name}_cloud") if key in example}
+    inner = {
+        key: without_margin(card, name, example[key])
+        for key in (name, f"{name}_mask", f"{name}_cloud")
+        if key in example
+    }
     values = _with_dates(sensor, inner[name])
     mask = np.broadcast_to(_mask(sensor, inner), values.shape) & np.isfinite(values)
     planes, valid, scale, how = _planes(card, sensor, values, mask)
@@ -183,11 +189,6 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
         day_format=DAY_FORMATS[card.date_precision.get(name, "day")],
         cloud=None if cloud is None else _mean_where(cloud, valid),
     )
-
-
-def centre(card: DatasetCard, key: str, array: Shaped[np.ndarray, "*N h w"]) -> Shaped[np.ndarray, "*N H W"]:
-    """What batches take of a stored array that reaches beyond the tile's extent."""
-    return crops.without_margin(card, key, array)
 
 
 def _days(card: DatasetCard, sensor: Sensor, example: Example) -> tuple[datetime.date, ...]:
@@ -214,7 +215,7 @@ def _mean_where(values: np.ndarray, where: np.ndarray) -> Float32[np.ndarray, "T
 def _planes(
     card: DatasetCard, sensor: Sensor, values: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, Bool[np.ndarray, "T H W"], Scale, str]:
-    """The channels to show, where all of them are valid, their scale, and what they are in words."""
+    """Returns the channels to show, where all of them are valid, their scale, and a description in words."""
     if sensor.bands[:2] in (("VV", "VH"), ("HH", "HV")):
         first, second = sensor.bands[:2]
         power = decibels(values[:, :2], mask[:, :2])
@@ -225,3 +226,50 @@ def _planes(
     how = "natural colour" if len(channels) == 3 else "grey"
     scale = "bytes" if values.dtype == np.uint8 else "reflectance"
     return values[:, channels], mask[:, channels].all(axis=1), scale, f"{how} ({names})"
+
+
+NO_LABEL = "#ffffff"
+
+LegendEntry = tuple[str, str]
+"""Text and colour."""
+
+
+def paint(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 3"]:
+    """Returns a class map in the card's colours; pixels without a label are white."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.asarray([to_rgb(colour) for colour in (*card.dense_colours, NO_LABEL)], np.float32)
+    return palette[np.where(_known(card, classes), classes, len(palette) - 1)]
+
+
+def _known(card: DatasetCard, classes: np.ndarray) -> np.ndarray:
+    return (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
+
+
+def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[LegendEntry]:
+    """Returns the classes on the map with their fractions, in the card's order, then pixels without a label."""
+    known = _known(card, classes)
+    counts = np.bincount(classes[known].astype(np.int64), minlength=len(card.dense_classes))
+    entries = [
+        (f"{card.dense_classes[number]}, {_percent(counts[number] / classes.size)}", card.dense_colours[number])
+        for number in np.flatnonzero(counts)
+    ]
+    return entries if known.all() else [*entries, (f"no label, {_percent(1 - known.mean())}", NO_LABEL)]
+
+
+def _percent(fraction: float) -> str:
+    if 0.995 <= fraction < 1:
+        return "> 99%"
+    return f"{fraction:.0%}" if fraction >= 0.01 else "< 1%"
+
+
+def tile_label(card: DatasetCard, example: Example) -> str:
+    """Returns the label "tile" in words; "" if the dataset has none."""
+    if card.tile_label == "none":
+        return ""
+    if card.tile_label == "regression":
+        return f"{float(example['tile']):.4g} {card.label_unit}"
+    if card.tile_label == "class":
+        return card.tile_classes[int(example["tile"])]
+    names = [in_list(card.tile_classes[number]) for number in np.flatnonzero(example["tile"])]
+    return ", ".join(names) if names else "none of the classes"

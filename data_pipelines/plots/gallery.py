@@ -12,7 +12,8 @@ from jaxtyping import Int
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.locate import find_prepared
-from data_pipelines.plots.tile import draw_tile, tile_label
+from data_pipelines.plots.colours import tile_label
+from data_pipelines.plots.tile import draw_tile
 from data_pipelines.prepare.records import check_example
 from data_pipelines.reader import Reader
 
@@ -24,9 +25,9 @@ class Tiles:
     Attributes:
       card: the dataset's facts.
       split: the split's name.
-      count: how many there are.
-      read: gives the tile at a position, as a reader gives it.
-      origin: where they come from, in words.
+      count: number of tiles.
+      read: returns the tile at a position, as a reader gives it.
+      origin: the source in words.
     """
 
     card: DatasetCard
@@ -37,10 +38,10 @@ class Tiles:
 
 
 def raw_tiles(reader: Reader, split: str) -> Tiles:
-    """A split of an archive.
+    """Opens a split of an archive.
 
     Raises:
-      ValueError: there is no tile of that split.
+      ValueError: the split has no tiles.
     """
     if split not in reader.splits():
         raise ValueError(f"{reader.card.name} has no tiles of split {split!r}; there are {', '.join(reader.splits())}")
@@ -55,10 +56,10 @@ def raw_tiles(reader: Reader, split: str) -> Tiles:
 
 
 def prepared_tiles(name: str, root: str, split: str) -> Tiles:
-    """A split of a prepared dataset.
+    """Opens a split of a prepared dataset.
 
     Args:
-      name: the dataset's; one that is not registered is found by the card beside the data.
+      name: the dataset; one that is not registered is known by the card beside its data.
       root: folder that holds `<name>/<version>`, or the address of one.
       split: the split's name.
 
@@ -74,7 +75,7 @@ def prepared_tiles(name: str, root: str, split: str) -> Tiles:
 
 
 def as_read(card: DatasetCard, complete: Example) -> Example:
-    """A prepared example without the empty arrays of sensors that the tile lacks."""
+    """Returns a prepared example without the empty arrays of sensors that the tile lacks."""
     absent = [name for name in card.optional if not complete[f"{name}_present"]]
     fields = {f"{name}{end}" for name in absent for end in ("", "_dates", "_years", "_mask", "_cloud")}
     flags = {f"{name}_present" for name in card.optional}
@@ -108,8 +109,8 @@ img {{ width: 100%; height: auto; border: 1px solid #ddd; }}
 <body>
 <h1>{title}</h1>
 <p>{origin}. Shown: {count} of the {total} tiles of split {split}.</p>
-<p>Pixels that are hatched are not valid. Series are stretched alike over their dates; the panel above is the median of
-what is clear. Radar is in false colour: red and green are its polarisations, blue their ratio. White parts of label
+<p>Hatched pixels are not valid. All dates of a series have one stretch; the panel above is the median of the
+clear dates. Radar is in false colour: red and green are its polarisations, blue their ratio. White parts of label
 maps have no label.</p>
 <ul>
 {sensors}
@@ -127,7 +128,7 @@ FIGURE = """\
 
 
 def spread(total: int, count: int) -> Int[np.ndarray, "n"]:
-    """Positions of at most `count` of `total` tiles, evenly over all, from the first on."""
+    """Returns positions of at most `count` of `total` tiles, evenly over all, from the first on."""
     return np.unique(np.arange(min(count, total)) * total // min(count, total))
 
 
@@ -139,14 +140,14 @@ def draw_gallery(
     Args:
       tiles: the split.
       count: how many tiles to draw, at most.
-      folder: for the pictures and `index.html`; made where it is not there.
+      folder: for the pictures and `index.html`; created if missing.
       watched: wraps the loop over the tiles, for a progress bar.
 
     Returns:
       The page's path.
 
     Raises:
-      ValueError, OSError: a tile cannot be read, or the folder not be written.
+      ValueError, OSError: a tile cannot be read, or the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the pictures need a folder")
@@ -162,12 +163,12 @@ def draw_gallery(
 
 
 def file_name(split: str, position: int, key: str) -> str:
-    """A PNG file's name that is unique and harmless, whatever the tile is called."""
+    """Returns a unique name of a PNG file without special characters, whatever the tile is called."""
     return f"{split}_{position:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', key)[:80]}.png"
 
 
 def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[Picture]) -> pathlib.Path:
-    """Writes `index.html`, which shows the pictures beside it and needs nothing else."""
+    """Writes `index.html`, which shows the pictures beside it and loads nothing else."""
     escaped = [(html.escape(file), html.escape(caption)) for file, caption in pictures]
     links = [f'<a href="#tile{number}">{number}</a>' for number in range(1, len(escaped) + 1)]
     figures = [
@@ -190,6 +191,6 @@ def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[Picture]) 
 
 
 def _facts(card: DatasetCard, name: str) -> str:
-    """What the values and dates of a sensor are, in a line."""
+    """Returns units and dates of a sensor in a line."""
     known = (card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else "")
     return f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}"

@@ -1,4 +1,4 @@
-"""One tile on one sheet: panels of all sensors and the label, strips of dates, a timeline."""
+"""One tile as a figure: images of all sensors and the label, strips of dates, curves of single pixels, a timeline."""
 
 import datetime
 import pathlib
@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Num
+from jaxtyping import Bool, Int
 
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.plots.colours import CLOUDY, PERCENTILES, View, centre, hatched, view_of
+from data_pipelines.plots.colours import (
+    CLOUDY,
+    PERCENTILES,
+    LegendEntry,
+    View,
+    hatched,
+    legend_entries,
+    paint,
+    tile_label,
+    view_of,
+)
 from data_pipelines.plots.sheet import (
     DOTS_PER_INCH,
     EDGE_COLOUR,
@@ -19,19 +29,19 @@ from data_pipelines.plots.sheet import (
     MARGIN,
     WIDTH,
     Sheet,
+    add_scale_bar,
     bare,
+    draw_titles,
     new_sheet,
     show_image,
 )
-from data_pipelines.windows import in_list
+from data_pipelines.windows import without_margin
 
-BAR_SHARE = 0.3  # of the panel's width, which a scale bar stays below
 TITLE_INCHES = 0.56
-_STEPS = (1, 2, 5)
 
 
 def draw_view(sheet: Sheet, left: float, top: float, side: float, view: View, extent: float) -> None:
-    """One sensor as an image of `side` inches, below its titles; `extent` in metres."""
+    """Draws one sensor as an image of `side` inches, below its titles; `extent` in metres."""
     draw_titles(sheet, left, top, view.sensor.name, _caption(view), view.how)
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
     show_image(ax, hatched(*view.summary(), display=round(side * DOTS_PER_INCH)))
@@ -39,19 +49,13 @@ def draw_view(sheet: Sheet, left: float, top: float, side: float, view: View, ex
 
 
 def draw_missing(sheet: Sheet, left: float, top: float, side: float, sensor: Sensor) -> None:
-    """Where a sensor would be that the tile lacks."""
+    """Draws a placeholder for a sensor that the tile lacks."""
     draw_titles(sheet, left, top, sensor.name, f"{sensor.metres_per_pixel:g} m")
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
     bare(ax)
     ax.patch.set(facecolor="#f4f4f4", edgecolor="#d0d0d0", hatch="//")
     box = dict(facecolor="white", edgecolor=EDGE_COLOUR, boxstyle="round,pad=0.5")
     ax.text(0.5, 0.5, f"no {sensor.name}\nin this tile", ha="center", va="center", bbox=box, transform=ax.transAxes)
-
-
-def draw_titles(sheet: Sheet, left: float, top: float, name: str, *lines: str) -> None:
-    """A panel's name and up to two lines below it."""
-    sheet.text(left, top, name, fontsize=11.5, fontweight="bold")
-    sheet.text(left, top + 0.2, "\n".join(lines), fontsize=8.5, color=FAINT_COLOUR, linespacing=1.15)
 
 
 def _caption(view: View) -> str:
@@ -63,33 +67,13 @@ def _caption(view: View) -> str:
     return f"{metres}, {'clear ' if view.cloud is not None else ''}median of {len(view.days)} dates"
 
 
-def bar_metres(extent: float) -> float:
-    """The longest of 1, 2, 5, 10, ... metres that is at most BAR_SHARE of the extent."""
-    longest = BAR_SHARE * extent
-    power = 10.0 ** (len(str(int(longest))) - 1) if longest >= 1 else 0.1
-    return max((step * power for step in _STEPS if step * power <= longest), default=power)
-
-
-def add_scale_bar(ax: Any, extent: float) -> None:
-    """A bar and its length in metres in the lower left corner, readable on any ground."""
-    from matplotlib import patheffects
-
-    metres = bar_metres(extent)
-    outline = [patheffects.withStroke(linewidth=3, foreground="black")]
-    place = dict(transform=ax.transAxes, color="white", clip_on=True)
-    ends = [0.05, 0.05 + metres / extent]
-    ax.plot(ends, [0.05, 0.05], linewidth=2, path_effects=outline, solid_capstyle="butt", **place)
-    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
-    ax.text(0.05, 0.075, label, fontsize=9, va="bottom", path_effects=outline, **place)
-
-
 HEADING_INCHES = 0.3
 NAMES_INCHES = 1.0
 LEGEND_INCHES = 0.75
 CURVES_INCHES = 2.1
 ROW_INCHES = 0.3
 AXIS_INCHES = 0.55
-PARTLY = 10.0  # percent of cloud, from which a date is partly cloudy
+PARTLY = 10.0  # percent of cloud from which a date is partly cloudy
 CLEAR_COLOUR, PARTLY_COLOUR, CLOUDY_COLOUR = "#1b6ca8", "#e08a1e", "#b0b0b0"
 UNKNOWN_COLOUR = "#444444"
 
@@ -98,7 +82,7 @@ _AXIS_WIDTH = WIDTH - _LEFT - MARGIN - LEGEND_INCHES
 
 
 def cloud_colour(percent: float | None) -> str:
-    """The colour that marks a date: clear, partly cloudy, cloudy, or not known."""
+    """Returns the colour of a date: clear, partly cloudy, cloudy, or not known."""
     if percent is None:
         return UNKNOWN_COLOUR
     if percent < PARTLY:
@@ -107,12 +91,12 @@ def cloud_colour(percent: float | None) -> str:
 
 
 def timeline_inches(views: Sequence[View]) -> float:
-    """Height that a timeline of these series takes."""
+    """Returns the height of a timeline of these series."""
     return HEADING_INCHES + ROW_INCHES * len(views) + AXIS_INCHES
 
 
 def draw_timeline(sheet: Sheet, top: float, views: Sequence[View]) -> None:
-    """Every date of every series as a stroke, coloured by cloud."""
+    """Draws every date of every series as a stroke, coloured by cloud."""
     sheet.text(MARGIN, top, "dates", fontsize=11.5, fontweight="bold")
     ax = sheet.axes(_LEFT, top + HEADING_INCHES, _AXIS_WIDTH, ROW_INCHES * len(views))
     for row, view in enumerate(views):
@@ -140,14 +124,14 @@ def _cloud_legend(sheet: Sheet, top: float) -> None:
 
 
 def draw_curves(sheet: Sheet, top: float, view: View, example: Example, views: Sequence[View]) -> None:
-    """The bands of a single pixel over its dates; values that are not valid are left out, clouds are hollow.
+    """Draws the bands of a single pixel over its dates, without values that are not valid; clouds are hollow.
 
     Args:
-      sheet: where to draw.
+      sheet: the figure.
       top: inches from the sheet's upper edge.
       view: the sensor's.
       example: the tile.
-      views: all series, whose dates the axis spans.
+      views: all series; the axis spans their dates.
     """
     import matplotlib
 
@@ -187,7 +171,7 @@ def _draw_band(
 
 
 def _date_axis(ax: Any, views: Sequence[View]) -> None:
-    """An axis over the dates of all series, with a little room at both ends."""
+    """Sets an axis over the dates of all series, with a little room at both ends."""
     from matplotlib import dates
 
     first = min(view.days[0] for view in views)
@@ -202,23 +186,23 @@ def _date_axis(ax: Any, views: Sequence[View]) -> None:
 
 
 THUMBNAILS = 12
-NARROWEST = 4  # thumbnails, whose width a strip's heading needs
+NARROWEST = 4  # thumbnails; a strip's heading needs their width
 GAP = 0.1
 DATE_INCHES = 0.36
 WARNING_COLOUR = "#b5560b"
-INVALID_PERCENT = 1.0  # from which a thumbnail says so
+INVALID_PERCENT = 1.0  # from which a thumbnail is captioned "not valid"
 
 _SIDE = (WIDTH - 2 * MARGIN - (THUMBNAILS - 1) * GAP) / THUMBNAILS
 STRIP_INCHES = HEADING_INCHES + _SIDE + DATE_INCHES
 
 
 def shown_dates(count: int) -> Int[np.ndarray, "n"]:
-    """Positions of at most THUMBNAILS dates, evenly over the series, with its first and last."""
+    """Returns positions of at most THUMBNAILS dates, evenly over the series, with its first and last."""
     return np.unique(np.linspace(0, count - 1, min(count, THUMBNAILS)).round().astype(np.int64))
 
 
 def in_rows(views: Sequence[View]) -> list[list[tuple[int, View]]]:
-    """Rows of strips in their order, each with the place (in thumbnails) where it starts; between two, one is empty."""
+    """Returns rows of strips, each with the position in thumbnails where it starts; one is left empty between two."""
     rows: list[list[tuple[int, View]]] = []
     end = THUMBNAILS
     for view in views:
@@ -232,7 +216,7 @@ def in_rows(views: Sequence[View]) -> list[list[tuple[int, View]]]:
 
 
 def draw_strip(sheet: Sheet, top: float, first: int, view: View) -> None:
-    """Thumbnails of a series, all stretched alike, from the place `first` on; day and cloud below each."""
+    """Draws thumbnails of a series with one stretch, from the position `first` on; day and cloud below each."""
     shown = shown_dates(len(view.days))
     of = f"{len(shown)} of " if len(shown) < len(view.days) else ""
     left = MARGIN + first * (_SIDE + GAP)
@@ -251,7 +235,7 @@ def _caption_of_strips(sheet: Sheet, middle: float, top: float, view: View, date
 
 
 def _warning(view: View, date: int) -> str:
-    """What is wrong with most of a date."""
+    """Returns the larger of cloud and invalid pixels of a date, in percent; "" if neither matters."""
     invalid = 100 * (1 - view.valid[date].mean())
     cloud = 0.0 if view.cloud is None else float(view.cloud[date])
     if cloud >= max(PARTLY, invalid):
@@ -259,18 +243,14 @@ def _warning(view: View, date: int) -> str:
     return f"not valid {invalid:.0f} %" if invalid >= INVALID_PERCENT else ""
 
 
-NO_LABEL = "#ffffff"
 COLOURS_OF_NUMBERS = "viridis"
 LABEL_LEGEND_INCHES = 2.3
-_ROOMY = 14  # classes that a legend shows in its usual size
-
-LegendEntry = tuple[str, str]
-"""Text and colour."""
+_ROOMY = 14  # largest number of classes for a legend in its usual size
 
 
 def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: DatasetCard, example: Example) -> None:
-    """The label "dense" as a panel, and its legend at the right."""
-    values = centre(card, "dense", example["dense"])
+    """Draws the label "dense" as a panel, and its legend at the right."""
+    values = without_margin(card, "dense", example["dense"])
     kind = {"segmentation": "class map", "change": "change map", "regression": "map of numbers"}[card.dense_label]
     draw_titles(sheet, left, top, "label", f"{card.dense_metres:g} m, {kind}")
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
@@ -280,35 +260,6 @@ def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: Dataset
         show_image(ax, paint(card, values))
         _draw_legend(ax, legend_entries(card, values))
     add_scale_bar(ax, card.extent)
-
-
-def paint(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 3"]:
-    """A class map in the card's colours; what has no label is white."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.asarray([to_rgb(colour) for colour in (*card.dense_colours, NO_LABEL)], np.float32)
-    return palette[np.where(_known(card, classes), classes, len(palette) - 1)]
-
-
-def _known(card: DatasetCard, classes: np.ndarray) -> np.ndarray:
-    return (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
-
-
-def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[LegendEntry]:
-    """The classes that are on the map with their shares, in the card's order, then what has no label."""
-    known = _known(card, classes)
-    counts = np.bincount(classes[known].astype(np.int64), minlength=len(card.dense_classes))
-    entries = [
-        (f"{card.dense_classes[number]}, {_percent(counts[number] / classes.size)}", card.dense_colours[number])
-        for number in np.flatnonzero(counts)
-    ]
-    return entries if known.all() else [*entries, (f"no label, {_percent(1 - known.mean())}", NO_LABEL)]
-
-
-def _percent(share: float) -> str:
-    if 0.995 <= share < 1:
-        return "> 99%"
-    return f"{share:.0%}" if share >= 0.01 else "< 1%"
 
 
 def _draw_legend(ax: Any, entries: Sequence[LegendEntry]) -> None:
@@ -330,7 +281,7 @@ def _draw_legend(ax: Any, entries: Sequence[LegendEntry]) -> None:
 def _draw_numbers(
     sheet: Sheet, ax: Any, left: float, top: float, side: float, card: DatasetCard, values: np.ndarray
 ) -> None:
-    """A regression's map; what has no label is hatched."""
+    """Draws a regression's map; pixels without a label are hatched."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -342,18 +293,6 @@ def _draw_numbers(
     show_image(ax, hatched(colours.astype(np.float32), known, display=round(side * DOTS_PER_INCH)))
     bar = sheet.axes(left, top, 0.16, side)
     sheet.figure.colorbar(ScalarMappable(norm, COLOURS_OF_NUMBERS), cax=bar, label=card.label_unit)
-
-
-def tile_label(card: DatasetCard, example: Example) -> str:
-    """The label "tile" in words; "" where the dataset has none."""
-    if card.tile_label == "none":
-        return ""
-    if card.tile_label == "regression":
-        return f"{float(example['tile']):.4g} {card.label_unit}"
-    if card.tile_label == "class":
-        return card.tile_classes[int(example["tile"])]
-    names = [in_list(card.tile_classes[number]) for number in np.flatnonzero(example["tile"])]
-    return ", ".join(names) if names else "none of the classes"
 
 
 HEADER_INCHES = 1.0
@@ -382,7 +321,7 @@ def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, examp
 
 
 class _Picture:
-    """What is on the sheet, and how high each part is."""
+    """The parts of a tile's figure and their heights."""
 
     def __init__(self, card: DatasetCard, example: Example) -> None:
         self.card, self.example = card, example
@@ -398,19 +337,19 @@ class _Picture:
 
     @property
     def side(self) -> float:
-        """Inches of a panel's side."""
+        """Side of a panel in inches."""
         count = len(self.panels) + self.has_dense
         room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * self.has_dense
         return min(LARGEST_PANEL, room / max(count, 1))
 
     @property
     def header(self) -> float:
-        """Inches of the titles."""
+        """Height of the titles in inches."""
         return HEADER_INCHES + (LINE_INCHES * len(self.label) + 0.1 if self.label else 0)
 
     @property
     def height(self) -> float:
-        """Inches of the sheet."""
+        """Height of the sheet in inches."""
         parts = [self.header]
         if self.panels or self.has_dense:
             parts.append(TITLE_INCHES + self.side + SPACE)
@@ -456,7 +395,7 @@ class _Picture:
 
 
 def place(card: DatasetCard, example: Example) -> str:
-    """Coordinate system and centre of a tile; "" where the archive tells none."""
+    """Returns the coordinate system and centre of a tile; "" if the archive has none."""
     if not card.georeferenced or not example["crs"]:
         return ""
     a, b, c, d, e, f = np.asarray(example["transform"], np.float64)

@@ -9,6 +9,7 @@ import pytest
 from data_pipelines.card import DatasetCard
 from data_pipelines.mini.datasets import MINI_CARDS, MiniReader
 from data_pipelines.plots.colours import view_of
+from data_pipelines.plots.sheet import bar_metres
 from data_pipelines.plots.tile import (
     CLEAR_COLOUR,
     CLOUDY_COLOUR,
@@ -16,7 +17,6 @@ from data_pipelines.plots.tile import (
     PARTLY_COLOUR,
     THUMBNAILS,
     UNKNOWN_COLOUR,
-    bar_metres,
     cloud_colour,
     draw_strip,
     draw_tile,
