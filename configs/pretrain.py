@@ -11,10 +11,9 @@ fuel_moisture      2 CPU cores  minutes    land cover of single pixels from thre
 sen1floods11_chip  2 CPU cores  minutes    water on one real chip, see docs/RESULTS.md
 prepared,NAME      2 CPU cores  minutes    depends on the data: NAME is any prepared dataset, your own too
 
-docs/RESULTS.md has what was measured. All but mini want --config.data.root=DIR, the folder of the downloads or of what
-`python -m data_pipelines prepare` made of them. `prepared` takes several names: prepared,fields,forests. Any value can
-be overridden, for instance --config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir goes
-on.
+docs/RESULTS.md has the measured results. All but mini need --config.data.root=DIR, the folder of the downloads or the
+--out of `python -m data_pipelines prepare`. `prepared` takes several names: prepared,fields,forests. Any value can be
+overridden, for instance --config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir resumes.
 """
 
 from ml_collections import ConfigDict
@@ -24,10 +23,10 @@ NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base", "fuel_moisture"
 
 
 def get_config(arg: str = "mini") -> ConfigDict:
-    """The config of a name, one of `NAMES`.
+    """Returns the config of a name of `NAMES`, or of prepared,NAME,...
 
     Raises:
-      ValueError: there is no such name.
+      ValueError: the name is unknown.
     """
     makers = dict(
         zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base, fuel_moisture, sen1floods11_chip), strict=True)
@@ -40,7 +39,7 @@ def get_config(arg: str = "mini") -> ConfigDict:
 
 
 def common() -> ConfigDict:
-    """What all share: the paper's numbers, where there are any."""
+    """Returns every field with its default: the paper's value, where the paper has one."""
     config = ConfigDict()
     config.job = "pretrain"  # or describe
     config.name = ""
@@ -48,14 +47,14 @@ def common() -> ConfigDict:
     config.total_steps = 1000
     config.checkpoint_every = 100
     config.log_every = 1
-    config.max_nonfinite_steps = 1  # in a row; their updates are not applied, and at so many the run ends
-    config.watchdog_seconds = 1800.0  # without a finished step, after which a run that hangs ends; 0: never
+    config.max_nonfinite_steps = 1  # in a row, after which the run ends; their updates are not applied
+    config.watchdog_seconds = 1800.0  # without a finished step, after which the run ends as hung; 0: never
     config.accumulate = 1  # micro-batches of each step: less memory; each has its own contrastive negatives
     config.dtype = "float32"  # of the computation; parameters are float32 always
     config.init = ""  # weights to start from: a workdir, an exported .safetensors, a published .pth
 
     config.model = ConfigDict()
-    config.model.preset = "tiny"  # tiny, small, base; what is None below comes from it
+    config.model.preset = "tiny"  # tiny, small, base; fields below that are None take its values
     config.model.dim = placeholder(int)
     config.model.depth = placeholder(int)
     config.model.num_heads = placeholder(int)
@@ -83,10 +82,7 @@ def common() -> ConfigDict:
     config.pretrain.target_scale = (0.2, 0.8)
     config.pretrain.target_aspect = (0.75, 1.5)
     config.pretrain.context_scale = (0.85, 1.0)
-    config.pretrain.mask_buckets = (
-        2,
-        2,
-    )  # static sizes of targets, of contexts; the product bounds the programs
+    config.pretrain.mask_buckets = (2, 2)  # static sizes of targets, of contexts; their product bounds the programs
     config.pretrain.contrastive_block = 1024  # rows of the similarity matrix held at once
     config.pretrain.negatives = "global"  # of all devices; or device: of a token's own, as the original was trained
 
@@ -99,11 +95,11 @@ def common() -> ConfigDict:
     config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps of one mean loss
 
     config.mesh = ConfigDict()
-    config.mesh.data = placeholder(int)  # None: all devices that the others leave
-    config.mesh.fsdp = 1  # parameters cut over so many devices
-    config.mesh.tensor = 1  # attention heads and hidden channels of each tile cut over so many
+    config.mesh.data = placeholder(int)  # None: all devices that the other axes leave
+    config.mesh.fsdp = 1  # devices over which parameters are sharded
+    config.mesh.tensor = 1  # devices over which attention heads and hidden channels of each tile are sharded
 
-    config.health = ConfigDict()  # of the teacher's features: when to warn that they collapse
+    config.health = ConfigDict()  # of the teacher's features: limits of the warning that they collapse
     config.health.min_rank_share = 0.2  # of the rank between tiles at the start
     config.health.max_cosine = 0.999  # between tiles at the same position
     config.health.min_variance = 1e-3  # of 1, over all patches; 0: never
@@ -125,12 +121,12 @@ def common() -> ConfigDict:
 def dataset(
     batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
 ) -> ConfigDict:
-    """One dataset: batch size over all devices, patch sizes in metres, dates kept of each series, draw weight."""
+    """Returns a dataset: batch size over all devices, patch sizes in metres, dates kept of each series, sampling weight."""
     section = ConfigDict(dict(batch_size=batch_size, weight=weight))
     section.patch_sizes = placeholder(tuple)  # None: all that the dataset's card allows
     section.max_dates = placeholder(int)  # None: all
-    section.temporal_dropout = 0.0  # share of the dates dropped at random in training
-    section.max_cloud = placeholder(float)  # percent; dates with more are left out, where the archive knows
+    section.temporal_dropout = 0.0  # fraction of the dates dropped at random in training
+    section.max_cloud = placeholder(float)  # percent; dates with more are left out, where the archive has cloud cover
     section.date_buckets = ()  # lengths that series are padded to; (): one length
     section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
     section.dates = "day_of_year"  # or published: days since the card's date_origin
@@ -140,15 +136,15 @@ def dataset(
 
 
 def mini() -> ConfigDict:
-    """A tiny model on the embedded data: everything that the big run does, in minutes."""
+    """A tiny model on the embedded data: all parts of the large run, in minutes."""
     config = common()
     config.name = "mini"
     config.total_steps = 300
     config.checkpoint_every = 50
-    config.model.dim = 128  # half of the preset: two cores do twice the steps
+    config.model.dim = 128  # half of the preset's: twice the steps on two cores
     config.model.dropout = False  # too short a run to overfit
-    config.pretrain.mask_buckets = (1, 1)  # compiling is what takes time here
-    config.pretrain.ema_start = 0.97  # at 0.996 the teacher of so few steps would still be half its random start
+    config.pretrain.mask_buckets = (1, 1)  # most of the time is spent compiling
+    config.pretrain.ema_start = 0.97  # at 0.996 the teacher of so few steps would still be half its initial values
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
@@ -167,7 +163,7 @@ def mini() -> ConfigDict:
 
 
 def geoplex() -> ConfigDict:
-    """The paper: base, five datasets, patch sizes of its Table C, its batch sizes and draw weights."""
+    """The paper: base, five datasets, patch sizes of its Table C, its batch sizes and sampling weights."""
     config = common()
     config.name = "geoplex"
     config.dtype = "bfloat16"
@@ -191,14 +187,14 @@ def geoplex() -> ConfigDict:
 
 
 def prepared(*names: str) -> ConfigDict:
-    """A tiny model on datasets that were prepared before, or lie below data.root as published: all patch sizes."""
+    """A tiny model on datasets below data.root, prepared or as published: all patch sizes."""
     config = small_run("_".join(names))
     config.data.datasets = ConfigDict({name: dataset(4, max_dates=24) for name in names})
     return config
 
 
 def treesatai_ts() -> ConfigDict:
-    """Real data on a laptop: a tiny model, as few tiles as there are below data.root."""
+    """Real data on a laptop: a tiny model, on any number of tiles."""
     config = small_run("treesatai_ts")
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
@@ -227,7 +223,7 @@ def sen1floods11_chip() -> ConfigDict:
 
 
 def small_run(name: str) -> ConfigDict:
-    """What a tiny model needs to learn anything within minutes."""
+    """Returns the settings with which a tiny model learns within minutes."""
     config = common()
     config.name = name
     config.total_steps = 150
