@@ -121,7 +121,7 @@ def common() -> ConfigDict:
 def dataset(
     batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
 ) -> ConfigDict:
-    """Returns a dataset: batch size over all devices, patch sizes in metres, dates kept of each series, sampling weight."""
+    """Returns a dataset: batch size over all devices, patch sizes in metres, dates of a series, sampling weight."""
     section = ConfigDict(dict(batch_size=batch_size, weight=weight))
     section.patch_sizes = placeholder(tuple)  # None: all that the dataset's card allows
     section.max_dates = placeholder(int)  # None: all
