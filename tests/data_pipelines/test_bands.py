@@ -1,9 +1,9 @@
-"""Bands by name, and the ratio of a radar's polarisations."""
+"""Bands by name, decibels, and bilinear interpolation."""
 
 import numpy as np
 import pytest
 
-from data_pipelines.bands import in_decibels, pick_bands, with_ratio, with_ratio_of_decibels
+from data_pipelines.bands import doubled, in_decibels, pick_bands, with_ratio, with_ratio_of_decibels
 
 
 def test_bands_are_found_by_name():
@@ -58,3 +58,23 @@ def test_backscatter_in_other_units_is_refused(values):
 def test_decibels_in_whole_numbers_stay():
     values = np.array([-15, 2], np.int16)[:, None, None]
     assert in_decibels("a.tif", values, np.ones((2, 1, 1), bool))[:, 0, 0].tolist() == [-15, 2]
+
+
+def test_a_row():
+    values = np.array([[0, 4, 8]], np.uint16)
+    np.testing.assert_allclose(doubled(values), [[0, 1, 3, 5, 7, 8]] * 2)
+
+
+def test_planes_stay_planes_and_leading_axes_are_kept():
+    row, column = np.mgrid[0:8, 0:6]
+    fine = doubled(np.stack([3 * row + column, -row])[None])
+    assert fine.shape == (1, 2, 16, 12) and fine.dtype == np.float32
+    row, column = np.mgrid[0:16, 0:12] / 2 - 0.25
+    np.testing.assert_allclose(fine[0, 0, 1:-1, 1:-1], (3 * row + column)[1:-1, 1:-1])
+
+
+def test_as_torch_does():
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(values), scale_factor=2, mode="bilinear")
+    np.testing.assert_allclose(doubled(values), expected.numpy(), atol=1e-6)
