@@ -197,11 +197,13 @@ def train_iterator(
     if num_workers < 0:
         raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")
     streams = []
-    for name in sorted(datasets):  # so that the order in a file changes nothing
+    # Sorted, so that the order in a config file does not change the batches.
+    for name in sorted(datasets):
         dataset = datasets[name]
         _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, shard)
         maker = dataset._maker(SPLIT)
-        all_tiles = dataset.options.fraction == 1  # which needs no list
+        # All tiles need no list of positions, which would be sent to every worker process.
+        all_tiles = dataset.options.fraction == 1
         positions = None if all_tiles else dataset.training_tiles
         size = len(maker.source) if all_tiles else len(positions)
         streams.append(Stream(size, dataset.options, maker.training, seed=seed, shard=shard, positions=positions))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 from anysat_jax.sensors import get_sensor, whole_number
@@ -76,6 +76,7 @@ class DatasetOptions:
     def __post_init__(self) -> None:
         for key, value, problem in _problems(self):
             raise ValueError(f"data.datasets.{self.card.name}.{key} is {value!r}; {problem}")
+        # The paper's sizes are for whole tiles: samples of a smaller extent take those that fit.
         sizes = self.patch_sizes or self._fitting_sizes()
         if not sizes:
             raise ValueError(
@@ -142,48 +143,20 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _problems(options: DatasetOptions) -> Iterator[tuple[str, Any, str]]:
-    """Yields (key, value, expectation) for each value that cannot be, `patch_sizes` aside."""
-    card, sampling = options.card, options.sampling
-    expected = {
-        "batch_size": (_is_count(options.batch_size, 1), "it must be a positive number of tiles"),
-        "weight": (
-            _is_number(options.weight) and SMALLEST_WEIGHT <= options.weight < math.inf,
-            f"it must be positive, at least {SMALLEST_WEIGHT:g}",
-        ),
-        "fraction": (
-            _is_number(options.fraction) and 0 < options.fraction <= 1,
-            "it must be a fraction of the training tiles, above 0 and at most 1",
-        ),
-        "fraction_seed": (_is_count(options.fraction_seed, 0), "it must be a whole number, 0 or more"),
-        "max_dates": (
-            sampling.max_dates is None or _is_count(sampling.max_dates, 1),
-            "it must be positive, or None for all dates",
-        ),
-        "temporal_dropout": (
-            _is_number(sampling.temporal_dropout) and 0 <= sampling.temporal_dropout < 1,
-            "it must be a fraction of the dates, at least 0 and below 1",
-        ),
-        "noise": (
-            _is_number(sampling.noise) and 0 <= sampling.noise < math.inf,
-            "it must be 0 or more, in standard deviations",
-        ),
-        "augment": (isinstance(sampling.augment, bool), "it must be True or False"),
-        "date_buckets": (_are_buckets(sampling.date_buckets), "it must be lengths in rising order, such as 16, 32, 64"),
-    }
-    for key, (right, expectation) in expected.items():
-        if not right:
-            yield key, getattr(options, key, None) if hasattr(options, key) else getattr(sampling, key), expectation
-    for key, problem in (
-        ("max_cloud", _problem_of_cloud(card, sampling.max_cloud)),
-        ("extent", _problem_of_extent(card, sampling.extent)),
-        ("dates", _problem_of_dates(card, sampling.dates)),
-    ):
-        if problem:
-            yield key, getattr(sampling, key), problem
+    """Yields (key, value, expectation) for each value that cannot be."""
+    values = vars(options) | vars(options.sampling)
+    for key, (holds, expectation) in CHECKS.items():
+        if not holds(values[key]):
+            yield key, values[key], expectation
+    for key, check in CHECKS_WITH_CARD.items():
+        if problem := check(options.card, values[key]):
+            yield key, values[key], problem
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _is_within(value: Any, least: float, most: float) -> bool:
+    """Returns whether `value` is a finite number within the bounds, which True, NaN and texts are not."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return number and least <= value <= most
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -201,7 +174,7 @@ def _problem_of_cloud(card: DatasetCard, percent: Any) -> str:
         return ""
     if not card.clouds:
         return "the dataset has no cloud layer; leave it out"
-    return "" if _is_number(percent) and 0 <= percent <= 100 else "it must be percent, 0 to 100"
+    return "" if _is_within(percent, 0, 100) else "it must be percent, 0 to 100"
 
 
 def _problem_of_extent(card: DatasetCard, extent: Any) -> str:
@@ -226,3 +199,35 @@ def _problem_of_dates(card: DatasetCard, dates: Any) -> str:
     if dates not in get_args(Days):
         return f"it must be one of {', '.join(get_args(Days))}"
     return "" if dates != "published" or card.date_origin else "its published dates are days of the year"
+
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "batch_size": (lambda value: _is_count(value, 1), "it must be a positive number of tiles"),
+    "weight": (
+        lambda value: _is_within(value, SMALLEST_WEIGHT, math.inf),
+        f"it must be positive, at least {SMALLEST_WEIGHT:g}",
+    ),
+    "patch_sizes": (
+        lambda value: isinstance(value, tuple) and all(_is_within(size, 0, math.inf) for size in value),
+        "it must be sides in metres, such as 10, 20",
+    ),
+    "fraction": (
+        lambda value: _is_within(value, 0, 1) and value > 0,
+        "it must be a fraction of the training tiles, above 0 and at most 1",
+    ),
+    "fraction_seed": (lambda value: _is_count(value, 0), "it must be a whole number, 0 or more"),
+    "max_dates": (lambda value: value is None or _is_count(value, 1), "it must be positive, or None for all dates"),
+    "temporal_dropout": (
+        lambda value: _is_within(value, 0, 1) and value < 1,
+        "it must be a fraction of the dates, at least 0 and below 1",
+    ),
+    "date_buckets": (_are_buckets, "it must be lengths in rising order, such as 16, 32, 64"),
+    "augment": (lambda value: isinstance(value, bool), "it must be True or False"),
+    "noise": (lambda value: _is_within(value, 0, math.inf), "it must be 0 or more, in standard deviations"),
+}
+# Whether these values are possible depends on the dataset.
+CHECKS_WITH_CARD: dict[str, Callable[[DatasetCard, Any], str]] = {
+    "max_cloud": _problem_of_cloud,
+    "extent": _problem_of_extent,
+    "dates": _problem_of_dates,
+}

@@ -53,6 +53,7 @@ class Records:
         try:
             return self.parse(self.source[index * self.card.blocks**2 + block])
         except (RuntimeError, ValueError, TypeError, OSError) as error:
+            # ArrayRecord raises RuntimeError for all faults: only its text tells a missing file from a damaged record.
             kind = UnreadableTileError if "No such file" in str(error) else CorruptTileError
             raise kind(
                 f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "

@@ -90,7 +90,8 @@ def _described(path: str) -> DatasetEntry:
     from data_pipelines.own_tiles import folder_entry
 
     entry = folder_entry(path)
-    if entry.card.name not in _DESCRIBED:  # a description may be read again
+    # A description may be read again, after a change; the name of another dataset is refused.
+    if entry.card.name not in _DESCRIBED:
         register_dataset(entry)
     _DESCRIBED.add(entry.card.name)
     _ENTRIES[entry.card.name] = lambda: entry

@@ -170,6 +170,7 @@ class StepIterator:
         try:
             return next(self._running)
         except RuntimeError as error:
+            # grain has no class for this error.
             if not (died := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))):
                 raise
             self.close()

@@ -72,6 +72,7 @@ WRONG = {
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
     "nan": (dict(weight=float("nan")), "weight is nan"),
     "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m do not fit: .*; the usual sizes are 30, 60 m"),
+    "patch sizes": (dict(patch_sizes=("a",)), r"patch_sizes is \('a',\); it must be sides in metres"),
     "dates": (dict(max_dates=0), "max_dates is 0; it must be positive, or None"),
     "dropout": (dict(temporal_dropout=1.0), r"temporal_dropout is 1\.0; it must be a fraction of the dates"),
     "negative dropout": (dict(temporal_dropout=-0.1), r"temporal_dropout is -0\.1"),
