@@ -9,10 +9,12 @@ import pytest
 
 from anysat_jax import flops
 from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.flops import peak_flops
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
+from launch.chips import CHIPS
 from tests.jaxprs import inner_jaxprs
 
 SENSORS = ("aerial", "s2", "s1-asc", "modis")
@@ -116,3 +118,25 @@ def test_encoder_is_a_third_of_its_training_or_less(batch, masks):
     step = flops.step_flops_by_part(MODEL, batch, masks, mask_dates=False)
     assert step["spatial"] == 4 * forward["spatial"]  # teacher 1, student 3
     assert 3.5 < step["projectors"] / forward["projectors"] < 4  # pixels need no gradient
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("cpu", None),
+    ],
+)
+def test_what_chips_can_compute(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_rates_are_those_that_slices_are_planned_with():
+    kinds = {"v5e": "TPU v5 lite", "v5p": "TPU v5p", "v6e": "TPU v6 lite", "h100": "NVIDIA H100 80GB HBM3"}
+    kinds |= {"a100": "NVIDIA A100-SXM4-40GB", "h200": "NVIDIA H200"}
+    assert {name: peak_flops(kind) for name, kind in kinds.items()} == {name: CHIPS[name].flops for name in kinds}

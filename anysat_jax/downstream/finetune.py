@@ -15,7 +15,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.downstream.config import check
 from anysat_jax.downstream.data import Data, Start, band_statistics, fingerprint, loss_config, open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate_split, evaluate_splits, make_summary, write_summary
-from anysat_jax.downstream.fit import FitFed, Problem, fit
+from anysat_jax.downstream.fit import Problem, fit
 from anysat_jax.downstream.metrics import json_values
 from anysat_jax.downstream.network import NetworkConfig, Params, apply_network
 from anysat_jax.downstream.probe import neighbour_scores, probe_problem, with_probe_head
@@ -24,6 +24,7 @@ from anysat_jax.downstream.trainable import WHOLE, drop_path_rate, dropping_sens
 from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.model.init import count_parameters
+from anysat_jax.train.input import StepInput
 from anysat_jax.train.sharding import host_shard
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
@@ -61,7 +62,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
 
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
-    result = fit(make_problem(data, start, loss, status), config, data.mesh, workdir, status)
+    problem = make_problem(data, start, loss, status)
+    result = fit(problem, data.config, data.mesh, workdir, data.values, status)
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
@@ -127,9 +129,9 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
     )
 
 
-def flops_of(network: NetworkConfig, fed: FitFed) -> float:
+def flops_of(network: NetworkConfig, inputs: StepInput) -> float:
     """Returns the FLOPs of a step that trains the whole network."""
-    return finetune_flops(network, fed.batch)
+    return finetune_flops(network, inputs.batch)
 
 
 def training_forward(

@@ -10,6 +10,7 @@ from typing import Any, Self
 import optax
 from jax.sharding import Mesh
 
+from anysat_jax.downstream.config import DownstreamConfig
 from anysat_jax.downstream.step import DownstreamState, abstract_state, create_state
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
@@ -47,12 +48,13 @@ class Rules:
     plateau_patience: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], metric: str, lower_is_better: bool) -> Self:
-        """The rules of a config: `early_stopping`, and of the section `optimizer` `schedule` and `plateau`."""
-        optimizer, plateau = config["optimizer"], {}
-        if optimizer["schedule"] == "plateau":
-            plateau = dict(factor=optimizer["plateau"]["factor"], plateau_patience=optimizer["plateau"]["patience"])
-        return cls(metric, lower_is_better, config["early_stopping"], **plateau)
+    def from_config(cls, config: DownstreamConfig, metric: str, lower_is_better: bool) -> Self:
+        """Returns the rules of a config: `early_stopping`, and of the optimizer `schedule` and `plateau`."""
+        rules = cls(metric, lower_is_better, config.early_stopping)
+        if config.optimizer.schedule != "plateau":
+            return rules
+        plateau = config.optimizer.plateau
+        return dataclasses.replace(rules, factor=plateau.factor, plateau_patience=plateau.patience)
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value is better than another; nan, the score of nothing, is worse than any number."""
@@ -188,7 +190,7 @@ class FitStore:
         """Of the whole checkpoints, oldest first."""
         return self._checkpoints.steps
 
-    def begin(
+    def restore_or_init(
         self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
     ) -> FitStart:
         """Restores the newest checkpoint, and drops best parameters that it does not know; else starts anew.

@@ -1,13 +1,16 @@
 """The config of a pretraining: its sections as frozen dataclasses."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Self
 
 from ml_collections import ConfigDict
 
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.masking import MaskConfig
 from anysat_jax.pretrain.objective import LossConfig
+from anysat_jax.sensors import SENSORS
 from anysat_jax.train.config import (
     COUNT,
     FLAG,
@@ -22,6 +25,7 @@ from anysat_jax.train.config import (
     model_config,
     read_section,
 )
+from data_pipelines.card import DatasetCard
 
 SHOWN_IN = "configs/pretrain.py"
 
@@ -117,3 +121,21 @@ class PretrainConfig(RunConfig):
         """
         values = {key: value for key, value in config.to_dict().items() if key not in ("data", "dtype", "model")}
         return read_section(cls, values, SHOWN_IN, model=model_config(config))
+
+    def with_sensors(self, named: Sequence[str] | None, cards: Sequence[DatasetCard]) -> Self:
+        """Returns the config whose model has a projector for each sensor of the datasets.
+
+        Args:
+          named: `model.sensors` of the config file; None: the sensors of the datasets.
+          cards: of the datasets.
+
+        Raises:
+          ConfigError: a dataset has a sensor that `named` lacks.
+        """
+        found = {sensor for card in cards for sensor in card.sensors}
+        sensors = tuple(name for name in SENSORS if name in found) if named is None else tuple(named)
+        for card in cards:
+            missing = [sensor for sensor in card.sensors if sensor not in sensors]
+            if missing:
+                raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, sensors=sensors))

@@ -1,27 +1,48 @@
-"""One step of training: (state, batch, masks) -> (state, metrics), pure."""
+"""One step of pretraining: (state, batch, masks) -> (state, metrics), pure; its state, inputs and metrics."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
 from anysat_jax.batch import Batch
+from anysat_jax.flops import step_flops
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_student, student_shapes
+from anysat_jax.model.init import init_encoder, init_student, student_shapes
 from anysat_jax.model.partitioning import BATCH_AXES, constrain, on_mesh
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import PatchMasks
-from anysat_jax.pretrain.objective import LOSSES, Metrics, ema_decay, jepa_loss, update_teacher
+from anysat_jax.pretrain.masking import PatchMasks, put_masks, sample_patch_masks
+from anysat_jax.pretrain.objective import LOSSES, MEASURES, Metrics, ema_decay, jepa_loss, update_teacher
+from anysat_jax.train.input import StepInput
+from anysat_jax.train.metrics_log import StepColumns
 from anysat_jax.train.optimizer import learning_rate, make_optimizer, update_if_finite
-from anysat_jax.train.sharding import abstract_on, put_params, state_shardings
+from anysat_jax.train.sharding import abstract_on, batch_parts, put_batch, put_params, state_shardings
 
 Params = dict[str, Any]
+HEALTH = tuple(f"feature_{name}" for name in MEASURES)
+
+
+def _bar(values: Mapping[str, float]) -> str:
+    return (
+        f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
+        f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s"
+    )
+
+
+COLUMNS = StepColumns(
+    metrics=(*LOSSES, "learning_rate", "ema", "grad_norm", "tiles_per_second", *HEALTH),
+    bar=_bar,
+    losses={"predictive": "loss_predictive", "contrastive": "loss_contrastive"},
+    checked=LOSSES,
+    per_dataset=(*LOSSES, *HEALTH),
+)
 
 
 @flax.struct.dataclass
@@ -29,7 +50,7 @@ class TrainState:
     """Everything that a checkpoint must hold besides the position in the data.
 
     Attributes:
-      step: how many updates were made, int32; the clock of the schedules and of the teacher.
+      step: updates so far, int32; the schedules and the teacher's decay depend on it.
       params: the student: {"encoder", "predictor", "mask_token"}, float32.
       teacher: the teacher's encoder, a moving average of `params["encoder"]`, float32 whatever the compute dtype.
       opt_state: the optimizer's state over `params`.
@@ -42,7 +63,7 @@ class TrainState:
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation, teacher: Params | None = None) -> TrainState:
-    """The state before the first update; without a `teacher`, it starts as a copy of the student's encoder."""
+    """Returns the state before the first update; without a `teacher`, it starts as a copy of the student's encoder."""
     teacher = params["encoder"] if teacher is None else teacher
     # An own buffer: the step donates the state, and no buffer can be donated twice.
     teacher = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), teacher)
@@ -50,23 +71,28 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, teach
 
 
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state: what restoring needs, without any memory."""
+    """Returns shapes, dtypes and shardings of the state, as restoring needs them, without allocating it."""
     shapes = jax.eval_shape(lambda params: initial_state(params, optimizer), student_shapes(model))
     return abstract_on(mesh, shapes)
 
 
 def create_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
-    """A random start: the same on every mesh, each device holding its part only."""
+    """Returns a random state: the same on every mesh, with each device holding its part only."""
     return state_from_params(init_student(model, seed), None, optimizer, mesh)
 
 
 def state_from_params(
     params: Params, teacher: Params | None, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A start from given weights, with a fresh optimizer and clock; None: the teacher copies the encoder."""
+    """Returns the state before the first update of given weights; None: the teacher copies the encoder."""
     params, teacher = put_params(params, mesh), put_params(teacher, mesh)
     shardings = state_shardings(mesh, jax.eval_shape(lambda p, t: initial_state(p, optimizer, t), params, teacher))
     return jax.jit(lambda p, t: initial_state(p, optimizer, t), out_shardings=shardings)(params, teacher)
+
+
+def random_teacher(config: PretrainConfig) -> Params:
+    """Returns the encoder's parameters at the random start of a config's seed."""
+    return init_encoder(config.model, config.seed)
 
 
 Gradient = Callable[[Params, Batch, PatchMasks, jax.Array], tuple[Metrics, Params]]
@@ -76,10 +102,10 @@ Gradient = Callable[[Params, Batch, PatchMasks, jax.Array], tuple[Metrics, Param
 def accumulated(
     gradient: Gradient, params: Params, batch: Batch, masks: PatchMasks, rng: jax.Array, count: int
 ) -> tuple[Metrics, Params]:
-    """Means over `count` micro-batches of all metrics and gradients, in the memory of one micro-batch.
+    """Returns means over `count` micro-batches of all metrics and gradients, in the memory of one micro-batch.
 
-    What a loss takes from its batch it takes from the micro-batch: the contrastive negatives, and the vectors whose
-    rank is measured. Micro-batch k holds the tiles k, k + count, ... and draws from a key of its own.
+    Contrastive negatives, and the vectors whose rank is measured, are those of the micro-batch. Micro-batch k holds
+    the tiles k, k + count, ... and has a key of its own.
 
     Args:
       count: divides the batch, and each device's part of it.
@@ -98,7 +124,7 @@ def accumulated(
 
 
 def micro_batches(batch: Batch, masks: PatchMasks, count: int) -> tuple[Batch, PatchMasks]:
-    """All micro-batches along a new first axis; no tile leaves its device."""
+    """Returns all micro-batches along a new first axis; no tile leaves its device."""
     return jax.tree.map(lambda array: _strided(array, 0, count), batch), PatchMasks(
         context_index=_strided(masks.context_index, 0, count),
         context_mask=_strided(masks.context_mask, 0, count),
@@ -108,9 +134,9 @@ def micro_batches(batch: Batch, masks: PatchMasks, count: int) -> tuple[Batch, P
 
 
 def _strided(array: Shaped[Array, "..."], axis: int, count: int) -> Shaped[Array, "count ..."]:
-    """Every `count`-th place of the tiles' axis: neighbours are on one device, and so every device has some of each."""
     array = jnp.asarray(array)
     size = array.shape[axis]
+    # Strided: neighbours are on one device, so that every device has some tiles of each micro-batch.
     split = array.reshape(*array.shape[:axis], size // count, count, *array.shape[axis + 1 :])
     out = jnp.moveaxis(split, axis + 1, 0)
     return constrain(out, *(BATCH_AXES if place == axis + 1 else None for place in range(out.ndim)))
@@ -126,6 +152,32 @@ def pretraining_optimizer(config: PretrainConfig) -> optax.GradientTransformatio
         loss_plateau=section.plateau if section.schedule == "plateau" else None,
         window=section.plateau.window,
     )
+
+
+def make_inputs(config: PretrainConfig, mesh: Mesh) -> Callable[[Batch, int], tuple[Batch, PatchMasks]]:
+    """Returns (batch on the host, update from 0) -> what the step takes, on the devices.
+
+    The masks derive from (config.seed, update). Labels are for probes; the step gets none.
+    """
+
+    def to_inputs(batch: Batch, update: int) -> tuple[Batch, PatchMasks]:
+        batch = put_batch(batch.replace(labels={}), mesh)
+        rng = np.random.default_rng((config.seed, update))
+        return batch, put_masks(sample_patch_masks(rng, batch.grid, batch.batch_size, config.pretrain), mesh)
+
+    return to_inputs
+
+
+def make_flops_counter(config: PretrainConfig, mesh: Mesh) -> Callable[[StepInput], float]:
+    """Returns the analytic FLOPs of a step by its inputs."""
+    # Each part of a batch keeps to its own negatives.
+    parts = config.accumulate * (batch_parts(mesh) if config.pretrain.negatives == "device" else 1)
+
+    def count(inputs: StepInput) -> float:
+        batch, masks = inputs.inputs
+        return step_flops(config.model, batch, masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
+
+    return count
 
 
 def make_train_step(

@@ -1,4 +1,4 @@
-"""Batches and patch masks on their way to the devices, one step ahead of the computation."""
+"""Batches on their way to the devices, and the datasets that all processes of a run must share."""
 
 import dataclasses
 import time
@@ -8,68 +8,68 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 from jaxtyping import Bool, Int
-from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
-from anysat_jax.errors import DataError
-from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, put_masks, sample_patch_masks
-from anysat_jax.train.distributed import check_same
-from anysat_jax.train.sharding import (
-    put_batch,
-)
-from data_pipelines.load import OpenDataset
+from anysat_jax.errors import ConfigError, DataError
+from anysat_jax.train.distributed import agree, check_same
+from data_pipelines.card import DatasetCard
+from data_pipelines.load import OpenDataset, open_datasets, read_options
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
 
-INPUT = "input"
+INPUT = "input"  # the name of waiting for a batch in a profile
 REMEDY = "; data.skip_corrupt = True would leave such tiles out"
+MOST_NAMES = 10  # of samples in a message
 
 
 @dataclasses.dataclass(frozen=True)
-class Fed:
-    """What one step needs.
+class StepInput:
+    """What one step takes.
 
     Attributes:
-      batch, masks: on the devices, for all processes together.
-      position: where the data stand once this batch was used, for the checkpoint after the step.
-      tiles: positions in the training split of the tiles that this process read, a row of its part of the batch each.
-      skipped: how many of them stand for tiles that could not be read.
+      inputs: arguments of the step behind the state and the constants, on the devices; the batch is the first.
+      position: of the data's iterator behind this batch, for the checkpoint after the step.
+      tiles: positions in the training split of the tiles of this process' rows; None where the batch has no such label.
+      skipped: number of these rows that replace tiles that could not be read.
       waited: seconds that the host waited for the batch.
     """
 
-    batch: Batch
-    masks: PatchMasks
+    inputs: tuple[Any, ...]
     position: dict[str, Any]
     tiles: Int[np.ndarray, "b"] | None = None
     skipped: int = 0
     waited: float = 0.0
 
     @property
-    def inputs(self) -> tuple[Any, ...]:
-        """What the step takes after the state."""
-        return self.batch, self.masks
+    def batch(self) -> Any:
+        return self.inputs[0]
 
 
-class Feed:
-    """Gives what each step needs, derived from (seed, step): a resumed run sees what the other would have seen."""
+class DeviceFeed:
+    """Puts the inputs of each step on the devices; the copy continues while the caller computes."""
 
-    def __init__(self, batches: Any, config: ConfigDict, mesh: Mesh, step: int, position: dict[str, Any] | None):
-        """Starts before the batch of step `step`.
+    def __init__(
+        self,
+        batches: Any,
+        to_inputs: Callable[[Any, int], tuple[Any, ...]],
+        *,
+        step: int = 0,
+        position: dict[str, Any] | None = None,
+    ):
+        """Starts before the batch of update `step`, from 0.
 
         Args:
-          batches: the data's iterator, see `data_pipelines.load.train_iterator`.
-          position: its state in the checkpoint; None starts at its beginning.
+          batches: iterator of this process' batches, see `data_pipelines.load.train_iterator`.
+          to_inputs: (batch, update) -> `StepInput.inputs`. What it draws must depend on these two and a seed alone,
+            so that a resumed run gets what an uninterrupted one gets.
+          position: the iterator's state in the checkpoint; None starts at its beginning.
         """
-        self._batches, self._mesh, self._seed, self._step = batches, mesh, config.seed, step
-        self._masks = MaskConfig(
-            **{field.name: config.pretrain[field.name] for field in dataclasses.fields(MaskConfig)}
-        )
+        self._batches, self._to_inputs, self._step = batches, to_inputs, step
         if position is not None:
             batches.set_state(position)
 
-    def next(self) -> Fed:
-        """The next step's batch and masks; the copy to the devices goes on while the caller computes.
+    def next(self) -> StepInput:
+        """Returns the next step's inputs.
 
         Raises:
           DataError: a tile cannot be read, or a worker process died.
@@ -77,20 +77,32 @@ class Feed:
         began = time.monotonic()
         local = next_batch(self._batches)
         waited = time.monotonic() - began
-        batch = put_batch(local.replace(labels={}), self._mesh)  # labels are for the probe; pretraining sees none
-        rng = np.random.default_rng((self._seed, self._step))
-        masks = sample_patch_masks(rng, batch.grid, batch.batch_size, self._masks)
+        inputs = self._to_inputs(local, self._step)
         self._step += 1
-        skipped = tell_skipped(local, self._step)
-        position = self._batches.get_state()
-        return Fed(batch, put_masks(masks, self._mesh), position, local.labels.get("index"), skipped, waited)
+        skipped = _warn_of_skipped(local, self._step)
+        return StepInput(inputs, self._batches.get_state(), local.labels.get("index"), skipped, waited)
 
     def close(self) -> None:
         self._batches.close()
 
 
+def next_batch(batches: Any) -> Batch:
+    """Returns the next batch of an iterator; a profile shows the time waiting for it as `INPUT`.
+
+    Raises:
+      DataError: a tile cannot be read, or a worker process died; with the message of the data.
+    """
+    try:
+        with jax.profiler.TraceAnnotation(INPUT):
+            return next(batches)
+    except CorruptTileError as error:
+        raise DataError(f"{error}{REMEDY}") from error
+    except (UnreadableTileError, OSError) as error:  # its message is one sentence, for the user
+        raise DataError(str(error)) from error
+
+
 def until_end(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches of an iterator that ends, such as an evaluation's; raises as `next_batch`."""
+    """Yields the batches of an iterator that ends, such as an evaluation's; raises as `next_batch`."""
     while True:
         try:
             batch = next_batch(batches)
@@ -99,23 +111,8 @@ def until_end(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def next_batch(batches: Any) -> Batch:
-    """The next batch of the data's iterator; a profile shows the wait for it as `INPUT`.
-
-    Raises:
-      DataError: a tile cannot be read, or a worker process died; the message is that of the data.
-    """
-    try:
-        with jax.profiler.TraceAnnotation(INPUT):
-            return next(batches)
-    except CorruptTileError as error:
-        raise DataError(f"{error}{REMEDY}") from error
-    except (UnreadableTileError, OSError) as error:  # each says what is wrong, in one sentence
-        raise DataError(str(error)) from error
-
-
-def tell_skipped(batch: Batch, step: int) -> int:
-    """How many tiles of a batch could not be read and were replaced; warns of them by name."""
+def _warn_of_skipped(batch: Batch, step: int) -> int:
+    """Returns the number of rows that replace tiles that cannot be read, after a warning with their positions."""
     skipped = batch.labels.get("skipped", np.empty(0, np.int32))
     tiles = skipped[skipped >= 0].tolist()
     if tiles:
@@ -125,27 +122,24 @@ def tell_skipped(batch: Batch, step: int) -> int:
     return len(tiles)
 
 
-MOST = 10  # names in a message
+def describe_bad_samples(inputs: StepInput, tile_ids: Callable[[Sequence[int]], list[str]]) -> str:
+    """Names the samples with values that are not finite, or the whole batch if none has any.
 
+    Of several processes each names the samples of its own part of the batch.
 
-def make_blame(datasets: Mapping[str, OpenDataset]) -> Callable[[Fed], str]:
-    """What is said of the samples of a step: those with such values in what they show, else all of the batch.
-
-    With several processes each one tells of its own part of the batch.
+    Args:
+      tile_ids: names of training tiles by position; raises ValueError or OSError where they cannot be read.
     """
-
-    def blame(fed: Fed) -> str:
-        if fed.tiles is None:
-            return "the batch does not say which samples it holds"
-        bad = bad_rows(fed.batch)
-        chosen, what = (fed.tiles[bad], "samples with such values in them") if bad.any() else (fed.tiles, "its samples")
-        return f"{what}: {names_of(datasets[fed.batch.dataset], chosen.tolist())}"
-
-    return blame
+    if inputs.tiles is None:
+        return "the batch does not say which samples it holds"
+    bad = bad_rows(inputs.batch)
+    if bad.any():
+        return f"samples with such values in them: {name_samples(inputs.tiles[bad].tolist(), tile_ids)}"
+    return f"its samples: {name_samples(inputs.tiles.tolist(), tile_ids)}"
 
 
 def bad_rows(batch: Batch) -> Bool[np.ndarray, "b"]:
-    """Rows of this process' part of a batch, on the devices, in which a sensor has a value that is not finite."""
+    """Returns True for each row of this process' part of a batch in which a sensor has a value that is not finite."""
     found: dict[int, bool] = {}
     for observation in batch.observations.values():
         for shard in observation.values.addressable_shards:
@@ -157,14 +151,39 @@ def bad_rows(batch: Batch) -> Bool[np.ndarray, "b"]:
     return np.array([found[row] for row in sorted(found)])
 
 
-def names_of(dataset: OpenDataset, tiles: Sequence[int]) -> str:
-    """The first few tiles by name, where they can be read, else by their position in the training split."""
-    shown = tiles[:MOST]
+def name_samples(tiles: Sequence[int], tile_ids: Callable[[Sequence[int]], list[str]]) -> str:
+    """Returns the names of the first few tiles, or their positions where the names cannot be read."""
+    shown = tiles[:MOST_NAMES]
     try:
-        names = dataset.tile_ids("train", shown)
+        names = tile_ids(shown)
     except (ValueError, OSError):
         names = [f"tile {tile}" for tile in shown]
-    return ", ".join(names) + (f" and {len(tiles) - MOST} more" if len(tiles) > MOST else "")
+    return ", ".join(names) + (f" and {len(tiles) - MOST_NAMES} more" if len(tiles) > MOST_NAMES else "")
+
+
+def open_same_datasets(
+    section: Any, check: Callable[[list[DatasetCard]], Any] = lambda cards: None
+) -> dict[str, OpenDataset]:
+    """Opens the datasets of a config's section `data` in every process; those of all processes must be the same.
+
+    Args:
+      check: is called with their cards before anything is prepared.
+
+    Raises:
+      ConfigError: a dataset is unknown, missing or unreadable in a process, is another one than that of the first
+        process, or does not pass `check`.
+    """
+
+    def open_here() -> dict[str, OpenDataset]:
+        try:
+            check([options.card for options in read_options(section).values()])
+            return open_datasets(section)
+        except (ValueError, OSError) as error:  # its message is one sentence, for the user
+            raise ConfigError(str(error)) from error
+
+    datasets = agree(open_here)
+    check_same_datasets(datasets)
+    return datasets
 
 
 def check_same_datasets(datasets: Mapping[str, OpenDataset]) -> None:

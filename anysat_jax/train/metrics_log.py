@@ -1,13 +1,14 @@
-"""What a run shows while it goes: a progress bar, a table for spreadsheets (CSV), and TensorBoard."""
+"""Logs of a run: a progress bar, a CSV table and TensorBoard."""
 
 import csv
+import dataclasses
 import math
 import os
 import pathlib
 import sys
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -15,23 +16,48 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from anysat_jax.pretrain.objective import LOSSES, MEASURES
+FLUSH_SECONDS = 30.0  # between two flushes of TensorBoard's file
+QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a file
 
-FLUSH_SECONDS = 30.0  # between two moments in which what was written is brought to the disk
+
+@dataclasses.dataclass(frozen=True)
+class StepColumns:
+    """What a job logs of each step.
+
+    Attributes:
+      metrics: names of numbers, the last columns of metrics.csv.
+      bar: the text behind the progress bar, from the metrics.
+      losses: for each loss of the run's record the metric that it is.
+      checked: losses that must be finite; beside them, all gradients must.
+      per_dataset: metrics that TensorBoard shows for each dataset too.
+      steps_per_epoch: for the column "epoch"; None: without that column.
+    """
+
+    metrics: tuple[str, ...]
+    bar: Callable[[Mapping[str, float]], str]
+    losses: Mapping[str, str]
+    checked: tuple[str, ...]
+    per_dataset: tuple[str, ...] = ()
+    steps_per_epoch: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of metrics.csv."""
+        return ("step", *(("epoch",) if self.steps_per_epoch else ()), "dataset", "patch_size", *self.metrics)
 
 
 class Board:
-    """Writes numbers in the caller's thread.
+    """A TensorBoard file, written in the caller's thread.
 
-    tensorboardX's own writer works in the background: on a full disk it dies there, and whoever hands it another number
-    waits for ever.
+    tensorboardX's own writer works in the background: on a full disk its thread dies, and the next number waits for
+    ever.
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
-        """Begins a file; TensorBoard then forgets what earlier files say of this step and of later ones.
+        """Begins a file; TensorBoard then drops what earlier files have of this step and later ones.
 
         Args:
-          folder: of all files of the run; made where it is not there.
+          folder: of all files of the run; created if it is missing.
           step: the first that is written.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +71,7 @@ class Board:
         """Writes one number.
 
         Raises:
-          OSError: the disk takes no more.
+          OSError: the disk is full.
         """
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -53,25 +79,18 @@ class Board:
             self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Brings everything to the disk."""
+        """Flushes and closes the file."""
         self._writer.close()
 
 
-HEALTH = tuple(f"feature_{name}" for name in MEASURES)
-METRICS = (*LOSSES, "learning_rate", "ema", "grad_norm", "tiles_per_second", *HEALTH)
-COLUMNS = ("step", "dataset", "patch_size", *METRICS)
-PER_DATASET = (*LOSSES, *HEALTH)
-QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a file
+def open_csv(path: pathlib.Path, step: int, columns: Sequence[str]) -> TextIO:
+    """Opens a table for the rows after `step`; drops the rows of later steps, which a killed run left.
 
-
-def open_csv(path: pathlib.Path, step: int, columns: Sequence[str] = COLUMNS) -> TextIO:
-    """The table, ready for the rows after `step`: rows of later steps, which a killed run left, are dropped.
-
-    Rows that were written with fewer columns, by an earlier version, are kept and have nothing in the new ones.
+    Rows with fewer columns, of an earlier version, are kept with nothing in the new ones.
 
     Args:
-      path: the file; made with a header where it is not there.
-      step: the step of the checkpoint from which the run goes on, 0 for a new run.
+      path: the file; created with a header if it is missing.
+      step: of the checkpoint from which the run resumes, 0 for a new run.
       columns: their names; one is "step".
     """
     kept = [row for row in _whole_rows(path) if row.get("step", "").isdigit() and int(row["step"]) <= step]
@@ -83,7 +102,7 @@ def open_csv(path: pathlib.Path, step: int, columns: Sequence[str] = COLUMNS) ->
 
 
 def _whole_rows(path: pathlib.Path) -> list[dict[str, str]]:
-    """The rows below the table's header, without a line that was cut short."""
+    """Returns the rows below the table's header, without a line that was cut short."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -91,25 +110,28 @@ def _whole_rows(path: pathlib.Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
 
-class RunLog:
-    """Writes the metrics of a run below its workdir; in every process but the first it does nothing.
+class MetricsLog:
+    """Writes the metrics of a run below its workdir; in every process but the first it does nothing."""
 
-    A subclass may write other columns, each in its own way.
-    """
-
-    metrics: tuple[str, ...] = METRICS
-    columns: tuple[str, ...] = COLUMNS
-    per_dataset: tuple[str, ...] = PER_DATASET
-
-    def __init__(self, workdir: pathlib.Path, *, step: int, total_steps: int, log_every: int, enabled: bool = True):
-        self._log_every, self._total, self._enabled = log_every, total_steps, enabled
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        columns: StepColumns,
+        *,
+        step: int,
+        total_steps: int,
+        log_every: int,
+        enabled: bool = True,
+    ):
+        self._columns, self._log_every, self._total, self._enabled = columns, log_every, total_steps, enabled
         if not enabled:
             return
-        self._file = open_csv(workdir / "metrics.csv", step, self.columns)
+        self._file = open_csv(workdir / "metrics.csv", step, columns.names)
         self._csv = csv.writer(self._file)
         self._board = Board(workdir / "tensorboard", step + 1)
-        interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
-        self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=interval, dynamic_ncols=True)
+        self._interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
+        self._shown = -math.inf
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=self._interval, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
         return self
@@ -126,39 +148,33 @@ class RunLog:
         """Shows a step; every `log_every` steps, and the last, also go to the files.
 
         Args:
-          step: how many updates were made.
-          metrics: a number for each of `self.metrics`.
+          step: updates made.
+          metrics: a number for each of the columns' metrics.
         """
         if not self._enabled:
             return
-        values = {name: float(metrics[name]) for name in self.metrics}
-        self._show(dataset, patch_size, values)
-        if step % self._log_every == 0 or step == self._total:
-            place = {"step": step, "dataset": dataset, "patch_size": f"{patch_size:g}"}
-            self._csv.writerow(self.row(place, values))
-            self._file.flush()  # a row is on disk before the checkpoint of its step
-            self._write_board(step, dataset, values)
-
-    def row(self, place: Mapping[str, Any], values: Mapping[str, float]) -> list[Any]:
-        """What is written for a step, in the order of `columns`."""
-        return [place[name] if name in place else repr(values[name]) for name in self.columns]
-
-    def status(self, values: Mapping[str, float]) -> str:
-        """What stands after the bar."""
-        return (
-            f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
-            f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s"
-        )
-
-    def _show(self, dataset: str, patch_size: float, values: Mapping[str, float]) -> None:
+        values = {name: float(metrics[name]) for name in self._columns.metrics}
         self._bar.set_description(f"{dataset} {patch_size:g} m", refresh=False)
-        self._bar.set_postfix_str(self.status(values), refresh=False)
+        self._bar.set_postfix_str(self._columns.bar(values), refresh=False)
         self._bar.update()
+        if step % self._log_every == 0 or step == self._total:
+            row = {"step": step, "dataset": dataset, "patch_size": f"{patch_size:g}"}
+            row["epoch"] = math.ceil(step / (self._columns.steps_per_epoch or 1))
+            row |= {name: repr(value) for name, value in values.items()}
+            self._csv.writerow([row[name] for name in self._columns.names])
+            self._file.flush()  # a row is on disk before the checkpoint of its step
+            self.write_scalars(step, values)
+            self.write_scalars(step, {f"{name}/{dataset}": values[name] for name in self._columns.per_dataset})
 
-    def _write_board(self, step: int, dataset: str, values: Mapping[str, float]) -> None:
-        """Writes what is finite: TensorBoard has no place for the rest, which is in the table."""
-        shown = {name: values[name] for name in self.metrics}
-        shown |= {f"{name}/{dataset}": values[name] for name in self.per_dataset}
-        for name, value in shown.items():
-            if math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers to TensorBoard, which has no place for those that are not finite: they are in the table."""
+        if self._enabled:
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+
+    def show_waiting(self, what: Any) -> None:
+        """Shows behind the bar what the run waits for, at once and then every half second, or 15 s in a file."""
+        if self._enabled and time.monotonic() - self._shown >= self._interval:
+            self._shown = time.monotonic()
+            self._bar.set_postfix_str(str(what))  # draws the bar

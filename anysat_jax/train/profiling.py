@@ -256,7 +256,7 @@ class Profiler:
         with jax.profiler.StepTraceAnnotation(STEP, step_num=number) if self._tracing else contextlib.nullcontext():
             yield
 
-    def rest(self, number: int, state: Any) -> None:
+    def pause(self, number: int, state: Any) -> None:
         """Ends a trace whose last step was made, before something else than a step, such as an evaluation.
 
         Args:

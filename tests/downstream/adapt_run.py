@@ -11,7 +11,7 @@ import signal
 from ml_collections import ConfigDict
 
 from anysat_jax import main
-from anysat_jax.train.metrics_log import RunLog
+from anysat_jax.train.metrics_log import MetricsLog
 from tests.downstream import adapt_toys
 
 
@@ -26,14 +26,14 @@ def get_config(name: str = "finetune") -> ConfigDict:
 
 def kill_at(at: int) -> None:
     """Kills this process right after a step was logged."""
-    write = RunLog.write
+    write = MetricsLog.write
 
     def write_and_die(self, step, *rest):
         write(self, step, *rest)
         if step == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    RunLog.write = write_and_die
+    MetricsLog.write = write_and_die
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A problem of a few numbers, so that fitting is tested without a network and without data."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -10,13 +12,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from anysat_jax.downstream.fit import FitLog, Problem, fit
+from anysat_jax.downstream import fit as fit_module
+from anysat_jax.downstream.config import DownstreamConfig, DownstreamOptimizerConfig
+from anysat_jax.downstream.fit import EvaluationLog, FitResult, Problem
 from anysat_jax.downstream.selection import FitStore
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.config import MeshConfig
+from anysat_jax.train.config import MeshConfig, PlateauConfig
+from anysat_jax.train.metrics_log import MetricsLog
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 
@@ -116,33 +121,34 @@ def toy_problem(**changes) -> Problem:
     return Problem(**{**fields, **changes})
 
 
-def toy_config(**changes) -> ConfigDict:
-    config = ConfigDict(
-        dict(
-            seed=0,
-            epochs=5,
-            checkpoint_every=3,
-            log_every=1,
-            average_decay=0.0,
-            max_nonfinite_steps=1,
-            profile=dict(steps=None),
-            early_stopping=None,
-            evaluate=dict(every=1),
-            optimizer=dict(
-                learning_rate=3e-2,
-                weight_decay=0.01,
-                clip_norm=1.0,
-                schedule="cosine",
-                warmup_epochs=0.5,
-                plateau=dict(factor=0.5, patience=1),
-            ),
+def toy_config(**changes) -> DownstreamConfig:
+    """The config of a short run; `optimizer__clip_norm=2.0` changes a value of a section."""
+    config = DownstreamConfig(
+        job="finetune",
+        init="none",
+        epochs=5,
+        checkpoint_every=3,
+        optimizer=DownstreamOptimizerConfig(
+            learning_rate=3e-2,
+            weight_decay=0.01,
+            clip_norm=1.0,
+            warmup_epochs=0.5,
+            plateau=PlateauConfig(factor=0.5, patience=1),
         ),
-        convert_dict=True,
     )
     for name, value in changes.items():
-        config.update_from_flattened_dict({name.replace("__", "."): value})
-    config["early_stopping"] = changes.get("early_stopping")
+        section, _, key = name.rpartition("__")
+        change = {section: dataclasses.replace(getattr(config, section), **{key: value})} if section else {key: value}
+        config = dataclasses.replace(config, **change)
     return config
+
+
+def fit(
+    problem: Problem, config: DownstreamConfig, mesh: Mesh, workdir: pathlib.Path, status: JobStatus | None = None
+) -> FitResult:
+    """Fits with the config stored as its own JSON values."""
+    stored = json.loads(json.dumps(dataclasses.asdict(config)))
+    return fit_module.fit(problem, config, mesh, workdir, stored, status)
 
 
 def one_device():
@@ -176,7 +182,7 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
     if where == "validation":
         problem = toy_problem(validate=validate_and_hang)
     else:
-        FitLog.write = hang
+        MetricsLog.write = hang
     with JobStatus(workdir, "toy", watchdog_seconds=5.0) as status:
         fit(problem, toy_config(), one_device(), workdir, status)
 
@@ -184,8 +190,8 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
 def arrange_signal(set_attribute: Callable, number: int, moment: str, step: int) -> None:
     """Has this process send itself a signal at a moment, see `fit_with_accident`."""
     owner, name, step_of = {
-        "logged": (FitLog, "write", lambda self, step, *_: step),
-        "evaluated": (FitLog, "write_evaluation", lambda self, epoch, step, *_: step),
+        "logged": (MetricsLog, "write", lambda self, step, *_: step),
+        "evaluated": (EvaluationLog, "write", lambda self, epoch, step, *_: step),
         "best": (FitStore, "save_best", lambda self, params, step: step),
         "saved": (FitStore, "save", lambda self, *_: self._checkpoints.wait() or self._checkpoints.steps[-1]),
     }[moment]

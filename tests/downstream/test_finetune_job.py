@@ -11,12 +11,12 @@ from sklearn.metrics import accuracy_score
 from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate
 from anysat_jax.downstream.finetune import finetune, network_problem
-from anysat_jax.downstream.fit import FitFed
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.model.init import flat_names
 from anysat_jax.status import read_status
+from anysat_jax.train.input import StepInput
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.downstream import adapt_toys
@@ -97,8 +97,8 @@ def test_the_flops_of_a_step_are_known_where_the_whole_network_trains(root):
         problem = network_problem(data, start_network(data), LossConfig(), JobStatus())
         counts[mode] = problem.count_flops
     batch = next(problem.batches())
-    fed = FitFed(batch, None, {})
-    assert counts["scratch"](fed) == finetune_flops(start_network(data).network, batch) > 1e6
+    inputs = StepInput((batch,), {})
+    assert counts["scratch"](inputs) == finetune_flops(start_network(data).network, batch) > 1e6
     assert counts["last_block"] is None
 
 

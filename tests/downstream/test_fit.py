@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from anysat_jax.downstream.fit import fit
 from anysat_jax.downstream.task import Task
 from anysat_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.status import FILE_NAME, describe, read_status
@@ -23,7 +22,16 @@ from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.watchdog import Watchdog
-from tests.downstream.fit_toys import CLASSES, ToyBatches, one_device, toy_config, toy_params, toy_problem, validate
+from tests.downstream.fit_toys import (
+    CLASSES,
+    ToyBatches,
+    fit,
+    one_device,
+    toy_config,
+    toy_params,
+    toy_problem,
+    validate,
+)
 from tests.train.toys import assert_same
 
 
@@ -148,7 +156,7 @@ def test_so_many_steps_that_are_not_finite_are_passed_over(tmp_path, caplog):
     losses = [row["loss"] for row in table(tmp_path / "metrics.csv")]
     assert [step for step, loss in enumerate(losses, 1) if loss == "nan"] == [5, 6, 9]
     assert found.record["nonfinite_steps"] == 3 and found.record["steps"] == 12
-    assert "The run goes on, until there are 3 in a row (max_nonfinite_steps)" in caplog.text
+    assert "The run continues, until there are 3 in a row (max_nonfinite_steps)" in caplog.text
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
     with pytest.raises(NonFiniteError, match=r"step 6 on dataset 'toy' .*samples whose loss is not finite: sample-80"):
         fit(toy_problem(batches=lambda: Spoilt(5, 6)), toy_config(max_nonfinite_steps=2), one_device(), tmp_path / "b")
@@ -173,7 +181,7 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
         return Scripted(0.5, 0.7, 0.6)(params) | {"accuracy": (0.5, 0.7, 0.6)[len(seen) - 1]}
 
     with JobStatus(tmp_path, "toy", watchdog_seconds=1800.0) as status:
-        problem = toy_problem(validate=judge, batches=Damaged, count_flops=lambda fed: 1e3 * fed.batch.batch_size)
+        problem = toy_problem(validate=judge, batches=Damaged, count_flops=lambda inputs: 1e3 * inputs.batch.batch_size)
         found = fit(problem, toy_config(epochs=3), one_device(), tmp_path, status)
     assert [(one["state"], one["step"], one["total_steps"]) for one in seen] == [
         ("evaluating", 4 * epoch, 12) for epoch in (1, 2, 3)

@@ -9,11 +9,12 @@ import signal
 import numpy as np
 import pytest
 
-from anysat_jax.downstream.fit import FitResult, fit
+from anysat_jax.downstream.fit import FitResult
 from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.train.checkpoints import Checkpoints
 from tests.downstream.fit_toys import (
     arrange_signal,
+    fit,
     fit_and_hang,
     fit_with_accident,
     one_device,
@@ -93,7 +94,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(straight, tmp
 def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, step, saved, evaluations):
     with pytest.MonkeyPatch.context() as patch:
         arrange_signal(patch.setattr, signal.SIGTERM, moment, step)
-        with pytest.raises(Preempted, match=f"asked to stop: saved step {saved}; the same command goes on from there"):
+        with pytest.raises(Preempted, match=f"stop: saved step {saved}; the same command continues from there"):
             fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 1 + evaluations
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:

@@ -21,7 +21,7 @@ def params_of(value):
 
 
 def begin(store):
-    return store.begin(params_of(0.0), toy_optimizer(), MESH)
+    return store.restore_or_init(params_of(0.0), toy_optimizer(), MESH)
 
 
 def evaluate(memory, step, value):
@@ -93,7 +93,7 @@ def test_other_parameters_are_refused_by_name_and_nothing_is_lost(tmp_path):
     more = {**params_of(0.0), "gate": jnp.zeros(3)}
     with FitStore(tmp_path, CONFIG) as store:
         with pytest.raises(ConfigError, match=r"checkpoints/4 does not fit .*params\.gate absent there, \(3,\) now"):
-            store.begin(more, toy_optimizer(), MESH)
+            store.restore_or_init(more, toy_optimizer(), MESH)
         with pytest.raises(ConfigError, match=r"best/4 does not fit .*\(gate absent there, \(3,\) now\)"):
             store.read_best(more, MESH, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "checkpoints"]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anysat_jax.downstream.fit import FitFeed
+from anysat_jax.downstream.fit import make_inputs
 from anysat_jax.downstream.step import (
     LOSSES,
     average_decay,
@@ -17,6 +17,7 @@ from anysat_jax.downstream.step import (
 )
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.train.config import MeshConfig
+from anysat_jax.train.input import DeviceFeed
 from anysat_jax.train.optimizer import leaf_names, make_optimizer
 from anysat_jax.train.sharding import make_mesh, put_params, replicated
 from tests.downstream.fit_toys import BATCH, TASK, WIDE, ToyBatches, forward, toy_config, toy_problem
@@ -126,7 +127,7 @@ def test_eight_devices_give_the_numbers_of_one(start, data, fsdp):
     )
     frozen = put_params(PROBLEM.frozen, mesh)
     assert frozen["encoder"]["mix"]["kernel"].addressable_shards[0].data.size == WIDE**2 // fsdp
-    feed, single = FitFeed(ToyBatches(), "tile", 0, mesh, None), start
+    feed, single = DeviceFeed(ToyBatches(), make_inputs("tile", 0, mesh)), start
     for number in range(1, 4):
         state, found = step(state, frozen, *feed.next().inputs)
         single, expected = STEP(single, PROBLEM.frozen, batch_of(number), SEED)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax import main
 from anysat_jax.configs import pretrain
-from anysat_jax.train.metrics_log import RunLog
+from anysat_jax.train.metrics_log import MetricsLog
 from data_pipelines import load, registry
 from data_pipelines.reader import DatasetEntry
 from tests.data_pipelines.fake_reader import CARD, FakeReader
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
 
 def send_signal(number: int, at: int) -> None:
     """Sends this process a signal right after a step was logged."""
-    write = RunLog.write
+    write = MetricsLog.write
 
     def write_and_send(self, step, *rest):
         write(self, step, *rest)
@@ -62,19 +62,19 @@ def send_signal(number: int, at: int) -> None:
                 time.sleep(0.02)
             os.kill(os.getpid(), number)
 
-    RunLog.write = write_and_send
+    MetricsLog.write = write_and_send
 
 
 def hang(at: int) -> None:
     """Never comes back from writing the log of a step."""
-    write = RunLog.write
+    write = MetricsLog.write
 
     def write_and_hang(self, step, *rest):
         write(self, step, *rest)
         while step == at:
             time.sleep(1)
 
-    RunLog.write = write_and_hang
+    MetricsLog.write = write_and_hang
 
 
 def spoil_batch(at: list[int]) -> None:

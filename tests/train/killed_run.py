@@ -15,8 +15,8 @@ from anysat_jax.train import checkpoints
 from anysat_jax.train import workdir as workdir_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import StepPrograms
-from anysat_jax.train.input import Feed
-from anysat_jax.train.metrics_log import RunLog
+from anysat_jax.train.input import DeviceFeed
+from anysat_jax.train.metrics_log import MetricsLog
 from anysat_jax.train.workdir import lock_workdir
 from data_pipelines import registry
 from data_pipelines.reader import DatasetEntry
@@ -25,10 +25,10 @@ from tests.train import fake_run
 MOMENTS = {
     "lock": (workdir_module, "_take"),
     "restore": (Checkpoints, "restore"),
-    "data": (Feed, "next"),
+    "data": (DeviceFeed, "next"),
     "compile": (StepPrograms, "_compile"),
     "step": (StepPrograms, "run"),
-    "log": (RunLog, "write"),
+    "log": (MetricsLog, "write"),
     "save": (Checkpoints, "save"),
     "checksums": (checkpoints, "write_checksums"),
     "close": (Checkpoints, "close"),

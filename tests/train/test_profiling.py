@@ -136,7 +136,7 @@ def test_what_follows_the_last_step_is_not_in_the_trace(tmp_path):
         for step in (1, 2):
             with profiler.step(step, state):
                 pass
-            profiler.rest(step, state)
+            profiler.pause(step, state)
             assert (tmp_path / "profile" / SUMMARY).exists() == (step == 2)
         with jax.profiler.TraceAnnotation("behind_the_last_step"):  # nothing traces it
             pass

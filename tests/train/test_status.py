@@ -15,7 +15,7 @@ from anysat_jax.status import FILE_NAME, describe, read_status
 from anysat_jax.train import status as status_module
 from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.input import Fed
+from anysat_jax.train.input import StepInput
 from anysat_jax.train.monitor import Finished, Meter
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.status import JobStatus, device_memory, training_fields
@@ -42,7 +42,7 @@ def content(workdir):
 
 
 def fields():
-    record, meter = RunRecord(), Meter(lambda fed: 100.0, peak=1000.0)
+    record, meter = RunRecord(), Meter(lambda inputs: 100.0, peak=1000.0)
     record.add_step({"predictive": 0.5, "contrastive": 2.0}, "fake 10 m")
     record.add_step(None, "fake 10 m")
     record.add_skipped("fake", 3)
@@ -51,7 +51,9 @@ def fields():
 
 
 def finished(step):
-    return Finished(step, Fed(fake_batch(("spot",), batch_size=4, extent=20.0), toy_masks(4), {}, waited=0.1), {}, 0.5)
+    return Finished(
+        step, StepInput((fake_batch(("spot",), batch_size=4, extent=20.0), toy_masks(4)), {}, waited=0.1), {}, 0.5
+    )
 
 
 def test_a_run_from_its_start_to_its_end(tmp_path, clock):

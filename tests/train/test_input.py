@@ -1,4 +1,4 @@
-"""Batches and masks on their way to the devices."""
+"""Inputs of steps on their way to the devices, and the names of bad samples."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,12 @@ import pytest
 from anysat_jax.batch import fake_batch
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import DataError
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.step import make_inputs
 from anysat_jax.train import input as feed_module
 from anysat_jax.train.config import MeshConfig
-from anysat_jax.train.input import Feed, until_end
-from anysat_jax.train.sharding import make_mesh
+from anysat_jax.train.input import DeviceFeed, StepInput, bad_rows, describe_bad_samples, until_end
+from anysat_jax.train.sharding import make_mesh, put_batch
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.shards import WorkerDiedError
 from tests.train.toys import assert_same
@@ -39,16 +41,16 @@ class Batches:
 
 
 def feed_at(step, position=None, seed=0):
-    config = pretrain.get_config()
-    config.seed = seed
-    return Feed(Batches(), config, MESH, step, position)
+    given = pretrain.get_config()
+    given.seed = seed
+    return DeviceFeed(Batches(), make_inputs(PretrainConfig.read(given), MESH), step=step, position=position)
 
 
 def test_labels_stay_behind_and_the_position_is_that_after_the_batch():
     feed = feed_at(0)
     fed = [feed.next() for _ in range(3)]
     assert [one.position for one in fed] == [{"next_step": 1}, {"next_step": 2}, {"next_step": 3}]
-    assert all(one.batch.labels == {} and one.masks.context_index.shape[0] == 4 for one in fed)
+    assert all(one.batch.labels == {} and one.inputs[1].context_index.shape[0] == 4 for one in fed)
     assert len(fed[0].batch.observations["spot"].values.sharding.device_set) == 2
 
 
@@ -56,12 +58,11 @@ def test_a_resumed_feed_gives_what_the_other_would_have_given():
     straight = feed_at(0)
     fed = [straight.next() for _ in range(3)]
     resumed = feed_at(2, fed[1].position).next()
-    assert_same(resumed.batch, fed[2].batch)
-    assert_same(resumed.masks, fed[2].masks)
+    assert_same(resumed.inputs, fed[2].inputs)
 
 
 def test_masks_follow_the_seed_and_the_step():
-    masks = [feed_at(step, seed=seed).next().masks for step, seed in ((0, 0), (1, 0), (0, 1))]
+    masks = [feed_at(step, seed=seed).next().inputs[1] for step, seed in ((0, 0), (1, 0), (0, 1))]
     for other in masks[1:]:
         with pytest.raises(AssertionError):
             assert_same(masks[0], other)
@@ -119,3 +120,47 @@ def test_tiles_stay_on_the_host_and_those_left_out_are_counted_and_told(monkeypa
     fed = feed_of(monkeypatch, advance).next()
     assert fed.tiles.tolist() == [0, 1, 2, 3] and fed.skipped == 2 and fed.waited > 0 and fed.batch.labels == {}
     assert told == ["step 1: tiles of fake cannot be read and are left out: 7, 9"]
+
+
+CUT = make_mesh(MeshConfig(data=2, fsdp=2))
+
+
+def batch_with(bad=()):
+    batch = fake_batch(("spot", "s2"), batch_size=8, extent=20.0)
+    s2 = batch.observations["s2"]
+    values = np.array(s2.values)
+    for row in bad:
+        values[row, 0, 0, 0, 0] = np.inf
+    return put_batch(batch.replace(observations={**batch.observations, "s2": s2.replace(values=values)}), CUT)
+
+
+def named(tiles):
+    return [f"fake_{tile}" for tile in tiles]
+
+
+def unreadable(tiles):
+    raise ValueError
+
+
+def describe(batch, tiles, tile_ids=named):
+    return describe_bad_samples(StepInput((batch,), {}, tiles=tiles), tile_ids)
+
+
+def test_rows_with_bad_values_are_found_whatever_device_holds_them():
+    assert np.flatnonzero(bad_rows(batch_with((1, 6)))).tolist() == [1, 6]
+    assert not bad_rows(batch_with()).any() and len(bad_rows(batch_with())) == 8
+
+
+def test_they_are_named():
+    assert describe(batch_with((2,)), np.arange(10, 18)) == "samples with such values in them: fake_12"
+
+
+def test_where_the_input_is_good_the_whole_batch_is_named():
+    text = describe(batch_with(), np.arange(8))
+    assert text.startswith("its samples: fake_0, fake_1, ") and text.endswith("fake_7")
+
+
+def test_few_of_many_and_by_position_where_they_cannot_be_read(monkeypatch):
+    assert describe(batch_with((3,)), np.arange(8), unreadable) == "samples with such values in them: tile 3"
+    monkeypatch.setattr("anysat_jax.train.input.MOST_NAMES", 2)
+    assert describe(batch_with(), np.arange(8), unreadable) == "its samples: tile 0, tile 1 and 6 more"

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
-from anysat_jax.pretrain import collapse as health_watch
-from anysat_jax.pretrain.collapse import WINDOW, HealthWatch
-from anysat_jax.train.input import Fed
+from anysat_jax.pretrain import collapse as collapse
+from anysat_jax.pretrain.collapse import WINDOW, CollapseMonitor
+from anysat_jax.pretrain.config import HealthConfig
+from anysat_jax.train.input import StepInput
 from anysat_jax.train.monitor import Finished
 from anysat_jax.train.record import RunRecord
 
@@ -14,7 +15,7 @@ from anysat_jax.train.record import RunRecord
 @pytest.fixture
 def warned(monkeypatch):
     lines = []
-    monkeypatch.setattr(health_watch.logging, "warning", lambda form, *values: lines.append(form % values))
+    monkeypatch.setattr(collapse.logging, "warning", lambda form, *values: lines.append(form % values))
     return lines
 
 
@@ -23,11 +24,11 @@ def look(watch, rank, cosine=0.5, variance=0.3, steps=WINDOW, first=1, dataset="
     for step in range(first, first + steps):
         values = dict(rank_tiles=rank, cosine=cosine, variance=variance)
         metrics = {f"feature_{name}": np.float32(value) for name, value in values.items()}
-        watch(Finished(step, Fed(batch, None, {}), metrics, 1.0))
+        watch(Finished(step, StepInput((batch, None), {}), metrics, 1.0))
 
 
 def watch_of(record=None):
-    return HealthWatch(record or RunRecord(), min_rank_share=0.2, max_cosine=0.99, min_variance=1e-3)
+    return CollapseMonitor(HealthConfig(min_rank_share=0.2, max_cosine=0.99, min_variance=1e-3), record or RunRecord())
 
 
 def test_a_rank_far_below_its_start_is_told_of_once(warned):

@@ -1,13 +1,13 @@
-"""Where a run begins."""
+"""Where a pretraining begins."""
 
 from anysat_jax.configs import pretrain
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
-from anysat_jax.pretrain import train as start
+from anysat_jax.pretrain import train
+from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.step import create_state
-from anysat_jax.train import config as settings
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.config import MeshConfig
+from anysat_jax.train.config import MeshConfig, as_json
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import make_mesh
 from tests.train.toys import assert_same, toy_optimizer
@@ -28,7 +28,7 @@ def config_of(**changes):
 def save(workdir, config, step):
     state = create_state(MODEL, toy_optimizer(), MESH, seed=9)
     record = RunRecord(steps=step)
-    meta = {"step": step, "config": settings.as_json(config), "record": record.to_json()}
+    meta = {"step": step, "config": as_json(config), "record": record.to_json()}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(state.replace(step=state.step + step), {"next_step": step}, meta)
     return state
@@ -36,7 +36,7 @@ def save(workdir, config, step):
 
 def begin(workdir, config):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return start.begin(config, MODEL, toy_optimizer(), MESH, checkpoints)
+        return train.restore_or_init(PretrainConfig.read(config), as_json(config), toy_optimizer(), MESH, checkpoints)
 
 
 def test_a_new_run_starts_at_random(tmp_path):

@@ -14,14 +14,22 @@ from anysat_jax.configs.pretrain import common
 from jax.extend.core import Jaxpr
 
 from anysat_jax.batch import Batch, fake_batch
+from anysat_jax.flops import step_flops
 from anysat_jax.model.init import init_student, student_shapes
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import MaskConfig, PatchMasks, put_masks, sample_patch_masks
 from anysat_jax.pretrain.objective import LOSSES, LossConfig, jepa_loss
-from anysat_jax.pretrain.step import TrainState, initial_state, make_train_step, pretraining_optimizer
+from anysat_jax.pretrain.step import (
+    HEALTH,
+    TrainState,
+    initial_state,
+    make_flops_counter,
+    make_train_step,
+    pretraining_optimizer,
+)
 from anysat_jax.train import sharding
 from anysat_jax.train.config import MeshConfig, model_config
-from anysat_jax.train.metrics_log import HEALTH
+from anysat_jax.train.input import StepInput
 from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.sharding import make_mesh, put_batch, replicated, state_shardings
 from tests.jaxprs import inner_jaxprs
@@ -166,3 +174,15 @@ def test_bfloat16_is_of_the_computation_alone() -> None:
         found[equation.primitive.name].update(str(variable.aval.dtype) for variable in equation.invars[:1])
     assert set(found["reduce_max"]) == set(found["log"]) == {"float32"}  # softmax and the contrastive loss
     assert found["dot_general"]["bfloat16"] > 2 * found["dot_general"]["float32"] > 0
+
+
+@pytest.mark.parametrize(("negatives", "parts"), [("global", 2), ("device", 4)])
+def test_the_flops_of_a_run_are_those_of_its_model(negatives, parts):
+    given = small_config()
+    given.model.sensors = ("spot",)
+    given.accumulate, given.pretrain.negatives = 2, negatives
+    config = PretrainConfig.read(given)
+    batch = fake_batch(("spot",), batch_size=4, extent=40.0)
+    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, 4, config.pretrain)
+    count = make_flops_counter(config, make_mesh(MeshConfig(data=2, fsdp=1)))
+    assert count(StepInput((batch, masks), {})) == step_flops(config.model, batch, masks, negative_parts=parts)

@@ -1,0 +1,166 @@
+"""The step loop of all training jobs."""
+
+import collections
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import jax
+from jax.sharding import Mesh
+
+from anysat_jax.train.checkpoints import Checkpoints
+from anysat_jax.train.compile import StepPrograms
+from anysat_jax.train.config import RunConfig
+from anysat_jax.train.input import DeviceFeed, StepInput
+from anysat_jax.train.metrics_log import MetricsLog, StepColumns
+from anysat_jax.train.monitor import Hook, Meter, StepMonitor, mesh_peak
+from anysat_jax.train.profiling import Profiler
+from anysat_jax.train.record import RunRecord
+from anysat_jax.train.sharding import replicated
+from anysat_jax.train.status import JobStatus
+from anysat_jax.train.workdir import StopRequest
+
+LOOKAHEAD = 2  # steps whose inputs are on the devices, and whose programs are compiled, before they run
+
+
+class StepLoop:
+    """Runs compiled steps with inputs prefetched to the devices. Use as a context manager and iterate over it.
+
+    Iterating yields the number of updates after each step; `state` and `position` are those after it. The caller does
+    what happens between steps: evaluate, save, stop. It may replace `state`.
+
+    Attributes:
+      step: updates made.
+      state, position: the state and the position in the data after them.
+      monitor, meter, log: of the steps.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+        state: Any,
+        batches: Any,
+        to_inputs: Callable[[Any, int], tuple[Any, ...]],
+        *,
+        mesh: Mesh,
+        total: int,
+        record: RunRecord,
+        position: dict[str, Any] | None,
+        columns: StepColumns,
+        workdir: pathlib.Path,
+        status: JobStatus,
+        constants: tuple[Any, ...] = (),
+        hooks: Sequence[Hook] = (),
+        describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None,
+        count_flops: Callable[[StepInput], float] | None = None,
+        date_buckets: Mapping[str, int] | None = None,
+        expected_programs: int = 0,
+    ):
+        """Prepares the steps after `record.steps`; does not run any.
+
+        Args:
+          config: of the run.
+          step: function of (state, *constants, *inputs) -> (state, metrics), not jitted.
+          state: on the mesh; its memory is donated to the first step.
+          batches, to_inputs, position: see `DeviceFeed`.
+          mesh: of the state.
+          total: updates of the whole run.
+          record: of the run; is updated with each step.
+          columns: what is logged of each step.
+          workdir: of the run.
+          status: of the job.
+          constants: arrays on the devices that are the same for every step, such as frozen parameters.
+          hooks, describe_samples: see `StepMonitor`.
+          count_flops: see `Meter`.
+          date_buckets, expected_programs: see `StepPrograms`.
+        """
+        self.step, self.state, self.position = record.steps, state, position
+        self.meter = Meter(count_flops, mesh_peak(mesh))
+        self._total, self._status = total, status
+        self._ahead: collections.deque[StepInput] = collections.deque()
+        self._resources = contextlib.ExitStack()
+        open_ = self._resources.enter_context
+        with self._resources:  # closed at once if one of them cannot be opened
+            is_first = jax.process_index() == 0
+            self._feed = open_(contextlib.closing(DeviceFeed(batches, to_inputs, step=record.steps, position=position)))
+            self.log = open_(
+                MetricsLog(
+                    workdir,
+                    columns,
+                    step=record.steps,
+                    total_steps=total,
+                    log_every=config.log_every,
+                    enabled=is_first,
+                )
+            )
+            # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
+            self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            self._programs = open_(
+                StepPrograms(
+                    jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
+                    state,
+                    constants=constants,
+                    date_buckets=date_buckets,
+                    expected=expected_programs,
+                    on_wait=self.log.show_waiting,
+                )
+            )
+            self._profiler = open_(Profiler(workdir, config.profile.steps, enabled=is_first))
+            self._watchdog = open_(status.watchdog("step", lambda: self._programs.compiling))
+            self.monitor = StepMonitor(
+                record,
+                self.log,
+                columns,
+                state.params,
+                max_nonfinite=config.max_nonfinite_steps,
+                describe_samples=describe_samples,
+                hooks=(self.meter, *hooks, self._watchdog, status),
+            )
+            self._resources = self._resources.pop_all()
+
+    def __enter__(self) -> Self:
+        self._status.set_state("running", step=self.step)
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._resources.__exit__(*error)
+
+    def __iter__(self) -> Iterator[int]:
+        while self.step < self._total:
+            left, step = self._total - self.step, self.step + 1
+            self._look_ahead(min(LOOKAHEAD, left))
+            inputs = self._ahead.popleft()
+            disturbed = self._programs.compiling or self._profiler.disturbs(step)
+            self.monitor.before_step(len(self._programs), disturbed)
+            with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
+                self.state, metrics = self._programs.run(self.state, inputs)
+            self.step, self.position = step, inputs.position
+            self._look_ahead(min(LOOKAHEAD, left - 1))  # while the devices compute
+            self.monitor.after_step(step, inputs, metrics)
+            yield step
+
+    def _look_ahead(self, count: int) -> None:
+        while len(self._ahead) < count:
+            self._ahead.append(self._feed.next())
+            self._programs.prepare(self._ahead[-1])
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this process received SIGTERM."""
+        return self._stop.requested
+
+    def should_stop(self, checkpoints: Checkpoints) -> bool:
+        """Returns whether the run was asked to stop; several processes agree on the step, which each must ask for."""
+        return self.stop_requested or (jax.process_count() > 1 and checkpoints.preempted(self.step))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context no step runs, as during an evaluation: profiler, watchdog and throughput pause."""
+        self.monitor.flush()
+        self._profiler.pause(self.step, self.state)
+        with self._watchdog.paused():
+            yield
+        self.monitor.reset_timer()
