@@ -1,12 +1,19 @@
-"""Each mode freezes what it says, and what is taken apart comes together again."""
+"""Parameters that train in each mode, and layer-wise decay."""
 
 import jax
 import numpy as np
 import pytest
 
-from anysat_jax.downstream.trainable import drop_path_rate, dropping_sensors, merge, split, trainable_names
+from anysat_jax.downstream.trainable import (
+    drop_path_rate,
+    dropping_sensors,
+    layer_multipliers,
+    merge,
+    split,
+    trainable_names,
+)
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import flat_names, init_encoder
+from anysat_jax.model.init import flat_names, init_encoder, student_shapes
 
 SENSORS = ("s1", "s2")
 PARTS = {
@@ -65,3 +72,51 @@ def test_blocks_are_left_out_where_all_train():
 def test_what_cannot_train_is_refused(params, mode, sensors, new_sensors, message):
     with pytest.raises(ValueError, match=message):
         split(params, mode, sensors, new_sensors)
+
+
+DEPTH, DECAY = 2, 0.5
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    model = ModelConfig(dim=32, depth=DEPTH, num_heads=2, predictor_heads=2, sensors=("s2", "spot"))
+    head = {"norm": {"scale": jax.ShapeDtypeStruct((32,), np.float32)}}
+    return {"encoder": student_shapes(model)["encoder"], "head": head}
+
+
+def test_every_layer_has_its_own_rate(shapes):
+    found = flat_names(layer_multipliers(shapes, DECAY, DEPTH))
+    assert set(found) == set(flat_names(shapes))
+    expected = {
+        "head/norm/scale": [0],
+        "encoder/combiner/cross/query": [1],
+        "encoder/combiner/cross/mlp/up/kernel": [1],
+        "encoder/combiner/blocks/mlp/up/kernel": [3, 2],
+        "encoder/combiner/class_token": [3],
+        "encoder/spatial/norm/scale": [4],
+        "encoder/spatial/blocks/attention/qkv/bias": [5, 4],
+        "encoder/spatial/class_token": [5],
+        "encoder/projector_s2/attention/query": [6],
+        "encoder/projector_spot/embed/kernel": [6],
+    }
+    for name, layers_above in expected.items():
+        np.testing.assert_array_equal(found[name].ravel(), DECAY ** np.float32(layers_above), err_msg=name)
+
+
+def test_they_multiply_updates_of_any_leaf(shapes):
+    """Shapes stay as they are, without any promotion of ranks."""
+    multipliers = layer_multipliers(shapes, DECAY, DEPTH)
+    scaled = jax.eval_shape(lambda updates: jax.tree.map(lambda u, m: u * m, updates, multipliers), shapes)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), scaled) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), shapes
+    )
+
+
+def test_no_decay_leaves_all_rates_equal(shapes):
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(layer_multipliers(shapes, 1.0, DEPTH)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_other_decays_are_refused(shapes, decay):
+    with pytest.raises(ValueError, match=f"optimizer.layer_decay = {decay} must be more than 0 and at most 1"):
+        layer_multipliers(shapes, decay, DEPTH)
