@@ -1,1 +1,1 @@
-"""From raw downloads to batches: readers, ArrayRecord, grain. Of the library it knows the sensors and the Batch."""
+"""From raw downloads to batches: readers, ArrayRecord, grain. Imports only sensors, batch and errors of anysat_jax."""

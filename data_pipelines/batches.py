@@ -108,12 +108,13 @@ class BatchMaker:
         """
         all_tiles = [sample // len(self.offsets) for sample in all_samples]
         batch = self._empty(len(samples), all_tiles, patch_size, training=False)
+        # Windows of one tile follow each other, and often cover the same blocks: these are read once.
         latest, found, blocks = None, -1, []
         for row, sample in enumerate(samples):
             index, number = divmod(sample, len(self.offsets))
             window = Window(self.transform.extent, self.offsets[number])
             wanted = (index, self._covering(window))
-            if wanted != latest:  # windows of one tile often cover the same blocks
+            if wanted != latest:
                 latest, (found, blocks) = wanted, self._read_or_none(index, all_tiles, window)
             if blocks:
                 self._write(batch, row, (index, found), blocks, window, None)

@@ -47,7 +47,7 @@ class DatasetCard:
       masks: sensors with `<sensor>_mask`; "pixel" for one mask of all bands, "band" for one each.
       clouds: sensors with `<sensor>_cloud`.
       optional: sensors that some tiles lack.
-      blocks: a tile is stored as so many records a side, so that a window of it can be read without the rest; 1: one.
+      blocks: records a side in which a tile is stored, so that a window of it can be read without the rest.
       georeferenced: the sensor whose grid "transform" describes; "" where the archive has none.
       file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
       units: of each sensor's values, in words.
@@ -67,7 +67,7 @@ class DatasetCard:
       split_rule: how tiles come to their splits, in words.
       natural_colour: for each sensor that can be shown, its (red, green, blue) channel numbers.
       size: how much there is, in words.
-      notes: what a user should know: traps of the archive, where we differ from the published reader.
+      notes: traps of the archive, and differences from the published reader.
       licence, citation, url: terms, whom to cite, where to get it.
     """
 
@@ -109,16 +109,17 @@ class DatasetCard:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        # The registry of a worker process has the library's sensors only.
         for sensor in self.own_sensors:
             register(sensor)
 
     def dtype(self, key: str) -> np.dtype:
-        """Dtype of a stored array: a sensor's, or the label "dense"."""
+        """Returns the dtype of a stored array: a sensor's, or the label "dense"."""
         default = "int8" if key == "dense" and self.dense_label != "regression" else "float32"
         return np.dtype(self.arrays.get(key, default))
 
     def side(self, key: str) -> int:
-        """Pixels along a side of a stored array: a sensor's, or the label "dense"."""
+        """Returns the pixels along a side of a stored array: a sensor's, or the label "dense"."""
         if key in self.sides:
             return self.sides[key]
         return round(self.extent / self.dense_metres) if key == "dense" else get_sensor(key).pixels(self.extent)
@@ -158,7 +159,7 @@ def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this release reads {FORMAT}")
         if strangers := set(content["card"]) - {field.name for field in dataclasses.fields(DatasetCard)}:
-            raise ValueError(f"this release does not know its fields {sorted(strangers)}")
+            raise ValueError(f"its fields {sorted(strangers)} are of another release")
         card = msgspec.convert(content["card"], DatasetCard)
         sensors = msgspec.convert(content["sensors"], dict[str, Sensor])
         stored = msgspec.convert(content["essentials"], dict[str, Any])
@@ -235,7 +236,7 @@ def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 
 Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
-"""Shape and dtype of each array of an example; None stands for the number of dates."""
+"""Shape and dtype of each array of an example; None is the number of dates."""
 
 
 TEXTS = ("id", "crs")  # the values of an example that are not arrays

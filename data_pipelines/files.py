@@ -213,7 +213,7 @@ def _with_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str, use: Call
 def read_hdf5_row(path: pathlib.Path, keys: Sequence[str], row: int, expected: str) -> dict[str, np.ndarray]:
     """Reads one row of each of an HDF5 file's datasets, and no other.
 
-    The file stays open in this process for further rows; a file that was replaced is opened anew.
+    The file stays open in this process for further rows; a file that was replaced is opened again.
 
     Raises:
       FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key or the row.

@@ -222,6 +222,7 @@ def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.n
       fraction: of them, above 0, at most 1.
       seed: another seed takes others.
     """
+    # crc32, as Python's hash of a text differs between processes.
     order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(size)
     return np.sort(order[: max(1, round(fraction * size))]).astype(np.int32)
 

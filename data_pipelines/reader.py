@@ -119,7 +119,7 @@ class DatasetEntry:
       holds_raw: whether a folder holds the published layout; None for data that are generated.
       layout: the published layout in words, for errors.
       version: "major.minor.patch" of the reader's examples; raise it when the same raw data give other examples.
-      code: modules that generate the data; a change in their text makes the data anew.
+      code: modules that generate the data, which are made again after a change of their text.
       source: default folder of the raw data, of a described folder.
     """
 

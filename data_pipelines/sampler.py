@@ -29,7 +29,7 @@ from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended
 class Schedule(grain.transforms.DatasetSelectionMap):
     """The dataset of each step.
 
-    Steps come in blocks. Within a block every dataset has its exact number of steps; their order is shuffled anew in
+    Steps come in blocks. Within a block every dataset has its exact number of steps; their order is shuffled in
     each block by (seed, block).
     """
 

@@ -46,6 +46,7 @@ def choose_dates(
     limit = most_dates(len(clear), sampling, rng is not None)
     if len(clear) <= limit:
         return clear
+    # Evaluation is deterministic.
     if rng is None:
         return clear[np.round(np.linspace(0, len(clear) - 1, limit)).astype(np.int64)]
     return clear[np.sort(rng.choice(len(clear), limit, replace=False))]
