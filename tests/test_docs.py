@@ -51,7 +51,7 @@ def in_order(page: pathlib.Path) -> list[tuple[str, str]]:
 
 README = in_order(REPOSITORY / "README.md")
 SHORT = {  # by the beginning of a config's name: the only change to a command is how long it trains
-    "pretrain.py": "--config.total_steps=2",
+    "pretrain.py": "--config.total_steps=1",
     "finetune.py": "--config.epochs=2",
     "probe.py": "",
     "evaluate.py": "",
