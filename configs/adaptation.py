@@ -1,19 +1,19 @@
-"""What configs/finetune.py, probe.py and evaluate.py share: every field, and the two schedules of the paper."""
+"""Shared by configs/finetune.py, probe.py and evaluate.py: every field, and the two schedules of the paper."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 
 def common(job: str, name: str) -> ConfigDict:
-    """Every field: the paper's numbers, where there are any."""
+    """Returns every field, with the paper's numbers where it gives any."""
     config = ConfigDict()
     config.job = job
     config.name = name
     config.row = ""  # of the paper's tables that the result belongs to, such as A/flair/finetune; "": none
     config.seed = 0
     config.init = ""  # a workdir, an exported .safetensors, a published .pth, or none
-    config.mode = "finetune"  # or probe, last_block, projector, scratch: what is trained
-    config.new_sensors = ()  # may start at random, for no pretraining knew them
+    config.mode = "finetune"  # or probe, last_block, projector, scratch: which parameters train
+    config.new_sensors = ()  # not in pretraining: their projectors start at random
     config.dtype = "float32"  # of the computation; parameters are float32 always
     config.epochs = 100
     config.checkpoint_every = 1000  # steps, besides after each evaluation
@@ -21,7 +21,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.max_nonfinite_steps = 1  # in a row; their updates are not applied, and at so many the run ends
     config.watchdog_seconds = 1800.0  # without a finished step or batch, after which a run that hangs ends; 0: never
 
-    config.model = ConfigDict()  # None: as the weights' model is; init = none starts from the base model
+    config.model = ConfigDict()  # None: as in the weights; init = none starts from the base model
     config.model.preset = placeholder(str)  # tiny, small, base
     config.model.dim = placeholder(int)
     config.model.depth = placeholder(int)
@@ -37,23 +37,23 @@ def common(job: str, name: str) -> ConfigDict:
     config.data.root = ""
     config.data.num_workers = 0
     config.data.skip_corrupt = False  # leaves out tiles whose records are damaged, and counts them
-    config.data.fake_tiles = 0  # of each split, made on the spot instead of read from data.root; 0: none
+    config.data.fake_tiles = 0  # fake tiles of each split, in place of data.root; 0: none
     config.data.datasets = ConfigDict()
 
     config.task = ConfigDict()
-    config.task.level = "tile"  # or dense: an answer for each pixel of the label map
+    config.task.level = "tile"  # or dense: a prediction for each pixel of the label map
     config.task.metric = ""  # chooses the best checkpoint; "": the usual one of the task
-    config.task.sensor = ""  # whose sub-patches a dense answer is made of; "": the one that fits the label map
+    config.task.sensor = ""  # its sub-patches make a dense prediction; "": the one that fits the label map
     config.task.class_weights = FieldReference("none", field_type=object)  # or balanced, or a number for each class
     config.task.label_smoothing = 0.0
-    config.task.allow_absent_classes = False  # whether a class may be there in val or test and not in train
+    config.task.allow_absent_classes = False  # whether val or test may have a class that train lacks
 
     config.head = ConfigDict()
     config.head.kind = "linear"  # LayerNorm and Linear, the paper's; or mlp
     config.head.input = "tile"  # or dense (sub-patches), or mean (of the sub-patches over the tile)
     config.head.hidden = 512  # of the mlp
     config.head.upsample = "shuffle"  # or bilinear, where a sub-patch has several label pixels
-    config.head_init = "random"  # or probe: a linear head starts as the best one on frozen features
+    config.head_init = "random"  # or probe: a linear head starts as the best probe of frozen features
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-5
@@ -68,15 +68,15 @@ def common(job: str, name: str) -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.every = 1  # epochs
-    config.evaluate.splits = ("val", "test")  # measured at the end, with the best checkpoint
+    config.evaluate.splits = ("val", "test")  # evaluated at the end, with the best checkpoint
     config.evaluate.patch_sizes = placeholder(tuple)  # metres; logits are averaged over several. None: the training's
     config.evaluate.batch_size = 16
     config.evaluate.panels = 4  # tiles that the report shows
 
     config.cache = ConfigDict()  # features of a frozen encoder, in mode probe
     config.cache.folder = ""  # "": the user's cache
-    config.cache.max_gb = 50.0  # of a split; beyond it pixels_per_tile must say what to leave out
-    config.cache.pixels_per_tile = placeholder(int)  # drawn from each tile; None: all
+    config.cache.max_gb = 50.0  # of a split; larger ones are refused, see pixels_per_tile
+    config.cache.pixels_per_tile = placeholder(int)  # sampled from each tile; None: all
     config.knn = ConfigDict(dict(neighbours=0))  # a quick look at frozen features; 0: none
 
     config.profile = ConfigDict()
@@ -108,7 +108,7 @@ def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dat
 
 
 def classification(config: ConfigDict, metric: str) -> None:
-    """One answer for a tile; the paper's schedule for it: linear warm-up, then cosine."""
+    """One prediction for a tile; the paper's schedule for it: linear warm-up, then cosine."""
     config.task.update(dict(level="tile", metric=metric))
     config.head.input = "tile"
     config.optimizer.schedule = "cosine"
@@ -116,7 +116,7 @@ def classification(config: ConfigDict, metric: str) -> None:
 
 
 def segmentation(config: ConfigDict, metric: str = "mean_iou") -> None:
-    """One answer for a pixel; the paper's schedule for it: the rate falls where the validation metric stands still."""
+    """One prediction for a pixel; the paper's schedule for it: the rate falls on a plateau of the validation metric."""
     config.task.update(dict(level="dense", metric=metric))
     config.head.input = "dense"
     config.optimizer.schedule = "plateau"
@@ -133,7 +133,7 @@ def large(config: ConfigDict) -> None:
 
 
 def smoke(config: ConfigDict, tiles: int, **data: object) -> None:
-    """A tiny random model for one epoch on made-up tiles: whether everything fits together, in a minute on a CPU.
+    """A tiny random model for one epoch on fake tiles: a test of the whole job, in a minute on a CPU.
 
     Args:
       tiles: of each split; 0 for a dataset that is made by code or prepared already.

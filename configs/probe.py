@@ -19,10 +19,10 @@ so2sat                    1 x H100     not run  OA 59.1, 29K
 prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
 prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
 
-Behind any name: ",random" takes no weights, and shows what an encoder is worth that learned nothing; ",smoke" ends
-within a minute on a CPU, with a tiny random model and, where the data are a download, an archive that is made on the
-spot. WEIGHTS is the workdir of a run, an exported .safetensors, a published .pth, or none. docs/TASKS.md explains the
-options. The first epoch waits for the features; all others take seconds.
+Behind any name: ",random" probes an encoder at its random start, as a baseline; ",smoke" ends within a minute on a CPU,
+with a tiny random model and, where the data are a download, a fake archive. WEIGHTS is the workdir of a run, an
+exported .safetensors, a published .pth, or none. docs/TASKS.md explains the options. The first epoch waits for the
+features; all others take seconds.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""What is asked of each dataset: its labels, metric and samples, for fine-tuning, probing and evaluation alike.
+"""Tasks of each dataset: labels, metric and samples, the same for fine-tuning, probing and evaluation.
 
 Patch sizes are the smallest of the paper's Table C; batch sizes are the paper's for GeoPlex, and for the other datasets
-what eight accelerators of 80 GB should hold. Epochs, patience and numbers of dates are ours: the paper names none.
+what eight accelerators of 80 GB should hold. Epochs, patience and numbers of dates are ours: the paper gives none.
 """
 
 from collections.abc import Callable, Collection
@@ -25,7 +25,7 @@ def planted(config: ConfigDict) -> None:
 
 
 def flair(config: ConfigDict) -> None:
-    """Land cover of pixels of 0.2 m: each sub-patch of 2 m answers for its 10 x 10 pixels."""
+    """Land cover of pixels of 0.2 m: each sub-patch of 2 m predicts its 10 x 10 pixels."""
     large(config)
     segmentation(config)
     config.data.datasets.flair = dataset(96, (10,), 35)
@@ -47,7 +47,7 @@ def pastis_hd_semseg(config: ConfigDict) -> None:
 
 
 def sickle(config: ConfigDict) -> None:
-    """Paddy or not, in pixels of 10 m; there is no test split, and the paper measures on val."""
+    """Paddy or not, in pixels of 10 m; without a test split, the paper evaluates on val."""
     large(config)
     segmentation(config)
     config.data.datasets.sickle = dataset(16, (10,), 32)
@@ -79,7 +79,7 @@ def sen1floods11(config: ConfigDict) -> None:
 
 
 def hls_burn_scars(config: ConfigDict) -> None:
-    """Burnt ground in pixels of 30 m, by a sensor that pretraining did not know."""
+    """Burnt ground in pixels of 30 m, by a sensor that was not in pretraining."""
     large(config)
     segmentation(config)
     config.new_sensors = ("hls",)
@@ -95,7 +95,7 @@ def so2sat(config: ConfigDict) -> None:
 
 
 def spacenet7(config: ConfigDict) -> None:
-    """Buildings in pixels of 3 m, by a sensor that pretraining did not know."""
+    """Buildings in pixels of 3 m, by a sensor that was not in pretraining."""
     large(config)
     segmentation(config)
     config.new_sensors = ("planet",)
@@ -171,7 +171,7 @@ def prepared(config: ConfigDict, name: str, dense: bool) -> None:
 
 
 def at_random(config: ConfigDict, name: str) -> None:
-    """Takes no weights: the base model, or for little data that of the config of configs/pretrain.py."""
+    """Starts at random: the base model, or for little data that of configs/pretrain.py."""
     config.init = "none"
     if name in LITTLE:
         config.model.update(dict(preset="tiny") | LITTLE[name])
@@ -184,13 +184,13 @@ def short(config: ConfigDict) -> None:
     config.head_init = "probe"
     config.epochs = 40
     config.early_stopping = 10
-    config.optimizer.learning_rate = 1e-4  # at more, a solved head is spoilt before the encoder follows
+    config.optimizer.learning_rate = 1e-4  # a higher rate spoils the probe-initialised head before the encoder follows
     config.optimizer.clip_norm = 1.0
     config.evaluate.batch_size = 64
 
 
 def single_pixels(config: ConfigDict) -> None:
-    """Some 1,200 series of single pixels: what keeps a network from learning them by heart."""
+    """Some 1,200 series of single pixels: regularisation against overfitting."""
     config.head.input = "mean"  # the tile is its only sub-patch
     config.head_init = "random"  # the encoder changes too much for another start to matter
     config.average_decay = 0.98
@@ -242,8 +242,8 @@ LITTLE = {
     "mini_pastis_hd_semseg": dict(dim=128),
     "mini_pastis_hd_classif": dict(dim=128),
 }
-"""Tasks for two CPU cores, and what their tiny model differs in. Below a width of 128 a projector's first norm has no
-more than two channels a group, and most of what a pixel holds is lost."""
+"""Tasks for two CPU cores, and fields of their tiny model. Below a width of 128 a projector's first norm has at most
+two channels in a group, which removes most of a pixel's information."""
 
 SMOKE: dict[str, dict[str, object]] = {
     "treesatai_ts": dict(tiles=4),
@@ -266,15 +266,15 @@ SMOKE: dict[str, dict[str, object]] = {
     "mini_pastis_hd_semseg": dict(tiles=0, fraction=0.05),
     "mini_pastis_hd_classif": dict(tiles=0, fraction=0.05),
 }
-"""What a smoke run needs: made-up tiles of each split, and windows of large ones."""
+"""Options of smoke runs: fake tiles of each split, and windows of large ones."""
 
 
 def make(job: str, arg: str, names: Collection[str], options: Collection[str] = ()) -> tuple[ConfigDict, str, set[str]]:
-    """A job's config for NAME[,OPTION...], or prepared,DATASET[,dense][,OPTION...].
+    """Returns a job's config for NAME[,OPTION...], or prepared,DATASET[,dense][,OPTION...].
 
     Args:
-      job: finetune, probe or evaluate, which is the file's name too.
-      arg: what stands after the colon.
+      job: finetune, probe or evaluate, also the name of the config file.
+      arg: the text after the colon.
       names: the tasks that the file has.
       options: words that may follow, besides smoke.
 
@@ -282,7 +282,7 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
       The config; the task's name; and the options that were given.
 
     Raises:
-      ValueError: there is no such name or option.
+      ValueError: unknown name or option.
     """
     name, *words = arg.split(",")
     own = words.pop(0) if name == "prepared" and words else ""
@@ -299,7 +299,7 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
 
 
 def finish(config: ConfigDict, name: str, options: Collection[str]) -> ConfigDict:
-    """The config itself, or its smoke run."""
+    """Returns the config, or that of its smoke run."""
     if "smoke" in options:
         smoke(config, **SMOKE.get(name, dict(tiles=0)))
     return config
