@@ -123,11 +123,12 @@ class OpenDataset:
         """
         patch_size = self.options.check_patch_size(patch_size)
         _check_divides("batch_size", batch_size, shard)
-        maker = self._maker(split)
+        maker = self.batch_maker(split)
         positions = None if tiles is None else check_tiles(tiles, len(maker.source))
         return iter(InOrder(maker, batch_size, patch_size, positions, shard))
 
-    def _maker(self, split: str) -> BatchMaker:
+    def batch_maker(self, split: str) -> BatchMaker:
+        """Returns what makes batches of a split."""
         sampling = self.options.sampling
         counts = self.prepared.series_lengths(split) if sampling.date_buckets else None
         transform = TileTransform(self.card, self.statistics, sampling)
@@ -201,7 +202,7 @@ def train_iterator(
     for name in sorted(datasets):
         dataset = datasets[name]
         _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, shard)
-        maker = dataset._maker(SPLIT)
+        maker = dataset.batch_maker(SPLIT)
         # All tiles need no list of positions, which would be sent to every worker process.
         all_tiles = dataset.options.fraction == 1
         positions = None if all_tiles else dataset.training_tiles
