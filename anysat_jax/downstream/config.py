@@ -55,7 +55,7 @@ class EncoderConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class FakeDataConfig(Section):
-    """What `data_pipelines` does not read of the section `data`: tiles of each split made up on the spot; 0: none."""
+    """Part of the section `data`: tiles of each split made on the spot instead of read from data.root; 0: none."""
 
     NAME = "data"
     fake_tiles: int = checked(COUNT, 0)
@@ -151,7 +151,7 @@ class DownstreamConfig(RunConfig):
       mode: which parameters train.
       new_sensors: sensors whose projectors may start at random.
       dtype: of the computation.
-      epochs: 0: the head is solved and nothing is trained.
+      epochs: 0: nothing trains after the probe-initialised head.
       head_init: "random", or "probe": a linear head starts as the best probe of the frozen features.
       early_stopping: evaluations in a row without a better one after which training stops; None: all epochs.
       average_decay: of the moving average of the parameters that is evaluated and kept; 0: no average.

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
-from anysat_jax.downstream.selection import FitStart, FitStore, Rules, Selection, summarise
+from anysat_jax.downstream.selection import FitStart, FitStore, Memory, Rules, Selection, summarise
 from anysat_jax.downstream.step import LOSSES, DownstreamState, Forward, make_train_step, with_rate_scale
 from anysat_jax.downstream.task import METRICS, LossConfig, Task
 from anysat_jax.downstream.trainable import merge
@@ -48,7 +49,7 @@ class Batches(Iterator[Any], Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What `fit` trains, on what, and how it is validated.
+    """A task to train: parameters, batches, loss and validation.
 
     Attributes:
       task: of the labels; `task.metric` chooses the best parameters.
@@ -83,7 +84,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What `fit` returns.
+    """Result of `fit`.
 
     Attributes:
       params: the whole parameters of the best evaluation, numpy on every process.
@@ -99,7 +100,7 @@ class FitResult:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which steps are evaluated and saved, and when the run is finished; steps count from 1."""
+    """Schedule of evaluations and checkpoints; steps count from 1."""
 
     steps_per_epoch: int
     epochs: int
@@ -145,6 +146,21 @@ class EvaluationLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def step_columns(self, steps_per_epoch: int) -> StepColumns:
+        """Returns what is logged of each step; the bar shows the latest evaluation too."""
+
+        def bar(values: Mapping[str, float]) -> str:
+            rate, speed = values["learning_rate"], values["tiles_per_second"]
+            return f"loss {values['loss']:.4f}, {self.line}lr {rate:.1e}, {speed:.1f} tiles/s"
+
+        return StepColumns(
+            metrics=("loss", "learning_rate", "grad_norm", "tiles_per_second"),
+            bar=bar,
+            losses={"loss": "loss"},
+            checked=LOSSES,
+            steps_per_epoch=steps_per_epoch,
+        )
 
     def write(self, epoch: int, step: int, scores: Mapping[str, float], best: float, log: MetricsLog) -> None:
         """Writes the scores of an evaluation.
@@ -243,25 +259,8 @@ def train(
       DataError: a tile cannot be read.
       Preempted: the run was asked to stop, and is saved.
     """
-    memory, selection = start.memory, start.memory.selection
+    selection = start.memory.selection
     frozen = put_params(problem.frozen, mesh)
-
-    def describe(inputs: StepInput, metrics: Mapping[str, Any]) -> str:
-        bad, index = metrics["nonfinite_samples"], metrics["index"]
-        what = "samples whose loss is not finite" if bad.any() else "samples of the batch"
-        return f"{what}: {name_samples((index[bad] if bad.any() else index).tolist(), problem.sample_ids)}"
-
-    def bar(values: Mapping[str, float]) -> str:
-        rate, speed = values["learning_rate"], values["tiles_per_second"]
-        return f"loss {values['loss']:.4f}, {evaluations.line}lr {rate:.1e}, {speed:.1f} tiles/s"
-
-    columns = StepColumns(
-        metrics=("loss", "learning_rate", "grad_norm", "tiles_per_second"),
-        bar=bar,
-        losses={"loss": "loss"},
-        checked=LOSSES,
-        steps_per_epoch=plan.steps_per_epoch,
-    )
     with (
         contextlib.closing(EvaluationLog(workdir, problem.task, selection.step)) as evaluations,
         StepLoop(
@@ -272,50 +271,68 @@ def train(
             make_inputs(problem.task.level, config.seed, mesh),
             mesh=mesh,
             total=plan.total,
-            record=memory.record,
+            record=start.memory.record,
             position=start.position,
-            columns=columns,
+            columns=evaluations.step_columns(plan.steps_per_epoch),
             workdir=workdir,
             status=status,
             constants=(frozen,),
-            describe_samples=describe,
+            describe_samples=functools.partial(describe_samples, problem.sample_ids),
             count_flops=problem.count_flops,
         ) as loop,
     ):
         follow(status, start, store, loop.meter, problem.task.metric)
-
-        def evaluate() -> None:
-            with loop.paused():
-                scores = problem.validate(merge(loop.state.eval_params, frozen))
-                epoch = loop.step // plan.steps_per_epoch
-                improved = selection.update(plan.rules, epoch, loop.step, float(scores[plan.rules.metric]))
-                evaluations.write(epoch, loop.step, scores, selection.best.value, loop.log)
-                if improved:
-                    store.save_best(loop.state.eval_params, loop.step)
-                loop.state = with_rate_scale(loop.state, selection.rate_scale)
-
-        def save() -> None:
-            loop.monitor.flush()
-            with status.during("saving"):
-                store.save(loop.state, loop.position, memory)
-
-        preempted = "asked to stop: saved step {}; the same command continues from there"
+        after_step = functools.partial(evaluate_and_save, problem, plan, frozen, loop, start.memory, store, evaluations)
         if plan.due(loop.step, selection):  # a run that was asked to stop saves before it evaluates
-            evaluate()
-            save()
-        steps = iter(loop)
-        while not plan.finished(loop.step, selection):
-            step_number = next(steps)
-            stopping = loop.should_stop(store)
-            due = plan.due(step_number, selection)
-            if due and not stopping:
-                evaluate()
-            if due or stopping or step_number % plan.checkpoint_every == 0:
-                save()
-            if stopping:
-                raise Preempted(preempted.format(step_number))
-        if loop.stop_requested:  # during the last evaluation
-            raise Preempted(preempted.format(loop.step))
+            after_step(status, evaluates=True, saves=True)
+        steps, stopping = iter(loop), False
+        while not (stopping or plan.finished(loop.step, selection)):
+            number = next(steps)
+            stopping, due = loop.should_stop(store), plan.due(number, selection)
+            saves = due or stopping or number % plan.checkpoint_every == 0
+            after_step(status, evaluates=due and not stopping, saves=saves)
+        if stopping or loop.stop_requested:  # before or during the last evaluation
+            raise Preempted(f"asked to stop: saved step {loop.step}; the same command continues from there")
+
+
+def evaluate_and_save(
+    problem: Problem,
+    plan: Plan,
+    frozen: Params,
+    loop: StepLoop,
+    memory: Memory,
+    store: FitStore,
+    evaluations: EvaluationLog,
+    status: JobStatus,
+    *,
+    evaluates: bool,
+    saves: bool,
+) -> None:
+    """Evaluates the parameters between two steps, keeps them if they are the best, and saves a checkpoint."""
+    selection = memory.selection
+    if evaluates:
+        with loop.paused():
+            scores = problem.validate(merge(loop.state.eval_params, frozen))
+            epoch = loop.step // plan.steps_per_epoch
+            improved = selection.update(plan.rules, epoch, loop.step, float(scores[plan.rules.metric]))
+            evaluations.write(epoch, loop.step, scores, selection.best.value, loop.log)
+            if improved:
+                store.save_best(loop.state.eval_params, loop.step)
+            loop.state = with_rate_scale(loop.state, selection.rate_scale)
+    if saves:
+        loop.monitor.flush()
+        with status.during("saving"):
+            store.save(loop.state, loop.position, memory)
+
+
+def describe_samples(
+    sample_ids: Callable[[Sequence[int]], list[str]], inputs: StepInput, metrics: Mapping[str, Any]
+) -> str:
+    """Names the samples whose loss is not finite, or the whole batch if there are none."""
+    bad, index = metrics["nonfinite_samples"], metrics["index"]
+    if bad.any():
+        return f"samples whose loss is not finite: {name_samples(index[bad].tolist(), sample_ids)}"
+    return f"samples of the batch: {name_samples(index.tolist(), sample_ids)}"
 
 
 def make_inputs(level: str, seed: int, mesh: Mesh) -> Callable[[Any, int], tuple[Any, ...]]:

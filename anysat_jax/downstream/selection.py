@@ -1,4 +1,4 @@
-"""What evaluations decide: which parameters are the best, when the rate falls, and when to stop. Pure Python."""
+"""Selection of the best parameters by evaluations, with early stopping and the plateau schedule, and its storage."""
 
 import dataclasses
 import math
@@ -31,14 +31,14 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How evaluations are judged.
+    """Rules of selection.
 
     Attributes:
       metric: name of the score.
       lower_is_better: whether it is an error.
-      patience: evaluations in a row without a new best one after which training stops; None: it never does.
+      patience: evaluations in a row without a new best one after which training stops; None: never.
       factor, plateau_patience: after `plateau_patience` evaluations in a row without a new best one, the learning rate
-        is multiplied by `factor`, and counting begins anew; None: never.
+        is multiplied by `factor`, and the count restarts; None: never.
     """
 
     metric: str
@@ -57,7 +57,7 @@ class Rules:
         return dataclasses.replace(rules, factor=plateau.factor, plateau_patience=plateau.patience)
 
     def better(self, value: float, than: float) -> bool:
-        """Whether one value is better than another; nan, the score of nothing, is worse than any number."""
+        """Returns whether one value is better than another; nan, the score of no samples, is worse than any number."""
         if math.isnan(value) or math.isnan(than):
             return math.isnan(than) and not math.isnan(value)
         return value < than if self.lower_is_better else value > than
@@ -65,7 +65,7 @@ class Rules:
 
 @dataclasses.dataclass
 class Selection:
-    """What a run remembers of its evaluations; part of every checkpoint.
+    """Evaluations of a run; part of every checkpoint.
 
     Attributes:
       evaluations: how many there were.
@@ -84,7 +84,7 @@ class Selection:
     rate_scale: float = 1.0
 
     def update(self, rules: Rules, epoch: int, step: int, value: float) -> bool:
-        """Takes note of an evaluation. Returns whether it is the best so far, as the first one always is."""
+        """Adds an evaluation; returns whether it is the best so far, as the first always is."""
         self.evaluations, self.step = self.evaluations + 1, step
         if self.best is None or rules.better(value, self.best.value):
             self.best, self.since_best, self.since_change = Best(epoch, step, value), 0, 0
@@ -95,11 +95,11 @@ class Selection:
         return False
 
     def stops(self, rules: Rules) -> bool:
-        """Whether the best evaluation is too long ago for training to go on."""
+        """Returns whether the best evaluation is so long ago that training stops."""
         return rules.patience is not None and self.since_best >= rules.patience
 
     def to_json(self) -> dict[str, Any]:
-        """The memory as JSON values; a value that is nan is None."""
+        """Returns JSON values; nan becomes None."""
         values = dataclasses.asdict(self)
         if self.best is not None and math.isnan(self.best.value):
             values["best"]["value"] = None
@@ -131,12 +131,12 @@ FREE_TO_CHANGE = (
     "settings.cache.",
     "settings.knn.",
 )
-"""Beginnings of names that may differ when a run goes on, without a word about it."""
+"""Prefixes of config keys that may change on resume without a warning."""
 
 
 @dataclasses.dataclass
 class Memory:
-    """The steps and the evaluations so far."""
+    """Steps and evaluations so far."""
 
     record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord(losses={"loss": LossEdges()}))
     selection: Selection = dataclasses.field(default_factory=Selection)
@@ -151,7 +151,7 @@ class Memory:
 
 @dataclasses.dataclass
 class FitStart:
-    """Where a process begins: at the beginning, or where another ended."""
+    """Where a process begins: at the beginning, or at a checkpoint with a position in the data."""
 
     state: DownstreamState
     memory: Memory
@@ -161,16 +161,16 @@ class FitStart:
 class FitStore:
     """The folders `checkpoints` and `best` of a workdir.
 
-    The best parameters are whole on disk before a checkpoint tells of them, and the ones before them stay until that
-    checkpoint is whole: whichever checkpoint a run goes on from, the best parameters that it tells of are there.
+    The best parameters are whole on disk before a checkpoint refers to them, and the ones before them stay until that
+    checkpoint is whole: whichever checkpoint a run resumes from, the best parameters that it refers to are there.
     """
 
     def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
         """Opens the folders.
 
         Args:
-          workdir: where they are.
-          config: {"problem", "settings"}, JSON values: what must stay as it is when a run goes on, and what may change.
+          workdir: of the run.
+          config: {"problem", "settings"}, JSON values: what must not change on resume, and what may.
         """
         self._config = config
         self._checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
@@ -187,18 +187,18 @@ class FitStore:
 
     @property
     def steps(self) -> list[int]:
-        """Of the whole checkpoints, oldest first."""
+        """Steps of the whole checkpoints, oldest first."""
         return self._checkpoints.steps
 
     def restore_or_init(
         self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
     ) -> FitStart:
-        """Restores the newest checkpoint, and drops best parameters that it does not know; else starts anew.
+        """Restores the newest checkpoint, and drops best parameters of later steps; if there is none, starts anew.
 
         Args:
-          trainable: the parameters that a new start begins with.
+          trainable: the parameters of a new start.
           optimizer: of them.
-          mesh: where the state goes.
+          mesh: of the state.
           averaged: whether the state keeps an average of the parameters.
 
         Raises:
@@ -216,28 +216,28 @@ class FitStore:
         return FitStart(restored.state, memory, restored.data)
 
     def preempted(self, step: int) -> bool:
-        """Whether several processes were asked to stop; they all agree on the step."""
+        """Returns whether the processes received a stop signal; all of them agree on the step."""
         return self._checkpoints.preempted(step)
 
     def save(self, state: DownstreamState, position: dict[str, Any], memory: Memory) -> None:
-        """Saves where the run stands, in the background; a checkpoint of the same step is replaced."""
+        """Saves state, position and memory in the background; replaces a checkpoint of the same step."""
         step = memory.record.steps
         self._checkpoints.drop_after(step - 1)
         self._checkpoints.save(state, position, self._meta(step, memory.to_json()))
 
     def save_best(self, params: Params, step: int) -> None:
-        """Saves the best parameters, those of a step."""
+        """Saves the best parameters, which are those of a step."""
         self._checkpoints.wait()
         self._best.save(params, {}, self._meta(step, {}))
         self._best.wait()
 
     def read_best(self, trainable: Params, mesh: Mesh, step: int) -> Params:
-        """The best parameters, on the host.
+        """Returns the best parameters, on the host.
 
         Args:
           trainable: their shapes.
           mesh: over which they are read.
-          step: the step that they are of.
+          step: of these parameters.
 
         Raises:
           CheckpointError: they are not there, or cannot be read.
@@ -255,7 +255,7 @@ class FitStore:
 
 
 def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuses to go on with another problem than the checkpoint's.
+    """Checks that a checkpoint is of the same problem.
 
     Raises:
       ConfigError: a value of the section `problem` differs; the message names both values.
@@ -269,7 +269,7 @@ def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: p
 
 
 def summarise(memory: Memory, stopped_early: bool, steps_per_epoch: int, metric: str) -> dict[str, Any]:
-    """`FitResult.record`: the run as JSON values; nan is None."""
+    """Returns `FitResult.record`: the run as JSON values; nan is None."""
     record, best = memory.record, memory.selection.best
     return {
         "steps": record.steps,

@@ -76,7 +76,7 @@ _BUCKETS = Rule(
 
 @dataclasses.dataclass(frozen=True)
 class MaskConfig(Section):
-    """How blocks are drawn: a part of the section `pretrain`.
+    """Options of the masks: a part of the section `pretrain`.
 
     Attributes:
       num_target_blocks: blocks to predict for each tile.

@@ -141,7 +141,7 @@ LOSSES = ("loss", "loss_predictive", "loss_contrastive")
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(Section):
-    """What the loss depends on besides the model: a part of the section `pretrain`, see configs/pretrain.py."""
+    """Weights and options of the loss: a part of the section `pretrain`, see configs/pretrain.py."""
 
     NAME = "pretrain"
     temperature: float = checked(POSITIVE, 0.1)

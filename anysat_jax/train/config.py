@@ -192,7 +192,7 @@ class PlateauConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Section):
-    """What the sections `optimizer` of all jobs have: AdamW, clipping by the global norm (None: none), the schedule."""
+    """Keys that the sections `optimizer` of all jobs share; `clip_norm` is a global norm, None: no clipping."""
 
     NAME = "optimizer"
     learning_rate: float = checked(POSITIVE)
@@ -204,7 +204,7 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
-    """What the configs of all training jobs have.
+    """Keys that the configs of all jobs share.
 
     Attributes:
       checkpoint_every, log_every: steps.

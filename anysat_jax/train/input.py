@@ -24,7 +24,7 @@ MOST_NAMES = 10  # of samples in a message
 
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-    """What one step takes.
+    """Inputs of one step.
 
     Attributes:
       inputs: arguments of the step behind the state and the constants, on the devices; the batch is the first.
