@@ -2,17 +2,15 @@
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, attend, block_stack, relative_term
-from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, OWN_PATCH_BUCKET, patch_buckets, patch_positions
+from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, attend, block_stack, declare, relative_term
+from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, patch_buckets, patch_positions
 
 NORM_EPSILON = 1e-6
-OWN_PATCH_LOGIT = 4.0  # by which a patch's own tokens lead at the start: half of the attention among 55 patches
 
 
 @flax.struct.dataclass
@@ -68,28 +66,6 @@ class PatchTokens:
         return jnp.concatenate([leading, mask.reshape(batch, sensors * count)], axis=1)
 
 
-def own_patch_query(head_dim: int) -> nn.initializers.Initializer:
-    """A start of the learned query that `own_patch_table` answers to: small noise, and ones in the first head."""
-
-    def start(rng: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Float[Array, "D"]:
-        return _noise(rng, shape, dtype) + (jnp.arange(shape[0]) < head_dim)
-
-    return start
-
-
-def own_patch_table(rng: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Float[Array, "d 8"]:
-    """A start of the relative table from which each patch first attends to its own tokens, and to others through them.
-
-    With a table of zeros every patch would gather the same mean of the tile. Patch vectors then differ by their
-    position alone, and the teacher's are predicted without looking at the tile.
-    """
-    own = (jnp.arange(shape[1]) == OWN_PATCH_BUCKET) * (OWN_PATCH_LOGIT / shape[0])
-    return _noise(rng, shape, dtype) + own[None]
-
-
-_noise = nn.initializers.truncated_normal(0.02)
-
-
 class CrossAttention(nn.Module):
     """Learned queries, one a patch and one for the tile, gather from all tokens; no residual around the attention.
 
@@ -105,7 +81,7 @@ class CrossAttention(nn.Module):
         key = self._heads(Linear(config.dim, dtype, COLUMNS, name="key")(normed))
         value = self._heads(Linear(config.dim, dtype, COLUMNS, name="value")(normed))
         query = self._heads(self._queries(tokens))
-        table = self.param("relative", own_patch_table, (config.head_dim, NUM_BUCKETS))
+        table = declare(self, "relative", config.head_dim, NUM_BUCKETS)
         bias = relative_term(query[:, :, 0], table, tokens.buckets())
         batch = x.shape[0]
         query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
@@ -117,7 +93,7 @@ class CrossAttention(nn.Module):
 
     def _queries(self, tokens: PatchTokens) -> Float[Array, "b 1+K D"]:
         """The learned vector plus each patch's position; the tile's query has none."""
-        learned = self.param("query", own_patch_query(self.config.head_dim), (self.config.dim,))
+        learned = declare(self, "query", self.config.dim)
         position = tokens.positions(self.config)
         position = jnp.pad(position, ((0, 0), (1, 0), (0, 0)))
         return (learned[None, None] + position).astype(self.config.compute_dtype)
@@ -145,7 +121,7 @@ class Combiner(nn.Module):
         """
         config, dtype = self.config, self.config.compute_dtype
         batch, sensors, count, dim = tokens.values.shape
-        class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
+        class_token = declare(self, "class_token", dim)
         parts = [jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))]
         if tokens.context is not None:
             parts.append(tokens.context.astype(dtype))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.model.combiner import Combiner, PatchTokens
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import block_stack, drop_path_rates
+from anysat_jax.model.layers import block_stack, declare, drop_path_rates
 from anysat_jax.model.positions import subpatch_buckets, subpatch_positions
 from anysat_jax.model.projectors import make_projector, merge_patches
 from anysat_jax.sensors import get_sensor
@@ -45,7 +45,7 @@ class SpatialTransformer(nn.Module):
         config, dtype = self.config, self.config.compute_dtype
         side = math.isqrt(tokens.shape[1])
         position = subpatch_positions(side, subpatch_metres, config.dim, config.positions)
-        class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (config.dim,))
+        class_token = declare(self, "class_token", config.dim)
         first = jnp.broadcast_to(class_token.astype(dtype), (tokens.shape[0], 1, config.dim))
         x = jnp.concatenate([first, tokens.astype(dtype) + jnp.asarray(position, dtype)[None]], axis=1)
         blocks = block_stack(

@@ -1,7 +1,8 @@
-"""Parameters from a seed, and how many there are.
+"""Initial parameters from a seed, and parameter counts.
 
-Every leaf is drawn by itself from (seed, its path) with numpy: nothing to compile, the same values on any backend
-and mesh, and a model with one more sensor starts from the same values everywhere else.
+The one place of initial values: the modules declare names and shapes only. Each leaf is drawn by numpy from (seed, its
+path): nothing is compiled, the values are the same on any backend and mesh, and a model with one more sensor has the
+same values everywhere else.
 """
 
 import math
@@ -13,22 +14,28 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from anysat_jax.batch import Batch, fake_batch
-from anysat_jax.model.combiner import OWN_PATCH_LOGIT
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import OWN_PATCH_BUCKET
 from anysat_jax.model.predictor import Student
-from anysat_jax.model.projectors import FIRST_BIAS_SPREAD, KEY_WIDTH
+from anysat_jax.model.projectors import KEY_WIDTH
 from anysat_jax.sensors import get_sensor
 
 Params = dict[str, Any]
-TOKEN_SPREAD = 0.02  # of learned tokens and relative tables
+
+TOKEN_STD = 0.02  # of learned tokens, and of tables of relative positions
+# Of the biases of a projector's first hidden layer. The norm behind the layer removes the length of its input, so that
+# with zero biases dim and bright pixels of one colour would start as the same token.
+FIRST_BIAS_STD = 1.0
+# By which a patch's own tokens lead in the first cross-attention: they get half of the attention among 55 patches.
+OWN_PATCH_LOGIT = 4.0
 
 
 class _EveryProjector(nn.Module):
-    """A student run on one tile for each sensor, so that every projector gets parameters."""
+    """A student run on one tile of each sensor, so that every projector gets parameters."""
 
     config: ModelConfig
 
@@ -42,7 +49,7 @@ class _EveryProjector(nn.Module):
 
 
 def _one_patch_batches(config: ModelConfig) -> list[Batch]:
-    """For each sensor the smallest tile it can see: one patch of one sub-patch, a context sensor beside another."""
+    """Returns the smallest tile of each sensor: one patch of one sub-patch, a context sensor beside another."""
     spatial = next((name for name in config.sensors if not is_context(name)), None)
     if spatial is None:
         raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
@@ -55,79 +62,80 @@ def _one_patch_batches(config: ModelConfig) -> list[Batch]:
 
 
 def student_shapes(config: ModelConfig) -> Params:
-    """Shapes and dtypes of the student's parameters, without allocating any."""
+    """Returns shapes and dtypes of the student's parameters, {"encoder", "predictor", "mask_token"}, without memory.
+
+    Raises:
+      ValueError: the model has context sensors only.
+    """
     init = _EveryProjector(config).init
     return jax.eval_shape(init, jax.random.key(0), _one_patch_batches(config))["params"]["student"]
 
 
-def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A leaf's start: zeros for biases (but for the projectors' first layers), ones for norms, LeCun normal for
-    matrices, small normal for tokens and tables.
+def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> Float[np.ndarray, "..."]:
+    """Draws a leaf, float32: zeros for biases (but for the projectors' first layers), ones for the scales of norms,
+    LeCun normal for matrices, a small normal for tokens and tables.
     """
     rng = np.random.default_rng((seed, zlib.crc32("/".join(path).encode())))
-    kind = path[-1]
-    if kind == "bias" and _is_first(path):
-        return rng.standard_normal(shape, dtype=np.float32) * np.float32(FIRST_BIAS_SPREAD)
-    if kind in ("bias", "pad_value"):
-        return np.zeros(shape, np.float32)
+    kind, module = path[-1], path[-2] if len(path) > 1 else ""
+    first_of_projector = module == "hidden_0" and any(name.startswith("projector_") for name in path)
     if kind == "scale":
         return np.ones(shape, np.float32)
-    if "attention" in path and (kind == "query" or path[-2] == "key"):  # temporal attention, as in L-TAE
-        spread = math.sqrt(2 / KEY_WIDTH)
+    if kind == "pad_value" or (kind == "bias" and not first_of_projector):
+        return np.zeros(shape, np.float32)
+    if kind == "bias":
+        std = FIRST_BIAS_STD
+    elif "attention" in path and (kind == "query" or module == "key"):  # of L-TAE, as its authors draw them
+        std = math.sqrt(2 / KEY_WIDTH)
     elif kind == "kernel":
-        inputs = shape[1:-1] if "blocks" in path else shape[:-1]
-        spread = 1 / math.sqrt(math.prod(inputs))
+        inputs = shape[1:-1] if "blocks" in path else shape[:-1]  # blocks of a scan are stacked along the first axis
+        std = 1 / math.sqrt(math.prod(inputs))
     else:
-        spread = TOKEN_SPREAD
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(spread)
-
-
-def _is_first(path: tuple[str, ...]) -> bool:
-    """Whether a leaf belongs to the first hidden layer of a projector."""
-    return path[-2] == "hidden_0" and any(name.startswith("projector_") for name in path)
+        std = TOKEN_STD
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def _initial_tree(shapes: Params, seed: int) -> Params:
-    """Starts of a tree of shapes that holds "encoder"."""
+    """Draws a tree of shapes that holds "encoder"."""
     flat = flax.traverse_util.flatten_dict(shapes)
     tree = flax.traverse_util.unflatten_dict(
         {path: initial_value(path, leaf.shape, seed) for path, leaf in flat.items()}
     )
+    # The relative term is the first head's query times the table: ones in that query, and an offset in the bucket of a
+    # patch and itself, let each patch attend to its own tokens first. With noise alone every patch would gather the
+    # same mean of the tile; patch vectors would differ by their positions only, and predicting the teacher's would not
+    # need a look at the tile.
     cross = tree["encoder"]["combiner"]["cross"]
     head_dim = cross["relative"].shape[0]
-    cross["query"][:head_dim] += 1  # see own_patch_table
+    cross["query"][:head_dim] += 1
     cross["relative"][:, OWN_PATCH_BUCKET] += OWN_PATCH_LOGIT / head_dim
     return tree
 
 
 def init_student(config: ModelConfig, seed: int) -> Params:
-    """Fresh parameters of the student, {"encoder", "predictor", "mask_token"}: float32 numpy arrays."""
+    """Draws the student's parameters, {"encoder", "predictor", "mask_token"}: float32 numpy arrays."""
     return _initial_tree(student_shapes(config), seed)
 
 
 def init_encoder(config: ModelConfig, seed: int) -> Params:
-    """Fresh parameters of the encoder alone: those that the student of this seed starts from."""
+    """Draws the encoder's parameters alone: those of `init_student` with this seed."""
     return _initial_tree({"encoder": student_shapes(config)["encoder"]}, seed)["encoder"]
 
 
 def count_parameters(params: Params) -> int:
-    """Number of scalars in a parameter tree (of arrays or shapes)."""
+    """Returns the number of scalars in a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def parameter_table(config: ModelConfig) -> dict[str, int]:
-    """Parameters of each part, without allocating any: each projector, then the sums that `describe` shows."""
+    """Counts the parameters of each projector, then of "projectors", "spatial", "combiner", "encoder", "predictor"."""
     student = student_shapes(config)
     encoder = student["encoder"]
     table = {name: count_parameters(encoder[name]) for name in sorted(encoder) if name.startswith("projector_")}
     table["projectors"] = sum(table.values())
-    table["spatial"] = count_parameters(encoder["spatial"])
-    table["combiner"] = count_parameters(encoder["combiner"])
-    table["encoder"] = count_parameters(encoder)
-    table["predictor"] = count_parameters(student["predictor"])
-    return table
+    table |= {name: count_parameters(encoder[name]) for name in ("spatial", "combiner")}
+    return table | {"encoder": count_parameters(encoder), "predictor": count_parameters(student["predictor"])}
 
 
 def flat_names(params: Params) -> dict[str, Any]:
-    """A parameter tree as {"a/b/c": leaf}, for messages."""
+    """Returns a parameter tree as {"a/b/c": leaf}, for messages and files."""
     return flax.traverse_util.flatten_dict(params, sep="/")

@@ -15,26 +15,30 @@ from anysat_jax.model.positions import NUM_BUCKETS, USED_BUCKETS
 Dtype = Any
 
 
-class Linear(nn.Module):
-    """x @ kernel + bias, computed in `dtype`; parameters, their start and their names are those of `nn.Dense`.
+def declare(module: nn.Module, name: str, *shape: int) -> jax.Array:
+    """Declares a float32 parameter of a module.
 
-    Along "fsdp" the kernel is collected before the product, already in `dtype`; left to itself, the compiler may
-    collect the activations instead.
+    Its initial value comes from `model.init`, by path; `Module.init` gives zeros and serves shapes only.
+    """
+    return module.param(name, nn.initializers.zeros, shape)
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, computed in `dtype`; parameters have the names of those of `nn.Dense`.
 
     Attributes:
       cut: mesh axes that cut the kernel's rows and columns while it is used.
-      bias_start: how the bias starts.
     """
 
     features: int
     dtype: Dtype
     cut: tuple[Axes, Axes] = (None, None)
-    bias_start: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_start, (self.features,))
+        kernel = declare(self, "kernel", x.shape[-1], self.features)
+        bias = declare(self, "bias", self.features)
+        # Gathers the kernel along "fsdp", already in `dtype`; left alone, the compiler may gather the activations.
         out = x.astype(self.dtype) @ constrain(kernel.astype(self.dtype), *self.cut)
         return out + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
@@ -104,8 +108,7 @@ class HeadsProjection(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H d"]:
         dim = x.shape[-1]
         split = (3, self.num_heads, dim // self.num_heads)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (dim, 3 * dim))
-        bias = self.param("bias", nn.initializers.zeros, (3 * dim,))
+        kernel, bias = declare(self, "kernel", dim, 3 * dim), declare(self, "bias", 3 * dim)
         kernel = constrain(kernel.astype(self.dtype), TENSOR, None).reshape(dim, *split)
         kernel = constrain(kernel, None, None, TENSOR, None)
         out = jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias.astype(self.dtype).reshape(1, 1, *split)
@@ -133,7 +136,7 @@ class SelfAttention(nn.Module):
         query, key, value = HeadsProjection(self.num_heads, self.dtype, name="qkv")(x)
         bias = None
         if self.relative:
-            table = self.param("relative", nn.initializers.truncated_normal(0.02), (head_dim, NUM_BUCKETS))
+            table = declare(self, "relative", head_dim, NUM_BUCKETS)
             bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
         out = attend(query, key, value, bias, key_mask)
         return Linear(dim, self.dtype, ROWS, name="out")(out)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Embedded, Encoder, stack_patches
-from anysat_jax.model.layers import Linear, block_stack
+from anysat_jax.model.layers import Linear, block_stack, declare
 from anysat_jax.model.positions import patch_positions
 
 NORM_EPSILON = 1e-5
@@ -40,8 +40,8 @@ class Predictor(nn.Module):
         blocks, batch, targets = target_index.shape
         dim = config.dim
         position = jnp.asarray(patch_positions(grid, patch_size, dim, config.positions), dtype)
-        class_token = self.param("class_token", nn.initializers.truncated_normal(0.02), (dim,))
-        mask_token = self.param("mask_token", nn.initializers.truncated_normal(0.02), (dim,))
+        class_token = declare(self, "class_token", dim)
+        mask_token = declare(self, "mask_token", dim)
         known = Linear(dim, dtype, name="embed")(context) + position[context_index]
         first = jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))
         known = jnp.concatenate([first, known], axis=1)
@@ -106,7 +106,7 @@ class Student(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
         self.predictor = Predictor(self.config)
-        self.mask_token = self.param("mask_token", nn.initializers.truncated_normal(0.02), (self.config.dim,))
+        self.mask_token = declare(self, "mask_token", self.config.dim)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
 from anysat_jax.model.config import ModelConfig, rematerialised
-from anysat_jax.model.layers import Linear
+from anysat_jax.model.layers import Linear, declare
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
 from anysat_jax.sensors import Sensor
@@ -21,15 +21,6 @@ ATTENTION_DROPOUT = 0.1
 NORM_EPSILON = 1e-5
 
 Dtype = Any
-
-FIRST_BIAS_SPREAD = 1.0
-"""Of the first hidden layer's biases at the start. The norm behind the layer takes away the length of its input, so
-that without biases dim and bright pixels of one colour would start as the same token."""
-
-
-def start_of_bias(layer: int) -> nn.initializers.Initializer:
-    """How the biases of a hidden layer start; layers count from 0."""
-    return nn.initializers.zeros if layer else nn.initializers.normal(FIRST_BIAS_SPREAD)
 
 
 def split_patches(image: Float[Array, "B X H W"], grid: tuple[int, int], pixels: int) -> Float[Array, "B N n X*p*p"]:
@@ -61,8 +52,7 @@ class SubpatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N n p*p*C"]) -> Float[Array, "B N n D"]:
-        shape = (self.pixels, self.pixels, self.bands, self.dim)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3), shape)
+        kernel = declare(self, "kernel", self.pixels, self.pixels, self.bands, self.dim)
         return x.astype(self.dtype) @ constrain(kernel.reshape(-1, self.dim).astype(self.dtype), None, None)
 
 
@@ -82,7 +72,7 @@ class ImageProjector(nn.Module):
         x = constrain(split_patches(values, grid, self.sensor.subpatch_pixels), BATCH_AXES, TENSOR, None, None)
         x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
         for layer, width in enumerate((2 * self.dim, self.dim)):
-            x = Linear(width, self.dtype, name=f"hidden_{layer}", bias_start=start_of_bias(layer))(x)
+            x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
             x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
         return constrain(x, BATCH_AXES, None, None, None)
 
@@ -124,7 +114,7 @@ class TemporalAttention(nn.Module):
         self, x: Float[Array, "B Q T D"], date_mask: Bool[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B Q D"]:
         heads, dim = TEMPORAL_HEADS, x.shape[-1]
-        query = self.param("query", nn.initializers.normal(math.sqrt(2 / KEY_WIDTH)), (heads, KEY_WIDTH))
+        query = declare(self, "query", heads, KEY_WIDTH)
         kernel, bias = KeyProjection(heads * KEY_WIDTH, name="key")(dim)
         kernel = jnp.einsum("dhk,hk->dh", kernel.reshape(dim, heads, KEY_WIDTH), query)
         bias = jnp.einsum("hk,hk->h", bias.reshape(heads, KEY_WIDTH), query)
@@ -145,8 +135,7 @@ class KeyProjection(nn.Module):
 
     @nn.compact
     def __call__(self, dim: int) -> tuple[Float[Array, "D F"], Float[Array, "F"]]:
-        kernel = self.param("kernel", nn.initializers.normal(math.sqrt(2 / KEY_WIDTH)), (dim, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+        return declare(self, "kernel", dim, self.features), declare(self, "bias", self.features)
 
 
 class SeriesProjector(nn.Module):
@@ -188,7 +177,7 @@ class SeriesProjector(nn.Module):
     ) -> tuple[Float[Array, "B Q T C"], tuple[int, int, int]]:
         """Pixels of all patches, invalid values filled, and the shape (B, N, n) that they form."""
         values = observation.values
-        pad_value = self.param("pad_value", nn.initializers.zeros, ())
+        pad_value = declare(self, "pad_value")
         if observation.pixel_mask is not None:
             values = jnp.where(observation.pixel_mask, values, pad_value)
         batch, dates, bands, height, width = values.shape
@@ -198,7 +187,7 @@ class SeriesProjector(nn.Module):
     def _embed_dates(self, x: Float[Array, "B Q T C"], rate: float, deterministic: bool) -> Float[Array, "B Q T D"]:
         dim = self.dim
         for layer, width in enumerate((dim // 8, dim // 2, dim, 2 * dim, dim)):
-            x = Linear(width, self.dtype, name=f"hidden_{layer}", bias_start=start_of_bias(layer))(x)
+            x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
             x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
             x = nn.Dropout(rate, deterministic=deterministic)(x)
         return x

@@ -1,15 +1,12 @@
 """Initial values and parameter counts."""
 
 import chex
-import jax
 import numpy as np
 
 from anysat_jax.batch import Batch, Observation, fake_batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder
 from anysat_jax.model.init import (
-    _EveryProjector,
-    _one_patch_batches,
     flat_names,
     init_encoder,
     init_student,
@@ -44,17 +41,29 @@ def test_another_sensor_changes_nothing_else() -> None:
     chex.assert_trees_all_equal(encoder, init_encoder(SMALL, 3))
 
 
-def test_values_spread_as_the_modules_initialisers_do() -> None:
-    """`Module.init` and `init_student` are two ways to a start; each leaf must have the same scale in both."""
-    linen = _EveryProjector(SMALL).init(jax.random.key(0), _one_patch_batches(SMALL))["params"]["student"]
-    ours = flat_names(init_student(SMALL, 0))
-    theirs = flat_names(linen)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        spread = float(np.std(theirs[name])) if value.size > 1 else 0.0
-        np.testing.assert_allclose(np.std(value), spread, rtol=0.35, atol=1e-7, err_msg=name)
-        np.testing.assert_allclose(np.mean(value), np.mean(theirs[name]), atol=spread, err_msg=name)
-        assert value.dtype == np.float32
+def test_each_kind_of_parameter_has_its_spread() -> None:
+    """Zeros, ones, LeCun normal (1 / inputs), L-TAE's 2 / key width, or a small normal."""
+    values = flat_names(init_student(SMALL, 0))
+    stds = {
+        "encoder/projector_s2/hidden_0/bias": 1.0,
+        "encoder/projector_spot/hidden_0/bias": 1.0,
+        "encoder/projector_spot/hidden_1/bias": 0.0,
+        "encoder/projector_spot/embed/kernel": 300**-0.5,
+        "encoder/projector_s2/attention/query": 0.5,
+        "encoder/projector_s2/attention/key/kernel": 0.5,
+        "encoder/projector_s2/pad_value": 0.0,
+        "encoder/spatial/blocks/attention/qkv/kernel": 64**-0.5,
+        "encoder/spatial/blocks/mlp/down/kernel": 256**-0.5,
+        "encoder/spatial/blocks/attention/relative": 0.02,
+        "encoder/combiner/blocks/mlp/up/bias": 0.0,
+        "predictor/mask_token": 0.02,
+        "mask_token": 0.02,
+    }
+    for name, std in stds.items():
+        np.testing.assert_allclose(np.std(values[name]), std, rtol=0.5, err_msg=name)
+        np.testing.assert_allclose(np.mean(values[name]), 0, atol=std, err_msg=name)
+    assert all(value.dtype == np.float32 for value in values.values())
+    assert all((value == 1).all() for name, value in values.items() if name.endswith("/scale"))
 
 
 def test_dim_and_bright_pixels_of_one_colour_start_apart() -> None:
