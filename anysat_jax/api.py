@@ -1,4 +1,4 @@
-"""Features from arrays: the model behind one call."""
+"""`AnySat`: features from a dict of arrays by one call."""
 
 import functools
 import os
@@ -7,13 +7,14 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.encoder import Output, encode
+from anysat_jax.model.encoder import OUTPUTS, Output, encode, is_context
 from anysat_jax.model.init import Params, count_parameters, init_encoder
-from anysat_jax.validate import check_output, to_batch
+from anysat_jax.validate import to_batch
 
 
 class AnySat:
@@ -41,18 +42,18 @@ class AnySat:
     """
 
     def __init__(self, config: ModelConfig, params: Params | None = None, seed: int = 0):
-        """A model with the given encoder parameters, or with fresh ones drawn from `seed` when first needed."""
+        """Makes a model with the given encoder parameters, or with random ones, drawn from `seed` at first use."""
         self.config = config
         self._given = params
         self._seed = seed
 
     @classmethod
     def from_config(cls, preset: str = "base", seed: int = 0, **overrides: Any) -> Self:
-        """A model with fresh parameters.
+        """Makes a model with random parameters.
 
         Args:
           preset: "tiny", "small" or "base".
-          seed: fixes the parameters.
+          seed: of the parameters.
           **overrides: fields of `ModelConfig`, e.g. dim=128, sensors=("s2", "s1"), dtype="bfloat16".
 
         Raises:
@@ -62,11 +63,11 @@ class AnySat:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """A model with trained weights: the teacher's, where there is a teacher.
+        """Loads a model with trained weights: the teacher's, where there is a teacher.
 
         Args:
-          path: the workdir of a pretraining or of a finished fine-tuning, a file that `python -m anysat_jax.export` has
-            made (.safetensors), or a published checkpoint (.pth). Reading a .pth needs torch:
+          path: the workdir of a pretraining or of a finished fine-tuning, a file written by `python -m
+            anysat_jax.export` (.safetensors), or a published checkpoint (.pth). Reading a .pth needs torch:
             pip install 'anysat-jax[torch]'. Nothing in a file is executed.
 
         Raises:
@@ -74,7 +75,7 @@ class AnySat:
           ValueError: the file does not hold the weights of an AnySat, or is damaged; the message names the file.
           anysat_jax.errors.CheckpointError: the folder holds no checkpoint.
         """
-        from anysat_jax.weights.load import load_encoder  # brings what features alone do not need
+        from anysat_jax.weights.load import load_encoder  # orbax and safetensors take seconds to import
 
         loaded = load_encoder(path)
         return cls(loaded.model, loaded.params)
@@ -97,7 +98,7 @@ class AnySat:
         output: Output = "tile",
         output_modality: str | None = None,
     ) -> Float[Array, "..."]:
-        """Features of a batch of tiles.
+        """Returns features of a batch of tiles.
 
         The first call with new shapes compiles a program; later ones reuse it.
 
@@ -118,16 +119,52 @@ class AnySat:
 
         Raises:
           TypeError: `data` is not a dict, or `patch_size` is not a number.
-          ValueError: something in the data does not fit; the message names it and says what to do.
+          ValueError: an array does not fit; the message names it, the expectation and the remedy.
         """
         batch = to_batch(data, patch_size, self.config.sensors)
         modality = check_output(batch, output, output_modality)
         return _features(self.config, self.params, jax.device_put(batch), output, modality)
 
 
+def check_output(batch: Batch, output: str, output_modality: str | None = None) -> str | None:
+    """Returns the sensor of whose sub-patches a dense output is made; None for the other outputs.
+
+    Args:
+      batch: the input of the model.
+      output: "tile", "patch", "dense" or "all".
+      output_modality: the sensor; may be left out where the batch has one image or series only.
+
+    Raises:
+      ValueError: there is no such output, or the sensor has no dense map of every tile.
+    """
+    if output not in OUTPUTS:
+        raise ValueError(f"unknown output {output!r}; there are {', '.join(OUTPUTS)}")
+    if output != "dense":
+        if output_modality:
+            raise ValueError(f"output_modality={output_modality!r} goes with output='dense' only, not with {output!r}")
+        return None
+    spatial = [name for name in batch.sensors if not is_context(name)]
+    if not output_modality and len(spatial) > 1:
+        raise ValueError(
+            f"output='dense' needs output_modality, the sensor whose grid it has: one of {', '.join(spatial)}"
+        )
+    output_modality = output_modality or spatial[0]
+    if output_modality not in spatial:
+        known = output_modality in batch.observations
+        problem = "a context sensor, one pixel for the whole tile" if known else "not among the data"
+        raise ValueError(f"output_modality={output_modality!r} is {problem}; choose one of {', '.join(spatial)}")
+    present = batch.observations[output_modality].present
+    if present is not None and not present.all():
+        tile = int(np.flatnonzero(~present)[0])
+        raise ValueError(
+            f"tile {tile} has no {output_modality!r} ({output_modality}_present is False): it has no dense map"
+        )
+    return output_modality
+
+
 @functools.partial(jax.jit, static_argnames=("config", "output", "output_modality"))
 def _features(
     config: ModelConfig, params: Params, batch: Batch, output: Output, output_modality: str | None
 ) -> Float[Array, "..."]:
-    """The encoder's features in float32; one program for each config, patch size, output and set of shapes."""
+    """Returns features in float32; compiles once for each config, patch size, output and set of shapes."""
     return encode(config, params, batch, output, output_modality).astype(jnp.float32)

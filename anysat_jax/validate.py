@@ -1,37 +1,122 @@
-"""From a user's dict of arrays to a Batch."""
+"""Checks of a user's dict of arrays, and the Batch made of it: arrays, dates, masks, extent."""
 
 import difflib
+import functools
 import math
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from anysat_jax.batch import Batch, Observation
-from anysat_jax.model.encoder import OUTPUTS
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
-LAST_DAY = 731
-"""The latest date: days of a following year are counted on, for two years."""
+LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
+MEAN_LIMIT, STD_LIMIT = 10.0, 20.0  # a standardised band has mean 0 and deviation 1; even a cloudy tile is far below
+MICRONS = 1_000_000  # lengths are compared as whole micrometres: 0.2 m is not exact in binary
+SUFFIXES = ("date_mask", "dates", "mask", "present")  # "date_mask" before "mask", with which it ends
 
-MEAN_LIMIT, STD_LIMIT = (
-    10.0,
-    20.0,
-)  # a standardised band has mean 0 and deviation 1; a cloudy tile stays far below these
+
+def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str]) -> Batch:
+    """Checks a dict of arrays and returns it as a Batch.
+
+    Args:
+      data: standardised values by sensor, with dates and masks: see `AnySat.__call__`.
+      patch_size: side of a patch in metres.
+      sensors: names of the sensors that the model has.
+
+    Returns:
+      A batch of numpy arrays without labels.
+
+    Raises:
+      TypeError: `data` is not a dict, or `patch_size` is not a number.
+      ValueError: an array does not fit; the message names it, the expectation and the remedy.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"data is a {type(data).__name__}; expected a dict of arrays by sensor name")
+    grouped = _group(data, sensors)
+    if not grouped:
+        raise ValueError(f"data is empty; give at least one of the model's sensors: {', '.join(sensors)}")
+    observations = {}
+    for name, companions in grouped.items():  # a loop: a comprehension's frame would count in the warnings' stacklevel
+        observations[name] = to_observation(get_sensor(name), data[name], companions)
+    _check_batch_sizes(observations)
+    extent = check_extents(observations)
+    check_patch_size(patch_size, extent, tuple(observations))
+    _check_presence(observations)
+    return Batch(observations, patch_size=float(patch_size))
+
+
+def _group(data: Mapping[str, Any], sensors: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns, for each sensor of `data`, its companions (dates, masks) by suffix."""
+    suffixes = {
+        key: next((s for s in SUFFIXES if isinstance(key, str) and key.endswith(f"_{s}")), None) for key in data
+    }
+    for name in (key for key, suffix in suffixes.items() if suffix is None):
+        _check_sensor(name, sensors)
+    grouped: dict[str, dict[str, Any]] = {name: {} for name, suffix in suffixes.items() if suffix is None}
+    for key, suffix in suffixes.items():
+        if suffix is None:
+            continue
+        name = key.removesuffix(f"_{suffix}")
+        if name not in grouped:
+            _check_sensor(name, sensors)
+            raise ValueError(f"data has {key!r} but no {name!r}; give both or neither")
+        grouped[name][suffix] = data[key]
+    return grouped
+
+
+def _check_sensor(name: str, sensors: Sequence[str]) -> None:
+    if name in sensors:
+        return
+    if name in SENSORS:
+        raise ValueError(
+            f"the model has no sensor {name!r}; it has {', '.join(sensors)}. "
+            "A model gets its sensors when it is made: AnySat.from_config(preset, sensors=(...))"
+        )
+    close = difflib.get_close_matches(str(name), sensors, n=1)
+    raise ValueError(
+        f"unknown sensor {name!r} in data{f' (did you mean {close[0]!r}?)' if close else ''}. Keys are the model's "
+        f"sensors, {', '.join(sensors)}, and <sensor>_dates, <sensor>_mask, <sensor>_date_mask, <sensor>_present. "
+        "anysat_jax.sensors.register adds a sensor"
+    )
+
+
+def _check_batch_sizes(observations: Mapping[str, Observation]) -> None:
+    (first, expected), *others = ((name, observation.batch_size) for name, observation in observations.items())
+    for name, size in others:
+        if size != expected:
+            raise ValueError(
+                f"batch sizes differ: {first!r} has {expected} tiles, {name!r} has {size}; "
+                f"where a tile lacks a sensor, fill in zeros and mark it in <sensor>_present (B,)"
+            )
+
+
+def _check_presence(observations: Mapping[str, Observation]) -> None:
+    """Refuses tiles without any image or series: a context sensor alone has no patches."""
+    present = [observations[sensor.name].present for sensor in _spatial(observations)]
+    if any(flags is None for flags in present):
+        return
+    empty = ~np.any(present, axis=0)
+    if empty.any():
+        raise ValueError(
+            f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there. "
+            "Leave the tile out"
+        )
 
 
 def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> Observation:
-    """One sensor's arrays, checked, as an Observation.
+    """Checks one sensor's arrays and returns them as an Observation.
 
     Args:
       values: (B, C, H, W) for an image, (B, T, C, H, W) for a series.
-      companions: what comes with them, by suffix: "dates" (B, T), "mask" (pixels), "date_mask" (B, T), "present" (B,).
+      companions: by suffix: "dates" (B, T), "mask" (pixels), "date_mask" (B, T), "present" (B,).
 
     Returns:
-      The observation; whatever is not valid is 0 in `values`.
+      The observation; invalid values are 0.
 
     Raises:
       ValueError: an array has the wrong shape, dtype or values; the message names the sensor.
@@ -55,7 +140,7 @@ def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> O
 
 
 def _values(sensor: Sensor, values: Any) -> Float[np.ndarray, "B *T C H W"]:
-    """The values as float32 in the sensor's rank, with its number of bands."""
+    """Returns the values as float32, once rank, dtype, bands and pixels are those of the sensor."""
     try:
         values = np.asarray(values)
     except ValueError as error:
@@ -88,7 +173,7 @@ def _values(sensor: Sensor, values: Any) -> Float[np.ndarray, "B *T C H W"]:
 def _dates(
     sensor: Sensor, dates: Any, shape: tuple[int, int], real: Bool[np.ndarray, "B T"] | None
 ) -> Int[np.ndarray, "B T"]:
-    """Dates as int32 days of the year; 0 where there is no real date."""
+    """Returns the dates as int32 days of the year, 1 January = 0; 0 for padding."""
     name, batch_size, num_dates = f"{sensor.name}_dates", *shape
     if dates is None:
         raise ValueError(
@@ -98,9 +183,8 @@ def _dates(
     try:
         dates = np.asarray(dates)
     except ValueError as error:
-        raise ValueError(
-            f"{name!r} is not a rectangular array (pad, and give {sensor.name}_date_mask): {error}"
-        ) from None
+        remedy = f"pad, and give {sensor.name}_date_mask"
+        raise ValueError(f"{name!r} is not a rectangular array ({remedy}): {error}") from None
     if dates.shape != shape:
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
     if dates.dtype.kind not in "iuf":
@@ -121,7 +205,7 @@ def _dates(
 def _mask(
     sensor: Sensor, companions: dict[str, Any], suffix: str, shapes: dict[tuple[int, ...], str]
 ) -> np.ndarray | None:
-    """A boolean companion in one of the allowed shapes (with their axes' names), or None where there is none."""
+    """Returns a boolean companion, which has one of `shapes` ({shape: its axes, for messages}), or None."""
     if companions.get(suffix) is None:
         return None
     name, mask = f"{sensor.name}_{suffix}", np.asarray(companions[suffix])
@@ -138,7 +222,7 @@ def _mask(
 def _pixel_mask(
     sensor: Sensor, companions: dict[str, Any], shape: tuple[int, ...]
 ) -> Bool[np.ndarray, "B *T c H W"] | None:
-    """The pixel mask with a channel axis, of length 1 where all bands share one mask."""
+    """Returns the pixel mask with a channel axis, of length 1 where all bands share one mask."""
     lead, (bands, height, width), axes = shape[:-3], shape[-3:], "B, T" if sensor.has_dates else "B"
     shared = (*lead, height, width)
     shapes = {shared: f"({axes}, H, W)", (*lead, bands, height, width): f"({axes}, C, H, W)"}
@@ -150,29 +234,26 @@ def _pixel_mask(
 def _valid(
     ndim: int, date_mask: np.ndarray | None, pixel_mask: np.ndarray | None, present: np.ndarray | None
 ) -> np.ndarray | None:
-    """Where all the masks hold, with `ndim` axes that broadcast against the values; None where there is no mask."""
+    """Returns the conjunction of the masks, with `ndim` axes that broadcast against the values; None without masks."""
     masks = [mask for mask in (date_mask, pixel_mask, present) if mask is not None]
-    valid = None
-    for mask in masks:
-        mask = mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
-        valid = mask if valid is None else valid & mask
-    return valid
+    masks = [mask.reshape(mask.shape + (1,) * (ndim - mask.ndim)) for mask in masks]
+    return functools.reduce(np.logical_and, masks) if masks else None
 
 
 def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.ndarray | None) -> None:
-    """A tile whose every date is padding has no features of this sensor: it must be marked as absent."""
+    """Refuses tiles whose every date is padding, unless they are marked absent: they have no features of the sensor."""
     if date_mask is None:
         return
     empty = ~date_mask.any(axis=1) & (True if present is None else present)
     if empty.any():
         raise ValueError(
-            f"{sensor.name}_date_mask leaves no date of tile {_first(empty)}; "
+            f"{sensor.name}_date_mask leaves no date of tile {int(np.flatnonzero(empty)[0])}; "
             f"mark such tiles as without {sensor.name!r} by {sensor.name}_present (B,)"
         )
 
 
 def _clean(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """Values with 0 where they are not valid, once those that are valid have been looked at."""
+    """Returns the values with 0 where they are invalid, once the valid ones are found finite."""
     if valid is not None:
         values = np.where(valid, values, np.float32(0))
     bad = values.size - int(np.isfinite(values).sum())
@@ -206,41 +287,39 @@ def _warn_unnormalised(sensor: Sensor, values: np.ndarray, valid: np.ndarray | N
         )
 
 
-def _first(flags: np.ndarray) -> int:
-    return int(np.flatnonzero(flags)[0])
-
-
-_MICRONS = 1_000_000  # lengths are compared as whole micrometres: 0.2 m is not exact in binary
-
-
 def check_extents(observations: Mapping[str, Observation]) -> tuple[float, float]:
-    """Height and width of the tile in metres, on which all spatial sensors must agree.
+    """Returns height and width of the tile in metres, on which all spatial sensors must agree.
 
     Raises:
       ValueError: two sensors cover different extents, or there are context sensors only.
     """
-    spatial = {name: o for name, o in observations.items() if get_sensor(name).kind != "context"}
+    spatial = [sensor.name for sensor in _spatial(observations)]
     if not spatial:
         raise ValueError(
-            f"only context sensors are given ({', '.join(observations)}); they say nothing about the tile's extent: "
+            f"only context sensors are given ({', '.join(observations)}); they do not have the tile's extent: "
             "give at least one image or series with them"
         )
-    (first, reference), *others = ((name, _extent(name, o)) for name, o in spatial.items())
-    for name, extent in others:
-        if [_microns(side) for side in extent] != [_microns(side) for side in reference]:
+    first, *others = (_describe(name, observations[name]) for name in spatial)
+    for other in others:
+        if [_microns(side) for side in other[1]] != [_microns(side) for side in first[1]]:
             raise ValueError(
-                f"sensors disagree on the tile's extent: {_describe(first, spatial[first])}, but "
-                f"{_describe(name, spatial[name])}. Crop or resample one of them; all must cover the same ground"
+                f"sensors disagree on the tile's extent: {first[0]}, but {other[0]}. "
+                "Crop or resample one of them; all must cover the same ground"
             )
-    return reference
+    return first[1]
 
 
 def check_patch_size(patch_size: float, extent: tuple[float, float], sensors: tuple[str, ...]) -> None:
-    """Whether a patch of `patch_size` metres divides the tile and is a whole number of every sensor's sub-patches.
+    """Checks that a patch divides the tile and is a whole number of every sensor's sub-patches.
+
+    Args:
+      patch_size: side of a patch in metres.
+      extent: height and width of the tile in metres.
+      sensors: their names.
 
     Raises:
       TypeError: the patch size is not a number.
-      ValueError: it does not fit; the message names the patch sizes that would do.
+      ValueError: it does not fit; the message lists the patch sizes that do.
     """
     if not isinstance(patch_size, numbers.Real) or isinstance(patch_size, bool):
         raise TypeError(f"patch_size is {patch_size!r}; it must be a number of metres")
@@ -252,212 +331,53 @@ def check_patch_size(patch_size: float, extent: tuple[float, float], sensors: tu
     elif any(_microns(side) % _microns(patch_size) for side in extent):
         problem = f"a patch of {patch_size:g} m does not divide the tile ({tile}, height x width)"
     else:
-        problem = _subpatch_problem(patch_size, sensors)
-    if problem:
-        raise ValueError(f"{problem}. {_advice(extent, sensors)}")
+        cut = [s for s in _spatial(sensors) if _microns(patch_size) % _microns(s.subpatch_metres)]
+        if not cut:
+            return
+        what = "pixels" if cut[0].subpatch_pixels == 1 else f"sub-patches ({cut[0].subpatch_pixels} pixels)"
+        whole = f"a whole number of {cut[0].name!r} {what} of {cut[0].subpatch_metres:g} m"
+        problem = f"a patch of {patch_size:g} m is not {whole}"
+    raise ValueError(f"{problem}. {_advice(extent, sensors)}")
 
 
 def fitting_patch_sizes(extent: tuple[float, float], sensors: tuple[str, ...]) -> list[float]:
-    """The patch sizes, in metres, that divide a tile of `extent` (height, width) and hold whole sub-patches only."""
+    """Returns the patch sizes, in metres, that divide a tile of `extent` (height, width) and hold whole sub-patches."""
     step = math.lcm(*(_microns(s.subpatch_metres) for s in _spatial(sensors)))
     side = math.gcd(*(_microns(length) for length in extent))
     if side % step:
         return []
     steps = side // step
-    return [count * step / _MICRONS for count in range(1, steps + 1) if steps % count == 0]
-
-
-def _subpatch_problem(patch_size: float, sensors: tuple[str, ...]) -> str | None:
-    for sensor in _spatial(sensors):
-        if _microns(patch_size) % _microns(sensor.subpatch_metres):
-            what = "pixels" if sensor.subpatch_pixels == 1 else f"sub-patches ({sensor.subpatch_pixels} pixels)"
-            metres = f"{sensor.subpatch_metres:g} m"
-            return f"a patch of {patch_size:g} m is not a whole number of {sensor.name!r} {what} of {metres}"
-    return None
+    return [count * step / MICRONS for count in range(1, steps + 1) if steps % count == 0]
 
 
 def _advice(extent: tuple[float, float], sensors: tuple[str, ...]) -> str:
-    """Which patch sizes would do for this tile and these sensors, or what keeps every one from doing."""
-    names = ", ".join(s.name for s in _spatial(sensors))
-    sizes = fitting_patch_sizes(extent, sensors)
-    coarsest = max(_spatial(sensors), key=lambda s: s.subpatch_metres)
+    """Returns the patch sizes that fit this tile and these sensors, or why none does."""
+    spatial, sizes = _spatial(sensors), fitting_patch_sizes(extent, sensors)
+    names, coarsest = ", ".join(s.name for s in spatial), max(spatial, key=lambda s: s.subpatch_metres)
     if sizes:
-        text = (
-            f"Patch sizes that would do for this tile and its sensors ({names}): {', '.join(f'{s:g}' for s in sizes)} m"
-        )
+        fitting = ", ".join(f"{size:g}" for size in sizes)
+        text = f"Patch sizes that fit this tile and its sensors ({names}): {fitting} m"
     else:
-        text = f"No patch size does for this tile and its sensors ({names}): crop it to a multiple of all sub-patches"
+        text = f"No patch size fits this tile and its sensors ({names}): crop it to a multiple of all sub-patches"
     if coarsest.subpatch_metres > 10:
         text += (
-            f". {coarsest.name!r} has pixels of {coarsest.metres_per_pixel:g} m and wants patches of multiples of "
+            f". {coarsest.name!r} has pixels of {coarsest.metres_per_pixel:g} m and needs patches of multiples of "
             f"{coarsest.subpatch_metres:g} m; for finer ones, resample it and register the result as another sensor"
         )
     return text
 
 
-def _spatial(sensors: tuple[str, ...]) -> list[Sensor]:
+def _spatial(sensors: Iterable[str]) -> list[Sensor]:
     return [sensor for sensor in map(get_sensor, sensors) if sensor.kind != "context"]
 
 
-def _extent(name: str, observation: Observation) -> tuple[float, float]:
-    height, width = observation.values.shape[-2:]
-    metres = get_sensor(name).metres_per_pixel
-    return height * metres, width * metres
-
-
-def _describe(name: str, observation: Observation) -> str:
-    height, width = observation.values.shape[-2:]
-    extent = _extent(name, observation)
-    return (
-        f"{name!r} covers {extent[0]:g} x {extent[1]:g} m ({height} x {width} pixels of "
-        f"{get_sensor(name).metres_per_pixel:g} m)"
-    )
+def _describe(name: str, observation: Observation) -> tuple[str, tuple[float, float]]:
+    """Returns a sensor's extent (height, width) in words and in metres."""
+    (height, width), metres = observation.values.shape[-2:], get_sensor(name).metres_per_pixel
+    extent = height * metres, width * metres
+    text = f"{name!r} covers {extent[0]:g} x {extent[1]:g} m ({height} x {width} pixels of {metres:g} m)"
+    return text, extent
 
 
 def _microns(metres: float) -> int:
-    return max(round(metres * _MICRONS), 1)
-
-
-SUFFIXES = ("date_mask", "dates", "mask", "present")  # "date_mask" before "mask", which it ends with
-
-
-def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str]) -> Batch:
-    """A dict of arrays, checked, as a Batch.
-
-    Args:
-      data: for each sensor its standardised values, (B, C, H, W) for an image and (B, T, C, H, W) for a series; for
-        each series `<sensor>_dates` (B, T), integer days of the year, 1 January = 0. Optional masks, bool, True where
-        valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T);
-        `<sensor>_present` (B,).
-      patch_size: side of a patch in metres.
-      sensors: names of the sensors that the model has.
-
-    Returns:
-      A batch of numpy arrays without labels.
-
-    Raises:
-      TypeError: `data` is not a dict, or `patch_size` is not a number.
-      ValueError: anything does not fit; the message names it, says what was expected and what to do.
-    """
-    if not isinstance(data, Mapping):
-        raise TypeError(f"data is a {type(data).__name__}; expected a dict of arrays by sensor name")
-    grouped = _group(data, sensors)
-    if not grouped:
-        raise ValueError(f"data is empty; give at least one of the model's sensors: {', '.join(sensors)}")
-    observations = {}
-    for name, companions in grouped.items():  # a loop, so that warnings know how far away the caller is
-        observations[name] = to_observation(get_sensor(name), data[name], companions)
-    _check_batch_sizes(observations)
-    extent = check_extents(observations)
-    check_patch_size(patch_size, extent, tuple(observations))
-    _check_presence(observations)
-    return Batch(observations, patch_size=float(patch_size))
-
-
-def _group(data: Mapping[str, Any], sensors: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each sensor of `data` its companions by suffix."""
-    grouped: dict[str, dict[str, Any]] = {}
-    companions: list[tuple[str, str]] = []
-    for key in data:
-        name, suffix = _split(key)
-        if suffix is None:
-            _check_sensor(name, sensors)
-            grouped[name] = {}
-        else:
-            companions.append((name, suffix))
-    for name, suffix in companions:
-        if name not in grouped:
-            _check_sensor(name, sensors)
-            raise ValueError(f"data has {f'{name}_{suffix}'!r} but no {name!r}; give both or neither")
-        grouped[name][suffix] = data[f"{name}_{suffix}"]
-    return grouped
-
-
-def _split(key: str) -> tuple[str, str | None]:
-    """A key's sensor, and its suffix if it is a companion's."""
-    for suffix in SUFFIXES:
-        if isinstance(key, str) and key.endswith(f"_{suffix}"):
-            return key.removesuffix(f"_{suffix}"), suffix
-    return key, None
-
-
-def _check_sensor(name: str, sensors: Sequence[str]) -> None:
-    if name in sensors:
-        return
-    if name in SENSORS:
-        raise ValueError(
-            f"the model has no sensor {name!r}; it has {', '.join(sensors)}. "
-            "A model gets its sensors when it is made: AnySat.from_config(preset, sensors=(...))"
-        )
-    close = difflib.get_close_matches(str(name), sensors, n=1)
-    raise ValueError(
-        f"unknown sensor {name!r} in data{f' (did you mean {close[0]!r}?)' if close else ''}. Keys are the model's "
-        f"sensors, {', '.join(sensors)}, and <sensor>_dates, <sensor>_mask, <sensor>_date_mask, <sensor>_present. "
-        "anysat_jax.sensors.register adds a sensor"
-    )
-
-
-def _check_batch_sizes(observations: Mapping[str, Observation]) -> None:
-    sizes = {name: observation.batch_size for name, observation in observations.items()}
-    first = next(iter(sizes))
-    for name, size in sizes.items():
-        if size != sizes[first]:
-            raise ValueError(
-                f"batch sizes differ: {first!r} has {sizes[first]} tiles, {name!r} has {size}; "
-                f"where a tile lacks a sensor, fill in zeros and say so by <sensor>_present (B,)"
-            )
-
-
-def _check_presence(observations: Mapping[str, Observation]) -> None:
-    """Every tile must keep a sensor that has a place in it; context alone says nothing about its patches."""
-    spatial = [o for name, o in observations.items() if get_sensor(name).kind != "context"]
-    if any(observation.present is None for observation in spatial):
-        return
-    empty = ~np.any([observation.present for observation in spatial], axis=0)
-    if empty.any():
-        raise ValueError(
-            f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there. "
-            "Leave the tile out"
-        )
-
-
-def check_output(batch: Batch, output: str, output_modality: str | None = None) -> str | None:
-    """The sensor whose sub-patches a dense output shows; None for the other outputs.
-
-    Args:
-      batch: what the features are made of.
-      output: "tile", "patch", "dense" or "all".
-      output_modality: the sensor; may be left out where there is a single one to choose.
-
-    Raises:
-      ValueError: there is no such output, or the sensor cannot be shown.
-    """
-    if output not in OUTPUTS:
-        raise ValueError(f"unknown output {output!r}; there are {', '.join(OUTPUTS)}")
-    if output != "dense":
-        if output_modality:
-            raise ValueError(f"output_modality={output_modality!r} goes with output='dense' only, not with {output!r}")
-        return None
-    spatial = [name for name in batch.sensors if get_sensor(name).kind != "context"]
-    if not output_modality:
-        if len(spatial) > 1:
-            raise ValueError(
-                f"output='dense' needs output_modality, the sensor whose grid it has: one of {', '.join(spatial)}"
-            )
-        output_modality = spatial[0]
-    if output_modality not in batch.observations:
-        raise ValueError(
-            f"output_modality={output_modality!r} is not among the data; choose one of {', '.join(spatial)}"
-        )
-    if output_modality not in spatial:
-        raise ValueError(
-            f"output_modality={output_modality!r} is a context sensor, one pixel for the whole tile; "
-            f"choose one of {', '.join(spatial)}"
-        )
-    present = batch.observations[output_modality].present
-    if present is not None and not present.all():
-        tile = int(np.flatnonzero(~present)[0])
-        raise ValueError(
-            f"tile {tile} has no {output_modality!r} ({output_modality}_present is False): it has no dense map"
-        )
-    return output_modality
+    return max(round(metres * MICRONS), 1)

@@ -45,7 +45,7 @@ def test_a_patch_that_does_not_divide_the_tile_is_refused():
         make_data("s2", "s1"),
         40,
         "a patch of 40 m does not divide the tile (60 x 60 m, height x width)",
-        "Patch sizes that would do for this tile and its sensors (s2, s1): 10, 20, 30, 60 m",
+        "Patch sizes that fit this tile and its sensors (s2, s1): 10, 20, 30, 60 m",
     )
 
 
@@ -69,14 +69,14 @@ def test_thirty_metre_sensors_want_multiples_of_thirty():
         20,
         "a patch of 20 m is not a whole number of 'alos' pixels of 30 m",
         "(s2, alos): 30, 60, 120 m",
-        "'alos' has pixels of 30 m and wants patches of multiples of 30 m; for finer ones, resample it",
+        "'alos' has pixels of 30 m and needs patches of multiples of 30 m; for finer ones, resample it",
     )
 
 
 def test_a_tile_that_no_patch_fits_is_told_to_be_cropped():
     data = make_data("spot", extent=60.0)
     data["spot"] = data["spot"][:, :, :55]
-    refused(data, 10, "does not divide the tile (55 x 60 m", "No patch size does for this tile and its sensors (spot)")
+    refused(data, 10, "does not divide the tile (55 x 60 m", "No patch size fits this tile and its sensors (spot)")
 
 
 @pytest.mark.parametrize("patch_size", [0, -10, float("nan"), float("inf")])

@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from anysat_jax.validate import check_output, to_batch
+from anysat_jax.api import check_output
+from anysat_jax.validate import to_batch
 from tests.validate.fakes import ALL, make_data
 
 
