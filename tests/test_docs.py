@@ -175,6 +175,14 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / ".ci" / "run"], ids=ids([*PAGES, REPOSITORY / ".ci" / "run"]))
+def test_named_test_files_are_there(page):
+    text, known = page.read_text(encoding="utf-8"), {path.name for path in (REPOSITORY / "tests").rglob("*.py")}
+    named = re.findall(r"(?<![\w/])((?:tests/[\w/]+/)?test_\w+\.py)", text)
+    missing = [name for name in named if not ((REPOSITORY / name).is_file() if "/" in name else name in known)]
+    assert not missing
+
+
 def test_the_two_commands_are_shown():
     readme = blocks(REPOSITORY / "README.md", "bash")
     assert "pip install -e . && python -m anysat_jax.main --config=configs/pretrain.py --workdir=runs/mini\n" in readme
