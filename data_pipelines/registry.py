@@ -18,6 +18,9 @@ def _mini(name: str) -> DatasetEntry:
 
 def _archive(name: str) -> DatasetEntry:
     """Returns the entry of a published archive, whose card, layout and reader are in `datasets/<name>.py`."""
+    if name in _SHARED:
+        module, entry = _SHARED[name]
+        return getattr(importlib.import_module(f"data_pipelines.datasets.{module}"), entry)
     module = importlib.import_module(f"data_pipelines.datasets.{name}")
     version = getattr(module, "VERSION", "1.0.0")
     return DatasetEntry(module.CARD, module.open_reader, module.holds_raw, module.LAYOUT, version)
@@ -38,6 +41,11 @@ EXTERNAL_NAMES = (
 )
 SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover", "sen1floods11_chip")
 """Real data of a few megabytes, for experiments that take minutes; the paper has none of them."""
+_SHARED = {
+    "fuel_moisture_land_cover": ("fuel_moisture", "LAND_COVER_ENTRY"),
+    "sen1floods11_chip": ("sen1floods11", "CHIP_ENTRY"),
+}
+"""Datasets read from another one's files: its module, and their entry there."""
 ARCHIVE_NAMES = GEOPLEX_NAMES + EXTERNAL_NAMES + SMALL_NAMES
 
 _ENTRIES: dict[str, Callable[[], DatasetEntry]] = {

@@ -1,6 +1,6 @@
 """Fuel moisture: a pixel of three months of Sentinel-1 and -2, and how moist the live plants there were in the field.
 
-The same pixels have a second label, the land cover: `fuel_moisture_land_cover.py`.
+The same pixels with their land cover as the label are a dataset of its own, `fuel_moisture_land_cover`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields
 from data_pipelines.files import read_json, read_npy
-from data_pipelines.reader import ArchiveReader, hashed_split
+from data_pipelines.reader import ArchiveReader, DatasetEntry, hashed_split
 
 RADAR_BANDS = ("VV", "VH")
 OPTICAL_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
@@ -196,6 +196,9 @@ class LandCoverReader(FuelMoistureReader):
 
     def label(self, table: PixelTable, row: int) -> np.generic:
         return np.int32(table.cover[row, -1])
+
+
+LAND_COVER_ENTRY = DatasetEntry(LAND_COVER_CARD, LandCoverReader, holds_raw, LAYOUT)
 
 
 def middles_of_months(months: Sequence[int]) -> list[datetime.date]:

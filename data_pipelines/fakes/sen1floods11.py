@@ -7,7 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
 
-from data_pipelines.datasets.sen1floods11 import DATA, LAYERS, LIST_NAMES, LISTS, METADATA, S2_BANDS, SIDE
+from data_pipelines.datasets.sen1floods11 import (
+    DATA,
+    LAYERS,
+    LIST_NAMES,
+    LISTS,
+    METADATA,
+    S2_BANDS,
+    SAMPLE,
+    SIDE,
+    TEST_COLUMN,
+    VAL_COLUMN,
+    WINDOW,
+)
 from data_pipelines.fakes.common import smooth, write_raster
 
 EVENTS = ("Ghana", "Mekong", "Sri-Lanka", "USA")  # as chips are named; the metadata call the Mekong's Cambodia
@@ -76,3 +88,24 @@ def _optical(rng: np.random.Generator, water: Bool[np.ndarray, "H W"], number: i
     values = smooth(rng, (1, SIDE, SIDE), 800, 1500) + 1200 * (infrared & ~water)
     values[..., : 8 * (number % 2), : 8 * (number % 2)] = 0
     return np.rint(values).astype(np.int16)
+
+
+_ROWS = SIDE // WINDOW
+_COLUMNS = {"train": VAL_COLUMN, "val": TEST_COLUMN - VAL_COLUMN, "test": SIDE // WINDOW - TEST_COLUMN}
+
+
+def write_sample(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
+    """Writes the git repository's layout: as many chips as give each split its windows, with metadata.
+
+    Args:
+      folder: where to.
+      tiles: windows of each split at least; a chip gives 24, 8 and 32.
+      seed: of all values. The first chip has no radar in its left quarter.
+    """
+    rng = np.random.default_rng(seed)
+    chips = max(-(-count // (_ROWS * _COLUMNS[split])) for split, count in tiles.items())
+    folders = {layer: folder / "sample" / name for layer, name in SAMPLE.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metadata(folder / METADATA)
+    for number in range(chips):
+        write_chip(folders, f"Ghana_{number}", number, rng)

@@ -9,16 +9,16 @@ import pytest
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
-from data_pipelines.datasets import fuel_moisture, fuel_moisture_land_cover
 from data_pipelines.datasets.fuel_moisture import LAND_COVER, MISSING, SERIES, SITES, VAL_SHARE, middles_of_months
 from data_pipelines.fakes.fuel_moisture import write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import hashed_split
+from data_pipelines.registry import get_entry
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
-BOTH = (fuel_moisture, fuel_moisture_land_cover)
+BOTH = MOISTURE, COVER = get_entry("fuel_moisture"), get_entry("fuel_moisture_land_cover")
 TILES = {"train": 5, "val": 2, "test": 3}
 COLUMNS = ("VV", "VH", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 
@@ -39,14 +39,14 @@ def change(archive, name, edit):
     np.save(path, array if edited is None else edited)
 
 
-@pytest.mark.parametrize("module", BOTH)
-def test_every_pixel_is_as_the_card_says(written, module):
-    check_card(module.CARD)
-    reader = pickle.loads(pickle.dumps(module.open_reader(written)))
+@pytest.mark.parametrize("entry", BOTH)
+def test_every_pixel_is_as_the_card_says(written, entry):
+    check_card(entry.card)
+    reader = pickle.loads(pickle.dumps(entry.open_reader(written)))
     assert {split: len(reader.keys(split)) for split in reader.splits()} == TILES
     for split in reader.splits():
         for key, example in zip(reader.keys(split), examples_of(reader, split), strict=True):
-            check_example(module.CARD, key, example)
+            check_example(entry.card, key, example)
 
 
 def test_written_values_come_back(archive):
@@ -54,7 +54,7 @@ def test_written_values_come_back(archive):
     change(archive, SERIES, lambda array: array[2, :, :13].__setitem__(slice(None), series))
     change(archive, "target", lambda array: array.__setitem__(2, 87.25))
     change(archive, "dynamic_world", lambda array: array.__setitem__(2, (1, 2, 6)))
-    examples = [module.open_reader(archive).example("train", "00002") for module in BOTH]
+    examples = [entry.open_reader(archive).example("train", "00002") for entry in BOTH]
     for example in examples:
         for number, band in enumerate(get_sensor("s2").bands):
             np.testing.assert_array_equal(example["s2"][:, number, 0, 0], series[:, COLUMNS.index(band)])
@@ -72,21 +72,21 @@ def test_a_series_over_new_year_is_in_time_order():
 
 def test_dates_are_days_of_the_year(archive):
     change(archive, "month", lambda array: array.__setitem__(0, (10, 11, 0)))
-    example = fuel_moisture.open_reader(archive).example("train", "00000")
+    example = MOISTURE.open_reader(archive).example("train", "00000")
     for sensor in ("s2", "s1"):
         assert example[f"{sensor}_dates"].tolist() == [318, 348, 14]
         assert example[f"{sensor}_years"].tolist() == [2017, 2017, 2018]
 
 
 def test_pixels_without_a_label_are_left_out_and_counted(written):
-    for module in BOTH:
-        assert module.open_reader(written).summary.endswith("(train 5, val 2, test 3); 3 pixels have no label")
+    for entry in BOTH:
+        assert entry.open_reader(written).summary.endswith("(train 5, val 2, test 3); 3 pixels have no label")
 
 
 def test_the_two_labels_are_missing_on_their_own(archive):
     change(archive, "dynamic_world", lambda array: array.__setitem__((0, -1), MISSING))
     change(archive, "dynamic_world", lambda array: array.__setitem__((1, 0), MISSING))  # not the last month
-    assert [len(module.open_reader(archive).keys("train")) for module in BOTH] == [5, 4]
+    assert [len(entry.open_reader(archive).keys("train")) for entry in BOTH] == [5, 4]
 
 
 def test_validation_is_drawn_by_site_from_training(archive):
@@ -94,17 +94,17 @@ def test_validation_is_drawn_by_site_from_training(archive):
     change(archive, "site", lambda array: np.asarray(sites))
     (archive / SITES).unlink()  # a link
     (archive / SITES).write_text(json.dumps(dict.fromkeys(sites, "train") | {"site 1": "test"}))
-    reader = fuel_moisture.open_reader(archive)
+    reader = MOISTURE.open_reader(archive)
     assert {sites[int(key)] for key in reader.keys("test")} == {"site 1"}
     for split in ("train", "val"):
         assert all(hashed_split(sites[int(key)], VAL_SHARE) == split for key in reader.keys(split))
 
 
 def test_the_fingerprint_follows_the_values(archive):
-    before = fuel_moisture.open_reader(archive).fingerprint
-    assert fuel_moisture.open_reader(archive).fingerprint == before
+    before = MOISTURE.open_reader(archive).fingerprint
+    assert MOISTURE.open_reader(archive).fingerprint == before
     change(archive, SERIES, lambda array: array.__setitem__((0, 0, 4), 1234))
-    assert fuel_moisture.open_reader(archive).fingerprint != before
+    assert MOISTURE.open_reader(archive).fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -122,26 +122,26 @@ def test_the_fingerprint_follows_the_values(archive):
 def test_what_is_not_as_published_is_refused(archive, name, edit, message):
     change(archive, name, edit)
     with pytest.raises(ValueError, match=message):
-        fuel_moisture.open_reader(archive)
+        MOISTURE.open_reader(archive)
 
 
 def test_a_missing_file_is_named(archive):
     (archive / "npy" / "target.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"target.npy; expected a row for each pixel"):
-        fuel_moisture.open_reader(archive)
+        MOISTURE.open_reader(archive)
 
 
-@pytest.mark.parametrize("module", BOTH)
-def test_it_is_found_in_the_folder_above(archive, tmp_path, module):
+@pytest.mark.parametrize("entry", BOTH)
+def test_it_is_found_in_the_folder_above(archive, tmp_path, entry):
     archive.rename(tmp_path / "fuel_moisture")
-    assert module.holds_raw(tmp_path) and module.holds_raw(tmp_path / "fuel_moisture")
-    assert not module.holds_raw(tmp_path / "fuel_moisture" / "npy")
-    assert module.open_reader(tmp_path).tiles == module.open_reader(tmp_path / "fuel_moisture").tiles
+    assert entry.holds_raw(tmp_path) and entry.holds_raw(tmp_path / "fuel_moisture")
+    assert not entry.holds_raw(tmp_path / "fuel_moisture" / "npy")
+    assert entry.open_reader(tmp_path).tiles == entry.open_reader(tmp_path / "fuel_moisture").tiles
 
 
 def test_real_pixels(real_data, tmp_path):
     root = real_data / "presto_eval"
-    moisture, cover = (module.open_reader(root) for module in BOTH)
+    moisture, cover = (entry.open_reader(root) for entry in BOTH)
     for reader in (moisture, cover):
         assert {split: len(reader.keys(split)) for split in reader.splits()} == {"train": 1211, "val": 367, "test": 735}
         for split in reader.splits():
@@ -156,7 +156,7 @@ def test_real_pixels(real_data, tmp_path):
 
 
 def test_no_site_of_the_real_data_is_in_two_splits(real_data):
-    reader = fuel_moisture.open_reader(real_data / "presto_eval" / "fuel_moisture")
+    reader = MOISTURE.open_reader(real_data / "presto_eval" / "fuel_moisture")
     names = np.load(real_data / "presto_eval" / "fuel_moisture" / "npy" / "site.npy")
     sites = {split: set(names[[int(key) for key in reader.keys(split)]].tolist()) for split in reader.splits()}
     assert {split: len(those) for split, those in sites.items()} == {"train": 78, "val": 22, "test": 50}
@@ -171,16 +171,16 @@ def test_months_of_the_real_data_count_from_january(real_data):
     assert max(means, key=means.__getitem__) == 6 and min(means, key=means.__getitem__) in (0, 2)
 
 
-@pytest.mark.parametrize("module", BOTH)
-def test_the_real_data_make_batches(real_data, tmp_path, module):
-    name = module.CARD.name
-    folder = prepare_dataset(module.open_reader(real_data / "presto_eval"), tmp_path, "1.0.0")
-    prepared = PreparedDataset.open(module.CARD, folder)
+@pytest.mark.parametrize("entry", BOTH)
+def test_the_real_data_make_batches(real_data, tmp_path, entry):
+    name = entry.card.name
+    folder = prepare_dataset(entry.open_reader(real_data / "presto_eval"), tmp_path, "1.0.0")
+    prepared = PreparedDataset.open(entry.card, folder)
     assert prepared.statistics["s2"].longest_series == 3
     data = data_config(tmp_path)
     data.datasets = {name: dict(batch_size=64)}
     batch = next(load.open_datasets(data)[name].evaluation_batches("val", patch_size=10, batch_size=367))
     assert batch.observations["s2"].values.shape == (367, 3, 10, 1, 1) and batch.labels["valid"].all()
     assert abs(batch.observations["s2"].values).max() < 20 and np.isfinite(batch.observations["s1"].values).all()
-    dtype = np.float32 if module is fuel_moisture else np.int32
+    dtype = np.float32 if entry is MOISTURE else np.int32
     assert batch.labels["tile"].dtype == dtype and batch.labels["tile"].shape == (367,)
