@@ -79,12 +79,12 @@ Months = dict[str, dict[str, list[int]]]
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / "train_features").is_dir() and (folder / "train_agbm").is_dir()
 
 
 def open_reader(root: pathlib.Path) -> "BioMasstersReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return BioMasstersReader(root)
 
 
@@ -98,7 +98,7 @@ class BioMasstersReader(ArchiveReader):
           root: folder with train_features and train_agbm.
 
         Raises:
-          FileNotFoundError: there is not one chip with its label.
+          FileNotFoundError: no chip has a label.
           ValueError: a list lacks its column, or names a chip for two splits.
         """
         self._months = {part: _months(root / f"{part}_features") for part in ("train", "test")}
@@ -109,7 +109,7 @@ class BioMasstersReader(ArchiveReader):
         self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
 
     def example(self, split: str, key: str) -> Example:
-        """One chip.
+        """Reads one chip.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -126,7 +126,7 @@ class BioMasstersReader(ArchiveReader):
 
 
 def _months(folder: pathlib.Path) -> Months:
-    """The months on disk, by one listing of the folder."""
+    """Returns the months on disk, from one listing of the folder."""
     months: Months = {}
     if not folder.is_dir():
         return months
@@ -140,7 +140,7 @@ def _months(folder: pathlib.Path) -> Months:
 
 
 def _splits(root: pathlib.Path, there: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Chips of each split, by lists if there are any."""
+    """Returns the chips of each split, from the lists if there are any."""
     if (root / "train_Data_list.csv").is_file():
         chips = {"train": set(there["train"]), "val": set(there["train"]), "test": set(there["test"])}
         return {split: [c for c in _listed(root / f"{split}_Data_list.csv") if c in chips[split]] for split in chips}
@@ -153,12 +153,12 @@ def _listed(path: pathlib.Path) -> list[str]:
 
 
 def month_day(month: int) -> datetime.date:
-    """The middle of a month, counted from September as 0."""
+    """Returns the middle of a month; month 0 is September."""
     return datetime.date(FIRST_YEAR + (month + 8) // 12, (month + 8) % 12 + 1, 15)
 
 
 def _read_s1(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
-    """Both orbits of every month with their ratio in dB; orbits without a valid pixel are left out."""
+    """Reads both orbits of every month with their ratio in dB; leaves out orbits without a valid pixel."""
     expected = f"a GeoTIFF of VV and VH in dB, ascending and descending, {SIDE} x {SIDE} pixels, float32"
     values, masks, days = [], [], []
     for month in months:
@@ -176,7 +176,7 @@ def _read_s1(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
 
 
 def _read_s2(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
-    """The bands of every month and its clouds; months without a valid pixel are left out."""
+    """Reads bands and clouds of every month; leaves out months without a valid pixel."""
     expected = f"a GeoTIFF of ten bands and the cloud probability, {SIDE} x {SIDE} pixels"
     values, masks, clouds, days = [], [], [], []
     for month in months:
@@ -212,7 +212,7 @@ def _series(sensor: str, values: list[np.ndarray], masks: list[np.ndarray], days
 
 
 def _read_label(path: pathlib.Path) -> Float32[np.ndarray, "256 256"]:
-    """Biomass, NaN where it is unknown."""
+    """Reads the biomass, NaN where it is unknown."""
     expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, above-ground biomass as floats"
     values, _ = read_raster(path, (1, SIDE, SIDE), "f", expected)
     return np.where(np.isfinite(values[0]) & (values[0] != NODATA), values[0], np.nan).astype(np.float32)

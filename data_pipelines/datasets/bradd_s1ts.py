@@ -58,12 +58,12 @@ _DATE_CLASSES = (datetime.date, datetime.datetime)
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / "meta.csv").is_file() and (folder / "Samples").is_dir()
 
 
 def open_reader(root: pathlib.Path) -> "BraddReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return BraddReader(root)
 
 
@@ -77,7 +77,7 @@ class BraddReader(ArchiveReader):
           root: folder with meta.csv and Samples.
 
         Raises:
-          FileNotFoundError: meta.csv is missing, or not one of its tiles is on disk.
+          FileNotFoundError: meta.csv is missing, or none of its tiles is on disk.
           ValueError: meta.csv is not as published.
         """
         listed = _read_splits(root / "meta.csv")
@@ -86,7 +86,7 @@ class BraddReader(ArchiveReader):
         self.summary += f"; meta.csv lists {sum(map(len, listed.values())):,} with a split"
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
@@ -99,7 +99,7 @@ class BraddReader(ArchiveReader):
 
 
 def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
-    """Tile names of each split; rows without a split belong to none."""
+    """Reads the tile names of each split; leaves out rows without a split."""
     names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
     for row in read_table(path, ("file", "close_set"), f"BraDD-S1TS as published: {LAYOUT}"):
         split, file = row["close_set"].strip(), row["file"].strip()
@@ -135,7 +135,7 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
 
 
 def _observed(image: Float32[np.ndarray, "T 2 H W"]) -> Bool[np.ndarray, "T 1 H W"]:
-    """Where both polarisations are finite and not both exactly zero, the filling of a cut image."""
+    """Returns where both polarisations are finite and not both exactly zero, the fill value of cut images."""
     return np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
 
 

@@ -59,7 +59,7 @@ TEST_FOLDERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Area:
-    """A stretch of land with its tiles.
+    """An area of a domain, with its tiles.
 
     Attributes:
       domain: name of its domain, e.g. "D004_2021".
@@ -76,12 +76,12 @@ class Area:
 
 
 def choose_folders(root: pathlib.Path, candidates: tuple[Folders, ...]) -> Folders | None:
-    """The first of the candidates whose images are there."""
+    """Returns the first of the candidates whose images exist."""
     return next((folders for folders in candidates if (root / folders.aerial).is_dir()), None)
 
 
 def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[Area]:
-    """The areas of a part, in a fixed order; each folder is listed once."""
+    """Yields the areas of a part in a fixed order; lists each folder once."""
     for domain in _folders_in(root / folders.aerial, DOMAIN):
         for name in _folders_in(root / folders.aerial / domain, AREA):
             images = _numbers(file_folder(root / folders.aerial / domain / name, "img"), "IMG_")
@@ -91,7 +91,7 @@ def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[Area]:
 
 
 def file_folder(area: pathlib.Path, kind: str) -> pathlib.Path:
-    """Where an area's files are: in a folder `kind` of its own, or right in the area's."""
+    """Returns the folder of an area's files: its subfolder `kind` if there is one, else its own."""
     return area / kind if (area / kind).is_dir() else area
 
 
@@ -111,7 +111,7 @@ def _series(root: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def read_splits(root: pathlib.Path) -> dict[str, str] | None:
-    """The split of each domain as `splits.json` lists them; None without that file.
+    """Reads the split of each domain from `splits.json`; None without that file.
 
     Raises:
       ValueError: it is no JSON, or no lists of domains, or names one twice.
@@ -131,7 +131,7 @@ def read_splits(root: pathlib.Path) -> dict[str, str] | None:
 
 
 def read_centroids(root: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, tuple[int, int]]]:
-    """The file of the centroids, and by tile number (row, column) of its middle in the area's Sentinel-2 series.
+    """Reads the centroids: their file, and by tile number (row, column) of its centre in the area's Sentinel-2 series.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, or no JSON of image names with two whole numbers each.
@@ -222,12 +222,12 @@ LAYOUT = (
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return any(choose_folders(folder, candidates) for candidates in (TRAIN_FOLDERS, TEST_FOLDERS))
 
 
 def open_reader(root: pathlib.Path) -> "FlairReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return FlairReader(root)
 
 
@@ -241,7 +241,7 @@ class FlairReader(ArchiveReader):
           root: folder that holds flair_aerial_train, flair_2_aerial_test and the others.
 
         Raises:
-          FileNotFoundError: there is not one tile, or Sentinel-2 series without the file of their places.
+          FileNotFoundError: there are no tiles, or Sentinel-2 series without the file of their places.
           ValueError: the splits or the places are not as published.
         """
         self._train, self._test = (choose_folders(root, c) for c in (TRAIN_FOLDERS, TEST_FOLDERS))
@@ -272,7 +272,7 @@ class FlairReader(ArchiveReader):
         tiles[split] += [f"{area.domain}-{area.name}-{number}" for number in whole]
 
     def _find_places(self) -> None:
-        """Where in its area's series each tile is."""
+        """Finds the position of each tile in its area's series."""
         self._centroids, self._places = None, {}
         if self._series:
             self._centroids, places = read_centroids(self.root)
@@ -286,7 +286,7 @@ class FlairReader(ArchiveReader):
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -313,7 +313,7 @@ class FlairReader(ArchiveReader):
 
 
 def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
-    """The split of a domain's tiles; "" for none. Tiles of the test folders are in no other split."""
+    """Returns the split of a domain's tiles, "" for none; tiles of the test folders are in no other split."""
     if named is not None:
         split = named.get(domain, "")
         return split if (split == "test") == held_out else ""
@@ -327,7 +327,7 @@ def _read_aerial(path: pathlib.Path) -> Example:
 
 
 def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Classes from 0; those of the full nomenclature from 13 on are one."""
+    """Reads classes from 0; those of the full nomenclature from 13 on become one."""
     expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers from 1 to {NUM_LABELS}"
     (labels,), _ = read_raster(path, (1, SIDE, SIDE), "iu", expected)
     if labels.min() < 1 or labels.max() > NUM_LABELS:
@@ -336,9 +336,9 @@ def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
 
 
 def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
-    """The ten by ten pixels around a place, in time order, without the dates on which nothing was observed.
+    """Reads 10 x 10 pixels around a position, in time order, without dates on which nothing was observed.
 
-    Nothing at all where that is so on every date: the tile lacks the sensor.
+    Returns {} if no date is left: the tile lacks the sensor.
     """
     path, clouds, products = (stem.with_name(stem.name + end) for end in (DATA, "masks.npy", "products.txt"))
     days = _read_days(products)
@@ -356,7 +356,7 @@ def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
 
 
 def _read_days(path: pathlib.Path) -> list[Any]:
-    """The day of each product, e.g. S2A_MSIL2A_20210415T105021_..."""
+    """Reads the day of each product, e.g. S2A_MSIL2A_20210415T105021_..."""
     lines = read_lines(path, "names of Sentinel-2 products, one a line")
     if not lines:
         raise ValueError(f"{path} is empty; expected names of Sentinel-2 products, one a line")
@@ -364,7 +364,7 @@ def _read_days(path: pathlib.Path) -> list[Any]:
 
 
 def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    """The pixels of a tile: five on each side of the corner that the place names."""
+    """Returns a tile's pixels: five on each side of the pixel corner `place`."""
     row, column = place
     height, width = whole.shape[-2:]
     if not (5 <= row <= height - 5 and 5 <= column <= width - 5):
@@ -384,7 +384,7 @@ def _to_uint16(path: pathlib.Path, values: np.ndarray) -> UInt16[np.ndarray, "T 
 
 
 def _read_clouds(path: pathlib.Path, shape: tuple[int, ...], place: tuple[int, int]) -> UInt8[np.ndarray, "T 1 10 10"]:
-    """The larger of the probabilities of snow and cloud, in percent."""
+    """Reads the larger of the probabilities of snow and cloud, in percent."""
     expected = f"percentages of snow and cloud of shape ({shape[0]}, 2, {shape[2]}, {shape[3]})"
     both = _cut(path, read_npy(path, (shape[0], 2, *shape[2:]), "iuf", expected, mapped=True), place)
     if not ((both >= 0) & (both <= 100)).all():

@@ -127,13 +127,13 @@ def _base(folder: pathlib.Path) -> pathlib.Path:
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout, or the folder fuel_moisture that does."""
+    """Returns whether a folder holds the published layout, or is the parent of such a folder fuel_moisture."""
     base = _base(folder)
     return (base / SITES).is_file() and (base / "npy" / f"{SERIES}.npy").is_file()
 
 
 def open_reader(root: pathlib.Path) -> "FuelMoistureReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return FuelMoistureReader(root)
 
 
@@ -164,15 +164,15 @@ class FuelMoistureReader(ArchiveReader):
         return hashlib.sha256(super().fingerprint.encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
 
     def has_label(self, table: PixelTable, row: int) -> bool:
-        """Whether a pixel can be used."""
+        """Returns whether a pixel has a label."""
         return bool(np.isfinite(table.moisture[row]))
 
     def label(self, table: PixelTable, row: int) -> np.generic:
-        """What is to be predicted of a pixel."""
+        """Returns the label of a pixel."""
         return table.moisture[row]
 
     def example(self, split: str, key: str) -> Example:
-        """One pixel; its key is its row."""
+        """Reads one pixel; its key is its row."""
         table, row = self._table, int(key)
         optical, radar = (one[row][:, :, None, None] for one in (table.optical, table.radar))
         days = middles_of_months(table.months[row].tolist())
@@ -202,7 +202,7 @@ LAND_COVER_ENTRY = DatasetEntry(LAND_COVER_CARD, LandCoverReader, holds_raw, LAY
 
 
 def middles_of_months(months: Sequence[int]) -> list[datetime.date]:
-    """The 15th of each of a series' months (from 0); a month before the one that it follows is of the next year."""
+    """Returns the 15th of each month (from 0) of a series; a lower number than the one before starts the next year."""
     year, days = FIRST_YEAR, []
     for number, month in enumerate(months):
         year += number > 0 and month < months[number - 1]
@@ -211,7 +211,7 @@ def middles_of_months(months: Sequence[int]) -> list[datetime.date]:
 
 
 def read_table(base: pathlib.Path) -> PixelTable:
-    """All of the archive that is used.
+    """Reads the arrays of the archive that are used.
 
     Args:
       base: folder that holds npy.
@@ -246,7 +246,7 @@ def _check_range(path: pathlib.Path, numbers: Int[np.ndarray, "N T"], highest: i
 
 
 def _read_sites(path: pathlib.Path, sites: Sequence[str]) -> Bool[np.ndarray, "N"]:
-    """True for the pixels of sites that are published for testing."""
+    """Returns True for pixels of sites that are published for testing."""
     kinds = read_json(path, _EXPECTED)
     for site in dict.fromkeys(sites):
         kind = kinds.get(site) if isinstance(kinds, dict) else None

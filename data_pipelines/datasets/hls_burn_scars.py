@@ -61,17 +61,17 @@ NAME = re.compile(r"HLS\.[SL]30\.(?P<square>T\w{5})\.(?P<day>\d{7})\.")
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return any(stems(folder / split, SCENE) for split in ("training", "validation"))
 
 
 def open_reader(root: pathlib.Path) -> "BurnScarsReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return BurnScarsReader(root)
 
 
 def split_of(folder: str, square: str) -> str:
-    """The split of a scene by its folder and its square of the satellites' grid, e.g. "T10TGS"."""
+    """Returns the split of a scene from its folder and its square of the satellites' grid, e.g. "T10TGS"."""
     if folder == "validation":
         return "test"
     return "val" if hashlib.sha256(square.encode()).digest()[0] < 26 else "train"  # 26 of 256
@@ -104,7 +104,7 @@ class BurnScarsReader(ArchiveReader):
         self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
 
     def example(self, split: str, key: str) -> Example:
-        """One scene.
+        """Reads one scene.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -118,7 +118,7 @@ class BurnScarsReader(ArchiveReader):
 
 
 def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:
-    """Square of the grid and day of a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4_merged.tif."""
+    """Returns grid square and day of a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4_merged.tif."""
     found = NAME.search(path.name)
     if not found:
         raise ValueError(
@@ -128,7 +128,7 @@ def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:
 
 
 def _read_scene(path: pathlib.Path) -> Example:
-    """The scene as a series of one date; its bands stand in our order."""
+    """Reads the scene as a series of one date; its bands are in our order already."""
     num_bands = get_sensor("hls").num_bands
     expected = f"a GeoTIFF of {num_bands} bands {', '.join(CARD.file_bands['hls'])}, {SIDE} x {SIDE} pixels, float32"
     values, place = read_raster(path, (num_bands, SIDE, SIDE), "f", expected)
@@ -144,6 +144,6 @@ def _read_scene(path: pathlib.Path) -> Example:
 
 
 def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Burnt area: -1 missing, 0 not burned, 1 burn scar."""
+    """Reads the burnt area: -1 missing, 0 not burned, 1 burn scar."""
     expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (missing), 0 (not burned), 1 (burned)"
     return read_class_map(path, SIDE, (-1, 0, 1), expected)

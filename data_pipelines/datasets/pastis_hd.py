@@ -22,12 +22,12 @@ SIDE = 128  # pixels of 10 m along a patch
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """What the metadata say of a patch.
+    """The metadata of a patch.
 
     Attributes:
       fold: 1 to 5.
       days: by sensor, the days of its series as the numbers yyyymmdd, in the order of the array.
-      crs: coordinate system of `transform`; "" where the metadata tell none, and NaN for the map.
+      crs: coordinate system of `transform`; "" if the metadata have none, with a transform of NaN.
       transform: affine map from (column, row) of the 128 x 128 pixels to coordinates.
     """
 
@@ -38,7 +38,7 @@ class Patch:
 
 
 def read_patches(path: pathlib.Path) -> dict[str, Patch]:
-    """The patches of a `metadata.geojson` by their number, in its order.
+    """Reads the patches of a `metadata.geojson` by their number, in its order.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, or not as published; the message names the patch and the field.
@@ -58,7 +58,7 @@ def read_patches(path: pathlib.Path) -> dict[str, Patch]:
 
 
 def _crs_of(table: dict[str, Any]) -> str:
-    """The coordinate system that a GeoJSON file names, like urn:ogc:def:crs:EPSG::2154; "" for none."""
+    """Returns the coordinate system of a GeoJSON file, like urn:ogc:def:crs:EPSG::2154; "" for none."""
     found = re.search(r"EPSG:+(\d+)", json.dumps(table.get("crs", "")))
     return f"EPSG:{found[1]}" if found else ""
 
@@ -87,7 +87,7 @@ def _whole(where: str, properties: dict[str, Any], field: str) -> int:
 
 
 def _days(where: str, field: str, table: Any) -> tuple[int, ...]:
-    """Days in the order of the array, which is that of the numbers "0", "1", ..., "10", not of the text.
+    """Returns days in the order of the array: by the numbers "0", "1", ..., "10", not by the text.
 
     Tools that copy the metadata write the table as a text.
     """
@@ -103,7 +103,7 @@ def _days(where: str, field: str, table: Any) -> tuple[int, ...]:
 
 
 def _transform(geometry: Any) -> Float64[np.ndarray, "6"]:
-    """The affine map of a patch, a square that is turned by less than 45 degrees; NaN without such an outline."""
+    """Returns the affine map of a patch, a square rotated by less than 45 degrees; NaN for any other outline."""
     try:
         rings = geometry["coordinates"][0][0] if geometry["type"] == "MultiPolygon" else geometry["coordinates"][0]
         corners = np.asarray(rings, np.float64)[:-1, :2]
@@ -195,12 +195,12 @@ LAYOUT = (
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / METADATA).is_file() and (folder / "DATA_S2").is_dir()
 
 
 def open_reader(root: pathlib.Path) -> "PastisReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return PastisReader(root)
 
 
@@ -214,7 +214,7 @@ class PastisReader(ArchiveReader):
           root: folder with the metadata.
 
         Raises:
-          FileNotFoundError: the metadata are missing, or not one of their patches is on disk.
+          FileNotFoundError: the metadata are missing, or none of their patches is on disk.
           ValueError: the metadata are not as published.
         """
         listed = read_patches(root / METADATA)
@@ -243,7 +243,7 @@ class PastisReader(ArchiveReader):
         return hashlib.sha256(json.dumps([super().fingerprint, patches, having]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One patch.
+        """Reads one patch.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -261,9 +261,9 @@ class PastisReader(ArchiveReader):
         return {**example, "dense": dense, "tile": _crops_of(dense)}
 
     def _series(self, sensor: str, key: str, path: pathlib.Path) -> Example:
-        """A series with its mask, in time order, without the dates on which nothing was observed.
+        """Reads a series with its mask, in time order, without dates on which nothing was observed.
 
-        A sensor that saw nothing on any date is missing, if it may be.
+        Returns {} if no date is left and the sensor is optional.
         """
         numbers = self.patches[key].days[sensor]
         where = f"{self.root / METADATA}, patch {key}, {DATE_FIELDS[sensor]!r}"
@@ -280,7 +280,7 @@ class PastisReader(ArchiveReader):
 def _read_array(
     path: pathlib.Path, sensor: str, count: int
 ) -> tuple[Num[np.ndarray, "T C 128 128"], Bool[np.ndarray, "T 1 128 128"]]:
-    """A series as stored, and where it holds an observation."""
+    """Reads a series as stored, and where it has an observation."""
     bands, dtype, kind = {"s2": (10, "iu", "whole numbers"), "s1": (3, "f", "floats")}[sensor]
     expected = f"{kind} of shape ({count}, {bands}, {SIDE}, {SIDE}), a date for each of {DATE_FIELDS[sensor]!r}"
     values = read_npy(path, (count, bands, SIDE, SIDE), dtype, expected)
@@ -305,7 +305,7 @@ def _read_spot(path: pathlib.Path) -> UInt8[np.ndarray, "3 1280 1280"]:
 
 
 def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
-    """The class of each pixel, the first of the file's channels."""
+    """Reads the class of each pixel, the first of the file's channels."""
     expected = f"whole numbers of shape (3, {SIDE}, {SIDE}), first the classes 0 to {VOID}"
     classes = read_npy(path, (None, SIDE, SIDE), "iu", expected)
     if not len(classes) or classes[0].min() < 0 or classes[0].max() > VOID:
@@ -315,5 +315,5 @@ def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
 
 
 def _crops_of(dense: Int8[np.ndarray, "128 128"]) -> UInt8[np.ndarray, "18"]:
-    """Multi-hot crops that the map shows."""
+    """Returns the crops on the map, multi-hot."""
     return np.isin(np.arange(1, VOID), dense).astype(np.uint8)

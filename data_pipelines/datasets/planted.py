@@ -64,7 +64,7 @@ class PlantedFiles(ArchiveReader):
         return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as expected; the message names it.
@@ -110,7 +110,7 @@ _WALKERS = 8  # threads that wait for the disk while record headers are read
 
 
 class RecordKeys(Sequence[str]):
-    """Keys "FILE:NUMBER" of all records of some files, made when asked for: there are more than a million."""
+    """Keys "FILE:NUMBER" of all records of some files, made on access: there are more than a million."""
 
     def __init__(self, names: Sequence[str], counts: Sequence[int]) -> None:
         self._names = tuple(names)
@@ -128,7 +128,7 @@ class RecordKeys(Sequence[str]):
 
 
 def record_files(root: pathlib.Path) -> dict[str, list[str]]:
-    """TFRecord files in a folder and one level below, by split, as paths from `root`; hidden ones are left out."""
+    """Lists TFRecord files in a folder and one level below, by split, as paths from `root`, without hidden ones."""
     found: dict[str, list[str]] = {}
     for path in itertools.chain(root.glob("*.tfrecord*"), root.glob("*/*.tfrecord*")):
         name = path.relative_to(root).as_posix()
@@ -185,7 +185,7 @@ class PlantedRecords:
         return self._keys[split]
 
     def example(self, split: str, key: str) -> Example:
-        """One record.
+        """Reads one record.
 
         Raises:
           FileNotFoundError, ValueError: the record is damaged or not as expected; the message names file and record.
@@ -199,7 +199,7 @@ class PlantedRecords:
         return example
 
     def features(self, key: str) -> tuple[str, dict[str, np.ndarray]]:
-        """File and record in words, and the record's features by name, each of one dimension."""
+        """Returns file and record in words, and the record's features by name, each of one dimension."""
         name, _, number = key.rpartition(":")
         offsets, index = self._offsets[name], int(number)
         if not 0 <= index < len(offsets) - 1:
@@ -220,7 +220,7 @@ class PlantedRecords:
 
 
 def species_name(where: str, features: dict[str, np.ndarray]) -> str | int:
-    """The label of a record, a name or a class number.
+    """Returns the label of a record, a name or a class number.
 
     Raises:
       ValueError: it has none.
@@ -267,7 +267,7 @@ def _read_species(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _check_folders(root: pathlib.Path, files: Mapping[str, Sequence[str]]) -> None:
-    """Two versions or subsets of the archive side by side hold the same tiles, maybe in other splits."""
+    """Refuses two versions or subsets of the archive side by side: they hold the same tiles in other splits."""
     for split, names in sorted(files.items()):
         folders = sorted({name.rpartition("/")[0] or "." for name in names})
         if len(folders) > 1:
@@ -281,7 +281,7 @@ def _all_offsets(root: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarr
 
 
 def _missing_shards(files: Sequence[str]) -> str:
-    """How many shards are not there, by what the names of the others say."""
+    """Returns how many shards are missing, from the totals in the names of the others."""
     promised = {
         name.rpartition("-of-")[0].rpartition("-")[0]: int(name.rpartition("-of-")[2])
         for name in files
@@ -292,7 +292,7 @@ def _missing_shards(files: Sequence[str]) -> str:
 
 
 def _arrays(where: str, sensor: str, features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values and mask (T, H, W, C) and dates (T,) of a sensor."""
+    """Returns values and mask (T, H, W, C) and dates (T,) of a sensor."""
     stamps = _feature(where, DATES.format(sensor), features)
     shape = (len(stamps), side(sensor), side(sensor), -1)
     arrays = []
@@ -320,7 +320,7 @@ LAYOUT = f"*train*.tfrecord-*-of-*, validation and test likewise, and {SPECIES};
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds one of the two layouts."""
+    """Returns whether a folder holds one of the two layouts."""
     return bool(label_files(folder) or record_files(folder))  # the latter lists the folders below
 
 

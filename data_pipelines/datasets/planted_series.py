@@ -59,7 +59,7 @@ CARD = DatasetCard(
 
 
 def class_number(where: str, number: int) -> np.int32:
-    """The label of a tile.
+    """Checks and returns the class number of a tile.
 
     Raises:
       ValueError: it is none of the 40 classes.
@@ -70,12 +70,12 @@ def class_number(where: str, number: int) -> np.int32:
 
 
 def side(sensor: str) -> int:
-    """Pixels along a side of the archive's array of a sensor."""
+    """Returns the pixels along a side of a sensor's array in the archive."""
     return get_sensor(sensor).pixels(CARD.extent)
 
 
 def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> Example:
-    """A sensor's fields of an example; none where no date has a valid value.
+    """Returns a sensor's fields of an example; {} if no date has a valid value.
 
     Args:
       where: file or record, for errors.
@@ -117,7 +117,7 @@ def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray,
 def _radar(
     where: str, sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
 ) -> tuple[Float32[np.ndarray, "T 3 H W"], Bool[np.ndarray, "T 3 H W"]]:
-    """Both polarisations and their ratio. In ALOS's digital numbers 0 stands for no data."""
+    """Returns both polarisations and their ratio; 0 in ALOS's digital numbers is no data."""
     if sensor == "s1":
         three = with_ratio_of_decibels(in_decibels(f"{where}, {sensor!r}", values, valid))
     else:

@@ -36,7 +36,7 @@ IMAGES = "naip"
 
 
 def tar_files(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
-    """The archives of a kind of data: `KIND/*.tar`, and `KIND_ZONE/*.tar` for each UTM zone."""
+    """Returns the archives of a kind of data: `KIND/*.tar`, and `KIND_ZONE/*.tar` for each UTM zone."""
     found = [*root.glob(f"{kind}/*.tar"), *root.glob(f"{kind}_?????/*.tar")]
     return sorted(path for path in found if not path.name.startswith("."))
 
@@ -65,17 +65,17 @@ class TileFiles:
         self.tiles = loose | set(self._archives)
 
     def archive(self, tile: str) -> tuple[str, str]:
-        """Zone and name of the archive that holds a tile; tiles read in this order open each archive but once."""
+        """Returns zone and name of a tile's archive; reading tiles in this order opens each archive once."""
         return self._archives.get(tile, ("", ""))
 
     def count(self, kind: str) -> int:
-        """How many files there are of a kind of data, loose or archives; one listing."""
+        """Counts the files of a kind of data, loose or archives, from one listing."""
         folder = self.root / kind
         loose = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
         return len(loose) + len(tar_files(self.root, kind))
 
     def read(self, kind: str, tile: str, suffix: str) -> tuple[pathlib.Path, bytes | None]:
-        """A file's path, for messages, and its content; None if it is not there.
+        """Reads a file: its path, for messages, and its content, None if it does not exist.
 
         Raises:
           ValueError: an archive is damaged.
@@ -153,12 +153,12 @@ LAYOUT = (
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / IMAGES).is_dir() or next(folder.glob(f"{IMAGES}_?????/*.tar"), None) is not None
 
 
 def open_reader(root: pathlib.Path) -> "S2NaipReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return S2NaipReader(root)
 
 
@@ -198,7 +198,7 @@ class S2NaipReader(ArchiveReader):
         return hashlib.sha256(json.dumps([super().fingerprint, dates, self._counts]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it.
@@ -226,7 +226,7 @@ class S2NaipReader(ArchiveReader):
         return draw_map(path, geojson)
 
     def _optical(self, sensor: str, tile: str) -> Example:
-        """A series of two files: bands of 10 m, and of 20 m, which are interpolated."""
+        """Reads a series of two files: bands of 10 m, and of 20 m, which are interpolated."""
         suffixes = {"_8.tif": (TEN_METRES[sensor], GRID), "_16.tif": (TWENTY_METRES[sensor], GRID // 2)}
         found = {suffix: self._files.read(FOLDERS[sensor], tile, suffix) for suffix in suffixes}
         if all(content is None for _, content in found.values()):
@@ -262,7 +262,7 @@ class S2NaipReader(ArchiveReader):
         values: Num[np.ndarray, "T C 64 64"],
         valid: Bool[np.ndarray, "T 1 64 64"],
     ) -> Example:
-        """The fields of a series in time order, of the dates with a valid pixel; none if there is no such date."""
+        """Returns the fields of a series in time order, of the dates with a valid pixel; {} if there are none."""
         days = self._days(sensor, tile, path, len(values))
         seen = [i for i in in_time_order(days) if valid[i].any()]
         if not seen:
@@ -279,7 +279,7 @@ class S2NaipReader(ArchiveReader):
 
 
 def _from_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
-    """Tiles of each split and dates of each sensor out of `{split}_dict.json`, if there are any."""
+    """Reads tiles of each split and dates of each sensor from `{split}_dict.json`, if there are any."""
     lists: dict[str, list[str]] = {}
     days: dict[str, dict[str, list[int]]] = {sensor: {} for sensor in FOLDERS}
     paths = split_dicts(root)
@@ -294,7 +294,7 @@ def _from_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, Dat
 
 
 def _place(tile: str) -> Mapping[str, object]:
-    """UTM zone and corner of a tile, which its name tells: columns and rows of 640 m, rows counted southwards."""
+    """Returns UTM zone and corner of a tile from its name: columns and rows of 640 m, rows counted southwards."""
     zone, column, row = tile.split("_")
     corner = (float(int(column) * CARD.extent), -float(int(row) * CARD.extent))
     return {"crs": f"EPSG:{zone}", "transform": np.asarray((METRES, 0.0, corner[0], 0.0, -METRES, corner[1]))}
@@ -303,7 +303,7 @@ def _place(tile: str) -> Mapping[str, object]:
 def _read_stack(
     path: pathlib.Path, content: bytes | None, bands: Sequence[str], pixels: int
 ) -> Num[np.ndarray, "T C H W"]:
-    """The images of all dates, stacked band after band in the file, as uint16."""
+    """Reads the images of all dates, stacked band after band in the file, as uint16."""
     expected = f"a GeoTIFF of the bands {', '.join(bands)} for each date, {pixels} x {pixels} pixels, 0 to 65535"
     if content is None:
         raise FileNotFoundError(f"no {path}; expected {expected}")

@@ -35,7 +35,7 @@ class DateTable:
     """Days of each tile's images, in the order of the images; small in memory, for there are half a million tiles.
 
     Args:
-      source: the file that tells them.
+      source: the file that lists them.
       days: ordinals of the days by tile.
     """
 
@@ -54,7 +54,7 @@ class DateTable:
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def days(self, tile: str) -> list[datetime.date]:
-        """A tile's days; none if the source does not name it."""
+        """Returns a tile's days; [] if the source does not list it."""
         place = int(np.searchsorted(self._tiles, tile)) if self._tiles.size else 0
         if place >= len(self._tiles) or self._tiles[place] != tile:
             return []
@@ -63,7 +63,7 @@ class DateTable:
 
 
 def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> DateTable:
-    """The days that a published table tells of some tiles.
+    """Reads the days of some tiles from a published table.
 
     A row names a tile, "32612_960_-6049" in one cell or zone, column and row in the first three, and one image or
     several, by the satellite's product names or, without any, by dates. Images are in the order of the rows.
@@ -85,7 +85,7 @@ def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> 
 
 
 def _split_row(line: str) -> tuple[str, str]:
-    """The tile that a row names, and the row without it."""
+    """Returns the tile of a row, and the row without it."""
     match = _NAMED.search(line)
     if not match:
         return "", line
@@ -102,18 +102,18 @@ def _ordinals(where: str, sensor: str, text: str) -> list[int]:
 
 @functools.lru_cache(maxsize=4096)
 def _ordinal(day: str) -> int:
-    """The tables have millions of rows and few days."""
+    """Cached, because the tables have millions of rows and few days."""
     return parse_day(day, "").toordinal()
 
 
 def split_dicts(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """`{split}_dict.json`, the lists with dates of the published AnySat reader, as far as they are there."""
+    """`{split}_dict.json`, the lists with dates of the published AnySat reader, if they exist."""
     paths = {split: root / f"{split}_dict.json" for split in ("train", "val")}
     return {split: path for split, path in paths.items() if path.is_file()}
 
 
 def read_split_dict(path: pathlib.Path) -> tuple[list[str], dict[str, dict[str, list[int]]]]:
-    """Tiles of a split, and for each sensor the ordinals of the days of each tile.
+    """Reads the tiles of a split, and for each sensor the ordinals of the days of each tile.
 
     Raises:
       ValueError: the file is not of the form {"name": [...], "s2_dates": [[yyyymmdd, ...], ...], ...}.
@@ -142,10 +142,10 @@ def _is_list(value: object) -> bool:
 
 
 def check_names(path: pathlib.Path, names: Iterable[object]) -> list[str]:
-    """Names of tiles out of a list; such a name leads nowhere but into the folder that it is looked for in.
+    """Checks that names in a list are tiles' names, which cannot lead out of a folder, and returns them.
 
     Raises:
-      ValueError: one is none.
+      ValueError: one is not a tile's name.
     """
     texts = [str(name) for name in names]
     for text in texts:
@@ -166,7 +166,7 @@ def listed_splits(root: pathlib.Path) -> dict[str, list[str]]:
 
 
 def split_of(tile: str) -> str:
-    """The split of a tile without lists: of the blocks of 10 km one in ten is held out, by a hash of its place."""
+    """Returns the split of a tile without lists: one in ten blocks of 10 km is held out, by a hash of its position."""
     zone, column, row = tile.split("_")
     block = json.dumps([zone, int(column) // BLOCK, int(row) // BLOCK])
     return "train" if zlib.crc32(block.encode()) % VAL_EVERY else "val"
@@ -216,7 +216,7 @@ def draw_map(path: pathlib.Path, geojson: Any) -> Int8[np.ndarray, "512 512"]:
 
 
 def _areas(geometry: Any) -> list[dict[str, Any]]:
-    """A geometry as polygons: lines and points get a width; GeoJSON allows none at all."""
+    """Returns a geometry as polygons; lines and points get a width, a null geometry has none."""
     if geometry is None:
         return []
     kind = geometry["type"]
@@ -241,7 +241,7 @@ def _polygon(rings: Any) -> dict[str, Any]:
 
 
 def _strip(start: Float64[np.ndarray, "2"], end: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "5 2"]:
-    """The corners of a line of `LINE_WIDTH` pixels, which reaches half of that beyond both ends."""
+    """Returns the corners of a line of `LINE_WIDTH` pixels that extends by half of that beyond both ends."""
     length = float(np.hypot(*(end - start)))
     along = (end - start if length else np.array([1.0, 0.0])) * (LINE_WIDTH / 2 / (length or 1.0))
     across = np.array([-along[1], along[0]])

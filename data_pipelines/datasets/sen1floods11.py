@@ -79,7 +79,7 @@ Days = dict[str, datetime.date]
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where things are: the three layers, the metadata, and the lists, if there are any."""
+    """Paths of the three layers, the metadata, and the lists, if there are any."""
 
     folders: Mapping[str, pathlib.Path]
     metadata: pathlib.Path
@@ -87,12 +87,12 @@ class _Layout:
 
 
 def _base(root: pathlib.Path) -> pathlib.Path:
-    """The folder v1.1 of the bucket, which `root` holds or is."""
+    """Returns the folder v1.1 of the bucket, which `root` holds or is."""
     return root / "v1.1" if (root / "v1.1").is_dir() else root
 
 
 def is_sample(root: pathlib.Path) -> bool:
-    """Whether it is the git repository, whose sample has no lists."""
+    """Returns whether it is the git repository, whose sample has no lists."""
     return (root / "sample" / "S1").is_dir() and not (_base(root) / LISTS).is_dir()
 
 
@@ -104,12 +104,12 @@ def _layout(root: pathlib.Path) -> _Layout:
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout, or the git repository's with its sample."""
+    """Returns whether a folder holds the published layout, or the git repository's with its sample."""
     return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or is_sample(folder)
 
 
 def open_reader(root: pathlib.Path) -> "Sen1FloodsReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return Sen1FloodsReader(root)
 
 
@@ -123,7 +123,7 @@ class Sen1FloodsReader(ArchiveReader):
           root: folder that holds v1.1, is it, or is the git repository.
 
         Raises:
-          FileNotFoundError: a list or the metadata are missing, or not one of the listed chips is on disk.
+          FileNotFoundError: a list or the metadata are missing, or none of the listed chips is on disk.
           ValueError: a list or the metadata are not as published, or the metadata lack the flood of a chip.
         """
         self._layout = _layout(root)
@@ -142,7 +142,7 @@ class Sen1FloodsReader(ArchiveReader):
         return hashlib.sha256(json.dumps([super().fingerprint, days]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One chip.
+        """Reads one chip.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -159,7 +159,7 @@ class Sen1FloodsReader(ArchiveReader):
 
 
 def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str]]:
-    """Keys of the chips that each split's list names, by their files in the folder `radar`."""
+    """Reads the keys of each split's chips from the lists; `radar` is the folder of their files."""
     lists = {}
     for split, name in LIST_NAMES.items():
         path = folder / f"flood_{name}_data.csv"
@@ -171,7 +171,7 @@ def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str
 
 
 def _listed_chip(path: pathlib.Path, line: str, radar: pathlib.Path) -> str:
-    """The key of a line "EVENT_NUMBER_S1Hand.tif,EVENT_NUMBER_LabelHand.tif"."""
+    """Returns the key of a line "EVENT_NUMBER_S1Hand.tif,EVENT_NUMBER_LabelHand.tif"."""
     name, _, label = (part.strip() for part in line.partition(","))
     key = name.removesuffix("_S1Hand.tif")
     if key == name or "_" not in key or label != f"{key}_LabelHand.tif":
@@ -181,12 +181,12 @@ def _listed_chip(path: pathlib.Path, line: str, radar: pathlib.Path) -> str:
 
 
 def _event(key: str) -> str:
-    """The flood of a chip: "Sri-Lanka" of "Sri-Lanka_31559"."""
+    """Returns the flood of a chip: "Sri-Lanka" of "Sri-Lanka_31559"."""
     return key.rpartition("_")[0]
 
 
 def _read_days(path: pathlib.Path, events: Iterable[str]) -> dict[str, Days]:
-    """Days of acquisition of "s1" and "s2" by the chips' name of the flood."""
+    """Reads the days of acquisition of "s1" and "s2" by the chips' name of the flood."""
     expected = "the floods' metadata: features with location, s1_date and s2_date"
     metadata = read_json(path, expected)
     try:
@@ -208,7 +208,7 @@ def _days_of(path: pathlib.Path, floods: Mapping[str, Any], event: str) -> Days:
 
 
 def _read_s2(path: pathlib.Path, day: datetime.date) -> tuple[Example, Example]:
-    """Sentinel-2 of one date, nothing where it is 0 everywhere, and the chip's place."""
+    """Reads Sentinel-2 of one date, {} if it is 0 everywhere, and the chip's georeference."""
     expected = f"a GeoTIFF of 13 bands B1 to B12 with B8A, {SIDE} x {SIDE} pixels, int16 or uint16"
     values, place = read_raster(path, (len(S2_BANDS), SIDE, SIDE), ("int16", "uint16"), expected)
     values = pick_bands(values, S2_BANDS, get_sensor("s2").bands)
@@ -217,7 +217,7 @@ def _read_s2(path: pathlib.Path, day: datetime.date) -> tuple[Example, Example]:
 
 
 def _read_s1(path: pathlib.Path, day: datetime.date) -> Example:
-    """Sentinel-1 of one date with its ratio in dB, nothing where it is NaN everywhere."""
+    """Reads Sentinel-1 of one date with its ratio in dB; {} if it is NaN everywhere."""
     expected = f"a GeoTIFF of VV and VH in dB, {SIDE} x {SIDE} pixels, float32"
     values, _ = read_raster(path, (2, SIDE, SIDE), "f", expected)
     mask = np.isfinite(values).all(axis=0, keepdims=True)
@@ -233,7 +233,7 @@ def _one_date(sensor: str, values: np.ndarray, mask: np.ndarray, day: datetime.d
 
 
 def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Water drawn by hand: -1 not labelled, 0 not water, 1 water."""
+    """Reads hand-drawn water: -1 not labelled, 0 not water, 1 water."""
     expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (no label), 0 (not water), 1 (water)"
     return read_class_map(path, SIDE, (-1, 0, 1), expected)
 
@@ -275,7 +275,7 @@ def _repository(folder: pathlib.Path) -> pathlib.Path:
 
 
 def holds_sample(folder: pathlib.Path) -> bool:
-    """Whether a folder is the git repository with its sample, or holds it as a folder sen1floods11."""
+    """Returns whether a folder is the git repository with its sample, or holds it as a folder sen1floods11."""
     return is_sample(_repository(folder))
 
 
@@ -301,7 +301,7 @@ class ChipReader(ArchiveReader):
         return self._chips.fingerprint
 
     def example(self, split: str, key: str) -> Example:
-        """One window; its key is "chip/row/column", counted in windows.
+        """Reads one window; its key is "chip/row/column", counted in windows.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published, or no sensor has seen the
@@ -322,12 +322,12 @@ class ChipReader(ArchiveReader):
 
 
 def split_of(column: int) -> str:
-    """The split of a column of windows."""
+    """Returns the split of a column of windows."""
     return "train" if column < VAL_COLUMN else "val" if column < TEST_COLUMN else "test"
 
 
 def _windows(chips: Sequence[str]) -> dict[str, list[str]]:
-    """Keys of each split's windows, row by row."""
+    """Returns the keys of each split's windows, row by row."""
     keys: dict[str, list[str]] = {split: [] for split in CHIP_CARD.splits}
     count = SIDE // WINDOW
     for chip in chips:
@@ -337,7 +337,7 @@ def _windows(chips: Sequence[str]) -> dict[str, list[str]]:
 
 
 def cut_window(chip: Example, top: int, left: int) -> Example:
-    """The window of a chip whose upper left pixel is (top, left), without the sensors that have not seen it."""
+    """Cuts the window with upper left pixel (top, left) out of a chip, without sensors that have not seen it."""
     part = (..., slice(top, top + WINDOW), slice(left, left + WINDOW))
     window = chip | {"dense": chip["dense"][part], "transform": _moved(chip["transform"], top, left)}
     for sensor in (name for name in CARD.sensors if name in chip):
@@ -350,7 +350,7 @@ def cut_window(chip: Example, top: int, left: int) -> Example:
 
 
 def _moved(transform: Float64[np.ndarray, "6"], top: int, left: int) -> Float64[np.ndarray, "6"]:
-    """The affine map of a grid that begins at another pixel."""
+    """Returns the affine map of a grid that begins at another pixel."""
     a, b, c, d, e, f = transform
     return np.asarray([a, b, c + a * left + b * top, d, e, f + d * left + e * top])
 

@@ -96,12 +96,12 @@ _SERIES = {
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / TABLE).is_file()
 
 
 def open_reader(root: pathlib.Path) -> "SickleReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return SickleReader(root)
 
 
@@ -137,7 +137,7 @@ class SickleReader(ArchiveReader):
         return f"{super().fingerprint} {plots}"
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published.
@@ -153,7 +153,7 @@ class SickleReader(ArchiveReader):
 
 
 def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, frozenset[int]]]:
-    """Tiles and plots of each split. Rows of a test split have no labels and are left out."""
+    """Reads tiles and plots of each split; leaves out rows of a test split, which have no labels."""
     uids: dict[str, dict[str, None]] = {"val": {}, "train": {}}
     plots: dict[str, set[int]] = {"val": set(), "train": set()}
     rows = read_table(path, ("UNIQUE_ID", "PLOT_ID", "SPLIT"), f"SICKLE as published: {LAYOUT}")
@@ -169,7 +169,7 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, fr
 
 
 def _number(path: pathlib.Path, line: int, row: dict[str, str], column: str) -> int:
-    """A whole number, also written as 12.0, as tables with empty cells have it."""
+    """Returns a whole number, also of "12.0", as tables with empty cells have it."""
     text = row[column].strip()
     whole = text.removesuffix(".0")
     if not (whole.isascii() and whole.isdigit()):
@@ -178,7 +178,7 @@ def _number(path: pathlib.Path, line: int, row: dict[str, str], column: str) -> 
 
 
 def _read_series(folder: pathlib.Path, sensor: str, one: _Series) -> Example:
-    """A sensor's dates in time order without those on which nothing was observed; empty if none is left."""
+    """Reads a sensor's dates in time order without those on which nothing was observed; {} if none is left."""
     names = sorted(stems(folder, ".npz"))
     days = [_parse_date(folder / f"{name}.npz", one, name) for name in names]
     kept: list[datetime.date] = []
@@ -195,7 +195,7 @@ def _read_series(folder: pathlib.Path, sensor: str, one: _Series) -> Example:
 
 
 def _parse_date(path: pathlib.Path, one: _Series, name: str) -> datetime.date:
-    """The day in a file's name; Sentinel-2's stands second where the granule comes first."""
+    """Returns the day in a file's name; Sentinel-2's is the second field if the granule comes first."""
     field = 1 if one.folder == "S2" and name.startswith("T") else one.date_field
     parts = name.split("_")
     try:
@@ -207,7 +207,7 @@ def _parse_date(path: pathlib.Path, one: _Series, name: str) -> datetime.date:
 def _read_image(
     path: pathlib.Path, sensor: str, one: _Series
 ) -> tuple[Float32[np.ndarray, "C 32 32"], Bool[np.ndarray, "M 32 32"]]:
-    """One date in the sensor's bands, and what of it is valid; the rest is zero."""
+    """Reads one date in the sensor's bands, and where it is valid; it is zero elsewhere."""
     arrays = _read_bands(path, one)
     bands = ("VV", "VH") if sensor == "s1" else get_sensor(sensor).bands
     values = np.stack([arrays.get(band, np.zeros((SIDE, SIDE), np.float32)) for band in bands])
@@ -220,7 +220,7 @@ def _read_image(
 
 
 def _read_bands(path: pathlib.Path, one: _Series) -> dict[str, Float32[np.ndarray, "32 32"]]:
-    """The bands by our names, brought to 32 x 32 pixels."""
+    """Reads the bands by our names, resampled to 32 x 32 pixels."""
     expected = f"two-dimensional arrays {', '.join(one.bands.values())}"
     arrays = read_npz(path, expected)
     missing = [name for name in one.bands.values() if name not in arrays and name not in one.may_lack]
@@ -235,13 +235,13 @@ def _read_bands(path: pathlib.Path, one: _Series) -> dict[str, Float32[np.ndarra
 
 
 def nearest(values: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "side side"]:
-    """The nearest pixel of a grid over the same ground; target pixel i takes floor(i * height / side)."""
+    """Resamples to a grid over the same ground by the nearest pixel; target pixel i takes floor(i * height / side)."""
     rows, columns = (np.arange(side) * count // side for count in values.shape)
     return values[np.ix_(rows, columns)]
 
 
 def _read_label(path: pathlib.Path, plots: frozenset[int]) -> Int8[np.ndarray, "32 32"]:
-    """Paddy 0, anything else grown 1; -1 where nothing is known to grow, and on plots of other splits."""
+    """Reads the label: 0 paddy, 1 other crops, -1 no known crop or a plot of another split."""
     layers, _ = read_raster(path, (None, None, None), ("f", "i", "u"), MASK)
     if len(layers) < 2:
         raise ValueError(f"{path} has {len(layers)} bands; expected {MASK}")

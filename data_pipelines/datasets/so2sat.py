@@ -87,12 +87,12 @@ EXPECTED = "an HDF5 file with 'sen1' (N, 32, 32, 8), 'sen2' (N, 32, 32, 10) and 
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return any((folder / f"{name}.h5").is_file() for name in FILES.values())
 
 
 def open_reader(root: pathlib.Path) -> "So2SatReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return So2SatReader(root)
 
 
@@ -115,7 +115,7 @@ class So2SatReader(ArchiveReader):
         super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
 
     def example(self, split: str, key: str) -> Example:
-        """One patch.
+        """Reads one patch.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it, the
@@ -133,7 +133,7 @@ class So2SatReader(ArchiveReader):
 
 
 def _count(path: pathlib.Path) -> int:
-    """Patches in a file."""
+    """Counts the patches in a file."""
     shapes = read_hdf5_shapes(path, tuple(SHAPES), EXPECTED)
     counts = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(counts) > 1 or any(shapes[key][1:] != shape for key, shape in SHAPES.items()):
@@ -142,7 +142,7 @@ def _count(path: pathlib.Path) -> int:
 
 
 def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
-    """Sentinel-2 of one date; the file's bands stand in our order, after rows and columns."""
+    """Returns Sentinel-2 of one date; the file's bands are in our order, after rows and columns."""
     reflectance = np.moveaxis(values, -1, 0).astype(np.float32)
     mask = np.isfinite(reflectance).all(axis=0, keepdims=True) & (reflectance != 0).any(axis=0, keepdims=True)
     highest = reflectance.max(where=mask, initial=0.0)
@@ -153,7 +153,7 @@ def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
 
 
 def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
-    """Sentinel-1 of one date: filtered intensities VV and VH, and VV / VH."""
+    """Returns Sentinel-1 of one date: filtered intensities VV and VH, and VV / VH."""
     power = pick_bands(np.moveaxis(values, -1, 0), RADAR, ("VV", "VH")).astype(np.float32)
     mask = np.isfinite(power).all(axis=0, keepdims=True) & (power > 0).all(axis=0, keepdims=True)
     if 2 * mask.sum() < mask.size:
@@ -164,7 +164,7 @@ def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
 
 
 def _read_label(where: str, hot: Num[np.ndarray, "17"]) -> Int32[np.ndarray, ""]:
-    """The class of a one-hot row."""
+    """Returns the class of a one-hot row."""
     if not np.isin(hot, (0, 1)).all() or hot.sum() != 1:
         raise ValueError(f"{where} 'label' is {hot.tolist()}; expected a single 1 among {len(ZONES) - 1} zeros")
     return np.asarray(hot.argmax(), np.int32)

@@ -20,7 +20,7 @@ LABELS = {"labels_raster": ".tif", "labels_match_pix": ".geojson", "labels_match
 def read_buildings(
     folder: pathlib.Path, stem: str, shape: tuple[int, ...], place: dict[str, Any]
 ) -> Bool[np.ndarray, "h w"]:
-    """Where the buildings of an area are in a month.
+    """Reads where the buildings of an area are in a month.
 
     Args:
       folder: of the area.
@@ -43,7 +43,7 @@ def read_buildings(
 
 
 def _rasterised(path: pathlib.Path, shape: tuple[int, ...], place: dict[str, Any] | None) -> Bool[np.ndarray, "h w"]:
-    """Footprints on the grid; a `place` of None: they are in pixels."""
+    """Draws footprints on the grid; with a `place` of None they are in pixels."""
     expected = "a GeoJSON of building footprints, polygons or multipolygons"
     features = read_json(path, expected)
     if not isinstance(features, dict) or not isinstance(features.get("features"), list):
@@ -57,7 +57,7 @@ def _rasterised(path: pathlib.Path, shape: tuple[int, ...], place: dict[str, Any
 
 
 def _crs(features: dict[str, Any]) -> str:
-    """The footprints' coordinate system; without a word of it, GeoJSON's own."""
+    """Returns the CRS of the footprints; defaults to GeoJSON's OGC:CRS84."""
     return (features.get("crs") or {"properties": {"name": "OGC:CRS84"}})["properties"]["name"]
 
 
@@ -72,7 +72,7 @@ def _onto(shapes: list[Any], source: str, target: str) -> list[Any]:
 
 
 def _burn(shapes: list[Any], shape: tuple[int, ...], place: dict[str, Any] | None) -> Bool[np.ndarray, "h w"]:
-    """Pixels whose centre lies in a footprint."""
+    """Returns the pixels whose centre is in a footprint."""
     import rasterio
     from rasterio.features import rasterize
 
@@ -173,12 +173,12 @@ LAYOUT = (
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return next((folder / "train").glob(f"*/{IMAGES}"), None) is not None
 
 
 def open_reader(root: pathlib.Path) -> "SpaceNet7Reader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return SpaceNet7Reader(root)
 
 
@@ -209,7 +209,7 @@ class SpaceNet7Reader(ArchiveReader):
         self.summary += f" of {len(areas)} areas; {unlabelled} mosaics without a label left out"
 
     def example(self, split: str, key: str) -> Example:
-        """One mosaic.
+        """Reads one mosaic.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -240,7 +240,7 @@ class SpaceNet7Reader(ArchiveReader):
 
 
 def _wanted(root: pathlib.Path) -> set[str] | None:
-    """Keys of the frames that the metadata give a label and no mask; None where there are no metadata."""
+    """Returns the keys of frames with a label and without a mask by the metadata; None without metadata."""
     path = root / METADATA
     if not path.is_file():
         return None
@@ -262,7 +262,7 @@ def _split(area: str) -> str:
 
 
 def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str, str, bool]]:
-    """Key, file stem and whether there is a label of each mosaic of an area."""
+    """Yields key, file stem and whether there is a label of each mosaic of an area."""
     labelled = set().union(*(stems(folder / kind, f"_Buildings{suffix}") for kind, suffix in LABELS.items()))
     for stem in sorted(stems(folder / IMAGES, ".tif")):
         match = _FRAME.fullmatch(stem)
@@ -277,7 +277,7 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
 
 
 def _clouded(path: pathlib.Path, shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """Where the month's mask of unusable data is set; nowhere where there is none."""
+    """Reads where the month's mask of unusable data is set; nowhere if there is no such mask."""
     if not path.is_file():
         return np.zeros(shape, np.bool_)
     expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, not 0 where it was clouded"
@@ -285,13 +285,13 @@ def _clouded(path: pathlib.Path, shape: tuple[int, ...]) -> Bool[np.ndarray, "h 
 
 
 def stretch(array: Shaped[np.ndarray, "*axes h w"]) -> Shaped[np.ndarray, "*axes 1024 1024"]:
-    """The nearest pixel of the file for each of 1024 x 1024; files of 1024 stay as they are."""
+    """Resamples to 1024 x 1024 pixels by the nearest one; files of 1024 stay as they are."""
     rows, columns = (((np.arange(SIDE) + 0.5) * side / SIDE).astype(np.int64) for side in array.shape[-2:])
     return np.ascontiguousarray(array[..., rows[:, None], columns])
 
 
 def _stretched(transform: Float64[np.ndarray, "6"], shape: tuple[int, ...]) -> Float64[np.ndarray, "6"]:
-    """The affine map after `stretch`."""
+    """Returns the affine map after `stretch`."""
     a, b, c, d, e, f = transform
     across, down = shape[1] / SIDE, shape[0] / SIDE
     return np.asarray([a * across, b * down, c, d * across, e * down, f], np.float64)

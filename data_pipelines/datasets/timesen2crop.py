@@ -81,12 +81,12 @@ _EXPECTED = f"a table of one row a date with the columns {', '.join(_PUBLISHED_N
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return any((folder / tile / "dates.csv").is_file() for tiles in TILES.values() for tile in tiles)
 
 
 def open_reader(root: pathlib.Path) -> "TimeSen2CropReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return TimeSen2CropReader(root)
 
 
@@ -100,7 +100,7 @@ class TimeSen2CropReader(ArchiveReader):
           root: folder of the Sentinel-2 tiles' folders.
 
         Raises:
-          FileNotFoundError: there is not one pixel, or a tile's dates.csv is missing.
+          FileNotFoundError: there are no pixels, or a tile's dates.csv is missing.
           ValueError: a dates.csv is not as published.
         """
         present = {split: [t for t in tiles if (root / t).is_dir()] for split, tiles in TILES.items()}
@@ -109,7 +109,7 @@ class TimeSen2CropReader(ArchiveReader):
         self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
 
     def example(self, split: str, key: str) -> Example:
-        """One pixel; its key is "tile/class/number".
+        """Reads one pixel; its key is "tile/class/number".
 
         Raises:
           FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
@@ -128,7 +128,7 @@ def _read_days(path: pathlib.Path) -> tuple[datetime.date, ...]:
 
 
 def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
-    """Keys of a tile's pixels, classes and numbers ascending; one listing for each class."""
+    """Lists the keys of a tile's pixels, classes and numbers ascending; one listing for each class."""
     keys = []
     for crop in range(len(CROPS)):
         names = sorted(stems(root / tile / str(crop), ".csv"), key=lambda name: (len(name), name))
@@ -137,7 +137,7 @@ def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
 
 
 def _read_pixel(path: pathlib.Path, num_dates: int) -> tuple[Float64[np.ndarray, "T 9"], Float64[np.ndarray, "T"]]:
-    """Bands in the order of `FILE_BANDS`, and flags; NaN for empty cells."""
+    """Reads bands in the order of `FILE_BANDS`, and flags; NaN for empty cells."""
     header, *lines = read_lines(path, _EXPECTED) or [""]
     order = _columns(path, [name.strip().strip('"') for name in header.split(",")])
     if len(lines) != num_dates:
@@ -149,7 +149,7 @@ def _read_pixel(path: pathlib.Path, num_dates: int) -> tuple[Float64[np.ndarray,
 
 
 def _columns(path: pathlib.Path, names: list[str]) -> list[int]:
-    """Where the bands of `FILE_BANDS` and the flag stand. The published files count their bands from B1 to B9."""
+    """Returns the columns of `FILE_BANDS` and of the flag; the published files number their bands B1 to B9."""
     for bands in (_PUBLISHED_NAMES, FILE_BANDS):
         if sorted(names) == sorted((*bands, FLAG)):
             return [names.index(name) for name in (*bands, FLAG)]
@@ -172,7 +172,7 @@ def _series(
     flags: Float64[np.ndarray, "T"],
     days: tuple[datetime.date, ...],
 ) -> Example:
-    """The series in time order without dates on which nothing was measured."""
+    """Returns the series in time order without dates on which nothing was measured."""
     if not np.isin(flags[np.isfinite(flags)], range(CLEAR, SNOW + 1)).all():
         raise ValueError(f"{path}: {FLAG} holds {np.unique(flags).tolist()[:8]}; expected 0 to 3, clear to snow")
     finite = np.isfinite(bands)
@@ -190,7 +190,7 @@ def _series(
 
 
 def _place(values: Float32[np.ndarray, "T 9"]) -> Float32[np.ndarray, "T 10 1 1"]:
-    """The nine bands in their places among our ten; zero in that of B8."""
+    """Returns the nine bands at their positions among our ten; B8 is zero."""
     bands = get_sensor("s2").bands
     placed = np.zeros((len(values), len(bands), 1, 1), np.float32)
     placed[:, [bands.index(band) for band in FILE_BANDS], 0, 0] = values

@@ -74,18 +74,18 @@ VERSION = "1.1.0"  # clouds, years and places since 1.1
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the published layout."""
+    """Returns whether a folder holds the published layout."""
     return (folder / "train_filenames.lst").is_file() and (folder / "aerial").is_dir()
 
 
 def open_reader(root: pathlib.Path) -> "TreeSatReader":
-    """The reader of the raw data in `root`."""
+    """Opens the raw data in `root`."""
     return TreeSatReader(root)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Series:
-    """Where a sensor's series stands in the HDF5 file, and which "_" field of its product names holds the date."""
+    """The HDF5 keys of a sensor's series, and the "_" field of its product names that is the date."""
 
     values: str
     products: str
@@ -113,7 +113,7 @@ class TreeSatReader(ArchiveReader):
           root: folder with the split lists.
 
         Raises:
-          FileNotFoundError: a list or the labels are missing, or not one of the listed tiles is on disk.
+          FileNotFoundError: a list or the labels are missing, or none of the listed tiles is on disk.
           ValueError: the labels or a list are not as published.
         """
         labels = _read_labels(root / LABELS)
@@ -140,7 +140,7 @@ class TreeSatReader(ArchiveReader):
         return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
@@ -153,7 +153,7 @@ class TreeSatReader(ArchiveReader):
 
 
 def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
-    """Tile names by split, each in one split only: what is held out anywhere is not trained on."""
+    """Reads tile names by split, each in one split only: what is held out anywhere is not trained on."""
     taken: set[str] = set()
     lists = {}
     for split in ("test", "val", "train"):
@@ -182,7 +182,7 @@ def _read_labels(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.ndarray, "15"]:
-    """Multi-hot genera that cover more than 7 % of the tile."""
+    """Returns the genera that cover more than 7 % of the tile, multi-hot."""
     path = root / LABELS
     if f"{name}.tif" not in labels:
         raise ValueError(f"{path}: no labels of tile {name}.tif, which a split list names")
@@ -199,14 +199,14 @@ def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.nd
 
 
 def _read_aerial(path: pathlib.Path) -> Example:
-    """The aerial image; the file's bands are IR, G, B, R, ours R, G, B, NIR."""
+    """Reads the aerial image; the file's bands are IR, G, B, R, ours R, G, B, NIR."""
     expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
     image, place = read_raster(path, (4, 304, 304), "uint8", expected)
     return {"aerial": pick_bands(image, CARD.file_bands["aerial"], get_sensor("aerial").bands), **place}
 
 
 def _read_sentinel(path: pathlib.Path) -> Example:
-    """Both series with their dates, masks of what was observed at all, and the layers of clouds and snow."""
+    """Reads both series with their dates, validity masks and cloud probabilities."""
     keys = [key for one in _SERIES.values() for key in (one.values, one.products)]
     arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
     example: Example = {}
@@ -219,7 +219,7 @@ def _read_sentinel(path: pathlib.Path) -> Example:
 
 
 def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.ndarray, "T 1 6 6"]:
-    """The larger of the probabilities of snow and cloud; the other layers of the file are empty."""
+    """Returns the larger of the probabilities of snow and cloud; the other layers of the file are empty."""
     expected = f"percentages of shape ({num_dates}, 2 or more, 6, 6)"
     check_array(path, layers, (num_dates, None, 6, 6), ("f", "i", "u"), f"{CLOUDS!r}: {expected}")
     percent = layers[:, :2].max(axis=1, keepdims=True) if layers.shape[1] >= 2 else layers
@@ -231,9 +231,9 @@ def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.
 def _read_series(
     path: pathlib.Path, sensor: str, one: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
 ) -> Example:
-    """A series in time order, without the dates on which nothing was observed.
+    """Returns a series in time order, without dates on which nothing was observed.
 
-    Pixels that are zero in all bands, or not finite in one, were not.
+    A pixel that is zero in all bands, or not finite in one, was not observed.
     """
     days = [_parse_date(path, one, product) for product in products]
     finite = np.isfinite(values).all(axis=1, keepdims=True)
@@ -273,7 +273,7 @@ def _parse_date(path: pathlib.Path, one: _Series, product: Any) -> datetime.date
 
 
 def _to_uint16(path: pathlib.Path, values: Float32[np.ndarray, "T 10 6 6"]) -> UInt16[np.ndarray, "T 10 6 6"]:
-    """Digital numbers, stored as floats in the archive."""
+    """Returns digital numbers, which the archive stores as floats, as uint16."""
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise ValueError(
             f"{path}: 'sen-2-data' runs from {values.min():g} to {values.max():g}; expected digital numbers, 0 to 65535"

@@ -32,7 +32,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _chip_names(split: str, count: int) -> list[str]:
-    """Names that the reader's rule puts into the split."""
+    """Yields names that the reader's rule puts into the split."""
     names = (f"{('train', 'val', 'test').index(split):x}{number:07x}" for number in range(100 * (count + 1)))
     fitting = names if split == "test" else (name for name in names if hashed_split(name, VAL_SHARE) == split)
     return [name for name, _ in zip(fitting, range(count), strict=False)]

@@ -1,4 +1,4 @@
-"""What the made-up archives share: smooth noise, rasters and dates, all from a seed."""
+"""Smooth noise, rasters and dates of the made-up archives, all from a seed."""
 
 import datetime
 import pathlib
@@ -14,7 +14,7 @@ PATCH = 8  # pixels over which the noise changes
 def smooth(
     rng: np.random.Generator, shape: Sequence[int], low: float, high: float, dtype: Any = "float32"
 ) -> Num[np.ndarray, "*axes H W"]:
-    """Noise that varies slowly over the last two axes; all other axes are independent.
+    """Returns noise that varies slowly over the last two axes; all other axes are independent.
 
     Args:
       rng: source of the noise; the same generator state gives the same array.
@@ -36,7 +36,7 @@ def smooth(
 def scene(
     rng: np.random.Generator, shape: Sequence[int], low: float, high: float, dtype: Any = "float32"
 ) -> Num[np.ndarray, "*axes H W"]:
-    """Smooth noise, three quarters of which are the same along all other axes: dates and bands of one place.
+    """Returns smooth noise, three quarters of which are the same along all other axes: dates and bands of one place.
 
     Args and result as of `smooth`.
     """
@@ -46,7 +46,7 @@ def scene(
 
 
 def _weights(side: int) -> Float32[np.ndarray, "side nodes"]:
-    """Linear interpolation from nodes `PATCH` pixels apart to pixels, as a matrix."""
+    """Returns the matrix of linear interpolation from nodes `PATCH` pixels apart to pixels."""
     position = (np.arange(side) + 0.5) / PATCH
     distance = np.abs(position[:, None] - np.arange(2 + side // PATCH)[None])
     return np.maximum(1 - distance, 0).astype(np.float32)
@@ -89,7 +89,7 @@ def write_raster(
 
 
 def some_days(rng: np.random.Generator, count: int, start: datetime.date, end: datetime.date) -> list[datetime.date]:
-    """`count` different days from `start` to `end`, both included, in time order; all of them if there are fewer."""
+    """Draws `count` different days from `start` to `end` (included), in time order; all of them if there are fewer."""
     span = (end - start).days + 1
     offsets = np.sort(rng.choice(span, min(count, span), replace=False))
     return [start + datetime.timedelta(days=int(offset)) for offset in offsets]

@@ -57,7 +57,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _sites(split: str) -> Iterator[str]:
-    """Names of sites that the rule of the splits takes for this one."""
+    """Yields names of sites that the rule of the splits puts into this one."""
     names = (f"{split.capitalize()} Creek {number}" for number in itertools.count())
     return names if split == "test" else (name for name in names if hashed_split(name, VAL_SHARE) == split)
 

@@ -1,4 +1,4 @@
-"""A made-up So2Sat LCZ42: patches whose brightness in both sensors tells their zone."""
+"""A made-up So2Sat LCZ42: patches whose brightness in both sensors depends on their zone."""
 
 import pathlib
 from collections.abc import Mapping

@@ -10,14 +10,14 @@ __all__ = ["Description", "FolderReader", "folder_card", "folder_entry", "read_d
 
 
 def folder_entry(path: pathlib.Path | str, source: pathlib.Path | None = None) -> DatasetEntry:
-    """The dataset that a description makes of a folder of tiles; the description's own sensors are made known.
+    """Returns the dataset of a described folder of tiles and registers the description's own sensors.
 
     Args:
       path: the description, a TOML file.
-      source: folder of the tiles; the description's own unless given.
+      source: folder of the tiles; that of the description unless given.
 
     Raises:
-      FileNotFoundError: there is no description.
+      FileNotFoundError: the description does not exist.
       ValueError: it cannot be read or is impossible; the message names the field.
     """
     description = read_description(pathlib.Path(path).expanduser())

@@ -1,4 +1,4 @@
-"""One file of a folder of tiles: a GeoTIFF, npy or npz file, as an array with its place and what is valid in it."""
+"""Files of a tile: GeoTIFF, npy and npz as arrays, with validity, dates, labels and alignment."""
 
 import dataclasses
 import datetime
@@ -19,13 +19,13 @@ from data_pipelines.own_tiles.description import DECIBELS, LINEAR, MaskFiles, Se
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
       path: the file.
-      values: as they are stored.
-      place: "crs" and "transform"; of a file that is no raster, "" and NaN.
-      nodata: what the file says stands for nothing observed.
+      values: as stored.
+      place: "crs" and "transform"; "" and NaN of a file without a georeference.
+      nodata: the nodata value that the file declares.
       others: further arrays of an npz file.
     """
 
@@ -63,7 +63,7 @@ def read_file(path: pathlib.Path, array: str = "", dates: str = "") -> Read:
 
 
 def validity(values: Num[np.ndarray, "*T c H W"], nodata: tuple[float | None, ...]) -> Bool[np.ndarray, "*T 1 H W"]:
-    """Where all bands were observed: none is NaN, infinite, or one of the values that stand for nothing."""
+    """Returns where all bands were observed (True): none is NaN, infinite, or a nodata value."""
     valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, np.bool_)
     for value in nodata:
         if value is not None and np.isfinite(value):
@@ -74,7 +74,7 @@ def validity(values: Num[np.ndarray, "*T c H W"], nodata: tuple[float | None, ..
 def to_sensor(
     files: SensorFiles, read: Read, values: Num[np.ndarray, "*T c H W"]
 ) -> tuple[Num[np.ndarray, "*T C H W"], Bool[np.ndarray, "*T 1 H W"]]:
-    """The sensor's bands in its order and dtype, and where they are valid (True); elsewhere they are 0.
+    """Returns the sensor's bands in its order and dtype, and where they are valid (True); elsewhere they are 0.
 
     Raises:
       ValueError: a value does not fit the dtype, or the polarisations are not in the described units.
@@ -92,13 +92,13 @@ def to_sensor(
 def _check_units(
     files: SensorFiles, read: Read, polarisations: Num[np.ndarray, "*T 2 H W"], mask: Bool[np.ndarray, "*T 1 H W"]
 ) -> None:
-    """Power is never negative, and a scene in decibels always has negative values."""
+    # Power is never negative, and a scene in decibels always has negative values.
     negative = bool((mask & (polarisations < 0)).any())
     if mask.any() and negative == (files.units == LINEAR):
         found, other = ("values below 0", DECIBELS) if negative else ("no value below 0", LINEAR)
         raise ValueError(
-            f"{read.path} has {found}, so that it cannot be in {files.units}; expected what the description says "
-            f'under [sensors.{files.record.name}]. Write units = "{other}" there, or name in nodata what is no value'
+            f"{read.path} has {found}, so that it cannot be in {files.units}; expected the units of the description, "
+            f'[sensors.{files.record.name}]. Write units = "{other}" there, or declare values without data as nodata'
         )
 
 
@@ -117,7 +117,7 @@ def _cast(path: pathlib.Path, files: SensorFiles, values: np.ndarray) -> np.ndar
 
 
 def with_bands(files: SensorFiles, read: Read) -> Read:
-    """The values as (bands, H, W) or, of a stacked file, (dates, bands, H, W).
+    """Returns the values as (bands, H, W) or, of a stacked file, (dates, bands, H, W).
 
     Raises:
       ValueError: the file has other bands than described.
@@ -136,10 +136,10 @@ def with_bands(files: SensorFiles, read: Read) -> Read:
 
 
 def days_of_array(read: Read, name: str) -> list[datetime.date]:
-    """The days in an array of an npz file: numbers yyyymmdd, texts, or numpy's own days.
+    """Returns the days in an array of an npz file: numbers yyyymmdd, texts, or numpy's own days.
 
     Raises:
-      ValueError: there is no such array, or a day cannot be read.
+      ValueError: the array is missing, or a day cannot be read.
     """
     if name not in read.others:
         raise ValueError(f"{read.path} has the arrays {sorted(read.others)}, not {name!r}, which is to hold the dates")
@@ -148,7 +148,7 @@ def days_of_array(read: Read, name: str) -> list[datetime.date]:
 
 
 def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.date]) -> Example:
-    """Values, mask, dates and years of a sensor; dates without a valid pixel are left out.
+    """Returns values, mask, dates and years of a sensor, without dates that have no valid pixel.
 
     Raises:
       ValueError: there are more or fewer days than dates, a value does not fit the dtype, or no pixel is valid.
@@ -161,21 +161,21 @@ def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.dat
     join = np.stack if files.files.has_date else functools.partial(np.concatenate, axis=0)
     values, mask = (join(arrays) for arrays in zip(*parts, strict=True))
     if len(values) != len(days):
-        raise ValueError(f"{reads[0].path} has {len(values)} dates, but {files.dates} tells {len(days)} of them")
+        raise ValueError(f"{reads[0].path} has {len(values)} dates, but {files.dates} lists {len(days)}")
     seen = [i for i in in_time_order(days) if mask[i].any()]
     if not seen:
         raise ValueError(f"{reads[0].path}: no date of {name!r} has a valid pixel (nodata is {files.nodata})")
     return {name: values[seen], f"{name}_mask": mask[seen], **day_fields(name, [days[i] for i in seen])}
 
 
-NO_LABEL = -1  # whatever stands for it in the files: their own number may be that of a class once classes count from 0
+NO_LABEL = -1  # the number in the files may be that of a class once classes count from 0
 
 
 def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[np.ndarray, "h w"]:
-    """A tile's dense label: class numbers with `NO_LABEL` where there is none, or float32 with NaN there.
+    """Returns a tile's dense label: class numbers with `NO_LABEL` where there is none, or float32 with NaN there.
 
     Args:
-      mask: what the description says of it.
+      mask: the mask of the description.
       read: the file.
       side: pixels along a side.
       dtype: of a class map.
@@ -217,13 +217,13 @@ def _classes(mask: MaskFiles, read: Read, values: Num[np.ndarray, "h w"], dtype:
     return classes
 
 
-_IDENTITY = (1, 0, 0, 0, 1, 0)  # of a raster with a coordinate system and without a place in it
+_IDENTITY = (1, 0, 0, 0, 1, 0)  # transform of a raster that has a coordinate system and no position in it
 
 
 def check_places(reads: Sequence[Read]) -> None:
-    """Refuses rasters that are upside down, or of another place than the first of the same coordinate system.
+    """Refuses rasters that are upside down, or away from the first one in the same coordinate system.
 
-    Files without a place are taken on trust; so are those of another coordinate system.
+    Files without a georeference, or in another coordinate system, are not checked.
 
     Raises:
       ValueError: the message names the file.
@@ -246,7 +246,7 @@ def _check_upright(read: Read) -> None:
 
 
 def _check_same_ground(read: Read, first: Read) -> None:
-    """Centres may differ by a pixel, the coarser of both, as grids of different sensors do."""
+    # Grids of different sensors may differ by up to a pixel of the coarser one.
     away = np.hypot(*(_centre(read) - _centre(first)))
     pixels = float(away / max(_pixel(read), _pixel(first)))
     if pixels > 1 + 1e-6:

@@ -1,4 +1,4 @@
-"""Finding the files of a pattern such as `s2/{tile}_{date}.tif` below a folder, and nothing outside it."""
+"""File patterns such as `s2/{tile}_{date}.tif`: finds the files below a folder, and none outside it."""
 
 import datetime
 import functools
@@ -18,11 +18,11 @@ Found = dict[str, list[tuple[datetime.date | None, str]]]
 SUFFIXES = (".tif", ".tiff", ".npy", ".npz")
 _PLACE = re.compile(r"(\{tile\}|\{date\}|\*)")
 _DAY = r"\d{8}|\d{4}-\d{2}-\d{2}"
-_ANY_DAY = r"[^_/]+"  # what stands where a day should: found, so that it can be complained about
+_ANY_DAY = r"[^_/]+"  # matches a malformed day too, so that an error can name it
 
 
 def same_letters(tile: str) -> str:
-    """A tile's name in the one of Unicode's spellings that tables mostly have; files of macOS often have the other."""
+    """Returns a tile's name in Unicode's form NFC, as most tables have it; file names of macOS often are in NFD."""
     return unicodedata.normalize("NFC", tile)
 
 
@@ -45,7 +45,7 @@ class FilePattern:
         if "\\" in self.text or any(part in ("", ".", "..") for part in self.parts):
             raise ValueError(f"{self.where} is {self.text!r}; expected a path below the folder, without '..' or '\\'")
         if "{tile}" not in self.text:
-            raise ValueError(f"{self.where} is {self.text!r}; write {{tile}} where the tile's name stands")
+            raise ValueError(f"{self.where} is {self.text!r}; write {{tile}} in place of the tile's name")
         if strange := set(re.findall(r"\{[^}]*\}", self.text)) - {"{tile}", "{date}"}:
             raise ValueError(f"{self.where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
         if set("{}") & set(re.sub(r"\{[^{}]*\}", "", self.text)):
@@ -58,7 +58,7 @@ class FilePattern:
         return "{date}" in self.text
 
     def head(self, root: pathlib.Path) -> pathlib.Path:
-        """The folder down to which the pattern is plain text."""
+        """Returns the folder down to which the pattern has no placeholder."""
         plain = []
         for part in self.parts[:-1]:
             if _PLACE.search(part):
@@ -70,8 +70,8 @@ class FilePattern:
         """Lists the files of each tile.
 
         Raises:
-          FileNotFoundError: there is no such file at all.
-          ValueError: a name holds no day where {date} stands, two files are of one tile and day, or a link leads out of
+          FileNotFoundError: no file matches.
+          ValueError: the text at {date} is not a day, two files are of one tile and day, or a link leads out of
             the folder.
         """
         found: Found = {}
@@ -93,7 +93,7 @@ class FilePattern:
     def _walk(
         self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
     ) -> Iterator[tuple[str, str, str]]:
-        """Paths below `root`, with their tile and the text of their date."""
+        """Yields paths below `root`, with their tile and the text of their date."""
         part, rest = parts[0], parts[1:]
         for name, fields in self._entries(root, folder, part, bool(rest)):
             if any(known.get(key, value) != value for key, value in fields.items()):
@@ -107,7 +107,7 @@ class FilePattern:
     def _entries(
         self, root: pathlib.Path, folder: str, part: str, is_folder: bool
     ) -> Iterator[tuple[str, dict[str, str]]]:
-        """What in a folder fits one part of the pattern; one listing, no question for each file."""
+        """Yields the entries of a folder that match one part of the pattern, from one listing."""
         place = root / folder
         if not place.is_dir():
             return
@@ -116,7 +116,7 @@ class FilePattern:
                 hidden = entry.name.startswith(".") and not part.startswith(".")
                 match = None if hidden else _match(part, entry.name)
                 if match is not None and not _is_text(entry.name):
-                    raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is no text in UTF-8; rename it")
+                    raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is not UTF-8; rename it")
                 if match is None or (entry.is_dir() if is_folder else entry.is_file()) is False:
                     continue
                 if entry.is_symlink():
@@ -125,7 +125,7 @@ class FilePattern:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be stored: bytes that are no UTF-8 come as lone surrogates."""
+    """Returns whether a name is UTF-8; other bytes arrive as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

@@ -1,4 +1,4 @@
-"""Reads a folder of tiles as its description says."""
+"""Card and reader of a described folder of tiles."""
 
 import colorsys
 import dataclasses
@@ -34,11 +34,11 @@ _SHOWN = (("R", "G", "B"), ("B4", "B3", "B2"))  # bands that are red, green and 
 
 
 def folder_card(description: Description) -> DatasetCard:
-    """Makes a description's sensors known and gives its card.
+    """Registers a description's sensors and returns its card.
 
     Raises:
-      ValueError: a sensor is known by other facts, a patch is no whole number of sub-patches, or the like; the message
-        names the description's file.
+      ValueError: a sensor is registered with other facts, a patch is not a whole number of sub-patches, or the like;
+        the message names the description's file.
     """
     try:
         for files in description.sensors:
@@ -97,7 +97,7 @@ def _card(description: Description) -> DatasetCard:
 
 
 def class_dtype(num_classes: int) -> np.dtype:
-    """The smallest dtype that holds class numbers, counted from 0, and -1 for no label."""
+    """Returns the smallest dtype for class numbers, counted from 0, and -1 for no label."""
     candidates = [np.dtype(name) for name in ("int8", "int16", "int32")]
     return next(dtype for dtype in candidates if num_classes - 1 <= np.iinfo(dtype).max)
 
@@ -109,7 +109,7 @@ def _dense_dtype(mask: MaskFiles | None) -> dict[str, str]:
 
 
 def palette(count: int) -> tuple[str, ...]:
-    """Colours "#rrggbb" that tell classes apart, for descriptions that give none."""
+    """Returns distinct colours "#rrggbb", for descriptions without colours."""
     colours = []
     for number in range(count):
         hue, value = (number * 0.618034) % 1.0, (0.9, 0.65)[number % 2]
@@ -139,7 +139,7 @@ Rows = Mapping[str, Mapping[str, str]]
 
 
 def read_rows(description: Description, root: pathlib.Path) -> Rows:
-    """The rows of the description's table; none where it has no table.
+    """Reads the rows of the description's table; {} if it has no table.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, lacks a column, or names a tile twice.
@@ -159,17 +159,17 @@ def read_rows(description: Description, root: pathlib.Path) -> Rows:
 
 
 def _filled(path: pathlib.Path, columns: Sequence[str], expected: str) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Line, tile and cells of each row; spreadsheets leave rows without any cell behind, which are none."""
+    """Yields line, tile and cells of each row; skips empty rows, which spreadsheets leave at the end."""
     for number, row in enumerate(read_table(path, columns, expected), start=2):
         if any(row[column].strip() for column in columns):
             yield number, same_letters(row[TILE].strip()), row
 
 
 def split_of(description: Description, rows: Rows, tile: str) -> str:
-    """The split of a tile.
+    """Returns the split of a tile.
 
     Raises:
-      ValueError: the table does not say, or names an unknown one.
+      ValueError: the table lacks the tile, or names an unknown split.
     """
     rule = description.splits
     if not rule.column:
@@ -184,10 +184,10 @@ def split_of(description: Description, rows: Rows, tile: str) -> str:
 
 
 def cell(description: Description, rows: Rows, tile: str, column: str) -> str:
-    """What stands in a column for a tile.
+    """Returns the cell of a tile in a column.
 
     Raises:
-      ValueError: there is no row of that tile.
+      ValueError: the table has no row of that tile.
     """
     if tile not in rows:
         raise ValueError(f"{description.table} has no row for tile {tile!r}; add one, or take its files out")
@@ -195,10 +195,10 @@ def cell(description: Description, rows: Rows, tile: str, column: str) -> str:
 
 
 def tile_label(description: Description, labels: TileLabels, rows: Rows, tile: str) -> np.ndarray:
-    """The label of a tile: int32 () class, (K,) uint8 multi-hot, or float32 ().
+    """Returns the label of a tile: int32 () class, (K,) uint8 multi-hot, or float32 ().
 
     Raises:
-      ValueError: the tile has no label, or one that is no class or number.
+      ValueError: the tile has no label, or one that is not a class or a number.
     """
     text = cell(description, rows, tile, labels.column)
     where = f"{description.table}: column {labels.column!r} of tile {tile!r}"
@@ -227,7 +227,7 @@ def _number(text: str, where: str) -> np.ndarray:
 
 
 def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str, list[datetime.date]]:
-    """The dates of stacked files, by tile, in the order of the file.
+    """Reads the dates of stacked files, by tile, in the order of the file.
 
     Args:
       root: the source folder.
@@ -294,7 +294,7 @@ class FolderReader(ArchiveReader):
                 )
         if self.description.mask and (lacking := [tile for tile in tiles if tile not in self.masks]):
             raise ValueError(
-                f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no label, which is "
+                f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no label "
                 f"{self.description.mask.files.text!r}; add them, or take the tiles' files out"
             )
 
@@ -303,12 +303,12 @@ class FolderReader(ArchiveReader):
         return {tile: tile_label(self.description, labels, rows, tile) for tile in tiles} if labels else {}
 
     def _read_dates(self, root: pathlib.Path) -> dict[str, dict[str, list[datetime.date]]]:
-        """Dates of stacked files from CSV files, by sensor and tile."""
+        """Reads the dates of stacked files from CSV files, by sensor and tile."""
         stacked = [files for files in self.description.sensors if files.dates.endswith(".csv")]
         return {f.record.name: read_dates(root, f.dates, self.files[f.record.name]) for f in stacked}
 
     def example(self, split: str, key: str) -> Example:
-        """One tile.
+        """Reads one tile.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as described; the message names it.
@@ -336,7 +336,7 @@ class FolderReader(ArchiveReader):
         return read_file(inside(self.root, self.masks[key][0][1]), mask.array)
 
     def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
-        """A sensor's files of a tile, each with the bands first, and the days of a series."""
+        """Reads a sensor's files of a tile, each with the bands first, and the days of a series."""
         found = self.files[files.record.name][key]
         reads = [read_file(inside(self.root, path), files.array, files.dates) for _, path in found]
         reads = [with_bands(files, read) for read in reads]
@@ -349,7 +349,7 @@ class FolderReader(ArchiveReader):
         return reads, days_of_array(reads[0], files.dates)
 
     def _check_extents(self, key: str, reads: dict[str, list[Read]]) -> None:
-        """All sensors must cover the extent."""
+        """Refuses a tile in which a sensor does not cover the extent."""
         sides = {name: {read.values.shape[-2:] for read in parts} for name, parts in reads.items()}
         wanted = {name: {(self.card.side(name),) * 2} for name in sides}
         if sides != wanted:
@@ -362,7 +362,7 @@ class FolderReader(ArchiveReader):
     def _cover(self, files: SensorFiles, reads: dict[str, list[Read]]) -> str:
         name, metres = files.record.name, files.record.metres_per_pixel
         if name not in reads:
-            return f"{name} is not there"
+            return f"{name} is missing"
         odd = [r for r in reads[name] if r.values.shape[-2:] != (self.card.side(name),) * 2] or reads[name]
         height, width = odd[0].values.shape[-2:]
         size = f"{width * metres:g} m" if width == height else f"{width * metres:g} x {height * metres:g} m"

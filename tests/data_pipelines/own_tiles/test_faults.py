@@ -77,7 +77,7 @@ def test_a_tile_without_a_sensor(tmp_path):
 def test_a_tile_without_a_mask(tmp_path):
     path = write_everything(tmp_path)
     (tmp_path / "mask" / "c.tif").unlink()
-    with pytest.raises(ValueError, match="1 of 3 tiles, such as 'c', have no label, which is 'mask/.tile..tif'; add"):
+    with pytest.raises(ValueError, match="1 of 3 tiles, such as 'c', have no label 'mask/.tile..tif'; add"):
         reader_of(path)
 
 
@@ -121,7 +121,7 @@ BAD_FILES = {
     "rank": (put("modis/a.npy", np.zeros((5, 1, 1))), r"shape \(5, 1, 1\); expected \(dates, bands, height, width\)"),
     "no array": (put_npz(days=np.arange(2)), r"a\.npz has the arrays \['days'\]; say which one to read"),
     "no days": (put_npz(power=POWER), r"a\.npz has the arrays \['power'\], not 'days', which is to hold the dates"),
-    "few days": (put_npz(power=POWER, days=[20200101]), r"a\.npz has 2 dates, but days tells 1 of them"),
+    "few days": (put_npz(power=POWER, days=[20200101]), r"a\.npz has 2 dates, but days lists 1"),
     "day": (put_npz(power=POWER, days=[20200101, 20201301]), r"'days': '20201301' is not a day"),
     "units": (
         put_npz(power=-POWER, days=[20200101, 20200102]),

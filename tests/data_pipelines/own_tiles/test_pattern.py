@@ -79,7 +79,7 @@ def test_names_that_are_no_text(tmp_path):
         os.rename(tmp_path / "s2" / "a.tif", os.fsencode(tmp_path / "s2") + b"/\xff.tif")
     except OSError:
         pytest.skip("this file system takes no such name")
-    with pytest.raises(ValueError, match=r"s2/ has a file '.udcff\.tif', which is no text in UTF-8; rename it"):
+    with pytest.raises(ValueError, match=r"s2/ has a file '.udcff\.tif', which is not UTF-8; rename it"):
         found(tmp_path, "s2/{tile}.tif")
 
 
@@ -99,7 +99,7 @@ def test_links_may_not_lead_out(tmp_path):
         ("../s2/{tile}.tif", r"expected a path below the folder, without '\.\.'"),
         ("/data/{tile}.tif", "expected a path below the folder"),
         ("s2\\{tile}.tif", "expected a path below the folder"),
-        ("s2/all.tif", r"write \{tile\} where the tile's name stands"),
+        ("s2/all.tif", r"write \{tile\} in place of the tile's name"),
         ("s2/{tile}_{day}.tif", r"has \{day\}; there are \{tile\}, \{date\} and \*"),
         ("s2/{tile}.jp2", r"must end with one of \.tif, \.tiff, \.npy, \.npz"),
     ],
