@@ -134,3 +134,11 @@ def test_an_unknown_dataset_and_a_missing_value_are_named():
     del config.epochs
     with pytest.raises(ConfigError, match=r"the config has no epochs; configs/adaptation.py shows every field"):
         settings.check(config)
+
+
+def test_the_former_name_of_head_init_is_refused_with_the_new_one():
+    config = config_of()
+    with config.unlocked():
+        config.head_start = "solved"
+    with pytest.raises(ConfigError, match=r"head_start.*it is head_init now, and its 'solved' is 'probe'"):
+        settings.check(config)
