@@ -1,4 +1,4 @@
-"""What travels through the library: an Observation for each sensor, a Batch of them.
+"""Inputs of the model: an Observation for each sensor, and a Batch of them.
 
 Both are pytrees of numpy or jax arrays. Masks are True where valid; `None` means that everything is valid.
 """
@@ -18,12 +18,12 @@ Array = Any  # numpy on the host, jax on the device
 
 @flax.struct.dataclass
 class Observation:
-    """One sensor's view of B tiles.
+    """Values of one sensor for B tiles.
 
     Attributes:
       values: standardised values, float32. An image is (B, C, H, W), a series (B, T, C, H, W).
       dates: days of the year, 1 January = 0; values past 365 are days of a following year. Series only.
-      date_mask: which dates are real; the others are padding and touch nothing.
+      date_mask: which dates are real; the others are padding, and have no effect.
       pixel_mask: which values are valid; the channel axis has length C, or 1 where all bands share one mask. For an
         image (B, C|1, H, W), for a series (B, T, C|1, H, W).
       present: which tiles have this sensor at all; for the others its tokens are left out.
@@ -74,10 +74,10 @@ class Batch:
 
 
 def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
-    """Height and width of the tile in metres, as the first spatial sensor sees it.
+    """Returns height and width of the tile in metres, of the first spatial sensor.
 
     Raises:
-      ValueError: there are only context sensors, which say nothing about the extent.
+      ValueError: there are only context sensors, which have no extent.
     """
     for name, observation in observations.items():
         sensor = get_sensor(name)
@@ -90,7 +90,7 @@ def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
 def fake_observation(
     sensor: Sensor, batch_size: int, extent: tuple[float, float], num_dates: int, rng: np.random.Generator
 ) -> Observation:
-    """Normal noise in the shape that `sensor` gives for a tile of `extent` (height, width) metres."""
+    """Returns normal noise in the shape that `sensor` gives for a tile of `extent` (height, width) metres."""
     height, width = (sensor.pixels(side) for side in extent)
     if not sensor.has_dates:
         return Observation(rng.standard_normal((batch_size, sensor.num_bands, height, width), dtype=np.float32))
@@ -111,7 +111,7 @@ def fake_batch(
     dataset: str = "fake",
     seed: int = 0,
 ) -> Batch:
-    """A batch of noise in the right shapes, for initialisation, tests and ahead-of-time compilation.
+    """Returns a batch of noise in the right shapes, for initialisation, tests and ahead-of-time compilation.
 
     Args:
       extent: side of the tile, or its height and width, in metres.

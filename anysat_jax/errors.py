@@ -1,4 +1,4 @@
-"""What can end a run in a way that its user can mend: the command line prints these without a traceback."""
+"""Errors that a user can remedy; the command line prints them without a traceback."""
 
 
 class RunError(Exception):

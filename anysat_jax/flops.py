@@ -1,4 +1,4 @@
-"""How much a training step computes, counted on paper: the matrix products of student, teacher and losses.
+"""FLOPs of a step, computed analytically: the matrix products of student, teacher and losses; peak rates of devices.
 
 A product of (m, k) with (k, n) counts 2 m k n. Norms, softmax and activations are left out: they run beside the matrix
 units, whose published rate is what a model's FLOP utilisation (MFU) is measured against. What rematerialisation
@@ -23,7 +23,7 @@ PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
 
 
 class Work(NamedTuple):
-    """Products of a forward pass.
+    """FLOPs of the products of a forward pass.
 
     Attributes:
       forward: FLOPs.
@@ -257,7 +257,7 @@ def peak_flops(device_kind: str) -> float | None:
     sparsity.
 
     Args:
-      device_kind: as JAX says it, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
+      device_kind: as JAX names it, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
     """
     found = [name for name in PEAK_FLOPS if name in device_kind]
     return PEAK_FLOPS[max(found, key=len)] if found else None

@@ -15,7 +15,7 @@ CELL_METRES = 10.0  # the published code's unit of length: "scale" 4 there is a 
 
 @dataclasses.dataclass(frozen=True)
 class Sensor:
-    """What the library must know about a sensor.
+    """Facts of a sensor.
 
     Attributes:
       name: the key in a `data` dict, e.g. "s2"; its dates are `<name>_dates`.
@@ -100,7 +100,7 @@ class Sensor:
 
 
 def whole_number(value: float, tolerance: float = 1e-6) -> int | None:
-    """`value` as an int if it is whole up to rounding (0.2 m pixels are not exact in binary), else None."""
+    """Returns `value` as an int if it is whole up to rounding (0.2 m pixels are not exact in binary), else None."""
     nearest = round(value)
     return nearest if abs(value - nearest) <= tolerance * max(1.0, abs(value)) else None
 
@@ -148,7 +148,7 @@ def register(sensor: Sensor) -> Sensor:
     Registering an equal record twice is allowed (a notebook cell run again).
 
     Raises:
-      ValueError: the name stands for another record.
+      ValueError: another record has that name.
     """
     known = SENSORS.setdefault(sensor.name, sensor)
     if known != sensor:
@@ -157,10 +157,10 @@ def register(sensor: Sensor) -> Sensor:
 
 
 def get_sensor(name: str) -> Sensor:
-    """The record of a sensor.
+    """Returns the record of a sensor.
 
     Raises:
-      ValueError: no sensor has that name; the message lists those that there are.
+      ValueError: no sensor has that name; the message lists the known ones.
     """
     try:
         return SENSORS[name]

@@ -15,11 +15,11 @@ NORM_EPSILON = 1e-6
 
 @flax.struct.dataclass
 class PatchTokens:
-    """What the combiner takes: M sensors' tokens of the same K patches.
+    """Input of the combiner: M sensors' tokens of the same K patches.
 
     Attributes:
       values: (B, M, K, D).
-      index: (B, K) int, each patch's place on the grid in raster order; None where K is the whole grid, in order.
+      index: (B, K) int, each patch's index on the grid, raster order; None where K is the whole grid, in order.
       mask: (B, M, K) bool, True for tokens that take part; None for all.
       unplaced: (B, M, K) bool, True for tokens that get no position: those that the mask token replaces; None for none.
       context: (B, 1, D), a token of the whole tile without a position (MODIS); None for none.
@@ -43,19 +43,19 @@ class PatchTokens:
         return 1 if self.context is None else 2
 
     def positions(self, config: ModelConfig) -> Float[Array, "b K D"]:
-        """Position codes of the K patches; b is 1 where all samples have the same patches."""
+        """Returns position codes of the K patches; b is 1 where all samples have the same patches."""
         table = jnp.asarray(patch_positions(self.grid, self.patch_size, config.dim, config.positions))
         return table[None] if self.index is None else table[self.index]
 
     def buckets(self) -> Int[Array, "b 1+K L+M*K"]:
-        """Distance buckets of [class; patches] against [class; context; sensors' patches]."""
+        """Returns distance buckets of [class; patches] against [class; context; sensors' patches]."""
         table = jnp.asarray(patch_buckets(self.grid))
         inner = table[None] if self.index is None else table[self.index[:, :, None], self.index[:, None, :]]
         inner = jnp.tile(inner, (1, 1, self.values.shape[1]))
         return jnp.pad(inner, ((0, 0), (1, 0), (self.num_leading, 0)), constant_values=CLASS_BUCKET)
 
     def key_mask(self) -> Bool[Array, "B L+M*K"] | None:
-        """Which of [class; context; sensors' patches] may be attended to; None for all."""
+        """Returns True for [class; context; sensors' patches] that may be attended to; None for all."""
         if self.mask is None and self.context_mask is None:
             return None
         batch, sensors, count, _ = self.values.shape
@@ -67,9 +67,9 @@ class PatchTokens:
 
 
 class CrossAttention(nn.Module):
-    """Learned queries, one a patch and one for the tile, gather from all tokens; no residual around the attention.
+    """Cross-attention of learned queries, one a patch and one for the tile, to all tokens; no residual around it.
 
-    The relative term takes the first head's unscaled query: the published weights were trained so.
+    The relative term uses the first head's unscaled query, as in the training of the published weights.
     """
 
     config: ModelConfig
@@ -92,7 +92,7 @@ class CrossAttention(nn.Module):
         return out + Mlp(config.mlp_ratio * config.dim, dtype, name="mlp")(normed)
 
     def _queries(self, tokens: PatchTokens) -> Float[Array, "b 1+K D"]:
-        """The learned vector plus each patch's position; the tile's query has none."""
+        """Returns the learned vector plus each patch's position; the tile's query has no position."""
         learned = declare(self, "query", self.config.dim)
         position = tokens.positions(self.config)
         position = jnp.pad(position, ((0, 0), (1, 0), (0, 0)))
@@ -113,10 +113,10 @@ class Combiner(nn.Module):
     def __call__(
         self, tokens: PatchTokens, drop_path: Float[np.ndarray, "depth"] | None = None
     ) -> Float[Array, "B 1+K D"]:
-        """The tile's vector, then one for each patch.
+        """Returns the tile's vector, then one for each patch.
 
         Args:
-          drop_path: how often each self-attention block is left out, tile by tile; needs an rng "dropout". None for
+          drop_path: rate at which each self-attention block is dropped, tile by tile; needs an rng "dropout". None for
             never. The cross-attention block has no residual around its attention, so it always stays.
         """
         config, dtype = self.config, self.config.compute_dtype

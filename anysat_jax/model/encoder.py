@@ -37,7 +37,7 @@ class SpatialTransformer(nn.Module):
         """Embeds S patches of n sub-patches each.
 
         Args:
-          drop_path: how often each block is left out, patch by patch; needs an rng "dropout". None for never.
+          drop_path: rate at which each block is dropped, patch by patch; needs an rng "dropout". None for never.
 
         Returns:
           The patch embeddings (the class token's output), and the sub-patches' features in raster order.
@@ -69,7 +69,7 @@ OUTPUTS: tuple[Output, ...] = ("tile", "patch", "dense", "all")
 
 @flax.struct.dataclass
 class Embedded:
-    """Each sensor by itself, before the combiner.
+    """Embeddings of each sensor by itself, before the combiner.
 
     Attributes:
       patches: (B, N, D) patch embeddings by sensor; N is 1 for a context sensor.
@@ -81,12 +81,12 @@ class Embedded:
 
 
 def is_context(sensor: str) -> bool:
-    """Whether a sensor enters the combiner as one token of the whole tile."""
+    """Returns whether a sensor enters the combiner as one token of the whole tile."""
     return get_sensor(sensor).kind == "context"
 
 
 def present_mask(observations: Mapping[str, Observation], names: tuple[str, ...]) -> Bool[Array, "B M"] | None:
-    """Which tiles have which sensor; None where all have all."""
+    """Returns True for the (tile, sensor) that are present; None where all are."""
     if all(observations[name].present is None for name in names):
         return None
     batch = observations[names[0]].batch_size
@@ -95,7 +95,7 @@ def present_mask(observations: Mapping[str, Observation], names: tuple[str, ...]
 
 
 def stack_patches(batch: Batch, patches: Mapping[str, Float[Array, "B N D"]]) -> PatchTokens:
-    """All patches of all sensors, in sorted order of the sensors, as the combiner takes them.
+    """Stacks all patches of all sensors, in sorted order of the sensors, as the combiner's input.
 
     Raises:
       ValueError: there are several context sensors.
@@ -130,11 +130,11 @@ class Encoder(nn.Module):
     def project(
         self, batch: Batch, deterministic: bool = True, training: Collection[str] = ()
     ) -> dict[str, Float[Array, "B N n D"]]:
-        """Sub-patch tokens of each sensor (paper: phi^proj), raster patches, raster sub-patches inside each.
+        """Returns sub-patch tokens of each sensor (paper: phi^proj), raster patches, raster sub-patches inside each.
 
         Args:
-          deterministic: False drops in every projector; needs an rng "dropout".
-          training: sensors whose projectors drop even so.
+          deterministic: False applies dropout in every projector; needs an rng "dropout".
+          training: sensors whose projectors apply dropout in any case.
         """
         return {name: self._project(name, batch, deterministic and name not in training) for name in batch.sensors}
 
@@ -151,7 +151,7 @@ class Encoder(nn.Module):
         training: Collection[str] = (),
         drop_path: Float[np.ndarray, "depth"] | None = None,
     ) -> Embedded:
-        """Patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
+        """Returns patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
 
         Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger
         products.
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
             groups.setdefault((tokens[name].shape[2], metres), []).append(name)
         patches, subpatches = {}, {}
         for (_, metres), names in groups.items():
-            # Side by side in each tile: a mesh cuts the tiles, and none of them has to move.
+            # Concatenated within each tile: a mesh shards the tiles, so none of them moves to another device.
             x = jnp.concatenate([tokens[name] for name in names], axis=1)
             patch, subpatch = self.spatial(x.reshape(-1, *x.shape[2:]), metres, drop_path)
             ends = np.cumsum([tokens[name].shape[1] for name in names])[:-1]
@@ -178,7 +178,7 @@ class Encoder(nn.Module):
     def combine(
         self, tokens: PatchTokens, drop_path: Float[np.ndarray, "depth"] | None = None
     ) -> Float[Array, "B 1+K D"]:
-        """The tile's vector, then one for each patch (paper: phi^comb). `drop_path`: as of `Combiner`."""
+        """Returns the tile's vector, then one for each patch (paper: phi^comb). `drop_path`: as of `Combiner`."""
         return self.combiner(tokens, drop_path)
 
     def __call__(
@@ -197,9 +197,9 @@ class Encoder(nn.Module):
             first; "dense" (B, h, w, 2 D): for each sub-patch of `output_modality`, its patch's vector and its own
             feature, raster order.
           output_modality: the sensor whose sub-patches "dense" describes.
-          deterministic: False drops in every projector as in training; needs an rng named "dropout".
-          training: sensors whose projectors drop even so (a fine-tuning's trained ones).
-          drop_path: how often the last block is left out, the others less, see `drop_path_rates`; needs an rng named
+          deterministic: False applies dropout in every projector; needs an rng named "dropout".
+          training: sensors whose projectors apply dropout in any case (those that a fine-tuning trains).
+          drop_path: rate at which the last block is dropped, the others less, see `drop_path_rates`; needs an rng named
             "dropout" unless 0.
 
         Raises:
@@ -226,7 +226,7 @@ class Encoder(nn.Module):
 def dense_features(
     patch: Float[Array, "B N D"], subpatch: Float[Array, "B N n D"], grid: tuple[int, int]
 ) -> Float[Array, "B h w 2*D"]:
-    """[patch vector, sub-patch feature] of every sub-patch, as a map."""
+    """Returns [patch vector, sub-patch feature] of every sub-patch, as a map."""
     patch = jnp.broadcast_to(patch[:, :, None], subpatch.shape)
     return merge_patches(jnp.concatenate([patch, subpatch], axis=-1), grid)
 
@@ -234,5 +234,5 @@ def dense_features(
 def encode(
     config: ModelConfig, params: Mapping, batch: Batch, output: Output = "tile", output_modality: str | None = None
 ) -> jax.Array:
-    """`Encoder(config)` on a batch, in evaluation mode: a pure function of the parameters."""
+    """Applies `Encoder(config)` to a batch without dropout: a pure function of the parameters."""
     return Encoder(config).apply({"params": params}, batch, output, output_modality)

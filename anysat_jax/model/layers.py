@@ -43,13 +43,13 @@ class Linear(nn.Module):
         return out + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # of a kernel, which a mesh cuts
+COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # axis of a kernel that a mesh shards
 
 
 def relative_term(
     query: Float[Array, "B Q d"], table: Float[Array, "d 8"], buckets: Int[Array, "b Q K"]
 ) -> Float[Array, "B Q K"]:
-    """query_i . table[:, buckets_ij], as selects rather than a gather: they fuse into the logits, forward and backward.
+    """Computes query_i . table[:, buckets_ij] by selects, which fuse into the logits in both passes, unlike a gather.
 
     Args:
       buckets: b is B, or 1 where all samples share them.
@@ -68,7 +68,7 @@ def attend(
     bias: Float[Array, "B Q K"] | None = None,
     key_mask: Bool[Array, "B K"] | None = None,
 ) -> Float[Array, "B Q H*d"]:
-    """Scaled dot-product attention, softmax in float32; `bias` is added to every head's logits.
+    """Computes scaled dot-product attention, softmax in float32; `bias` is added to every head's logits.
 
     Args:
       key_mask: True where a key may be attended to. At least one key of each sample must be.
@@ -98,7 +98,7 @@ class Mlp(nn.Module):
 
 class HeadsProjection(nn.Module):
     """A Linear to every head's query, key and value. Its columns are (query | key | value, head, channel), as in the
-    published weights; the heads are told apart before the product, so that a mesh can cut it over them.
+    published weights; the heads get an axis of their own before the product, so that a mesh can shard it over them.
     """
 
     num_heads: int
@@ -116,8 +116,8 @@ class HeadsProjection(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; with `relative`, the first head's scaled query meets a table of distance buckets
-    and the result is added to every head's logits (so the published weights were trained).
+    """Multi-head self-attention; with `relative`, the product of the first head's scaled query and a table of
+    distance buckets is added to every head's logits, as in the training of the published weights.
     """
 
     num_heads: int
@@ -145,7 +145,7 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants.
 
-    With a `drop_path` rate each sequence leaves each of the two branches out that often, and what stays is scaled up to
+    With a `drop_path` rate each sequence drops each of the two branches at that rate, and a kept branch is scaled up to
     keep the expectation (Huang et al. 2016, stochastic depth).
     """
 
@@ -179,8 +179,8 @@ class Block(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"] | None, ...]:
-    """Rates of the spatial transformer's blocks and of the combiner's: from 0 at the first linearly up to `last` at the
-    last of all. None where nothing drops.
+    """Returns the rates of the spatial transformer's and of the combiner's blocks: from 0 linearly to `last` over both,
+    or None for each where `last` is 0.
 
     Raises:
       ValueError: `last` is not in [0, 1).
@@ -196,7 +196,7 @@ def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"]
 def block_stack(
     config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str, drops: bool = False
 ) -> nn.Module:
-    """`depth` blocks in one scan: parameters get a leading depth axis, and the program holds one block's code.
+    """Makes `depth` blocks in one scan: parameters get a leading depth axis, the program holds the code of one block.
 
     Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
     """

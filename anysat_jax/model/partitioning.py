@@ -1,7 +1,7 @@
-"""Where activations live on a mesh of devices, as hints in the model's code that do nothing without a mesh.
+"""Sharding constraints of activations on a mesh of devices; without a mesh they do nothing.
 
-Batches are cut over `BATCH_AXES`. The axis `TENSOR` shares the work on each tile: attention heads and the hidden width
-of MLPs in the transformers, pixels and patches in the projectors.
+Batches are sharded over `BATCH_AXES`. The axis `TENSOR` splits the work on each tile: attention heads and the hidden
+width of MLPs in the transformers, pixels and patches in the projectors.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ Axes = str | tuple[str, ...] | None  # mesh axes that cut one axis of an array
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Makes `constrain` speak of `mesh`, while a function is traced; None changes nothing."""
+    """Makes `constrain` use `mesh` while a function is traced; None changes nothing."""
     return contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def parts(mesh_shape: Mapping[str, int], axes: Axes) -> int:
-    """How many parts mesh axes cut an axis into; axes that the mesh lacks cut nothing."""
+    """Returns the number of shards of an array's axis; mesh axes that do not exist count as 1."""
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh_shape.get(name, 1) for name in names)
 
 
 def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
-    """Asks for `x` cut over mesh axes, one entry for each of its axes: None for whole.
+    """Constrains `x` to be sharded over mesh axes, one entry for each of its axes: None for whole.
 
     An axis that is not divisible is left to the compiler. Without a mesh, see `on_mesh`, or on one device, this is `x`.
     """

@@ -18,14 +18,14 @@ USED_BUCKETS = (OWN_PATCH_BUCKET, 4, 5, 6, CLASS_BUCKET)  # the table has eight 
 
 
 def grid_coordinates(rows: int, columns: int) -> Int[np.ndarray, "rows*columns 2"]:
-    """(row, column) of each place of a grid, raster order."""
+    """Returns (row, column) of each place of a grid, raster order."""
     return np.stack(np.divmod(np.arange(rows * columns), columns), axis=1)
 
 
 def subpatch_coordinates(per_side: int, subpatch_metres: float, kind: PositionKind) -> Int[np.ndarray, "n 2"]:
-    """(row, column) that each sub-patch of a patch is said to stand at, the sub-patches in raster order.
+    """Returns the (row, column) that encodes each sub-patch's position, the sub-patches in raster order.
 
-    "paper" says where it stands. "released" says what the published weights were trained with: their image tokens run
+    "paper": its true place. "released": as in the training of the published weights: their image tokens run
     cell by cell (10 m), row by row inside a cell, but were given the coordinates of a plain raster. The two differ
     for sensors finer than a cell in patches larger than one.
     """
@@ -41,7 +41,7 @@ def subpatch_coordinates(per_side: int, subpatch_metres: float, kind: PositionKi
 def sinusoids(
     coordinates: Int[np.ndarray, "n 2"], dim: int, metres: float, kind: PositionKind
 ) -> Float[np.ndarray, "n dim"]:
-    """Position code of each (row, column): the column's in the first half of the channels, the row's in the last.
+    """Returns position codes of (row, column): the column's in the first half of the channels, the row's in the last.
 
     Args:
       metres: the grid's unit (paper: g): the patch size for the combiner and the predictor, the sub-patch's side for
@@ -69,19 +69,19 @@ def _released_code(metres: np.ndarray, half: int, dim: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def patch_positions(grid: tuple[int, int], patch_size: float, dim: int, kind: PositionKind) -> np.ndarray:
-    """Codes of a tile's patches, (rows * columns, dim) float32, for the combiner and the predictor."""
+    """Returns codes of a tile's patches, (rows * columns, dim) float32, for the combiner and the predictor."""
     unit = patch_size if kind == "paper" else patch_size / CELL_METRES
     return sinusoids(grid_coordinates(*grid), dim, unit, kind)
 
 
 @functools.lru_cache(maxsize=256)
 def subpatch_positions(per_side: int, subpatch_metres: float, dim: int, kind: PositionKind) -> np.ndarray:
-    """Codes of a patch's sub-patches, (per_side ** 2, dim) float32, for the spatial transformer."""
+    """Returns codes of a patch's sub-patches, (per_side ** 2, dim) float32, for the spatial transformer."""
     return sinusoids(subpatch_coordinates(per_side, subpatch_metres, kind), dim, subpatch_metres, kind)
 
 
 def distance_buckets(coordinates: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n n"]:
-    """Bucket of each pair's rounded euclidean grid distance: 0 -> 3, 1 -> 4, 2 and 3 -> 5, 4 and more -> 6."""
+    """Returns the bucket of each pair's rounded grid distance: 0 -> 3, 1 -> 4, 2 and 3 -> 5, 4 and more -> 6."""
     offset = coordinates[:, None, :] - coordinates[None, :, :]
     distance = np.rint(np.hypot(offset[..., 0], offset[..., 1])).astype(np.int32)
     return np.select([distance == 0, distance == 1, distance <= 3], [3, 4, 5], 6).astype(np.int32)
@@ -89,21 +89,21 @@ def distance_buckets(coordinates: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n 
 
 @functools.lru_cache(maxsize=256)
 def subpatch_buckets(per_side: int, subpatch_metres: float, kind: PositionKind) -> np.ndarray:
-    """Buckets of [class token; sub-patches] against themselves, (1 + n, 1 + n) int32."""
+    """Returns buckets of [class token; sub-patches] against themselves, (1 + n, 1 + n) int32."""
     inner = distance_buckets(subpatch_coordinates(per_side, subpatch_metres, kind))
     return np.pad(inner, ((1, 0), (1, 0)), constant_values=CLASS_BUCKET)
 
 
 @functools.lru_cache(maxsize=64)
 def patch_buckets(grid: tuple[int, int]) -> np.ndarray:
-    """Buckets of a tile's patches against themselves, (N, N) int32."""
+    """Returns buckets of a tile's patches against themselves, (N, N) int32."""
     return distance_buckets(grid_coordinates(*grid))
 
 
 def date_code(
     dates: Float[np.ndarray, "B T"], dim: int, period: float, repeats: int = 16
 ) -> Float[np.ndarray, "B T dim"]:
-    """Code of each date: dim / repeats numbers, repeated; number j is the sine (j even) or cosine (j odd) of
+    """Returns codes of dates: dim / repeats numbers, repeated; number j is the sine (j even) or cosine (j odd) of
     date / period ** (2 * floor(j / 2) / d). Takes numpy or jax arrays (days of the year from 0, float32).
     """
     import jax.numpy as jnp

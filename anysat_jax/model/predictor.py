@@ -45,10 +45,10 @@ class Predictor(nn.Module):
         known = Linear(dim, dtype, name="embed")(context) + position[context_index]
         first = jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))
         known = jnp.concatenate([first, known], axis=1)
-        # A tile's blocks side by side: a mesh cuts the tiles, and none of them has to move.
-        asked = mask_token.astype(dtype)[None, None, None] + position[jnp.swapaxes(target_index, 0, 1)]
+        # A tile's blocks stay adjacent: a mesh shards the tiles, so none of them moves to another device.
+        queries = mask_token.astype(dtype)[None, None, None] + position[jnp.swapaxes(target_index, 0, 1)]
         known = jnp.broadcast_to(known[:, None], (batch, blocks, *known.shape[1:]))
-        x = jnp.concatenate([known, asked], axis=2).reshape(batch * blocks, -1, dim)
+        x = jnp.concatenate([known, queries], axis=2).reshape(batch * blocks, -1, dim)
         key_mask = _key_mask(blocks, batch, x.shape[1] - targets, targets, context_mask, target_mask)
         stack = block_stack(
             config,
@@ -72,7 +72,7 @@ def _key_mask(
     context_mask: Bool[Array, "B n"] | None,
     target_mask: Bool[Array, "m"] | None,
 ) -> Bool[Array, "B*k 1+n+m"] | None:
-    """Which of [class; context; targets] may be attended to, tile by tile; None for all."""
+    """Returns True for [class; context; targets] that may be attended to; None for all."""
     if context_mask is None and target_mask is None:
         return None
     context = jnp.ones((batch, known - 1), bool) if context_mask is None else context_mask
@@ -85,12 +85,12 @@ def _key_mask(
 
 @flax.struct.dataclass
 class StudentOutput:
-    """What the losses need, and what parity looks at.
+    """Output of the student, from which the losses are computed.
 
     Attributes:
       embedded: each sensor's patches and sub-patches, before any masking of patches.
       context: (B, 1 + n, D), the combiner's output on the context patches, the tile's vector first.
-      predicted: (k, B, m, D), the predictor's guess of the teacher's target patches.
+      predicted: (k, B, m, D), the prediction of the teacher's target patches.
     """
 
     embedded: Embedded
@@ -121,7 +121,7 @@ class Student(nn.Module):
         """Encodes the context patches of (date-masked) tiles and predicts the target patches.
 
         Args:
-          context_index, target_index: places on the patch grid, raster order; k target blocks.
+          context_index, target_index: indices on the patch grid, raster order; k target blocks.
           keep: True for the (sensor, context patch) tokens that stay; the others become the mask token. Sensors in
             sorted order, context sensors not counted. None keeps all.
           context_mask, target_mask: True for real places, False for padding.

@@ -34,7 +34,7 @@ def split_patches(image: Float[Array, "B X H W"], grid: tuple[int, int], pixels:
 
 
 def merge_patches(tokens: Float[Array, "B N n F"], grid: tuple[int, int]) -> Float[Array, "B h w F"]:
-    """Lays sub-patch features out as a map: the inverse of `split_patches` for one feature vector a sub-patch."""
+    """Returns sub-patch features as a map: the inverse of `split_patches` for one feature vector a sub-patch."""
     batch, _, count, width = tokens.shape
     rows, columns = grid
     side = math.isqrt(count)
@@ -90,7 +90,7 @@ def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -
 
 
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
-    """The mask, but all True for a series without any date: such a tile lacks the sensor and is masked out later,
+    """Returns the mask, all True for a series without any date: such a tile lacks the sensor and is masked out later,
     and until then its features must stay finite (0 * nan is nan).
     """
     if date_mask is None:
@@ -99,11 +99,11 @@ def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | N
 
 
 class TemporalAttention(nn.Module):
-    """Attention over dates with one learned query a head; the values are the inputs, each head taking its share of
-    channels.
+    """Attention over dates with one learned query a head; the values are the inputs, each head taking its
+    slice of channels.
 
-    Query and key projection meet in one D x 16 matrix before they meet the data: an eighth of the published order's
-    products.
+    Query and key projection are multiplied into one D x 16 matrix first: an eighth of the products of the published
+    order.
     """
 
     dropout: float
@@ -141,7 +141,7 @@ class KeyProjection(nn.Module):
 class SeriesProjector(nn.Module):
     """L-TAE on each pixel: an MLP on each date, a date code, attention over dates, an output MLP.
 
-    Padded dates take no part in the statistics over dates nor in the attention; an invalid value is read as a
+    Padded dates are excluded from the statistics over dates and from the attention; an invalid value is replaced by a
     learned scalar.
     """
 
@@ -175,7 +175,7 @@ class SeriesProjector(nn.Module):
     def _pixels(
         self, observation: Observation, grid: tuple[int, int]
     ) -> tuple[Float[Array, "B Q T C"], tuple[int, int, int]]:
-        """Pixels of all patches, invalid values filled, and the shape (B, N, n) that they form."""
+        """Returns the pixels of all patches, invalid values filled, and their shape (B, N, n)."""
         values = observation.values
         pad_value = declare(self, "pad_value")
         if observation.pixel_mask is not None:
@@ -194,7 +194,7 @@ class SeriesProjector(nn.Module):
 
 
 def make_projector(sensor: Sensor, config: ModelConfig) -> nn.Module:
-    """The projector of a sensor's kind."""
+    """Makes the projector of a sensor's kind."""
     static = dict(static_argnums=(2, 3))  # grid and deterministic
     if sensor.kind == "image":
         return rematerialised(ImageProjector, config.remat, **static)(sensor, config.dim, config.compute_dtype)

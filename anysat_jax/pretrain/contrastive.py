@@ -1,8 +1,8 @@
 """The contrastive loss between sensors, in memory linear in the number of tokens.
 
 Paper, section 3.3: the patch embeddings that different sensors give the same patch should be closer to each other than
-to those of other patches. The matrix of all similarities is never held: a block of its rows at a time is computed,
-reduced and forgotten, and computed once more in the backward pass.
+to those of other patches. The matrix of all similarities is never held: it is computed and reduced in blocks of
+rows, and computed once more in the backward pass.
 
 On a mesh a token's negatives are those of all devices ("global": the loss of a single device, whatever the mesh), or
 those of its own ("device", as the original was trained: it depends on how many tiles a device has).
@@ -24,7 +24,7 @@ NEGATIVES: tuple[Negatives, ...] = ("global", "device")
 
 
 class _Settings(NamedTuple):
-    """What is fixed when the loss is compiled: see `contrastive_loss`; `axes` is empty where a device is by itself."""
+    """Static settings of the loss, see `contrastive_loss`; `axes` is empty where each device has its own negatives."""
 
     temperature: float
     block_size: int
@@ -32,7 +32,7 @@ class _Settings(NamedTuple):
     axes: tuple[str, ...]
 
 
-_NOTHING = float(jnp.finfo(jnp.float32).min)  # finite, so that a row without entries has no NaN gradient
+_MASKED = float(jnp.finfo(jnp.float32).min)  # finite, so that the gradient of a row without entries is not NaN
 
 
 def contrastive_loss(
@@ -44,7 +44,7 @@ def contrastive_loss(
     mesh: Mesh | None = None,
     negatives: Negatives = "global",
 ) -> Float[Array, ""]:
-    """Mean over tokens of: log-sum-exp over the negatives and positives, minus log-sum-exp over the positives.
+    """Returns the mean over tokens of log-sum-exp over negatives and positives, minus log-sum-exp over the positives.
 
     Similarities are cosines over `temperature`. A token's positives are the tokens of the same patch in the tile's
     other sensors. Its denominator runs over every token of the batch (see `negatives`) except those of the same tile
@@ -54,8 +54,8 @@ def contrastive_loss(
     Args:
       tokens: patch embeddings of B tiles, M sensors and N patches, any float dtype; the loss is computed in float32.
         Sensors without a patch grid (MODIS) do not take part.
-      valid: True = valid. What stands in the other tokens does not matter, not even NaN. None means that all are valid.
-      temperature: what cosines are divided by.
+      valid: True = valid. The values of other tokens are ignored, even NaN. None means that all are valid.
+      temperature: divisor of the cosines.
       block_size: rows of the similarity matrix held at a time; memory is about 3 * block_size * B * M * N floats beside
         the tokens. On a mesh, rows of each device. Static.
       mesh: the mesh over which B is sharded, along "data" and "fsdp"; each device computes the rows of its own tiles.
@@ -86,7 +86,7 @@ def contrastive_loss(
 def _loss_on_mesh(
     tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], settings: _Settings, mesh: Mesh, negatives: Negatives
 ) -> Float[Array, ""]:
-    """The loss of tiles that are cut over a mesh."""
+    """Computes the loss of tiles that are sharded over a mesh."""
     batch = tokens.shape[0]
     if batch % parts(mesh.shape, BATCH_AXES):
         raise ValueError(
@@ -107,12 +107,12 @@ def _loss_on_mesh(
 def _mean_loss(
     tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings, axes: tuple[str, ...]
 ) -> Float[Array, ""]:
-    """The mean over devices of each one's own loss."""
+    """Computes each device's own loss, and the mean over devices."""
     return jax.lax.pmean(_loss(tokens, valid, settings=settings), axes)
 
 
 def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings) -> Float[Array, ""]:
-    """The loss of this device's tiles against those of all, averaged over all."""
+    """Computes the loss of this device's tiles against those of all, averaged over all."""
     has_positive = (valid.sum(axis=1, keepdims=True) - valid) > 0
     used = valid & has_positive
     unit = _normalise(jnp.where(used[..., None], tokens.astype(jnp.float32), 0.0))
@@ -134,23 +134,25 @@ def _normalise(tokens: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
 def _log_sum_exp_positives(
     unit: Float[Array, "B M N D"], used: Bool[Array, "B M N"], temperature: float
 ) -> Float[Array, "B M N"]:
-    """Over the same patch in the tile's other sensors; a finite number of no meaning for unused tokens."""
+    """Computes log-sum-exp over the same patch in the tile's other sensors; any finite number for unused tokens."""
     scores = jnp.einsum("bmnd,bknd->bmnk", unit, unit, precision="highest") / temperature
     other_sensor = ~jnp.eye(unit.shape[1], dtype=jnp.bool_)
     pairs = jnp.swapaxes(used, 1, 2)[:, None] & other_sensor[None, :, None, :]
-    return jax.nn.logsumexp(jnp.where(pairs, scores, _NOTHING), axis=-1)
+    return jax.nn.logsumexp(jnp.where(pairs, scores, _MASKED), axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _log_sum_exp_all(unit: Float[Array, "T D"], used: Bool[Array, "T"], settings: _Settings) -> Float[Array, "T"]:
-    """For each used token, over the used tokens of all devices outside its own (tile, sensor); zero for the others."""
+    """Computes, for each used token, log-sum-exp over the used tokens of all devices outside its own (tile, sensor);
+    zero for the others.
+    """
     group = _group_ids(used, settings)
     all_unit, all_used, all_group = _gather((unit, used, group), settings.axes)
 
     def block(rows: tuple[Array, ...]) -> Float[Array, "R"]:
         row_unit, row_used, row_group = rows
         pairs = all_used[None, :] & (row_group[:, None] != all_group[None, :])
-        scores = jnp.where(pairs, _scores(row_unit, all_unit, settings.temperature), _NOTHING)
+        scores = jnp.where(pairs, _scores(row_unit, all_unit, settings.temperature), _MASKED)
         return jnp.where(row_used, jax.nn.logsumexp(scores, axis=1), 0.0)
 
     return _map_row_blocks(block, (unit, used, group), settings.block_size)
@@ -164,9 +166,9 @@ def _log_sum_exp_all_forward(unit: Array, used: Array, settings: _Settings) -> t
 def _log_sum_exp_all_backward(
     settings: _Settings, residuals: tuple[Array, ...], cotangent: Float[Array, "T"]
 ) -> tuple[Float[Array, "T D"], None]:
-    """Each pair of tokens meets twice, in either one's sum; as scores are symmetric, one pass over the rows sees both.
+    """Adds both terms of each pair of tokens, one from either token's sum, in one pass: scores are symmetric.
 
-    So a device's rows need nobody else's gradient, only all tokens, sums and cotangents.
+    So a device's rows need no gradient of another device, only all tokens, sums and cotangents.
     """
     unit, used, result = residuals
     rows = (unit, used, _group_ids(used, settings), result, jnp.where(used, cotangent, 0.0))
@@ -193,20 +195,20 @@ def _scores(rows: Float[Array, "R D"], columns: Float[Array, "T D"], temperature
 
 
 def _group_ids(used: Bool[Array, "T"], settings: _Settings) -> Int[Array, "T"]:
-    """A number for each (tile, sensor), different on each device."""
+    """Returns a number for each (tile, sensor), different on each device."""
     first = jax.lax.axis_index(settings.axes) * used.size if settings.axes else 0
     return (first + jnp.arange(used.size, dtype=jnp.int32)) // settings.num_patches
 
 
 def _gather(arrays: tuple[Array, ...], axes: tuple[str, ...]) -> tuple[Array, ...]:
-    """The rows of all devices, in the order of the batch."""
+    """Gathers the rows of all devices, in the order of the batch."""
     if not axes:
         return arrays
     return tuple(jax.lax.all_gather(array, axes, tiled=True) for array in arrays)
 
 
 def _map_row_blocks(block: Callable[[tuple[Array, ...]], Array], rows: tuple[Array, ...], block_size: int) -> Array:
-    """`block` on `block_size` rows at a time; the last block is filled up with zeros (unused tokens), cut off again."""
+    """Applies `block` to `block_size` rows at a time; the last block is padded with zeros (unused tokens)."""
     count = rows[0].shape[0]
     size = min(block_size, count)
     padding = -count % size

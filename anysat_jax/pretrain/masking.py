@@ -1,4 +1,4 @@
-"""Which patches the student sees and which it must predict: blocks on the patch grid, as in I-JEPA (section 3.3).
+"""Masks of pretraining: context and target patches, as blocks on the patch grid as in I-JEPA (paper: section 3.3).
 
 Drawn on the host with numpy from one generator a step, then padded to one of a few static sizes, so that a dataset
 and patch size compile to few programs.
@@ -43,7 +43,7 @@ class PatchMasks:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Padded numbers of context and target patches: what tells one compiled program from another."""
+        """Padded numbers of context and target patches: which select the compiled program."""
         return self.context_index.shape[1], self.target_index.shape[2]
 
 
@@ -238,8 +238,8 @@ def _halve(observation: Observation, rng: jax.Array) -> Observation:
 
 
 def keep_tokens(available: Bool[Array, "B M n"], rng: jax.Array) -> Bool[Array, "B M n"]:
-    """Which (sensor, patch) tokens stay: at each patch one available sensor at random; of the remaining tokens of a
-    tile half are replaced by the mask token.
+    """Draws the (sensor, patch) tokens that stay: at each patch one available sensor; of the remaining tokens of a tile
+    half are replaced by the mask token.
 
     Args:
       available: True where the sensor is present and the place is real.

@@ -30,14 +30,14 @@ def normalise(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
 
 
 def gather_targets(patches: Float[Array, "B N D"], target_index: Int[Array, "k B m"]) -> Float[Array, "k B m D"]:
-    """The teacher's patch vectors at the target places, normalised over their channels."""
+    """Returns the teacher's patch vectors at the target places, normalised over their channels."""
     return jnp.take_along_axis(normalise(patches)[None], target_index[..., None], axis=2)
 
 
 def predictive_loss(
     predicted: Float[Array, "k B m D"], target: Float[Array, "k B m D"], target_mask: Bool[Array, "m"] | None = None
 ) -> Float[Array, ""]:
-    """Smooth L1 (beta 1), averaged over the real target places; float32.
+    """Computes smooth L1 (beta 1), averaged over the real target places; float32.
 
     Args:
       target_mask: True for real places. None for all.
@@ -50,8 +50,8 @@ def predictive_loss(
 
 
 def valid_patches(batch: Batch) -> Bool[Array, "B M N"] | None:
-    """True for the (tile, sensor, patch) with the sensor present and at least one valid pixel; sensors in sorted
-    order, context sensors left out. None where no sensor of the batch has a mask that could say otherwise.
+    """Returns True for (tile, sensor, patch) with the sensor present and at least one valid pixel; sensors in sorted
+    order, context sensors left out. None where no sensor of the batch has a mask.
     """
     names = tuple(name for name in batch.sensors if not is_context(name))
     masks = [_valid(batch.observations[name], batch.grid) for name in names]
@@ -62,7 +62,7 @@ def valid_patches(batch: Batch) -> Bool[Array, "B M N"] | None:
 
 
 def _valid(observation: Observation, grid: tuple[int, int]) -> Bool[Array, "B N"] | None:
-    """One sensor's patches, (B, N) or (B, 1)."""
+    """Returns the valid patches of one sensor, (B, N) or (B, 1); None for all."""
     present, pixels = observation.present, observation.pixel_mask
     if pixels is None:
         return None if present is None else jnp.asarray(present)[:, None]
@@ -75,13 +75,13 @@ def _valid(observation: Observation, grid: tuple[int, int]) -> Bool[Array, "B N"
 
 
 MEASURES = ("rank", "rank_tiles", "variance", "cosine")
-MAX_VECTORS, MAX_TILES = 256, 64  # looked at, of a batch
+MAX_VECTORS, MAX_TILES = 256, 64  # measured, of a batch
 
 
 def feature_health(patches: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]]:
-    """Rank, variance and similarity of a batch's patch vectors, float32 scalars. Traceable, the same on any mesh.
+    """Measures rank, variance and similarity of a batch's patch vectors: float32 scalars, traceable, equal on any mesh.
 
-    A few vectors are looked at (see `chosen_vectors`), so that this costs next to nothing. Ranks depend on how many
+    A few vectors are measured (see `chosen_vectors`), so that this costs next to nothing. Ranks depend on how many
     there are, and all measures on the data: compare steps of one data set, patch size and batch size.
 
     Args:
@@ -97,7 +97,7 @@ def feature_health(patches: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]
       With a single tile, "rank_tiles" and "cosine" are nan. Where nothing varies, a rank is 0.
     """
     tiles, places = chosen_vectors(*patches.shape[:2])
-    # On a mesh the tiles are cut over devices: they are only picked from where there are too many.
+    # On a mesh the tiles are sharded, and indexing them moves data: only where there are too many.
     vectors = normalise(patches[:, places] if len(tiles) == len(patches) else patches[:, places][tiles])
     count = len(tiles)
     mean = vectors.mean(axis=0, keepdims=True)
@@ -116,14 +116,14 @@ def feature_health(patches: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]
 
 
 def effective_rank(centred: Float[Array, "B N D"]) -> Float[Array, ""]:
-    """(tr G)^2 / tr(G^2) of the Gram matrix G of B * N vectors, whose non-zero eigenvalues are the covariance's."""
+    """Computes (tr G)^2 / tr(G^2) of the Gram matrix G of B * N vectors; its eigenvalues are the covariance's."""
     gram = jnp.einsum("bnd,cmd->bncm", centred, centred)
     trace = jnp.square(centred).sum()
     return jnp.square(trace) / jnp.maximum(jnp.square(gram).sum(), 1e-12)
 
 
 def chosen_vectors(num_tiles: int, num_places: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "n"]]:
-    """Tiles and positions whose vectors are looked at, spread evenly; fixed when the step is compiled."""
+    """Returns the tiles and positions whose vectors are measured, spread evenly; fixed when the step is compiled."""
     tiles = min(num_tiles, MAX_TILES)
     places = min(num_places, MAX_VECTORS // tiles)
     return _spread(num_tiles, tiles), _spread(num_places, places)
@@ -154,7 +154,7 @@ class LossConfig(Section):
 
 
 def available_tokens(batch: Batch, masks: PatchMasks) -> Bool[Array, "B M n"]:
-    """(sensor, context patch) tokens whose sensor is there and whose place is real, sensors in sorted order."""
+    """Returns True for (sensor, context patch) tokens with the sensor present and a real place; sorted sensors."""
     names = tuple(name for name in batch.sensors if not is_context(name))
     shape = (batch.batch_size, len(names), masks.context_index.shape[1])
     available = jnp.broadcast_to(masks.context_mask[:, None], shape)
@@ -214,11 +214,11 @@ def jepa_loss(
 
 
 def ema_decay(step: Int[Array, ""], start: float, total_steps: int) -> Float[Array, ""]:
-    """The share of itself that the teacher keeps at update `step` (from 0): from `start` linearly to 1."""
+    """Returns the teacher's EMA decay at update `step` (from 0): from `start` linearly to 1."""
     progress = jnp.minimum(jnp.asarray(step, jnp.float32) / max(1, total_steps), 1.0)
     return start + (1.0 - start) * progress
 
 
 def update_teacher(teacher: Params, encoder: Params, decay: Float[Array, ""]) -> Params:
-    """The average after one more step of the student; call it after the optimizer's update."""
+    """Returns the moving average after one more step of the student; to be called after the optimizer's update."""
     return jax.tree.map(lambda old, new: old + (1.0 - decay) * (new.astype(jnp.float32) - old), teacher, encoder)

@@ -1,1 +1,1 @@
-"""Checkpoints of the published model, in and out."""
+"""Weights: sources of first weights, the published layout, exported files, files of checkpoints."""

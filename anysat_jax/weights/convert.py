@@ -1,6 +1,6 @@
-"""The published names of every parameter beside ours, once, and the conversion in both directions.
+"""Table of the published names of all parameters beside ours, and conversion in both directions.
 
-A table row is (published name, our path, how the array changes). Tables of modules are put together into one list of
+A table row is (published name, our path, how the array changes). The tables of the modules make one list of
 `Entry` for a model; `from_published` and `to_published` both read that list.
 """
 
@@ -18,7 +18,7 @@ Params = dict[str, Any]
 
 
 class Transform(NamedTuple):
-    """How a published array becomes ours, and back."""
+    """Conversion of a published array to ours, and back."""
 
     ours: Callable[[np.ndarray], np.ndarray]
     published: Callable[[np.ndarray], np.ndarray]
@@ -95,9 +95,9 @@ class Entry:
 
     Attributes:
       published: its name, without the prefix of the layout.
-      path: where it stands in our tree.
-      transform: how it changes.
-      layer: its place on the leading axis of our array, for the blocks of a scan.
+      path: in our tree.
+      transform: of the array.
+      layer: index on the leading axis of our array, for the blocks of a scan.
     """
 
     published: str
@@ -124,7 +124,7 @@ def _projector_rows(name: str) -> tuple[Row, ...]:
 
 
 def encoder_entries(config: ModelConfig) -> list[Entry]:
-    """Every array of the published encoder, with our paths from the encoder's root."""
+    """Lists every array of the published encoder, with our paths from the encoder's root."""
     entries = list(_entries([("cls_token", "class_token", TOKEN)], "", "combiner/"))
     for name in config.sensors:
         entries += _entries(_projector_rows(name), f"projector_{name}.", f"projector_{name}/")
@@ -137,7 +137,7 @@ def encoder_entries(config: ModelConfig) -> list[Entry]:
 
 
 def predictor_entries(config: ModelConfig) -> list[Entry]:
-    """Every array of the published predictor, with our paths from the predictor's root."""
+    """Lists every array of the published predictor, with our paths from the predictor's root."""
     rows = (
         ("cls_token", "class_token", TOKEN),
         ("mask_token", "mask_token", TOKEN),
@@ -149,12 +149,12 @@ def predictor_entries(config: ModelConfig) -> list[Entry]:
 
 
 def bare_entries(config: ModelConfig) -> list[Entry]:
-    """The layout of the feature extractor alone; our paths are below "encoder"."""
+    """Lists the arrays of the feature extractor alone; our paths are below "encoder"."""
     return _placed(encoder_entries(config), "", "encoder")
 
 
 def pretraining_entries(config: ModelConfig, predictor: bool = True, teacher: bool = True) -> list[Entry]:
-    """The layout of a pretraining run; our paths are below "encoder", "predictor", "mask_token" and "teacher".
+    """Lists the arrays of a pretraining run; our paths are below "encoder", "predictor", "mask_token" and "teacher".
 
     Args:
       predictor: whether the student's predictor and mask token are there.
@@ -174,7 +174,7 @@ def _placed(entries: Iterable[Entry], prefix: str, root: str) -> list[Entry]:
 
 
 def from_published(entries: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -> Params:
-    """Our parameter tree, float32, from published arrays by name.
+    """Converts published arrays by name to our parameter tree, float32.
 
     Raises:
       KeyError: an array is missing; compare names first for a message that lists all.
@@ -192,7 +192,7 @@ def from_published(entries: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -
 
 
 def to_published(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
-    """Published arrays by name, from our parameter tree (or from gradients, which have its shape)."""
+    """Converts our parameter tree, or gradients of its shape, to published arrays by name."""
     leaves = flax.traverse_util.flatten_dict(params)
     arrays = {}
     for entry in entries:
@@ -202,7 +202,7 @@ def to_published(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarr
 
 
 def published_shapes(entries: Iterable[Entry], shapes: Params) -> dict[str, tuple[int, ...]]:
-    """The shape of each published array, from a tree of our shapes, without allocating arrays."""
+    """Returns the shape of each published array, from a tree of our shapes, without allocating arrays."""
     leaves = flax.traverse_util.flatten_dict(shapes)
     nothing = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
     arrays = to_published(entries, flax.traverse_util.unflatten_dict(nothing))

@@ -1,4 +1,4 @@
-"""Loads checkpoints of the published model, in both of their layouts, as parameters of ours.
+"""Checkpoints of the published model, loaded as our parameters from either of their layouts.
 
 The layouts: the feature extractor alone (`cls_token`, `projector_*`, `spatial_encoder.*`, `blocks.*`), and a
 pretraining run (`model.encoder.*`, `model.predictor.*`, `model.masked_token`, `target_encoder.*`).
@@ -30,11 +30,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelConfig:
-    """The model whose parameters these arrays are, as far as their shapes tell.
+    """Infers the model of published arrays from their shapes.
 
     Args:
       arrays: by published name, in either layout.
-      predictor_heads: heads of the predictor, which no shape tells; by default those of the preset of that width.
+      predictor_heads: heads of the predictor, which no shape reveals; by default those of the preset of that width.
 
     Raises:
       ValueError: the arrays are not those of an AnySat encoder, a projector's sensor is not registered, or the heads of
@@ -62,7 +62,7 @@ def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelCon
 
 
 def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
-    """An array's shape, which the model is read from.
+    """Returns the shape of an array.
 
     Raises:
       ValueError: the array is not there, or has another rank.
@@ -77,13 +77,13 @@ def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _count_blocks(arrays: Arrays, prefix: str) -> int:
-    """How many blocks have arrays; one that is missing among them will be reported as missing."""
+    """Counts the blocks that have arrays; absent ones are reported as missing later."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return len({match[1] for match in map(pattern.match, arrays) if match})
 
 
 def _sensors(arrays: Arrays, prefix: str) -> tuple[str, ...]:
-    """Sensors that have a projector, in the order of the registry."""
+    """Returns the sensors that have a projector, in the order of the registry."""
     pattern = re.compile(re.escape(prefix) + r"projector_([^.]+)\.")
     found = {match[1] for match in map(pattern.match, arrays) if match}
     unknown = sorted(found - set(SENSORS))
@@ -111,7 +111,7 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """How a checkpoint's arrays met the model's, by published name.
+    """Comparison of a checkpoint's arrays with the model's, by published name.
 
     Attributes:
       missing: the model has them, the file does not.
@@ -125,7 +125,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every array found its place, and every place its array."""
+        """Whether the file has exactly the model's arrays."""
         return not (self.missing or self.unexpected or self.misshaped)
 
     def __str__(self) -> str:
@@ -140,15 +140,15 @@ class LoadReport:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """What a published checkpoint holds, as trees of float32 numpy arrays.
+    """Content of a published checkpoint, as trees of float32 numpy arrays.
 
     Attributes:
       encoder_params: parameters of `Encoder(config)`.
       predictor_params: of `Predictor(config)`; None where the file has no predictor.
       mask_token: (D,), the student's token for masked sensors; None where the file has no predictor.
       teacher_params: parameters of the teacher's encoder; None where the file has no teacher.
-      config: the model that the shapes tell of, with the released position codes and the file's sensors.
-      report: how the names met.
+      config: the model inferred from the shapes, with the released position codes and the file's sensors.
+      report: missing, unexpected and mis-shaped arrays.
     """
 
     encoder_params: Params
@@ -166,13 +166,13 @@ def load_published(
     predictor_heads: int | None = None,
     strict: bool = True,
 ) -> PublishedWeights:
-    """Loads a published `.pth` checkpoint, executing nothing that stands in it. Needs the extra `torch`.
+    """Loads a published `.pth` checkpoint, executing nothing in it. Needs the extra `torch`.
 
     Args:
       path: the file, in either layout.
       config: the model that the file must hold. None reads widths, depths, heads and sensors from the file's shapes.
         Positions become "released" in either case: the weights were trained with them.
-      predictor_heads: heads of the predictor, which no shape tells; by default those of the preset of that width.
+      predictor_heads: heads of the predictor, which no shape reveals; by default those of the preset of that width.
       strict: whether missing, unexpected and mis-shaped arrays are errors. If not, the parameters that the file lacks
         start as `init_student(config, 0)` does, and the report names all.
 
@@ -212,7 +212,7 @@ _student_shapes = functools.lru_cache(maxsize=8)(student_shapes)
 
 
 def _entries_of(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> list[Entry]:
-    """The arrays to expect: those of the file's layout, and of the parts that it has."""
+    """Lists the expected arrays: those of the file's layout, and of the parts that it has."""
 
     def has(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in arrays)
@@ -244,7 +244,7 @@ def _check_finite(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) ->
 def _filled(
     arrays: Mapping[str, np.ndarray], report: LoadReport, entries: list[Entry], config: ModelConfig
 ) -> dict[str, np.ndarray]:
-    """`arrays`, with initial values where the file has none that fits."""
+    """Returns `arrays` with initial values where the file has none that fits."""
     student = init_student(config, 0)
     initial = to_published(entries, student | {"teacher": student["encoder"]})
     return dict(arrays) | {name: initial[name] for name in (*report.missing, *report.misshaped)}
