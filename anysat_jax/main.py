@@ -18,13 +18,12 @@ After the colon stands the name of a config; the first lines of each file below 
 and expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
 
 Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; of fine-tuning and probing also
-evaluation.csv, best/ and model.safetensors. A second start on the same workdir goes on where the first one ended.
+evaluation.csv, best/ and model.safetensors. A second start on the same workdir continues the run.
 
-Exit codes: 0 done; 1 something to mend, said in one sentence; 75 asked to stop (SIGTERM) and saved, or a step hung:
-start again.
+Exit codes: 0 done; 1 an error, reported in one sentence; 75 stopped by SIGTERM and saved, or a step hung: start again.
 
 On several hosts the same command runs on each, with one --workdir that all of them see, and with --processes=auto (on
-Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES says the same. On one machine try
+Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES is the default. On one machine try
 `python -m launch.local`.
 
 Jobs (--config.job): pretrain, finetune, probe, evaluate, describe.
@@ -62,11 +61,11 @@ from anysat_jax.train.workdir import lock_workdir
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
-OWN_PLACES = ("data.root", "data.num_")  # beginnings of what each host may call as it likes
+OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ between hosts
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config: FILE.py or FILE.py:NAME.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where results go, and where a run goes on. Default: runs/<name>-<time>."
+    "workdir", None, "Folder of the results, in which a run also continues. Default: runs/<name>-<time>."
 )
 _PROCESSES = flags.DEFINE_string(
     "processes",
@@ -113,7 +112,7 @@ TOTALS = ("projectors", "spatial", "combiner", "encoder", "predictor")
 
 
 def describe(model: ModelConfig) -> str:
-    """The parameters of each part in millions, as a table in text; no memory is taken for them."""
+    """Returns a text table of the parameters of each part in millions, without allocating them."""
     table = parameter_table(model)
     rows = [(name.replace("_", " ", 1), table[name]) for name in table if name not in TOTALS]
     notes = {"projectors": " (all sensors)", "encoder": " (the model: projectors, spatial, combiner)"}
@@ -126,10 +125,10 @@ def describe(model: ModelConfig) -> str:
 
 
 def choose_workdir(given: str | None, name: str) -> pathlib.Path:
-    """The folder that was given, or a new one: runs/<name>-<time>.
+    """Returns the given folder, or a new one: runs/<name>-<time>.
 
     Raises:
-      ConfigError: it is no folder, or none was given, and there are several processes, which must share one.
+      ConfigError: it is an address, or none was given to several processes, which must share one.
     """
     if given and "://" in given:
         raise ConfigError(f"--workdir={given} is an address; mount the bucket (gcsfuse) and give the folder's path")
@@ -138,13 +137,13 @@ def choose_workdir(given: str | None, name: str) -> pathlib.Path:
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes must share a workdir: give --workdir")
     new = pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    while new.exists():  # the clock was put back, and this is another run's
+    while new.exists():  # of another run, after the clock was set back
         new = new.with_name(f"{new.name}-again")
     return new
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache, so that the next start needs not compile them again.
+    """Keeps compiled programs in the user's cache, so that the next start loads them.
 
     $JAX_COMPILATION_CACHE_DIR names another folder; $JAX_ENABLE_COMPILATION_CACHE=0 switches it off.
     """
@@ -164,7 +163,7 @@ def _cpu_features() -> str:
 
 
 def shared_facts(config: ConfigDict) -> Mapping[str, Any]:
-    """What must be the same in all processes, JSON values: the config, the workdir, the versions of the code."""
+    """Returns what must agree between processes, as JSON values: config, workdir, versions."""
     values = settings.flatten(settings.as_json(config))
     common = {f"config.{name}": value for name, value in values.items() if not name.startswith(OWN_PLACES)}
     return {**common, "workdir": _WORKDIR.value, "versions": versions()}
@@ -250,7 +249,7 @@ def load_config(spec: str) -> ConfigDict:
 
 
 class _OwnOrWarning(python_logging.Filter):
-    """Lets this project's messages through, and the warnings of others."""
+    """Passes this project's messages, and warnings of other packages."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         if "/orbax/" in record.pathname and record.exc_info:  # it raises the same error later on
@@ -291,7 +290,7 @@ def _attempt() -> int:
     except (Exception, KeyboardInterrupt):
         if not jax.distributed.is_initialized():
             raise
-        traceback.print_exc()  # and no waiting for the others, which this one left in the middle of a step
+        traceback.print_exc()  # exits without waiting for the other processes, which are in the middle of a step
         return EXIT_ERROR
     return 0
 
