@@ -1,4 +1,4 @@
-"""The embedded data: five small datasets, made by code, that stand for GeoPlex's five.
+"""The mini datasets: five small generated ones in place of GeoPlex's five.
 
 Each has the sensors of its big sister and labels of the same kind, over smaller extents. Every number follows from
 (seed, dataset, split, index), so that nothing has to be downloaded or shipped.
@@ -13,7 +13,7 @@ import numpy as np
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example, TileLabel
 from data_pipelines.mini import land_cover as lc
-from data_pipelines.mini import sensing as views
+from data_pipelines.mini import sensing
 from data_pipelines.mini.landscape import Landscape, Mix, make_landscape
 
 TREES = lc.names_of("forest")
@@ -52,7 +52,7 @@ _COLOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the tiles of one dataset are made.
+    """Recipe of the tiles of one dataset.
 
     Attributes:
       mix: what the landscapes consist of.
@@ -149,7 +149,7 @@ def _card(
     patch_sizes: tuple[int, ...],
     tile_label: TileLabel,
 ) -> DatasetCard:
-    """The card of a mini dataset; its classes are those of its recipe."""
+    """Returns the card of a mini dataset; its classes are those of its recipe."""
     dense = tuple(RECIPES[name].dense)
     return DatasetCard(
         name=name,
@@ -222,7 +222,7 @@ class MiniReader:
         return [f"{split}_{index:05d}" for index in range(self.sizes.get(split, 0))]
 
     def example(self, split: str, key: str) -> Example:
-        """One tile; the same (seed, dataset, split, index) always gives the same."""
+        """Generates one tile; the same (seed, dataset, split, index) always gives the same."""
         index = int(key.removeprefix(f"{split}_"))
         seed = (self.seed, zlib.crc32(self.card.name.encode()), _SPLIT_SEED[split], index)
         recipe = RECIPES[self.card.name]
@@ -239,15 +239,15 @@ class MiniReader:
 
 
 def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng: np.random.Generator) -> Example:
-    """One sensor's part of the example."""
+    """Returns one sensor's fields of the example."""
     if sensor in IMAGES:
         return {sensor: _picture(land, sensor, rng)}
     repeat = 12 if sensor in RADAR else 3
-    dates = views.draw_dates(recipe.dates[sensor], rng, repeat)
+    dates = sensing.draw_dates(recipe.dates[sensor], rng, repeat)
     if sensor in RADAR:
-        series = views.radar_series(land, sensor, dates, rng, recipe.decibel)
+        series = sensing.radar_series(land, sensor, dates, rng, recipe.decibel)
     else:
-        series = views.optical_series(land, sensor, dates, rng)
+        series = sensing.optical_series(land, sensor, dates, rng)
     values = np.rint(series.values) if dtype.kind in "iu" else series.values
     years = np.full(len(series.dates), YEAR, np.int16)
     example: Example = {sensor: values.astype(dtype), f"{sensor}_dates": series.dates, f"{sensor}_years": years}
@@ -257,15 +257,15 @@ def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng:
 
 
 def _picture(land: Landscape, sensor: str, rng: np.random.Generator) -> np.ndarray:
-    """A very high resolution image of early summer to autumn, uint8; elevation in steps of 0.2 m, at most 51 m."""
-    grey, height = views.image(land, sensor, int(rng.integers(140, 260)), rng)
+    """Simulates an image of early summer to autumn, uint8; elevation in steps of 0.2 m, at most 51 m."""
+    grey, height = sensing.image(land, sensor, int(rng.integers(140, 260)), rng)
     if "elevation" in get_sensor(sensor).bands:
         grey = np.concatenate([grey, np.clip(5.0 * height, 0.0, 255.0)[None]])
     return grey.astype(np.uint8)
 
 
 def _labels(land: Landscape, card: DatasetCard, recipe: Recipe) -> Example:
-    """The labels that the card promises."""
+    """Returns the labels of the card."""
     labels: Example = {}
     if card.dense_classes:
         labels["dense"] = land.majority(card.dense_metres, _group_numbers(recipe.dense))
@@ -275,7 +275,7 @@ def _labels(land: Landscape, card: DatasetCard, recipe: Recipe) -> Example:
 
 
 def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray:
-    """The group that fills most of the tile, int32 (), or all that fill more than LEAST_SHARE, (K,) uint8."""
+    """Returns the group that fills most of the tile, int32 (), or all that fill more than LEAST_SHARE, (K,) uint8."""
     shares = land.cover_shares(land.extent)[0, 0]
     totals = np.array([sum(shares[lc.COVER_INDEX[name]] for name in names) for names in recipe.tile.values()])
     if card.tile_label == "class":
@@ -284,7 +284,7 @@ def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray
 
 
 def _group_numbers(groups: Groups) -> np.ndarray:
-    """Number of the group of each cover, -1 for those in none."""
+    """Returns the number of the group of each cover, -1 for those in none."""
     numbers = np.full(len(lc.COVERS), -1, np.int64)
     for number, names in enumerate(groups.values()):
         numbers[[lc.COVER_INDEX[name] for name in names]] = number

@@ -1,4 +1,4 @@
-"""What covers the ground of the embedded landscape: spectra, phenology and backscatter of each cover.
+"""Land covers of the generated landscapes: spectra, phenology and backscatter.
 
 Numbers are typical of temperate Europe, rounded; they are meant to be plausible, not measured.
 """
@@ -138,7 +138,7 @@ COVER_INDEX: dict[str, int] = {cover.name: index for index, cover in enumerate(C
 
 
 def names_of(kind: Kind) -> tuple[str, ...]:
-    """Names of the covers of a kind, in the order of COVERS."""
+    """Returns the names of the covers of a kind, in the order of COVERS."""
     return tuple(cover.name for cover in COVERS if cover.kind == kind)
 
 

@@ -1,4 +1,4 @@
-"""A seeded landscape: which cover lies where on one tile, and how each piece of it changes over the year.
+"""Generated landscapes: a map of land covers on one tile, and how each segment changes over the year.
 
 A tile is cut into *segments* (a field, a forest stand, a lake, the roads of a town), each of one cover with its own
 phenology, vigour and soil. Sensors never look at the segments' borders themselves but at the shares of the segments in
@@ -19,7 +19,7 @@ TOWN_PARTS = ("tiled roof", "flat roof", "road", "yard")
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """What landscapes of one dataset are made of.
+    """Composition of the landscapes of one dataset.
 
     Attributes:
       kinds: how likely each kind of land is to dominate a tile.
@@ -66,7 +66,7 @@ class Landscape:
     _shares: dict[float, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def shares(self, metres: float) -> Float[np.ndarray, "n n segments"]:
-        """Share of each segment in the pixels of a grid of `metres`, a multiple of the fine grid's pixel.
+        """Returns the fractions of segments in the pixels of a grid of `metres`, a multiple of the fine grid's pixel.
 
         Raises:
           ValueError: the pixel is not a whole number of fine pixels, or the tile not a whole number of pixels.
@@ -76,11 +76,11 @@ class Landscape:
         return self._shares[metres]
 
     def cover_shares(self, metres: float) -> Float[np.ndarray, "n n covers"]:
-        """Share of each cover in the pixels of a grid of `metres`."""
+        """Returns the fraction of each cover in the pixels of a grid of `metres`."""
         return self.shares(metres) @ np.eye(len(lc.COVERS), dtype=np.float32)[self.cover]
 
     def green(self, days: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T segments"]:
-        """Green share of each segment's ground on each day of the year: a double logistic curve."""
+        """Returns the green fraction of each segment's ground on each day of the year: a double logistic curve."""
         day = days[:, None].astype(np.float32) - self.shift[None, :]
         base, rise = lc.GREEN[self.cover].T
         (start, end), (up, down) = lc.SEASON[self.cover].T, lc.PACE[self.cover].T
@@ -88,7 +88,7 @@ class Landscape:
         return np.clip((base[None, :] + rise[None, :] * curve) * self.vigour[None, :], 0.0, 1.0)
 
     def reflectance(self, days: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T segments 10"]:
-        """Reflectance of each segment on each day in the bands of `land_cover.BANDS`, under a clear and even sky."""
+        """Returns each segment's reflectance on each day in the bands of `land_cover.BANDS`, under a clear sky."""
         green = self.green(days)[:, :, None]
         ground = lc.GROUND[self.cover] * self.soil[:, None]
         canopy = lc.CANOPY[self.cover] * self.leaf[:, None]
@@ -99,7 +99,7 @@ class Landscape:
         return plain + share[:, :, None] * ((lc.ACCENT[self.cover] * self.leaf[:, None])[None] - plain)
 
     def majority(self, metres: float, groups: Int[np.ndarray, " covers"], least: float = 0.4) -> np.ndarray:
-        """The group of covers that fills most of each pixel, -1 where it fills less than `least` or has no number.
+        """Returns the group of covers that fills most of each pixel, -1 if it fills less than `least` or has no number.
 
         Args:
           groups: number of the group of each cover, -1 for none.
@@ -173,13 +173,13 @@ def _logistic(z: np.ndarray) -> np.ndarray:
 
 
 def _choose(names: tuple[str, ...], limits: tuple[int, int], rng: np.random.Generator) -> Int[np.ndarray, " chosen"]:
-    """Numbers of some of the named covers."""
+    """Draws numbers of some of the named covers."""
     count = min(int(rng.integers(limits[0], limits[1] + 1)), len(names))
     return np.array([lc.COVER_INDEX[name] for name in rng.permutation(names)[:count]])
 
 
 def smooth_noise(shape: tuple[int, ...], size: int, knots: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth fields of about unit variance: normal noise on a coarse grid, interpolated.
+    """Draws smooth fields of about unit variance: normal noise on a coarse grid, interpolated.
 
     Returns:
       (*shape, size, size) float32.
@@ -194,7 +194,7 @@ def smooth_noise(shape: tuple[int, ...], size: int, knots: int, rng: np.random.G
 def _sites(
     x: np.ndarray, y: np.ndarray, extent: float, mix: Mix, rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, "n n"], Int[np.ndarray, " cells"]]:
-    """Cuts the tile into organic cells (a warped Voronoi diagram) and says what stands in each.
+    """Cuts the tile into organic cells (a warped Voronoi diagram) and chooses the cover of each.
 
     Returns:
       (n, n) number of the cell, and (cells,) its cover; the cells of fields and towns are cut further elsewhere.
@@ -223,7 +223,7 @@ def _sites(
 
 
 def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates across and along the direction `angle`."""
+    """Returns coordinates across and along the direction `angle`."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
 
@@ -249,7 +249,7 @@ def _parcels(
 
 
 def _town(x: np.ndarray, y: np.ndarray, angle: float, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
-    """Index into TOWN_PARTS of each pixel: blocks of plots between roads, a house on most plots."""
+    """Returns the index into TOWN_PARTS of each pixel: blocks of plots between roads, a house on most plots."""
     across, along = rotate(x, y, angle)
     across, along = across + rng.uniform(200.0, 300.0), along + rng.uniform(200.0, 300.0)
     plot = (rng.uniform(11.0, 15.0), rng.uniform(13.0, 18.0))
@@ -265,7 +265,7 @@ def _town(x: np.ndarray, y: np.ndarray, angle: float, rng: np.random.Generator) 
 def _plots(
     position: np.ndarray, plot: float, plots: int, road: float = 5.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along one axis: whether there is a road, the number of the plot, and the place within it in [-0.5, 0.5]."""
+    """Returns along one axis whether there is a road, the plot's number, and the position within it in [-0.5, 0.5]."""
     block = plots * plot + road
     inside = np.mod(position, block) - road
     place = np.clip(inside, 0.0, None) / plot

@@ -1,4 +1,4 @@
-"""How each sensor sees a landscape: optical series, radar series and very high resolution images, in native units.
+"""Simulated observations of a landscape: optical and radar series and very high resolution images, in native units.
 
 What differs between two dates or two tiles is mostly not the ground: each sensor has a gain and a colour cast for each
 tile; each date has its own gain, haze, clouds with shadows and soil moisture; radar is speckled. The signal lies
@@ -58,14 +58,14 @@ class Series:
 
 
 def draw_dates(limits: tuple[int, int], rng: np.random.Generator, repeat: int = 3) -> Int[np.ndarray, " T"]:
-    """Between limits[0] and limits[1] ascending days of a year, on the days of an orbit of `repeat` days."""
+    """Draws between limits[0] and limits[1] ascending days of a year, on the days of an orbit of `repeat` days."""
     passes = np.arange(int(rng.integers(0, repeat)), 365, repeat)
     count = int(rng.integers(limits[0], limits[1] + 1))
     return np.sort(rng.choice(passes, min(count, len(passes)), replace=False)).astype(np.int32)
 
 
 def optical_series(land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], rng: np.random.Generator) -> Series:
-    """What an optical sensor sees of a landscape: reflectance times 10,000 as a float32 array (l8: digital numbers).
+    """Simulates an optical series of a landscape: reflectance times 10,000 as a float32 array (l8: digital numbers).
 
     A pixel is the mean reflectance of its segments; Landsat 8's 30 m bands, resampled to 10 m, are blurred as well.
     """
@@ -88,14 +88,14 @@ def optical_series(land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], r
 
 
 def _blurred(shares: Float[np.ndarray, "h w K"]) -> Float[np.ndarray, "h w K"]:
-    """Means of three by three pixels: Landsat's 30 m bands brought to a grid of 10 m."""
+    """Returns means of three by three pixels: Landsat's 30 m bands brought to a grid of 10 m."""
     padded = np.pad(shares, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9.0)
 
 
 def _clouds(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity of clouds and of their shadows, (T, 1, size, size) each: dates are clear, broken or covered."""
+    """Draws the opacity of clouds and of their shadows, (T, 1, size, size) each: dates are clear, broken or covered."""
     weather = rng.choice(3, count, p=(0.68, 0.21, 0.11))
     cover = np.array([-2.6, 0.1, 1.6], np.float32)[weather] + rng.normal(0.0, 0.4, count).astype(np.float32)
     field = smooth_noise((count, 1), size + 2, 4, rng)
@@ -108,7 +108,7 @@ def _clouds(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray
 def _through_air(
     clean: np.ndarray, opacity: np.ndarray, shadow: np.ndarray, response: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Adds what stands between the ground and a calibrated value: light, haze, clouds, sensor noise."""
+    """Adds illumination, haze, clouds and sensor noise to the reflectance of the ground."""
     count, bands, size, _ = clean.shape
     scale = np.exp(rng.normal(0.0, 0.12, (1, 1, 1, 1)) + rng.normal(0.0, 0.03, (1, bands, 1, 1)))
     scale = scale * np.exp(rng.normal(0.0, 0.12, (count, 1, 1, 1)) + rng.normal(0.0, 0.03, (count, bands, 1, 1)))
@@ -150,7 +150,7 @@ def _landsat8_numbers(
 def radar_series(
     land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], rng: np.random.Generator, decibel: bool = True
 ) -> Series:
-    """What a radar sees of a landscape: speckled backscatter, float32.
+    """Simulates a radar series of a landscape: speckled backscatter, float32.
 
     Args:
       sensor: "s1-asc" (VV, VH), "s1" (VV, VH, VV/VH) or "alos" (HH, HV, HH/HV).
@@ -188,7 +188,7 @@ def _l_band(land: Landscape) -> Float[np.ndarray, "segments 4"]:
 
 
 def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A very high resolution image taken on one day, in grey values of a camera.
+    """Simulates a very high resolution image taken on one day, in grey values of a camera.
 
     The landscape's fine grid is the sensor's, or a multiple of it; then values are repeated before the noise is added.
 
@@ -212,7 +212,7 @@ def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> t
 
 
 def _relief(land: Landscape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness and height of the fine grid: tree crowns, field rows, roofs."""
+    """Returns brightness and height of the fine grid: tree crowns, field rows, roofs."""
     count = len(land.segments)
     axis = (np.arange(count, dtype=np.float32) + 0.5) * np.float32(land.metres)
     shade = 1.0 + 0.05 * smooth_noise((), count, 9, rng)
@@ -235,7 +235,7 @@ def _relief(land: Landscape, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _crowns(x: np.ndarray, y: np.ndarray, spacing: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness and relative height of a stand of trees about `spacing` metres apart, at the given points."""
+    """Returns brightness and relative height of a stand of trees about `spacing` metres apart, at the given points."""
     column, row = x / np.float32(spacing) + 1.0, y / np.float32(spacing) + 1.0
     size = int(max(column.max(), row.max())) + 3
     jitter = rng.uniform(0.25, 0.75, (2, size, size)).astype(np.float32)
@@ -260,7 +260,7 @@ def _crowns(x: np.ndarray, y: np.ndarray, spacing: float, rng: np.random.Generat
 
 
 def _rows(x: np.ndarray, y: np.ndarray, land: Landscape, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of a sown field: rows along the field and the wheel marks of its tractor."""
+    """Returns the brightness of a sown field: rows along the field and the wheel marks of its tractor."""
     across, _ = rotate(x, y, land.angle)
     across = across + np.float32(rng.uniform(0.0, 20.0))
     spacing = lc.SPACING[number]
@@ -270,7 +270,7 @@ def _rows(x: np.ndarray, y: np.ndarray, land: Landscape, number: int, rng: np.ra
 
 
 def _shadows(height: Float[np.ndarray, "n n"], metres: float, steps: int = 8, reach: float = 12.0) -> np.ndarray:
-    """Light on the ground: 1, or 0.5 where something taller stands towards the sun (45 degrees high)."""
+    """Returns the light on the ground: 1, or 0.5 in the shadow of something taller (sun 45 degrees high)."""
     dark = np.zeros(height.shape, np.float32)
     for step in range(1, steps + 1):
         away = reach * step / steps
