@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Int, Int16, Int32, Shaped
+from jaxtyping import Bool, Int, Int16, Int32, Shaped
 
 _COMPACT_DAY = re.compile(r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)", re.ASCII)
 _SEPARATED_DAY = re.compile(r"(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?!\d)", re.ASCII)
@@ -56,6 +56,35 @@ def day_fields(sensor: str, days: Sequence[datetime.date]) -> dict[str, Shaped[n
         f"{sensor}_dates": np.asarray([day.timetuple().tm_yday - 1 for day in days], np.int32),
         f"{sensor}_years": np.asarray([day.year for day in days], np.int16),
     }
+
+
+def observed_series(
+    sensor: str,
+    values: Shaped[np.ndarray, "T C H W"],
+    mask: Bool[np.ndarray, "T M H W"],
+    days: Sequence[datetime.date],
+    cloud: Shaped[np.ndarray, "T 1 H W"] | None = None,
+) -> dict[str, Shaped[np.ndarray, "T *axes"]]:
+    """Returns a sensor's fields of an example in time order, without dates on which nothing was observed.
+
+    Args:
+      sensor: e.g. "s2".
+      values: its images.
+      mask: True where a pixel was observed; M is 1 or C.
+      days: the day of each image.
+      cloud: percent of cloud, where the archive has it.
+
+    Returns:
+      `<sensor>`, `<sensor>_mask`, `<sensor>_dates`, `<sensor>_years`, and `<sensor>_cloud` if given; {} if no date has
+      an observation.
+    """
+    seen = [i for i in in_time_order(days) if mask[i].any()]
+    if not seen:
+        return {}
+    fields = {sensor: values[seen], f"{sensor}_mask": mask[seen]}
+    if cloud is not None:
+        fields[f"{sensor}_cloud"] = cloud[seen]
+    return fields | day_fields(sensor, [days[i] for i in seen])
 
 
 def in_time_order(days: Sequence[datetime.date]) -> Int[np.ndarray, "T"]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, UInt8
+from jaxtyping import Int8, Num, UInt8, UInt16
 
 SURPLUS: Any = None  # the key under which csv puts the cells of a row beyond the header's
 REMEDY = "download or copy it again"
@@ -68,6 +68,22 @@ def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dty
     if not fits or not any(array.dtype == kind if is_dtype[kind] else array.dtype.kind in kind for kind in kinds):
         raise ValueError(f"{path} is {array.dtype} {array.shape}; expected {expected}")
     return array
+
+
+def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16[np.ndarray, "*axes"]:
+    """Returns an archive's numbers, like reflectance x 10000, as uint16; floats are rounded.
+
+    Args:
+      where: the file, or file and array, for the error.
+      values: the numbers.
+      what: what was expected, with its range, for the error.
+
+    Raises:
+      ValueError: a number is not finite or lies outside 0 to 65535.
+    """
+    if not (values.min(initial=0) >= 0 and values.max(initial=0) <= np.iinfo(np.uint16).max):
+        raise ValueError(f"{where} runs from {values.min():g} to {values.max():g}; expected {what}")
+    return (values if values.dtype.kind in "iu" else np.rint(values)).astype(np.uint16)
 
 
 def read_raster(

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from data_pipelines.card import DatasetCard, Example
 
@@ -53,7 +53,7 @@ class ArchiveReader:
     @property
     def fingerprint(self) -> str:
         """Digest of the tiles and their splits."""
-        return hashlib.sha256(json.dumps(self.tiles).encode()).hexdigest()
+        return digest(self.tiles)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split, keys in self.tiles.items() if keys)
@@ -62,7 +62,19 @@ class ArchiveReader:
         return self.tiles[split]
 
     def example(self, split: str, key: str) -> Example:
+        """Reads one tile.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
+            what was expected.
+          ImportError: the package for the files' format (rasterio, h5py or torch) is not installed.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement `example`")
+
+
+def digest(facts: Any) -> str:
+    """Returns the SHA-256 of what JSON can hold, for fingerprints."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str:

@@ -13,7 +13,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields
-from data_pipelines.files import read_raster, read_table, stems
+from data_pipelines.files import read_raster, read_table, stems, to_uint16
 from data_pipelines.reader import ArchiveReader, hashed_split
 
 SIDE = 256
@@ -83,11 +83,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "train_features").is_dir() and (folder / "train_agbm").is_dir()
 
 
-def open_reader(root: pathlib.Path) -> "BioMasstersReader":
-    """Opens the raw data in `root`."""
-    return BioMasstersReader(root)
-
-
 class BioMasstersReader(ArchiveReader):
     """Reads BioMassters. Chips without images or without a label (test_agbm came later) are left out and counted."""
 
@@ -109,13 +104,6 @@ class BioMasstersReader(ArchiveReader):
         self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one chip.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
         part = "test" if split == "test" else "train"
         features, months = self.root / f"{part}_features", self._months[part][key]
         label = _read_label(self.root / f"{part}_agbm" / f"{key}_agbm.tif")
@@ -123,6 +111,9 @@ class BioMasstersReader(ArchiveReader):
         if len(example) == 1:
             raise ValueError(f"{features}: no image of chip {key} has a valid pixel; leave the chip out")
         return example | {"dense": label}
+
+
+open_reader = BioMasstersReader
 
 
 def _months(folder: pathlib.Path) -> Months:
@@ -183,10 +174,11 @@ def _read_s2(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
         path = folder / f"{chip}_S2_{month:02d}.tif"
         image, _ = read_raster(path, (len(S2_BANDS), SIDE, SIDE), ("u", "i", "f"), expected)
         bands = pick_bands(image, S2_BANDS, get_sensor("s2").bands)
-        _check_numbers(path, bands, image[-1])
+        numbers = to_uint16(path, bands, "digital numbers, 0 to 65535")
+        _check_cloud(path, image[-1])
         valid = (bands != 0).any(axis=0, keepdims=True)
         if valid.any():
-            values.append(np.rint(bands).astype(np.uint16))
+            values.append(numbers)
             masks.append(valid)
             clouds.append(np.where(image[-1:] == UNKNOWN_CLOUD, 0, image[-1:]).astype(np.uint8))
             days.append(month_day(month))
@@ -194,9 +186,7 @@ def _read_s2(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
     return example | {"s2_cloud": np.stack(clouds)} if example else example
 
 
-def _check_numbers(path: pathlib.Path, bands: np.ndarray, cloud: np.ndarray) -> None:
-    if not (bands.min() >= 0 and bands.max() <= np.iinfo(np.uint16).max):
-        raise ValueError(f"{path} runs from {bands.min():g} to {bands.max():g}; expected digital numbers, 0 to 65535")
+def _check_cloud(path: pathlib.Path, cloud: np.ndarray) -> None:
     known = cloud[cloud != UNKNOWN_CLOUD]
     if known.size and not (known.min() >= 0 and known.max() <= 100):
         raise ValueError(

@@ -5,11 +5,11 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int8
+from jaxtyping import Int8
 
 from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order
+from data_pipelines.dates import observed_series
 from data_pipelines.files import check_array, inside, read_table, stems
 from data_pipelines.reader import ArchiveReader
 from data_pipelines.torch_files import read_torch
@@ -62,11 +62,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "meta.csv").is_file() and (folder / "Samples").is_dir()
 
 
-def open_reader(root: pathlib.Path) -> "BraddReader":
-    """Opens the raw data in `root`."""
-    return BraddReader(root)
-
-
 class BraddReader(ArchiveReader):
     """Reads BraDD-S1TS in its published layout; tiles that meta.csv lists and the disk lacks are left out."""
 
@@ -86,16 +81,13 @@ class BraddReader(ArchiveReader):
         self.summary += f"; meta.csv lists {sum(map(len, listed.values())):,} with a split"
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
-          ImportError: torch is not installed.
-        """
         path = inside(self.root / "Samples", f"{key}.pt")
         content = read_torch(path, ["image", "image_dates", "label"], EXPECTED, _DATE_CLASSES)
         series = _read_series(path, content["image"], content["image_dates"])
         return {"id": key, **series, "dense": _read_label(path, content["label"])}
+
+
+open_reader = BraddReader
 
 
 def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
@@ -114,29 +106,20 @@ def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
 
 
 def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
-    """The series in time order without dates on which nothing was observed, its ratio in decibels."""
+    """Returns the series in time order without dates on which nothing was observed, its ratio in decibels."""
     image = check_array(path, image, (None, 2, SIDE, SIDE), "f", EXPECTED).astype(np.float32)
     days = _check_days(path, dates, len(image))
-    mask = _observed(image)
-    seen = [i for i in in_time_order(days) if mask[i].any()]
-    if not seen:
+    # Cut images are filled with zeros in both polarisations.
+    mask = np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
+    if not mask.any():
         raise ValueError(f"{path}: 'image' is zero or NaN everywhere; expected at least one date with an observation")
-    values = np.where(mask, image, np.float32(0))[seen]
+    values = np.where(mask, image, np.float32(0))
     if values.min() >= 0:
         raise ValueError(
             f"{path}: 'image' runs from {values.min():g} to {values.max():g}; expected decibels, which are mostly "
             "negative. Convert linear power p by 10 log10(p)"
         )
-    return {
-        "s1": with_ratio_of_decibels(values),
-        "s1_mask": mask[seen],
-        **day_fields("s1", [days[i] for i in seen]),
-    }
-
-
-def _observed(image: Float32[np.ndarray, "T 2 H W"]) -> Bool[np.ndarray, "T 1 H W"]:
-    """Returns where both polarisations are finite and not both exactly zero, the fill value of cut images."""
-    return np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
+    return observed_series("s1", with_ratio_of_decibels(values), mask, days)
 
 
 def _check_days(path: pathlib.Path, dates: Any, count: int) -> list[datetime.date]:
@@ -148,7 +131,7 @@ def _check_days(path: pathlib.Path, dates: Any, count: int) -> list[datetime.dat
 
 
 def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:
-    """The second of the archive's masks, in one array or a list: forest lost by the second of its dates."""
+    """Returns the second of the archive's masks, in one array or a list: forest lost by the second of its dates."""
     if isinstance(label, list) and len({np.shape(one) for one in label}) == 1:
         label = np.stack(label)
     masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)

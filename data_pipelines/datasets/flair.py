@@ -1,20 +1,18 @@
 """FLAIR #2 and #1: 100 m tiles of France; aerial image with heights, Sentinel-2 series, a map of land cover."""
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, UInt8, UInt16
+from jaxtyping import Int8, UInt8
 
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
-from data_pipelines.files import read_json, read_lines, read_npy, read_raster, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.dates import observed_series, parse_day
+from data_pipelines.files import read_json, read_lines, read_npy, read_raster, stems, to_uint16
+from data_pipelines.reader import ArchiveReader, digest
 
 DOMAIN, AREA = re.compile(r"D\d{3}_\d{4}"), re.compile(r"Z\d+_[A-Z0-9]+")
 DATA = "data.npy"
@@ -226,11 +224,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any(choose_folders(folder, candidates) for candidates in (TRAIN_FOLDERS, TEST_FOLDERS))
 
 
-def open_reader(root: pathlib.Path) -> "FlairReader":
-    """Opens the raw data in `root`."""
-    return FlairReader(root)
-
-
 class FlairReader(ArchiveReader):
     """Reads FLAIR in its published layout. A tile's key is DOMAIN-AREA-NUMBER; images without labels are left out."""
 
@@ -283,16 +276,9 @@ class FlairReader(ArchiveReader):
     def fingerprint(self) -> str:
         """Changes with the tiles, their splits, the series and the tiles' places in them."""
         parts = [super().fingerprint, sorted(self._series.items()), sorted(self._places.items())]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest(parts)
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
         folders = self._test if split == "test" else self._train
         domain, area, number = key.split("-")
         example = _read_aerial(self._path(folders.aerial, domain, area, "img", f"IMG_{number}.tif"))
@@ -310,6 +296,9 @@ class FlairReader(ArchiveReader):
         if number not in self._places:
             raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
         return self._places[number]
+
+
+open_reader = FlairReader
 
 
 def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
@@ -346,13 +335,8 @@ def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
     whole = read_npy(path, (len(days), 10, None, None), "iuf", expected, mapped=True)
     cut = _cut(path, whole, place)
     mask = np.isfinite(cut).all(axis=1, keepdims=True) & (cut != 0).any(axis=1, keepdims=True)
-    values = _to_uint16(path, np.where(mask, cut, 0))
-    percent = _read_clouds(clouds, whole.shape, place)
-    seen = [i for i in in_time_order(days) if mask[i].any()]
-    if not seen:
-        return {}
-    fields = day_fields("s2", [days[i] for i in seen])
-    return {"s2": values[seen], "s2_mask": mask[seen], "s2_cloud": percent[seen], **fields}
+    values = to_uint16(path, np.where(mask, cut, 0), "reflectances x 10000, 0 to 65535")
+    return observed_series("s2", values, mask, days, _read_clouds(clouds, whole.shape, place))
 
 
 def _read_days(path: pathlib.Path) -> list[Any]:
@@ -373,14 +357,6 @@ def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.nd
             "the centroids are of another version, or the series is"
         )
     return np.array(whole[..., row - 5 : row + 5, column - 5 : column + 5])
-
-
-def _to_uint16(path: pathlib.Path, values: np.ndarray) -> UInt16[np.ndarray, "T 10 10 10"]:
-    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-        raise ValueError(
-            f"{path} runs from {values.min():g} to {values.max():g}; expected reflectances x 10000, 0 to 65535"
-        )
-    return np.rint(values).astype(np.uint16)
 
 
 def _read_clouds(path: pathlib.Path, shape: tuple[int, ...], place: tuple[int, int]) -> UInt8[np.ndarray, "T 1 10 10"]:

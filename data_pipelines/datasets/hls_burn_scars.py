@@ -65,11 +65,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any(stems(folder / split, SCENE) for split in ("training", "validation"))
 
 
-def open_reader(root: pathlib.Path) -> "BurnScarsReader":
-    """Opens the raw data in `root`."""
-    return BurnScarsReader(root)
-
-
 def split_of(folder: str, square: str) -> str:
     """Returns the split of a scene from its folder and its square of the satellites' grid, e.g. "T10TGS"."""
     if folder == "validation":
@@ -104,17 +99,13 @@ class BurnScarsReader(ArchiveReader):
         self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one scene.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
         folder, day = self._scenes[key]
         scene = _read_scene(self.root / folder / f"{key}{SCENE}")
         label = _read_label(self.root / folder / f"{key}{MASK}")
         return {"id": key, **scene, **day_fields("hls", [day]), "dense": label}
+
+
+open_reader = BurnScarsReader
 
 
 def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:

@@ -1,7 +1,6 @@
 """PASTIS-HD: 1280 m patches of French farmland; SPOT image, Sentinel-1 and -2 series, a map of 18 crops."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import re
@@ -9,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int16, Num, UInt8
+from jaxtyping import Bool, Float64, Int8, Int16, Num
 
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import read_json, read_npy, read_raster, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, digest
 
 DATE_FIELDS = {"s2": "dates-S2", "s1": "dates-S1A"}
 SIDE = 128  # pixels of 10 m along a patch
@@ -199,11 +198,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / METADATA).is_file() and (folder / "DATA_S2").is_dir()
 
 
-def open_reader(root: pathlib.Path) -> "PastisReader":
-    """Opens the raw data in `root`."""
-    return PastisReader(root)
-
-
 class PastisReader(ArchiveReader):
     """Reads PASTIS-HD in its published layout. Patches without Sentinel-2 series or annotation are left out."""
 
@@ -228,37 +222,31 @@ class PastisReader(ArchiveReader):
         radar = {key for key, patch in self.patches.items() if "s1" in patch.days}
         spot = stems(root / SPOT, ".tif", "SPOT6_RVB_1M00_2019_")
         self._having = {"s1": radar & stems(root / "DATA_S1A", ".npy", "S1A_"), "spot": spot & set(self.patches)}
-        super().__init__(root, {s: self._of_folds(folds) for s, folds in CARD.folds.items()})
+        fold = {key: patch.fold for key, patch in self.patches.items()}
+        super().__init__(root, {s: [key for key in fold if fold[key] in folds] for s, folds in CARD.folds.items()})
         lacking = [f"{len(self.patches) - len(keys)} without {s}" for s, keys in self._having.items()]
         self.summary += f"; {len(self.patches)} of {len(listed)} listed patches, {', '.join(lacking)}"
-
-    def _of_folds(self, folds: tuple[int, ...]) -> list[str]:
-        return [key for key, patch in self.patches.items() if patch.fold in folds]
 
     @property
     def fingerprint(self) -> str:
         """Changes with the patches on disk, their folds and dates, and the sensors that each one has."""
         patches = {key: dataclasses.astuple(patch) for key, patch in self.patches.items()}
         having = {sensor: sorted(keys) for sensor, keys in self._having.items()}
-        return hashlib.sha256(json.dumps([super().fingerprint, patches, having]).encode()).hexdigest()
+        return digest([super().fingerprint, patches, having])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one patch.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
         patch = self.patches[key]
         example: Example = {"id": key, "crs": patch.crs, "transform": np.asarray(patch.transform, np.float64)}
         example |= self._series("s2", key, self.root / "DATA_S2" / f"S2_{key}.npy")
         if key in self._having["s1"]:
             example |= self._series("s1", key, self.root / "DATA_S1A" / f"S1A_{key}.npy")
         if key in self._having["spot"]:
-            example["spot"] = _read_spot(self.root / SPOT / f"SPOT6_RVB_1M00_2019_{key}.tif")
+            path = self.root / SPOT / f"SPOT6_RVB_1M00_2019_{key}.tif"
+            expected = "a GeoTIFF of 3 bands R, G, B, 1280 x 1280 pixels, uint8"
+            example["spot"], _ = read_raster(path, (3, 1280, 1280), "uint8", expected)
         dense = _read_target(self.root / "ANNOTATIONS" / f"TARGET_{key}.npy")
-        return {**example, "dense": dense, "tile": _crops_of(dense)}
+        crops = np.isin(np.arange(1, VOID), dense).astype(np.uint8)  # multi-hot
+        return {**example, "dense": dense, "tile": crops}
 
     def _series(self, sensor: str, key: str, path: pathlib.Path) -> Example:
         """Reads a series with its mask, in time order, without dates on which nothing was observed.
@@ -269,12 +257,12 @@ class PastisReader(ArchiveReader):
         where = f"{self.root / METADATA}, patch {key}, {DATE_FIELDS[sensor]!r}"
         days = [parse_day(str(number), where) for number in numbers]
         values, mask = _read_array(path, sensor, len(days))
-        seen = [i for i in in_time_order(days) if mask[i].any()]
-        if not seen and sensor in CARD.optional:
-            return {}
-        if not seen:
+        if not mask.any() and sensor not in CARD.optional:
             raise ValueError(f"{path} holds no data on any date; expected at least one with an observation")
-        return {sensor: values[seen], f"{sensor}_mask": mask[seen], **day_fields(sensor, [days[i] for i in seen])}
+        return observed_series(sensor, values, mask, days)
+
+
+open_reader = PastisReader
 
 
 def _read_array(
@@ -300,10 +288,6 @@ def _to_int16(path: pathlib.Path, values: Num[np.ndarray, "*axes"]) -> Int16[np.
     return values.astype(np.int16, copy=False)
 
 
-def _read_spot(path: pathlib.Path) -> UInt8[np.ndarray, "3 1280 1280"]:
-    return read_raster(path, (3, 1280, 1280), "uint8", "a GeoTIFF of 3 bands R, G, B, 1280 x 1280 pixels, uint8")[0]
-
-
 def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
     """Reads the class of each pixel, the first of the file's channels."""
     expected = f"whole numbers of shape (3, {SIDE}, {SIDE}), first the classes 0 to {VOID}"
@@ -312,8 +296,3 @@ def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
         found = f"classes {classes[0].min()} to {classes[0].max()}" if len(classes) else "no channel"
         raise ValueError(f"{path} holds {found}; expected {expected}")
     return classes[0].astype(np.int8)
-
-
-def _crops_of(dense: Int8[np.ndarray, "128 128"]) -> UInt8[np.ndarray, "18"]:
-    """Returns the crops on the map, multi-hot."""
-    return np.isin(np.arange(1, VOID), dense).astype(np.uint8)

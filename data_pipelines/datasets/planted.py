@@ -2,9 +2,7 @@
 
 import bisect
 import concurrent.futures
-import hashlib
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -18,7 +16,7 @@ from data_pipelines.archives import parse_example, read_record, record_offsets
 from data_pipelines.card import Example
 from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series, side
 from data_pipelines.files import inside, read_json, read_lines, read_npz
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, digest
 
 LABELS = "labels2.json"
 FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
@@ -61,14 +59,9 @@ class PlantedFiles(ArchiveReader):
     def fingerprint(self) -> str:
         """Changes with the tiles, their splits and their labels."""
         labels = [int(self._labels[key]) for split in self.splits() for key in self.keys(split)]
-        return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
+        return digest([super().fingerprint, labels])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as expected; the message names it.
-        """
         folder = inside(self._folders[split], key)
         present = {path.name for path in folder.iterdir()}
         example: Example = {"id": key, "tile": self._labels[key]}
@@ -176,7 +169,7 @@ class PlantedRecords:
     def fingerprint(self) -> str:
         """Changes with the files, their records and the order of the classes."""
         sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
-        return hashlib.sha256(json.dumps([sizes, self.species]).encode()).hexdigest()
+        return digest([sizes, self.species])
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in CARD.splits if len(self._keys[split]))

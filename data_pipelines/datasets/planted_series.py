@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import in_decibels, with_ratio, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, from_epoch_milliseconds, in_time_order
+from data_pipelines.dates import from_epoch_milliseconds, observed_series
 
 NUM_CLASSES = 40
 RADAR = ("s1", "alos")  # a third channel of the archive, most likely the angle of incidence, gives way to a ratio
@@ -92,14 +92,11 @@ def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, s
     clean = np.where(valid, np.moveaxis(values, -1, 1), 0).astype(np.float32)
     if sensor in RADAR:
         clean, valid = _radar(where, sensor, clean[:, :2], valid[:, :2])
+    # Dates without a valid value may have no time either.
     seen = np.flatnonzero(valid.any(axis=(1, 2, 3)))
-    if not seen.size:
-        return {}
     days = [_day(where, sensor, stamp) for stamp in stamps[seen]]
-    order = in_time_order(days)
-    kept = seen[order]
-    fields = day_fields(sensor, [days[i] for i in order])
-    return {sensor: np.ascontiguousarray(clean[kept]), f"{sensor}_mask": np.ascontiguousarray(valid[kept]), **fields}
+    clean, valid = np.ascontiguousarray(clean[seen]), np.ascontiguousarray(valid[seen])
+    return observed_series(sensor, clean, valid, days)
 
 
 def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> None:

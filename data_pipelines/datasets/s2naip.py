@@ -1,7 +1,5 @@
 """S2NAIP-URBAN: 640 m tiles of cities of the United States; NAIP image, Sentinel-1, Sentinel-2 and Landsat series."""
 
-import datetime
-import hashlib
 import json
 import os
 import pathlib
@@ -28,9 +26,9 @@ from data_pipelines.datasets.s2naip_metadata import (
     split_dicts,
     split_of,
 )
-from data_pipelines.dates import day_fields, in_time_order
-from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.dates import observed_series
+from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata, stems, to_uint16
+from data_pipelines.reader import ArchiveReader, digest
 
 IMAGES = "naip"
 
@@ -157,11 +155,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / IMAGES).is_dir() or next(folder.glob(f"{IMAGES}_?????/*.tar"), None) is not None
 
 
-def open_reader(root: pathlib.Path) -> "S2NaipReader":
-    """Opens the raw data in `root`."""
-    return S2NaipReader(root)
-
-
 class S2NaipReader(ArchiveReader):
     """Reads S2NAIP unpacked or out of its tar archives."""
 
@@ -195,15 +188,9 @@ class S2NaipReader(ArchiveReader):
     def fingerprint(self) -> str:
         """Changes with the tiles, their splits and dates, and how many files each kind of data has."""
         dates = {sensor: table.fingerprint for sensor, table in sorted(self._dates.items())}
-        return hashlib.sha256(json.dumps([super().fingerprint, dates, self._counts]).encode()).hexdigest()
+        return digest([super().fingerprint, dates, self._counts])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it.
-          ImportError: rasterio is not installed.
-        """
         example: Example = {"id": key, **_place(key), **self._naip(key), "dense": self._map(key)}
         for sensor in ("s2", "l8"):
             example |= self._optical(sensor, key)
@@ -263,19 +250,15 @@ class S2NaipReader(ArchiveReader):
         valid: Bool[np.ndarray, "T 1 64 64"],
     ) -> Example:
         """Returns the fields of a series in time order, of the dates with a valid pixel; {} if there are none."""
-        days = self._days(sensor, tile, path, len(values))
-        seen = [i for i in in_time_order(days) if valid[i].any()]
-        if not seen:
-            return {}
-        fields = day_fields(sensor, [days[i] for i in seen])
-        return {sensor: values[seen], f"{sensor}_mask": valid[seen], **fields}
-
-    def _days(self, sensor: str, tile: str, path: pathlib.Path, count: int) -> Sequence[datetime.date]:
         table = self._dates[sensor]
         days = table.days(tile)
-        if len(days) != count:
-            raise ValueError(f"{table.source} tells {len(days)} dates of tile {tile}; expected {count}, as in {path}")
-        return days
+        if len(days) != len(values):
+            found = f"{table.source} has {len(days)} dates of tile {tile}"
+            raise ValueError(f"{found}; expected {len(values)}, as in {path}")
+        return observed_series(sensor, values, valid, days)
+
+
+open_reader = S2NaipReader
 
 
 def _from_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
@@ -308,9 +291,7 @@ def _read_stack(
     if content is None:
         raise FileNotFoundError(f"no {path}; expected {expected}")
     stack, _ = read_raster(path, (None, pixels, pixels), "iu", expected, content)
-    if stack.min(initial=0) < 0 or stack.max(initial=0) > np.iinfo(np.uint16).max:
-        raise ValueError(f"{path} runs from {stack.min()} to {stack.max()}; expected {expected}")
-    return _by_date(path, stack, len(bands), expected).astype(np.uint16)
+    return _by_date(path, to_uint16(path, stack, expected), len(bands), expected)
 
 
 def _by_date(path: pathlib.Path, stack: Num[np.ndarray, "TC H W"], bands: int, expected: str) -> np.ndarray:

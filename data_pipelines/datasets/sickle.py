@@ -100,11 +100,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / TABLE).is_file()
 
 
-def open_reader(root: pathlib.Path) -> "SickleReader":
-    """Opens the raw data in `root`."""
-    return SickleReader(root)
-
-
 class SickleReader(ArchiveReader):
     """Reads SICKLE as published, also with the satellites' folders or the masks where the authors' code looks.
 
@@ -137,12 +132,6 @@ class SickleReader(ArchiveReader):
         return f"{super().fingerprint} {plots}"
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published.
-          ImportError: rasterio is not installed.
-        """
         example: Example = {"id": key}
         for sensor, one in _SERIES.items():
             folder = inside(self._images / one.folder / "npy", key)
@@ -150,6 +139,9 @@ class SickleReader(ArchiveReader):
         if len(example) == 1:
             raise FileNotFoundError(f"no .npz file of tile {key} below {self._images}; expected {LAYOUT}")
         return example | {"dense": _read_label(inside(self._masks, f"{key}.tif"), self._plots[split])}
+
+
+open_reader = SickleReader
 
 
 def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, frozenset[int]]]:

@@ -91,11 +91,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any((folder / f"{name}.h5").is_file() for name in FILES.values())
 
 
-def open_reader(root: pathlib.Path) -> "So2SatReader":
-    """Opens the raw data in `root`."""
-    return So2SatReader(root)
-
-
 class So2SatReader(ArchiveReader):
     """Reads So2Sat LCZ42 patch by patch out of its three files of up to 50 GB; a file may be missing."""
 
@@ -115,13 +110,6 @@ class So2SatReader(ArchiveReader):
         super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one patch.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it, the
-            patch, and what was expected.
-          ImportError: h5py is not installed.
-        """
         name, _, row = key.rpartition("_")
         path = self.root / f"{name}.h5"
         arrays = read_hdf5_row(path, tuple(SHAPES), int(row), EXPECTED)
@@ -130,6 +118,9 @@ class So2SatReader(ArchiveReader):
         where = f"{path}, patch {int(row)}:"
         images = _read_s2(where, arrays["sen2"]) | _read_s1(where, arrays["sen1"])
         return {"id": key, **images, "tile": _read_label(where, arrays["label"])}
+
+
+open_reader = So2SatReader
 
 
 def _count(path: pathlib.Path) -> int:

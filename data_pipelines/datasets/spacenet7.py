@@ -177,11 +177,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return next((folder / "train").glob(f"*/{IMAGES}"), None) is not None
 
 
-def open_reader(root: pathlib.Path) -> "SpaceNet7Reader":
-    """Opens the raw data in `root`."""
-    return SpaceNet7Reader(root)
-
-
 class SpaceNet7Reader(ArchiveReader):
     """Reads SpaceNet 7's labelled areas, each month as a tile."""
 
@@ -209,13 +204,6 @@ class SpaceNet7Reader(ArchiveReader):
         self.summary += f" of {len(areas)} areas; {unlabelled} mosaics without a label left out"
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one mosaic.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
         area, stem = self._frames[key]
         folder = self.root / "train" / area
         path = folder / IMAGES / f"{stem}.tif"
@@ -237,6 +225,9 @@ class SpaceNet7Reader(ArchiveReader):
             "dense": stretch(dense),
             **place,
         }
+
+
+open_reader = SpaceNet7Reader
 
 
 def _wanted(root: pathlib.Path) -> set[str] | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Float64
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import inside, read_lines, read_table, stems
 from data_pipelines.reader import ArchiveReader
 
@@ -85,11 +85,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return any((folder / tile / "dates.csv").is_file() for tiles in TILES.values() for tile in tiles)
 
 
-def open_reader(root: pathlib.Path) -> "TimeSen2CropReader":
-    """Opens the raw data in `root`."""
-    return TimeSen2CropReader(root)
-
-
 class TimeSen2CropReader(ArchiveReader):
     """Reads TimeSen2Crop in its published layout: those of the 15 Sentinel-2 tiles that are on disk."""
 
@@ -109,15 +104,14 @@ class TimeSen2CropReader(ArchiveReader):
         self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one pixel; its key is "tile/class/number".
-
-        Raises:
-          FileNotFoundError, ValueError: its file is missing, unreadable or not as published.
-        """
+        """Reads one pixel; its key is "tile/class/number"."""
         tile, crop, number = key.split("/")
         path = inside(self.root / tile / crop, f"{number}.csv")  # where the tiles' folders may be links to another disk
         bands, flags = _read_pixel(path, len(self._days[tile]))
         return {"id": key, **_series(path, bands, flags, self._days[tile]), "tile": np.int32(crop)}
+
+
+open_reader = TimeSen2CropReader
 
 
 def _read_days(path: pathlib.Path) -> tuple[datetime.date, ...]:
@@ -163,7 +157,7 @@ def _cells(path: pathlib.Path, number: int, line: str, order: list[int]) -> list
             return [float(cells[column]) if cells[column].strip() else np.nan for column in order]
     except ValueError:
         pass
-    raise ValueError(f"{path}, line {number}: {line!r:.120} is no row of {len(order)} numbers; expected {_EXPECTED}")
+    raise ValueError(f"{path}, line {number}: {line!r:.120} is not a row of {len(order)} numbers; expected {_EXPECTED}")
 
 
 def _series(
@@ -177,16 +171,12 @@ def _series(
         raise ValueError(f"{path}: {FLAG} holds {np.unique(flags).tolist()[:8]}; expected 0 to 3, clear to snow")
     finite = np.isfinite(bands)
     measured = (np.where(finite, bands, 0) != 0).any(axis=1) & np.isfinite(flags)
-    seen = [i for i in in_time_order(days) if measured[i]]
-    if not seen:
+    if not measured.any():
         raise ValueError(f"{path}: all bands are zero or empty on every date; expected at least one measurement")
-    clouds = np.where(flags[seen] == CLEAR, 0, 100).astype(np.uint8)
-    return {
-        "s2": _place(np.where(finite, bands, 0)[seen].astype(np.float32)),
-        "s2_mask": _place(finite[seen].astype(np.float32)) > 0,
-        "s2_cloud": clouds[:, None, None, None],
-        **day_fields("s2", [days[i] for i in seen]),
-    }
+    values = _place(np.where(finite, bands, 0).astype(np.float32))
+    mask = _place((finite & measured[:, None]).astype(np.float32)) > 0
+    clouds = np.where(flags == CLEAR, 0, 100).astype(np.uint8)
+    return observed_series("s2", values, mask, days, clouds[:, None, None, None])
 
 
 def _place(values: Float32[np.ndarray, "T 9"]) -> Float32[np.ndarray, "T 10 1 1"]:

@@ -2,20 +2,18 @@
 
 import dataclasses
 import datetime
-import hashlib
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import UInt8
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
-from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems
-from data_pipelines.reader import ArchiveReader, num_tiles
+from data_pipelines.dates import observed_series, parse_day
+from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems, to_uint16
+from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
 GENERA = (
     "Abies",
@@ -78,11 +76,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "train_filenames.lst").is_file() and (folder / "aerial").is_dir()
 
 
-def open_reader(root: pathlib.Path) -> "TreeSatReader":
-    """Opens the raw data in `root`."""
-    return TreeSatReader(root)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Series:
     """The HDF5 keys of a sensor's series, and the "_" field of its product names that is the date."""
@@ -137,19 +130,15 @@ class TreeSatReader(ArchiveReader):
     def fingerprint(self) -> str:
         """Changes with the tiles on disk, their splits and their labels."""
         labels = [self._labels[name].tolist() for split in self.splits() for name in self.keys(split)]
-        return hashlib.sha256(json.dumps([super().fingerprint, labels]).encode()).hexdigest()
+        return digest([super().fingerprint, labels])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio or h5py is not installed.
-        """
         example = _read_aerial(self.root / "aerial" / f"{key}.tif")
         example |= _read_sentinel(self.root / "sentinel" / f"{key}.h5")
         return {"id": key, **example, "tile": self._labels[key]}
+
+
+open_reader = TreeSatReader
 
 
 def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
@@ -214,7 +203,7 @@ def _read_sentinel(path: pathlib.Path) -> Example:
         _check_series(path, sensor, one, arrays[one.values], arrays[one.products])
         clouds = _cloud_percent(path, arrays[CLOUDS], len(arrays[one.values])) if sensor in CARD.clouds else None
         example |= _read_series(path, sensor, one, arrays[one.values], arrays[one.products], clouds)
-    example["s2"] = _to_uint16(path, example["s2"])
+    example["s2"] = to_uint16(f"{path}: 'sen-2-data'", example["s2"], "digital numbers, 0 to 65535")
     return example
 
 
@@ -241,14 +230,11 @@ def _read_series(
     values = np.where(finite, values, 0)
     if sensor == "s1-asc" and values.min() < -1:
         raise ValueError(f"{path}: {one.values!r} goes down to {values.min():g}; expected linear power, not decibels")
-    seen = [i for i in in_time_order(days) if mask[i].any()]
-    if not seen:
+    if not mask.any():
         raise ValueError(
             f"{path}: {one.values!r} is zero or NaN everywhere; expected at least one date with an observation"
         )
-    example: Example = {sensor: values[seen].astype(np.float32), f"{sensor}_mask": mask[seen]}
-    example |= day_fields(sensor, [days[i] for i in seen])
-    return example if clouds is None else example | {f"{sensor}_cloud": clouds[seen]}
+    return observed_series(sensor, values.astype(np.float32), mask, days, clouds)
 
 
 def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, products: Any) -> None:
@@ -270,12 +256,3 @@ def _parse_date(path: pathlib.Path, one: _Series, product: Any) -> datetime.date
         return parse_day(text.split("_")[one.date_field][:8], where)
     except (IndexError, ValueError):
         raise ValueError(f"{where} holds {text!r}, which tells no date; expected a name like {one.example}") from None
-
-
-def _to_uint16(path: pathlib.Path, values: Float32[np.ndarray, "T 10 6 6"]) -> UInt16[np.ndarray, "T 10 6 6"]:
-    """Returns digital numbers, which the archive stores as floats, as uint16."""
-    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-        raise ValueError(
-            f"{path}: 'sen-2-data' runs from {values.min():g} to {values.max():g}; expected digital numbers, 0 to 65535"
-        )
-    return np.rint(values).astype(np.uint16)

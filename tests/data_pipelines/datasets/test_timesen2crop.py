@@ -173,8 +173,8 @@ SPOILED = {
     "no rows": (lambda a: write_pixel(a, []), r"7\.csv has 0 rows; expected 4"),
     "columns": (lambda a: write_pixel(a, known_rows(), header=HEADER[:9]), r"7\.csv has the columns .*expected a tab"),
     "no flag": (lambda a: write_pixel(a, known_rows(), header=(*HEADER[:9], "B10")), "has the columns .*'B10'"),
-    "word": (lambda a: write_pixel(a, rows_with(1, 3, "x")), r"7\.csv, line 3: '201,.*is no row of 10 numbers"),
-    "short": (lambda a: write_pixel(a, [*known_rows()[:3], [1, 2]]), r"7\.csv, line 5: '1,2' is no row of 10"),
+    "word": (lambda a: write_pixel(a, rows_with(1, 3, "x")), r"7\.csv, line 3: '201,.*is not a row of 10 numbers"),
+    "short": (lambda a: write_pixel(a, [*known_rows()[:3], [1, 2]]), r"7\.csv, line 5: '1,2' is not a row of 10"),
     "flag": (
         lambda a: write_pixel(a, rows_with(0, 9, 4)),
         r"7\.csv: Flag holds \[1\.0, 2\.0, 3\.0, 4\.0\]; expected 0",
@@ -211,7 +211,7 @@ def test_unreadable_files(archive, content, message):
 def test_a_file_cut_within_a_row(archive):
     path = archive / f"{KEY}.csv"
     path.write_bytes(path.read_bytes()[:-25])
-    with pytest.raises(ValueError, match=r"7\.csv, line 5: .* is no row of 10 numbers"):
+    with pytest.raises(ValueError, match=r"7\.csv, line 5: .* is not a row of 10 numbers"):
         example_of(archive)
 
 
