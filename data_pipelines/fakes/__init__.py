@@ -1,4 +1,10 @@
-"""Made-up archives in the published layouts, to try the whole way from a download to batches without a download."""
+"""Made-up archives in the published layouts, to try the whole way from a download to batches without a download.
+
+Each module is named after its dataset and has `write_archive(folder, tiles, seed)`:
+  folder: the archive's folder, made if missing.
+  tiles: number of tiles of each split of the card.
+  seed: of all values; the same seed writes the same archive.
+"""
 
 import importlib
 import pathlib

@@ -17,10 +17,7 @@ S2_MONTHS = (1, 8, 9)
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
     """Writes chips in the published layout.
 
-    Args:
-      folder: where to; it will hold train_features, train_agbm, test_features and test_agbm.
-      tiles: chips of each split of the card.
-      seed: of all values. Every second chip lacks the descending orbit in one month; the fourth has no s2.
+    Every second chip lacks the descending orbit in one month; the fourth lacks s2.
     """
     rng = np.random.default_rng(seed)
     for part in ("train", "test"):

@@ -16,16 +16,7 @@ START, END = datetime.date(2020, 7, 1), datetime.date(2021, 11, 30)
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes meta.csv and Samples/*.pt.
-
-    Args:
-      folder: the archive's folder; made if missing.
-      tiles: number of tiles for each split ("train", "val", "test").
-      seed: the same seed writes the same archive.
-
-    Raises:
-      ImportError: torch is not installed.
-    """
+    """Writes meta.csv and Samples/*.pt; raises ImportError without torch."""
     (folder / "Samples").mkdir(parents=True, exist_ok=True)
     splits = [name for name, count in tiles.items() for _ in range(count)]
     with (folder / "meta.csv").open("w", newline="") as file:

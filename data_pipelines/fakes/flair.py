@@ -17,13 +17,7 @@ HEIGHT, WIDTH = 2 * MARGIN + 10, 2 * MARGIN + 10 * AREA_TILES
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes made-up areas of up to four tiles with short series.
-
-    Args:
-      folder: where to; made if need be.
-      tiles: number of tiles of each split of the card.
-      seed: the same seed writes the same archive.
-    """
+    """Writes areas of up to four tiles with short series."""
     folder.mkdir(parents=True, exist_ok=True)
     centroids: dict[str, list[int]] = {}
     for split, count in tiles.items():

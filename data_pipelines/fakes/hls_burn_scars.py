@@ -15,13 +15,7 @@ ZONE = 10  # of UTM, and of the squares of the grid
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes scenes and masks in the published layout.
-
-    Args:
-      folder: where to; it will hold training/ and validation/.
-      tiles: scenes of each split of the card; their names put them there.
-      seed: of all values. Each scene has pixels of no data and a few below 0.
-    """
+    """Writes scenes and masks in the published layout; each scene has pixels without data and a few below 0."""
     rng = np.random.default_rng(seed)
     for split in ("train", "val", "test"):
         part = folder / ("validation" if split == "test" else "training")

@@ -18,12 +18,10 @@ FIRST_PATCH = 10000
 def write_archive(
     folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, num_dates: Mapping[str, int] | None = None
 ) -> None:
-    """Writes made-up patches with short series.
+    """Writes patches with short series.
 
     Args:
-      folder: where to; made if need be.
-      tiles: number of patches of each split of the card.
-      seed: the same seed writes the same archive.
+      folder, tiles, seed: as for all archives.
       num_dates: of each series of the card; None: a few, another number for each patch.
     """
     for name in ("DATA_S2", "DATA_S1A", "ANNOTATIONS"):

@@ -24,12 +24,10 @@ _ANGLE = (30.0, 45.0)
 def write_archive(
     folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, layout: Literal["records", "npz"] = "records"
 ) -> None:
-    """Writes a made-up archive with some clouded pixels, dates and sensors masked out.
+    """Writes an archive with some clouded pixels, dates and sensors masked out.
 
     Args:
-      folder: where to; it is made.
-      tiles: number of tiles for each split.
-      seed: another seed gives another archive.
+      folder, tiles, seed: as for all archives.
       layout: "records" for TFRecord files, "npz" for one folder for each tile.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,12 +28,10 @@ _CATEGORIES = ("building", "building", "building", "leisure", "works", "parking"
 def write_archive(
     folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, layout: Literal["folders", "tars"] = "folders"
 ) -> None:
-    """Writes a made-up archive; some tiles lack Sentinel-1 or OpenStreetMap, and some pixels were not observed.
+    """Writes an archive; some tiles lack Sentinel-1 or OpenStreetMap, and some pixels were not observed.
 
     Args:
-      folder: where to; it is made.
-      tiles: number of tiles for each split.
-      seed: another seed gives another archive.
+      folder, tiles, seed: as for all archives.
       layout: "folders" as unpacked, "tars" as downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)

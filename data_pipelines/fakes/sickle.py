@@ -18,16 +18,7 @@ PLOTS_PER_TILE = 3
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes the table, the images of S1, S2 and L8 and the masks of 10 m. Every fifth tile lacks Landsat.
-
-    Args:
-      folder: the archive's folder; made if missing.
-      tiles: number of tiles for each split ("train", "val").
-      seed: the same seed writes the same archive.
-
-    Raises:
-      ImportError: rasterio is not installed.
-    """
+    """Writes the table, the images of S1, S2 and L8 and the masks of 10 m. Every fifth tile lacks Landsat."""
     folder.mkdir(parents=True, exist_ok=True)
     splits = [name for name, count in tiles.items() for _ in range(count)]
     with (folder / "sickle_dataset_tabular.csv").open("w", newline="") as file:

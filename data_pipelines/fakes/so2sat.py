@@ -11,13 +11,7 @@ from data_pipelines.fakes.common import smooth
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes the files in the published layout.
-
-    Args:
-      folder: where to.
-      tiles: patches of each split of the card; a split without any has no file.
-      seed: of all values.
-    """
+    """Writes the files in the published layout; a split without patches has no file."""
     import h5py
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,7 @@ BUILDINGS = 60
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
     """Writes areas in the published layout, two months each.
 
-    Args:
-      folder: where to; it will hold `train`.
-      tiles: mosaics of each split of the card.
-      seed: of all values. Every third mosaic has clouds: alpha 0 and a mask of unusable data.
+    Every third mosaic has clouds: alpha 0 and a mask of unusable data.
     """
     rng = np.random.default_rng(seed)
     for split, areas in {"train": TRAIN, "val": VAL, "test": TEST}.items():

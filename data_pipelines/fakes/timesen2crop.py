@@ -18,13 +18,7 @@ START = datetime.date(2017, 9, 1)
 
 
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes a folder for each Sentinel-2 tile, and one pixel of the folder of 2019, which belongs to no split.
-
-    Args:
-      folder: the archive's folder; made if missing.
-      tiles: number of pixels for each split ("train", "val", "test").
-      seed: the same seed writes the same archive.
-    """
+    """Writes a folder for each Sentinel-2 tile, and one pixel of the folder of 2019, which belongs to no split."""
     places = [TILES[split][i % len(TILES[split])] for split, count in tiles.items() for i in range(count)]
     places.append("2019_33UVP")
     days = {place: _write_days(folder / place, seed, number) for number, place in enumerate(dict.fromkeys(places))}

@@ -16,12 +16,10 @@ FIRST_DAY, LAST_DAY = datetime.date(2020, 1, 2), datetime.date(2020, 12, 30)
 def write_archive(
     folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, num_dates: Mapping[str, int] | None = None
 ) -> None:
-    """Writes made-up tiles with short series.
+    """Writes tiles with short series.
 
     Args:
-      folder: where to; made if need be.
-      tiles: number of tiles of each split of the card.
-      seed: the same seed writes the same archive.
+      folder, tiles, seed: as for all archives.
       num_dates: of each series of the card; None: a few, another number for each tile.
     """
     for name in ("aerial", "sentinel", "labels"):
