@@ -157,7 +157,7 @@ def encode_example(features: Mapping[str, Any]) -> bytes:
             feature.float_list.value.extend(np.asarray(value, np.float32).ravel().tolist())
         else:
             feature.int64_list.value.extend(np.asarray(value, np.int64).ravel().tolist())
-    return example.SerializeToString()
+    return example.SerializeToString(deterministic=True)  # else the order of the features changes from run to run
 
 
 def _message() -> Any:

@@ -32,6 +32,23 @@ def parse_day(text: str, where: str) -> datetime.date:
         raise ValueError(f"{where}: {text!r} is not a day; expected yyyymmdd or yyyy-mm-dd") from None
 
 
+def day_in_name(name: str, field: int, where: str, example: str) -> datetime.date:
+    """Parses the day in a product's name.
+
+    Args:
+      name: e.g. "S2A_MSIL2A_20200102T102421_N0213".
+      field: position of the day among the fields that "_" separates, from 0; 2 in the example.
+      where, example: file and field, and a right name, for the error.
+
+    Raises:
+      ValueError: there is no day in that field.
+    """
+    try:
+        return parse_day(name.split("_")[field][:8], where)
+    except (IndexError, ValueError):
+        raise ValueError(f"{where}: {name!r} does not name a day; expected a name like {example}") from None
+
+
 def parse_day_of_year(text: str, where: str) -> datetime.date:
     """Parses the day of a text yyyyddd, a year and a day of it counted from 1, as HLS names have it.
 

@@ -13,7 +13,12 @@ from data_pipelines.card import DatasetCard, Example
 
 
 class ArchiveReader:
-    """Base of the readers of published archives: a subclass passes `tiles` and implements `example`.
+    """Base of the readers of published archives.
+
+    A subclass takes the archive's folder, lists its tiles, passes them on, and implements `example`. It raises
+      FileNotFoundError: a list or table of the archive is missing, or not one of its tiles is on disk.
+      ValueError: a list, a table or a file's name is not as published, or a tile is in two splits.
+      ImportError: the package for the files' format is not installed.
 
     Attributes:
       card: the dataset's facts; a class attribute of the subclass.

@@ -89,13 +89,6 @@ class BioMasstersReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with train_features and train_agbm.
-
-        Raises:
-          FileNotFoundError: no chip has a label.
-          ValueError: a list lacks its column, or names a chip for two splits.
-        """
         self._months = {part: _months(root / f"{part}_features") for part in ("train", "test")}
         labelled = {part: stems(root / f"{part}_agbm", "_agbm.tif") for part in ("train", "test")}
         there = {part: sorted(set(months) & labelled[part]) for part, months in self._months.items()}
@@ -134,13 +127,11 @@ def _splits(root: pathlib.Path, there: Mapping[str, Sequence[str]]) -> dict[str,
     """Returns the chips of each split, from the lists if there are any."""
     if (root / "train_Data_list.csv").is_file():
         chips = {"train": set(there["train"]), "val": set(there["train"]), "test": set(there["test"])}
-        return {split: [c for c in _listed(root / f"{split}_Data_list.csv") if c in chips[split]] for split in chips}
+        expected = "a CSV file with the column chip_id"
+        rows = {split: read_table(root / f"{split}_Data_list.csv", ["chip_id"], expected) for split in chips}
+        return {split: [c for row in rows[split] if (c := row["chip_id"].strip()) in chips[split]] for split in chips}
     drawn = {chip: hashed_split(chip, VAL_SHARE) for chip in there["train"]}
     return {s: [c for c in there["train"] if drawn[c] == s] for s in ("train", "val")} | {"test": list(there["test"])}
-
-
-def _listed(path: pathlib.Path) -> list[str]:
-    return [row["chip_id"].strip() for row in read_table(path, ["chip_id"], "a CSV file with the column chip_id")]
 
 
 def month_day(month: int) -> datetime.date:

@@ -68,13 +68,6 @@ class BraddReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with meta.csv and Samples.
-
-        Raises:
-          FileNotFoundError: meta.csv is missing, or none of its tiles is on disk.
-          ValueError: meta.csv is not as published.
-        """
         listed = _read_splits(root / "meta.csv")
         present = stems(root / "Samples", ".pt")
         super().__init__(root, {s: [name for name in names if name in present] for s, names in listed.items()})

@@ -230,13 +230,6 @@ class FlairReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder that holds flair_aerial_train, flair_2_aerial_test and the others.
-
-        Raises:
-          FileNotFoundError: there are no tiles, or Sentinel-2 series without the file of their places.
-          ValueError: the splits or the places are not as published.
-        """
         self._train, self._test = (choose_folders(root, c) for c in (TRAIN_FOLDERS, TEST_FOLDERS))
         self._series: dict[str, str] = {}
         self._counts = dict.fromkeys(("images", "without labels", "of no split", "without s2"), 0)
@@ -281,21 +274,21 @@ class FlairReader(ArchiveReader):
     def example(self, split: str, key: str) -> Example:
         folders = self._test if split == "test" else self._train
         domain, area, number = key.split("-")
-        example = _read_aerial(self._path(folders.aerial, domain, area, "img", f"IMG_{number}.tif"))
+        path = self._path(folders.aerial, domain, area, "img", f"IMG_{number}.tif")
+        expected = f"a GeoTIFF of 5 bands R, G, B, NIR, elevation, {SIDE} x {SIDE} pixels, uint8"
+        image, place = read_raster(path, (5, SIDE, SIDE), "uint8", expected)
+        example: Example = {"aerial-flair": image, **place}
         dense = _read_labels(self._path(folders.labels, domain, area, "msk", f"MSK_{number}.tif"))
         series = self._series.get(f"{domain}-{area}")
         if series:
-            example |= _read_series(self.root / series, self._place(number))
+            if number not in self._places:
+                raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
+            example |= _read_series(self.root / series, self._places[number])
         present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
         return {"id": key, **example, "dense": dense, "tile": present}
 
     def _path(self, folder: str, domain: str, area: str, kind: str, name: str) -> pathlib.Path:
         return file_folder(self.root / folder / domain / area, kind) / name
-
-    def _place(self, number: str) -> tuple[int, int]:
-        if number not in self._places:
-            raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
-        return self._places[number]
 
 
 open_reader = FlairReader
@@ -307,12 +300,6 @@ def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
         split = named.get(domain, "")
         return split if (split == "test") == held_out else ""
     return "test" if held_out else "val" if domain in VAL_DOMAINS else "train"
-
-
-def _read_aerial(path: pathlib.Path) -> Example:
-    expected = f"a GeoTIFF of 5 bands R, G, B, NIR, elevation, {SIDE} x {SIDE} pixels, uint8"
-    image, place = read_raster(path, (5, SIDE, SIDE), "uint8", expected)
-    return {"aerial-flair": image, **place}
 
 
 def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:

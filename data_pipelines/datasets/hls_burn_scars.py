@@ -6,7 +6,6 @@ import pathlib
 import re
 
 import numpy as np
-from jaxtyping import Int8
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -78,13 +77,6 @@ class BurnScarsReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with training/ and validation/.
-
-        Raises:
-          FileNotFoundError: there is no pair of a scene and its mask.
-          ValueError: a file's name tells no place or no day, or a scene is in both folders.
-        """
         self._scenes: dict[str, tuple[str, datetime.date]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         alone = 0
@@ -101,7 +93,10 @@ class BurnScarsReader(ArchiveReader):
     def example(self, split: str, key: str) -> Example:
         folder, day = self._scenes[key]
         scene = _read_scene(self.root / folder / f"{key}{SCENE}")
-        label = _read_label(self.root / folder / f"{key}{MASK}")
+        expected = (
+            f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (missing), 0 (not burned), 1 (burned)"
+        )
+        label = read_class_map(self.root / folder / f"{key}{MASK}", SIDE, (-1, 0, 1), expected)
         return {"id": key, **scene, **day_fields("hls", [day]), "dense": label}
 
 
@@ -113,7 +108,8 @@ def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:
     found = NAME.search(path.name)
     if not found:
         raise ValueError(
-            f"{path} tells no place and day; expected a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
+            f"{path} does not name a place and a day; expected a name like "
+            f"subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
         )
     return found["square"], parse_day_of_year(found["day"], str(path))
 
@@ -132,9 +128,3 @@ def _read_scene(path: pathlib.Path) -> Example:
     if not mask.any():
         raise ValueError(f"{path} holds no valid value; expected at least one reflectance of 0 or more")
     return {"hls": values[None].astype(np.float32), "hls_mask": mask[None], **place}
-
-
-def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Reads the burnt area: -1 missing, 0 not burned, 1 burn scar."""
-    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (missing), 0 (not burned), 1 (burned)"
-    return read_class_map(path, SIDE, (-1, 0, 1), expected)

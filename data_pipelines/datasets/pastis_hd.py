@@ -204,13 +204,6 @@ class PastisReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with the metadata.
-
-        Raises:
-          FileNotFoundError: the metadata are missing, or none of their patches is on disk.
-          ValueError: the metadata are not as published.
-        """
         listed = read_patches(root / METADATA)
         whole = stems(root / "DATA_S2", ".npy", "S2_") & stems(root / "ANNOTATIONS", ".npy", "TARGET_")
         self.patches = {key: patch for key, patch in listed.items() if key in whole}

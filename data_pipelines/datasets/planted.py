@@ -35,13 +35,6 @@ class PlantedFiles(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder of the splits.
-
-        Raises:
-          FileNotFoundError: not one labelled tile is there.
-          ValueError: the labels are not as expected.
-        """
         self._folders: dict[str, pathlib.Path] = {}
         self._labels: dict[str, np.int32] = {}
         tiles, num_listed = {}, 0
@@ -156,7 +149,10 @@ class PlantedRecords:
         if not files:
             raise FileNotFoundError(f"{root} holds no file like planted-train.tfrecord-00000-of-01024; see {CARD.url}")
         _check_folders(root, files)
-        self._offsets = _all_offsets(root, [name for names in files.values() for name in names])
+        self._offsets = {}
+        several = [name for names in files.values() for name in names]
+        with concurrent.futures.ThreadPoolExecutor(_WALKERS) as threads:
+            self._offsets |= zip(several, threads.map(lambda name: record_offsets(root / name), several), strict=True)
         self._keys = {
             split: RecordKeys(files.get(split, []), [len(self._offsets[n]) - 1 for n in files.get(split, [])])
             for split in CARD.splits
@@ -266,11 +262,6 @@ def _check_folders(root: pathlib.Path, files: Mapping[str, Sequence[str]]) -> No
         if len(folders) > 1:
             what = f"{root} holds files of {split!r} in the folders {', '.join(folders)}"
             raise ValueError(f"{what}; expected those of one version and subset: name one of the folders")
-
-
-def _all_offsets(root: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    with concurrent.futures.ThreadPoolExecutor(_WALKERS) as threads:
-        return dict(zip(names, threads.map(lambda name: record_offsets(root / name), names), strict=True))
 
 
 def _missing_shards(files: Sequence[str]) -> str:

@@ -161,13 +161,6 @@ class S2NaipReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with naip, sentinel2 and so on.
-
-        Raises:
-          FileNotFoundError: no tile is there, or a table of dates is missing.
-          ValueError: a list, a table or an archive is damaged.
-        """
         self._files = TileFiles(root)
         listed, self._dates = _from_dicts(root)
         listed = listed or listed_splits(root)

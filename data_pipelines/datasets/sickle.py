@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int8, Shaped
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.dates import day_fields, day_in_name, in_time_order
 from data_pipelines.files import check_array, inside, read_npz, read_raster, read_table, stems
 from data_pipelines.reader import ArchiveReader
 
@@ -109,13 +109,6 @@ class SickleReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with the table.
-
-        Raises:
-          FileNotFoundError: the table is missing, or not one of its tiles has a mask and images on disk.
-          ValueError: the table is not as published.
-        """
         listed, self._plots = _read_splits(root / TABLE)
         self._images = root / "images" if (root / "images").is_dir() else root
         masks = root / "masks"
@@ -172,7 +165,11 @@ def _number(path: pathlib.Path, line: int, row: dict[str, str], column: str) -> 
 def _read_series(folder: pathlib.Path, sensor: str, one: _Series) -> Example:
     """Reads a sensor's dates in time order without those on which nothing was observed; {} if none is left."""
     names = sorted(stems(folder, ".npz"))
-    days = [_parse_date(folder / f"{name}.npz", one, name) for name in names]
+    days = []
+    for name in names:
+        # Sentinel-2's day is in the second field if the granule comes first.
+        field = 1 if one.folder == "S2" and name.startswith("T") else one.date_field
+        days.append(day_in_name(name, field, str(folder / f"{name}.npz"), one.example))
     kept: list[datetime.date] = []
     images, masks = [], []
     for i in in_time_order(days):
@@ -184,16 +181,6 @@ def _read_series(folder: pathlib.Path, sensor: str, one: _Series) -> Example:
     if not kept:
         return {}
     return {sensor: np.stack(images), f"{sensor}_mask": np.stack(masks), **day_fields(sensor, kept)}
-
-
-def _parse_date(path: pathlib.Path, one: _Series, name: str) -> datetime.date:
-    """Returns the day in a file's name; Sentinel-2's is the second field if the granule comes first."""
-    field = 1 if one.folder == "S2" and name.startswith("T") else one.date_field
-    parts = name.split("_")
-    try:
-        return parse_day(parts[field][:8], str(path))
-    except (IndexError, ValueError):
-        raise ValueError(f"{path}: the name tells no day; expected a name like {one.example}") from None
 
 
 def _read_image(

@@ -97,14 +97,6 @@ class So2SatReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with the HDF5 files.
-
-        Raises:
-          FileNotFoundError: none of the files is there.
-          ValueError: a file is unreadable, lacks an array, or its arrays are not of the published shapes.
-          ImportError: h5py is not installed.
-        """
         found = {split: name for split, name in FILES.items() if (root / f"{name}.h5").is_file()}
         counts = {split: _count(root / f"{name}.h5") for split, name in found.items()}
         super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})

@@ -183,23 +183,17 @@ class SpaceNet7Reader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder that holds `train`.
-
-        Raises:
-          FileNotFoundError: there is no labelled mosaic.
-          ValueError: the metadata are not as the published reader expects.
-        """
         self._frames: dict[str, tuple[str, str]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         wanted, unlabelled = _wanted(root), 0
         areas = sorted(path.name for path in (root / "train").glob("*") if path.is_dir())
         for area in areas:
+            split = "val" if area in VAL else "test" if area in TEST else "train"
             for key, stem, labelled in _frames(inside(root / "train", area), wanted):
                 unlabelled += not labelled
                 if labelled:
                     self._frames[key] = (area, stem)
-                    tiles[_split(area)].append(key)
+                    tiles[split].append(key)
         super().__init__(root, tiles)
         self.summary += f" of {len(areas)} areas; {unlabelled} mosaics without a label left out"
 
@@ -248,10 +242,6 @@ def _key(area: str, year: int, month: int) -> str:
     return f"{area}_{year:04d}_{month:02d}"
 
 
-def _split(area: str) -> str:
-    return "val" if area in VAL else "test" if area in TEST else "train"
-
-
 def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str, str, bool]]:
     """Yields key, file stem and whether there is a label of each mosaic of an area."""
     labelled = set().union(*(stems(folder / kind, f"_Buildings{suffix}") for kind, suffix in LABELS.items()))
@@ -259,7 +249,7 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
         match = _FRAME.fullmatch(stem)
         if match is None or match["aoi"] != folder.name or not 1 <= int(match["month"]) <= 12:
             raise ValueError(
-                f"{folder / IMAGES / stem}.tif tells no month of {folder.name}; expected a name like "
+                f"{folder / IMAGES / stem}.tif does not name a month of {folder.name}; expected a name like "
                 f"global_monthly_2018_01_mosaic_{folder.name}.tif"
             )
         key = _key(folder.name, int(match["year"]), int(match["month"]))
@@ -268,7 +258,7 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
 
 
 def _clouded(path: pathlib.Path, shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """Reads where the month's mask of unusable data is set; nowhere if there is no such mask."""
+    """Reads where the month's mask of unusable data is set; nowhere without such a mask."""
     if not path.is_file():
         return np.zeros(shape, np.bool_)
     expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, not 0 where it was clouded"

@@ -91,13 +91,6 @@ class TimeSen2CropReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder of the Sentinel-2 tiles' folders.
-
-        Raises:
-          FileNotFoundError: there are no pixels, or a tile's dates.csv is missing.
-          ValueError: a dates.csv is not as published.
-        """
         present = {split: [t for t in tiles if (root / t).is_dir()] for split, tiles in TILES.items()}
         self._days = {tile: _read_days(root / tile / "dates.csv") for tiles in present.values() for tile in tiles}
         super().__init__(root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()})

@@ -1,7 +1,6 @@
 """TreeSatAI Time-Series: 60 m forest tiles of Lower Saxony; aerial image, Sentinel-1 and -2 series, 15 tree genera."""
 
 import dataclasses
-import datetime
 import pathlib
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import observed_series, parse_day
+from data_pipelines.dates import day_in_name, observed_series
 from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems, to_uint16
 from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
@@ -102,13 +101,6 @@ class TreeSatReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder with the split lists.
-
-        Raises:
-          FileNotFoundError: a list or the labels are missing, or none of the listed tiles is on disk.
-          ValueError: the labels or a list are not as published.
-        """
         labels = _read_labels(root / LABELS)
         listed = _read_lists(root)
         present = stems(root / "aerial", ".tif") & stems(root / "sentinel", ".h5")
@@ -218,21 +210,24 @@ def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.
 
 
 def _read_series(
-    path: pathlib.Path, sensor: str, one: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
+    path: pathlib.Path, sensor: str, series: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
 ) -> Example:
     """Returns a series in time order, without dates on which nothing was observed.
 
     A pixel that is zero in all bands, or not finite in one, was not observed.
     """
-    days = [_parse_date(path, one, product) for product in products]
+    texts = [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in products]
+    days = [day_in_name(text, series.date_field, f"{path}: {series.products!r}", series.example) for text in texts]
     finite = np.isfinite(values).all(axis=1, keepdims=True)
     mask = finite & (values != 0).any(axis=1, keepdims=True)
     values = np.where(finite, values, 0)
     if sensor == "s1-asc" and values.min() < -1:
-        raise ValueError(f"{path}: {one.values!r} goes down to {values.min():g}; expected linear power, not decibels")
+        raise ValueError(
+            f"{path}: {series.values!r} goes down to {values.min():g}; expected linear power, not decibels"
+        )
     if not mask.any():
         raise ValueError(
-            f"{path}: {one.values!r} is zero or NaN everywhere; expected at least one date with an observation"
+            f"{path}: {series.values!r} is zero or NaN everywhere; expected at least one date with an observation"
         )
     return observed_series(sensor, values.astype(np.float32), mask, days, clouds)
 
@@ -247,12 +242,3 @@ def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, pr
         raise ValueError(
             f"{path}: {one.products!r} is {np.shape(products)}; expected one name for each of {len(values)} > 0 dates"
         )
-
-
-def _parse_date(path: pathlib.Path, one: _Series, product: Any) -> datetime.date:
-    text = product.decode("utf-8", "replace") if isinstance(product, bytes) else str(product)
-    where = f"{path}: {one.products!r}"
-    try:
-        return parse_day(text.split("_")[one.date_field][:8], where)
-    except (IndexError, ValueError):
-        raise ValueError(f"{where} holds {text!r}, which tells no date; expected a name like {one.example}") from None

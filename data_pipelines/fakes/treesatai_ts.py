@@ -10,6 +10,8 @@ import numpy as np
 from data_pipelines.datasets.treesatai_ts import CLOUDS, GENERA, LABELS
 from data_pipelines.fakes.common import smooth, some_days, write_raster
 
+OPTICAL = "S2A_MSIL2A_{0:%Y%m%d}T102421_N0213_R065_T32UNC_{0:%Y%m%d}T115419"
+RADAR = "S1A_IW_GRDH_1SDV_{0:%Y%m%d}T170841_{0:%Y%m%d}T170906_030639_0382D5_360A"
 FIRST_DAY, LAST_DAY = datetime.date(2020, 1, 2), datetime.date(2020, 12, 30)
 
 
@@ -58,16 +60,8 @@ def _write_series(path: pathlib.Path, rng: np.random.Generator, num_dates: Mappi
     clouds[:, :2] = smooth(rng, (len(days), 2, 6, 6), 0, 100).round()
     with h5py.File(path, "w") as file:
         file["sen-2-data"], file[CLOUDS] = optical, clouds
-        file["sen-2-products"] = np.array([_optical_product(day) for day in days], "S")
+        file["sen-2-products"] = np.array([OPTICAL.format(day) for day in days], "S")
         for orbit in ("asc", "des"):
             days = some_days(rng, num_dates.get("s1-asc") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
             file[f"sen-1-{orbit}-data"] = smooth(rng, (len(days), 2, 6, 6), 0.01, 0.3)
-            file[f"sen-1-{orbit}-products"] = np.array([_radar_product(day) for day in days], "S")
-
-
-def _optical_product(day: datetime.date) -> str:
-    return f"S2A_MSIL2A_{day:%Y%m%d}T102421_N0213_R065_T32UNC_{day:%Y%m%d}T115419"
-
-
-def _radar_product(day: datetime.date) -> str:
-    return f"S1A_IW_GRDH_1SDV_{day:%Y%m%d}T170841_{day:%Y%m%d}T170906_030639_0382D5_360A"
+            file[f"sen-1-{orbit}-products"] = np.array([RADAR.format(day) for day in days], "S")

@@ -79,7 +79,9 @@ def test_a_day_that_the_year_lacks_is_refused(tmp_path, day, message):
 @pytest.mark.parametrize("name", ["scene_1", "subsetted_512x512_HLS.S30.T10TGS.v1.4", "HLS.S30.T10TGS.20181012.v1.4"])
 def test_a_name_without_place_and_day_is_refused(tmp_path, name):
     touch_pair(tmp_path, "training", name)
-    with pytest.raises(ValueError, match=rf"{name}_merged\.tif tells no place and day; expected a name like subsetted"):
+    with pytest.raises(
+        ValueError, match=rf"{name}_merged\.tif does not name a place and a day; expected a name like subsetted"
+    ):
         open_reader(tmp_path)
 
 

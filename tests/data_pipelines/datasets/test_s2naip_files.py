@@ -61,7 +61,7 @@ def test_a_table_in_memory_is_small_and_gives_no_days_for_other_tiles(archive):
 def test_as_many_dates_as_images(archive):
     with (archive / "sentinel2.csv").open("a") as file:
         file.write(f"{TILE},{SCENES['sentinel2'][0]}\n")
-    with pytest.raises(ValueError, match=rf"sentinel2\.csv tells 3 dates of tile {TILE}; expected 2, as in .*_8\.tif"):
+    with pytest.raises(ValueError, match=rf"sentinel2\.csv has 3 dates of tile {TILE}; expected 2, as in .*_8\.tif"):
         read_tile(archive)
 
 
@@ -171,7 +171,7 @@ def test_unreadable_files(archive, name, how):
         ("sentinel2/T_16.tif", np.ones((18, 32, 32), np.uint16), r"has 3 dates, .*_8\.tif 2; download both again"),
         ("landsat/T_16.tif", np.zeros((11, 32, 32), np.uint16), "has 11 bands, not a multiple of 10"),
         ("sentinel1/T.tif", np.zeros((3, 64, 64), np.float32), "has 3 bands, not a multiple of 2"),
-        ("sentinel1/T.tif", np.ones((6, 64, 64), np.float32), r"sentinel1\.csv tells 2 dates .* expected 3"),
+        ("sentinel1/T.tif", np.ones((6, 64, 64), np.float32), r"sentinel1\.csv has 2 dates .* expected 3"),
     ],
 )
 def test_misshapen_files(archive, name, array, message):

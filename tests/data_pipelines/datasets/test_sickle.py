@@ -212,8 +212,11 @@ SPOILED = {
         lambda a: spoil(a, "S1", S1_NAME, VV=np.array([[{}]], object), VH=np.ones((1, 1))),
         rf"{S1_NAME}\.npz cannot be read .*allow_pickle.*download",
     ),
-    "name": (lambda a: spoil(a, "S2", "today"), r"today\.npz: the name tells no day; expected a name like 2019"),
-    "day": (lambda a: spoil(a, "S2", "T44PLT_20191345"), r"T44PLT_20191345\.npz: the name tells no day"),
+    "name": (lambda a: spoil(a, "S2", "today"), r"today\.npz: 'today' does not name a day; expected a name like 2019"),
+    "day": (
+        lambda a: spoil(a, "S2", "T44PLT_20191345"),
+        r"T44PLT_20191345\.npz: 'T44PLT_20191345' does not name a day",
+    ),
     "bands": (lambda a: write_raster(a / "masks/10m/1.tif", mask_layers()[:1]), r"1\.tif has 1 bands; expected a Geo"),
     "crop": (lambda a: write_raster(a / "masks/10m/1.tif", mask_layers() * 50), r"1\.tif: the second band holds 100"),
     "part": (lambda a: write_raster(a / "masks/10m/1.tif", mask_layers() / 4), r"holds 0\.25; expected crop numbers"),

@@ -219,7 +219,7 @@ def test_areas_that_lead_out_are_refused(archive, tmp_path_factory):
 def test_mosaics_of_no_month(archive, name):
     path = archive / "train" / AREA / "images_masked" / f"{name.format(AREA)}.tif"
     path.touch()
-    with pytest.raises(ValueError, match=f"{path.stem}.tif tells no month of {AREA}; expected a name like"):
+    with pytest.raises(ValueError, match=f"{path.stem}.tif does not name a month of {AREA}; expected a name like"):
         open_reader(archive)
 
 

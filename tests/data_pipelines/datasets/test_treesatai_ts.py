@@ -252,8 +252,8 @@ SPOILED = {
     "negative": (put("sen-2-data", (0, 0, 1, 1), -5), "'sen-2-data' runs from -5 to .* expected digital numbers"),
     "large": (put("sen-2-data", (0, 0, 1, 1), 70000), "runs from 1?.* to 70000"),
     "decibel": (replace("sen-1-asc-data", lambda a: 10 * np.log10(a)), "expected linear power, not decibels"),
-    "product": (put("sen-2-products", 1, b"S2A_MSIL2A"), r"'sen-2-products' holds 'S2A_MSIL2A', which tells no date"),
-    "date": (put("sen-2-products", 1, b"S2A_MSIL2A_20201345T1"), "holds 'S2A_MSIL2A_20201345T1', which tells no date"),
+    "product": (put("sen-2-products", 1, b"S2A_MSIL2A"), r"'sen-2-products': 'S2A_MSIL2A' does not name a day"),
+    "date": (put("sen-2-products", 1, b"S2A_MSIL2A_20201345T1"), "'S2A_MSIL2A_20201345T1' does not name a day"),
     "nothing": (put("sen-1-asc-data", slice(None), 0), "'sen-1-asc-data' is zero or NaN everywhere"),
 }
 
