@@ -112,7 +112,7 @@ def read_splits(root: pathlib.Path) -> dict[str, str] | None:
     """Reads the split of each domain from `splits.json`; None without that file.
 
     Raises:
-      ValueError: it is no JSON, or no lists of domains, or names one twice.
+      ValueError: it is not JSON, lacks a list of domains, or names a domain twice.
     """
     path = root / SPLITS
     if not path.is_file():
@@ -132,7 +132,7 @@ def read_centroids(root: pathlib.Path) -> tuple[pathlib.Path, Mapping[str, tuple
     """Reads the centroids: their file, and by tile number (row, column) of its centre in the area's Sentinel-2 series.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, or no JSON of image names with two whole numbers each.
+      FileNotFoundError, ValueError: it is missing, or not JSON of image names with two whole numbers each.
     """
     path = next((root / name for name in CENTROIDS if (root / name).is_file()), root / CENTROIDS[0])
     expected = "FLAIR #2's places of the images in the Sentinel-2 series, like {'IMG_000001.tif': [56, 85]}"

@@ -24,7 +24,7 @@ _ARRAY = "arr_0"
 
 
 def label_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The labels of each split that is there."""
+    """Returns the label file of each split that exists."""
     paths = {split: [root / name / LABELS for name in names] for split, names in FOLDERS.items()}
     return {split: path for split, several in paths.items() for path in several if path.is_file()}
 
@@ -139,7 +139,7 @@ class PlantedRecords:
           root: folder of the TFRecord files.
 
         Raises:
-          FileNotFoundError: there is no TFRecord file whose name tells a split.
+          FileNotFoundError: not one TFRecord file names a split.
           ValueError: a file is damaged, a split's files are in several folders, or species.txt does not name 40
             species.
         """
@@ -309,7 +309,7 @@ def holds_raw(folder: pathlib.Path) -> bool:
 
 
 def open_reader(root: pathlib.Path) -> PlantedRecords | PlantedFiles:
-    """The reader of the raw data in `root`: of TFRecords where there are any, else of `.npz` files."""
+    """Opens the raw data in `root`: TFRecords where there are any, else `.npz` files."""
     return PlantedFiles(root) if label_files(root) and not record_files(root) else PlantedRecords(root)
 
 

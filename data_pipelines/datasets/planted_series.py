@@ -114,7 +114,7 @@ def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray,
 def _radar(
     where: str, sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
 ) -> tuple[Float32[np.ndarray, "T 3 H W"], Bool[np.ndarray, "T 3 H W"]]:
-    """Returns both polarisations and their ratio; 0 in ALOS's digital numbers is no data."""
+    """Returns both polarisations and their ratio; ALOS's digital number 0 means no data."""
     if sensor == "s1":
         three = with_ratio_of_decibels(in_decibels(f"{where}, {sensor!r}", values, valid))
     else:

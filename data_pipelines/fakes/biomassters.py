@@ -29,7 +29,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _chip_names(split: str, count: int) -> list[str]:
-    """Yields names that the reader's rule puts into the split."""
+    """Returns names that the reader's rule puts into the split."""
     names = (f"{('train', 'val', 'test').index(split):x}{number:07x}" for number in range(100 * (count + 1)))
     fitting = names if split == "test" else (name for name in names if hashed_split(name, VAL_SHARE) == split)
     return [name for name, _ in zip(fitting, range(count), strict=False)]
@@ -48,7 +48,7 @@ def _write_chip(folder: pathlib.Path, part: str, chip: str, number: int, rng: np
 
 
 def _radar(rng: np.random.Generator, forest: Float32[np.ndarray, "1 H W"]) -> Float32[np.ndarray, "4 H W"]:
-    """VV and VH of both orbits in dB; a corner was not seen."""
+    """Returns VV and VH of both orbits in dB; a corner was not seen."""
     level = np.asarray([-13.0, -20.0, -13.2, -20.3], np.float32)[:, None, None]
     radar = level + 4 * forest + rng.standard_normal((4, SIDE, SIDE), np.float32)
     radar[:, :8, :8] = NODATA
@@ -56,7 +56,7 @@ def _radar(rng: np.random.Generator, forest: Float32[np.ndarray, "1 H W"]) -> Fl
 
 
 def _optical(rng: np.random.Generator, forest: Float32[np.ndarray, "1 H W"]) -> UInt16[np.ndarray, "11 H W"]:
-    """Ten bands of reflectance x 10000, and the probability of cloud; a corner was not seen."""
+    """Returns ten bands of reflectance x 10000, and the probability of cloud; a corner was not seen."""
     level = np.asarray([400, 600, 500, 900, 2000, 2400, 2600, 2700, 1500, 900], np.float32)[:, None, None]
     cloud = np.maximum(smooth(rng, (1, SIDE, SIDE), -80, 100), 0)
     image = np.concatenate([level * (1.4 - forest) + 40 * cloud, cloud])

@@ -51,7 +51,7 @@ def _write_tile(folder: pathlib.Path, number: int, seed: int) -> tuple[list[date
 def _series(
     rng: np.random.Generator, days: list[datetime.date], label_days: list[datetime.date], *lost: np.ndarray
 ) -> np.ndarray:
-    """Speckled decibels, 4 dB darker where the forest is gone."""
+    """Returns speckled decibels, 4 dB darker where the forest is gone."""
     image = np.stack([smooth(rng, (len(days), SIDE, SIDE), *level) for level in LEVELS], axis=1)
     image += rng.normal(0, 1, image.shape).astype(np.float32)
     for day, where in zip(label_days, lost):

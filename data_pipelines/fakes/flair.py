@@ -46,7 +46,7 @@ def _write_area(
 
 
 def _write_series(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:
-    """A year's series; the first date was not observed to the left, the others have some clouds and snow."""
+    """Writes a year's series; the first date was not observed to the left, the others have some clouds and snow."""
     folder.mkdir(parents=True)
     days = some_days(rng, int(rng.integers(4, 7)), datetime.date(2021, 1, 1), datetime.date(2021, 12, 31))
     values = smooth(rng, (len(days), 10, HEIGHT, WIDTH), 100, 4000, "uint16")

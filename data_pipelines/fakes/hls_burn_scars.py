@@ -26,7 +26,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _squares(split: str) -> Iterator[str]:
-    """Squares of the grid whose scenes belong to a split; those of validation are none of training's."""
+    """Yields squares of the grid whose scenes belong to a split; validation and training share none."""
     letters = "VWXYZ" if split == "test" else "ABCDEFGHJKLMN"
     names = (f"T{ZONE}T{a}{b}" for a, b in itertools.product(letters, "ABCDEFGHJKLMNPQRSTUV"))
     return (name for name in names if split == "test" or split_of("training", name) == split)

@@ -39,7 +39,7 @@ def write_archive(
 def _write_patch(
     folder: pathlib.Path, index: int, split: str, rng: np.random.Generator, num_dates: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Writes a patch's arrays and gives its entry in the metadata."""
+    """Writes a patch's arrays and returns its entry in the metadata."""
     number, folds = FIRST_PATCH + index, CARD.folds[split]
     optical = some_days(rng, num_dates.get("s2") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
     radar = some_days(rng, num_dates.get("s1") or int(rng.integers(4, 7)), FIRST_DAY, LAST_DAY)
@@ -62,20 +62,20 @@ def _numbered(days: list[datetime.date]) -> dict[str, int]:
 
 
 def _optical(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Reflectances; a strip of the first date lies beside the satellite's swath."""
+    """Returns reflectances; a strip of the first date lies beside the satellite's swath."""
     values = smooth(rng, (count, 10, SIDE, SIDE), 100, 4000, "int16")
     values[0, :, :, : int(rng.integers(1, SIDE // 4))] = NOTHING
     return values
 
 
 def _radar(rng: np.random.Generator, count: int) -> np.ndarray:
-    """VV, VH and their difference, in dB, with 16 bits."""
+    """Returns VV, VH and their difference, in dB, with 16 bits."""
     co, cross = (smooth(rng, (count, 1, SIDE, SIDE), low, low + 10) for low in (-16, -24))
     return np.concatenate([co, cross, co - cross], axis=1).astype(np.float16)
 
 
 def _outline(corner: np.ndarray) -> dict[str, Any]:
-    """A patch's square from its upper left corner on, clockwise."""
+    """Returns a patch's square, from its upper left corner on, clockwise."""
     across, down = np.array([1277.2, -98.6]), np.array([-98.6, -1277.2])
     ring = [corner, corner + across, corner + across + down, corner + down, corner]
     return {"type": "MultiPolygon", "coordinates": [[[point.tolist() for point in ring]]]}

@@ -42,7 +42,7 @@ def write_archive(
 
 
 def _series(rng: np.random.Generator, sensor: str) -> dict[str, np.ndarray]:
-    """Values and mask (T, H, W, C), and dates in milliseconds; an eighth of the dates, or all, are masked out."""
+    """Returns values, mask (T, H, W, C) and dates in milliseconds; an eighth of the dates, or all, are masked out."""
     num_dates, side, bands = _SHAPES[sensor]
     values = scene(rng, (num_dates, bands, side, side), *_RANGES[sensor])
     if sensor in ("s1", "alos"):

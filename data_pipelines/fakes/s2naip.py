@@ -50,7 +50,7 @@ def write_archive(
 
 
 def _names(split: str) -> Iterator[str]:
-    """Tiles of a split, one from each block of 10 km."""
+    """Yields tiles of a split, one from each block of 10 km."""
     names = (f"{ZONE}_{900 + BLOCK * step}_-6049" for step in itertools.count())
     return (name for name in names if split_of(name) == split)
 
@@ -83,7 +83,7 @@ def _write_optical(
     bands: tuple[int, int],
     limits: tuple[int, int],
 ) -> None:
-    """The bands of 10 m and of 20 m; the second date misses a strip, where both are 0."""
+    """Writes the bands of 10 m and of 20 m; the second date misses a strip, where both are 0."""
     for suffix, count, side in zip((8, 16), bands, (64, 32)):
         values = scene(rng, (_COUNTS[sensor], count, side, side), *limits, "uint16")
         values[1, :, :, : side // 4] = 0
@@ -92,7 +92,7 @@ def _write_optical(
 
 
 def _objects(rng: np.random.Generator) -> dict[str, object]:
-    """Rectangles, a street, a river and a mast."""
+    """Returns rectangles, a street, a river and a mast."""
     features = []
     for x, y in rng.integers(0, 460, (40, 2)).tolist():
         width, height = rng.integers(8, 30, 2).tolist()

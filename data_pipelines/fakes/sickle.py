@@ -33,7 +33,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _write_mask(path: pathlib.Path, rng: np.random.Generator, plot: int, crop: int) -> None:
-    """The tile's own plot, and a neighbour that no split names; then crop, three days and yield."""
+    """Writes the tile's own plot, and a neighbour that no split names; then crop, three days and yield."""
     layers = np.zeros((6, SIDE, SIDE), np.float32)
     layers[:2, 6:22, 8:24] = np.asarray([plot, crop])[:, None, None]
     layers[:2, 24:30, 2:12] = np.asarray([plot + 1, 3])[:, None, None]

@@ -29,7 +29,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _radar(rng: np.random.Generator, zone: int) -> Float64[np.ndarray, "H W 8"]:
-    """Complex amplitudes of VH and VV, their filtered intensities, and the filtered product of one with the other."""
+    """Returns complex amplitudes of VH and VV, their filtered intensities, and the filtered product of the two."""
     level = np.asarray([0.04, 0.25])[:, None, None] * (1.5 - zone / len(ZONES))
     amplitude = rng.standard_normal((2, 2, SIDE, SIDE)) * np.sqrt(level / 2)[:, None]
     intensity = level * smooth(rng, (2, SIDE, SIDE), 0.5, 1.5)
@@ -38,7 +38,7 @@ def _radar(rng: np.random.Generator, zone: int) -> Float64[np.ndarray, "H W 8"]:
 
 
 def _optical(rng: np.random.Generator, zone: int) -> Float64[np.ndarray, "H W 10"]:
-    """Reflectance; the infrared rises from built to planted zones."""
+    """Returns reflectance; the infrared rises from built to planted zones."""
     infrared = np.arange(10)[:, None, None] >= 3
     level = 0.12 + 0.02 * (zone % 5) + infrared * 0.015 * zone
     return np.moveaxis(level * smooth(rng, (10, SIDE, SIDE), 0.8, 1.2, "float64"), 0, -1)

@@ -52,7 +52,7 @@ def _image(rng: np.random.Generator, boxes: Int[np.ndarray, "N 4"]) -> UInt8[np.
 
 
 def _footprints(boxes: Int[np.ndarray, "N 4"], corner: tuple[float, float] | None) -> dict[str, Any]:
-    """The buildings as GeoJSON, in pixels or, with a corner, in the map's coordinates."""
+    """Returns the buildings as GeoJSON, in pixels or, with a corner, in the map's coordinates."""
     features = []
     for number, (column, row, width, height) in enumerate(boxes.tolist()):
         right, bottom = column + width, row + height

@@ -36,7 +36,7 @@ def write_archive(
 def _write_tile(
     folder: pathlib.Path, labels: dict[str, list[tuple[str, float]]], seed: int, num_dates: Mapping[str, int]
 ) -> str:
-    """Writes a tile's files, adds its genera and their shares of the area, and gives its name."""
+    """Writes a tile's files, adds its genera and their fractions of the area, and returns its name."""
     number = len(labels)
     rng = np.random.default_rng((seed, number))
     first, second = rng.choice(GENERA, 2, replace=False)
@@ -50,7 +50,7 @@ def _write_tile(
 
 
 def _write_series(path: pathlib.Path, rng: np.random.Generator, num_dates: Mapping[str, int]) -> None:
-    """The three series of a tile and its clouds; the second optical date was not observed."""
+    """Writes the three series of a tile and its clouds; the second optical date was not observed."""
     import h5py
 
     days = some_days(rng, num_dates.get("s2") or int(rng.integers(5, 9)), FIRST_DAY, LAST_DAY)
