@@ -145,6 +145,10 @@ def read_options(section: Any) -> dict[str, DatasetOptions]:
     """
     if not section.datasets:
         raise ValueError("data.datasets is empty; name at least one dataset")
+    if not isinstance(skip_corrupt := section.get("skip_corrupt", False), bool):
+        raise ValueError(f"data.skip_corrupt = {skip_corrupt!r} must be True or False")
+    if not isinstance(workers := section.get("num_workers", 0), int) or workers < 0:
+        raise ValueError(f"data.num_workers = {workers!r} must be 0 (threads) or more")
     cards = {name: find_card(name, section.get("root")) for name in sorted(section.datasets)}
     options = [DatasetOptions.from_section(card, section.datasets[name]) for name, card in cards.items()]
     return {one.card.name: one for one in options}
@@ -158,9 +162,8 @@ def open_datasets(section: Any) -> dict[str, OpenDataset]:
     Raises:
       ValueError, OSError: an option cannot be, or a dataset is unknown, missing, unreadable, or cannot be written.
     """
-    skip_corrupt = bool(section.get("skip_corrupt", False))
     return {
-        name: OpenDataset(options, locate(name, section.get("root"), to_stderr), skip_corrupt)
+        name: OpenDataset(options, locate(name, section.get("root"), to_stderr), section.get("skip_corrupt", False))
         for name, options in read_options(section).items()
     }
 

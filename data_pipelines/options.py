@@ -102,6 +102,9 @@ class DatasetOptions:
         if section.get("batch_size") is None:
             raise ValueError(f"data.datasets.{card.name}.batch_size is missing; give the tiles of a training batch")
         given = {key: _as_tuple(section[key]) for key in section if section[key] is not None}
+        if given.get("patch_sizes") == ():
+            key = f"data.datasets.{card.name}.patch_sizes"
+            raise ValueError(f"{key} = () must be at least one size in metres above 0, or None for all")
         sampling = Sampling(**{key: given[key] for key in of_sampling if key in given})
         return cls(card, sampling=sampling, **{key: given[key] for key in own if key in given})
 

@@ -288,7 +288,7 @@ def train(
         steps, stopping = iter(loop), False
         while not (stopping or plan.finished(loop.step, selection)):
             number = next(steps)
-            stopping, due = loop.should_stop(store), plan.due(number, selection)
+            stopping, due = loop.should_stop(store.checkpoints), plan.due(number, selection)
             saves = due or stopping or number % plan.checkpoint_every == 0
             after_step(status, evaluates=due and not stopping, saves=saves)
         if stopping or loop.stop_requested:  # before or during the last evaluation
@@ -361,7 +361,7 @@ def follow(status: JobStatus, start: FitStart, store: FitStore, meter: Meter, me
         best, known = start.memory.selection.best, None
         if best is not None and not math.isnan(best.value):
             known = {"metric": metric, "value": best.value, "epoch": best.epoch}
-        run = training_fields(start.memory.record, meter, store.steps)
+        run = training_fields(start.memory.record, meter, store.checkpoints.steps)
         return {**run, "best": known, "left_out_tiles": status.left_out_tiles}
 
     status.follow(fields, step=start.memory.record.steps, **values)

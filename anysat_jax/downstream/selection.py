@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import types
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,11 +10,11 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
-from anysat_jax.downstream.step import DownstreamState, abstract_state, create_state
+from anysat_jax.downstream.step import LOSSES, DownstreamState, abstract_state, create_state
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.config import differences, warn_config_changes
-from anysat_jax.train.record import LossEdges, RunRecord
+from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import abstract_on, on_host
 from anysat_jax.weights.checkpoint_files import section
 
@@ -138,7 +137,7 @@ FREE_TO_CHANGE = (
 class Memory:
     """Steps and evaluations so far."""
 
-    record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord(losses={"loss": LossEdges()}))
+    record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord.of(LOSSES))
     selection: Selection = dataclasses.field(default_factory=Selection)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,85 +158,58 @@ class FitStart:
 
 
 class FitStore:
-    """The folders `checkpoints` and `best` of a workdir.
+    """The folders `checkpoints`, of the same-named attribute, and `best` of a workdir.
 
     The best parameters are whole on disk before a checkpoint refers to them, and the ones before them stay until that
     checkpoint is whole: whichever checkpoint a run resumes from, the best parameters that it refers to are there.
     """
 
     def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
-        """Opens the folders.
-
-        Args:
-          workdir: of the run.
-          config: {"problem", "settings"}, JSON values: what must not change on resume, and what may.
-        """
+        """Opens the folders; `config` is {"problem", "settings"}, JSON values that must not and that may change."""
         self._config = config
-        self._checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
         self._best = Checkpoints(workdir / "best", check=check_same_problem)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self._checkpoints.close()
+    def __exit__(self, *_: Any) -> None:
+        self.checkpoints.close()
         self._best.close()
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, oldest first."""
-        return self._checkpoints.steps
 
     def restore_or_init(
         self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
     ) -> FitStart:
         """Restores the newest checkpoint, and drops best parameters of later steps; if there is none, starts anew.
 
-        Args:
-          trainable: the parameters of a new start.
-          optimizer: of them.
-          mesh: of the state.
-          averaged: whether the state keeps an average of the parameters.
-
         Raises:
           ConfigError: the checkpoint is of another problem.
           CheckpointError: there are checkpoints, and none can be read.
         """
-        restored = self._checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
+        restored = self.checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
         if restored is None:
             self._best.drop_after(0)
             return FitStart(create_state(trainable, optimizer, mesh, averaged), Memory())
         warn_config_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
-        with understood(self._checkpoints.folder):
+        with understood(self.checkpoints.folder):
             memory = Memory.from_json(restored.meta["record"])
         self._best.drop_after(memory.selection.step)
         return FitStart(restored.state, memory, restored.data)
 
-    def preempted(self, step: int) -> bool:
-        """Returns whether the processes received a stop signal; all of them agree on the step."""
-        return self._checkpoints.preempted(step)
-
     def save(self, state: DownstreamState, position: dict[str, Any], memory: Memory) -> None:
         """Saves state, position and memory in the background; replaces a checkpoint of the same step."""
-        step = memory.record.steps
-        self._checkpoints.drop_after(step - 1)
-        self._checkpoints.save(state, position, self._meta(step, memory.to_json()))
+        meta = {"step": memory.record.steps, "config": self._config, "record": memory.to_json()}
+        self.checkpoints.drop_after(memory.record.steps - 1)
+        self.checkpoints.save(state, position, meta)
 
     def save_best(self, params: Params, step: int) -> None:
         """Saves the best parameters, which are those of a step."""
-        self._checkpoints.wait()
-        self._best.save(params, {}, self._meta(step, {}))
+        self.checkpoints.wait()
+        self._best.save(params, {}, {"step": step, "config": self._config, "record": {}})
         self._best.wait()
 
     def read_best(self, trainable: Params, mesh: Mesh, step: int) -> Params:
-        """Returns the best parameters, on the host.
-
-        Args:
-          trainable: their shapes.
-          mesh: over which they are read.
-          step: of these parameters.
+        """Returns the best parameters, those of `step`, on the host; `trainable` has their shapes.
 
         Raises:
           CheckpointError: they are not there, or cannot be read.
@@ -249,9 +221,6 @@ class FitStore:
                 "choose another --workdir to fit anew"
             )
         return on_host(restored.state)
-
-    def _meta(self, step: int, record: dict[str, Any]) -> dict[str, Any]:
-        return {"step": step, "config": self._config, "record": record}
 
 
 def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:

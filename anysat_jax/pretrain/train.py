@@ -31,7 +31,7 @@ from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.config import as_json, warn_config_changes
 from anysat_jax.train.input import StepInput, describe_bad_samples, open_same_datasets
 from anysat_jax.train.loop import StepLoop
-from anysat_jax.train.record import RunRecord, make_summary, write_json
+from anysat_jax.train.record import RunRecord, peak_memory_mb, write_json
 from anysat_jax.train.sharding import check_batch_sizes, check_heads, host_shard, make_mesh, on_host
 from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.weights.load import initial_student
@@ -115,6 +115,24 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return summary
 
 
+def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of summary.json; `probe` has the scores of `report_pretraining`; None for what is unknown."""
+    nothing = {"random": None, "pretrained": None}
+    return {
+        "steps": record.steps,
+        "batches": dict(sorted(record.batches.items())),
+        "loss": {name: edges.means() for name, edges in record.losses.items()},
+        "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
+        "compiled_programs": record.programs,
+        "tiles_per_second": record.tiles_per_second,
+        "peak_memory_mb": max(record.peak_memory_mb, peak_memory_mb()),
+        "resumed_from": record.resumed_from,
+        "nonfinite_steps": record.nonfinite_steps,
+        "skipped_records": dict(sorted(record.skipped.items())),
+        "health_warnings": record.warnings,
+    }
+
+
 class Start(NamedTuple):
     """Where a process begins: at the beginning, or at a checkpoint with a position in the data."""
 
@@ -140,7 +158,7 @@ def restore_or_init(
     if restored is None:
         wanted = {"params": abstract.params, "teacher": abstract.teacher}
         params, teacher = initial_student(config.init, config.model, config.seed, wanted, stored)
-        return Start(state_from_params(params, teacher, optimizer, mesh), RunRecord())
+        return Start(state_from_params(params, teacher, optimizer, mesh), RunRecord.of(COLUMNS.losses))
     warn_config_changes(restored.meta["config"], stored, FREE_TO_CHANGE)
     with understood(checkpoints.folder):
         record = RunRecord.from_json(restored.meta["record"])

@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
@@ -136,9 +135,7 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._enabled:
             self._bar.close()
             self._board.close()

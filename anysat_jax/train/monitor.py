@@ -210,7 +210,9 @@ class StepMonitor:
         finished = Finished(step, inputs, metrics, seconds)
         losses = {name: float(metrics[metric]) for name, metric in self._losses.items()}
         self.record.add_step(losses if metrics["finite"] else None, finished.kind)
-        self.record.add_skipped(inputs.batch.dataset, inputs.skipped)
+        if inputs.skipped:
+            skipped = self.record.skipped
+            skipped[inputs.batch.dataset] = skipped.get(inputs.batch.dataset, 0) + inputs.skipped
         self.record.tiles += tiles
         self.record.seconds += seconds
         self._log.write(step, inputs.batch.dataset, inputs.batch.patch_size, metrics)

@@ -9,7 +9,6 @@ import dataclasses
 import pathlib
 import re
 import shutil
-import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -229,9 +228,7 @@ class Profiler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._tracing:
             self._stop()
 

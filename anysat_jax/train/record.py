@@ -11,12 +11,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from typing import Any, Self
 
 import jax
 
 EDGE = 10  # steps whose mean is a loss's "first" and "last"
-LOSSES = ("predictive", "contrastive")
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ class RunRecord:
     """
 
     steps: int = 0
-    losses: dict[str, LossEdges] = dataclasses.field(default_factory=lambda: {name: LossEdges() for name in LOSSES})
+    losses: dict[str, LossEdges] = dataclasses.field(default_factory=dict)
     batches: dict[str, int] = dataclasses.field(default_factory=dict)
     tiles: int = 0
     seconds: float = 0.0
@@ -74,13 +74,13 @@ class RunRecord:
         if losses is None:
             self.nonfinite_steps += 1
             return
-        for name, edges in self.losses.items():
-            edges.add(losses[name])
+        for name, value in losses.items():
+            self.losses.setdefault(name, LossEdges()).add(value)
 
-    def add_skipped(self, dataset: str, tiles: int) -> None:
-        """Counts tiles that could not be read."""
-        if tiles:
-            self.skipped[dataset] = self.skipped.get(dataset, 0) + tiles
+    @classmethod
+    def of(cls, losses: Iterable[str]) -> Self:
+        """Returns the record of a run without steps, which knows the names of its losses already."""
+        return cls(losses={name: LossEdges() for name in losses})
 
     @property
     def tiles_per_second(self) -> float | None:
@@ -102,30 +102,6 @@ def peak_memory_mb() -> float:
     """Returns the largest resident memory of this process so far in MB (2^20 bytes), without that of accelerators."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of summary.json of a pretraining; None for what is unknown.
-
-    "first" and "last" of a loss are means over its first and last `EDGE` steps.
-
-    Args:
-      probe: the scores of `report_pretraining`.
-    """
-    nothing = {"random": None, "pretrained": None}
-    return {
-        "steps": record.steps,
-        "batches": dict(sorted(record.batches.items())),
-        "loss": {name: edges.means() for name, edges in record.losses.items()},
-        "probe": {task: probe.get(task, nothing) for task in ("tile", "dense")},
-        "compiled_programs": record.programs,
-        "tiles_per_second": record.tiles_per_second,
-        "peak_memory_mb": max(record.peak_memory_mb, peak_memory_mb()),
-        "resumed_from": record.resumed_from,
-        "nonfinite_steps": record.nonfinite_steps,
-        "skipped_records": dict(sorted(record.skipped.items())),
-        "health_warnings": record.warnings,
-    }
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -8,7 +8,6 @@ import pathlib
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TextIO
 
@@ -61,9 +60,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._over.set()
         if self._seconds:
             self._thread.join()  # so that it does not set faulthandler's timer again

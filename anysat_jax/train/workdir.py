@@ -12,7 +12,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import jax
 from absl import logging
@@ -138,9 +138,7 @@ class StopRequest:
             self._before = signal.signal(signal.SIGTERM, self._set)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._enabled:
             signal.signal(signal.SIGTERM, self._before)
 

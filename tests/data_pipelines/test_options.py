@@ -129,6 +129,22 @@ def test_no_dataset_and_unknown_datasets():
         read_options(ConfigDict({"datasets": {"coordinate_tile": {"batch_size": 2}}}))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip_corrupt": "yes"}, r"data\.skip_corrupt = 'yes' must be True or False"),
+        ({"num_workers": -1}, r"data\.num_workers = -1 must be 0 \(threads\) or more"),
+        (
+            {"datasets": {"treesatai_ts": {"batch_size": 2, "patch_sizes": ()}}},
+            r"data\.datasets\.treesatai_ts\.patch_sizes = \(\) must be at least one size",
+        ),
+    ],
+)
+def test_values_of_the_section_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_options(ConfigDict({"datasets": {"treesatai_ts": {"batch_size": 2}}} | changes))
+
+
 def test_worker_processes():
     with pytest.raises(ValueError, match=r"data\.num_workers is -1; it must be 0"):
         train_iterator({}, seed=0, num_workers=-1)

@@ -193,7 +193,7 @@ def arrange_signal(set_attribute: Callable, number: int, moment: str, step: int)
         "logged": (MetricsLog, "write", lambda self, step, *_: step),
         "evaluated": (EvaluationLog, "write", lambda self, epoch, step, *_: step),
         "best": (FitStore, "save_best", lambda self, params, step: step),
-        "saved": (FitStore, "save", lambda self, *_: self._checkpoints.wait() or self._checkpoints.steps[-1]),
+        "saved": (FitStore, "save", lambda self, *_: self.checkpoints.wait() or self.checkpoints.steps[-1]),
     }[moment]
     before = getattr(owner, name)
 

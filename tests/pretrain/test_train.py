@@ -42,7 +42,7 @@ def begin(workdir, config):
 def test_a_new_run_starts_at_random(tmp_path):
     found = begin(tmp_path, config_of(seed=4))
     assert_same(found.state.params, init_student(MODEL, 4))
-    assert found.record == RunRecord() and found.position is None
+    assert found.record == RunRecord.of(("predictive", "contrastive")) and found.position is None
 
 
 def test_a_run_goes_on_and_says_what_changed(tmp_path, caplog):
@@ -64,3 +64,17 @@ def test_the_weights_of_another_run(tmp_path):
     assert_same(found.state.params, state.params)
     assert_same(found.state.teacher, state.teacher)
     assert int(found.state.step) == 0 and found.record.steps == 0
+
+
+def test_the_summary_has_none_for_what_is_unknown():
+    record = RunRecord.of(("predictive", "contrastive"))
+    record.add_step({"predictive": 1.0, "contrastive": 2.0}, "flair 10 m")
+    summary = train.make_summary(record, {"tile": {"random": 0.5, "pretrained": 0.75}, "datasets": {}})
+    assert summary["steps"] == 1 and summary["batches"] == {"flair 10 m": 1}
+    assert summary["loss"]["contrastive"] == {"first": 2.0, "last": 2.0}
+    assert summary["probe"] == {
+        "tile": {"random": 0.5, "pretrained": 0.75},
+        "dense": {"random": None, "pretrained": None},
+    }
+    assert summary["resumed_from"] is None and summary["tiles_per_second"] is None
+    assert 10 < summary["peak_memory_mb"] < 1e6

@@ -160,7 +160,7 @@ def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_p
     done = launch(tmp_path / "run", *flags, root=damaged, nan="7,8")
     assert done.returncode == 0, done.stderr
     assert "tiles of fake_run cannot be read and are left out" in done.stderr
-    assert "The run goes on, until there are 3 in a row (max_nonfinite_steps)" in done.stderr
+    assert "The run continues, until there are 3 in a row (max_nonfinite_steps)" in done.stderr
     found = summary(tmp_path / "run")
     # Twenty batches of four tiles are eleven epochs of seven, and three tiles more.
     assert found["steps"] == 20 and found["nonfinite_steps"] == 2 and found["skipped_records"]["fake_run"] in (11, 12)
@@ -173,7 +173,7 @@ def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_p
         ("--config.mesh.data=3", "mesh.data = 3 times mesh.fsdp = 1 needs 3 devices, and there are 1"),
         ("--config.model.sensors=('spot',)", "dataset 'fake_run' has sensors that model.sensors lacks: s2"),
         ("--config.data.datasets.fake_run.patch_sizes=(15,)", "the usual sizes are 10, 20 m"),
-        ("--config.init=nowhere", "nowhere is not the workdir of a run"),
+        ("--config.init=nowhere", "no nowhere; expected a published .pth file, or the workdir of a run"),
         ("--config.init=nowhere.pth", "nowhere.pth"),
     ],
 )

@@ -45,7 +45,7 @@ def fields():
     record, meter = RunRecord(), Meter(lambda inputs: 100.0, peak=1000.0)
     record.add_step({"predictive": 0.5, "contrastive": 2.0}, "fake 10 m")
     record.add_step(None, "fake 10 m")
-    record.add_skipped("fake", 3)
+    record.skipped["fake"] = 3
     meter(finished(1))
     return training_fields(record, meter, (4, 8))
 
