@@ -239,9 +239,6 @@ Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
 """Shape and dtype of each array of an example; None is the number of dates."""
 
 
-TEXTS = ("id", "crs")  # the values of an example that are not arrays
-
-
 def example_spec(card: DatasetCard) -> Spec:
     """Returns the shapes and dtypes of a dataset's stored arrays, as its card promises them."""
     spec: Spec = {}

@@ -59,7 +59,8 @@ class RunningMoments:
                 continue
             floats = values.astype(np.float64)
             result.count[band], result.mean[band] = floats.size, floats.mean()
-            if _is_exact(values.dtype):
+            # Sums of integers of 16 bits fit into int64 for up to 1e14 values, more than any archive has.
+            if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
                 result.total[band] = values.sum(dtype=np.int64)
                 result.mean[band] = result.total[band] / floats.size
             result.deviation[band] = np.square(floats - result.mean[band]).sum()
@@ -98,11 +99,6 @@ class RunningMoments:
     def std(self) -> Float64[np.ndarray, "C"]:
         """Standard deviation; 0 for a band without values."""
         return np.sqrt(self.deviation / np.maximum(self.count, 1))
-
-
-def _is_exact(dtype: np.dtype) -> bool:
-    # Sums of integers of 16 bits fit into int64 for up to 1e14 values, more than any archive has.
-    return dtype.kind in "iu" and dtype.itemsize <= 2
 
 
 def array_to_list(array: np.ndarray) -> list[Any]:
