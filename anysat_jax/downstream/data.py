@@ -24,11 +24,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.train.config import as_json
 from anysat_jax.train.distributed import agree
 from anysat_jax.train.input import check_same_datasets
-from anysat_jax.train.sharding import (
-    check_batch_sizes,
-    check_heads,
-    make_mesh,
-)
+from anysat_jax.train.sharding import check_batch_sizes, check_heads, make_mesh
 from anysat_jax.weights.load import initial_encoder
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
@@ -44,25 +40,9 @@ TRAIN = "train"
 SHOWN = 5  # classes that a message names
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelFacts:
-    """Labels of a task, as counted when the dataset was prepared.
-
-    Attributes:
-      task: the task; of a regression with mean and standard deviation of the training labels as offset and scale.
-      counts: by split, tiles or pixels of each class, (K,) int64; of a regression those with a value, (1,).
-      mean, std: of a regression's training labels; None for classes.
-    """
-
-    task: Task
-    counts: dict[str, Int64[np.ndarray, "K"]]
-    mean: float | None = None
-    std: float | None = None
-
-
 def check_labels(
     task: Task, report: Mapping[str, Any], splits: Sequence[str], *, allow_absent_classes: bool = False
-) -> LabelFacts:
+) -> tuple[Task, dict[str, Int64[np.ndarray, "K"]]]:
     """Checks that a task can be trained and evaluated on the labels of a dataset.
 
     Args:
@@ -71,6 +51,10 @@ def check_labels(
       splits: that the job reads; "train" is among them if it trains.
       allow_absent_classes: whether another split may have a class that no training tile has.
 
+    Returns:
+      The task, of a regression with mean and standard deviation of the training labels as offset and scale; and by
+      split the number of tiles or pixels of each class, (K,) int64, of a regression of those with a value, (1,).
+
     Raises:
       ConfigError: a split is missing, empty or without labels of the task; the labels have other classes than the task;
         or a class of another split is absent from training.
@@ -78,11 +62,10 @@ def check_labels(
     counts = {split: _counts(task, report, split) for split in splits}
     if TRAIN in splits and task.kind != "regression" and not allow_absent_classes:
         _check_seen_in_training(task, counts)
-    if task.kind != "regression" or TRAIN not in splits:
-        return LabelFacts(task, counts)
-    labels = report["splits"][TRAIN]["labels"][task.level]
-    mean, std = labels["mean"], labels["std"]
-    return LabelFacts(dataclasses.replace(task, offset=mean, scale=std if std > 0 else 1.0), counts, mean, std)
+    if task.kind == "regression" and TRAIN in splits:
+        labels = report["splits"][TRAIN]["labels"][task.level]
+        task = dataclasses.replace(task, offset=labels["mean"], scale=labels["std"] if labels["std"] > 0 else 1.0)
+    return task, counts
 
 
 def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarray, "K"]:
@@ -179,7 +162,9 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
             "set data.fake_tiles = 0 to read data.root"
         )
     base = cache_folder() / "smoke"
-    folder = base / f"{name}-{tiles}-{code_digest()}"
+    sources = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+    folder = base / f"{name}-{tiles}-{digest[:12]}"
     if folder.is_dir():
         return folder
     base.mkdir(parents=True, exist_ok=True)
@@ -187,12 +172,6 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
         if not folder.is_dir():
             _write(name, tiles, folder)
     return folder
-
-
-def code_digest() -> str:
-    """Returns a digest of the source code in `CODE`."""
-    files = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def _write(name: str, tiles: int, folder: pathlib.Path) -> None:
@@ -214,7 +193,7 @@ class Data:
       mesh: the devices.
       dataset: with card, options, records and statistics.
       task: of the labels.
-      facts: of the labels.
+      counts: of the labels by split, see `check_labels`.
     """
 
     config: DownstreamConfig
@@ -222,7 +201,7 @@ class Data:
     mesh: Mesh
     dataset: OpenDataset
     task: Task
-    facts: LabelFacts
+    counts: dict[str, Int64[np.ndarray, "K"]]
 
     @property
     def name(self) -> str:
@@ -272,8 +251,8 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     config = config.copy_and_resolve_references()
     dataset, report = agree(lambda: _open(config))
     check_same_datasets({dataset.name: dataset})
-    facts = check_labels(task, report, splits, allow_absent_classes=settings.task.allow_absent_classes)
-    return Data(settings, as_json(config), mesh, dataset, facts.task, facts)
+    task, counts = check_labels(task, report, splits, allow_absent_classes=settings.task.allow_absent_classes)
+    return Data(settings, as_json(config), mesh, dataset, task, counts)
 
 
 def _open(config: ConfigDict) -> tuple[OpenDataset, dict[str, Any]]:
@@ -322,7 +301,7 @@ def loss_config(data: Data) -> LossConfig:
     if weights == "none":
         weights = None
     elif weights == "balanced":
-        weights = balanced_weights(data.facts.counts["train"])
+        weights = balanced_weights(data.counts["train"])
     return LossConfig(None if weights is None else tuple(weights), data.config.task.label_smoothing)
 
 

@@ -33,9 +33,8 @@ from anysat_jax.train.monitor import first_names
 from anysat_jax.train.record import provenance, write_json
 from anysat_jax.train.sharding import batch_sharding, put_batch, put_params, replicated
 from anysat_jax.train.status import JobStatus
-from anysat_jax.weights.exported import Exported, checksum, load_exported
+from anysat_jax.weights.exported import FILE_NAME, Exported, ExportedHead, checksum, load_exported, save_exported
 from anysat_jax.weights.load import exported_file
-from data_pipelines.load import OpenDataset
 
 SAME_TASK = ("level", "kind", "classes", "metres", "unit")  # must agree between the weights and the config
 
@@ -102,6 +101,19 @@ def finished_network(data: Data) -> Start:
     return Start(NetworkConfig(model, head, task), params, source, mode)
 
 
+def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> None:
+    """Writes the weights of the best evaluation, which `finished_network` loads."""
+    network, config = start.network, data.config
+    save_exported(
+        workdir / FILE_NAME,
+        network.model,
+        params["encoder"],
+        head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
+        statistics=band_statistics(data.dataset.prepared),
+        source={"name": config.name, "mode": config.mode, "init": start.source, "dataset": data.name},
+    )
+
+
 def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[HeadConfig, Task]:
     """Returns head and task if they fit the data; warns of inputs that were standardised by other statistics."""
     if exported.head is None:
@@ -147,8 +159,7 @@ def evaluate_splits(
         examples = None
         if config.panels and split == config.splits[-1]:
             examples = ExampleChoice(network.task, config.panels)
-        where = (split, data.patch_sizes, config.batch_size, data.mesh)
-        found[split] = evaluate_split(network, params, dataset, *where, loss=loss, watch=examples, status=status)
+        found[split] = evaluate_split(data, network, params, split, loss=loss, watch=examples, status=status)
         logging.info("%s: %s", split, summary_line(found[split], network.task.metric))
         if examples and jax.process_index() == 0:
             arrays = examples.arrays(dataset.card, dataset.records(split), dataset.options.extent)
@@ -157,50 +168,40 @@ def evaluate_splits(
 
 
 def evaluate_split(
+    data: Data,
     network: NetworkConfig,
     params: Params,
-    dataset: OpenDataset,
     split: str,
-    patch_sizes: Sequence[float],
-    batch_size: int,
-    mesh: Mesh,
     *,
     loss: LossConfig | None = None,
     watch: Watch | None = None,
     leave: bool = True,
     status: JobStatus | None = None,
 ) -> SplitScores:
-    """Evaluates a network on a split, with a progress bar.
+    """Evaluates a network on a split at `data.patch_sizes`, whose logits are averaged, with a progress bar.
 
-    With `dataset.skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
+    With `skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
 
     Args:
-      network: encoder, head and task.
       params: {"encoder", "head"}, on the mesh or on the host.
-      dataset: with the split.
-      split: name of the split.
-      patch_sizes: in metres; the logits of several are averaged.
-      batch_size: samples of a batch over all processes; rounded up to a multiple of the mesh's devices.
-      mesh: the devices.
       loss: class weights and smoothing of the loss; None: without.
       watch: is called with each batch and its logits.
       leave: whether the progress bar stays.
-      status: of the job.
 
     Raises:
       ValueError: the split is unknown, or a patch size does not fit.
       DataError: a tile cannot be read.
     """
-    status, params = status or JobStatus(), put_params(params, mesh)
-    program = _program(network, tuple(patch_sizes), loss or LossConfig(), mesh)
-    level, summary = network.task.level, SplitScores(network.task)
+    status, dataset, params = status or JobStatus(), data.dataset, put_params(params, data.mesh)
+    program = _program(network, data.patch_sizes, loss or LossConfig(), data.mesh)
+    names, summary = (network.task.level, "valid", "skipped"), SplitScores(network.task)
 
     def compute(batch: Batch) -> tuple[Array, EvalCounts, Array | None]:
-        labels = {name: batch.labels[name] for name in (level, "valid", "skipped") if name in batch.labels}
-        return program(params, put_batch(batch.replace(labels=labels), mesh))
+        labels = {name: batch.labels[name] for name in names if name in batch.labels}
+        return program(params, put_batch(batch.replace(labels=labels), data.mesh))
 
     for batch, (logits, counts, skipped) in pass_over_split(
-        split_batches(dataset, split, patch_sizes, batch_size, mesh),
+        split_batches(dataset, split, data.patch_sizes, data.config.evaluate.batch_size, data.mesh),
         program,
         compute,
         lambda outputs: int(outputs[1].samples),

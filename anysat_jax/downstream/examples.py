@@ -55,23 +55,22 @@ class ExampleChoice:
 
     def __call__(self, batch: Batch, logits: Float[np.ndarray, "B ..."]) -> None:
         """Adds the samples of a batch on the host, with the network's logits; padding is left out."""
-        labels, level = batch.labels, self._task.level
+        labels, task = batch.labels, self._task
+
+        def sample(row: int) -> dict[str, Any]:  # of copies, so that the batch can be freed
+            return {
+                "index": int(labels["index"][row]),
+                "offset": tuple(labels["window"][row].tolist()) if "window" in labels else (0.0, 0.0),
+                "truth": np.array(labels[task.level][row]),
+                "prediction": prediction(task, logits[row]),
+            }
+
         for row in np.flatnonzero(np.asarray(labels["valid"])):
-            self._kept.add(self._value(batch, row), lambda row=row: self._sample(labels, level, row, logits[row]))
-
-    def _value(self, batch: Batch, row: int) -> float:
-        if self._task.level == "dense" and self._task.kind == "class":
-            return class_entropy(np.asarray(batch.labels["dense"][row]))
-        return float(np.random.default_rng(int(batch.labels["index"][row])).random())
-
-    def _sample(self, labels: Mapping[str, np.ndarray], level: str, row: int, logits: np.ndarray) -> dict[str, Any]:
-        # Copies, so that the batch can be freed.
-        return {
-            "index": int(labels["index"][row]),
-            "offset": tuple(labels["window"][row].tolist()) if "window" in labels else (0.0, 0.0),
-            "truth": np.array(labels[level][row]),
-            "prediction": prediction(self._task, logits),
-        }
+            if task.level == "dense" and task.kind == "class":
+                value = class_entropy(np.asarray(labels["dense"][row]))
+            else:
+                value = float(np.random.default_rng(int(labels["index"][row])).random())
+            self._kept.add(value, lambda row=row: sample(row))
 
     def arrays(self, card: DatasetCard, records: Records, extent: float) -> dict[str, np.ndarray]:
         """Returns the content of panels.npz.
@@ -88,7 +87,8 @@ class ExampleChoice:
         """
         samples = self._kept.items
         tiles = [as_read(card, records[sample["index"]]) for sample in samples]
-        sensors = [name for name in card.sensors if _has_image(name, extent)]
+        shown = (get_sensor(name) for name in card.sensors)
+        sensors = [sensor.name for sensor in shown if sensor.kind != "context" and sensor.pixels(extent) > 1]
         arrays = {"sensors": np.array(sensors, np.str_), "extent": np.float64(extent)}
         for number, name in enumerate(sensors):
             side = get_sensor(name).pixels(extent)
@@ -151,7 +151,3 @@ def input_image(
     top, left = (round(start / sensor.metres_per_pixel) for start in offset)
     part = np.where(seen[..., None], colours, MISSING_GREY)[top : top + side, left : left + side]
     return np.round(255 * part).astype(np.uint8)
-
-
-def _has_image(name: str, extent: float) -> bool:
-    return get_sensor(name).kind != "context" and get_sensor(name).pixels(extent) > 1

@@ -20,7 +20,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.downstream.config import CacheConfig
 from anysat_jax.downstream.feature_cache import Features, Writer, features_folder, find_or_make, key_of, open_features
 from anysat_jax.downstream.network import NetworkConfig, Params, network_features
-from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches
+from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches, whole_batch
 from anysat_jax.downstream.task import Task, known_labels
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.model.config import ModelConfig
@@ -348,7 +348,7 @@ class FeatureSet:
           batch_size: of all processes; rounded up to a multiple of the mesh's devices.
           mesh: the devices.
         """
-        size = -(-batch_size // mesh.size) * mesh.size
+        size = whole_batch(batch_size, mesh)
         for first in range(0, len(self), size):
             wanted = first + host_shard(mesh).rows(size)
             rows, valid = np.minimum(wanted, len(self) - 1), wanted < len(self)

@@ -8,26 +8,22 @@ from typing import Any
 
 import jax
 from absl import logging
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from anysat_jax.batch import Batch
 from anysat_jax.downstream.config import check
-from anysat_jax.downstream.data import Data, Start, band_statistics, fingerprint, loss_config, open_data, start_network
-from anysat_jax.downstream.evaluate import evaluate_split, evaluate_splits, make_summary, write_summary
+from anysat_jax.downstream.data import Data, Start, fingerprint, loss_config, open_data, start_network
+from anysat_jax.downstream.evaluate import evaluate_split, evaluate_splits, export, make_summary, write_summary
 from anysat_jax.downstream.fit import Problem, fit
 from anysat_jax.downstream.metrics import json_values
-from anysat_jax.downstream.network import NetworkConfig, Params, apply_network
+from anysat_jax.downstream.network import Params, apply_network
 from anysat_jax.downstream.probe import neighbour_scores, probe_problem, with_probe_head
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.downstream.trainable import WHOLE, drop_path_rate, dropping_sensors, layer_multipliers, split
 from anysat_jax.errors import ConfigError
 from anysat_jax.flops import finetune_flops
 from anysat_jax.model.init import count_parameters
-from anysat_jax.train.input import StepInput
 from anysat_jax.train.sharding import host_shard
 from anysat_jax.train.status import JobStatus
-from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
 from data_pipelines import load
 
 
@@ -43,17 +39,18 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
         status.follow(status.evaluation_fields)
-        return run(config, workdir, status)
+        data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
+        return run(data, workdir, status, began)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[str, Any]:
-    """Runs the job of `finetune` in its workdir."""
-    began = time.monotonic()
+def run(data: Data, workdir: pathlib.Path, status: JobStatus, began: float) -> dict[str, Any]:
+    """Runs the job of `finetune`, which began at that time, on its opened data."""
+    config = data.config
 
-    # ---------------------------------------------------------------- devices, data, labels, weights
-    data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
+    # ---------------------------------------------------------------- weights, classes' weights
     start = start_network(data)
     if config.head_init == "probe":
         start = with_probe_head(data, start, status)
@@ -63,7 +60,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
     problem = make_problem(data, start, loss, status)
-    result = fit(problem, data.config, data.mesh, workdir, data.values, status)
+    result = fit(problem, config, data.mesh, workdir, data.values, status)
     params = start.params | result.params
 
     # ---------------------------------------------------------------- scores, weights, report
@@ -73,8 +70,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, status: JobStatus) -> dict[st
     if jax.process_index() == 0:
         export(data, start, params, workdir)
     summary = make_summary(data, start, found, status.left_out, time.monotonic() - began)
-    trainable, _ = split(start.params, config.mode, data.dataset.card.sensors, config.new_sensors)
-    summary["parameters"]["trainable"] = count_parameters(trainable)
+    summary["parameters"]["trainable"] = count_parameters(problem.trainable)
     summary |= {
         "epochs": result.record["epochs"],
         "steps": result.record["steps"],
@@ -96,18 +92,15 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
         raise ConfigError(str(error)) from error
 
     def validate(params: Params) -> Mapping[str, float]:
-        how = (data.patch_sizes, config.evaluate.batch_size, data.mesh)
-        return evaluate_split(
-            start.network, params, dataset, "val", *how, loss=loss, leave=False, status=status
-        ).metrics
+        return evaluate_split(data, start.network, params, "val", loss=loss, leave=False, status=status).metrics
 
     return Problem(
         task=data.task,
         forward=functools.partial(
-            training_forward,
+            apply_network,
             start.network,
-            dropping_sensors(config.mode, sensors, config.new_sensors),
-            drop_path_rate(config.mode, config.model.drop_path),
+            training=dropping_sensors(config.mode, sensors, config.new_sensors),
+            drop_path=drop_path_rate(config.mode, config.model.drop_path),
         ),
         trainable=trainable,
         frozen=frozen,
@@ -124,36 +117,6 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
         sample_ids=functools.partial(dataset.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
         # Modes that freeze a part save products that flops.py counts.
-        count_flops=functools.partial(flops_of, start.network) if config.mode in WHOLE else None,
+        count_flops=(lambda inputs: finetune_flops(start.network, inputs.batch)) if config.mode in WHOLE else None,
         multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
-    )
-
-
-def flops_of(network: NetworkConfig, inputs: StepInput) -> float:
-    """Returns the FLOPs of a step that trains the whole network."""
-    return finetune_flops(network, inputs.batch)
-
-
-def training_forward(
-    network: NetworkConfig,
-    dropping: tuple[str, ...],
-    drop_path: float,
-    params: Params,
-    batch: Batch,
-    rng: jax.Array | None,
-) -> Float[Array, "B ... K"]:
-    """Returns logits; with an rng, with dropout in the projectors of some sensors and with drop path."""
-    return apply_network(network, params, batch, rng, dropping, drop_path)
-
-
-def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> None:
-    """Writes the weights of the best evaluation."""
-    network, config = start.network, data.config
-    save_exported(
-        workdir / FILE_NAME,
-        network.model,
-        params["encoder"],
-        head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
-        statistics=band_statistics(data.dataset.prepared),
-        source={"name": config.name, "mode": config.mode, "init": start.source, "dataset": data.name},
     )

@@ -15,7 +15,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.downstream.task import Task
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context
-from anysat_jax.model.init import initial_value, student_shapes
+from anysat_jax.model.init import initial_value
 from anysat_jax.sensors import get_sensor
 
 HeadKind = Literal["linear", "mlp"]
@@ -196,11 +196,6 @@ def head_shapes(network: NetworkConfig) -> Params:
     side = (1, 1) if network.task.level == "dense" else ()
     features = jax.ShapeDtypeStruct((1, *side, network.head.features(network.model.dim)), jnp.float32)
     return jax.eval_shape(_head(network).init, jax.random.key(0), features)["params"]
-
-
-def network_shapes(network: NetworkConfig) -> Params:
-    """Returns shapes and dtypes of {"encoder", "head"}."""
-    return {"encoder": student_shapes(network.model)["encoder"], "head": head_shapes(network)}
 
 
 def init_head(network: NetworkConfig, seed: int) -> Params:

@@ -48,8 +48,10 @@ def pass_over_split(
       total: samples of the split.
       leave: whether the finished bar stays.
     """
+    look = dict(mininterval=0.5 if sys.stderr.isatty() else QUIET_SECONDS, dynamic_ncols=True, leave=leave)
+    hidden = jax.process_index() != 0
     with (
-        sample_bar(f"{dataset.card.title}: {title}", total, leave) as bar,
+        tqdm(total=total, desc=f"{dataset.card.title}: {title}", unit="tile", disable=hidden, **look) as bar,
         status.over_split(state, title, total, program) as progress,
     ):
         for batch, outputs in one_ahead(progress.timed(batches), compute):
@@ -104,14 +106,6 @@ def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
         return []
     tiles = np.asarray(skipped)
     return tiles[tiles >= 0].tolist()
-
-
-def sample_bar(title: str, total: int, leave: bool = True) -> tqdm:
-    """Returns a progress bar over samples; hidden in every process but the first."""
-    interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
-    hidden = jax.process_index() != 0
-    look = dict(mininterval=interval, dynamic_ncols=True, disable=hidden, leave=leave)
-    return tqdm(total=total, desc=title, unit="tile", **look)
 
 
 def one_ahead(items: Iterator[Any], compute: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:

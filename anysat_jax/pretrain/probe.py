@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -61,30 +61,20 @@ def report_pretraining(
       settings: which datasets to probe, and sizes.
       datasets: those of the run, by name.
       open_dataset: opens others that `settings.datasets` names.
-      model: of both networks.
       networks: parameters of "random" and "pretrained" (the teacher).
       workdir: of the run; the curves come from its metrics.csv.
-      title: of the run.
       seed: of the choice of pixels and of the probes' validation tiles.
 
     Returns:
       {"tile": {"random", "pretrained"}, "dense": {...}, "datasets": ...}: means over the datasets of each task's
       headline score in [0, 1], None where no dataset has the task; then every score.
     """
-    scores, mosaics = [], []
+    found = []
     if settings.probe:
         names = settings.datasets or tuple(sorted(datasets))
-        networks = {name: jax.device_put(params) for name, params in networks.items()}
-        with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
-            for done, name in enumerate(names, start=1):
-                try:
-                    dataset = datasets.get(name) or open_dataset(name)
-                    found, mosaic = _probe_open_dataset(dataset, settings, model, networks, seed, bar)
-                    scores += found
-                    mosaics += [mosaic] if mosaic.pictures else []
-                except (ValueError, OSError) as error:
-                    logging.warning("no probe of %s: %s", name, error)
-                bar.update(done * len(STAGES) - bar.n)
+        found = list(_probe_each(names, datasets, open_dataset, settings, model, networks, seed))
+    scores = [score for some, _ in found for score in some]
+    mosaics = [mosaic for _, mosaic in found if mosaic.pictures]
     if scores:
         print(f"\nLinear probes of frozen features, on held-out tiles\n{score_text(scores)}\n", flush=True)
     folder = workdir / "report"
@@ -110,6 +100,26 @@ def summarise(scores: Iterable[Score]) -> dict[str, Any]:
         known = {name: value if np.isfinite(value) else None for name, value in values.items()}
         tree.setdefault(one.dataset, {}).setdefault(one.task, {})[one.metric] = known
     return {**found, "datasets": tree}
+
+
+def _probe_each(
+    names: Sequence[str],
+    datasets: Mapping[str, OpenDataset],
+    open_dataset: Callable[[str], OpenDataset],
+    settings: EvaluateConfig,
+    model: ModelConfig,
+    networks: Networks,
+    seed: int,
+) -> Iterator[tuple[list[Score], Mosaic]]:
+    networks = {name: jax.device_put(params) for name, params in networks.items()}
+    with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
+        for done, name in enumerate(names, start=1):
+            try:
+                dataset = datasets.get(name) or open_dataset(name)
+                yield _probe_open_dataset(dataset, settings, model, networks, seed, bar)
+            except (ValueError, OSError) as error:
+                logging.warning("no probe of %s: %s", name, error)
+            bar.update(done * len(STAGES) - bar.n)
 
 
 def _probe_open_dataset(
@@ -194,11 +204,9 @@ def probe_dataset(
     """Fits probes on the training split and scores them on the held-out one.
 
     Args:
-      plan: of the dataset.
       batches: the batches of a split, each tile once; `labels["valid"]` is False for padding.
       extract: frozen features of (parameters, batch).
       networks: parameters of "random" and "pretrained".
-      settings: sizes.
       seed: of the choice of pixels and of the validation tiles.
 
     Returns:
@@ -230,9 +238,7 @@ def probe_dataset(
     return _scores(plan, found), Mosaic(plan.card, plan.picture_sensor, pictures.items)
 
 
-@jax.jit
-def _logits(probe: LinearProbe, features: Float[jax.Array, "*shape F"]) -> Float[jax.Array, "*shape K"]:
-    return probe.logits(features)
+_logits = jax.jit(LinearProbe.logits)
 
 
 def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitScores]) -> list[Score]:

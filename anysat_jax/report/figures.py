@@ -30,6 +30,8 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
       classes: K names.
       counts: (K, K) with the truth in the rows, or (K, 2, 2): [[true negatives, false alarms], [misses, hits]].
     """
+    from matplotlib import colormaps
+
     several = counts.ndim == 3
     fractions = label_fractions(counts) if several else row_fractions(counts)
     totals = counts[:, 1].sum(axis=-1) if several else counts.sum(axis=1)
@@ -43,7 +45,8 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
     cell_width = max(cell, 1.0) if several else cell
     with style.new_figure(path, (cell_width * width + beside + 1.6, cell * height + above + 1.4), title) as figure:
         ax = figure.subplots()
-        image = ax.imshow(100 * fractions, cmap=_confusion_colours(), vmin=0, vmax=100, aspect="auto")
+        colours = colormaps["Blues"].with_extremes(bad="#dddddd")  # grey for rows without counts
+        image = ax.imshow(100 * fractions, cmap=colours, vmin=0, vmax=100, aspect="auto")
         ax.set_xticks(range(width), columns, rotation=0 if several else 90, fontsize=9)
         ax.set_yticks(range(height), rows, fontsize=9)
         ax.tick_params(length=0)
@@ -80,13 +83,6 @@ def describe_confusion(classes: Sequence[str], counts: Int[np.ndarray, "K ..."])
 
 def _percent(part: int, total: int) -> str:
     return f"{100 * part / total:.0f} %" if total else "none"
-
-
-def _confusion_colours() -> Any:
-    """Returns a map from white to blue; grey for rows without counts."""
-    from matplotlib import colormaps
-
-    return colormaps["Blues"].with_extremes(bad="#dddddd")
 
 
 def _write_percents(ax: Any, fractions: Float[np.ndarray, "K L"]) -> None:

@@ -101,3 +101,10 @@ def toy_config(root, *, job="finetune", level="tile", name="toy_fields", **chang
     config.early_stopping = None
     config.update(dict(init="none", epochs=2) | changes)
     return config
+
+
+def evaluated_at(data, sizes=(10.0,), batch_size=4, mesh=None):
+    """Returns opened data with other options of evaluations."""
+    options = dataclasses.replace(data.config.evaluate, patch_sizes=sizes, batch_size=batch_size)
+    config = dataclasses.replace(data.config, evaluate=options)
+    return dataclasses.replace(data, config=config, mesh=mesh or data.mesh)

@@ -35,9 +35,9 @@ def report_of(level="tile", /, **splits):
 
 def test_labels_are_counted_in_the_order_of_the_classes():
     report = report_of(train=(4, 0, 2, 9), val=(1, 0, 1, 0), test=(5, 0, 0, 0))
-    facts = check_labels(FIELDS, report, ("train", "val"))
-    assert facts.task == FIELDS and facts.mean is None
-    assert {split: counts.tolist() for split, counts in facts.counts.items()} == {"train": [4, 0, 2], "val": [1, 0, 1]}
+    task, found = check_labels(FIELDS, report, ("train", "val"))
+    assert task == FIELDS
+    assert {split: counts.tolist() for split, counts in found.items()} == {"train": [4, 0, 2], "val": [1, 0, 1]}
 
 
 def numbers(**values):
@@ -46,19 +46,19 @@ def numbers(**values):
 
 def test_a_regression_is_scaled_by_its_training_labels():
     report = report_of("dense", train=numbers(), test=numbers(count=3, mean=7.0, std=1.0))
-    facts = check_labels(MOISTURE, report, ("train", "test"))
-    assert (facts.task.offset, facts.task.scale) == (facts.mean, facts.std) == (112.5, 30.0)
-    assert facts.counts["test"].tolist() == [3]
+    task, counts = check_labels(MOISTURE, report, ("train", "test"))
+    assert (task.offset, task.scale) == (112.5, 30.0)
+    assert counts["test"].tolist() == [3]
 
 
 def test_labels_that_are_all_the_same_are_not_divided_by_zero():
-    facts = check_labels(MOISTURE, report_of("dense", train=numbers(std=0.0)), ("train",))
-    assert facts.task.scale == 1.0 and facts.std == 0.0
+    task, _ = check_labels(MOISTURE, report_of("dense", train=numbers(std=0.0)), ("train",))
+    assert task.scale == 1.0
 
 
 def test_an_evaluation_alone_needs_no_training_labels():
-    assert check_labels(FIELDS, report_of(train=(0, 0, 0, 9), test=(0, 3, 0, 0)), ("test",)).counts.keys() == {"test"}
-    assert check_labels(MOISTURE, report_of("dense", test=numbers()), ("test",)).task == MOISTURE
+    assert check_labels(FIELDS, report_of(train=(0, 0, 0, 9), test=(0, 3, 0, 0)), ("test",))[1].keys() == {"test"}
+    assert check_labels(MOISTURE, report_of("dense", test=numbers()), ("test",))[0] == MOISTURE
 
 
 @pytest.mark.parametrize("kind", ["class", "multi_label"])
@@ -68,9 +68,9 @@ def test_a_class_absent_from_training(kind):
     message = "split 'test' of dataset 'fields' has labels of 'maize', 'beet', and 'train' has none, so that no model"
     with pytest.raises(ConfigError, match=message):
         check_labels(task, report, ("train", "val", "test"))
-    assert check_labels(task, report, ("train", "val")).counts["val"].tolist() == [1, 0, 0]
-    facts = check_labels(task, report, ("train", "test"), allow_absent_classes=True)
-    assert facts.counts["test"].tolist() == [1, 2, 1]
+    assert check_labels(task, report, ("train", "val"))[1]["val"].tolist() == [1, 0, 0]
+    _, counts = check_labels(task, report, ("train", "test"), allow_absent_classes=True)
+    assert counts["test"].tolist() == [1, 2, 1]
 
 
 def test_many_absent_classes_make_a_short_message():
@@ -132,10 +132,10 @@ def fake_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("level", ["tile", "dense"])
 def test_the_report_of_a_preparation_is_understood(fake_data, level):
     _, folder = fake_data()
-    facts = check_labels(make_task(CARD, level), read_report(folder), ("train", "val"))
+    task, counts = check_labels(make_task(CARD, level), read_report(folder), ("train", "val"))
     labels = [FakeReader().example("train", f"train{index}")[level] for index in range(7)]
     seen = np.concatenate([np.ravel(label) for label in labels])
-    assert facts.counts["train"].tolist() == [(seen == number).sum() for number in range(len(facts.task.classes))]
+    assert counts["train"].tolist() == [(seen == number).sum() for number in range(len(task.classes))]
 
 
 def test_labels_outside_the_classes_do_not_get_past_the_preparation(fake_data):
@@ -170,14 +170,14 @@ def test_a_run_hears_of_a_class_absent_from_training(fake_data):
 
 def test_the_labels_of_the_share_that_trains_count(fake_data):
     config, _ = fake_data()
-    whole = open_data(config, ("train", "val")).facts.counts["train"]
+    whole = open_data(config, ("train", "val")).counts["train"]
     section = config.data.datasets[CARD.name]
     section.update(dict(fraction=0.5, fraction_seed=3))
     config.task.allow_absent_classes = True
     data = open_data(config, ("train", "val"))
-    facts, tiles = data.facts, data.dataset.training_tiles
+    tiles = data.dataset.training_tiles
     labels = [FakeReader().example("train", f"train{tile}")["tile"] for tile in tiles]
-    assert facts.counts["train"].tolist() == [labels.count(number) for number in range(3)] != whole.tolist()
+    assert data.counts["train"].tolist() == [labels.count(number) for number in range(3)] != whole.tolist()
     section.fraction = 0.01
     config.task.allow_absent_classes = False
     with pytest.raises(ConfigError, match="split 'val' of dataset 'fake_tiles' has labels of .*, and 'train' has none"):

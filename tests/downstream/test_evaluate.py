@@ -52,9 +52,8 @@ def toy(tmp_path_factory):
 def evaluate(toy, sizes=(10.0,), batch_size=4, mesh=None, **more):
     data, start = toy
     seen = Seen()
-    found = evaluate_split(
-        start.network, start.params, data.dataset, "test", sizes, batch_size, mesh or data.mesh, watch=seen, **more
-    )
+    data = adapt_toys.evaluated_at(data, sizes, batch_size, mesh)
+    found = evaluate_split(data, start.network, start.params, "test", watch=seen, **more)
     return found, seen
 
 
@@ -131,8 +130,8 @@ def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
     data, start = toy
     watch, status = lambda batch, logits: ended.wait(60), JobStatus(tmp_path, watchdog_seconds=0.5)
-    split = (data.dataset, "test", (10.0,), 4, data.mesh)
-    evaluate_split(start.network, start.params, *split, watch=watch, status=status)
+    data = adapt_toys.evaluated_at(data)
+    evaluate_split(data, start.network, start.params, "test", watch=watch, status=status)
     assert ended.is_set() and "no batch of test finished for 0.5 s" in (tmp_path / "stacks-0.txt").read_text()
 
 

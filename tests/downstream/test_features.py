@@ -134,7 +134,7 @@ def test_other_data_make_another_entry(root, tmp_path):
 def test_kept_features_score_as_the_network_does(root, level):
     data, start = opened(root, level)
     kept = validated(data, start)
-    whole = evaluate_split(start.network, start.params, data.dataset, "val", (10.0,), 4, data.mesh)
+    whole = evaluate_split(adapt_toys.evaluated_at(data), start.network, start.params, "val")
     assert kept.scores == whole.scores and kept.samples == whole.samples == 6
     assert kept.loss == pytest.approx(whole.loss, rel=1e-5)
 
@@ -237,7 +237,7 @@ def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
         adapt_toys.flip_bit_of_tile(tmp_path, "val", tile, "toy_windows")
     kept = features_of(data, start, "val", (10.0,))
     assert kept.rows(np.arange(len(kept)), 10.0).labels["index"].tolist() == [0] * 4 + [1] * 4 + [3] * 4 + [4] * 4
-    whole = evaluate_split(start.network, start.params, data.dataset, "val", (10.0,), 4, data.mesh)
+    whole = evaluate_split(adapt_toys.evaluated_at(data), start.network, start.params, "val")
     found = validate_features(start.network, start.params, kept, LossConfig(), 4, data.mesh)
     assert whole.left_out == {2, 5} and found.samples == whole.samples == 16
     assert found.scores == whole.scores and found.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -263,7 +263,7 @@ def test_a_share_of_the_labels_is_counted_without_it_if_asked(damaged, tmp_path)
     with pytest.raises(ConfigError, match=f"tile {tile} of split 'train' cannot be read"):
         open_data(config, SPLITS)
     config.data.skip_corrupt = True
-    assert open_data(config, SPLITS).facts.counts["train"].sum() == len(chosen) - 1
+    assert open_data(config, SPLITS).counts["train"].sum() == len(chosen) - 1
 
 
 def test_where_no_tile_can_be_read_there_are_no_features(damaged, tmp_path):

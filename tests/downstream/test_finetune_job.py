@@ -187,7 +187,7 @@ def test_a_dense_task(root, tmp_path):
         known = panels["truth"] >= 0
         assert 0 <= accuracy_score(panels["truth"][known], panels["prediction"][known]) <= 1
         assert set(np.unique(panels["prediction"])) <= {0, 1}
-    labels = open_data(config, ("test",)).facts.counts["test"]
+    labels = open_data(config, ("test",)).counts["test"]
     assert np.sum(found["confusion"]["test"], axis=1).tolist() == labels.tolist()
     assert found["best"]["metric"] == "mean_iou" and found["head"]["input"] == "dense"
 

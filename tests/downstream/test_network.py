@@ -19,12 +19,11 @@ from anysat_jax.downstream.network import (
     head_shapes,
     init_head,
     network_features,
-    network_shapes,
     shuffle_pixels,
 )
 from anysat_jax.downstream.trainable import dropping_sensors, split
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import count_parameters, init_encoder
+from anysat_jax.model.init import count_parameters, init_encoder, student_shapes
 
 DIM = 8
 FEATURES = np.random.default_rng(0).standard_normal((2, 3, 2, 2 * DIM), dtype=np.float32)
@@ -153,7 +152,12 @@ def test_probes_have_the_papers_number_of_parameters(task_of, name, level, read,
 def test_a_probe_of_a_new_sensor_has_three_million_parameters(task_of):
     model = ModelConfig(sensors=("hls", "s2"))
     network = NetworkConfig(model, HeadConfig(input="dense"), task_of("hls_burn_scars", "dense"))
-    trainable, _ = split(network_shapes(network), "projector", ("hls",), ("hls",))
+    trainable, _ = split(
+        {"encoder": student_shapes(network.model)["encoder"], "head": head_shapes(network)},
+        "projector",
+        ("hls",),
+        ("hls",),
+    )
     assert round(count_parameters(trainable) / 1e6) == 3
     assert set(trainable["encoder"]) == {"projector_hls"}
     assert count_parameters(trainable["head"]) == 6_146
