@@ -192,12 +192,8 @@ def fit(
     `config.checkpoint_every` steps), best/ (the best trainable parameters) and, for `config.profile.steps`, profile/.
 
     Args:
-      problem: what trains, on what.
-      config: of the run.
-      mesh: the devices.
       workdir: an existing folder.
       stored: the whole config, JSON values, as checkpoints hold it.
-      status: of the job.
 
     Raises:
       RunError: the checkpoints of the workdir do not fit or cannot be read, the data cannot be read, losses or

@@ -150,7 +150,7 @@ class Memory:
 
 @dataclasses.dataclass
 class FitStart:
-    """Where a process begins: at the beginning, or at a checkpoint with a position in the data."""
+    """Start of the steps: at the initial weights, or at a checkpoint with its position in the data."""
 
     state: DownstreamState
     memory: Memory

@@ -134,7 +134,7 @@ def make_summary(record: RunRecord, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 class Start(NamedTuple):
-    """Where a process begins: at the beginning, or at a checkpoint with a position in the data."""
+    """Start of the steps: at random or given weights, or at a checkpoint with its position in the data."""
 
     state: TrainState
     record: RunRecord

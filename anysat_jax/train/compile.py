@@ -113,7 +113,7 @@ class StepPrograms:
 
     @property
     def compiling(self) -> bool:
-        """Whether a program is being compiled now, so that the step's time says nothing about speed."""
+        """Whether a program is being compiled now: then the time of a step is not its speed."""
         return any(not program.done() for program in list(self._programs.values()))
 
     @property
@@ -133,17 +133,15 @@ class StepPrograms:
     def run(self, state: Any, inputs: StepInput) -> tuple[Any, dict[str, jax.Array]]:
         """Returns the step's outputs; waits for its program, which must be prepared. The state is donated."""
         signature = signature_of(inputs)
-        program = self._wait(self._programs[signature])
-        if signature not in self._run:  # the first collective of a program does not wait long for a slow compiler
-            self._run.add(signature)
-            barrier()
-        return program(state, *self._constants, *inputs.inputs)
-
-    def _wait(self, program: "concurrent.futures.Future[Program]") -> Program:
+        program = self._programs[signature]
         while not program.done():
             self._on_wait(self.progress)
             concurrent.futures.wait([program], WAIT_SECONDS)
-        return program.result()
+        compiled = program.result()
+        if signature not in self._run:  # the first collective of a program does not wait long for a slow compiler
+            self._run.add(signature)
+            barrier()
+        return compiled(state, *self._constants, *inputs.inputs)
 
     def _compile(self, inputs: tuple[Any, ...]) -> Program:
         return compile_program(self._step, self._state, *_abstract(self._constants), *inputs)

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -24,6 +25,7 @@ from anysat_jax.train.workdir import StopRequest
 LOOKAHEAD = 2  # steps whose inputs are on the devices, and whose programs are compiled, before they run
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class StepLoop:
     """Runs compiled steps with inputs prefetched to the devices. Use as a context manager and iterate over it.
 
@@ -31,106 +33,92 @@ class StepLoop:
     what happens between steps: evaluate, save, stop. It may replace `state`.
 
     Attributes:
+      config: of the run.
+      function: of (state, *constants, *inputs) -> (state, metrics), not jitted.
+      state: on the mesh; its memory is donated to the first step.
+      batches, to_inputs, position: see `DeviceFeed`.
+      mesh: of the state.
+      total: updates of the whole run.
+      record: of the run; the steps after `record.steps` are made, and each is added.
+      columns: what is logged of each step.
+      workdir: of the run.
+      status: of the job.
+      constants: arrays on the devices that are the same for every step, such as frozen parameters.
+      hooks, describe_samples: see `StepMonitor`.
+      count_flops: see `Meter`.
+      date_buckets, expected_programs: see `StepPrograms`.
       step: updates made.
-      state, position: the state and the position in the data after them.
       monitor, meter, log: of the steps.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        step: Callable[..., tuple[Any, dict[str, jax.Array]]],
-        state: Any,
-        batches: Any,
-        to_inputs: Callable[[Any, int], tuple[Any, ...]],
-        *,
-        mesh: Mesh,
-        total: int,
-        record: RunRecord,
-        position: dict[str, Any] | None,
-        columns: StepColumns,
-        workdir: pathlib.Path,
-        status: JobStatus,
-        constants: tuple[Any, ...] = (),
-        hooks: Sequence[Hook] = (),
-        describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None,
-        count_flops: Callable[[StepInput], float] | None = None,
-        date_buckets: Mapping[str, int] | None = None,
-        expected_programs: int = 0,
-    ):
-        """Prepares the steps after `record.steps`; does not run any.
+    config: RunConfig
+    function: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    state: Any
+    batches: Any
+    to_inputs: Callable[[Any, int], tuple[Any, ...]]
+    _: dataclasses.KW_ONLY
+    mesh: Mesh
+    total: int
+    record: RunRecord
+    position: dict[str, Any] | None
+    columns: StepColumns
+    workdir: pathlib.Path
+    status: JobStatus
+    constants: tuple[Any, ...] = ()
+    hooks: Sequence[Hook] = ()
+    describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None
+    count_flops: Callable[[StepInput], float] | None = None
+    date_buckets: Mapping[str, int] | None = None
+    expected_programs: int = 0
 
-        Args:
-          config: of the run.
-          step: function of (state, *constants, *inputs) -> (state, metrics), not jitted.
-          state: on the mesh; its memory is donated to the first step.
-          batches, to_inputs, position: see `DeviceFeed`.
-          mesh: of the state.
-          total: updates of the whole run.
-          record: of the run; is updated with each step.
-          columns: what is logged of each step.
-          workdir: of the run.
-          status: of the job.
-          constants: arrays on the devices that are the same for every step, such as frozen parameters.
-          hooks, describe_samples: see `StepMonitor`.
-          count_flops: see `Meter`.
-          date_buckets, expected_programs: see `StepPrograms`.
-        """
-        self.step, self.state, self.position = record.steps, state, position
-        self.meter = Meter(count_flops, mesh_peak(mesh))
-        self._total, self._status = total, status
+    def __post_init__(self) -> None:
+        self.step, self.meter = self.record.steps, Meter(self.count_flops, mesh_peak(self.mesh))
         self._ahead: collections.deque[StepInput] = collections.deque()
-        self._resources = contextlib.ExitStack()
-        open_ = self._resources.enter_context
-        with self._resources:  # closed at once if one of them cannot be opened
-            is_first = jax.process_index() == 0
-            self._feed = open_(contextlib.closing(DeviceFeed(batches, to_inputs, step=record.steps, position=position)))
-            self.log = open_(
-                MetricsLog(
-                    workdir,
-                    columns,
-                    step=record.steps,
-                    total_steps=total,
-                    log_every=config.log_every,
-                    enabled=is_first,
-                )
+        with contextlib.ExitStack() as resources:  # closed at once if one of them cannot be opened
+            self._open(resources.enter_context)
+            self._resources = resources.pop_all()
+
+    def _open(self, open_: Callable[[Any], Any]) -> None:
+        config, is_first = self.config, jax.process_index() == 0
+        feed = DeviceFeed(self.batches, self.to_inputs, step=self.step, position=self.position)
+        self._feed = open_(contextlib.closing(feed))
+        every = {"total_steps": self.total, "log_every": config.log_every}
+        self.log = open_(MetricsLog(self.workdir, self.columns, step=self.step, **every, enabled=is_first))
+        # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
+        self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(self.mesh)
+        self._programs = open_(
+            StepPrograms(
+                jax.jit(self.function, donate_argnums=0, out_shardings=shardings),
+                self.state,
+                constants=self.constants,
+                date_buckets=self.date_buckets,
+                expected=self.expected_programs,
+                on_wait=self.log.show_waiting,
             )
-            # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
-            self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-            self._programs = open_(
-                StepPrograms(
-                    jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
-                    state,
-                    constants=constants,
-                    date_buckets=date_buckets,
-                    expected=expected_programs,
-                    on_wait=self.log.show_waiting,
-                )
-            )
-            self._profiler = open_(Profiler(workdir, config.profile.steps, enabled=is_first))
-            self._watchdog = open_(status.watchdog("step", lambda: self._programs.compiling))
-            self.monitor = StepMonitor(
-                record,
-                self.log,
-                columns,
-                state.params,
-                max_nonfinite=config.max_nonfinite_steps,
-                describe_samples=describe_samples,
-                hooks=(self.meter, *hooks, self._watchdog, status),
-            )
-            self._resources = self._resources.pop_all()
+        )
+        self._profiler = open_(Profiler(self.workdir, config.profile.steps, enabled=is_first))
+        self._watchdog = open_(self.status.watchdog("step", lambda: self._programs.compiling))
+        self.monitor = StepMonitor(
+            self.record,
+            self.log,
+            self.columns,
+            self.state.params,
+            max_nonfinite=config.max_nonfinite_steps,
+            describe_samples=self.describe_samples,
+            hooks=(self.meter, *self.hooks, self._watchdog, self.status),
+        )
 
     def __enter__(self) -> Self:
-        self._status.set_state("running", step=self.step)
+        self.status.set_state("running", step=self.step)
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._resources.__exit__(*error)
 
     def __iter__(self) -> Iterator[int]:
-        while self.step < self._total:
-            left, step = self._total - self.step, self.step + 1
+        while self.step < self.total:
+            left, step = self.total - self.step, self.step + 1
             self._look_ahead(min(LOOKAHEAD, left))
             inputs = self._ahead.popleft()
             disturbed = self._programs.compiling or self._profiler.disturbs(step)

@@ -21,7 +21,7 @@ QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a fi
 
 @dataclasses.dataclass(frozen=True)
 class StepColumns:
-    """What a job logs of each step.
+    """Columns of the log of each step.
 
     Attributes:
       metrics: names of numbers, the last columns of metrics.csv.

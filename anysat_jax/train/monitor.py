@@ -170,12 +170,10 @@ class StepMonitor:
         self._pending: tuple[int, StepInput, dict[str, jax.Array]] | None = None
 
     def before_step(self, programs: int, disturbed: bool) -> None:
-        """Must be called before a step is dispatched.
+        """Must be called before a step is dispatched, with the number of compiled programs so far.
 
         Args:
-          programs: number of compiled programs so far.
-          disturbed: whether a program is being compiled or a trace begins or ends, so that the step's time says
-            nothing about speed.
+          disturbed: whether a program is being compiled or a trace begins or ends: the step's time is not its speed.
         """
         self.record.programs = programs
         if disturbed:

@@ -98,17 +98,12 @@ class Events:
     communication: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
-def read_trace(path: pathlib.Path) -> TimeFractions:
-    """Reads a trace, an .xplane.pb file.
+def time_fractions(profile: Any) -> TimeFractions:
+    """Returns the fractions of a profile of planes of lines of events, as in `jax.profiler.ProfileData`.
 
     Raises:
       ValueError: it has no step.
     """
-    return time_fractions(jax.profiler.ProfileData.from_file(str(path)))
-
-
-def time_fractions(profile: Any) -> TimeFractions:
-    """Returns the fractions of a profile of planes of lines of events, as in `jax.profiler.ProfileData`."""
     devices: dict[str, Events] = {}
     operations: collections.Counter[str] = collections.Counter()
     for device, event in _operations(profile):
@@ -276,6 +271,6 @@ class Profiler:
         self._tracing, self._enabled = False, False
         jax.profiler.stop_trace()
         (path,) = self._folder.glob("plugins/profile/*/*.xplane.pb")
-        text = describe(read_trace(path))
+        text = describe(time_fractions(jax.profiler.ProfileData.from_file(str(path))))
         (self._folder / SUMMARY).write_text(text, encoding="utf-8")
         logging.info("profile of steps %d to %d, in %s:\n%s", self._first, self._last, self._folder, text)

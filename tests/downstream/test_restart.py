@@ -13,7 +13,7 @@ import pytest
 from anysat_jax.weights.exported import checksum, load_exported
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "tests" / "tuning" / "adapt_run.py"
+SCRIPT = REPOSITORY / "tests" / "downstream" / "adapt_run.py"
 RESULTS = ("scores", "per_class", "confusion", "best", "steps", "epochs", "parameters", "knn")
 
 
@@ -72,7 +72,7 @@ def test_killed_half_way_it_resumes_exactly(launch, tmp_path, name):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.init=nowhere", "init = 'nowhere': no nowhere"),
+        ("--config.init=nowhere", "no nowhere; expected"),
         ("--config.evaluate.patch_sizes=(15,)", "patches of 15 m do not fit"),
         ("--config.model.num_heads=3", "model.num_heads = 3 must divide model.dim = 32"),
     ],
