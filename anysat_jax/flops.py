@@ -1,4 +1,4 @@
-"""FLOPs of a step, computed analytically: the matrix products of student, teacher and losses; peak rates of devices.
+"""FLOPs of a step, computed analytically: the matrix products of student, teacher and losses.
 
 A product of (m, k) with (k, n) counts 2 m k n. Norms, softmax and activations are left out: they run beside the matrix
 units, whose published rate is what a model's FLOP utilisation (MFU) is measured against. What rematerialisation
@@ -234,30 +234,3 @@ def head_flops(network: NetworkConfig, batch: Batch) -> float:
         outputs *= task.pixels_per_subpatch**2 if head.upsample == "shuffle" else 1
     widths = (head.features(network.model.dim), *((head.hidden,) if head.kind == "mlp" else ()), outputs)
     return sum(product_flops(answers, before, after) for before, after in itertools.pairwise(widths))
-
-
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,  # v5e
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,  # v5p, as some versions of the runtime call it
-    "TPU v6 lite": 918e12,  # v6e
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-}
-"""FLOP/s of one device in bfloat16 products of dense matrices, by how the device's kind begins or what is in it."""
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of a device in bfloat16; None where it is not known, as for CPUs.
-
-    Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e); NVIDIA's data sheets of A100, H100 and H200, without
-    sparsity.
-
-    Args:
-      device_kind: as JAX names it, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
-    """
-    found = [name for name in PEAK_FLOPS if name in device_kind]
-    return PEAK_FLOPS[max(found, key=len)] if found else None

@@ -9,13 +9,13 @@ import dataclasses
 import math
 import re
 from importlib import metadata
-from typing import Literal
-
-import jax
-from jax.experimental import topologies
+from typing import TYPE_CHECKING, Literal
 
 from anysat_jax.errors import ConfigError
-from anysat_jax.flops import PEAK_FLOPS
+from anysat_jax.peak import PEAK_FLOPS
+
+if TYPE_CHECKING:
+    import jax
 
 GPUS_PER_HOST = 8
 
@@ -193,12 +193,16 @@ class Slice:
         return f"{maker.accelerator}-{self.chips * maker.numbers_per_chip}"
 
 
-def topology_devices(topology: str) -> list[jax.Device]:
+def topology_devices(topology: str) -> "list[jax.Device]":
     """Returns the devices of a TPU topology; none needs to be attached.
 
     Raises:
       ConfigError: libtpu is not installed, or refuses the topology.
     """
+    # Here and not above: `anysat tpu` and `anysat jobset` read this module and start without JAX.
+    import jax
+    from jax.experimental import topologies
+
     libtpu_version()
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)

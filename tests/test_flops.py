@@ -9,9 +9,9 @@ import pytest
 
 from anysat_jax import flops
 from anysat_jax.batch import Batch, fake_batch
-from anysat_jax.flops import peak_flops
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import student_shapes
+from anysat_jax.peak import peak_flops
 from anysat_jax.pretrain.masking import MaskConfig, sample_patch_masks
 from anysat_jax.pretrain.objective import LossConfig, jepa_loss
 from launch.chips import CHIPS

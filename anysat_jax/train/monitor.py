@@ -11,7 +11,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from anysat_jax.errors import NonFiniteError
-from anysat_jax.flops import peak_flops
+from anysat_jax.peak import peak_flops
 from anysat_jax.train.compile import Signature, signature_of
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import MetricsLog, StepColumns
