@@ -4,8 +4,10 @@ A device computes, communicates without computing beside it, waits for input, or
 """
 
 import collections
+import concurrent.futures.process
 import contextlib
 import dataclasses
+import multiprocessing
 import pathlib
 import re
 import shutil
@@ -96,6 +98,22 @@ class Events:
 
     compute: list[tuple[float, float]] = dataclasses.field(default_factory=list)
     communication: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+
+
+def read_trace(path: pathlib.Path) -> TimeFractions:
+    """Reads a trace, an .xplane.pb file.
+
+    Raises:
+      ValueError: it has no step.
+      BrokenProcessPool: its reader crashed.
+    """
+    # In a process of its own: jaxlib 0.12 aborts where a process reads a trace after it has recorded one.
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as reader:
+        return reader.submit(_read_here, path).result()
+
+
+def _read_here(path: pathlib.Path) -> TimeFractions:
+    return time_fractions(jax.profiler.ProfileData.from_file(str(path)))
 
 
 def time_fractions(profile: Any) -> TimeFractions:
@@ -271,6 +289,10 @@ class Profiler:
         self._tracing, self._enabled = False, False
         jax.profiler.stop_trace()
         (path,) = self._folder.glob("plugins/profile/*/*.xplane.pb")
-        text = describe(time_fractions(jax.profiler.ProfileData.from_file(str(path))))
+        try:
+            text = describe(read_trace(path))
+        except concurrent.futures.process.BrokenProcessPool:
+            logging.warning("%s could not be read: its reader crashed; TensorBoard or Perfetto may open it", path)
+            return
         (self._folder / SUMMARY).write_text(text, encoding="utf-8")
         logging.info("profile of steps %d to %d, in %s:\n%s", self._first, self._last, self._folder, text)

@@ -19,6 +19,7 @@ from anysat_jax.train.profiling import (
     difference,
     intersection,
     length,
+    read_trace,
     time_fractions,
     union,
 )
@@ -124,7 +125,7 @@ def profiled(tmp_path_factory):
 
 def test_a_range_of_steps_is_traced(profiled):
     (path,) = profiled.glob("plugins/profile/*/*.xplane.pb")
-    found = time_fractions(jax.profiler.ProfileData.from_file(str(path)))
+    found = read_trace(path)
     assert found.steps == 2 and found.devices == 1 and found.compute > 0 and found.input > 0
     assert found.compute + found.communication + found.input + found.host == pytest.approx(1.0)
     assert sum(found.operations.values()) <= 1.0 + 1e-6
