@@ -17,6 +17,8 @@ from tests.data_pipelines.plots.figures import caught, collisions, texts
 @pytest.fixture(scope="module", params=ARCHIVE_NAMES)
 def made(request, tmp_path_factory):
     """A made-up archive's entry, reader, and the folder that it is prepared in."""
+    if request.param == "bradd_s1ts":
+        pytest.importorskip("torch", reason="its archive is a file of PyTorch")
     entry = get_entry(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     write_fake(request.param, folder / "raw", tiles=2)
