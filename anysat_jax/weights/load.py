@@ -152,8 +152,8 @@ def initial_student(
         return restore_params(path, abstract, config)
     try:
         return _published_student(path, model, seed) if exported is None else _exported_student(exported, model, seed)
-    except (OSError, ValueError, ImportError) as error:  # a ConfigError is a ValueError, and keeps its message
-        raise ConfigError(str(error)) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"init = {init!r}: {error}") from error
 
 
 def restore_params(
