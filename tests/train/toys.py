@@ -53,7 +53,9 @@ def toy_optimizer_config(**changes) -> OptimizerConfig:
 
 
 def toy_optimizer(**changes) -> optax.GradientTransformationExtraArgs:
-    return make_optimizer(toy_optimizer_config(**changes), warmup_steps=2, total_steps=20)
+    config = toy_optimizer_config(**changes)
+    plateau = config.plateau if config.schedule == "plateau" else None
+    return make_optimizer(config, warmup_steps=2, total_steps=20, loss_plateau=plateau)
 
 
 def toy_state(mesh: Mesh, seed: int = 0, **optimizer) -> TrainState:
