@@ -133,7 +133,8 @@ def test_topologies():
     assert parse_topology("v5e:4x4").ring_bandwidth(16) == 100e9  # its sides do not close to rings
     hosts = parse_topology("h100:16")
     assert hosts.ring_bandwidth(8) == CHIPS["h100"].links and hosts.ring_bandwidth(16) == CHIPS["h100"].network
-    for wrong, reason in {"v7:4x4": "is not a topology", "v5e": "is not a topology", "v5e:4x4x4": "write v5e:NxN"}.items():
+    unknown = "is not a topology"
+    for wrong, reason in {"v7:4x4": unknown, "v5e": unknown, "v5e:4x4x4": "write v5e:NxN"}.items():
         with pytest.raises(ConfigError, match=reason):
             parse_topology(wrong)
 
