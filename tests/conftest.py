@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
-SHORT = ("data_pipelines", "report", "validate", "launch", "configs", "model")  # folders whose files take seconds
+SHORT = ("data_pipelines", "report", "validate", "launch", "configs")  # folders whose files take seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
