@@ -2,7 +2,7 @@
 
 
 class RunError(Exception):
-    """The run cannot start or go on; the message says why and what to do."""
+    """The run cannot start or continue; the message has the reason and the remedy."""
 
 
 class ConfigError(RunError, ValueError):

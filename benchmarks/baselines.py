@@ -1,4 +1,4 @@
-"""What linear models of raw bands reach on the two sets of real data, by scikit-learn: the figures to beat.
+"""Scores of linear models of raw bands on the two sets of real data, by scikit-learn: the figures to beat.
 
     python benchmarks/baselines.py --fuel-moisture presto/data/fuel_moisture --sen1floods11 Sen1Floods11
 

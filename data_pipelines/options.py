@@ -1,4 +1,4 @@
-"""How the datasets of a config's `data` section take part in training and evaluation."""
+"""Options of the datasets in a config's `data` section: their part in training and evaluation."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ Days = Literal["day_of_year", "published"]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a tile becomes a sample.
+    """Options by which a tile becomes a sample.
 
     Attributes:
       max_dates: upper bound of the dates of a series; None: no bound.

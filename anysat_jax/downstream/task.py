@@ -65,7 +65,7 @@ class Task:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether the metric is an error."""
+        """Returns whether the metric is an error."""
         return self.metric in LOWER_IS_BETTER
 
     @property

@@ -113,7 +113,7 @@ class StepPrograms:
 
     @property
     def compiling(self) -> bool:
-        """Whether a program is being compiled now: then the time of a step is not its speed."""
+        """Returns whether a program is being compiled now: then the time of a step is not its speed."""
         return any(not program.done() for program in list(self._programs.values()))
 
     @property

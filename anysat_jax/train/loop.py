@@ -137,7 +137,7 @@ class StepLoop:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether this process received SIGTERM."""
+        """Returns whether this process received SIGTERM."""
         return self._stop.requested
 
     def should_stop(self, checkpoints: Checkpoints) -> bool:

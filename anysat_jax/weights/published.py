@@ -125,7 +125,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the file has exactly the model's arrays."""
+        """Returns whether the file has exactly the model's arrays."""
         return not (self.missing or self.unexpected or self.misshaped)
 
     def __str__(self) -> str:
