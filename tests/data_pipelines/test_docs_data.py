@@ -58,11 +58,13 @@ def test_the_commands_run(done):
 
 
 def test_a_prepared_folder_holds_what_the_page_says(done):
-    folder, _ = done
-    found = {path.name for path in (folder / "prepared" / "sen1floods11" / "1.0.0").iterdir()}
-    records = {name for name in found if "array_record" in name}
+    folder, printed = done
+    ((name, out),) = [(words[1], words[words.index("--out") + 1]) for words, _ in printed if words[0] == "prepare"]
+    (version,) = [path for path in (folder / out / name).iterdir() if not path.name.startswith(".")]  # beside a lock
+    found = {path.name for path in version.iterdir()}
+    records = {file for file in found if "array_record" in file}
     named = set(first_cells("A prepared folder"))
-    assert "sen1floods11-train.array_record-00000-of-00001" in records
+    assert f"{name}-train.array_record-00000-of-00001" in records
     assert found - records == named - {"NAME-SPLIT.array_record-00000-of-00001"}
 
 
