@@ -186,8 +186,12 @@ def train(
       Preempted: the run was asked to stop, and is saved.
     """
     record, total = start.record, config.total_steps
-    date_buckets = {name: max(1, len(one.options.sampling.date_buckets)) for name, one in datasets.items()}
-    lengths = [len(one.options.patch_sizes) * date_buckets[name] for name, one in datasets.items()]
+    # A program for each static size of the dates, the context and the targets.
+    programs = {
+        (name, size): max(1, len(one.options.sampling.date_buckets)) * math.prod(config.pretrain.mask_buckets)
+        for name, one in datasets.items()
+        for size in one.options.patch_sizes
+    }
 
     def describe(inputs: StepInput, metrics: Mapping[str, Any]) -> str:
         return describe_bad_samples(inputs, functools.partial(datasets[inputs.batch.dataset].tile_ids, "train"))
@@ -208,8 +212,7 @@ def train(
         hooks=(CollapseMonitor(config.health, record),),
         describe_samples=describe,
         count_flops=make_flops_counter(config, mesh),
-        date_buckets=date_buckets,
-        expected_programs=sum(lengths) * math.prod(config.pretrain.mask_buckets),
+        expected_programs=programs,
     ) as loop:
         status.follow(lambda: training_fields(record, loop.meter, checkpoints.steps))
         for step in loop:

@@ -7,7 +7,8 @@ seconds for each, mostly on one core, so the programs of the next steps are comp
 import concurrent.futures
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import jax
 from absl import logging
@@ -15,7 +16,8 @@ from absl import logging
 from anysat_jax.train.distributed import barrier
 from anysat_jax.train.input import StepInput
 
-PROGRAMS_PER_KIND = 4  # of one (dataset, patch size, bucket of dates): as many as there may be buckets of mask sizes
+PROGRAMS_PER_KIND = 4  # of a (dataset, patch size) for which the caller expects no number
+THREADS = 2  # programs compiled side by side: the host needs its other cores for data
 WAIT_SECONDS = 0.5  # between two reports while a step waits for its program
 Signature = tuple[Any, ...]
 Program = Callable[..., Any]
@@ -27,25 +29,18 @@ def signature_of(inputs: StepInput) -> Signature:
     return inputs.batch.dataset, inputs.batch.patch_size, shapes
 
 
-class CompileProgress(NamedTuple):
-    """Programs whose compilation has begun, all that are known or expected, and seconds since something compiles."""
-
-    begun: int
-    total: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"compiling {self.begun} of {self.total} programs, {self.seconds:.0f} s"
-
-
 class Compiled:
-    """A function compiled once per structure, shapes, dtypes and shardings of its arguments, when it is called."""
+    """A function compiled once per structure, shapes, dtypes and shardings of its arguments, when it is called.
+
+    Attributes:
+      compiling: whether it is being compiled now; the watchdog's thread reads it.
+    """
 
     def __init__(self, function: Callable[..., Any], **options: Any):
         """Takes a traceable function of arrays, and options of `jax.jit`."""
         self._function = jax.jit(function, **options)
         self._programs: dict[Hashable, Program] = {}
-        self.compiling = False  # read by the watchdog's thread
+        self.compiling = False
 
     def __len__(self) -> int:
         """Returns the number of programs."""
@@ -57,15 +52,12 @@ class Compiled:
         if kind not in self._programs:
             self.compiling = True
             try:
-                self._programs[kind] = compile_program(self._function, *arguments)
+                # Not by calling the jitted function, which would compile and run in one: a program that hangs would
+                # pass for one that compiles.
+                self._programs[kind] = self._function.lower(*arguments).compile()
             finally:
                 self.compiling = False
         return self._programs[kind](*arguments)
-
-
-def compile_program(function: Any, *arguments: Any) -> Program:
-    """Returns a jitted function's program for arrays, or for their shapes, dtypes and shardings."""
-    return function.lower(*arguments).compile()
 
 
 class StepPrograms:
@@ -77,10 +69,8 @@ class StepPrograms:
         state: Any,
         *,
         constants: tuple[Any, ...] = (),
-        date_buckets: Mapping[str, int] | None = None,
-        expected: int = 0,
-        on_wait: Callable[[CompileProgress], None] = lambda progress: None,
-        threads: int = 2,
+        expected: Mapping[tuple[str, float], int] = MappingProxyType({}),
+        on_wait: Callable[[str], None] = lambda progress: None,
     ):
         """Takes a jitted step.
 
@@ -88,15 +78,13 @@ class StepPrograms:
           step: jitted function of (state, *constants, *inputs), see `StepInput`.
           state: a state of the shapes and shardings that it will be called with; not kept.
           constants: arrays on the devices that are the same for every step.
-          date_buckets: number of lengths that the dates of a dataset's batches are padded to, by dataset; 1 for others.
-          expected: number of programs of the whole run, where it is known.
-          on_wait: called at once and now and then while a step waits for its program.
-          threads: programs compiled side by side.
+          expected: largest number of programs of each (dataset, patch size), where it is known.
+          on_wait: called at once and now and then while a step waits for its program, with the progress.
         """
         self._step = step
         self._state, self._constants = _abstract(state), constants
-        self._date_buckets, self._expected, self._on_wait = date_buckets or {}, expected, on_wait
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="compile")
+        self._expected, self._on_wait = expected, on_wait
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
         self._programs: dict[Signature, concurrent.futures.Future[Program]] = {}
         self._run: set[Signature] = set()
         self._since = time.monotonic()  # when something began to compile after nothing did
@@ -105,7 +93,7 @@ class StepPrograms:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)  # XLA cannot be interrupted, and the run should end
 
     def __len__(self) -> int:
         """Returns the number of programs whose compilation has begun."""
@@ -114,11 +102,7 @@ class StepPrograms:
     @property
     def compiling(self) -> bool:
         """Returns whether a program is being compiled now: then the time of a step is not its speed."""
-        return any(not program.done() for program in list(self._programs.values()))
-
-    @property
-    def progress(self) -> CompileProgress:
-        return CompileProgress(len(self), max(len(self), self._expected), time.monotonic() - self._since)
+        return any(not program.done() for program in list(self._programs.values()))  # a copy: the watchdog reads it too
 
     def prepare(self, inputs: StepInput) -> None:
         """Starts to compile the program of a step, unless that was done."""
@@ -127,36 +111,34 @@ class StepPrograms:
             return
         if not self.compiling:
             self._since = time.monotonic()
+        # Shapes only: a thread that waits for its turn must not keep a batch in the devices' memory.
         self._programs[signature] = self._pool.submit(self._compile, _abstract(inputs.inputs))
-        self._log_new(*signature[:2])
+        kind = dataset, patch_size = signature[:2]
+        count = sum(other[:2] == kind for other in self._programs)
+        logging.info("compiling program %d: %s at %g m, its number %d", len(self), dataset, patch_size, count)
+        if count > (most := self._expected.get(kind, PROGRAMS_PER_KIND)):
+            text = "%s at %g m has more than %d compiled programs: the shapes of its batches vary"
+            logging.warning(text, dataset, patch_size, most)
 
     def run(self, state: Any, inputs: StepInput) -> tuple[Any, dict[str, jax.Array]]:
         """Returns the step's outputs; waits for its program, which must be prepared. The state is donated."""
         signature = signature_of(inputs)
         program = self._programs[signature]
         while not program.done():
-            self._on_wait(self.progress)
+            begun, seconds = len(self), time.monotonic() - self._since
+            total = max(begun, sum(self._expected.values()))
+            self._on_wait(f"compiling {begun} of {total} programs, {seconds:.0f} s")
             concurrent.futures.wait([program], WAIT_SECONDS)
         compiled = program.result()
-        if signature not in self._run:  # the first collective of a program does not wait long for a slow compiler
+        if signature not in self._run:
+            # The processes compile at their own speed, and the first collective of a program waits for all of them,
+            # but not long: CPUs give up after 30 s.
             self._run.add(signature)
             barrier()
         return compiled(state, *self._constants, *inputs.inputs)
 
     def _compile(self, inputs: tuple[Any, ...]) -> Program:
-        return compile_program(self._step, self._state, *_abstract(self._constants), *inputs)
-
-    def _log_new(self, dataset: str, patch_size: float) -> None:
-        of_kind = sum(signature[:2] == (dataset, patch_size) for signature in self._programs)
-        logging.info("compiling program %d: %s at %g m, its number %d", len(self), dataset, patch_size, of_kind)
-        most = PROGRAMS_PER_KIND * max(1, self._date_buckets.get(dataset, 1))
-        if of_kind > most:
-            logging.warning(
-                "%s at %g m has more than %d compiled programs: the shapes of its batches vary",
-                dataset,
-                patch_size,
-                most,
-            )
+        return self._step.lower(self._state, *_abstract(self._constants), *inputs).compile()
 
 
 def _abstract(tree: Any) -> Any:

@@ -44,9 +44,8 @@ class StepLoop:
       workdir: of the run.
       status: of the job.
       constants: arrays on the devices that are the same for every step, such as frozen parameters.
-      hooks, describe_samples: see `StepMonitor`.
-      count_flops: see `Meter`.
-      date_buckets, expected_programs: see `StepPrograms`.
+      hooks, describe_samples, count_flops: see `StepMonitor`.
+      expected_programs: see `StepPrograms`.
       step: updates made.
       monitor, meter, log: of the steps.
     """
@@ -68,45 +67,41 @@ class StepLoop:
     hooks: Sequence[Hook] = ()
     describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None
     count_flops: Callable[[StepInput], float] | None = None
-    date_buckets: Mapping[str, int] | None = None
-    expected_programs: int = 0
+    expected_programs: Mapping[tuple[str, float], int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.step, self.meter = self.record.steps, Meter(self.count_flops, mesh_peak(self.mesh))
-        self._ahead: collections.deque[StepInput] = collections.deque()
+        config, mesh, is_first = self.config, self.mesh, jax.process_index() == 0
+        self.step, self._ahead = self.record.steps, collections.deque()
+        self.meter = Meter(mesh_peak(mesh) if self.count_flops else None)
+        # A program is compiled for one sharding of the state, so that each step must return it in that sharding.
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(mesh)
+        # Without donation two states would be in memory: parameters, teacher and both moments of AdamW.
+        step = jax.jit(self.function, donate_argnums=0, out_shardings=shardings)
         with contextlib.ExitStack() as resources:  # closed at once if one of them cannot be opened
-            self._open(resources.enter_context)
-            self._resources = resources.pop_all()
-
-    def _open(self, open_: Callable[[Any], Any]) -> None:
-        config, is_first = self.config, jax.process_index() == 0
-        feed = DeviceFeed(self.batches, self.to_inputs, step=self.step, position=self.position)
-        self._feed = open_(contextlib.closing(feed))
-        every = {"total_steps": self.total, "log_every": config.log_every}
-        self.log = open_(MetricsLog(self.workdir, self.columns, step=self.step, **every, enabled=is_first))
-        # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
-        self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(self.mesh)
-        self._programs = open_(
-            StepPrograms(
-                jax.jit(self.function, donate_argnums=0, out_shardings=shardings),
-                self.state,
-                constants=self.constants,
-                date_buckets=self.date_buckets,
-                expected=self.expected_programs,
-                on_wait=self.log.show_waiting,
+            open_ = resources.enter_context
+            feed = DeviceFeed(self.batches, self.to_inputs, step=self.step, position=self.position)
+            self._feed = open_(contextlib.closing(feed))
+            every = {"total_steps": self.total, "log_every": config.log_every}
+            self.log = open_(MetricsLog(self.workdir, self.columns, step=self.step, **every, enabled=is_first))
+            # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
+            self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
+            on_wait, expected = self.log.show_waiting, self.expected_programs
+            self._programs = open_(
+                StepPrograms(step, self.state, constants=self.constants, expected=expected, on_wait=on_wait)
             )
-        )
-        self._profiler = open_(Profiler(self.workdir, config.profile.steps, enabled=is_first))
-        self._watchdog = open_(self.status.watchdog("step", lambda: self._programs.compiling))
+            self._profiler = open_(Profiler(self.workdir, config.profile.steps, enabled=is_first))
+            self._watchdog = open_(self.status.watchdog("step", lambda: self._programs.compiling))
+            self._resources = resources.pop_all()
         self.monitor = StepMonitor(
             self.record,
             self.log,
             self.columns,
             self.state.params,
+            self.meter,
+            count_flops=self.count_flops,
             max_nonfinite=config.max_nonfinite_steps,
             describe_samples=self.describe_samples,
-            hooks=(self.meter, *self.hooks, self._watchdog, self.status),
+            hooks=(*self.hooks, self._watchdog, self.status),
         )
 
     def __enter__(self) -> Self:
@@ -121,8 +116,11 @@ class StepLoop:
             left, step = self.total - self.step, self.step + 1
             self._look_ahead(min(LOOKAHEAD, left))
             inputs = self._ahead.popleft()
-            disturbed = self._programs.compiling or self._profiler.disturbs(step)
-            self.monitor.before_step(len(self._programs), disturbed)
+            self.record.programs = len(self._programs)
+            # Compilers take the cores that prepare batches, so even a step whose own program is there is slower.
+            if self._programs.compiling or self._profiler.disturbs(step):
+                self.meter.exclude()
+            # A copy within a step would wait for the devices: everything must have been put there beforehand.
             with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
                 self.state, metrics = self._programs.run(self.state, inputs)
             self.step, self.position = step, inputs.position
@@ -141,7 +139,7 @@ class StepLoop:
         return self._stop.requested
 
     def should_stop(self, checkpoints: Checkpoints) -> bool:
-        """Returns whether the run was asked to stop; several processes agree on the step, which each must ask for."""
+        """Returns whether the run received a stop signal; several processes must all call it, and agree on the step."""
         return self.stop_requested or (jax.process_count() > 1 and checkpoints.preempted(self.step))
 
     @contextlib.contextmanager
@@ -151,4 +149,4 @@ class StepLoop:
         self._profiler.pause(self.step, self.state)
         with self._watchdog.paused():
             yield
-        self.monitor.reset_timer()
+        self.meter.reset_timer()

@@ -45,43 +45,6 @@ class StepColumns:
         return ("step", *(("epoch",) if self.steps_per_epoch else ()), "dataset", "patch_size", *self.metrics)
 
 
-class Board:
-    """A TensorBoard file, written in the caller's thread.
-
-    tensorboardX's own writer works in the background: on a full disk its thread dies, and the next number waits for
-    ever.
-    """
-
-    def __init__(self, folder: pathlib.Path, step: int):
-        """Begins a file; TensorBoard then drops what earlier files have of this step and later ones.
-
-        Args:
-          folder: of all files of the run; created if it is missing.
-          step: the first that is written.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads files by name: that of a later step comes later, whatever the clock says.
-        self._writer = EventsWriter(str(folder / f"events.{step:09d}"), f".{os.getpid()}")
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(wall_time=time.time(), step=step, session_log=start))
-        self._flushed = time.monotonic()
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Writes one number.
-
-        Raises:
-          OSError: the disk is full.
-        """
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._writer.flush()
-            self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
-
-
 def open_csv(path: pathlib.Path, step: int, columns: Sequence[str]) -> TextIO:
     """Opens a table for the rows after `step`; drops the rows of later steps, which a killed run left.
 
@@ -92,21 +55,17 @@ def open_csv(path: pathlib.Path, step: int, columns: Sequence[str]) -> TextIO:
       step: of the checkpoint from which the run resumes, 0 for a new run.
       columns: their names; one is "step".
     """
-    kept = [row for row in _whole_rows(path) if row.get("step", "").isdigit() and int(row["step"]) <= step]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    header, *rows = list(csv.reader(lines)) or [[]]
+    # A line that a kill cut short has another number of cells than the header.
+    found = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    kept = [row for row in found if row.get("step", "").isdigit() and int(row["step"]) <= step]
+    # Written beside the table and renamed: a kill in between must not lose the rows.
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *([row.get(name, "") for name in columns] for row in kept)])
     os.replace(part, path)
     return path.open("a", newline="", encoding="utf-8")
-
-
-def _whole_rows(path: pathlib.Path) -> list[dict[str, str]]:
-    """Returns the rows below the table's header, without a line that was cut short."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
 
 class MetricsLog:
@@ -127,7 +86,14 @@ class MetricsLog:
             return
         self._file = open_csv(workdir / "metrics.csv", step, columns.names)
         self._csv = csv.writer(self._file)
-        self._board = Board(workdir / "tensorboard", step + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # tensorboardX's own SummaryWriter works in the background: on a full disk its thread dies, and the next number
+        # waits for ever. This one writes in the caller's thread, and raises. TensorBoard reads files by name: that of a
+        # later step comes later, whatever the clock says.
+        self._board, self._flushed = EventsWriter(str(folder / f"events.{step + 1:09d}"), f".{os.getpid()}"), 0.0
+        # TensorBoard drops what earlier files have of this step and later ones.
+        self._add_event(step + 1, session_log=SessionLog(status=SessionLog.START))
         self._interval = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
         self._shown = -math.inf
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=self._interval, dynamic_ncols=True)
@@ -165,13 +131,18 @@ class MetricsLog:
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers to TensorBoard, which has no place for those that are not finite: they are in the table."""
-        if self._enabled:
-            for name, value in values.items():
-                if math.isfinite(value):
-                    self._board.add_scalar(name, value, step)
+        for name, value in values.items():
+            if self._enabled and math.isfinite(value):
+                self._add_event(step, summary=scalar(name, value))
 
-    def show_waiting(self, what: Any) -> None:
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._board.flush()
+            self._flushed = time.monotonic()
+
+    def show_waiting(self, what: str) -> None:
         """Shows behind the bar what the run waits for, at once and then every half second, or 15 s in a file."""
         if self._enabled and time.monotonic() - self._shown >= self._interval:
             self._shown = time.monotonic()
-            self._bar.set_postfix_str(str(what))  # draws the bar
+            self._bar.set_postfix_str(what)  # draws the bar

@@ -1,14 +1,17 @@
-"""status.json of a job, its watchdogs, and the tiles that its evaluations left out."""
+"""status.json of a job, the watchdogs that end it if it hangs, and the tiles that its evaluations left out."""
 
 import collections
 import contextlib
 import datetime
+import faulthandler
 import os
 import pathlib
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import jax
 from absl import logging
@@ -16,11 +19,109 @@ from absl import logging
 from anysat_jax.errors import Preempted
 from anysat_jax.status import FILE_NAME
 from anysat_jax.train.compile import Compiled
-from anysat_jax.train.monitor import Finished, Meter, Throughput
+from anysat_jax.train.monitor import Finished, Meter
 from anysat_jax.train.record import RunRecord, write_json
-from anysat_jax.train.watchdog import Watchdog
 
 EVERY_SECONDS = 5.0  # between two writes of the file, unless the state changes
+EXIT_CODE = 75  # of a run that hangs, as after SIGTERM: start again
+GRACE_SECONDS = 30.0  # for the last messages of a run that hangs: the disk may be what hangs
+
+
+class Watchdog:
+    """Within this context some step, or batch of an evaluation, must finish now and then.
+
+    If none does for `seconds`, the stacks of all threads go to stderr and to `<workdir>/stacks-<process>.txt`, and
+    the process ends with exit code 75. Of several processes each watches itself: when one of them hangs, the others
+    wait for it, and all end.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        workdir: pathlib.Path,
+        *,
+        what: str = "step",
+        busy: Callable[[], bool] = lambda: False,
+        on_hang: Callable[[str], None] = lambda message: None,
+        end: Callable[[int], Any] = os._exit,
+    ):
+        """Does not watch yet.
+
+        Args:
+          seconds: without a finished step; 0 turns the watchdog off.
+          workdir: of the run.
+          what: must finish, for the message.
+          busy: whether something runs that may take its time, such as compiling.
+          on_hang: called with the message before the end.
+          end: ends the process with an exit code.
+        """
+        self._seconds, self._path = seconds, workdir / f"stacks-{jax.process_index()}.txt"
+        self._what, self._busy, self._on_hang, self._end = what, busy, on_hang, end
+        self._paused, self._over = False, threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self()
+
+    def __call__(self, finished: Any = None) -> None:
+        """Starts the time anew: a hook of the monitor, called after every step."""
+        self._since = time.monotonic()  # not the wall clock, which may jump
+
+    def __enter__(self) -> Self:
+        self()
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        if self._seconds:
+            self._thread.join()  # so that it does not set faulthandler's timer again
+            faulthandler.cancel_dump_traceback_later()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context no step is expected: something else runs, which has its own watchdog."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self()
+            self._paused = False
+
+    def _watch(self) -> None:
+        interval = min(5.0, self._seconds / 4)
+        while not self._over.wait(interval):
+            # A call into C that never releases Python's lock stops this thread too. This timer needs no lock; set anew
+            # at every look, it fires only if the thread no longer runs. Its exit code is 1.
+            faulthandler.dump_traceback_later(self._seconds + interval + GRACE_SECONDS, exit=True, file=sys.__stderr__)
+            if self._paused or self._busy():
+                self()
+            elif time.monotonic() - self._since > self._seconds:
+                self._end_run()
+                return
+
+    def _end_run(self) -> None:
+        message = f"no {self._what} finished for {self._seconds:g} s (config.watchdog_seconds)"
+        logging.error("%s: the run hangs and is ended; the stacks are below and in %s", message, self._path)
+        _dump_stacks(sys.__stderr__)
+        # In a thread of its own, since a disk that hangs must not keep the process from ending.
+        last_words = threading.Thread(target=self._leave_message, args=(message,), daemon=True)
+        last_words.start()
+        last_words.join(GRACE_SECONDS)
+        self._end(EXIT_CODE)
+
+    def _leave_message(self, message: str) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, {message}\n")
+                _dump_stacks(file)
+        except OSError as error:
+            logging.error("%s cannot be written: %s", self._path, error)
+        self._on_hang(f"{message}; stacks are in {self._path}")
+
+
+def _dump_stacks(file: TextIO) -> None:
+    file.flush()  # faulthandler writes to the descriptor, past Python's buffer
+    faulthandler.dump_traceback(file, all_threads=True)
 
 
 class JobStatus:
@@ -42,7 +143,7 @@ class JobStatus:
         self._enabled = workdir is not None and jax.process_index() == 0
         self._read: Callable[[], dict[str, Any]] = dict
         self._written = -float("inf")
-        self._meter = Meter()
+        self._meter = Meter()  # of evaluations; training has its own
         self._left_out: dict[str, set[int]] = collections.defaultdict(set)
         self._values: dict[str, Any] = {
             "state": "starting",
@@ -65,8 +166,6 @@ class JobStatus:
             self.set_state("done")
         else:
             self.set_state("stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed", error)
-
-    # ---------------------------------------------------------------- the file
 
     def follow(self, read: Callable[[], dict[str, Any]], **values: Any) -> None:
         """Calls `read` for fields at every write from now on, such as `training_fields`; sets other fields once."""
@@ -114,17 +213,13 @@ class JobStatus:
             logging.warning("%s cannot be written: %s", self._workdir / FILE_NAME, error)
         self._written = time.monotonic()
 
-    # ---------------------------------------------------------------- loops
-
     def watchdog(self, what: str, busy: Callable[[], bool]) -> Watchdog:
         """Returns the watchdog of a loop in which some `what` must finish now and then; see `Watchdog`."""
-        return Watchdog(
-            self._seconds,
-            self._workdir,
-            what=what,
-            busy=busy,
-            on_hang=lambda message: self.set_state("failed", message),
-        )
+
+        def on_hang(message: str) -> None:
+            self.set_state("failed", message)
+
+        return Watchdog(self._seconds, self._workdir, what=what, busy=busy, on_hang=on_hang)
 
     @contextlib.contextmanager
     def over_split(self, state: str, title: str, total: int, program: Compiled) -> Iterator["SplitProgress"]:
@@ -136,26 +231,15 @@ class JobStatus:
           total: its samples.
           program: computes each batch; the time in which it compiles does not count.
         """
-        with (
-            self.during(state),
-            self.watchdog(f"batch of {title}", lambda: program.compiling) as watchdog,
-        ):
-            yield SplitProgress(self, watchdog, title, total, program)
+        with self.during(state), self.watchdog(f"batch of {title}", lambda: program.compiling) as watchdog:
+            self._meter.reset_timer()
+            yield SplitProgress(self, self._meter, watchdog, title, total, program)
             self.update(progress=None)
-
-    def add_batch(self, samples: int, seconds: float, waited: float, progress: dict[str, Any]) -> None:
-        """Counts a batch of a split; its speed only if `seconds` is above 0."""
-        self.batches += 1
-        if seconds:
-            self._meter.add(samples, 0.0, seconds, waited)
-        self.update(progress=progress)
 
     def evaluation_fields(self) -> dict[str, Any]:
         """Returns the fields of a job that evaluates: the speed is that of evaluations, without MFU."""
         memory = device_memory(jax.local_devices())
         return {**self._meter.values(), "device_memory": memory, "left_out_tiles": self.left_out_tiles}
-
-    # ---------------------------------------------------------------- tiles that cannot be read
 
     def leave_out(self, split: str, tiles: Iterable[int]) -> None:
         """Counts tiles that an evaluation, or the features of a split, leave out; each tile once."""
@@ -175,10 +259,10 @@ class JobStatus:
 class SplitProgress:
     """Progress of a split through a network, see `JobStatus.over_split`."""
 
-    def __init__(self, status: JobStatus, watchdog: Watchdog, title: str, total: int, program: Compiled):
-        self._status, self._watchdog, self._title, self._total = status, watchdog, title, total
+    def __init__(self, status: JobStatus, meter: Meter, watchdog: Watchdog, title: str, total: int, program: Compiled):
+        self._status, self._meter, self._watchdog, self._title, self._total = status, meter, watchdog, title, total
         self._program, self._programs = program, len(program)
-        self._throughput, self._waited, self._samples = Throughput(), 0.0, 0
+        self._waited, self._samples = 0.0, 0
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yields the batches and measures the time spent waiting for them."""
@@ -193,11 +277,11 @@ class SplitProgress:
         self._watchdog()
         if len(self._program) != self._programs:
             self._programs = len(self._program)
-            self._throughput.compiled()
-        _, seconds = self._throughput.lap(samples)
+            self._meter.exclude()
+        self._meter.lap(samples, self._waited)
         self._samples += samples
-        progress = {"of": self._title, "samples": self._samples, "total": self._total}
-        self._status.add_batch(samples, seconds, self._waited, progress)
+        self._status.batches += 1
+        self._status.update(progress={"of": self._title, "samples": self._samples, "total": self._total})
         self._waited = 0.0
 
 

@@ -17,8 +17,7 @@ from anysat_jax.errors import DataError
 from anysat_jax.train import status as status_module
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.train.status import JobStatus
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.status import JobStatus, Watchdog
 from data_pipelines.batches import HostShard
 from tests.downstream import adapt_toys
 

@@ -15,13 +15,11 @@ from anysat_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.status import FILE_NAME, describe, read_status
 from anysat_jax.train import monitor as meter_module
 from anysat_jax.train import status as status_module
-from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
-from anysat_jax.train.status import JobStatus
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.status import JobStatus, Watchdog
 from tests.downstream.fit_toys import (
     CLASSES,
     ToyBatches,
@@ -199,7 +197,7 @@ def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
 
 def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     now, ended = [0.0], threading.Event()  # a clock that stands still but for the evaluation
-    monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(status_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(status_module, "Watchdog", functools.partial(Watchdog, end=lambda code: ended.set()))
     status = JobStatus(tmp_path, watchdog_seconds=0.4)
 

@@ -32,8 +32,8 @@ def test_programs_are_counted_by_dataset_patch_size_and_shapes(caplog):
         assert "fake at 10 m has more than 4 compiled programs" in caplog.text
 
 
-def test_buckets_of_dates_are_programs_of_their_own(caplog):
-    with StepPrograms(Compiling(), jnp.int32(0), date_buckets={"fake": 2}) as programs:
+def test_more_than_are_expected_are_warned_of(caplog):
+    with StepPrograms(Compiling(), jnp.int32(0), expected={("fake", 10.0): 8}) as programs:
         for targets in range(2, 10):
             programs.prepare(step_input(targets=targets))
         assert len(programs) == 8 and "compiled programs" not in caplog.text
@@ -65,13 +65,12 @@ def test_waiting_for_a_program_is_reported_at_once_with_how_many_of_how_many():
         if len(reports) == 2:
             step.released.set()
 
-    with StepPrograms(step, jnp.int32(0), expected=5, on_wait=on_wait) as programs:
+    with StepPrograms(step, jnp.int32(0), expected={("fake", 10.0): 3, ("fake", 20.0): 2}, on_wait=on_wait) as programs:
         for one in (step_input(), step_input(patch_size=20.0)):
             programs.prepare(one)
         programs.run(jnp.int32(0), step_input())
         programs.run(jnp.int32(0), step_input())  # nothing is left to wait for
-    assert [(one.begun, one.total) for one in reports[:2]] == [(2, 5)] * 2
-    assert reports[0].seconds <= reports[1].seconds and str(reports[0]).startswith("compiling 2 of 5 programs, ")
+    assert len(reports) >= 2 and all(one.startswith("compiling 2 of 5 programs, ") for one in reports)
 
 
 def test_batches_of_other_lengths_are_compiled_side_by_side():
@@ -79,7 +78,7 @@ def test_batches_of_other_lengths_are_compiled_side_by_side():
         return state + batch.observations["s2"].date_mask.sum(), {}
 
     state = jnp.int32(0)
-    with StepPrograms(jax.jit(step), state, date_buckets={"fake": 2}) as programs:
+    with StepPrograms(jax.jit(step), state) as programs:
         for num_dates in (4, 8, 4):
             programs.prepare(step_input(num_dates=num_dates))
         for num_dates in (4, 8, 4):

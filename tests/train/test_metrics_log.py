@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from anysat_jax.pretrain.step import COLUMNS
 from anysat_jax.train import metrics_log as log_module
-from anysat_jax.train.metrics_log import Board, MetricsLog
+from anysat_jax.train.metrics_log import MetricsLog
 
 METRICS, NAMES = COLUMNS.metrics, COLUMNS.names
 
@@ -111,12 +111,15 @@ def events(file) -> list[Event]:
     return found
 
 
+def board_of(workdir, step):
+    return MetricsLog(workdir, COLUMNS, step=step, total_steps=2000, log_every=1)
+
+
 def test_numbers_are_written_with_name_and_step(tmp_path):
-    board = Board(tmp_path / "board", 5)
-    board.add_scalar("loss", 0.5, 5)
-    board.add_scalar("loss/fields", 0.25, 6)
-    board.close()
-    (file,) = (tmp_path / "board").iterdir()
+    with board_of(tmp_path, 4) as log:
+        log.write_scalars(5, {"loss": 0.5, "unknown": float("nan")})
+        log.write_scalars(6, {"loss/fields": 0.25})
+    (file,) = (tmp_path / "tensorboard").iterdir()
     version, start, *numbers = events(file)
     assert version.file_version == "brain.Event:2"
     assert (start.step, start.session_log.status) == (5, SessionLog.START)
@@ -127,18 +130,15 @@ def test_numbers_are_written_with_name_and_step(tmp_path):
 def test_files_are_in_the_order_of_their_steps_whatever_the_clock_says(tmp_path, monkeypatch):
     for step, moment in [(1, 2e9), (50, 1e9), (1000, 1.5e9)]:
         monkeypatch.setattr(time, "time", lambda moment=moment: moment)
-        Board(tmp_path, step).close()
-    starts = [events(file)[1].step for file in sorted(tmp_path.iterdir())]
+        with board_of(tmp_path, step - 1):
+            pass
+    starts = [events(file)[1].step for file in sorted((tmp_path / "tensorboard").iterdir())]
     assert starts == [1, 50, 1000]
 
 
 def test_a_disk_that_takes_no_more_is_told_to_the_caller(tmp_path, monkeypatch, small_files):
-    board = Board(tmp_path, 1)
     monkeypatch.setattr(log_module, "FLUSH_SECONDS", -1.0)
-
-    def write():
-        for step in range(20_000):
-            board.add_scalar("a rather long name of a number" * 10, 1.0, step)
-
+    log = board_of(tmp_path, 0)
+    numbers = {f"{number} of many numbers of a rather long name": 1.0 for number in range(20_000)}
     with pytest.raises(OSError, match="File too large"):
-        write()
+        log.write_scalars(1, numbers)

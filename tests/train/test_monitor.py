@@ -8,7 +8,7 @@ from anysat_jax.errors import NonFiniteError
 from anysat_jax.train import monitor as monitor_module
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import StepColumns
-from anysat_jax.train.monitor import WINDOW, Finished, Meter, StepMonitor, Throughput
+from anysat_jax.train.monitor import WINDOW, Meter, StepMonitor
 from anysat_jax.train.record import RunRecord
 from tests.train.toys import toy_masks
 
@@ -41,20 +41,19 @@ def metrics(bad=(False, False, False)):
 
 def test_metrics_are_written_one_step_later():
     record, lines = RunRecord(), Lines()
-    monitor = StepMonitor(record, lines, COLUMNS, PARAMS)
+    monitor = StepMonitor(record, lines, COLUMNS, PARAMS, Meter())
     for step in (1, 2, 3):
-        monitor.before_step(programs=1, disturbed=False)
         monitor.after_step(step, step_input(), metrics())
         assert [row[0] for row in lines.rows] == list(range(1, step))
     monitor.flush()
     monitor.flush()
-    assert [row[0] for row in lines.rows] == [1, 2, 3] and record.steps == 3 and record.programs == 1
+    assert [row[0] for row in lines.rows] == [1, 2, 3] and record.steps == 3
     assert lines.rows[0][1:3] == ("fake", 10.0) and record.losses["contrastive"].first == [2.0] * 3
 
 
 def test_a_value_that_is_not_finite_stops_the_run_by_name():
     lines = Lines()
-    monitor = StepMonitor(RunRecord(), lines, COLUMNS, PARAMS)
+    monitor = StepMonitor(RunRecord(), lines, COLUMNS, PARAMS, Meter())
     monitor.after_step(7, step_input("mini_flair", 20.0), metrics((False, False, True)))
     with pytest.raises(
         NonFiniteError, match=r"step 7 on dataset 'mini_flair' with patches of 20 m .* in: gradient of encoder/b\."
@@ -69,7 +68,7 @@ BAD = (True, False, False)
 def run(kinds, **options):
     """A monitor after steps that are finite ("."), or are not ("x")."""
     lines, record = Lines(), RunRecord()
-    monitor = StepMonitor(record, lines, COLUMNS, PARAMS, **options)
+    monitor = StepMonitor(record, lines, COLUMNS, PARAMS, Meter(), **options)
     for step, kind in enumerate(kinds, 1):
         monitor.after_step(step, step_input(), metrics(BAD if kind == "x" else (False,) * 3))
     monitor.flush()
@@ -100,60 +99,79 @@ def test_hooks_see_every_step_once_it_is_finished():
 
 def test_tiles_that_were_left_out_are_counted():
     record = RunRecord()
-    monitor = StepMonitor(record, Lines(), COLUMNS, PARAMS)
+    monitor = StepMonitor(record, Lines(), COLUMNS, PARAMS, Meter())
     for step, skipped in enumerate((0, 2, 1), 1):
         monitor.after_step(step, step_input(skipped=skipped), metrics())
     monitor.flush()
     assert record.skipped == {"fake": 3}
 
 
-def test_laps_that_compile_do_not_count(monkeypatch):
-    times = iter([0.0, 5.0, 7.0, 8.0])
-    monkeypatch.setattr(monitor_module.time, "monotonic", lambda: next(times))
-    throughput = Throughput()
-    throughput.compiled()
-    assert throughput.lap(4) == (0, 0.0)
-    assert throughput.lap(4) == (4, 2.0) and throughput.latest == 2.0
-    assert throughput.lap(4) == (4, 1.0) and throughput.latest == 4.0
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(monitor_module.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_what_is_done_between_two_steps_is_no_training(monkeypatch):
-    times = iter([0.0, 5.0, 105.0, 107.0])
-    monkeypatch.setattr(monitor_module.time, "monotonic", lambda: next(times))
-    throughput = Throughput()
-    assert throughput.lap(4) == (4, 5.0)
-    throughput.reset_timer()
-    assert throughput.lap(4) == (4, 2.0)
+def lap(meter, clock, seconds, tiles=4, **values):
+    clock[0] += seconds
+    return meter.lap(tiles, **values)
 
 
-def finished(seconds, tiles=4, waited=0.0):
-    batch = fake_batch(("spot",), batch_size=tiles, extent=20.0)
-    return Finished(1, StepInput((batch, toy_masks(tiles)), {}, waited=waited), {}, seconds)
-
-
-def test_speed_is_a_mean_over_the_latest_steps():
-    meter = Meter(lambda inputs: 100.0 * inputs.batch.batch_size, peak=1000.0)
+def test_laps_that_compile_do_not_count(clock):
+    meter = Meter()
+    meter.exclude()
+    assert lap(meter, clock, 5.0) == 0.0 and meter.latest == 0.8
     assert meter.values() == {"tiles_per_second": None, "mfu": None, "input_wait_share": None}
-    meter(finished(1.0, tiles=4, waited=0.5))
-    meter(finished(3.0, tiles=8, waited=0.5))
-    meter(finished(0.0))  # beside a compilation
+    assert lap(meter, clock, 2.0) == 2.0 and meter.latest == 2.0
+    assert lap(meter, clock, 1.0) == 1.0 and meter.latest == 4.0
+    assert meter.values()["tiles_per_second"] == 8 / 3
+
+
+def test_a_run_counts_the_tiles_of_such_steps_no_more_than_their_time(clock):
+    record, meter = RunRecord(), Meter()
+    monitor = StepMonitor(record, Lines(), COLUMNS, PARAMS, meter)
+    meter.exclude()
+    for step in (1, 2, 3):
+        monitor.after_step(step, step_input(), metrics())
+        clock[0] += 2.0
+    monitor.flush()
+    assert (record.steps, record.tiles, record.seconds) == (3, 4, 4.0)
+
+
+def test_what_is_done_between_two_steps_is_no_training(clock):
+    meter = Meter()
+    assert lap(meter, clock, 5.0) == 5.0
+    clock[0] += 100.0
+    meter.reset_timer()
+    assert lap(meter, clock, 2.0) == 2.0
+
+
+def test_speed_is_a_mean_over_the_latest_steps(clock):
+    meter = Meter(peak=1000.0)
+    lap(meter, clock, 1.0, tiles=4, waited=0.5, flops=400.0)
+    lap(meter, clock, 3.0, tiles=8, waited=0.5, flops=800.0)
     assert meter.values() == {"tiles_per_second": 3.0, "mfu": 1200 / 4 / 1000, "input_wait_share": 0.25}
     for _ in range(WINDOW):
-        meter(finished(1.0, tiles=2))
+        lap(meter, clock, 1.0, tiles=2)
     assert meter.values()["tiles_per_second"] == 2.0
 
 
-def test_flops_are_counted_once_for_each_kind_of_batch():
-    counted = []
-    meter = Meter(lambda inputs: counted.append(inputs) or 1.0, peak=None)
-    for tiles in (2, 2, 4, 2):
-        meter(finished(1.0, tiles=tiles))
-    assert [inputs.batch.batch_size for inputs in counted] == [2, 4]
-    assert meter.values()["mfu"] is None  # nothing is known of the devices' rate
+def test_flops_are_counted_once_for_each_kind_of_batch(clock):
+    counted, meter = [], Meter(peak=1000.0)
+    monitor = StepMonitor(
+        RunRecord(), Lines(), COLUMNS, PARAMS, meter, count_flops=lambda inputs: counted.append(inputs) or 100.0
+    )
+    for step, patch_size in enumerate((10.0, 10.0, 20.0, 10.0), 1):
+        monitor.after_step(step, step_input(patch_size=patch_size), metrics())
+        clock[0] += 1.0
+    monitor.flush()
+    assert [inputs.batch.patch_size for inputs in counted] == [10.0, 20.0]
+    assert meter.values()["mfu"] == pytest.approx(0.1)
 
 
-def test_where_flops_are_not_known_there_is_no_utilisation():
+def test_where_the_rate_of_the_devices_is_not_known_there_is_no_utilisation(clock):
     meter = Meter()
-    meter(finished(2.0, tiles=4, waited=0.5))
-    meter.add(4, 0.0, 2.0, 0.5)
+    for _ in range(2):
+        lap(meter, clock, 2.0, waited=0.5, flops=100.0)
     assert meter.values() == {"tiles_per_second": 2.0, "mfu": None, "input_wait_share": 0.25}

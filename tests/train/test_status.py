@@ -13,13 +13,11 @@ from anysat_jax.batch import fake_batch
 from anysat_jax.errors import NonFiniteError, Preempted
 from anysat_jax.status import FILE_NAME, describe, read_status
 from anysat_jax.train import status as status_module
-from anysat_jax.train import watchdog as watchdog_module
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.monitor import Finished, Meter
 from anysat_jax.train.record import RunRecord
-from anysat_jax.train.status import JobStatus, device_memory, training_fields
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train.status import JobStatus, Watchdog, device_memory, training_fields
 from tests.train.toys import toy_masks
 
 
@@ -42,18 +40,17 @@ def content(workdir):
 
 
 def fields():
-    record, meter = RunRecord(), Meter(lambda inputs: 100.0, peak=1000.0)
+    record, meter = RunRecord(), Meter(peak=1000.0)
     record.add_step({"predictive": 0.5, "contrastive": 2.0}, "fake 10 m")
     record.add_step(None, "fake 10 m")
     record.skipped["fake"] = 3
-    meter(finished(1))
+    meter._laps.append((4, 0.5, 0.1, 100.0))
     return training_fields(record, meter, (4, 8))
 
 
 def finished(step):
-    return Finished(
-        step, StepInput((fake_batch(("spot",), batch_size=4, extent=20.0), toy_masks(4)), {}, waited=0.1), {}, 0.5
-    )
+    batch = fake_batch(("spot",), batch_size=4, extent=20.0)
+    return Finished(step, StepInput((batch, toy_masks(4)), {}), {})
 
 
 def test_a_run_from_its_start_to_its_end(tmp_path, clock):
@@ -196,7 +193,7 @@ def test_a_batch_that_hangs_ends_the_job(tmp_path, ended):
 
 def test_neither_compiling_nor_many_batches_do(tmp_path, ended, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(watchdog_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(status_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     def pass_time(seconds):
         now[0] += seconds

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from anysat_jax.train import watchdog as watchdog_module
-from anysat_jax.train.watchdog import Watchdog
+from anysat_jax.train import status as status_module
+from anysat_jax.train.status import Watchdog
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_step_that_never_finishes_ends_the_run_and_leaves_the_stacks(tmp_path,
 
 def test_steps_that_finish_keep_it_quiet(tmp_path, ended, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(watchdog_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(status_module.time, "monotonic", lambda: now[0])
     watchdog, codes = watch(tmp_path, ended)
     with watchdog:
         for _ in range(10):
@@ -93,14 +93,14 @@ def end_of_process(workdir, body="time.sleep(600)", before="", options=""):
     """A process of its own that hangs within a watchdog."""
     code = (
         "import pathlib, re, time\n"
-        f"from anysat_jax.train import watchdog\n{before}\n"
-        f"with watchdog.Watchdog(0.2, pathlib.Path({str(workdir)!r}){options}):\n"
+        f"from anysat_jax.train import status\n{before}\n"
+        f"with status.Watchdog(0.2, pathlib.Path({str(workdir)!r}){options}):\n"
         f"    {body}\n"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
 
-SHORT_GRACE = "watchdog.GRACE_SECONDS = 0.5"
+SHORT_GRACE = "status.GRACE_SECONDS = 0.5"
 
 
 @pytest.mark.parametrize("where", ["stacks", "status"])
