@@ -286,7 +286,7 @@ def _attempt() -> int:
         logging.warning("%s", stop)
         return EXIT_STOPPED
     except RunError as error:
-        return _complain(error)
+        return complain(error)
     except (Exception, KeyboardInterrupt):
         if not jax.distributed.is_initialized():
             raise
@@ -295,21 +295,23 @@ def _attempt() -> int:
     return 0
 
 
-def _complain(error: Exception) -> int:
-    print(f"anysat_jax: {error}", file=sys.stderr)
+def complain(error: object, program: str = "anysat_jax") -> int:
+    """Prints an error in one sentence and returns the exit code."""
+    print(f"{program}: {error}", file=sys.stderr)
     return EXIT_ERROR
 
 
-def _parse_or_exit(argv: list[str]) -> list[str]:
+def parse_or_exit(argv: list[str], program: str = "anysat_jax") -> list[str]:
+    """Reads the command line as `parse`, and exits with a sentence about a mistake."""
     try:
         return parse(argv)
     except ConfigError as error:
-        sys.exit(_complain(error))
+        sys.exit(complain(error, program))
 
 
 def run() -> None:
     """The command line."""
-    app.run(main, flags_parser=_parse_or_exit)
+    app.run(main, flags_parser=parse_or_exit)
 
 
 if __name__ == "__main__":

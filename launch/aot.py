@@ -14,6 +14,7 @@ overridden, such as --config.mesh.tensor=2. Measurements are kept below --result
 Exit codes: 0 everything fits; 1 an error, reported in one sentence; 3 at least one batch does not fit.
 """
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -27,15 +28,18 @@ from anysat_jax.errors import ConfigError, RunError
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train.sharding import batch_size_flags, even_batch_size
 
-from .aot_compile import Case, Results, all_cases, mesh_shape
-from .chips import Slice, Topology, parse_topology
+from .aot_compile import Case, Compiler, Results, all_cases, mesh_shape
+from .chips import Topology, parse_topology
 from .roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_row
 
-EXIT_ERROR, EXIT_TOO_LARGE = 1, 3
+PROGRAM = "launch.aot"
+EXIT_TOO_LARGE = 3
 ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",  # arrays, if any, stay on this machine
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the lock protects attached TPUs
-    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is queried
+    "JAX_PLATFORMS": "cpu",
+    # libtpu's lock protects attached TPUs, of which there are none.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # Outside of Google's cloud a query of its metadata server would wait for a timeout.
+    "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -83,34 +87,8 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
         if not _ROUND.value:
             raise ConfigError(f"{remark}; give {remedy}, or share out each tile with --config.mesh.tensor")
         if not _CHILD.value:
-            _warn(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}")
+            command_line.complain(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}", PROGRAM)
     return [case.with_batch(even_batch_size(case.batch_size, unit)) for case in cases]
-
-
-def known_topology(name: str) -> Topology:
-    """Parses the name of a slice.
-
-    Raises:
-      ConfigError: there is no such slice.
-    """
-    topology = parse_topology(name)
-    if topology.chip.kind == "tpu":
-        Slice.parse(name)  # libtpu ends the process over an unknown shape
-    return topology
-
-
-def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
-    """Returns the table of one slice; TPU programs are compiled in a child process.
-
-    Raises:
-      ConfigError: config and slice do not match, or the child process failed.
-    """
-    cases = cases_of(config, topology)
-    results = kept_results(config)
-    if topology.chip.kind == "gpu" or _PAPER.value:
-        return [paper_row(results, case, topology) for case in cases]
-    compile_apart(topology)
-    return [compiled_row(results, case, topology) for case in cases]
 
 
 def kept_results(config: ConfigDict) -> Results:
@@ -118,32 +96,29 @@ def kept_results(config: ConfigDict) -> Results:
     return Results(config, pathlib.Path(_RESULTS.value), quick=_QUICK.value)
 
 
-def compile_apart(topology: Topology) -> None:
-    """Runs this command for one slice in a child process, which libtpu may end.
+def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
+    """Returns the table of one slice.
 
     Raises:
-      RunError: libtpu ended it.
-      SystemExit: it failed and has printed the reason.
+      ConfigError: config and slice do not match.
+      RunError: libtpu ended the child process that compiles.
+      SystemExit: the child process failed and has printed the reason.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "anysat_jax.launch.aot",
-        *sys.argv[1:],
-        f"--topology={topology.name}",
-        "--in_child",
-    ]
-    code = subprocess.run(command, env={**ENVIRONMENT, **os.environ}, check=False).returncode
-    if code == EXIT_ERROR:
+    cases, results = cases_of(config, topology), kept_results(config)
+    if topology.chip.kind == "gpu" or _PAPER.value:
+        return [paper_row(results, case, topology) for case in cases]
+    # In a process of its own: libtpu may end it, and reads ENVIRONMENT only once, when it is loaded.
+    command = [sys.executable, "-m", "anysat_jax.launch.aot", *sys.argv[1:], f"--topology={topology.name}"]
+    code = subprocess.run([*command, "--in_child"], env={**ENVIRONMENT, **os.environ}, check=False).returncode
+    if code == command_line.EXIT_ERROR:
         sys.exit(code)
     if code:
         raise RunError(f"the process that compiles for {topology.name} ended with code {code}; start again to go on")
+    return [compiled_row(results, case, topology) for case in cases]
 
 
 def compile_here(config: ConfigDict, topology: Topology) -> None:
     """Compiles every case and writes the measurements."""
-    from .aot_compile import Compiler
-
     compiler = Compiler(config, topology, kept_results(config))
     for case in cases_of(config, topology):
         measured = compiler.measure(case)
@@ -157,22 +132,21 @@ def check_outputs() -> None:
     Raises:
       ConfigError: names the flag and the path.
     """
-    for flag, name in (("results", _RESULTS.value), ("json", _JSON.value), ("markdown", _MARKDOWN.value)):
+    outputs = (
+        ("results", _RESULTS.value, "a folder"),
+        ("json", _JSON.value, "a file in an existing folder"),
+        ("markdown", _MARKDOWN.value, "an existing page"),
+    )
+    for flag, name, what in outputs:
         if not name:
             continue
         path = pathlib.Path(name)
-        if flag == "results":  # created if missing
+        if flag == "results":
+            # Created with its parents if missing: the nearest folder that exists decides.
             path = next(one for one in (path, *path.absolute().parents) if one.exists())
-            fine = path.is_dir()
-        else:
-            fine = path.is_file() or (flag == "json" and path.parent.is_dir() and not path.exists())
-        if not fine:
-            what = {
-                "results": "a folder",
-                "json": "a file in an existing folder",
-                "markdown": "an existing page",
-            }
-            raise ConfigError(f"--{flag}={name} must be {what[flag]}")
+        new = flag == "json" and path.parent.is_dir() and not path.exists()
+        if not (path.is_dir() if flag == "results" else path.is_file() or new):
+            raise ConfigError(f"--{flag}={name} must be {what}")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ConfigError(f"--{flag}={name} cannot be written: permission denied")
 
@@ -196,7 +170,7 @@ def run(config: ConfigDict) -> int:
     PretrainConfig.read(config)
     if not _TOPOLOGY.value:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
-    topologies = [known_topology(name) for name in _TOPOLOGY.value]
+    topologies = [parse_topology(name) for name in _TOPOLOGY.value]
     check_outputs()
     if _CHILD.value:
         compile_here(config, topologies[0])
@@ -214,34 +188,18 @@ def main(argv: list[str]) -> int:
     """Runs the command and reports errors in one sentence. Returns the exit code."""
     del argv
     command_line.quiet_logs()
-    config = flags.FLAGS.config
+    config, complain = flags.FLAGS.config, functools.partial(command_line.complain, program=PROGRAM)
     if config is None:
-        return _complain("give a config: --config=configs/pretrain.py:geoplex (see --help)")
+        return complain("give a config: --config=configs/pretrain.py:geoplex (see --help)")
     try:
         return run(config)
     except RunError as error:
-        return _complain(error)
+        return complain(error)
     except OSError as error:
         if error.filename is None:
             raise
-        return _complain(f"{error.filename}: {error.strerror}")
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return command_line.parse(argv)
-    except ConfigError as error:
-        sys.exit(_complain(error))
-
-
-def _complain(error: object) -> int:
-    _warn(error)
-    return EXIT_ERROR
-
-
-def _warn(message: object) -> None:
-    print(f"launch.aot: {message}", file=sys.stderr)
+        return complain(f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(command_line.parse_or_exit, program=PROGRAM))

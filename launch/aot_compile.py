@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
@@ -76,6 +77,7 @@ def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
       ConfigError: a name is unknown, or a dataset of the config is invalid.
     """
     try:
+        # From cards and config alone: an estimate needs no data on disk.
         options = read_options(config.data).values()
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -104,11 +106,13 @@ def batch_shapes(case: Case) -> Batch:
     """
     card, sampling = case.options.card, case.options.sampling
     series = [name for name in card.sensors if get_sensor(name).has_dates]
+    # Only the longest series matters: a program has padded dates, and memory grows with their number.
     known = LONGEST.get(card.name, {})
     longest = {name: known.get(name, sampling.limit) for name in series}
     if missing := [name for name in series if longest[name] is None]:
         raise ConfigError(
-            f"nothing says how many dates {missing[0]!r} of {card.name!r} has; set data.datasets.{card.name}.max_dates"
+            f"the number of dates of {missing[0]!r} in {card.name!r} is unknown; "
+            f"set data.datasets.{card.name}.max_dates"
         )
     lengths = padded_lengths(longest, sampling, training=True)
     one = TileTransform(card, {}, sampling).empty_batch(1, lengths, case.patch_size).replace(labels={})
@@ -123,30 +127,24 @@ def mask_shapes(model: ModelConfig, batch: Batch, config: MaskConfig) -> PatchMa
 def possible_masks(batch: Batch, config: MaskConfig) -> list[PatchMasks]:
     """Returns masks of all pairs of static sizes, see `pretrain.masking.sample_patch_masks`."""
     if batch.grid == (1, 1):
-        return [_masks(batch.batch_size, 1, 1, 1)]
-    targets = target_sizes(batch.grid, config)
+        sizes = [(1, 1, 1)]
+    else:
+        targets = target_sizes(batch.grid, config)
+        sizes = [
+            (context, config.num_target_blocks, target)
+            for smallest, target in zip([1, *(size + 1 for size in targets[:-1])], targets, strict=True)
+            for context in context_sizes(batch.grid, smallest, config)
+        ]
+    shape, tiles = jax.ShapeDtypeStruct, batch.batch_size
     return [
-        _masks(batch.batch_size, context, config.num_target_blocks, target)
-        for smallest, target in zip([1, *(size + 1 for size in targets[:-1])], targets, strict=True)
-        for context in context_sizes(batch.grid, smallest, config)
+        PatchMasks(
+            context_index=shape((tiles, context), np.int32),
+            context_mask=shape((tiles, context), np.bool_),
+            target_index=shape((blocks, tiles, target), np.int32),
+            target_mask=shape((target,), np.bool_),
+        )
+        for context, blocks, target in sizes
     ]
-
-
-def _masks(batch_size: int, context: int, blocks: int, target: int) -> PatchMasks:
-    shape = jax.ShapeDtypeStruct
-    return PatchMasks(
-        context_index=shape((batch_size, context), np.int32),
-        context_mask=shape((batch_size, context), np.bool_),
-        target_index=shape((blocks, batch_size, target), np.int32),
-        target_mask=shape((target,), np.bool_),
-    )
-
-
-def on_mesh(batch: Batch, masks: PatchMasks, mesh: Mesh) -> tuple[Batch, PatchMasks]:
-    """Returns the shapes with the shardings of training, see `train.sharding.put_batch`."""
-    batch = jax.tree.map(lambda one: one.update(sharding=batch_sharding(mesh)), batch)
-    specs = {name: NamedSharding(mesh, spec) for name, spec in MASK_SPECS.items()}
-    return batch, masks.replace(**{name: getattr(masks, name).update(sharding=at) for name, at in specs.items()})
 
 
 MeshShape = tuple[int, int, int]
@@ -190,14 +188,13 @@ class Measured:
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Self:
-        values = json.loads(path.read_text())
-        collectives = tuple(Collective(**one) for one in values.pop("collectives"))
-        return cls(**values | {"mesh": tuple(values["mesh"]), "collectives": collectives})
+        return msgspec.json.decode(path.read_bytes(), type=cls)
 
     def write(self, path: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        # Renamed when whole: a start after an interruption would take half a file for a measurement.
         part.replace(path)
 
 
@@ -250,6 +247,7 @@ class Results:
     def _key(self, case: Case) -> str:
         """Returns a digest of the values that the program depends on, without batch size and mesh."""
         section = self.config.data.datasets[case.dataset].to_dict()
+        # Batch size and mesh are in the file's name; weight and patch sizes of other cases change no program.
         free = {"batch_size": None, "weight": None, "patch_sizes": None}
         parts = [self.config.model.to_dict(), self.config.pretrain.to_dict(), section | free]
         parts += [self.config.dtype, self.config.get("accumulate", 1), self.config.optimizer.to_dict()]
@@ -283,7 +281,7 @@ def search(measure: Callable[[int], Measured], first: Measured, unit: int, limit
         fits, fails = bounds(list(tried.values()))
         if found(fits, fails, unit) or len(tried) >= MOST_TRIES:
             return fits, fails
-        # Within the bounds: a prediction outside of them says nothing new.
+        # Within the bounds: outside of them the answer is known.
         guess = max(fits + unit, predicted(list(tried.values()), unit, limit))
         guess = guess if fails is None else min(guess, fails - unit)
         tried[guess] = measure(guess)
@@ -293,6 +291,7 @@ def predicted(measured: Sequence[Measured], unit: int, limit: float) -> int:
     """Returns the batch that just fits, on a line through the last two measurements, or through one and its state."""
     last = sorted(measured, key=lambda one: one.batch_size)[-2:]
     if len(last) == 1:
+        # The state does not grow with the batch, so only the rest is divided by it.
         slope = max(1.0, last[0].peak - last[0].state) / last[0].batch_size
     else:
         slope = max(1.0, last[1].peak - last[0].peak) / (last[1].batch_size - last[0].batch_size)
@@ -324,7 +323,7 @@ class Compiler:
 
     @property
     def unit(self) -> int:
-        """Batch sizes are multiples of it."""
+        """Number of tiles of which batch sizes are multiples."""
         return batch_parts(self.mesh) * self.config.get("accumulate", 1)
 
     def measure(self, case: Case) -> Measured:
@@ -334,7 +333,8 @@ class Compiler:
             return Measured.read(path)
         print(f"{self.topology.name}: compiling {case.name}, batch {case.batch_size}", file=sys.stderr, flush=True)
         measured = self._compile(case)
-        jax.clear_caches()  # each program holds gigabytes of this machine's memory
+        # Each program holds gigabytes of this machine's memory.
+        jax.clear_caches()
         measured.write(path)
         return measured
 
@@ -344,14 +344,14 @@ class Compiler:
         return search(lambda size: self.measure(case.with_batch(size)), first, self.unit, limit)
 
     def _compile(self, case: Case) -> Measured:
-        known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size)
         flat = settings.flatten(self.config)
         chosen = {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives") if name in flat}
-        known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()), settings=chosen)
+        known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size, settings=chosen)
+        known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()))
         known |= dict(versions=f"jax {jax.__version__}, libtpu {libtpu_version()}")
         start = time.monotonic()
         try:
-            compiled = self._lower(case).compile(QUICK if self.results.quick else None)
+            compiled = self.lower(case).compile(QUICK if self.results.quick else None)
         except jax.errors.JaxRuntimeError as error:
             used, limit = out_of_memory(str(error))
             return Measured(**known, fits=False, peak=used, limit=limit, seconds=time.monotonic() - start)
@@ -367,19 +367,21 @@ class Compiler:
             seconds=seconds,
         )
 
-    def _lower(self, case: Case) -> Any:
-        """Lowers the step as training jits it, see `pretrain.train`."""
-        config, model, mesh = self.settings, self.model, self.mesh
+    def lower(self, case: Case) -> jax.stages.Lowered:
+        """Lowers the step with shapes, shardings and donation of `pretrain.train`."""
+        config, mesh = self.settings, self.mesh
         batch = batch_shapes(case)
-        masks = mask_shapes(model, batch, config.pretrain)
-        batch, masks = on_mesh(batch, masks, mesh)
+        masks = mask_shapes(self.model, batch, config.pretrain)
+        specs = {name: NamedSharding(mesh, spec) for name, spec in MASK_SPECS.items()}
+        masks = masks.replace(**{name: getattr(masks, name).update(sharding=at) for name, at in specs.items()})
+        batch = jax.tree.map(lambda one: one.update(sharding=batch_sharding(mesh)), batch)
         optimizer = pretraining_optimizer(config)
-        state = abstract_state(model, optimizer, mesh)
+        state = abstract_state(self.model, optimizer, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step = jax.jit(
-            make_train_step(config, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
-        )
-        return step.lower(state, batch, masks)
+        step = make_train_step(config, optimizer, mesh)
+        # The donated state shares its memory with the new one; without it the program would need both.
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+        return jitted.lower(state, batch, masks)
 
 
 def out_of_memory(message: str) -> tuple[float, float]:

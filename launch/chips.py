@@ -17,7 +17,9 @@ from anysat_jax.peak import PEAK_FLOPS
 if TYPE_CHECKING:
     import jax
 
+GIB = 2.0**30
 GPUS_PER_HOST = 8
+CHIPS_PER_HOST = 4  # of every slice of TPUs that spans hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Chip:
       name: as in a topology, "v5e".
       kind: TPUs are compiled for, GPUs are estimated on paper.
       flops: peak rate of bfloat16 products, FLOP/s.
-      flops32: of float32 products at full precision: a TPU makes six of bfloat16 for each.
+      flops32: of float32 products at full precision.
       memory: bytes.
       bandwidth: of the memory, bytes/s.
       links: rate of sending to neighbours over all links together, bytes/s.
@@ -53,23 +55,9 @@ class Chip:
         """Bytes that a program may use on a TPU: XLA reserves 256 MiB."""
         return self.memory - 2.0**28
 
-    def ring_bandwidth(self, group: int, chips: int, shape: tuple[int, ...] = ()) -> float:
-        """Returns the bytes/s that each chip sends while `group` adjacent chips of `chips` pass messages in a ring.
-
-        On a torus a group of all chips uses every axis, a smaller one a single axis; an open axis gives half, since
-        messages go back the way they came.
-        """
-        if self.kind == "gpu":
-            return self.links if group <= GPUS_PER_HOST else self.network
-        used = [side for side in shape if side > 1] or [1]
-        closed = sum(1.0 if side % self.wraps == 0 else 0.5 for side in used) / self.axes
-        return self.links * (closed if group == chips else closed / len(used))
-
-
-GIB = 2.0**30
-
 
 def _tpu(name: str, kind: str, memory: float, bandwidth: float, links: float, axes: int, wraps: int) -> Chip:
+    # XLA computes a float32 product at full precision as six of bfloat16.
     peak = PEAK_FLOPS[kind]
     return Chip(name, "tpu", peak, peak / 6, memory, bandwidth, links, axes=axes, wraps=wraps)
 
@@ -90,6 +78,34 @@ CHIPS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Generation:
+    """Names by which slices of a TPU generation are ordered.
+
+    Attributes:
+      accelerator: beginning of the accelerator type; a number follows.
+      numbers_per_chip: 1 where that number counts chips, 2 where it counts TensorCores.
+      runtime: software of the hosts.
+      gke_label: of the nodes of Kubernetes.
+      shapes: those whose accelerator type gives them by default.
+    """
+
+    accelerator: str
+    numbers_per_chip: int
+    runtime: str
+    gke_label: str
+    shapes: tuple[str, ...]
+
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+GENERATIONS = {
+    "v5e": Generation("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", FLAT),
+    "v5p": Generation("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", (*CUBES, "16x16x24")),
+    "v6e": Generation("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", FLAT),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Topology:
     """A slice of connected chips.
 
@@ -106,91 +122,57 @@ class Topology:
     def chips(self) -> int:
         return math.prod(self.shape)
 
-    def ring_bandwidth(self, group: int) -> float:
-        """See `Chip.ring_bandwidth`."""
-        return self.chip.ring_bandwidth(group, self.chips, self.shape)
-
-
-def parse_topology(name: str) -> Topology:
-    """Parses a name such as "v5e:16x16", "v5p:8x8x16", "h100:8".
-
-    Raises:
-      ConfigError: the chip is unknown, or its slices have another number of sides.
-    """
-    match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", name)
-    if match is None or match[1] not in CHIPS:
-        raise ConfigError(
-            f"--topology={name} is not a topology; write CHIP:SIDES such as v5e:16x16, v5p:8x8x16 or h100:8, with a "
-            f"chip of {', '.join(CHIPS)}"
-        )
-    chip, shape = CHIPS[match[1]], tuple(int(side) for side in match[2].split("x"))
-    wanted = max(1, chip.axes)
-    if len(shape) != wanted or min(shape) < 1:
-        raise ConfigError(f"--topology={name}: write {chip.name}:{'x'.join('N' * wanted)}, each N from 1")
-    return Topology(name, chip, shape)
-
-
-CHIPS_PER_HOST = 4  # of every slice that spans hosts
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """Names by which slices of a TPU generation are ordered."""
-
-    accelerator: str  # what accelerator types begin with; a number follows
-    numbers_per_chip: int  # that number counts chips, or TensorCores
-    runtime: str  # the software of the hosts
-    gke_label: str
-    shapes: tuple[str, ...]  # those whose accelerator type gives them by default
-
-
-FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
-GENERATIONS = {
-    "v5e": Generation("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", FLAT),
-    "v5p": Generation("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", (*CUBES, "16x16x24")),
-    "v6e": Generation("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", FLAT),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """A slice of Cloud TPU, by the name that `launch.aot` takes too: "v5e:16x16"."""
-
-    generation: str
-    shape: str
-
-    @classmethod
-    def parse(cls, name: str) -> "Slice":
-        """Parses the name of a slice.
-
-        Raises:
-          ConfigError: the generation is unknown, or it has no slice of this shape.
-        """
-        generation, _, shape = name.partition(":")
-        if generation not in GENERATIONS:
-            raise ConfigError(
-                f"--topology={name}: no TPU {generation!r}; write {', '.join(GENERATIONS)}, as in v5e:4x4"
-            )
-        shapes = GENERATIONS[generation].shapes
-        if shape not in shapes:
-            raise ConfigError(f"--topology={name}: {generation} has no slice {shape!r}; it has {', '.join(shapes)}")
-        return cls(generation, shape)
-
     @property
-    def chips(self) -> int:
-        return math.prod(int(side) for side in self.shape.split("x"))
+    def generation(self) -> Generation:
+        """How to order the slice (TPUs only)."""
+        return GENERATIONS[self.chip.name]
 
     @property
     def hosts(self) -> int:
-        """Virtual machines, each with one process. A flat slice of up to eight chips has one."""
-        return 1 if self.shape in FLAT and self.chips <= 8 else self.chips // CHIPS_PER_HOST
+        """Virtual machines of a slice of TPUs, each with one process."""
+        # Flat slices of up to eight chips are sold on one host; every other host has four chips.
+        return 1 if len(self.shape) == 2 and self.chips <= 8 else self.chips // CHIPS_PER_HOST
 
     @property
     def accelerator_type(self) -> str:
         """Cloud TPU's accelerator type: v5litepod-256, v5p-2048."""
-        maker = GENERATIONS[self.generation]
-        return f"{maker.accelerator}-{self.chips * maker.numbers_per_chip}"
+        return f"{self.generation.accelerator}-{self.chips * self.generation.numbers_per_chip}"
+
+    def ring_bandwidth(self, group: int) -> float:
+        """Returns the bytes/s that each chip sends while `group` adjacent chips pass messages in a ring."""
+        if self.chip.kind == "gpu":
+            return self.chip.links if group <= GPUS_PER_HOST else self.chip.network
+        # An open axis gives half of its links: messages go back the way they came.
+        used = [side for side in self.shape if side > 1] or [1]
+        closed = sum(1.0 if side % self.chip.wraps == 0 else 0.5 for side in used) / self.chip.axes
+        # A group of all chips uses every axis of the torus, a smaller one a single axis.
+        return self.chip.links * (closed if group == self.chips else closed / len(used))
+
+
+def parse_topology(name: str, tpu: bool = False) -> Topology:
+    """Parses a name such as "v5e:16x16", "v5p:8x8x16", "h100:8".
+
+    Args:
+      tpu: whether GPUs are refused.
+
+    Raises:
+      ConfigError: the chip is unknown, or it has no slice of this shape.
+    """
+    chip, _, sides = name.partition(":")
+    if tpu and chip not in GENERATIONS:
+        raise ConfigError(f"--topology={name}: no TPU {chip!r}; write {', '.join(GENERATIONS)}, as in v5e:4x4")
+    if chip not in CHIPS:
+        raise ConfigError(
+            f"--topology={name} is not a topology; write CHIP:SIDES such as v5e:16x16, v5p:8x8x16 or h100:8, with a "
+            f"chip of {', '.join(CHIPS)}"
+        )
+    # libtpu ends the whole process over an unknown shape, so it is refused here.
+    if chip in GENERATIONS and sides not in GENERATIONS[chip].shapes:
+        shapes = ", ".join(GENERATIONS[chip].shapes)
+        raise ConfigError(f"--topology={name}: {chip} has no slice {sides!r}; it has {shapes}")
+    if chip not in GENERATIONS and not re.fullmatch("[1-9][0-9]*", sides):
+        raise ConfigError(f"--topology={name}: write {chip}:N, with the number N of GPUs from 1")
+    return Topology(name, CHIPS[chip], tuple(map(int, sides.split("x"))))
 
 
 def topology_devices(topology: str) -> "list[jax.Device]":

@@ -235,7 +235,7 @@ def _identity(one: Instruction, fused: bool) -> str:
 
 def _payload(one: Instruction, group: int) -> float:
     """Returns the bytes of the whole array that is gathered or reduced."""
-    shapes = list(_arrays(one.shape))
+    shapes = list(_ARRAY.finditer(one.shape))
     if one.kind in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
         shapes = shapes[len(one.operands) : 2 * len(one.operands)]
     size = float(sum(_bytes(shape) for shape in shapes))
@@ -254,23 +254,16 @@ def _group_size(one: Instruction) -> int:
     return 2 if _kind(one) == "collective-permute" else 1
 
 
-def _arrays(shape: str) -> Iterator[re.Match[str]]:
-    return _ARRAY.finditer(shape)
-
-
 def _bytes(array: re.Match[str]) -> float:
     kind, sides = array[1], array[2]
     bits = _BITS.get(kind) or int((re.search(r"\d+", kind) or ["0"])[0])
     return bits / 8 * math.prod(int(side) for side in sides.split(",") if side)
 
 
-def _in_main_memory(array: re.Match[str]) -> bool:
-    return "S(" not in (array[3] or "")
-
-
 def _total_bytes(shape: str) -> float:
-    return sum(_bytes(array) for array in _arrays(shape))
+    return sum(_bytes(array) for array in _ARRAY.finditer(shape))
 
 
 def _main_bytes(shape: str) -> float:
-    return sum(_bytes(array) for array in _arrays(shape) if _in_main_memory(array))
+    # The layout of an array in another memory space, as a TPU's fast memory, ends in S(number).
+    return sum(_bytes(array) for array in _ARRAY.finditer(shape) if "S(" not in (array[3] or ""))

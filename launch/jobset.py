@@ -15,7 +15,7 @@ from typing import Any
 
 from anysat_jax.errors import ConfigError
 
-from .chips import GENERATIONS, Slice
+from .chips import parse_topology
 from .tpu import bucket, split
 
 Manifest = dict[str, Any]
@@ -30,7 +30,7 @@ RETRIES = 3  # after any other failure
 def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> Manifest:
     """Returns a JobSet of one Job. When one of its pods fails, all are replaced.
 
-    After exit code 75 and after a disruption without limit; after other failures `RETRIES` times.
+    After exit code 75 and after a disruption there is no limit of restarts; after other failures it is `RETRIES`.
 
     Args:
       pods: processes, one on each node.
@@ -39,7 +39,8 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
     """
     failure_policy = {
         "maxRestarts": RETRIES,
-        "restartStrategy": "BlockingRecreate",  # no process of one start lives when the next begins
+        # No process of one start lives when the next begins: both would write the same workdir.
+        "restartStrategy": "BlockingRecreate",
         "rules": [
             {
                 "name": "savedAndStopped",
@@ -48,23 +49,14 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
             }
         ],
     }
-    hosts = {"name": HOSTS, "replicas": 1, "template": {"spec": _job(pods, pod)}}
-    return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {"failurePolicy": failure_policy, "replicatedJobs": [hosts]},
-    }
-
-
-def _job(pods: int, pod: Manifest) -> Manifest:
     stopped = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_STOPPED]}
     moved = {"type": "DisruptionTarget", "status": "True"}
-    return {
+    job = {
         "parallelism": pods,
         "completions": pods,
         "completionMode": "Indexed",
-        "backoffLimit": 0,  # one pod cannot continue alone: its failure is the Job's
+        # One pod cannot continue alone, so its failure is the Job's.
+        "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": stopped},
@@ -72,6 +64,15 @@ def _job(pods: int, pod: Manifest) -> Manifest:
             ]
         },
         "template": pod,
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {
+            "failurePolicy": failure_policy,
+            "replicatedJobs": [{"name": HOSTS, "replicas": 1, "template": {"spec": job}}],
+        },
     }
 
 
@@ -84,7 +85,7 @@ def pod_template(
       image: of the repository's Dockerfile.
       words: flags of anysat_jax.main; $(INDEX) stands for the pod's number.
       devices: resources of a node, {"nvidia.com/gpu": 8}.
-      runs: the volume at /runs, `bucket_volume` or `claim_volume`.
+      runs: the volume at /runs, see `volume`.
       nodes: labels that select the nodes.
     """
     index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
@@ -100,13 +101,16 @@ def pod_template(
         "resources": {"limits": devices},
         "volumeMounts": [{"name": "runs", "mountPath": RUNS}, {"name": "memory", "mountPath": "/dev/shm"}],
     }
-    memory = {"name": "memory", "emptyDir": {"medium": "Memory"}}  # data workers share memory; the default is 64 MiB
+    # Data workers pass batches in shared memory, of which a container has 64 MiB by default.
+    memory = {"name": "memory", "emptyDir": {"medium": "Memory"}}
     return {
-        # The driver of buckets adds its container to pods with this annotation; others do not look at it.
+        # The driver of buckets adds its container to pods with this annotation.
         "metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}} if "csi" in runs else {},
         "spec": {
-            "restartPolicy": "Never",  # the JobSet restarts
-            "terminationGracePeriodSeconds": 300,  # between SIGTERM and SIGKILL: the time to save
+            # The JobSet restarts, all pods together.
+            "restartPolicy": "Never",
+            # Between SIGTERM and SIGKILL: the time to save.
+            "terminationGracePeriodSeconds": 300,
             "nodeSelector": nodes,
             "containers": [container],
             "volumes": [{"name": "runs", **runs}, memory],
@@ -114,13 +118,10 @@ def pod_template(
     }
 
 
-def claim_volume(claim: str) -> Manifest:
-    """Returns the volume of a claim that all nodes may write to (ReadWriteMany)."""
-    return {"persistentVolumeClaim": {"claimName": claim}}
-
-
-def bucket_volume(bucket: str) -> Manifest:
-    """Returns the volume of a bucket, by the Cloud Storage FUSE driver of GKE."""
+def volume(given: argparse.Namespace) -> Manifest:
+    """Returns the volume of a bucket, by the Cloud Storage FUSE driver of GKE, or of a persistent volume claim."""
+    if not given.bucket:
+        return {"persistentVolumeClaim": {"claimName": given.claim}}
     # A checkpoint is committed by renaming its folder; files that another pod has just written must be visible at once.
     options = (
         "implicit-dirs",
@@ -128,45 +129,38 @@ def bucket_volume(bucket: str) -> Manifest:
         "metadata-cache:ttl-secs:0",
         "metadata-cache:negative-ttl-secs:0",
     )
-    attributes = {"bucketName": bucket, "mountOptions": ",".join(options)}
+    attributes = {"bucketName": given.bucket, "mountOptions": ",".join(options)}
     return {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
 
 
 PORT = 8476  # of the coordinator, process 0, where there are several with GPUs
 
 
-def on_tpus(given: argparse.Namespace) -> Manifest:
-    """Returns the manifest for a slice of TPUs. GKE sets the addresses of its hosts.
+def manifest(given: argparse.Namespace) -> Manifest:
+    """Returns the manifest for a slice of TPUs, or for nodes with GPUs.
 
     Raises:
       ConfigError: the slice is unknown.
     """
-    slice_ = Slice.parse(given.topology)
-    pod = pod_template(
-        given.image,
-        ["--processes=auto", *given.rest] if slice_.hosts > 1 else given.rest,
-        {"google.com/tpu": slice_.chips // slice_.hosts},
-        _volume(given),
-        {
-            "cloud.google.com/gke-tpu-accelerator": GENERATIONS[slice_.generation].gke_label,
-            "cloud.google.com/gke-tpu-topology": slice_.shape,
-        },
-    )
-    # All pods on one slice: of several hosts, a node pool is one.
-    together = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-    return jobset(given.name, slice_.hosts, pod, together if slice_.hosts > 1 else {})
-
-
-def on_gpus(given: argparse.Namespace) -> Manifest:
-    """Returns the manifest for nodes with GPUs. The first pod is found by its host name."""
-    first = f"{given.name}-{HOSTS}-0-0.{given.name}:{PORT}"
-    words = [f"--processes={first},{given.nodes},$(INDEX)", *given.rest] if given.nodes > 1 else given.rest
-    pod = pod_template(given.image, words, {"nvidia.com/gpu": given.gpus}, _volume(given), {})
-    return jobset(given.name, given.nodes, pod, {})
-
-
-def _volume(given: argparse.Namespace) -> Manifest:
-    return bucket_volume(given.bucket) if given.bucket else claim_volume(given.claim)
+    nodes, annotations = {}, {}
+    if given.topology:
+        topology = parse_topology(given.topology, tpu=True)
+        pods, devices = topology.hosts, {"google.com/tpu": topology.chips // topology.hosts}
+        # GKE sets the addresses of a slice's hosts in the environment.
+        processes = "auto"
+        nodes = {
+            "cloud.google.com/gke-tpu-accelerator": topology.generation.gke_label,
+            "cloud.google.com/gke-tpu-topology": given.topology.partition(":")[2],
+        }
+        # All pods on one slice: a node pool is one slice if it has several hosts.
+        if pods > 1:
+            annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    else:
+        pods, devices = given.nodes, {"nvidia.com/gpu": given.gpus}
+        # The JobSet's service gives the first pod this host name.
+        processes = f"{given.name}-{HOSTS}-0-0.{given.name}:{PORT},{pods},$(INDEX)"
+    words = [f"--processes={processes}", *given.rest] if pods > 1 else given.rest
+    return jobset(given.name, pods, pod_template(given.image, words, devices, volume(given), nodes), annotations)
 
 
 def check(given: argparse.Namespace) -> None:
@@ -197,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--bucket", type=bucket, help="of Cloud Storage, without gs://")
     runs.add_argument("--claim", help="a persistent volume claim that all nodes may write to (ReadWriteMany)")
     where = whole.add_mutually_exclusive_group(required=True)
-    where.add_argument("--topology", help="a slice of TPUs, as in v5e:16x16; launch.aot says what fits on it")
+    where.add_argument("--topology", help="a slice of TPUs, as in v5e:16x16; launch.aot estimates what fits on it")
     where.add_argument("--nodes", type=int, help="how many nodes with GPUs")
     whole.add_argument("--gpus", type=int, default=8, help="of each node (default: 8)")
     return whole
@@ -210,11 +204,10 @@ def main(words: list[str]) -> int:
     given.rest = rest
     try:
         check(given)
-        manifest = on_tpus(given) if given.topology else on_gpus(given)
+        print(json.dumps(manifest(given), indent=2))
     except ConfigError as error:
         print(f"launch.jobset: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(manifest, indent=2))
     return 0
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a command, and runs it again for as long as another start can go on from what it saved.
+# Runs a command, and runs it again as long as another start can continue from its last checkpoint.
 # usage: bash launch/keep_going.sh [--retries N] COMMAND...
 #
-# Exit code 75: it was asked to stop and has saved, or it hung: again, at most $ANYSAT_RESTARTS times (100). Any other
-# failure may come from a host that died beside this one: again after a pause ($ANYSAT_PAUSE seconds, 10), at most N
-# times (3). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; what it ends with is then the exit
-# code, and it is not run again.
+# After exit code 75 (stopped by a signal and saved, or hung) it is run again at most $ANYSAT_RESTARTS times (100), after
+# any other failure, which may come from the death of another host, at most N times (3); each time after a pause of
+# $ANYSAT_PAUSE seconds (10). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; its exit code is then
+# returned, and it is not run again.
 set -euo pipefail
 
 usage() { awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; } # the lines above
@@ -36,7 +36,7 @@ trap forward TERM INT
 run() {
   "$@" &
   child=$!
-  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null || true # asked to stop before $child was known
+  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null || true # the signal came before $child was known
   # A signal ends bash's wait early, with the signal's number in place of the exit code.
   while :; do
     interrupted='' code=0
@@ -54,14 +54,14 @@ while :; do
     say "stopped with exit code $code"
     exit "$code"
   elif [ "$code" -eq 75 ]; then
-    [ "$stops" -lt "$restarts" ] || { say "exit code 75, and no start is left of $restarts: does it hang?"; exit 75; }
+    [ "$stops" -lt "$restarts" ] || { say "exit code 75, and all $restarts restarts are used: does it hang?"; exit 75; }
     stops=$((stops + 1))
     say "exit code 75: starting again in $pause s"
   elif [ "$failures" -lt "$retries" ]; then
     failures=$((failures + 1))
     say "exit code $code: starting again in $pause s, $failures of $retries"
   else
-    say "exit code $code, and no start is left of $retries"
+    say "exit code $code, and all $retries retries are used"
     exit "$code"
   fi
   last=$code

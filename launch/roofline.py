@@ -5,17 +5,17 @@ import functools
 import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
+from tabulate import tabulate
 
 from anysat_jax import flops
-from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.init import count_parameters, student_shapes
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import PatchMasks
 
 from .aot_compile import (
     Case,
@@ -38,7 +38,7 @@ class Work:
     """FLOPs of one step on all chips together.
 
     Attributes:
-      parts: what counts for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
+      parts: FLOPs that count for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
       again: FLOPs that rematerialisation adds.
       tiles: of the step.
     """
@@ -51,15 +51,11 @@ class Work:
     def model(self) -> float:
         return sum(self.parts.values())
 
-    @property
-    def per_tile(self) -> float:
-        return self.model / self.tiles
-
-    def seconds(self, slice_: Topology) -> float:
+    def seconds(self, topology: Topology) -> float:
         """Returns the time at the chips' peak rates, evenly shared."""
         precise = self.parts["contrastive"]
         fast = self.model - precise + self.again
-        return (fast / slice_.chip.flops + precise / slice_.chip.flops32) / slice_.chips
+        return (fast / topology.chip.flops + precise / topology.chip.flops32) / topology.chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +64,13 @@ class Estimate:
 
     Attributes:
       compute, memory, network: products; reading and writing memory; messages between chips.
-      work: of the step.
-      peak: FLOP/s of all chips.
-      messages: of the step.
+      useful: the part of `compute` that counts for MFU, all of it at the rate of bfloat16.
     """
 
     compute: float
     memory: float
     network: float
-    work: Work
-    peak: float
-    messages: tuple[Collective, ...]
+    useful: float
 
     @property
     def least(self) -> float:
@@ -93,12 +85,24 @@ class Estimate:
     @property
     def mfu(self) -> float:
         """Upper bound of the model FLOP utilisation."""
-        return self.work.model / (self.peak * self.least)
+        return self.useful / self.least
 
     @property
     def bound(self) -> str:
         """The longest of "compute", "memory" and "network"."""
         return max(("compute", "memory", "network"), key=lambda part: getattr(self, part))
+
+
+def estimate(work: Work, topology: Topology, traffic: float, messages: Sequence[Collective]) -> Estimate:
+    """Returns the times of a step.
+
+    Args:
+      traffic: bytes that each chip reads from and writes to its memory.
+      messages: between the chips.
+    """
+    chip, chips = topology.chip, topology.chips
+    network = sum(one.sent / topology.ring_bandwidth(one.group) for one in messages)
+    return Estimate(work.seconds(topology), traffic / chip.bandwidth, network, work.model / (chips * chip.flops))
 
 
 def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int) -> Work:
@@ -107,44 +111,14 @@ def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int
     Args:
       batch_parts: number of devices that share a batch.
     """
-    batch, masks = shapes_of(config, model, case)
-    parts = negative_parts(config, batch_parts)
+    batch = batch_shapes(case)
+    masks = mask_shapes(model, batch, PretrainConfig.read(config).pretrain)
+    # Each part of the batch has negatives of its own in the contrastive loss.
+    of_devices = batch_parts if config.pretrain.get("negatives", "global") == "device" else 1
+    parts = of_devices * config.get("accumulate", 1)
     by_part = flops.step_flops_by_part(model, batch, masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
     again = flops.recomputed_flops(model, batch, masks) if model.remat == "full" else 0.0
     return Work(by_part, again, case.batch_size)
-
-
-def shapes_of(config: ConfigDict, model: ModelConfig, case: Case) -> tuple[Batch, PatchMasks]:
-    """Returns the case's batch and its most expensive masks, as shapes."""
-    batch = batch_shapes(case)
-    return batch, mask_shapes(model, batch, PretrainConfig.read(config).pretrain)
-
-
-def negative_parts(config: ConfigDict, batch_parts: int) -> int:
-    """Returns the number of parts of a batch with negatives of their own in the contrastive loss."""
-    per_device = batch_parts if config.pretrain.get("negatives", "global") == "device" else 1
-    return per_device * config.get("accumulate", 1)
-
-
-def compiled_estimate(measured: Measured, work: Work, slice_: Topology) -> Estimate:
-    """Returns the estimate from a compiled program's memory traffic and messages."""
-    return _estimate(work, slice_, measured.traffic, measured.collectives)
-
-
-def paper_estimate(config: ConfigDict, model: ModelConfig, case: Case, slice_: Topology, traffic: float) -> Estimate:
-    """Returns the analytic estimate, without compiling, for data parallelism.
-
-    Args:
-      traffic: bytes of memory that the whole step reads and writes, on all chips.
-
-    Raises:
-      ConfigError: the config also shards the model.
-    """
-    if config.mesh.fsdp * config.mesh.get("tensor", 1) > 1:
-        raise ConfigError("the analytic estimate covers data parallelism only; set mesh.fsdp and mesh.tensor to 1")
-    work = work_of(config, model, case, slice_.chips)
-    messages = paper_messages(config, model, case, slice_.chips)
-    return _estimate(work, slice_, traffic / slice_.chips, tuple(messages))
 
 
 def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: int) -> list[Collective]:
@@ -158,7 +132,7 @@ def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: in
         batch = batch_shapes(case)
         sensors = sum(not is_context(name) for name in batch.sensors)
         tokens = case.batch_size * sensors * math.prod(batch.grid)
-        # The loss gathers them forward and backward, of which XLA makes one.
+        # The loss gathers them in the forward and the backward pass; XLA merges the two.
         messages.append(Collective("all-gather", chips, 1, tokens * model.dim * 4.0))
     return messages
 
@@ -166,15 +140,6 @@ def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: in
 @functools.lru_cache
 def _parameters(model: ModelConfig) -> int:
     return count_parameters(student_shapes(model))
-
-
-def _estimate(work: Work, slice_: Topology, traffic: float, messages: tuple[Collective, ...]) -> Estimate:
-    memory = traffic / slice_.chip.bandwidth
-    network = sum(one.sent / slice_.ring_bandwidth(one.group) for one in messages)
-    return Estimate(work.seconds(slice_), memory, network, work, slice_.chips * slice_.chip.flops, messages)
-
-
-ABOUT = "about "  # before a predicted largest batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,67 +195,65 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
     unit = data * fsdp * results.config.get("accumulate", 1)
     fits, fails = bounds(known)
     exact = found(fits, fails, unit)
-    model = model_of(results.config)
-    work = work_of(results.config, model, case, data * fsdp)
-    estimate = compiled_estimate(measured, work, topology) if measured.fits else None
+    work = work_of(results.config, model_of(results.config), case, data * fsdp)
+    # Traffic and messages of a program that does not fit are unknown.
+    step = estimate(work, topology, measured.traffic, measured.collectives) if measured.fits else None
     return Row(
-        **_place(case, topology, measured.mesh),
+        **_common(case, topology, work, measured.traffic, step),
+        collectives=measured.collectives,
+        mesh=measured.mesh,
         fits=measured.fits,
         peak=measured.peak,
         largest=fits if exact else max(fits, predicted(known, unit, topology.chip.usable_memory)),
         guessed=not exact,
-        flops_per_tile=_per_tile(work),
-        collectives=measured.collectives,
-        intensity=work.model / topology.chips / measured.traffic if measured.traffic else None,
-        **_times(estimate),
     )
 
 
 def paper_row(results: Results, case: Case, topology: Topology) -> Row:
-    """Returns the row of a program that is not compiled: memory and traffic are scaled from a similar one for TPUs."""
+    """Returns the row of a program that is not compiled: memory and traffic are scaled from a similar one for TPUs.
+
+    Raises:
+      ConfigError: the config also shards the model.
+    """
     config, model = results.config, model_of(results.config)
-    mesh = mesh_shape(config, topology)
-    similar = results.like(case, case.batch_size / topology.chips)
-    estimate = paper_estimate(config, model, case, topology, _traffic(similar, case))
-    peak = None if similar is None else _scaled_peak(similar, case.batch_size / topology.chips)
+    if config.mesh.fsdp * config.mesh.get("tensor", 1) > 1:
+        raise ConfigError("the analytic estimate covers data parallelism only; set mesh.fsdp and mesh.tensor to 1")
+    tiles = case.batch_size / topology.chips
+    traffic, peak, about = 0.0, None, ""
+    if similar := results.like(case, tiles):
+        # The state is as large on every chip; everything else is proportional to the chip's tiles.
+        scale = tiles / similar.tiles_per_chip
+        traffic, peak = similar.traffic * scale, similar.state + (similar.peak - similar.state) * scale
+        about = f"{similar.topology}, {similar.tiles_per_chip:g} tiles a chip"
+    work, messages = work_of(config, model, case, topology.chips), paper_messages(config, model, case, topology.chips)
     return Row(
-        **_place(case, topology, mesh),
+        **_common(case, topology, work, traffic, estimate(work, topology, traffic, messages)),
+        collectives=tuple(messages),
+        mesh=mesh_shape(config, topology),
         fits=None if peak is None else peak < topology.chip.memory,
         peak=peak,
         largest=None,
         guessed=True,
-        flops_per_tile=_per_tile(estimate.work),
-        collectives=tuple(estimate.messages),
-        intensity=None if similar is None else estimate.work.model / _traffic(similar, case),
-        about="" if similar is None else f"{similar.topology}, {similar.tiles_per_chip:g} tiles a chip",
-        **_times(estimate),
+        about=about,
     )
 
 
-def _per_tile(work: Work) -> dict[str, float]:
-    return {part: flops / work.tiles for part, flops in work.parts.items()}
-
-
-def _place(case: Case, topology: Topology, mesh: tuple[int, int, int]) -> dict[str, object]:
-    what = dict(dataset=case.dataset, patch_size=case.patch_size, batch_size=case.batch_size)
-    return dict(topology=topology.name, mesh=mesh, memory=topology.chip.memory) | what
-
-
-def _times(estimate: Estimate | None) -> dict[str, object]:
-    if estimate is None:
-        return dict(step_ms=None, bound="", mfu=None, one_by_one_ms=None, network_ms=None)
-    times = dict(step_ms=estimate.least, one_by_one_ms=estimate.one_by_one, network_ms=estimate.network)
-    return {name: 1e3 * value for name, value in times.items()} | dict(bound=estimate.bound, mfu=estimate.mfu)
-
-
-def _traffic(similar: Measured | None, case: Case) -> float:
-    """Returns the memory traffic of all chips together in a step, bytes; 0 where unknown."""
-    return 0.0 if similar is None else similar.traffic * math.prod(similar.mesh) * case.batch_size / similar.batch_size
-
-
-def _scaled_peak(similar: Measured, tiles_per_chip: float) -> float:
-    """Returns the bytes of the state and of memory proportional to the tiles."""
-    return similar.state + (similar.peak - similar.state) * tiles_per_chip / similar.tiles_per_chip
+def _common(case: Case, topology: Topology, work: Work, traffic: float, step: Estimate | None) -> dict[str, Any]:
+    """Returns the fields of a row that follow from its work, its times, and each chip's traffic (0 if unknown)."""
+    return dict(
+        topology=topology.name,
+        dataset=case.dataset,
+        patch_size=case.patch_size,
+        batch_size=case.batch_size,
+        memory=topology.chip.memory,
+        flops_per_tile={part: flops / work.tiles for part, flops in work.parts.items()},
+        intensity=work.model / topology.chips / traffic if traffic else None,
+        step_ms=step and 1e3 * step.least,
+        bound=step.bound if step else "",
+        mfu=step and step.mfu,
+        one_by_one_ms=step and 1e3 * step.one_by_one,
+        network_ms=step and 1e3 * step.network,
+    )
 
 
 Column = tuple[str, Callable[[Row], str]]
@@ -298,12 +261,6 @@ Column = tuple[str, Callable[[Row], str]]
 
 def _number(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _largest(row: Row) -> str:
-    if row.largest is None:
-        return ""
-    return f"{ABOUT * row.guessed}{row.largest}"
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -314,7 +271,7 @@ COLUMNS: tuple[Column, ...] = (
     ("batch", lambda row: f"{row.batch_size}"),
     ("fits", lambda row: {True: "yes", False: "NO", None: "?"}[row.fits]),
     ("GiB a chip", lambda row: "" if row.peak is None else f"{row.peak / GIB:.1f} of {row.memory / GIB:.0f}"),
-    ("largest batch", _largest),
+    ("largest batch", lambda row: "" if row.largest is None else f"{'about ' * row.guessed}{row.largest}"),
     ("TFLOP a tile", lambda row: f"{sum(row.flops_per_tile.values()) / 1e12:.3g}"),
     ("MB sent", lambda row: _number(row.sent / 1e6, 0)),
     ("FLOP a byte", lambda row: _number(row.intensity, 0)),
@@ -327,13 +284,17 @@ COLUMNS: tuple[Column, ...] = (
 
 def as_text(rows: Sequence[Row]) -> str:
     """Returns aligned columns, the FLOPs and messages of each program, and an explanation."""
-    cells = [[name for name, _ in COLUMNS], *([write(row) for _, write in COLUMNS] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    names = [f"{row.topology} {row.dataset} {row.patch_size:g} m" for row in rows]
-    parts = [f"{name}: {_parts(row)}" for name, row in zip(names, rows, strict=True)]
-    messages = [f"{name}: {_messages(row)}" for name, row in zip(names, rows, strict=True)]
-    lines += ["", "TFLOP of a tile by part:", *parts, "", "Messages of a step, bytes of the arrays:", *messages]
+    cells = [[write(row) for _, write in COLUMNS] for row in rows]
+    names = [name for name, _ in COLUMNS]
+    lines = [tabulate(cells, names, tablefmt="plain", stralign="right", disable_numparse=True)]
+    lines += ["", "TFLOP of a tile by part:"]
+    for row in rows:
+        parts = ", ".join(f"{part} {flops / 1e12:.3g}" for part, flops in row.flops_per_tile.items())
+        lines.append(f"{row.topology} {row.dataset} {row.patch_size:g} m: {parts}")
+    lines += ["", "Messages of a step, bytes of the arrays:"]
+    for row in rows:
+        messages = [f"{one.count} {one.kind} in {one.group}s, {one.size / 1e6:,.0f} MB" for one in row.collectives]
+        lines.append(f"{row.topology} {row.dataset} {row.patch_size:g} m: {'; '.join(messages) or 'none'}")
     return "\n".join([*lines, "", EXPLANATION])
 
 
@@ -348,15 +309,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_json(rows: Sequence[Row]) -> str:
     """Returns a list of objects, the fields of `Row`."""
     return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
-
-
-def _parts(row: Row) -> str:
-    return ", ".join(f"{part} {flops / 1e12:.3g}" for part, flops in row.flops_per_tile.items())
-
-
-def _messages(row: Row) -> str:
-    words = [f"{one.count} {one.kind} in {one.group}s, {one.size / 1e6:,.0f} MB" for one in row.collectives]
-    return "; ".join(words) or "none"
 
 
 EXPLANATION = """\

@@ -17,13 +17,13 @@ if [ "${1:-}" = --help ]; then
   awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0" # the first lines above
   exit 0
 fi
-: "${SLURM_JOB_ID:?slurm.sh: this is no job of SLURM: give it to sbatch, see --help}"
+: "${SLURM_JOB_ID:?slurm.sh: not a SLURM job: give this file to sbatch, see --help}"
 
 retries=3 restarts=${ANYSAT_RESTARTS:-100} # after failures; after exit code 75
 python=${ANYSAT_PYTHON:-.venv/bin/python}
 [ -x "$(command -v "$python")" ] || { echo "slurm.sh: no Python at $python: set ANYSAT_PYTHON" >&2; exit 2; }
 
-# Under SLURM, JAX gives a process one GPU, unless it is told which ones.
+# Under SLURM, JAX gives a process one GPU unless this variable lists them.
 if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
   JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
   export JAX_LOCAL_DEVICE_IDS
@@ -32,8 +32,8 @@ fi
 # A preempted or cancelled job gets SIGTERM in this shell, too. The processes save; this shell waits for them.
 trap : TERM
 
-# Asked to stop near the time limit, the job still runs, and queues itself again. One that is cancelled or preempted
-# completes already: SLURM does with it what it was told.
+# Near the time limit the job still runs, and queues itself again. A cancelled or preempted job is completing already,
+# and SLURM requeues it or not by its own rules.
 requeue() {
   if [ "${SLURM_RESTART_COUNT:-0}" -ge "$restarts" ]; then
     echo "slurm.sh: exit code 75 after $restarts restarts: does it hang? Submit it again to go on" >&2
@@ -46,7 +46,7 @@ requeue() {
 
 for attempt in $(seq 0 "$retries"); do
   code=0
-  # The others finish their part of the last save: they are not killed with the first that ends, but 300 s later.
+  # The other processes finish their part of the last save: they are killed 300 s after the first that ends.
   srun --kill-on-bad-exit=0 --wait=300 --cpus-per-task="${SLURM_CPUS_ON_NODE:?}" "$python" -m anysat_jax.main --processes=auto "$@" || code=$?
   [ "$code" -ne 0 ] || exit 0
   [ "$code" -ne 75 ] || requeue

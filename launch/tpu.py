@@ -23,14 +23,13 @@ from collections.abc import Sequence
 
 from anysat_jax.errors import RunError
 
-from .chips import GENERATIONS, Slice
+from .chips import parse_topology
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits words at the first `--`: an action's own, and those for another program."""
-    words = list(words)
     cut = words.index("--") if "--" in words else len(words)
-    return words[:cut], words[cut + 1 :]
+    return list(words[:cut]), list(words[cut + 1 :])
 
 
 def bucket(text: str) -> str:
@@ -44,48 +43,6 @@ def bucket(text: str) -> str:
             f"{text!r} cannot name a bucket; give the name alone, without gs:// and folders"
         )
     return text
-
-
-class Commands:
-    """Runs commands, or prints them.
-
-    Args:
-      dry_run: print, run nothing.
-    """
-
-    def __init__(self, dry_run: bool):
-        self.dry_run = dry_run
-
-    def run(self, *words: str) -> None:
-        """Runs a command with this process's output.
-
-        Raises:
-          RunError: it is not installed, or it failed.
-        """
-        self._start(words, capture=False)
-
-    def output(self, *words: str) -> str | None:
-        """Returns the stripped output of a command; None in a dry run.
-
-        Raises:
-          RunError: it is not installed, or it failed.
-        """
-        answer = self._start(words, capture=True)
-        return answer.strip() if answer is not None else None
-
-    def _start(self, words: Sequence[str], capture: bool) -> str | None:
-        line = shlex.join(words)
-        if self.dry_run:
-            print(line)
-            return None
-        print(f"+ {line}", file=sys.stderr)
-        try:
-            done = subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE if capture else None)
-        except FileNotFoundError:
-            raise RunError(f"{words[0]} is not installed, or not on the PATH") from None
-        except subprocess.CalledProcessError as error:
-            raise RunError(f"{words[0]} ended with exit code {error.returncode}: {line}") from None
-        return done.stdout
 
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -102,26 +59,62 @@ UNIT = (
 )
 
 
-def create(given: argparse.Namespace, commands: Commands) -> None:
+def call(given: argparse.Namespace, *words: str, capture: bool = False) -> str | None:
+    """Runs a command, or prints it in a dry run.
+
+    Returns:
+      Its stripped output if `capture`, which is not shown then; None in a dry run.
+
+    Raises:
+      RunError: it is not installed, or it failed.
+    """
+    line = shlex.join(words)
+    if given.dry_run:
+        print(line)
+        return None
+    print(f"+ {line}", file=sys.stderr)
+    try:
+        done = subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE if capture else None)
+    except FileNotFoundError:
+        raise RunError(f"{words[0]} is not installed, or not on the PATH") from None
+    except subprocess.CalledProcessError as error:
+        raise RunError(f"{words[0]} ended with exit code {error.returncode}: {line}") from None
+    return done.stdout.strip() if capture else None
+
+
+def gcloud(given: argparse.Namespace, group: str, verb: str, *words: str, capture: bool = False) -> str | None:
+    """Runs `gcloud compute tpus GROUP VERB WORDS` in the zone and project of the command line, see `call`."""
+    project = [f"--project={given.project}"] if given.project else []
+    place = [f"--zone={given.zone}", *project]
+    return call(given, "gcloud", "compute", "tpus", group, verb, *words, *place, capture=capture)
+
+
+def ssh(given: argparse.Namespace, worker: str, line: str) -> None:
+    """Runs a line of shell on one host, or on "all"."""
+    gcloud(given, "tpu-vm", "ssh", given.name, f"--worker={worker}", f"--command={line}")
+
+
+def create(given: argparse.Namespace) -> None:
     """Requests a slice; `wait` returns when it is provisioned."""
-    slice_ = Slice.parse(given.topology)
+    topology = parse_topology(given.topology, tpu=True)
     words = [
-        *("gcloud", "compute", "tpus", "queued-resources", "create", given.name, f"--node-id={given.name}"),
-        *_place(given),
-        f"--accelerator-type={slice_.accelerator_type}",
-        f"--runtime-version={GENERATIONS[slice_.generation].runtime}",
+        f"--node-id={given.name}",
+        f"--accelerator-type={topology.accelerator_type}",
+        f"--runtime-version={topology.generation.runtime}",
+        *(["--spot"] if given.spot else []),
     ]
-    commands.run(*words, *(["--spot"] if given.spot else []), *given.rest)
+    gcloud(given, "queued-resources", "create", given.name, *words, *given.rest)
 
 
-def wait(given: argparse.Namespace, commands: Commands) -> None:
+def wait(given: argparse.Namespace) -> None:
     """Waits until the slice is provisioned.
 
     Raises:
       RunError: the request failed or was suspended.
     """
+    describe = ("queued-resources", "describe", given.name, "--format=value(state.state)")
     before = None
-    while (state := _state(given, commands)) not in (None, "ACTIVE"):
+    while (state := gcloud(given, *describe, capture=True)) not in (None, "ACTIVE"):
         if state in GONE:
             raise RunError(f"{given.name} is {state}: delete it, and create it again")
         if state != before:
@@ -130,73 +123,50 @@ def wait(given: argparse.Namespace, commands: Commands) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def setup(given: argparse.Namespace, commands: Commands) -> None:
+def setup(given: argparse.Namespace) -> None:
     """Copies the last commit to all hosts and installs it."""
-    if not commands.dry_run:
-        _warn_of_changes()
+    git = ["git", "-C", str(REPOSITORY)]
+    if not given.dry_run:
+        if subprocess.run([*git, "status", "--porcelain"], capture_output=True, check=False).stdout:
+            print("launch.tpu: uncommitted changes are not copied to the hosts", file=sys.stderr)
         ARCHIVE.parent.mkdir(exist_ok=True)
     archive = str(ARCHIVE.relative_to(REPOSITORY))
-    commands.run(
-        *("git", "-C", str(REPOSITORY), "archive", "--format=tar.gz", f"--prefix={FOLDER}/", f"--output={archive}"),
-        "HEAD",
-    )
-    copy = ("gcloud", "compute", "tpus", "tpu-vm", "scp", str(ARCHIVE), f"{given.name}:")
-    commands.run(*copy, *_place(given), "--worker=all")
+    call(given, *git, "archive", "--format=tar.gz", f"--prefix={FOLDER}/", f"--output={archive}", "HEAD")
+    gcloud(given, "tpu-vm", "scp", str(ARCHIVE), f"{given.name}:", "--worker=all")
     install = shlex.join(["bash", f"{FOLDER}/launch/tpu_host.sh", *([given.bucket] if given.bucket else [])])
-    _ssh(given, commands, "all", f"tar -xzf {ARCHIVE.name} && {install}")
+    ssh(given, "all", f"tar -xzf {ARCHIVE.name} && {install}")
 
 
-def run(given: argparse.Namespace, commands: Commands) -> None:
+def run(given: argparse.Namespace) -> None:
     """Starts training on all hosts in the background."""
     main = [".venv/bin/python", "-m", "anysat_jax.main", "--processes=auto", *given.rest]
-    _ssh(given, commands, "all", f"{UNIT} bash launch/keep_going.sh {shlex.join(main)}")
+    ssh(given, "all", f"{UNIT} bash launch/keep_going.sh {shlex.join(main)}")
 
 
-def execute(given: argparse.Namespace, commands: Commands) -> None:
+def execute(given: argparse.Namespace) -> None:
     """Runs a command in the checkout of every host."""
-    _ssh(given, commands, given.worker, f"cd {FOLDER} && {shlex.join(given.rest)}")
+    ssh(given, given.worker, f"cd {FOLDER} && {shlex.join(given.rest)}")
 
 
-def logs(given: argparse.Namespace, commands: Commands) -> None:
+def logs(given: argparse.Namespace) -> None:
     """Follows the log of a host."""
-    _ssh(given, commands, given.worker, "sudo journalctl --unit=anysat --output=cat --lines=100 --follow")
+    ssh(given, given.worker, "sudo journalctl --unit=anysat --output=cat --lines=100 --follow")
 
 
-def stop(given: argparse.Namespace, commands: Commands) -> None:
+def stop(given: argparse.Namespace) -> None:
     """Sends SIGTERM to the training on all hosts and waits until it has saved and ended."""
-    _ssh(given, commands, "all", "sudo systemctl stop anysat")
+    ssh(given, "all", "sudo systemctl stop anysat")
 
 
-def delete(given: argparse.Namespace, commands: Commands) -> None:
+def delete(given: argparse.Namespace) -> None:
     """Deletes the slice with its hosts and their disks; gcloud asks for confirmation."""
-    words = ("gcloud", "compute", "tpus", "queued-resources", "delete", given.name)
-    commands.run(*words, *_place(given), "--force")
-
-
-def _place(given: argparse.Namespace) -> list[str]:
-    return [f"--zone={given.zone}", *([f"--project={given.project}"] if given.project else [])]
-
-
-def _state(given: argparse.Namespace, commands: Commands) -> str | None:
-    words = ("gcloud", "compute", "tpus", "queued-resources", "describe", given.name)
-    return commands.output(*words, *_place(given), "--format=value(state.state)")
-
-
-def _ssh(given: argparse.Namespace, commands: Commands, worker: str, line: str) -> None:
-    words = ("gcloud", "compute", "tpus", "tpu-vm", "ssh", given.name)
-    commands.run(*words, *_place(given), f"--worker={worker}", f"--command={line}")
-
-
-def _warn_of_changes() -> None:
-    found = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "status", "--porcelain"], capture_output=True, text=True, check=False
-    )
-    if found.stdout:
-        print("launch.tpu: uncommitted changes are not copied to the hosts", file=sys.stderr)
+    # --force deletes the nodes too; without it gcloud refuses a resource that still has some.
+    gcloud(given, "queued-resources", "delete", given.name, "--force")
 
 
 ACTIONS = dict(create=create, wait=wait, setup=setup, run=run, exec=execute, logs=logs, stop=stop, delete=delete)
-NEEDS_REST, MAY_HAVE_REST = ("run", "exec"), ("create",)
+REST_EXAMPLES = {"run": "--config=configs/pretrain.py:geoplex --workdir=/mnt/anysat/geoplex", "exec": "df"}
+"""Arguments after `--` of the actions that need some."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -234,33 +204,23 @@ def worker(text: str) -> str:
     return text
 
 
-def check_rest(given: argparse.Namespace) -> None:
-    """Checks the arguments after `--`.
-
-    Raises:
-      RunError: an action needs some and there are none, or takes none.
-    """
-    if given.rest and given.action not in NEEDS_REST + MAY_HAVE_REST:
-        raise RunError(f"{given.action} takes nothing after --, and got {shlex.join(given.rest)}")
-    if not given.rest and given.action in NEEDS_REST:
-        example = (
-            "--config=configs/pretrain.py:geoplex --workdir=/mnt/anysat/geoplex" if given.action == "run" else "df"
-        )
-        raise RunError(f"{given.action} needs words after --, for instance -- {example}")
-
-
 def main(words: list[str]) -> int:
     """Runs an action and returns the exit code."""
     own, rest = split(words)
     given = parser().parse_args(own)
     given.rest = rest
     try:
-        check_rest(given)
-        ACTIONS[given.action](given, Commands(given.dry_run))
+        if rest and given.action not in ("create", *REST_EXAMPLES):
+            raise RunError(f"{given.action} takes nothing after --, and got {shlex.join(rest)}")
+        if not rest and given.action in REST_EXAMPLES:
+            example = REST_EXAMPLES[given.action]
+            raise RunError(f"{given.action} needs words after --, for instance -- {example}")
+        ACTIONS[given.action](given)
     except RunError as error:
         print(f"launch.tpu: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # how `logs` ends
+    except KeyboardInterrupt:
+        # Ctrl-C is the way to leave `logs`; 128 + SIGINT is what a shell returns for it.
         return 130
     return 0
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepares one host of a Cloud TPU slice: Python, the package with libtpu, and a bucket where runs go.
-# usage: bash launch/tpu_host.sh [BUCKET]      python -m launch.tpu setup runs it on every host; again does no harm
+# usage: bash launch/tpu_host.sh [BUCKET]      python -m launch.tpu setup runs it on every host, and may again
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

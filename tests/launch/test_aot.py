@@ -36,8 +36,8 @@ from launch.roofline import (
     Work,
     as_json,
     as_markdown,
-    compiled_estimate,
     compiled_row,
+    estimate,
     paper_messages,
     paper_row,
     work_of,
@@ -133,10 +133,10 @@ def test_topologies():
     assert parse_topology("v5e:4x4").ring_bandwidth(16) == 100e9  # its sides do not close to rings
     hosts = parse_topology("h100:16")
     assert hosts.ring_bandwidth(8) == CHIPS["h100"].links and hosts.ring_bandwidth(16) == CHIPS["h100"].network
-    unknown = "is not a topology"
-    for wrong, reason in {"v7:4x4": unknown, "v5e": unknown, "v5e:4x4x4": "write v5e:NxN"}.items():
+    wrong = {"v7:4x4": "not a topology", "v5e": "it has 1x1", "v5e:4x4x4": "no slice", "h100:0": "write h100:N"}
+    for name, reason in wrong.items():
         with pytest.raises(ConfigError, match=reason):
-            parse_topology(wrong)
+            parse_topology(name)
 
 
 def test_a_mesh_must_make_up_the_slice(config):
@@ -150,14 +150,14 @@ def test_a_mesh_must_make_up_the_slice(config):
 def test_a_step_takes_as_long_as_what_takes_longest():
     slice_ = parse_topology("v5e:4x4")
     work = Work({"spatial": 16 * 197e12, "contrastive": 0.0}, again=0.0, tiles=16)
-    estimate = compiled_estimate(measured(), work, slice_)
-    assert (estimate.compute, estimate.memory) == (1.0, pytest.approx(0.1))
-    assert estimate.network == pytest.approx(2 * 15 / 16 * 1e9 / 100e9)
-    assert estimate.least == 1.0 and estimate.mfu == 1.0 and estimate.bound == "compute"
-    assert estimate.one_by_one == pytest.approx(1.0 + estimate.network)
-    slower = compiled_estimate(
-        measured(), Work({"spatial": work.model / 2, "contrastive": work.model / 2}, work.model, 16), slice_
-    )
+    program = measured()
+    step = estimate(work, slice_, program.traffic, program.collectives)
+    assert (step.compute, step.memory) == (1.0, pytest.approx(0.1))
+    assert step.network == pytest.approx(2 * 15 / 16 * 1e9 / 100e9)
+    assert step.least == 1.0 and step.mfu == 1.0 and step.bound == "compute"
+    assert step.one_by_one == pytest.approx(1.0 + step.network)
+    work = Work({"spatial": work.model / 2, "contrastive": work.model / 2}, work.model, 16)
+    slower = estimate(work, slice_, program.traffic, program.collectives)
     assert slower.compute == pytest.approx(0.5 + 0.5 * 6 + 1) and slower.mfu == pytest.approx(1 / slower.compute)
 
 
@@ -188,9 +188,9 @@ def test_rows_from_files(config, tmp_path):
     row = compiled_row(results, case, slice_)
     assert (row.largest, row.guessed) == (336, False)
     work = work_of(config, model_of(config), case, 16)
-    assert sum(row.flops_per_tile.values()) == pytest.approx(work.per_tile) and row.intensity == pytest.approx(
-        work.model / 16 / 81.9e9
-    )
+    assert sum(row.flops_per_tile.values()) == pytest.approx(
+        work.model / work.tiles
+    ) and row.intensity == pytest.approx(work.model / 16 / 81.9e9)
     assert compiled_row(results, case.with_batch(384), slice_).step_ms is None
     # As many tiles on each GPU: the state, and the rest as it was on the TPU.
     paper = paper_row(results, case.with_batch(48), parse_topology("h100:8"))

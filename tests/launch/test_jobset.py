@@ -5,7 +5,7 @@ import json
 import pytest
 
 from launch import jobset
-from launch.chips import GENERATIONS, Slice
+from launch.chips import GENERATIONS
 from launch.jobset import EXIT_STOPPED
 
 FLAGS = ["--config=configs/pretrain.py:geoplex", "--workdir=/runs/geoplex"]
@@ -94,7 +94,7 @@ def test_a_slice_has_a_pod_on_each_host(capsys, case, pods, chips):
 
 def test_nodes_are_those_of_the_topology(capsys):
     for generation in GENERATIONS:
-        shape = Slice.parse(f"{generation}:{GENERATIONS[generation].shapes[-1]}").shape
+        shape = GENERATIONS[generation].shapes[-1]
         assert jobset.main(["g", "--image=i", "--claim=c", f"--topology={generation}:{shape}", "--", *FLAGS]) == 0
         labels = pod_of(json.loads(capsys.readouterr().out))["nodeSelector"]
         assert labels["cloud.google.com/gke-tpu-topology"] == shape

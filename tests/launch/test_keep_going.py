@@ -45,7 +45,7 @@ def test_a_run_that_always_hangs_uses_up_its_restarts(stand_ins):
     stand_ins.exit_codes("train", *[75] * 5)
     ended = bash(SCRIPT, "train", PATH=stand_ins.path, ANYSAT_PAUSE="0", ANYSAT_RESTARTS="2")
     assert ended.returncode == 75 and len(stand_ins.calls) == 3
-    assert "no start is left of 2: does it hang?" in ended.stderr
+    assert "all 2 restarts are used: does it hang?" in ended.stderr
 
 
 def test_without_a_command_it_says_how_to_use_it():

@@ -12,7 +12,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.train.sharding import check_batch_sizes, check_heads
 from launch import jobset, tpu
-from launch.chips import Slice
+from launch.chips import parse_topology
 from launch.tpu import split
 from tests.launch.test_tpu import ACTIONS, dry_run
 from tests.launch.tools import REPOSITORY, gcloud_refuses
@@ -54,7 +54,7 @@ def test_manifests_are_printed(capsys):
 def test_the_node_pool_is_that_of_the_slice():
     [words] = starting("gcloud", "container", "node-pools", "create")
     flags = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
-    assert int(flags["num-nodes"]) == Slice.parse(f"v5e:{flags['tpu-topology']}").hosts
+    assert int(flags["num-nodes"]) == parse_topology(f"v5e:{flags['tpu-topology']}").hosts
 
 
 def check_batches(words: list[str], devices: int) -> None:

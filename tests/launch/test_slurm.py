@@ -87,4 +87,4 @@ def test_its_help_teaches_and_outside_a_job_it_says_so():
     helped = bash(str(SCRIPT), "--help")
     assert helped.returncode == 0 and "usage: sbatch --nodes=4" in helped.stdout and "#SBATCH" not in helped.stdout
     alone = bash(str(SCRIPT), *FLAGS, SLURM_JOB_ID="")
-    assert alone.returncode != 0 and "this is no job of SLURM: give it to sbatch, see --help" in alone.stderr
+    assert alone.returncode != 0 and "not a SLURM job: give this file to sbatch, see --help" in alone.stderr
