@@ -226,8 +226,8 @@ class Result:
 
 
 HEADER = (
-    "| case | raw, samples/s | prepared, samples/s | prepared, MB/s | ratio | CPU ms per sample, raw / prepared | ratio | "
-    "fraction of a step | memory, GB |\n|---|---|---|---|---|---|---|---|---|"
+    "| case | raw, samples/s | prepared, samples/s | prepared, MB/s | ratio | CPU ms per sample, raw / prepared | "
+    "ratio | fraction of a step | memory, GB |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
