@@ -24,7 +24,8 @@ HEALTH = {
 SMOOTHED_FRACTION = 0.05  # of the run, as the deviation of the smoothing kernel
 SMOOTHED_POINTS = 200
 FEW_POINTS = 20  # of a curve that is not smoothed
-MOST_POINTS = 5000  # of a curve; of a longer log every second row is drawn, or every third, ...
+# Smoothing takes memory in proportion to the rows: of a longer log every second row is drawn, or every third, ...
+MOST_POINTS = 5000
 
 Series = Float[np.ndarray, "n"]
 
@@ -39,7 +40,7 @@ class Curve:
 
 
 def read_curves(path: pathlib.Path) -> list[Curve]:
-    """Reads a pretraining's log by dataset, sorted by name; empty if there is no file or no row."""
+    """Reads a pretraining's log by dataset, sorted by name; empty without a file or rows."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -57,24 +58,19 @@ def smooth(steps: Series, values: Series, at: Float[np.ndarray, "m"], width: flo
     """Averages the finite values around each step in `at`, with Gaussian weights of a deviation of `width` steps."""
     distance = (at[:, None] - steps[None]) / max(width, 1e-9)
     finite = np.isfinite(values)
+    # 0 * nan is nan: a weight of 0 alone would not leave a value out.
     weights = np.exp(-0.5 * distance**2) * finite[None]
     return weights @ np.where(finite, values, 0) / np.maximum(weights.sum(axis=1), 1e-12)
 
 
 def draw_series(ax: Any, steps: Series, values: Series, colour: str, label: str, span: float) -> None:
-    """Draws values thin as logged and thick as smoothed; a few only as logged.
-
-    Args:
-      ax: the axes.
-      steps, values: of the log.
-      colour, label: of the line.
-      span: steps of the whole run, a fraction of which is the smoothing width.
-    """
+    """Draws values thin as logged and thick as smoothed; a few only as logged. `span`: steps of the whole run."""
     if len(steps) < FEW_POINTS:
         ax.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=label)
         return
     ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
     at = np.linspace(steps[0], steps[-1], SMOOTHED_POINTS)
+    # At least one logged step on each side of any point: a narrower kernel would have no weight in gaps of the log.
     width = max(SMOOTHED_FRACTION * span, np.diff(steps).max())
     ax.plot(at, smooth(steps, values, at, width), color=colour, linewidth=2, label=label)
 
@@ -91,7 +87,8 @@ def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
                 continue
             axes[name].set_title(title)
             for colour, curve in style.coloured(curves):
-                measured = np.isfinite(curve.values[name])  # an earlier version may have begun the log
+                # An earlier version without this column may have begun the log.
+                measured = np.isfinite(curve.values[name])
                 if measured.any():
                     draw_series(
                         axes[name], curve.steps[measured], curve.values[name][measured], colour, curve.dataset, span
@@ -173,14 +170,7 @@ def _read_columns(run: Run, file: str, names: Sequence[str]) -> list[Series]:
 
 
 def draw_fit_curves(path: pathlib.Path, title: str, metric: str, logs: Sequence[FitLog]) -> None:
-    """Draws the logs of one experiment, a colour for each seed; a ring marks the epoch that was kept.
-
-    Args:
-      path: the PNG file.
-      title: of the figure.
-      metric: of the evaluations, in words.
-      logs: at least one.
-    """
+    """Draws the logs of one experiment, at least one, a colour for each seed; a ring marks the epoch that was kept."""
     lines, ring = dict(marker="o", markersize=3.5, linewidth=1.6), dict(markersize=11, fillstyle="none", linestyle="")
     with style.new_figure(path, (12, 4.2), title) as figure:
         loss, rate, values = figure.subplots(1, 3)

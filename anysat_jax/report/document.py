@@ -4,6 +4,8 @@ import html
 import re
 from collections.abc import Container, Iterable, Sequence
 
+from tabulate import tabulate
+
 STYLE = """
 :root { color-scheme: light; --ink: #1d2329; --soft: #55606b; --line: #d9dee3; --band: #f5f7f9; }
 * { box-sizing: border-box; }
@@ -59,6 +61,7 @@ def escape(text: str) -> str:
     """Returns a text on one line in which no character is markup of Markdown or HTML; `Markup` as it is."""
     if isinstance(text, Markup):
         return text
+    # An underscore inside of a word is none of Markdown's marks; escaping it would hide names of files from searches.
     marks = r'[&<>"\\`*\[\]|#~!]|(?<!\w)_|_(?!\w)'
     return re.sub(marks, lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
@@ -69,7 +72,7 @@ def bold(text: str) -> Markup:
 
 
 def emphasis(text: str) -> Markup:
-    """Returns a text in italics, which stands out as a cell of a table in HTML."""
+    """Returns a text in italics; the style of the HTML page highlights such cells of a table."""
     return Markup(f"*{escape(text)}*")
 
 
@@ -81,16 +84,7 @@ def heading(text: str, level: int = 2) -> str:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Container[str] = (), caption: str = ""
 ) -> str:
-    """Returns a table.
-
-    Args:
-      columns: names.
-      rows: cells by column.
-      numeric: columns that are set to the right.
-      caption: a line above it.
-    """
-    from tabulate import tabulate
-
+    """Returns a table; the columns in `numeric` are aligned right, and a caption is a line above it."""
     text = tabulate(
         [[escape(cell) for cell in row] for row in rows],
         headers=[escape(name) for name in columns],
@@ -102,14 +96,7 @@ def table(
 
 
 def figure(file: str, width: int, caption: str, alt: str) -> str:
-    """Returns a picture that leads to its file.
-
-    Args:
-      file: relative to the page.
-      width: in pixels of the page.
-      caption: below it.
-      alt: what it shows, for those who cannot see it.
-    """
+    """Returns a picture, linked to its file: `width` in pixels of the page, `alt` for those who cannot see it."""
     return f'[<img src="{file}" alt="{escape(alt)}" width="{width}">]({file})\n\n{emphasis(caption)}'
 
 
@@ -125,11 +112,13 @@ def join(blocks: Iterable[str]) -> str:
 
 def to_html(page: str) -> str:
     """Returns a page as HTML with a table of its contents; its title is its first heading."""
+    # Only this page needs them, while jobs import this module for its tables.
     import jinja2
     import markdown
 
     title = html.unescape(page.partition("\n")[0].removeprefix("# "))
     writer = markdown.Markdown(extensions=["tables", "toc"], extension_configs={"toc": {"toc_depth": "2-2"}})
     body = writer.convert(page)
+    # The title is escaped; body and contents are markup of texts that `escape` has made safe.
     environment = jinja2.Environment(autoescape=True)
     return environment.from_string(TEMPLATE).render(title=title, style=STYLE, contents=writer.toc, body=body)

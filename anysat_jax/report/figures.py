@@ -26,7 +26,6 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
 
     Args:
       path: the PNG file.
-      title: above the matrix.
       classes: K names.
       counts: (K, K) with the truth in the rows, or (K, 2, 2): [[true negatives, false alarms], [misses, hits]].
     """
@@ -45,7 +44,8 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
     cell_width = max(cell, 1.0) if several else cell
     with style.new_figure(path, (cell_width * width + beside + 1.6, cell * height + above + 1.4), title) as figure:
         ax = figure.subplots()
-        colours = colormaps["Blues"].with_extremes(bad="#dddddd")  # grey for rows without counts
+        # Grey for rows without counts: white would read as 0 %.
+        colours = colormaps["Blues"].with_extremes(bad="#dddddd")
         image = ax.imshow(100 * fractions, cmap=colours, vmin=0, vmax=100, aspect="auto")
         ax.set_xticks(range(width), columns, rotation=0 if several else 90, fontsize=9)
         ax.set_yticks(range(height), rows, fontsize=9)
@@ -73,25 +73,22 @@ def label_fractions(counts: Int[np.ndarray, "K 2 2"]) -> Float[np.ndarray, "K 4"
 def describe_confusion(classes: Sequence[str], counts: Int[np.ndarray, "K ..."]) -> str:
     """Returns the size of a matrix and the percentage that is right, in a sentence."""
     if counts.ndim == 3:
-        found = _percent(counts[:, 1, 1].sum(), counts[:, 1].sum())
-        return (
-            f"Shares found, missed, claimed and not claimed of {len(classes)} labels; {found} of the labels were found."
-        )
-    right = _percent(np.trace(counts), counts.sum())
-    return f"Truth in rows, prediction in columns, {len(classes)} classes; {right} of the counts lie on the diagonal."
-
-
-def _percent(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f} %" if total else "none"
+        part, total = counts[:, 1, 1].sum(), counts[:, 1].sum()
+        text = f"Shares found, missed, claimed and not claimed of {len(classes)} labels; {{}} of the labels were found."
+    else:
+        part, total = np.trace(counts), counts.sum()
+        text = f"Truth in rows, prediction in columns, {len(classes)} classes; {{}} of the counts are on the diagonal."
+    return text.format(f"{100 * part / total:.0f} %" if total else "none")
 
 
 def _write_percents(ax: Any, fractions: Float[np.ndarray, "K L"]) -> None:
-    """Writes whole percents into the cells, none if they round to 0."""
+    """Writes whole percents into the cells, except those that round to 0."""
     for row, column in np.argwhere(np.nan_to_num(fractions) >= 0.005):
         value = fractions[row, column]
         colour = "white" if value > 0.55 else style.TEXT_COLOUR
         text = ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        text.set_in_layout(False)  # it is inside anyway, and thousands of texts take long to lay out
+        # Thousands of texts take long to lay out, and these are inside of the axes anyway.
+        text.set_in_layout(False)
 
 
 # ---------------------------------------------------------------- radar of the paper's tasks
@@ -117,6 +114,7 @@ def draw_radar(path: pathlib.Path, values: Mapping[str, Sequence[float]]) -> Non
     """Draws `radar_values`. The rim of an axis is its best score, and a ring is as many points on every axis."""
     scores = np.array(list(values.values()))
     best = np.nanmax(scores, axis=0)
+    # As many points between rings on every axis, so that distances to the rim compare between tasks.
     step = max(COARSEST, 5 * math.ceil(np.nanmax(best - scores) / RINGS / 5))
     radii = 1 - (1 - CENTRE) * (best - scores) / (RINGS * step)
     angles = np.linspace(0, 2 * np.pi, scores.shape[1], endpoint=False)
@@ -127,7 +125,8 @@ def draw_radar(path: pathlib.Path, values: Mapping[str, Sequence[float]]) -> Non
         for name, radius, (colour, marker) in zip(values, radii, looks, strict=True):
             if np.isnan(radius).all():
                 continue
-            closed = np.append(angles, angles[0] + 2 * np.pi), np.append(radius, radius[0])  # a gap at missing scores
+            # The first point again closes the line; missing scores leave gaps.
+            closed = np.append(angles, angles[0] + 2 * np.pi), np.append(radius, radius[0])
             looks_of_line = dict(linewidth=1.8, markersize=5, clip_on=False, zorder=3)
             ax.plot(*closed, color=colour, marker=marker, label=name, **looks_of_line)
         figure.legend(loc="outside lower center", ncols=3)
@@ -176,14 +175,7 @@ def label_lines(groups: Iterable[Group]) -> dict[str, list[Point]]:
 
 
 def draw_label_curves(path: pathlib.Path, title: str, metric: str, lines: Mapping[str, Sequence[Point]]) -> None:
-    """Draws `label_lines` over a logarithmic axis of fractions, with the spread as bars.
-
-    Args:
-      path: the PNG file.
-      title: of the figure.
-      metric: of the scores, in words.
-      lines: at least one.
-    """
+    """Draws `label_lines`, at least one, with the spread as bars; `metric` in words."""
     from matplotlib.ticker import NullLocator
 
     with style.new_figure(path, (7.5, 4.8), title) as figure:
@@ -192,6 +184,7 @@ def draw_label_curves(path: pathlib.Path, title: str, metric: str, lines: Mappin
             fractions, means, spreads = zip(*points, strict=True)
             bars = [0.0 if math.isnan(spread) else spread for spread in spreads]
             ax.errorbar(fractions, means, bars, color=colour, marker="o", linewidth=1.8, capsize=3, label=name)
+        # Fractions of labels are usually powers of ten: on a linear axis most points would be at its left end.
         ax.set_xscale("log")
         ticks = sorted({point[0] for points in lines.values() for point in points})
         ax.set_xticks(ticks, [f"{100 * fraction:g} %" for fraction in ticks])
@@ -211,30 +204,27 @@ def draw_scores(path: pathlib.Path, run: str, scores: Sequence[Score]) -> None:
     """Draws bars of each probe's headline score, random start against pretrained, a panel for each task."""
     panels = {task: [s for s in scores if s.headline and s.task == task] for task in TASK_TITLES}
     panels = {task: chosen for task, chosen in panels.items() if chosen}
+    bars = (
+        (-0.19, "random", "random start", style.RANDOM_COLOUR),
+        (0.19, "pretrained", "pretrained", style.PRETRAINED_COLOUR),
+    )
     widths = [len(chosen) + 0.6 for chosen in panels.values()]
     size = (max(6.0, 1.9 * sum(widths) + 1.2), 4.6)
     with style.new_figure(path, size, f"Linear probes of frozen features: {run}") as figure:
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
         for ax, (task, chosen) in zip(axes, panels.items(), strict=True):
-            _draw_bars(ax, chosen)
+            for offset, name, label, colour in bars:
+                heights = [100 * getattr(score, name) for score in chosen]
+                drawn = ax.bar([i + offset for i in range(len(chosen))], heights, 0.36, label=label, color=colour)
+                ax.bar_label(drawn, fmt="%.1f", padding=2, fontsize=10, color=style.TEXT_COLOUR)
+            ax.set_xticks(range(len(chosen)), [f"{score.dataset}\n{score.metric}" for score in chosen])
+            ax.set_xlim(-0.6, len(chosen) - 0.4)
+            ax.tick_params(axis="x", length=0)
+            ax.grid(axis="y")
             ax.set_title(TASK_TITLES[task])
         shown = [value for s in scores if s.headline for value in (s.random, s.pretrained) if math.isfinite(value)]
+        # Room above the highest bar for its number, and for the numbers of bars of 0.
         axes[0].set_ylim(0, min(105, 120 * max(shown, default=1.0) + 1))
         axes[0].set_ylabel("score on held-out tiles (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-
-
-def _draw_bars(ax: Any, scores: Sequence[Score]) -> None:
-    """Draws two bars for each score, with their values above."""
-    for offset, name, label, colour in (
-        (-0.19, "random", "random start", style.RANDOM_COLOUR),
-        (0.19, "pretrained", "pretrained", style.PRETRAINED_COLOUR),
-    ):
-        heights = [100 * getattr(score, name) for score in scores]
-        bars = ax.bar([i + offset for i in range(len(scores))], heights, 0.36, label=label, color=colour)
-        ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=10, color=style.TEXT_COLOUR)
-    ax.set_xticks(range(len(scores)), [f"{score.dataset}\n{score.metric}" for score in scores])
-    ax.set_xlim(-0.6, len(scores) - 0.4)
-    ax.tick_params(axis="x", length=0)
-    ax.grid(axis="y")

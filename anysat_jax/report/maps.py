@@ -58,9 +58,11 @@ def read_samples(run: Run) -> Samples | None:
     if not path.exists():
         return None
     try:
+        # A few kilobytes can unpack to any size; the limit is checked before numpy allocates.
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > LARGEST_BYTES:
                 raise ValueError("it is too large")
+        # Unpickling an array of objects would run code of the file.
         with np.load(path, allow_pickle=False) as arrays:
             samples = _make_samples(run.task, dict(arrays))
     except BROKEN as error:
@@ -90,6 +92,11 @@ def _make_samples(task: TaskInfo, arrays: dict[str, np.ndarray]) -> Samples:
 
 def draw_samples(path: pathlib.Path, title: str, task: TaskInfo, samples: Samples) -> None:
     """Draws a row for each tile: its inputs, the prediction, the ground truth; white is void."""
+    from matplotlib import colormaps
+
+    numbers, (low, high) = task.kind == "regression", value_range(samples)
+    viridis = colormaps["viridis"].with_extremes(bad=VOID_COLOUR)
+    looks = dict(interpolation="nearest", **(dict(cmap=viridis, vmin=low, vmax=high) if numbers else {}))
     columns = len(samples.inputs) + 2
     size = (COLUMN_INCHES * columns + 1.9, COLUMN_INCHES * len(samples.ids) + 0.9)
     with style.new_figure(path, size, title) as figure:
@@ -100,29 +107,24 @@ def draw_samples(path: pathlib.Path, title: str, task: TaskInfo, samples: Sample
             for ax, images in zip(cells, samples.inputs.values(), strict=False):
                 ax.imshow(images[row], interpolation="nearest")
             for ax, answers in zip(cells[-2:], (samples.prediction, samples.truth), strict=True):
-                _draw_answer(ax, task, answers[row], value_range(samples))
+                if task.level == "tile":
+                    text = textwrap.fill(clean(answers[row]), 22)
+                    where = dict(ha="center", va="center", transform=ax.transAxes)
+                    ax.text(0.5, 0.5, text, fontsize=12, color=style.TEXT_COLOUR, **where)
+                else:
+                    ax.imshow(answers[row] if numbers else paint(class_colours(task), answers[row]), **looks)
             for ax in cells:
-                style.frame(ax)
+                # A thin frame without ticks, so that white is recognised as part of a map.
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)
             cells[0].set_ylabel(textwrap.fill(samples.ids[row], 26), fontsize=8)
-        if task.level == "dense" and task.kind == "regression":
+        if task.level == "dense" and numbers:
             figure.colorbar(axes[0, -1].images[0], ax=axes, shrink=0.8, pad=0.02).set_label(task.unit)
         elif task.level == "dense":
             handles = class_handles(task.classes, class_colours(task), (samples.truth, samples.prediction), "void")
             columns = -(-len(handles) // (CLASSES_BESIDE_A_TILE * len(samples.ids)))
             _draw_legend(figure, handles, ncols=columns)
-
-
-def _draw_answer(ax: Any, task: TaskInfo, answer: Any, limits: tuple[float, float]) -> None:
-    from matplotlib import colormaps
-
-    if task.level == "tile":
-        text = textwrap.fill(clean(answer), 22)
-        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, transform=ax.transAxes, color=style.TEXT_COLOUR)
-    elif task.kind == "regression":
-        colours = colormaps["viridis"].with_extremes(bad=VOID_COLOUR)
-        ax.imshow(answer, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    else:
-        ax.imshow(paint(class_colours(task), answer), interpolation="nearest")
 
 
 def value_range(samples: Samples) -> tuple[float, float]:
@@ -133,6 +135,7 @@ def value_range(samples: Samples) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
+    # Percentiles: a single outlier of the labels would leave one colour for all else.
     low, high = np.percentile(values, SPREAD)
     return float(low), float(high if high > low else low + 1)
 
@@ -219,13 +222,7 @@ class Mosaic:
 
 
 def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
-    """Draws tiles in natural colour, their dense features as colours, and land cover as probed and as labelled.
-
-    Args:
-      path: the PNG file.
-      run: for the title.
-      mosaic: the tiles.
-    """
+    """Draws tiles in natural colour, their dense features as colours, and land cover as probed and as labelled."""
     columns, pictures = mosaic_columns(mosaic), mosaic.pictures
     size = (COLUMN_INCHES * len(columns) + 1.9, COLUMN_INCHES * len(pictures) + 1.0)
     with style.new_figure(path, size, f"{mosaic.card.title}, held-out tiles: {run}") as figure:
@@ -233,8 +230,13 @@ def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
         for column, (title, images) in enumerate(columns.items()):
             axes[0, column].set_title(title, fontsize=10.5)
             for row, picture in enumerate(pictures):
-                _draw_tile(axes[row, column], images[row], picture.extent)
-                axes[row, column].tick_params(labelbottom=row == len(pictures) - 1, labelleft=column == 0)
+                ax, (height, width) = axes[row, column], picture.extent
+                ax.imshow(images[row], extent=(0, width, height, 0), interpolation="nearest")
+                ax.set_xticks(np.linspace(0, width, 3))
+                ax.set_yticks(np.linspace(0, height, 3))
+                ax.tick_params(length=2, labelsize=9)
+                ax.tick_params(labelbottom=row == len(pictures) - 1, labelleft=column == 0)
+                ax.spines[:].set_visible(False)
         for ax in axes[:, 0]:
             ax.set_ylabel("metres")
         for ax in axes[-1]:
@@ -270,33 +272,23 @@ def stretch(images: Sequence[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarr
 def principal_colours(maps: Sequence[Float[np.ndarray, "h w F"]]) -> list[Float[np.ndarray, "h w 3"]]:
     """Maps the three main directions in which features vary inside the tiles to red, green and blue in [0, 1].
 
-    Features are LayerNormed, as the probes read them, and taken relative to their tile's mean: whole tiles differ more
-    than their parts, and would be one colour each. The sign of a direction makes its largest weight positive, so that
-    colours do not depend on the eigensolver.
+    Features are LayerNormed, as the probes read them.
     """
-    flat = np.concatenate([_centred(one) for one in maps])
-    flat /= flat.std(axis=0) + 1e-3  # a feature that hardly varies stays small
+    centred = []
+    for one in maps:
+        flat = one.reshape(-1, one.shape[-1]).astype(np.float64)
+        flat = flat - flat.mean(axis=1, keepdims=True)
+        flat /= flat.std(axis=1, keepdims=True) + 1e-6
+        # Whole tiles differ more than their parts, and would be one colour each.
+        centred.append(flat - flat.mean(axis=0))
+    flat = np.concatenate(centred)
+    # A feature that hardly varies stays small: its noise would count as much as the others' signal.
+    flat /= flat.std(axis=0) + 1e-3
     _, axes = np.linalg.eigh(flat.T @ flat)
+    # eigh sorts in ascending order; the last three directions are the main ones.
     axes = axes[:, :-4:-1]
+    # The sign of a direction makes its largest weight positive, so that colours do not depend on the eigensolver.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
     ends = np.cumsum([one.shape[0] * one.shape[1] for one in maps])[:-1]
     colours = [part.reshape(*one.shape[:2], 3) for part, one in zip(np.split(flat @ axes, ends), maps, strict=True)]
     return stretch(colours)
-
-
-def _centred(features: Float[np.ndarray, "h w F"]) -> Float[np.ndarray, "h*w F"]:
-    """Returns features with LayerNorm, relative to the mean of the tile."""
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    flat /= flat.std(axis=1, keepdims=True) + 1e-6
-    return flat - flat.mean(axis=0)
-
-
-def _draw_tile(ax: Any, image: Float[np.ndarray, "h w 3"], extent: tuple[float, float]) -> None:
-    """Draws an image with its sides in metres, the origin at the upper left."""
-    height, width = extent
-    ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
-    ax.set_xticks(np.linspace(0, width, 3))
-    ax.set_yticks(np.linspace(0, height, 3))
-    ax.tick_params(length=2, labelsize=9)
-    ax.spines[:].set_visible(False)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from absl import logging
 
-from anysat_jax.report import curves, figures, maps, paper, style
+from anysat_jax.report import curves, figures, maps, paper
 from anysat_jax.report.document import figure, heading, join, listing, table, to_html
 from anysat_jax.report.runs import SUMMARY, BrokenRun, Group, Run, by_row, group_runs, read_runs, split_by
 from anysat_jax.report.tables import (
@@ -23,7 +23,6 @@ from anysat_jax.report.tables import (
 
 FOLDER = "figures"
 MOST_CLASSES = 128  # of a matrix that can be read
-PIXELS_PER_INCH = style.DOTS_PER_INCH / 2  # of a figure on a page: sharp on screens of twice the density
 T = TypeVar("T")
 
 NUMBERS = (
@@ -52,6 +51,7 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
       The path of results.html.
     """
     found, problems = read_runs(runs)
+    # Figures are drawn while the page is put together: drawing finds the last of the problems, listed at its top.
     groups, drawn = group_runs(found), ResultsFigures(out)
     rows, others = by_row(groups), [group for group in groups if not group.paper_row]
     shown = [heading("Overview"), drawn.radar(rows), overview_table(rows), heading("Table A: test sets of GeoPlex")]
@@ -79,11 +79,6 @@ def describe(group: Group) -> str:
     run = group.first
     method = MODE_WORDS.get(run.mode, run.mode)
     return f"{run.task.title}: {method}, start: {run.start}" + (" (synthetic tiles)" if run.synthetic else "")
-
-
-def metric_name(run: Run) -> str:
-    """Returns the task's metric in words, without its unit."""
-    return METRIC_WORDS[run.task.metric].removesuffix(" (%)")
 
 
 class ResultsFigures:
@@ -116,7 +111,7 @@ class ResultsFigures:
         lines, run = figures.label_lines(groups), groups[0].first
         if not lines:
             return []
-        title, metric = run.task.title, metric_name(run)
+        title, metric = run.task.title, METRIC_WORDS[run.task.metric].removesuffix(" (%)")
         ends = (f"{name}: {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines.items())
         return [
             self._draw(
@@ -134,6 +129,7 @@ class ResultsFigures:
           group: repetitions; samples and matrix are of the first one.
           number: of the group on the page, for the names of the files.
         """
+        # The number makes names unique after all that is not a letter or a digit is replaced.
         name = f"{number:02d}-{re.sub('[^a-z0-9]+', '-', group.first.label.lower()).strip('-')[:40]}"
         return [*self._samples(group, name), *self._confusion(group, name), *self._curves(group, name)]
 
@@ -141,12 +137,13 @@ class ResultsFigures:
         run, samples = group.first, self._read(maps.read_samples, group.first)
         if samples is None:
             return []
-        if run.task.level == "tile" and not samples.inputs:  # single pixels: nothing to see
+        # Tiles of a single pixel have no picture.
+        if run.task.level == "tile" and not samples.inputs:
             answers = zip(samples.ids, map(str, samples.prediction), map(str, samples.truth), strict=True)
             return [table(("Tile", "Prediction", "Ground truth"), answers, caption="A few tiles")]
         dense = run.task.level == "dense"
         inputs = ", ".join(samples.inputs) or "no inputs"
-        shown = f"Tiles of {samples.extent:g} m: inputs, prediction and ground truth, {_which(run)}."
+        shown = f"Tiles of {samples.extent:g} m: inputs, prediction and ground truth, run {run.label}, seed {run.seed}."
         return [
             self._draw(
                 f"{name}-panels",
@@ -166,12 +163,12 @@ class ResultsFigures:
                 f"{run.label}/{SUMMARY}: a confusion matrix of {len(run.confusion)} classes is not drawn."
             )
             return []
-        counts, classes = run.confusion, run.task.classes
+        counts, classes, which = run.confusion, run.task.classes, f"run {run.label}, seed {run.seed}"
         return [
             self._draw(
                 f"{name}-confusion",
-                lambda path: figures.draw_confusion(path, f"{run.task.title}, {_which(run)}", classes, counts),
-                f"Confusion matrix on the split {run.split}, {_which(run)}: percent of each row.",
+                lambda path: figures.draw_confusion(path, f"{run.task.title}, {which}", classes, counts),
+                f"Confusion matrix on the split {run.split}, {which}: percent of each row.",
                 figures.describe_confusion(classes, counts),
             )
         ]
@@ -180,7 +177,7 @@ class ResultsFigures:
         logs = [log for run in group.runs if (log := self._read(curves.read_fit_log, run)) is not None]
         if not logs:
             return []
-        metric = metric_name(group.first)
+        metric = METRIC_WORDS[group.first.task.metric].removesuffix(" (%)")
         ends = (f"{log.label}: {log.loss[0]:.3g} to {log.loss[-1]:.3g} in {log.steps[-1]:.0f} steps" for log in logs)
         return [
             self._draw(
@@ -202,15 +199,13 @@ class ResultsFigures:
         return draw_figure(self._out, f"{FOLDER}/{name}.png", draw, caption, alt)
 
 
-def _which(run: Run) -> str:
-    return f"run {run.label}, seed {run.seed}"
-
-
 def draw_figure(folder: pathlib.Path, file: str, draw: Callable[[pathlib.Path], None], caption: str, alt: str) -> str:
     """Draws a PNG file below the folder of a page, and returns its block of the page."""
     draw(folder / file)
-    width = int.from_bytes((folder / file).read_bytes()[16:20], "big")  # of PNG's first chunk
-    return figure(file, round(width * PIXELS_PER_INCH / style.DOTS_PER_INCH), caption, alt)
+    # PNG's first chunk begins with the width in pixels.
+    width = int.from_bytes((folder / file).read_bytes()[16:20], "big")
+    # Half of it on the page, so that figures are sharp on screens of twice the density.
+    return figure(file, round(width / 2), caption, alt)
 
 
 PROTOCOL = """\
@@ -229,17 +224,14 @@ def write_pretraining(
     scores: Sequence[Score],
     mosaics: Sequence[maps.Mosaic],
 ) -> pathlib.Path:
-    """Writes README.md, the report of a pretraining, with its figures beside it.
+    """Writes README.md, the report of a pretraining, with its figures beside it, and returns its path.
 
     Args:
-      folder: gets the files.
+      folder: of the files; exists.
       run: name of the run, for the titles.
       metrics_csv: the training's log; without it there are no curves.
-      scores: of the probes; without any, the page says so.
+      scores: of the probes; may be empty.
       mosaics: held-out tiles by dataset.
-
-    Returns:
-      The page's path.
     """
     blocks = [heading(run, 1), heading("Linear probes")]
     blocks += [score_table(scores), PROTOCOL] if scores else ["Nothing was probed."]
@@ -252,6 +244,7 @@ def write_pretraining(
         drawings["probes.png"] = "Probe scores", lambda path: figures.draw_scores(path, run, scores)
     for one in mosaics:
         caption = f"Dense features and land cover: {one.card.title}"
+        # one=one binds the loop's value now; the function is called after the loop.
         drawings[f"features_{one.card.name}.png"] = caption, lambda path, one=one: maps.draw_mosaic(path, run, one)
     for file, (caption, draw) in drawings.items():
         blocks += [heading(caption), draw_figure(folder, file, draw, caption, caption)]

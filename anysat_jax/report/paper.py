@@ -54,198 +54,123 @@ class PaperBlock:
         return max(score for row in self.rows if (score := row.scores[metric]) is not None)
 
 
-def _row(model: str, pretraining: str, inputs: str, *scores: float | None, row: str = "") -> PaperRow:
-    """Returns a row, with its inputs as one character each, "-" for those that are not used."""
-    return PaperRow(model, pretraining, tuple("" if sign == "-" else sign for sign in inputs), scores, row)
+def _parse(table: str, text: str) -> tuple[PaperBlock, ...]:
+    """Reads blocks: "== heading | axis | modalities | metrics", then "model | pretraining | inputs | scores [| id]"."""
+    blocks = []
+    for block in text.strip().removeprefix("== ").split("\n== "):
+        (heading, axis, modalities, metrics), *rows = [line.split(" | ") for line in block.splitlines()]
+        parsed = [
+            PaperRow(
+                model,
+                pretraining.strip("-"),
+                tuple(sign.strip("-") for sign in inputs),
+                tuple(None if score == "-" else float(score) for score in scores.split()),
+                *row,
+            )
+            for model, pretraining, inputs, scores, *row in rows
+        ]
+        columns = tuple(modalities.split()), tuple(metrics.split()), tuple(parsed)
+        blocks.append(PaperBlock(table, heading, axis.replace("/", "\n"), *columns))
+    return tuple(blocks)
 
 
-TABLE_A = (
-    PaperBlock(
-        table="A",
-        heading="TSAI-TS - multilabel classif.",
-        axis="TSAI-TS",
-        modalities=("VHR", "S1", "S2"),
-        metrics=("weighted_f1",),
-        rows=(
-            _row("AnySat (ours)", "GeoPlex", "✓✓✓", 75.1, row="A/treesatai_ts/finetune"),
-            _row("AnySat (ours)", "None", "✓✓✓", 72.7, row="A/treesatai_ts/scratch"),
-            _row("OmniSat", "TSAI-TS", "✓✓✓", 74.2),
-            _row("DOFA", "DOFA", "✓◦◦", 71.6),
-            _row("PSE+LTAE", "None", "-✓✓", 71.2),
-            _row("PSE + ResNet", "None", "✓◦◦", 68.1),
-            _row("ScaleMAE", "TSAI", "✓-◦", 62.5),
-            _row("SatMAE", "TSAI", "✓-◦", 61.5),
-            _row("CROMA", "TSAI", "✓-◦", 61.0),
-            _row("UT&T", "ImageNet", "✓✓✓", 56.7),
-            _row("MOSAICS", "TSAI", "--◦", 56.0),
-            _row("PRESTO", "PRESTO", "--◦", 46.3),
-        ),
-    ),
-    PaperBlock(
-        table="A",
-        heading="PLANTED - classif.",
-        axis="PLANTED",
-        modalities=("S1", "S2", "LS", "AL", "MO"),
-        metrics=("macro_f1",),
-        rows=(
-            _row("AnySat (ours)", "GeoPlex", "✓✓✓✓✓", 61.5, row="A/planted/finetune"),
-            _row("AnySat (ours)", "None", "✓✓✓✓✓", 61.2, row="A/planted/scratch"),
-            _row("ViViT", "None", "✓✓---", 62.2),
-            _row("ViViT", "None", "✓✓✓✓✓", 59.3),
-        ),
-    ),
-    PaperBlock(
-        table="A",
-        heading="FLAIR - semantic seg",
-        axis="FLAIR",
-        modalities=("VHR", "S2"),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat (ours)", "GeoPlex", "✓✓", 55.1, row="A/flair/finetune"),
-            _row("AnySat (ours)", "None", "✓✓", 55.6, row="A/flair/scratch"),
-            _row("UT&T", "ImageNet", "✓✓", 56.9),
-            _row("UNet", "ImageNet", "✓-", 54.7),
-            _row("UTAE", "None", "-✓", 36.1),
-        ),
-    ),
-    PaperBlock(
-        table="A",
-        heading="PASTIS-HD - multilabel classif.",
-        axis="PASTIS-HD\nclassification",
-        modalities=("VHR", "S1", "S2"),
-        metrics=("macro_f1",),
-        rows=(
-            _row("AnySat (ours)", "GeoPlex", "✓✓✓", 72.8, row="A/pastis_hd_classif/finetune"),
-            _row("AnySat (ours)", "None", "✓✓✓", 65.5, row="A/pastis_hd_classif/scratch"),
-            _row("OmniSat", "PASTIS-HD", "✓✓✓", 69.9),
-            _row("CROMA", "PASTIS-HD", "-◦◦", 60.1),
-            _row("DOFA", "DOFA", "✓◦◦", 55.7),
-            _row("UT&T", "ImageNet", "✓✓✓", 53.5),
-            _row("UTAE", "None", "-✓✓", 46.9),
-            _row("ScaleMAE", "PASTIS-HD", "✓-◦", 42.2),
-        ),
-    ),
-    PaperBlock(
-        table="A",
-        heading="PASTIS-HD - semantic seg",
-        axis="PASTIS-HD\nsegmentation",
-        modalities=("VHR", "S1", "S2"),
-        metrics=("accuracy", "mean_iou"),
-        rows=(
-            _row("AnySat (ours)", "GeoPlex", "✓✓✓", 85.0, 66.5, row="A/pastis_hd_semseg/finetune"),
-            _row("AnySat (ours)", "None", "✓✓✓", 84.8, 66.3, row="A/pastis_hd_semseg/scratch"),
-            _row("SkySense", "SkySense", "✓✓✓", 85.9, None),
-            _row("UTAE-MM", "None", "-✓✓", 84.2, 66.3),
-            _row("TSViT", "None", "--✓", 83.4, 65.4),
-            _row("UTAE", "None", "--✓", None, 63.1),
-        ),
-    ),
-    PaperBlock(
-        table="A",
-        heading="PASTIS-HD - semseg LP",
-        axis="PASTIS-HD\nsegmentation, LP",
-        modalities=("VHR", "S1", "S2"),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat LP (ours)", "GeoPlex", "✓✓✓", 42.7, row="A/pastis_hd_semseg/probe"),
-            _row("S12-DINO LP", "foundation", "✓✓✓", 36.2),
-            _row("S12-MoCo LP", "foundation", "✓✓✓", 34.5),
-            _row("S12-D2V LP", "foundation", "✓✓✓", 34.3),
-            _row("SpectralGPT", "foundation", "✓✓✓", 35.4),
-            _row("Prithvi", "foundation", "✓✓✓", 33.9),
-        ),
-    ),
+TABLE_A = _parse(
+    "A",
+    """
+== TSAI-TS - multilabel classif. | TSAI-TS | VHR S1 S2 | weighted_f1
+AnySat (ours) | GeoPlex | ✓✓✓ | 75.1 | A/treesatai_ts/finetune
+AnySat (ours) | None | ✓✓✓ | 72.7 | A/treesatai_ts/scratch
+OmniSat | TSAI-TS | ✓✓✓ | 74.2
+DOFA | DOFA | ✓◦◦ | 71.6
+PSE+LTAE | None | -✓✓ | 71.2
+PSE + ResNet | None | ✓◦◦ | 68.1
+ScaleMAE | TSAI | ✓-◦ | 62.5
+SatMAE | TSAI | ✓-◦ | 61.5
+CROMA | TSAI | ✓-◦ | 61.0
+UT&T | ImageNet | ✓✓✓ | 56.7
+MOSAICS | TSAI | --◦ | 56.0
+PRESTO | PRESTO | --◦ | 46.3
+== PLANTED - classif. | PLANTED | S1 S2 LS AL MO | macro_f1
+AnySat (ours) | GeoPlex | ✓✓✓✓✓ | 61.5 | A/planted/finetune
+AnySat (ours) | None | ✓✓✓✓✓ | 61.2 | A/planted/scratch
+ViViT | None | ✓✓--- | 62.2
+ViViT | None | ✓✓✓✓✓ | 59.3
+== FLAIR - semantic seg | FLAIR | VHR S2 | mean_iou
+AnySat (ours) | GeoPlex | ✓✓ | 55.1 | A/flair/finetune
+AnySat (ours) | None | ✓✓ | 55.6 | A/flair/scratch
+UT&T | ImageNet | ✓✓ | 56.9
+UNet | ImageNet | ✓- | 54.7
+UTAE | None | -✓ | 36.1
+== PASTIS-HD - multilabel classif. | PASTIS-HD/classification | VHR S1 S2 | macro_f1
+AnySat (ours) | GeoPlex | ✓✓✓ | 72.8 | A/pastis_hd_classif/finetune
+AnySat (ours) | None | ✓✓✓ | 65.5 | A/pastis_hd_classif/scratch
+OmniSat | PASTIS-HD | ✓✓✓ | 69.9
+CROMA | PASTIS-HD | -◦◦ | 60.1
+DOFA | DOFA | ✓◦◦ | 55.7
+UT&T | ImageNet | ✓✓✓ | 53.5
+UTAE | None | -✓✓ | 46.9
+ScaleMAE | PASTIS-HD | ✓-◦ | 42.2
+== PASTIS-HD - semantic seg | PASTIS-HD/segmentation | VHR S1 S2 | accuracy mean_iou
+AnySat (ours) | GeoPlex | ✓✓✓ | 85.0 66.5 | A/pastis_hd_semseg/finetune
+AnySat (ours) | None | ✓✓✓ | 84.8 66.3 | A/pastis_hd_semseg/scratch
+SkySense | SkySense | ✓✓✓ | 85.9 -
+UTAE-MM | None | -✓✓ | 84.2 66.3
+TSViT | None | --✓ | 83.4 65.4
+UTAE | None | --✓ | - 63.1
+== PASTIS-HD - semseg LP | PASTIS-HD/segmentation, LP | VHR S1 S2 | mean_iou
+AnySat LP (ours) | GeoPlex | ✓✓✓ | 42.7 | A/pastis_hd_semseg/probe
+S12-DINO LP | foundation | ✓✓✓ | 36.2
+S12-MoCo LP | foundation | ✓✓✓ | 34.5
+S12-D2V LP | foundation | ✓✓✓ | 34.3
+SpectralGPT | foundation | ✓✓✓ | 35.4
+Prithvi | foundation | ✓✓✓ | 33.9
+""",
 )
 
-TABLE_B = (
-    PaperBlock(
-        table="B",
-        heading="SICKLE",
-        axis="SICKLE",
-        modalities=("L8", "S1", "S2"),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat (fine-tune)", "", "✓✓✓", 89.3, row="B/sickle/finetune"),
-            _row("AnySat (linear 6.1K)", "", "✓✓✓", 82.0, row="B/sickle/probe"),
-            _row("Unet3d", "", "✓✓✓", 82.1),
-            _row("UTAE", "", "✓✓✓", 51.4),
-        ),
-    ),
-    PaperBlock(
-        table="B",
-        heading="BraDD-S1TS",
-        axis="BraDD-S1TS",
-        modalities=("S1",),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat (fine-tune)", "", "✓", 80.9, row="B/bradd_s1ts/finetune"),
-            _row("AnySat (linear 6.1K)", "", "✓", 78.9, row="B/bradd_s1ts/probe"),
-            _row("UTAE", "", "✓", 70.7),
-            _row("3D-UNet", "", "✓", 68.1),
-            _row("Conv-LSTM", "", "✓", 63.7),
-        ),
-    ),
-    PaperBlock(
-        table="B",
-        heading="TimeSen2Crop",
-        axis="TimeSen2Crop",
-        modalities=("S2",),
-        metrics=("accuracy",),
-        rows=(
-            _row("AnySat (fine-tune)", "", "✓", 92.2, row="B/timesen2crop/finetune"),
-            _row("AnySat (linear 14K)", "", "✓", 70.3, row="B/timesen2crop/probe"),
-            _row("OS-CNN", "", "✓", 81.2),
-            _row("MLP+TAE", "", "✓", 80.9),
-            _row("W.LSTM", "", "✓", 78.2),
-            _row("Transformer", "", "✓", 78.1),
-            _row("MSResNet", "", "✓", 76.3),
-        ),
-    ),
-    PaperBlock(
-        table="B",
-        heading="Sen1Floods11",
-        axis="Sen1Floods11\nLP",
-        modalities=("S1", "S2"),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat (linear 6.1K)", "", "◦◦", 91.1, row="B/sen1floods11/probe"),
-            _row("CROMA (UperNet 47M)", "", "◦◦", 90.9),
-            _row("CROMA (fine-tune 350M)", "", "◦◦", 90.9),
-            _row("Prithvi (fine-tune 130M)", "", "◦◦", 90.4),
-            _row("Prithvi (UperNet 39M)", "", "◦◦", 88.3),
-            _row("Prithvi2 (fine-tune 630M)", "", "◦◦", 90.4),
-            _row("SatlasNet (UperNet 33M)", "", "◦◦", 90.3),
-        ),
-    ),
-    PaperBlock(
-        table="B",
-        heading="HLS Burn Scar",
-        axis="HLS Burn Scar",
-        modalities=("HLS",),
-        metrics=("mean_iou",),
-        rows=(
-            _row("AnySat (fine-tune)", "", "✓", 90.6, row="B/hls_burn_scars/finetune"),
-            _row("AnySat (linear 3M)", "", "✓", 87.7, row="B/hls_burn_scars/probe"),
-            _row("Prithvi2 (fine-tune 630M)", "", "✓", 90.5),
-            _row("Prithvi (fine-tune 130M)", "", "✓", 86.9),
-            _row("Prithvi (UperNet 39M)", "", "✓", 83.6),
-            _row("CROMA (UperNet 47M)", "", "✓", 82.4),
-            _row("DOFA (UperNet 39M)", "", "✓", 80.6),
-        ),
-    ),
-    PaperBlock(
-        table="B",
-        heading="So2Sat",
-        axis="So2Sat\nLP",
-        modalities=("S1", "S2"),
-        metrics=("accuracy",),
-        rows=(
-            _row("AnySat (linear 29k)", "", "◦◦", 59.1, row="B/so2sat/probe"),
-            _row("DOFA (linear)", "", "◦◦", 59.3),
-            _row("CROMA (linear)", "", "◦◦", 49.2),
-            _row("SatMAE (linear)", "", "◦◦", 46.9),
-        ),
-    ),
+TABLE_B = _parse(
+    "B",
+    """
+== SICKLE | SICKLE | L8 S1 S2 | mean_iou
+AnySat (fine-tune) | - | ✓✓✓ | 89.3 | B/sickle/finetune
+AnySat (linear 6.1K) | - | ✓✓✓ | 82.0 | B/sickle/probe
+Unet3d | - | ✓✓✓ | 82.1
+UTAE | - | ✓✓✓ | 51.4
+== BraDD-S1TS | BraDD-S1TS | S1 | mean_iou
+AnySat (fine-tune) | - | ✓ | 80.9 | B/bradd_s1ts/finetune
+AnySat (linear 6.1K) | - | ✓ | 78.9 | B/bradd_s1ts/probe
+UTAE | - | ✓ | 70.7
+3D-UNet | - | ✓ | 68.1
+Conv-LSTM | - | ✓ | 63.7
+== TimeSen2Crop | TimeSen2Crop | S2 | accuracy
+AnySat (fine-tune) | - | ✓ | 92.2 | B/timesen2crop/finetune
+AnySat (linear 14K) | - | ✓ | 70.3 | B/timesen2crop/probe
+OS-CNN | - | ✓ | 81.2
+MLP+TAE | - | ✓ | 80.9
+W.LSTM | - | ✓ | 78.2
+Transformer | - | ✓ | 78.1
+MSResNet | - | ✓ | 76.3
+== Sen1Floods11 | Sen1Floods11/LP | S1 S2 | mean_iou
+AnySat (linear 6.1K) | - | ◦◦ | 91.1 | B/sen1floods11/probe
+CROMA (UperNet 47M) | - | ◦◦ | 90.9
+CROMA (fine-tune 350M) | - | ◦◦ | 90.9
+Prithvi (fine-tune 130M) | - | ◦◦ | 90.4
+Prithvi (UperNet 39M) | - | ◦◦ | 88.3
+Prithvi2 (fine-tune 630M) | - | ◦◦ | 90.4
+SatlasNet (UperNet 33M) | - | ◦◦ | 90.3
+== HLS Burn Scar | HLS Burn Scar | HLS | mean_iou
+AnySat (fine-tune) | - | ✓ | 90.6 | B/hls_burn_scars/finetune
+AnySat (linear 3M) | - | ✓ | 87.7 | B/hls_burn_scars/probe
+Prithvi2 (fine-tune 630M) | - | ✓ | 90.5
+Prithvi (fine-tune 130M) | - | ✓ | 86.9
+Prithvi (UperNet 39M) | - | ✓ | 83.6
+CROMA (UperNet 47M) | - | ✓ | 82.4
+DOFA (UperNet 39M) | - | ✓ | 80.6
+== So2Sat | So2Sat/LP | S1 S2 | accuracy
+AnySat (linear 29k) | - | ◦◦ | 59.1 | B/so2sat/probe
+DOFA (linear) | - | ◦◦ | 59.3
+CROMA (linear) | - | ◦◦ | 49.2
+SatMAE (linear) | - | ◦◦ | 46.9
+""",
 )
 
 BLOCKS = (*TABLE_A, *TABLE_B)

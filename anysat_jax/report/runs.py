@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -32,9 +31,7 @@ class BrokenRun(ValueError):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """The part of a task that is shown.
-
-    Without a regression's offset and scale, in which repetitions may differ.
+    """The part of a task that is shown, without a regression's offset and scale, in which repetitions may differ.
 
     Attributes:
       dataset, title: its name and its title.
@@ -143,19 +140,15 @@ def read_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
         names = (name, *(f"{name} ({number})" for number in range(2, len(labels) + 2)))
         label = next(text for text in names if text not in labels)
         labels.add(label)
+        # One broken run must not hide the others.
         try:
-            runs.append(read_run(folder, label))
+            runs.append(_read_run(folder, label))
         except BrokenRun as error:
             problems.append(str(error))
     return runs, problems
 
 
-def read_run(folder: pathlib.Path, label: str) -> Run:
-    """Reads a run's summary.json.
-
-    Raises:
-      BrokenRun: the run is not finished, or the file is not of a run of fine-tuning, probing or evaluation.
-    """
+def _read_run(folder: pathlib.Path, label: str) -> Run:
     where = f"{label}/{SUMMARY}"
     values = _read_json(folder / SUMMARY, where)
     try:
@@ -168,6 +161,7 @@ def read_run(folder: pathlib.Path, label: str) -> Run:
 
 def clean(text: Any) -> str:
     """Returns a text of a file on one line, without control characters and not too long."""
+    # A control character or a line break could change the page around the text.
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
     return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
 
@@ -176,7 +170,12 @@ def _read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrokenRun(f"{where} is not there: {_why_missing(path.parent)}.") from None
+        reason = "the folder is not one of a run"
+        if not path.parent.is_dir():
+            reason = "there is no such folder"
+        elif any((path.parent / name).exists() for name in OF_A_RUN):
+            reason = "the run is not finished; the same command continues it"
+        raise BrokenRun(f"{where} is not there: {reason}.") from None
     except NotADirectoryError:
         raise BrokenRun(
             f"{where.removesuffix(f'/{SUMMARY}')} is a file: give the folder of a run (--workdir)."
@@ -188,16 +187,14 @@ def _read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
     return values
 
 
-def _why_missing(folder: pathlib.Path) -> str:
-    if not os.path.isdir(folder):
-        return "there is no such folder"
-    if any(os.path.exists(folder / name) for name in OF_A_RUN):
-        return "the run is not finished; the same command continues it"
-    return "the folder is not one of a run"
-
-
 def _make_run(folder: pathlib.Path, label: str, found: Summary) -> Run:
-    task = _checked_task(found.task)
+    task = found.task
+    if (task.metric in OF_REGRESSION) != (task.kind == "regression"):
+        raise ValueError(f"there is no task of kind {task.kind!r} and metric {task.metric!r}")
+    texts = {name: clean(getattr(task, name)) for name in ("dataset", "metric", "unit")}
+    lists = {name: tuple(clean(text) for text in getattr(task, name)) for name in ("classes", "colours")}
+    task = msgspec.structs.replace(task, title=clean(task.title or task.dataset), **texts, **lists)
+    # A dataset without a test split is scored on its validation split.
     split = next((name for name in ("test", "val") if found.scores.get(name)), None)
     if split is None:
         raise ValueError("there are scores of neither the split 'test' nor 'val'")
@@ -212,7 +209,7 @@ def _make_run(folder: pathlib.Path, label: str, found: Summary) -> Run:
         job=clean(found.job),
         mode=clean(found.mode),
         row=clean(found.row or ""),
-        start=_start(found.init or {}),
+        start=_start_words(found.init or {}),
         seed=found.seed,
         fraction=found.fraction,
         synthetic=bool((config.get("data") or {}).get("fake_tiles")),
@@ -229,15 +226,6 @@ def _make_run(folder: pathlib.Path, label: str, found: Summary) -> Run:
     )
 
 
-def _checked_task(task: TaskInfo) -> TaskInfo:
-    """Returns the task with clean texts."""
-    if (task.metric in OF_REGRESSION) != (task.kind == "regression"):
-        raise ValueError(f"there is no task of kind {task.kind!r} and metric {task.metric!r}")
-    texts = {name: clean(getattr(task, name)) for name in ("dataset", "metric", "unit")}
-    lists = {name: tuple(clean(text) for text in getattr(task, name)) for name in ("classes", "colours")}
-    return msgspec.structs.replace(task, title=clean(task.title or task.dataset), **texts, **lists)
-
-
 def _known_scores(scores: Any) -> dict[str, float]:
     """Returns scores by metric, nan for None; without the number of samples and the loss."""
     if not isinstance(scores, dict):
@@ -248,6 +236,7 @@ def _known_scores(scores: Any) -> dict[str, float]:
 def _confusion(task: TaskInfo, values: Any) -> Int[np.ndarray, "K ..."] | None:
     if values is None or task.kind == "regression":
         return None
+    # A matrix of another size would be drawn beside the wrong classes.
     counts, classes = np.asarray(values), len(task.classes)
     shape = (classes, 2, 2) if task.kind == "multi_label" else (classes, classes)
     if counts.shape != shape or counts.dtype.kind not in "iu" or (counts < 0).any():
@@ -255,9 +244,10 @@ def _confusion(task: TaskInfo, values: Any) -> Int[np.ndarray, "K ..."] | None:
     return counts
 
 
-def _start(init: Mapping[str, Any]) -> str:
+def _start_words(init: Mapping[str, Any]) -> str:
     """Returns kind and name of the initial weights, without the folders above."""
     kind = clean(init.get("kind") or "unknown")
+    # Only the last part of the path: the page is shared, and folders are private.
     name = clean(str(init.get("source") or "").replace("\\", "/").rstrip("/").rpartition("/")[2])
     return STARTS.get(kind, kind) if kind == "none" or not name else f"{STARTS.get(kind, kind)} {name}"
 
@@ -286,13 +276,10 @@ class Group:
         known = run.row in set(paper.row_ids())
         return run.row if known and run.fraction == 1.0 and not run.synthetic else ""
 
-    def score(self, metric: str) -> tuple[float, float]:
-        """Returns mean and sample standard deviation; nan if any run lacks the metric; a single run has no spread."""
-        return mean_and_spread([run.scores.get(metric, math.nan) for run in self.runs])
-
-    def neighbours_score(self, metric: str) -> tuple[float, float]:
-        """Returns the same of the nearest-neighbour probe."""
-        return mean_and_spread([run.neighbours.get(metric, math.nan) for run in self.runs])
+    def score(self, metric: str, neighbours: bool = False) -> tuple[float, float]:
+        """Returns `mean_and_spread` of the runs, or of their nearest-neighbour probes; nan if any lacks the metric."""
+        scores = [run.neighbours if neighbours else run.scores for run in self.runs]
+        return mean_and_spread([one.get(metric, math.nan) for one in scores])
 
     @property
     def seconds(self) -> float:
@@ -306,19 +293,24 @@ class Group:
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Returns mean and sample standard deviation; the spread of a single value is nan."""
+    # A mean over fewer runs than are listed beside it would mislead.
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Groups runs of one experiment, the largest groups of a row first, otherwise in the order of the runs.
+    """Groups runs of one experiment, the largest groups of a row first, otherwise in the order of the runs."""
 
-    Runs with the same settings that started from different weights are repetitions if their seeds differ too; if a
-    seed occurs twice, each start is an experiment of its own.
-    """
+    def experiment(run: Run) -> Hashable:
+        kind = run.start.partition(" ")[0]
+        about = (run.name, run.job, run.mode, run.row, run.fraction, run.synthetic, run.task, run.split)
+        return *about, kind, run.settings
+
     groups = []
-    for same in split_by(runs, _experiment):
+    for same in split_by(runs, experiment):
+        # Repetitions may start from weights that were pretrained with different seeds too. If a seed occurs twice,
+        # the weights are what was compared, and each start is an experiment of its own.
         seeds = [run.seed for run in same]
         groups += [same] if len(set(seeds)) == len(seeds) else split_by(same, lambda run: run.start)
     made = [Group(tuple(sorted(group, key=lambda run: (run.seed, run.label)))) for group in groups]
@@ -327,15 +319,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 
 def by_row(groups: Iterable[Group]) -> Mapping[str, list[Group]]:
     """Returns the groups of each of the paper's rows."""
-    rows: dict[str, list[Group]] = {}
-    for group in groups:
-        rows.setdefault(group.paper_row, []).append(group)
-    return rows
-
-
-def _experiment(run: Run) -> Hashable:
-    kind = run.start.partition(" ")[0]
-    return run.name, run.job, run.mode, run.row, run.fraction, run.synthetic, run.task, run.split, kind, run.settings
+    return {some[0].paper_row: some for some in split_by(groups, lambda group: group.paper_row)}
 
 
 def split_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

@@ -1,4 +1,4 @@
-"""Colours, fonts and size of every figure. matplotlib is imported by the functions that draw."""
+"""Colours, fonts and size of every figure."""
 
 import contextlib
 import pathlib
@@ -39,18 +39,14 @@ SETTINGS: dict[str, Any] = {
 
 @contextlib.contextmanager
 def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Iterator[Any]:
-    """Yields a figure to draw on, which is saved to `path` at the end. No window is opened, whatever the backend.
-
-    Args:
-      path: the PNG file.
-      size: width and height in inches.
-      title: the figure's title.
-    """
+    """Yields a figure of `size` (width, height) inches to draw on, which is saved as a PNG at the end."""
+    # matplotlib takes a second to import, and jobs import this module long before they draw.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
+        # Not pyplot: it would keep each figure in memory and may open a window.
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=TEXT_COLOUR)
@@ -62,10 +58,3 @@ def coloured(items: Iterable[T]) -> Iterator[tuple[str, T]]:
     """Yields items with a colour each; colours repeat after the last."""
     for index, item in enumerate(items):
         yield DATASET_COLOURS[index % len(DATASET_COLOURS)], item
-
-
-def frame(ax: Any) -> None:
-    """Draws a thin frame without ticks, so that white is recognised as part of a map."""
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)

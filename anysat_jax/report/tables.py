@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from tabulate import tabulate
 
 from anysat_jax.report import paper
 from anysat_jax.report.document import bold, emphasis, table
@@ -88,22 +89,18 @@ def _paper_row(block: paper.PaperBlock, row: paper.PaperRow, group: Group | None
 
 def other_tables(groups: Iterable[Group]) -> list[str]:
     """Returns a table for each task of the runs that repeat no row of the paper, whichever metric they chose by."""
-    return [
-        _other_table(same)
-        for same in split_by(groups, lambda group: msgspec.structs.replace(group.first.task, metric=""))
-    ]
-
-
-def _other_table(groups: Sequence[Group]) -> str:
-    task = groups[0].first.task
-    metrics = [name for name in METRIC_WORDS if any(name in group.first.scores for group in groups)]
-    names = [f"{METRIC_WORDS[m]} ({task.unit})" if m in IN_UNITS and task.unit else METRIC_WORDS[m] for m in metrics]
-    rows = [
-        row for group in sorted(groups, key=lambda group: group.first.fraction) for row in _other_rows(group, metrics)
-    ]
-    columns = ("Run", "Method", "Labels (%)", *names, *RUN_COLUMNS)
-    level = "one answer a tile" if task.level == "tile" else "one answer a pixel"
-    return table(columns, rows, ("Labels (%)", *names, "Seconds"), f"{task.title}, {level}")
+    tables = []
+    for same in split_by(groups, lambda group: msgspec.structs.replace(group.first.task, metric="")):
+        task = same[0].first.task
+        metrics = [name for name in METRIC_WORDS if any(name in group.first.scores for group in same)]
+        units = [f" ({task.unit})" if metric in IN_UNITS and task.unit else "" for metric in metrics]
+        names = [METRIC_WORDS[metric] + unit for metric, unit in zip(metrics, units, strict=True)]
+        by_labels = sorted(same, key=lambda group: group.first.fraction)
+        rows = [row for group in by_labels for row in _other_rows(group, metrics)]
+        columns = ("Run", "Method", "Labels (%)", *names, *RUN_COLUMNS)
+        level = "one answer a tile" if task.level == "tile" else "one answer a pixel"
+        tables.append(table(columns, rows, ("Labels (%)", *names, "Seconds"), f"{task.title}, {level}"))
+    return tables
 
 
 def _other_rows(group: Group, metrics: Sequence[str]) -> list[tuple[str, ...]]:
@@ -113,7 +110,7 @@ def _other_rows(group: Group, metrics: Sequence[str]) -> list[tuple[str, ...]]:
     method = MODE_WORDS.get(run.mode, run.mode) + (", evaluated again" if run.job == "evaluate" else "")
     rows = [(name, method, labels, *(score_cell(group, metric) for metric in metrics), *about)]
     if run.neighbours:
-        scores = [_measured(*group.neighbours_score(metric), metric, run.split) for metric in metrics]
+        scores = [score_cell(group, metric, neighbours=True) for metric in metrics]
         rows.append((name, "nearest neighbours", labels, *scores, *about))
     return rows
 
@@ -131,18 +128,21 @@ def run_cells(group: Group) -> tuple[str, ...]:
     )
 
 
-def score_cell(group: Group, metric: str) -> str:
-    """Returns our number: the mean over the group's runs, with their spread if there are several."""
-    return _measured(*group.score(metric), metric, group.first.split)
+def score_cell(group: Group, metric: str, neighbours: bool = False) -> str:
+    """Returns our number: the mean over the group's runs, with their spread if there are several.
 
-
-def _measured(mean: float, spread: float, metric: str, split: str) -> str:
+    Args:
+      neighbours: whether it is of the nearest-neighbour probe.
+    """
+    mean, spread = group.score(metric, neighbours)
     if math.isnan(mean):
         return emphasis("not measured")
+    # Errors and R² are shown as they are; the other scores are fractions, shown in percent as in the paper.
     scale, digits = (1.0, 3) if metric in OF_REGRESSION else (100.0, 1)
     text = f"{scale * mean:.{digits}f}"
     if not math.isnan(spread):
         text += f" ± {scale * spread:.{digits}f}"
+    split = group.first.split
     return emphasis(text if split == "test" else f"{text} ({split})")
 
 
@@ -185,8 +185,6 @@ def score_table(scores: Sequence[Score]) -> str:
 
 def score_text(scores: Sequence[Score]) -> str:
     """Returns the same for a terminal."""
-    from tabulate import tabulate
-
     rows = [(*names, *numbers) for names, numbers in map(_score_cells, scores)]
     align = ("left",) * 3 + ("right",) * 3
     return tabulate(rows, SCORE_COLUMNS, tablefmt="simple", disable_numparse=True, colalign=align)
