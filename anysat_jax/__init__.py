@@ -12,7 +12,7 @@ __all__ = ["SENSORS", "AnySat", "Sensor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the model when it is first asked for, so that tools which only read sensors start at once."""
+    """Imports AnySat on first access, so that tools which only read sensors start at once."""
     if name == "AnySat":
         from anysat_jax.api import AnySat
 

@@ -1,4 +1,4 @@
-"""`AnySat`: features from a dict of arrays by one call."""
+"""`AnySat`: features of tiles from a dict of arrays, with one call."""
 
 import functools
 import os
@@ -38,11 +38,11 @@ class AnySat:
       (2, 30, 30, 512)
 
     Attributes:
-      config: widths and choices of the model.
+      config: size and options of the model.
     """
 
     def __init__(self, config: ModelConfig, params: Params | None = None, seed: int = 0):
-        """Makes a model with the given encoder parameters, or with random ones, drawn from `seed` at first use."""
+        """Makes a model with the given encoder parameters; None: random ones, initialised from `seed` on first use."""
         self.config = config
         self._given = params
         self._seed = seed
@@ -53,27 +53,27 @@ class AnySat:
 
         Args:
           preset: "tiny", "small" or "base".
-          seed: of the parameters.
+          seed: seed of the parameters.
           **overrides: fields of `ModelConfig`, e.g. dim=128, sensors=("s2", "s1"), dtype="bfloat16".
 
         Raises:
-          ValueError: there is no such preset, or the fields do not fit together.
+          ValueError: the preset is unknown, or the fields are inconsistent.
         """
         return cls(ModelConfig.from_preset(preset, **overrides), seed=seed)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """Loads a model with trained weights: the teacher's, where there is a teacher.
+        """Loads a model with trained weights, those of the teacher for a pretraining run.
 
         Args:
-          path: the workdir of a pretraining or of a finished fine-tuning, a file written by `python -m
+          path: the workdir of a pretraining run or of a finished fine-tuning run, a file written by `python -m
             anysat_jax.export` (.safetensors), or a published checkpoint (.pth). Reading a .pth needs torch:
-            pip install 'anysat-jax[torch]'. Nothing in a file is executed.
+            pip install 'anysat-jax[torch]'. No code from a file is executed.
 
         Raises:
-          FileNotFoundError: there is neither file nor folder.
-          ValueError: the file does not hold the weights of an AnySat, or is damaged; the message names the file.
-          anysat_jax.errors.CheckpointError: the folder holds no checkpoint.
+          FileNotFoundError: the path does not exist.
+          ValueError: the file is damaged, or does not contain weights of AnySat; the message names the file.
+          anysat_jax.errors.CheckpointError: the folder does not contain a checkpoint.
         """
         from anysat_jax.weights.load import load_encoder  # orbax and safetensors take seconds to import
 
@@ -103,23 +103,23 @@ class AnySat:
         The first call with new shapes compiles a program; later ones reuse it.
 
         Args:
-          data: for each sensor its standardised values (mean 0 and standard deviation 1 for each band over the data
-            set), an array of numpy or jax: images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T),
-            days of the year from 0. Optional masks, bool, True where valid: `<sensor>_mask` for pixels,
-            (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T) for padded dates; `<sensor>_present` (B,)
-            for tiles without the sensor.
+          data: numpy or jax arrays by sensor name, standardised (mean 0 and standard deviation 1 for each band over
+            the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of the year
+            from 0. Optional masks, bool, True where valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or
+            (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for padded dates; `<sensor>_present` (B,), False for
+            tiles without the sensor.
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
-          output_modality: the sensor whose sub-patches "dense" describes; may be left out where there is one.
+          output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.
 
         Returns:
-          float32. With D = config.dim, N = rows x columns patches: "tile" (B, D); "patch" (B, rows, columns, D); "all"
-          (B, 1 + N, D), the tile's vector first; "dense" (B, h, w, 2 D), for each sub-patch its patch's vector and its
-          own feature. Rows and columns are those of the tile's raster.
+          float32. With D = config.dim and N = rows x columns patches: "tile" (B, D); "patch" (B, rows, columns, D);
+          "all" (B, 1 + N, D), the tile's vector first; "dense" (B, h, w, 2 D), for each sub-patch the vector of its
+          patch and its own feature. Rows and columns are those of the tile's raster.
 
         Raises:
           TypeError: `data` is not a dict, or `patch_size` is not a number.
-          ValueError: an array does not fit; the message names it, the expectation and the remedy.
+          ValueError: an array is invalid; the message names it, the expected value and the remedy.
         """
         batch = to_batch(data, patch_size, self.config.sensors)
         modality = check_output(batch, output, output_modality)
@@ -127,15 +127,15 @@ class AnySat:
 
 
 def check_output(batch: Batch, output: str, output_modality: str | None = None) -> str | None:
-    """Returns the sensor of whose sub-patches a dense output is made; None for the other outputs.
+    """Returns the sensor whose sub-patches a dense output describes; None for the other outputs.
 
     Args:
       batch: the input of the model.
       output: "tile", "patch", "dense" or "all".
-      output_modality: the sensor; may be left out where the batch has one image or series only.
+      output_modality: the sensor; optional if the batch has a single image or series.
 
     Raises:
-      ValueError: there is no such output, or the sensor has no dense map of every tile.
+      ValueError: the output is unknown, or the sensor has no dense map of some tile.
     """
     if output not in OUTPUTS:
         raise ValueError(f"unknown output {output!r}; there are {', '.join(OUTPUTS)}")
@@ -166,5 +166,5 @@ def check_output(batch: Batch, output: str, output_modality: str | None = None) 
 def _features(
     config: ModelConfig, params: Params, batch: Batch, output: Output, output_modality: str | None
 ) -> Float[Array, "..."]:
-    """Returns features in float32; compiles once for each config, patch size, output and set of shapes."""
+    """Returns float32 features; compiles once for each config, patch size, output and set of shapes."""
     return encode(config, params, batch, output, output_modality).astype(jnp.float32)

@@ -23,10 +23,10 @@ class Observation:
     Attributes:
       values: standardised values, float32. An image is (B, C, H, W), a series (B, T, C, H, W).
       dates: days of the year, 1 January = 0; values past 365 are days of a following year. Series only.
-      date_mask: which dates are real; the others are padding, and have no effect.
-      pixel_mask: which values are valid; the channel axis has length C, or 1 where all bands share one mask. For an
-        image (B, C|1, H, W), for a series (B, T, C|1, H, W).
-      present: which tiles have this sensor at all; for the others its tokens are left out.
+      date_mask: True for real dates, False for padding, which does not affect the model.
+      pixel_mask: True for valid values; the channel axis has length C, or 1 if all bands share one mask. An image has
+        (B, C|1, H, W), a series (B, T, C|1, H, W).
+      present: True for tiles with this sensor; for the others its tokens are masked.
     """
 
     values: Float[Array, "B *T C H W"]
@@ -42,12 +42,12 @@ class Observation:
 
 @flax.struct.dataclass
 class Batch:
-    """A homogeneous batch: B tiles of one dataset, to be cut into patches of one size.
+    """A homogeneous batch: B tiles of one dataset with one patch size.
 
     Attributes:
-      observations: by sensor name. Jax sorts the keys, so no order may be read from it.
-      labels: targets and bookkeeping, e.g. "tile" (B, K) or (B,), "dense" (B, H, W) on the 10 m grid unless the
-        dataset says otherwise, "valid" (B,) bool: False for the padding of an evaluation's last batch.
+      observations: by sensor name. jax sorts the keys, so their order has no meaning.
+      labels: targets and bookkeeping, e.g. "tile" (B, K) or (B,), "dense" (B, H, W) on a 10 m grid or that of the
+        dataset's card, "valid" (B,) bool: False for the padding of an evaluation's last batch.
       dataset: the dataset's name. Static: a compiled step belongs to one (dataset, patch size).
       patch_size: side of a patch in metres. Static.
     """
@@ -63,7 +63,7 @@ class Batch:
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Sensor names in sorted order, the order that survives jit."""
+        """Sensor names in sorted order, which is their order inside jit."""
         return tuple(sorted(self.observations))
 
     @property
@@ -74,10 +74,10 @@ class Batch:
 
 
 def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
-    """Returns height and width of the tile in metres, of the first spatial sensor.
+    """Returns height and width of the tile in metres, from the first spatial sensor.
 
     Raises:
-      ValueError: there are only context sensors, which have no extent.
+      ValueError: all sensors are context sensors, which do not have an extent.
     """
     for name, observation in observations.items():
         sensor = get_sensor(name)
@@ -90,7 +90,7 @@ def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
 def fake_observation(
     sensor: Sensor, batch_size: int, extent: tuple[float, float], num_dates: int, rng: np.random.Generator
 ) -> Observation:
-    """Returns normal noise in the shape that `sensor` gives for a tile of `extent` (height, width) metres."""
+    """Returns normal noise in the shape of `sensor` for a tile of `extent` (height, width) metres."""
     height, width = (sensor.pixels(side) for side in extent)
     if not sensor.has_dates:
         return Observation(rng.standard_normal((batch_size, sensor.num_bands, height, width), dtype=np.float32))

@@ -1,7 +1,7 @@
-"""The sensors: one record each, and the registry that a user's own sensor joins.
+"""The sensors: one record each, and a registry to which users add their own.
 
-A sensor is described by facts alone (bands, metres per pixel, kind, sub-patch); every layer of the library reads
-them from here. Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the published weights' shapes.
+A record has only facts (bands, metres per pixel, kind, sub-patch); every layer of the library reads them from here.
+Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the shapes of the published weights.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class Sensor:
       bands: band names, in the order of the channel axis.
       metres_per_pixel: ground sampling distance of the array that the model takes, in metres.
       subpatch_pixels: pixels along one side of a sub-patch, the smallest token (paper: delta).
-      date_period: base of the date code's frequencies, in days (a series only).
-      normalise_over_dates: whether a GroupNorm whose statistics run over all dates precedes the date code (s2 only).
-      dropout: dropout rate of the projector in training (a series only).
+      date_period: base of the frequencies of the date encoding, in days (series only).
+      normalise_over_dates: whether a GroupNorm with statistics over all dates precedes the date encoding (s2 only).
+      dropout: dropout rate of the projector in training (series only).
     """
 
     name: str
@@ -100,8 +100,9 @@ class Sensor:
 
 
 def whole_number(value: float, tolerance: float = 1e-6) -> int | None:
-    """Returns `value` as an int if it is whole up to rounding (0.2 m pixels are not exact in binary), else None."""
+    """Returns `value` as an int if it is whole up to rounding, else None."""
     nearest = round(value)
+    # Pixel sizes such as 0.2 m are not exact in binary: 0.6 / 0.2 is below 3.
     return nearest if abs(value - nearest) <= tolerance * max(1.0, abs(value)) else None
 
 
@@ -133,9 +134,9 @@ SENSORS: dict[str, Sensor] = {
         Sensor("planet", "image", ("R", "G", "B"), 3.0, subpatch_pixels=4),
     )
 }
-"""Every registered sensor by name. The first eleven are GeoPlex's; `register` adds to it.
+"""Every registered sensor by name; `register` adds more. The first eleven are those of GeoPlex.
 
-"hls" and "planet" came after pretraining, for tasks of their own: the published weights have no projector of them.
+The published weights do not have projectors for "hls" and "planet", which only downstream tasks use.
 """
 
 GEOPLEX_SENSORS: tuple[str, ...] = tuple(SENSORS)[:11]
@@ -143,12 +144,12 @@ GEOPLEX_SENSORS: tuple[str, ...] = tuple(SENSORS)[:11]
 
 
 def register(sensor: Sensor) -> Sensor:
-    """Adds a sensor to the registry, so that models, readers and configs can name it.
+    """Adds a sensor to the registry, so that models, readers and configs can use it by name.
 
-    Registering an equal record twice is allowed (a notebook cell run again).
+    Registering an equal record again is allowed, as when a notebook cell is run twice.
 
     Raises:
-      ValueError: another record has that name.
+      ValueError: another record has the same name.
     """
     known = SENSORS.setdefault(sensor.name, sensor)
     if known != sensor:
@@ -160,7 +161,7 @@ def get_sensor(name: str) -> Sensor:
     """Returns the record of a sensor.
 
     Raises:
-      ValueError: no sensor has that name; the message lists the known ones.
+      ValueError: the name is unknown; the message lists the known ones.
     """
     try:
         return SENSORS[name]
