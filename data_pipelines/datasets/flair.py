@@ -1,13 +1,15 @@
-"""FLAIR #2 and #1: 100 m tiles of France; aerial image with heights, Sentinel-2 series, a map of land cover."""
+"""FLAIR #2 and #1: 100 m tiles of France; aerial image with heights, Sentinel-2 series, a map of land cover.
+
+No published file was at hand: folders, names and bytes are those of IGN's documentation and code, read from made-up
+archives only.
+"""
 
 import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, UInt8
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
@@ -79,12 +81,21 @@ def choose_folders(root: pathlib.Path, candidates: tuple[Folders, ...]) -> Folde
 
 
 def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[Area]:
-    """Yields the areas of a part in a fixed order; lists each folder once."""
+    """Yields the areas of a part in a fixed order; lists each folder once.
+
+    Raises:
+      ValueError: an area has more than one Sentinel-2 series.
+    """
     for domain in _folders_in(root / folders.aerial, DOMAIN):
         for name in _folders_in(root / folders.aerial / domain, AREA):
             images = _numbers(file_folder(root / folders.aerial / domain / name, "img"), "IMG_")
             labels = _numbers(file_folder(root / folders.labels / domain / name, "msk"), "MSK_")
-            series = _series(root, file_folder(root / folders.sentinel / domain / name, "sen"))
+            folder = file_folder(root / folders.sentinel / domain / name, "sen")
+            found = sorted(stems(folder, DATA))
+            if len(found) > 1:
+                raise ValueError(f"{folder} holds {len(found)} files *{DATA}; expected the one series of the area")
+            series = str((folder / found[0]).relative_to(root)) if found else ""
+            # By number, whether or not all names are padded with zeros.
             yield Area(domain, name, tuple(sorted(images, key=int)), frozenset(labels), series)
 
 
@@ -99,13 +110,6 @@ def _folders_in(folder: pathlib.Path, pattern: re.Pattern[str]) -> list[str]:
 
 def _numbers(folder: pathlib.Path, prefix: str) -> set[str]:
     return {number for number in stems(folder, ".tif", prefix) if number.isdecimal()}
-
-
-def _series(root: pathlib.Path, folder: pathlib.Path) -> str:
-    found = sorted(stems(folder, DATA))
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds {len(found)} files *{DATA}; expected the one series of the area")
-    return str((folder / found[0]).relative_to(root)) if found else ""
 
 
 def read_splits(root: pathlib.Path) -> dict[str, str] | None:
@@ -232,63 +236,58 @@ class FlairReader(ArchiveReader):
     def __init__(self, root: pathlib.Path) -> None:
         self._train, self._test = (choose_folders(root, c) for c in (TRAIN_FOLDERS, TEST_FOLDERS))
         self._series: dict[str, str] = {}
-        self._counts = dict.fromkeys(("images", "without labels", "of no split", "without s2"), 0)
+        counts = dict.fromkeys(("images", "without labels", "of no split", "without s2"), 0)
         named = read_splits(root)
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         for folders in (self._train, self._test):
             for area in find_areas(root, folders) if folders else ():
-                held_out = folders is self._test
-                self._take(area, _split_of(area.domain, named, held_out), tiles)
+                whole = [number for number in area.images if number in area.labels]
+                counts["images"] += len(area.images)
+                counts["without labels"] += len(area.images) - len(whole)
+                split = _split_of(area.domain, named, held_out=folders is self._test)
+                if not split:
+                    counts["of no split"] += len(whole)
+                    continue
+                place = f"{area.domain}-{area.name}"
+                tiles[split] += [f"{place}-{number}" for number in whole]
+                if area.series:
+                    self._series[place] = area.series
+                else:
+                    counts["without s2"] += len(whole)
         super().__init__(root, tiles)
-        self._find_places()
-        self.summary += f"; {', '.join(f'{count:,} {what}' for what, count in self._counts.items())}"
-
-    def _take(self, area: Area, split: str, tiles: dict[str, list[str]]) -> None:
-        """Adds an area's tiles to their split, and counts what is left out."""
-        whole = [number for number in area.images if number in area.labels]
-        self._counts["images"] += len(area.images)
-        self._counts["without labels"] += len(area.images) - len(whole)
-        if not split:
-            self._counts["of no split"] += len(whole)
-            return
-        if area.series:
-            self._series[f"{area.domain}-{area.name}"] = area.series
-        else:
-            self._counts["without s2"] += len(whole)
-        tiles[split] += [f"{area.domain}-{area.name}-{number}" for number in whole]
-
-    def _find_places(self) -> None:
-        """Finds the position of each tile in its area's series."""
         self._centroids, self._places = None, {}
         if self._series:
-            self._centroids, places = read_centroids(self.root)
+            self._centroids, places = read_centroids(root)
+            # Of 77,762 places, only those of the tiles on disk count for the fingerprint and travel to workers.
             numbers = {key.rsplit("-", 1)[1] for keys in self.tiles.values() for key in keys}
             self._places = {number: place for number, place in places.items() if number in numbers}
+        self.summary += f"; {', '.join(f'{count:,} {what}' for what, count in counts.items())}"
 
     @property
     def fingerprint(self) -> str:
         """Changes with the tiles, their splits, the series and the tiles' places in them."""
-        parts = [super().fingerprint, sorted(self._series.items()), sorted(self._places.items())]
-        return digest(parts)
+        return digest([super().fingerprint, sorted(self._series.items()), sorted(self._places.items())])
 
     def example(self, split: str, key: str) -> Example:
         folders = self._test if split == "test" else self._train
         domain, area, number = key.split("-")
-        path = self._path(folders.aerial, domain, area, "img", f"IMG_{number}.tif")
+        path = file_folder(self.root / folders.aerial / domain / area, "img") / f"IMG_{number}.tif"
         expected = f"a GeoTIFF of 5 bands R, G, B, NIR, elevation, {SIDE} x {SIDE} pixels, uint8"
         image, place = read_raster(path, (5, SIDE, SIDE), "uint8", expected)
-        example: Example = {"aerial-flair": image, **place}
-        dense = _read_labels(self._path(folders.labels, domain, area, "msk", f"MSK_{number}.tif"))
-        series = self._series.get(f"{domain}-{area}")
-        if series:
+        example: Example = {"id": key, "aerial-flair": image, **place}
+        path = file_folder(self.root / folders.labels / domain / area, "msk") / f"MSK_{number}.tif"
+        expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers from 1 to {NUM_LABELS}"
+        (labels,), _ = read_raster(path, (1, SIDE, SIDE), "iu", expected)
+        if labels.min() < 1 or labels.max() > NUM_LABELS:
+            raise ValueError(f"{path} holds labels {labels.min()} to {labels.max()}; expected {expected}")
+        # The rare classes of the full nomenclature, from 13 on, become one, as in the published baseline.
+        dense = (np.minimum(labels, len(CLASSES)) - 1).astype(np.int8)
+        if series := self._series.get(f"{domain}-{area}"):
             if number not in self._places:
                 raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
             example |= _read_series(self.root / series, self._places[number])
         present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
-        return {"id": key, **example, "dense": dense, "tile": present}
-
-    def _path(self, folder: str, domain: str, area: str, kind: str, name: str) -> pathlib.Path:
-        return file_folder(self.root / folder / domain / area, kind) / name
+        return {**example, "dense": dense, "tile": present}
 
 
 open_reader = FlairReader
@@ -302,36 +301,31 @@ def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
     return "test" if held_out else "val" if domain in VAL_DOMAINS else "train"
 
 
-def _read_labels(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Reads classes from 0; those of the full nomenclature from 13 on become one."""
-    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers from 1 to {NUM_LABELS}"
-    (labels,), _ = read_raster(path, (1, SIDE, SIDE), "iu", expected)
-    if labels.min() < 1 or labels.max() > NUM_LABELS:
-        raise ValueError(f"{path} holds labels {labels.min()} to {labels.max()}; expected {expected}")
-    return (np.minimum(labels, len(CLASSES)) - 1).astype(np.int8)
-
-
 def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
     """Reads 10 x 10 pixels around a position, in time order, without dates on which nothing was observed.
 
     Returns {} if no date is left: the tile lacks the sensor.
     """
     path, clouds, products = (stem.with_name(stem.name + end) for end in (DATA, "masks.npy", "products.txt"))
-    days = _read_days(products)
+    lines = read_lines(products, "names of Sentinel-2 products, one a line")
+    if not lines:
+        raise ValueError(f"{products} is empty; expected names of Sentinel-2 products, one a line")
+    # The day of S2A_MSIL2A_20210415T105021_...
+    days = [parse_day(line[11:19], f"{products}, {line!r}") for line in lines]
     expected = f"reflectances of shape ({len(days)}, 10, height, width), a date for each line of {products.name}"
+    # Mapped: a tile needs a few kilobytes of a series of the whole area.
     whole = read_npy(path, (len(days), 10, None, None), "iuf", expected, mapped=True)
     cut = _cut(path, whole, place)
     mask = np.isfinite(cut).all(axis=1, keepdims=True) & (cut != 0).any(axis=1, keepdims=True)
     values = to_uint16(path, np.where(mask, cut, 0), "reflectances x 10000, 0 to 65535")
-    return observed_series("s2", values, mask, days, _read_clouds(clouds, whole.shape, place))
-
-
-def _read_days(path: pathlib.Path) -> list[Any]:
-    """Reads the day of each product, e.g. S2A_MSIL2A_20210415T105021_..."""
-    lines = read_lines(path, "names of Sentinel-2 products, one a line")
-    if not lines:
-        raise ValueError(f"{path} is empty; expected names of Sentinel-2 products, one a line")
-    return [parse_day(line[11:19], f"{path}, {line!r}") for line in lines]
+    height, width = whole.shape[2:]
+    expected = f"percentages of snow and cloud of shape ({len(days)}, 2, {height}, {width})"
+    both = _cut(clouds, read_npy(clouds, (len(days), 2, height, width), "iuf", expected, mapped=True), place)
+    if not ((both >= 0) & (both <= 100)).all():
+        raise ValueError(f"{clouds} runs from {both.min():g} to {both.max():g}; expected {expected}, 0 to 100")
+    # A pixel is as unusable under snow as under cloud: the larger probability counts.
+    percent = np.rint(both.max(axis=1, keepdims=True)).astype(np.uint8)
+    return observed_series("s2", values, mask, days, percent)
 
 
 def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.ndarray:
@@ -344,12 +338,3 @@ def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.nd
             "the centroids are of another version, or the series is"
         )
     return np.array(whole[..., row - 5 : row + 5, column - 5 : column + 5])
-
-
-def _read_clouds(path: pathlib.Path, shape: tuple[int, ...], place: tuple[int, int]) -> UInt8[np.ndarray, "T 1 10 10"]:
-    """Reads the larger of the probabilities of snow and cloud, in percent."""
-    expected = f"percentages of snow and cloud of shape ({shape[0]}, 2, {shape[2]}, {shape[3]})"
-    both = _cut(path, read_npy(path, (shape[0], 2, *shape[2:]), "iuf", expected, mapped=True), place)
-    if not ((both >= 0) & (both <= 100)).all():
-        raise ValueError(f"{path} runs from {both.min():g} to {both.max():g}; expected {expected}, 0 to 100")
-    return np.rint(both.max(axis=1, keepdims=True)).astype(np.uint8)

@@ -1,4 +1,7 @@
-"""PASTIS-HD: 1280 m patches of French farmland; SPOT image, Sentinel-1 and -2 series, a map of 18 crops."""
+"""PASTIS-HD: 1280 m patches of French farmland; SPOT image, Sentinel-1 and -2 series, a map of 18 crops.
+
+Read from published files: the metadata of nine patches. Arrays and SPOT images were read from made-up archives only.
+"""
 
 import dataclasses
 import json
@@ -8,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int16, Num
+from jaxtyping import Float64
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
@@ -46,20 +49,17 @@ def read_patches(path: pathlib.Path) -> dict[str, Patch]:
     table = read_json(path, expected)
     features = table.get("features") if isinstance(table, dict) else None
     if not isinstance(features, list) or not features:
-        raise ValueError(f"{path} is no GeoJSON with patches as 'features'; expected {expected}")
-    crs, patches = _crs_of(table), {}
+        raise ValueError(f"{path} is not a GeoJSON file with patches as 'features'; expected {expected}")
+    # GeoJSON since RFC 7946 knows longitude and latitude only; the archive names its system as older files do, in a
+    # member "crs" like urn:ogc:def:crs:EPSG::2154.
+    code = re.search(r"EPSG:+(\d+)", json.dumps(table.get("crs", "")))
+    crs, patches = f"EPSG:{code[1]}" if code else "", {}
     for number, feature in enumerate(features):
         key, patch = _read_feature(f"{path}, feature {number}", feature, crs)
         if key in patches:
             raise ValueError(f"{path} lists patch {key} twice; expected every ID_PATCH once")
         patches[key] = patch
     return patches
-
-
-def _crs_of(table: dict[str, Any]) -> str:
-    """Returns the coordinate system of a GeoJSON file, like urn:ogc:def:crs:EPSG::2154; "" for none."""
-    found = re.search(r"EPSG:+(\d+)", json.dumps(table.get("crs", "")))
-    return f"EPSG:{found[1]}" if found else ""
 
 
 def _read_feature(where: str, feature: Any, crs: str) -> tuple[str, Patch]:
@@ -86,18 +86,17 @@ def _whole(where: str, properties: dict[str, Any], field: str) -> int:
 
 
 def _days(where: str, field: str, table: Any) -> tuple[int, ...]:
-    """Returns days in the order of the array: by the numbers "0", "1", ..., "10", not by the text.
-
-    Tools that copy the metadata write the table as a text.
-    """
+    """Returns days in the order of the array."""
     expected = "expected days numbered from 0, like {'0': 20180924, '1': 20180929}"
     try:
+        # Tools that copy the metadata write the table as a text.
         numbered = json.loads(table) if isinstance(table, str) else table
         days = {int(position): int(day) for position, day in numbered.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{where}: {field!r} is {str(table)[:60]}; {expected}") from None
     if sorted(days) != list(range(len(days))):
         raise ValueError(f"{where}: {field!r} numbers its days {list(days)[:5]}...; {expected}")
+    # By number: as texts, "10" would come before "2".
     return tuple(days[i] for i in range(len(days)))
 
 
@@ -105,11 +104,13 @@ def _transform(geometry: Any) -> Float64[np.ndarray, "6"]:
     """Returns the affine map of a patch, a square rotated by less than 45 degrees; NaN for any other outline."""
     try:
         rings = geometry["coordinates"][0][0] if geometry["type"] == "MultiPolygon" else geometry["coordinates"][0]
-        corners = np.asarray(rings, np.float64)[:-1, :2]
+        corners = np.asarray(rings, np.float64)[:-1, :2]  # a ring ends where it began
     except (TypeError, KeyError, IndexError, ValueError):
         return np.full(6, np.nan)
     if corners.shape != (4, 2):
         return np.full(6, np.nan)
+    # Patches were cut in UTM and are given in Lambert 93, in which they are turned by some degrees. The upper left
+    # corner is the farthest along (-1, 1), whatever corner the ring begins with.
     upper_left = corners[np.argmin(corners @ [1, -1])]
     across = (corners[np.argmax(corners @ [1, 1])] - upper_left) / SIDE
     down = (corners[np.argmin(corners @ [1, 1])] - upper_left) / SIDE
@@ -237,9 +238,14 @@ class PastisReader(ArchiveReader):
             path = self.root / SPOT / f"SPOT6_RVB_1M00_2019_{key}.tif"
             expected = "a GeoTIFF of 3 bands R, G, B, 1280 x 1280 pixels, uint8"
             example["spot"], _ = read_raster(path, (3, 1280, 1280), "uint8", expected)
-        dense = _read_target(self.root / "ANNOTATIONS" / f"TARGET_{key}.npy")
-        crops = np.isin(np.arange(1, VOID), dense).astype(np.uint8)  # multi-hot
-        return {**example, "dense": dense, "tile": crops}
+        path = self.root / "ANNOTATIONS" / f"TARGET_{key}.npy"
+        expected = f"whole numbers of shape (3, {SIDE}, {SIDE}), first the classes 0 to {VOID}"
+        channels = read_npy(path, (None, SIDE, SIDE), "iu", expected)
+        if not len(channels) or channels[0].min() < 0 or channels[0].max() > VOID:
+            found = f"classes {channels[0].min()} to {channels[0].max()}" if len(channels) else "no channel"
+            raise ValueError(f"{path} holds {found}; expected {expected}")
+        crops = np.isin(np.arange(1, VOID), channels[0]).astype(np.uint8)  # multi-hot
+        return {**example, "dense": channels[0].astype(np.int8), "tile": crops}
 
     def _series(self, sensor: str, key: str, path: pathlib.Path) -> Example:
         """Reads a series with its mask, in time order, without dates on which nothing was observed.
@@ -249,43 +255,21 @@ class PastisReader(ArchiveReader):
         numbers = self.patches[key].days[sensor]
         where = f"{self.root / METADATA}, patch {key}, {DATE_FIELDS[sensor]!r}"
         days = [parse_day(str(number), where) for number in numbers]
-        values, mask = _read_array(path, sensor, len(days))
+        bands, dtype, kind = {"s2": (10, "iu", "whole numbers"), "s1": (3, "f", "floats")}[sensor]
+        expected = f"{kind} of shape ({len(days)}, {bands}, {SIDE}, {SIDE}), a date for each of {DATE_FIELDS[sensor]!r}"
+        values = read_npy(path, (len(days), bands, SIDE, SIDE), dtype, expected)
+        # s2 is published as int16; copies that were saved anew may have wider numbers, and int16 would wrap them.
+        limits = np.iinfo(np.int16)
+        if sensor == "s2" and values.size and (values.min() < limits.min or values.max() > limits.max):
+            found = f"{path} runs from {values.min()} to {values.max()}"
+            raise ValueError(f"{found}; expected reflectances x 10000 in 16 bits")
+        # s1 is published as float16: what 16 bits cannot hold becomes infinite, and is masked.
+        with np.errstate(over="ignore"):
+            values = values.astype(CARD.dtype(sensor), copy=False)
+        mask = (values > NOTHING if sensor == "s2" else np.isfinite(values)).all(axis=1, keepdims=True)
         if not mask.any() and sensor not in CARD.optional:
             raise ValueError(f"{path} holds no data on any date; expected at least one with an observation")
         return observed_series(sensor, values, mask, days)
 
 
 open_reader = PastisReader
-
-
-def _read_array(
-    path: pathlib.Path, sensor: str, count: int
-) -> tuple[Num[np.ndarray, "T C 128 128"], Bool[np.ndarray, "T 1 128 128"]]:
-    """Reads a series as stored, and where it has an observation."""
-    bands, dtype, kind = {"s2": (10, "iu", "whole numbers"), "s1": (3, "f", "floats")}[sensor]
-    expected = f"{kind} of shape ({count}, {bands}, {SIDE}, {SIDE}), a date for each of {DATE_FIELDS[sensor]!r}"
-    values = read_npy(path, (count, bands, SIDE, SIDE), dtype, expected)
-    if sensor == "s2":
-        values = _to_int16(path, values)
-        return values, (values > NOTHING).all(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):  # what 16 bits cannot hold becomes infinite, and is masked
-        values = values.astype(CARD.dtype("s1"))
-    return values, np.isfinite(values).all(axis=1, keepdims=True)
-
-
-def _to_int16(path: pathlib.Path, values: Num[np.ndarray, "*axes"]) -> Int16[np.ndarray, "*axes"]:
-    """Reflectances as published, of files that were saved anew with other whole numbers too."""
-    limits = np.iinfo(np.int16)
-    if values.dtype != np.int16 and values.size and (values.min() < limits.min or values.max() > limits.max):
-        raise ValueError(f"{path} runs from {values.min()} to {values.max()}; expected reflectances x 10000 in 16 bits")
-    return values.astype(np.int16, copy=False)
-
-
-def _read_target(path: pathlib.Path) -> Int8[np.ndarray, "128 128"]:
-    """Reads the class of each pixel, the first of the file's channels."""
-    expected = f"whole numbers of shape (3, {SIDE}, {SIDE}), first the classes 0 to {VOID}"
-    classes = read_npy(path, (None, SIDE, SIDE), "iu", expected)
-    if not len(classes) or classes[0].min() < 0 or classes[0].max() > VOID:
-        found = f"classes {classes[0].min()} to {classes[0].max()}" if len(classes) else "no channel"
-        raise ValueError(f"{path} holds {found}; expected {expected}")
-    return classes[0].astype(np.int8)

@@ -1,12 +1,15 @@
-"""S2NAIP-URBAN: 640 m tiles of cities of the United States; NAIP image, Sentinel-1, Sentinel-2 and Landsat series."""
+"""S2NAIP-URBAN: 640 m tiles of cities of the United States; NAIP image, Sentinel-1, Sentinel-2 and Landsat series.
+
+No published file was at hand: folders, names, tables and bytes are those of the archive's documentation and of a
+public reader, read from made-up archives only.
+"""
 
 import json
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int8, Num
+from jaxtyping import Bool, Num
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.archives import read_member, tar_members
@@ -18,12 +21,10 @@ from data_pipelines.datasets.s2naip_metadata import (
     FOLDERS,
     SIDE,
     TILE,
-    DateTable,
     draw_map,
     listed_splits,
     read_date_table,
-    read_split_dict,
-    split_dicts,
+    read_split_dicts,
     split_of,
 )
 from data_pipelines.dates import observed_series
@@ -53,12 +54,9 @@ class TileFiles:
         for path in tar_files(root, IMAGES):
             place = (path.parent.name.removeprefix(IMAGES), path.name)
             for name in tar_members(path):
-                if (
-                    name.startswith(f"{IMAGES}/")
-                    and TILE.fullmatch(name[len(IMAGES) + 1 : -4])
-                    and name.endswith(".png")
-                ):
-                    self._archives[name[len(IMAGES) + 1 : -4]] = place
+                folder, _, file = name.partition("/")
+                if folder == IMAGES and file.endswith(".png") and TILE.fullmatch(file.removesuffix(".png")):
+                    self._archives[file.removesuffix(".png")] = place
         loose = {name for name in stems(root / IMAGES, ".png") if TILE.fullmatch(name)}
         self.tiles = loose | set(self._archives)
 
@@ -68,9 +66,7 @@ class TileFiles:
 
     def count(self, kind: str) -> int:
         """Counts the files of a kind of data, loose or archives, from one listing."""
-        folder = self.root / kind
-        loose = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
-        return len(loose) + len(tar_files(self.root, kind))
+        return len(stems(self.root / kind, "")) + len(tar_files(self.root, kind))
 
     def read(self, kind: str, tile: str, suffix: str) -> tuple[pathlib.Path, bytes | None]:
         """Reads a file: its path, for messages, and its content, None if it does not exist.
@@ -81,6 +77,7 @@ class TileFiles:
         path = self.root / kind / f"{tile}{suffix}"
         if path.is_file():
             return path, path.read_bytes()
+        # The archives of all kinds of data are cut alike: a tile's have one name, in folders of one zone.
         zone, archive = self.archive(tile)
         holder = self.root / f"{kind}{zone}" / archive
         if not archive or not holder.is_file():
@@ -162,7 +159,7 @@ class S2NaipReader(ArchiveReader):
 
     def __init__(self, root: pathlib.Path) -> None:
         self._files = TileFiles(root)
-        listed, self._dates = _from_dicts(root)
+        listed, self._dates = read_split_dicts(root)
         listed = listed or listed_splits(root)
         present = self._files.tiles
         tiles = {split: [name for name in names if name in present] for split, names in listed.items()}
@@ -184,26 +181,28 @@ class S2NaipReader(ArchiveReader):
         return digest([super().fingerprint, dates, self._counts])
 
     def example(self, split: str, key: str) -> Example:
-        example: Example = {"id": key, **_place(key), **self._naip(key), "dense": self._map(key)}
-        for sensor in ("s2", "l8"):
-            example |= self._optical(sensor, key)
-        return example | self._radar(key)
-
-    def _naip(self, tile: str) -> Example:
         expected = f"a PNG of 4 bands R, G, B, NIR, {SIDE} x {SIDE} pixels, uint8"
-        path, content = self._files.read(IMAGES, tile, ".png")
+        path, content = self._files.read(IMAGES, key, ".png")
         if content is None:
             raise FileNotFoundError(f"no {path}; expected {expected}")
         image = read_png(path, 4, SIDE, expected, content)
-        return {"naip": image, "naip_mask": (image != 0).any(axis=0, keepdims=True)}
-
-    def _map(self, tile: str) -> Int8[np.ndarray, "512 512"]:
-        path, content = self._files.read("openstreetmap", tile, ".geojson")
-        if content is None:
-            return np.full((SIDE, SIDE), CARD.ignore_label, np.int8)
-        with explained(path, "a GeoJSON file", ValueError):
-            geojson = json.loads(content)
-        return draw_map(path, geojson)
+        # A tile's name is its UTM zone and corner, in columns and rows of 640 m; rows count southwards.
+        zone, column, row = key.split("_")
+        corner = (float(int(column) * CARD.extent), -float(int(row) * CARD.extent))
+        example: Example = {
+            "id": key,
+            "crs": f"EPSG:{zone}",
+            "transform": np.asarray((METRES, 0.0, corner[0], 0.0, -METRES, corner[1])),
+            "naip": image,
+            "naip_mask": (image != 0).any(axis=0, keepdims=True),
+            "dense": np.full((SIDE, SIDE), CARD.ignore_label, np.int8),
+        }
+        path, content = self._files.read("openstreetmap", key, ".geojson")
+        if content is not None:
+            with explained(path, "a GeoJSON file", ValueError):
+                objects = json.loads(content)
+            example["dense"] = draw_map(path, objects)
+        return example | self._optical("s2", key) | self._optical("l8", key) | self._radar(key)
 
     def _optical(self, sensor: str, tile: str) -> Example:
         """Reads a series of two files: bands of 10 m, and of 20 m, which are interpolated."""
@@ -216,7 +215,8 @@ class S2NaipReader(ArchiveReader):
         if len(fine) != len(coarse):
             raise ValueError(f"{paths[1]} has {len(coarse)} dates, {paths[0].name} {len(fine)}; download both again")
         values = np.concatenate([fine, np.rint(doubled(coarse)).astype(np.uint16)], axis=1)
-        whole = doubled((coarse != 0).any(axis=1, keepdims=True)) == 1  # all pixels that were interpolated
+        # A pixel next to one without data is interpolated from its zeros: valid are those with four whole neighbours.
+        whole = doubled((coarse != 0).any(axis=1, keepdims=True)) == 1
         valid = whole & (fine != 0).any(axis=1, keepdims=True)
         values = pick_bands(values, TEN_METRES[sensor] + TWENTY_METRES[sensor], get_sensor(sensor).bands)
         return self._series(sensor, tile, paths[0], values, valid)
@@ -230,6 +230,7 @@ class S2NaipReader(ArchiveReader):
         values = _by_date(path, bands, 2, expected)
         nothing = [0, *NOTHING, np.nan if nodata is None else nodata]
         valid = (np.isfinite(values) & ~np.isin(values, nothing)).all(axis=1, keepdims=True)
+        # Zeros in place of what is not valid: -32768 would pass for decibels, and NaN would warn.
         decibels = in_decibels(str(path), np.where(valid, values, values.dtype.type(0)), valid)
         three = np.where(valid, with_ratio_of_decibels(decibels), np.float32(0))
         return self._series("s1", tile, path, three, valid)
@@ -252,28 +253,6 @@ class S2NaipReader(ArchiveReader):
 
 
 open_reader = S2NaipReader
-
-
-def _from_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
-    """Reads tiles of each split and dates of each sensor from `{split}_dict.json`, if there are any."""
-    lists: dict[str, list[str]] = {}
-    days: dict[str, dict[str, list[int]]] = {sensor: {} for sensor in FOLDERS}
-    paths = split_dicts(root)
-    for split, path in paths.items():
-        lists[split], some = read_split_dict(path)
-        for sensor in FOLDERS:
-            days[sensor] |= some[sensor]
-    if not paths:
-        return {}, {}
-    source = root / "{train,val}_dict.json"
-    return lists, {sensor: DateTable(source, table) for sensor, table in days.items()}
-
-
-def _place(tile: str) -> Mapping[str, object]:
-    """Returns UTM zone and corner of a tile from its name: columns and rows of 640 m, rows counted southwards."""
-    zone, column, row = tile.split("_")
-    corner = (float(int(column) * CARD.extent), -float(int(row) * CARD.extent))
-    return {"crs": f"EPSG:{zone}", "transform": np.asarray((METRES, 0.0, corner[0], 0.0, -METRES, corner[1]))}
 
 
 def _read_stack(

@@ -1,6 +1,7 @@
-"""S2NAIP's tiles, their splits, and the dates of their images."""
+"""S2NAIP's tiles, their splits, the dates of their images, and its maps of objects."""
 
 import array
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -73,72 +74,61 @@ def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> 
     """
     found: dict[str, array.array] = {}
     expected = f"the published table of the scenes of {FOLDERS[sensor]!r}, with one tile a row"
+    # Line by line, without a CSV reader: the tables have millions of rows, of which few are of these tiles.
     with explained(path, expected, UnicodeDecodeError), path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
-            tile, rest = _split_row(line)
-            if tile in tiles:
-                ordinals = _ordinals(f"{path}, line {number}", sensor, rest)
-                found.setdefault(tile, array.array("i")).extend(ordinals)
+            named = _NAMED.search(line)
+            tile = (named[1] or "_".join(named.groups()[1:])) if named else ""
+            if tile not in tiles:
+                continue
+            # Without the tile, whose numbers may look like a day.
+            rest = line[: named.start()] + line[named.end() :]
+            days = _SCENES[sensor].findall(rest) or _DAY.findall(rest)
+            ordinals = [_ordinal(day) or parse_day(day, f"{path}, line {number}").toordinal() for day in days]
+            found.setdefault(tile, array.array("i")).extend(ordinals)
     if tiles and not found:
         raise ValueError(f"{path} names none of the {len(tiles):,} tiles, e.g. {min(tiles)}; expected {expected}")
     return DateTable(path, found)
 
 
-def _split_row(line: str) -> tuple[str, str]:
-    """Returns the tile of a row, and the row without it."""
-    match = _NAMED.search(line)
-    if not match:
-        return "", line
-    return match[1] or "_".join(match.groups()[1:]), line[: match.start()] + line[match.end() :]
-
-
-def _ordinals(where: str, sensor: str, text: str) -> list[int]:
-    days = _SCENES[sensor].findall(text) or _DAY.findall(text)
-    try:
-        return [_ordinal(day) for day in days]
-    except ValueError:
-        return [parse_day(day, where).toordinal() for day in days]  # says where
-
-
 @functools.lru_cache(maxsize=4096)
 def _ordinal(day: str) -> int:
-    """Cached, because the tables have millions of rows and few days."""
-    return parse_day(day, "").toordinal()
+    """Returns the day's ordinal, 0 if there is no such day."""
+    # Cached, because the tables have millions of rows and few days; so it cannot name a line.
+    with contextlib.suppress(ValueError):
+        return parse_day(day, "").toordinal()
+    return 0
 
 
-def split_dicts(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """`{split}_dict.json`, the lists with dates of the published AnySat reader, if they exist."""
-    paths = {split: root / f"{split}_dict.json" for split in ("train", "val")}
-    return {split: path for split, path in paths.items() if path.is_file()}
+def read_split_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
+    """Reads tiles of each split and dates of each sensor from `{split}_dict.json`, the published AnySat reader's lists.
 
-
-def read_split_dict(path: pathlib.Path) -> tuple[list[str], dict[str, dict[str, list[int]]]]:
-    """Reads the tiles of a split, and for each sensor the ordinals of the days of each tile.
+    Returns:
+      Both are {} if there is no such file.
 
     Raises:
-      ValueError: the file is not of the form {"name": [...], "s2_dates": [[yyyymmdd, ...], ...], ...}.
+      ValueError: a file is not of the form {"name": [...], "s2_dates": [[yyyymmdd, ...], ...], ...}.
     """
+    splits: dict[str, list[str]] = {}
+    days: dict[str, dict[str, list[int]]] = {sensor: {} for sensor in FOLDERS}
     keys = ["name", *(f"{sensor}_dates" for sensor in FOLDERS)]
     expected = f"a dictionary of lists of one length, {keys}, dates as yyyymmdd"
-    table = read_json(path, expected)
-    lists = [table.get(key) for key in keys] if isinstance(table, dict) else []
-    if not lists or not all(map(_is_list, lists)) or not all(_is_list(days) for one in lists[1:] for days in one):
-        raise ValueError(f"{path} is not as expected; expected {expected}")
-    if len(set(map(len, lists))) > 1:
-        raise ValueError(f"{path} has {list(map(len, lists))} entries; expected {expected}")
-    names = check_names(path, table["name"])
-    days = {
-        sensor: {
-            name: [parse_day(str(day), f"{path}, tile {name}").toordinal() for day in several]
-            for name, several in zip(names, table[f"{sensor}_dates"], strict=True)
-        }
-        for sensor in FOLDERS
-    }
-    return names, days
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
+    for split in ("train", "val"):
+        path = root / f"{split}_dict.json"
+        if not path.is_file():
+            continue
+        table = read_json(path, expected)
+        lists = [table.get(key) for key in keys] if isinstance(table, dict) else []
+        if not lists or not all(isinstance(one, list) for several in (lists, *lists[1:]) for one in several):
+            raise ValueError(f"{path} is not as expected; expected {expected}")
+        if len(set(map(len, lists))) > 1:
+            raise ValueError(f"{path} has {list(map(len, lists))} entries; expected {expected}")
+        names = splits[split] = check_names(path, table["name"])
+        for sensor in FOLDERS:
+            for name, several in zip(names, table[f"{sensor}_dates"], strict=True):
+                days[sensor][name] = [parse_day(str(day), f"{path}, tile {name}").toordinal() for day in several]
+    source = root / "{train,val}_dict.json"
+    return splits, {sensor: DateTable(source, table) for sensor, table in days.items()} if splits else {}
 
 
 def check_names(path: pathlib.Path, names: Iterable[object]) -> list[str]:
@@ -148,14 +138,13 @@ def check_names(path: pathlib.Path, names: Iterable[object]) -> list[str]:
       ValueError: one is not a tile's name.
     """
     texts = [str(name) for name in names]
-    for text in texts:
-        if not TILE.fullmatch(text):
-            raise ValueError(f"{path}: {text!r} is no tile; expected a name like 32612_960_-6049")
+    if strange := [text for text in texts if not TILE.fullmatch(text)]:
+        raise ValueError(f"{path}: {strange[0]!r} is not a tile; expected a name like 32612_960_-6049")
     return texts
 
 
 def listed_splits(root: pathlib.Path) -> dict[str, list[str]]:
-    """Tiles of each split by `{split}.csv` with a column "name", as far as such lists are there."""
+    """Returns the tiles of each split by `{split}.csv` with a column "name", as far as such lists are there."""
     paths = {split: root / f"{split}.csv" for split in ("train", "val")}
     expected = "a list of tiles with the column 'name'"
     return {

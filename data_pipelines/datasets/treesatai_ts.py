@@ -1,7 +1,11 @@
-"""TreeSatAI Time-Series: 60 m forest tiles of Lower Saxony; aerial image, Sentinel-1 and -2 series, 15 tree genera."""
+"""TreeSatAI Time-Series: 60 m forest tiles of Lower Saxony; aerial image, Sentinel-1 and -2 series, 15 tree genera.
 
-import dataclasses
+Read from published files: one tile (GeoTIFF and HDF5), all labels, and the lists of train and test. The list of val,
+which comes with the series, was read from made-up archives only.
+"""
+
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +70,7 @@ CARD = DatasetCard(
 
 LABELS = "labels/TreeSatBA_v9_60m_multi_labels.json"
 LAYOUT = f"train_filenames.lst, test_filenames.lst, aerial/*.tif, sentinel/*.h5, {LABELS}"
+_PUBLISHED = f"TreeSatAI-TS as published: {LAYOUT}"
 CLOUDS = "sen-2-masks"
 VERSION = "1.1.0"  # clouds, years and places since 1.1
 
@@ -75,19 +80,10 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (folder / "train_filenames.lst").is_file() and (folder / "aerial").is_dir()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Series:
-    """The HDF5 keys of a sensor's series, and the "_" field of its product names that is the date."""
-
-    values: str
-    products: str
-    date_field: int
-    example: str
-
-
+# The beginning of a series' HDF5 keys, the "_" field of its products' names that is the date, and such a name.
 _SERIES = {
-    "s2": _Series("sen-2-data", "sen-2-products", 2, "S2A_MSIL2A_20200102T102421_..."),
-    "s1-asc": _Series("sen-1-asc-data", "sen-1-asc-products", 4, "S1A_IW_GRDH_1SDV_20200103T170841_..."),
+    "s2": ("sen-2", 2, "S2A_MSIL2A_20200102T102421_..."),
+    "s1-asc": ("sen-1-asc", 4, "S1A_IW_GRDH_1SDV_20200103T170841_..."),
 }
 
 
@@ -101,7 +97,10 @@ class TreeSatReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        labels = _read_labels(root / LABELS)
+        labels = read_json(root / LABELS, _PUBLISHED)
+        if not isinstance(labels, dict):
+            found = f"{root / LABELS} holds a {type(labels).__name__}"
+            raise ValueError(f"{found}, expected tile names with lists of [genus, area]")
         listed = _read_lists(root)
         present = stems(root / "aerial", ".tif") & stems(root / "sentinel", ".h5")
         found = {split: [name for name in names if name in present] for split, names in listed.items()}
@@ -125,41 +124,37 @@ class TreeSatReader(ArchiveReader):
         return digest([super().fingerprint, labels])
 
     def example(self, split: str, key: str) -> Example:
-        example = _read_aerial(self.root / "aerial" / f"{key}.tif")
-        example |= _read_sentinel(self.root / "sentinel" / f"{key}.h5")
-        return {"id": key, **example, "tile": self._labels[key]}
+        expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
+        image, place = read_raster(self.root / "aerial" / f"{key}.tif", (4, 304, 304), "uint8", expected)
+        # The archive's first band is the infrared, where the sensor's order is R, G, B, NIR.
+        aerial = pick_bands(image, CARD.file_bands["aerial"], get_sensor("aerial").bands)
+        path = self.root / "sentinel" / f"{key}.h5"
+        keys = [f"{name}-{kind}" for name, *_ in _SERIES.values() for kind in ("data", "products")]
+        arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
+        series = _read_series(path, "s2", arrays) | _read_series(path, "s1-asc", arrays)
+        return {"id": key, "aerial": aerial, **place, **series, "tile": self._labels[key]}
 
 
 open_reader = TreeSatReader
 
 
 def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
-    """Reads tile names by split, each in one split only: what is held out anywhere is not trained on."""
+    """Reads tile names by split, each in one split only."""
     taken: set[str] = set()
     lists = {}
+    # The parts that are held out come first: a tile that one of them names is not trained on.
     for split in ("test", "val", "train"):
         path = root / f"{split}_filenames.lst"
         if split == "val" and not path.is_file():  # the original archive has none
             continue
-        lines = read_lines(path, f"TreeSatAI-TS as published: {LAYOUT}")
-        names = dict.fromkeys(_tile_name(path, line) for line in lines)
+        lines = read_lines(path, _PUBLISHED)
+        if strange := [line for line in lines if line == ".tif" or "/" in line or "\\" in line]:
+            expected = "one name like Abies_alba_1_1005_WEFL_NLF.tif a line"
+            raise ValueError(f"{path}: {strange[0]!r} is not a tile; expected {expected}")
+        names = dict.fromkeys(line.removesuffix(".tif") for line in lines)
         lists[split] = [name for name in names if name not in taken]
         taken |= set(names)
     return lists
-
-
-def _tile_name(path: pathlib.Path, line: str) -> str:
-    name = line.strip().removesuffix(".tif")
-    if not name or "/" in name or "\\" in name:
-        raise ValueError(f"{path}: {line!r} is no tile; expected one name like Abies_alba_1_1005_WEFL_NLF.tif a line")
-    return name
-
-
-def _read_labels(path: pathlib.Path) -> dict[str, Any]:
-    labels = read_json(path, f"TreeSatAI-TS as published: {LAYOUT}")
-    if not isinstance(labels, dict):
-        raise ValueError(f"{path} holds a {type(labels).__name__}, expected tile names with lists of [genus, area]")
-    return labels
 
 
 def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.ndarray, "15"]:
@@ -179,66 +174,39 @@ def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.nd
     return hot
 
 
-def _read_aerial(path: pathlib.Path) -> Example:
-    """Reads the aerial image; the file's bands are IR, G, B, R, ours R, G, B, NIR."""
-    expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
-    image, place = read_raster(path, (4, 304, 304), "uint8", expected)
-    return {"aerial": pick_bands(image, CARD.file_bands["aerial"], get_sensor("aerial").bands), **place}
-
-
-def _read_sentinel(path: pathlib.Path) -> Example:
-    """Reads both series with their dates, validity masks and cloud probabilities."""
-    keys = [key for one in _SERIES.values() for key in (one.values, one.products)]
-    arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
-    example: Example = {}
-    for sensor, one in _SERIES.items():
-        _check_series(path, sensor, one, arrays[one.values], arrays[one.products])
-        clouds = _cloud_percent(path, arrays[CLOUDS], len(arrays[one.values])) if sensor in CARD.clouds else None
-        example |= _read_series(path, sensor, one, arrays[one.values], arrays[one.products], clouds)
-    example["s2"] = to_uint16(f"{path}: 'sen-2-data'", example["s2"], "digital numbers, 0 to 65535")
-    return example
-
-
 def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.ndarray, "T 1 6 6"]:
-    """Returns the larger of the probabilities of snow and cloud; the other layers of the file are empty."""
+    """Returns the larger of the probabilities of snow and cloud."""
     expected = f"percentages of shape ({num_dates}, 2 or more, 6, 6)"
     check_array(path, layers, (num_dates, None, 6, 6), ("f", "i", "u"), f"{CLOUDS!r}: {expected}")
+    # Snow is as useless as cloud for a forest's spectrum; the file's other eight layers are empty.
     percent = layers[:, :2].max(axis=1, keepdims=True) if layers.shape[1] >= 2 else layers
     if layers.shape[1] < 2 or not (percent >= 0).all() or not (percent <= 100).all():
         raise ValueError(f"{path}: {CLOUDS!r} is {layers.shape} or has values outside 0 to 100; expected {expected}")
     return np.rint(percent).astype(np.uint8)
 
 
-def _read_series(
-    path: pathlib.Path, sensor: str, series: _Series, values: np.ndarray, products: Any, clouds: np.ndarray | None
-) -> Example:
-    """Returns a series in time order, without dates on which nothing was observed.
-
-    A pixel that is zero in all bands, or not finite in one, was not observed.
-    """
+def _read_series(path: pathlib.Path, sensor: str, arrays: Mapping[str, Any]) -> Example:
+    """Returns a series in time order, without dates on which nothing was observed."""
+    name, date_field, example = _SERIES[sensor]
+    where, bands, products = f"{path}: '{name}-data'", get_sensor(sensor).num_bands, arrays[f"{name}-products"]
+    expected = f"numbers of shape (dates, {bands}, 6, 6)"
+    values = check_array(where, arrays[f"{name}-data"], (None, bands, 6, 6), "fiu", expected)
+    if np.shape(products) != values.shape[:1] or not len(values):
+        found = f"'{name}-products' is {np.shape(products)}"
+        raise ValueError(f"{path}: {found}; expected one name for each of {len(values)} > 0 dates")
+    clouds = _cloud_percent(path, arrays[CLOUDS], len(values)) if sensor in CARD.clouds else None
     texts = [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in products]
-    days = [day_in_name(text, series.date_field, f"{path}: {series.products!r}", series.example) for text in texts]
+    days = [day_in_name(text, date_field, f"{path}: '{name}-products'", example) for text in texts]
+    # Pixels outside a swath are 0 in all bands; one band that is not finite spoils a pixel.
     finite = np.isfinite(values).all(axis=1, keepdims=True)
     mask = finite & (values != 0).any(axis=1, keepdims=True)
     values = np.where(finite, values, 0)
+    # Noise that was subtracted may leave a power slightly below 0, decibels of a forest are below -5.
     if sensor == "s1-asc" and values.min() < -1:
-        raise ValueError(
-            f"{path}: {series.values!r} goes down to {values.min():g}; expected linear power, not decibels"
-        )
+        raise ValueError(f"{where} goes down to {values.min():g}; expected linear power, not decibels")
     if not mask.any():
-        raise ValueError(
-            f"{path}: {series.values!r} is zero or NaN everywhere; expected at least one date with an observation"
-        )
-    return observed_series(sensor, values.astype(np.float32), mask, days, clouds)
-
-
-def _check_series(path: pathlib.Path, sensor: str, one: _Series, values: Any, products: Any) -> None:
-    num_bands = {"s2": 10, "s1-asc": 2}[sensor]
-    expected = (num_bands, 6, 6)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.shape[1:] != expected:
-        found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise ValueError(f"{path}: {one.values!r} is {found}; expected numbers of shape (dates, {num_bands}, 6, 6)")
-    if np.shape(products) != values.shape[:1] or not len(values):
-        raise ValueError(
-            f"{path}: {one.products!r} is {np.shape(products)}; expected one name for each of {len(values)} > 0 dates"
-        )
+        raise ValueError(f"{where} is zero or NaN everywhere; expected at least one date with an observation")
+    values = values.astype(np.float32)
+    if sensor == "s2":
+        values = to_uint16(where, values, "digital numbers, 0 to 65535")
+    return observed_series(sensor, values, mask, days, clouds)

@@ -234,7 +234,7 @@ def test_a_file_gone_since_the_listing(archive):
 
 def test_names_that_lead_out_are_refused(archive, tmp_path):
     write_meta(archive, [("../secret.pt", "train")])
-    with pytest.raises(ValueError, match=r"meta\.csv: '\.\./secret\.pt' is no tile; expected a name like"):
+    with pytest.raises(ValueError, match=r"meta\.csv: '\.\./secret\.pt' is not a tile; expected a name like"):
         BraddReader(archive)
     write_meta(archive, [("link.pt", "train")])
     shutil.copy(archive / "Samples" / f"{NAME}.pt", tmp_path / "secret.pt")

@@ -262,7 +262,7 @@ def test_no_metadata(archive):
 def test_metadata_without_patches(archive, text):
     (archive / METADATA).unlink()
     (archive / METADATA).write_text(text)
-    with pytest.raises(ValueError, match=r"metadata\.geojson is no GeoJSON with patches"):
+    with pytest.raises(ValueError, match=r"metadata\.geojson is not a GeoJSON file with patches"):
         PastisReader(archive)
 
 

@@ -126,7 +126,7 @@ def test_lists_with_dates_as_the_published_reader_has_them(archive):
         ([], "is not as expected; expected a dictionary of lists"),
         ({"name": [TILE]}, "is not as expected"),
         (split_dict(s2_dates=[]), r"has \[1, 0, 1, 1\] entries"),
-        (split_dict(name=["../../etc/passwd"]), r"'\.\./\.\./etc/passwd' is no tile"),
+        (split_dict(name=["../../etc/passwd"]), r"'\.\./\.\./etc/passwd' is not a tile"),
         (split_dict(s1_dates=[["yesterday"]]), f"tile {TILE}: 'yesterday' is not a day"),
         (split_dict(s1_dates=[20200101]), "is not as expected"),
         (split_dict(s1_dates=20200101), "is not as expected"),
@@ -140,7 +140,7 @@ def test_spoiled_lists(archive, table, message):
 
 def test_lists_that_lead_out(archive):
     (archive / "train.csv").write_text("name\n../../etc/passwd\n")
-    with pytest.raises(ValueError, match=r"train\.csv: '\.\./\.\./etc/passwd' is no tile; expected a name like"):
+    with pytest.raises(ValueError, match=r"train\.csv: '\.\./\.\./etc/passwd' is not a tile; expected a name like"):
         open_reader(archive)
 
 

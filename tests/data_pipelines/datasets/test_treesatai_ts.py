@@ -184,7 +184,7 @@ def test_missing_lists_and_labels(archive, name):
         (LABELS, "{}", r"no labels of tile \w+\.tif"),
         (LABELS, json.dumps({f"{n}.tif": [["Palma", 1.0]] for n in TILES}), "Palma.*expected pairs"),
         (LABELS, json.dumps({f"{n}.tif": ["Abies"] for n in TILES}), "expected pairs"),
-        ("train_filenames.lst", "../secret.tif\n", r"train_filenames\.lst: '\.\./secret\.tif' is no tile"),
+        ("train_filenames.lst", "../secret.tif\n", r"train_filenames\.lst: '\.\./secret\.tif' is not a tile"),
     ],
 )
 def test_spoiled_lists_and_labels(archive, name, text, message):
