@@ -1,4 +1,8 @@
-"""BraDD-S1TS: deforestation in the Brazilian Amazon; Sentinel-1 series of 480 m tiles."""
+"""BraDD-S1TS: deforestation in the Brazilian Amazon; Sentinel-1 series of 480 m tiles.
+
+No published file was at hand: table, names and bytes are those of the archive's documentation and the authors' code,
+read from made-up archives only.
+"""
 
 import datetime
 import pathlib
@@ -93,7 +97,7 @@ def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
         if split not in _SPLITS:
             raise ValueError(f"{path}: close_set of {file!r} is {split!r}, expected one of {', '.join(_SPLITS)}")
         if not file.endswith(".pt") or "/" in file or "\\" in file:
-            raise ValueError(f"{path}: {file!r} is no tile; expected a name like 0000000_2021-08-21.pt")
+            raise ValueError(f"{path}: {file!r} is not a tile; expected a name like 0000000_2021-08-21.pt")
         names[_SPLITS[split]].append(file.removesuffix(".pt"))
     return names
 
@@ -101,7 +105,12 @@ def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
 def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
     """Returns the series in time order without dates on which nothing was observed, its ratio in decibels."""
     image = check_array(path, image, (None, 2, SIDE, SIDE), "f", EXPECTED).astype(np.float32)
-    days = _check_days(path, dates, len(image))
+    if not isinstance(dates, list | tuple) or not all(isinstance(date, datetime.date) for date in dates):
+        raise ValueError(f"{path}: 'image_dates' is {dates!r:.80}; expected a list of datetime.date")
+    if len(dates) != len(image) or not dates:
+        raise ValueError(f"{path}: {len(dates)} 'image_dates' for {len(image)} images; expected one each, at least one")
+    # A datetime is a date to isinstance, but the two cannot be compared.
+    days = [date.date() if isinstance(date, datetime.datetime) else date for date in dates]
     # Cut images are filled with zeros in both polarisations.
     mask = np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
     if not mask.any():
@@ -113,14 +122,6 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
             "negative. Convert linear power p by 10 log10(p)"
         )
     return observed_series("s1", with_ratio_of_decibels(values), mask, days)
-
-
-def _check_days(path: pathlib.Path, dates: Any, count: int) -> list[datetime.date]:
-    if not isinstance(dates, list | tuple) or not all(isinstance(date, datetime.date) for date in dates):
-        raise ValueError(f"{path}: 'image_dates' is {dates!r:.80}; expected a list of datetime.date")
-    if len(dates) != count or not count:
-        raise ValueError(f"{path}: {len(dates)} 'image_dates' for {count} images; expected one each, at least one")
-    return [date.date() if isinstance(date, datetime.datetime) else date for date in dates]
 
 
 def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:

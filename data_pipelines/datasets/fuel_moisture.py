@@ -1,6 +1,8 @@
 """Fuel moisture: a pixel of three months of Sentinel-1 and -2, and how moist the live plants there were in the field.
 
 The same pixels with their land cover as the label are a dataset of its own, `fuel_moisture_land_cover`.
+
+The whole published archive was read.
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
@@ -102,8 +104,7 @@ class PixelTable:
       optical: reflectance x 10000 in the order of `OPTICAL_BANDS`.
       radar: VV and VH in dB.
       months: from 0, January.
-      sites: where it was measured.
-      tests: True at the sites published for testing.
+      splits: "train", "val" or "test".
       moisture: percent.
       cover: class of the land cover in each month, `MISSING` for none.
     """
@@ -111,15 +112,9 @@ class PixelTable:
     optical: Float32[np.ndarray, "N T 11"]
     radar: Float32[np.ndarray, "N T 2"]
     months: Int[np.ndarray, "N T"]
-    sites: tuple[str, ...]
-    tests: Bool[np.ndarray, "N"]
+    splits: tuple[str, ...]
     moisture: Float32[np.ndarray, "N"]
     cover: Int[np.ndarray, "N T"]
-
-    def splits(self) -> list[str]:
-        """The split of each pixel: "train", "val" or "test"."""
-        sites = {site: hashed_split(site, VAL_SHARE) for site in set(self.sites)}
-        return ["test" if test else sites[site] for site, test in zip(self.sites, self.tests, strict=True)]
 
 
 def _base(folder: pathlib.Path) -> pathlib.Path:
@@ -151,10 +146,10 @@ class FuelMoistureReader(ArchiveReader):
           ValueError: one is not as published, or a site has no split.
         """
         self._table = read_table(_base(root))
-        splits = self._table.splits()
-        labelled = [row for row in range(len(splits)) if self.has_label(self._table, row)]
-        super().__init__(root, {s: [f"{r:05d}" for r in labelled if splits[r] == s] for s in self.card.splits})
-        self.summary += f"; {len(splits) - len(labelled):,} pixels have no label"
+        self._labels, labelled = self.labels(self._table)
+        splits, rows = self._table.splits, np.flatnonzero(labelled)
+        super().__init__(root, {s: [f"{row:05d}" for row in rows if splits[row] == s] for s in self.card.splits})
+        self.summary += f"; {len(splits) - len(rows):,} pixels have no label"
 
     @property
     def fingerprint(self) -> str:
@@ -163,13 +158,9 @@ class FuelMoistureReader(ArchiveReader):
         arrays = (table.optical, table.radar, table.months, table.moisture, table.cover)
         return hashlib.sha256(super().fingerprint.encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
 
-    def has_label(self, table: PixelTable, row: int) -> bool:
-        """Returns whether a pixel has a label."""
-        return bool(np.isfinite(table.moisture[row]))
-
-    def label(self, table: PixelTable, row: int) -> np.generic:
-        """Returns the label of a pixel."""
-        return table.moisture[row]
+    def labels(self, table: PixelTable) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+        """Returns the label of each pixel, and whether it has one."""
+        return table.moisture, np.isfinite(table.moisture)
 
     def example(self, split: str, key: str) -> Example:
         """Reads one pixel; its key is its row."""
@@ -182,7 +173,7 @@ class FuelMoistureReader(ArchiveReader):
             "s1": with_ratio_of_decibels(radar),
             **day_fields("s2", days),
             **day_fields("s1", days),
-            "tile": self.label(table, row),
+            "tile": self._labels[row],
         }
 
 
@@ -191,11 +182,9 @@ class LandCoverReader(FuelMoistureReader):
 
     card = LAND_COVER_CARD
 
-    def has_label(self, table: PixelTable, row: int) -> bool:
-        return bool(table.cover[row, -1] != MISSING)
-
-    def label(self, table: PixelTable, row: int) -> np.generic:
-        return np.int32(table.cover[row, -1])
+    def labels(self, table: PixelTable) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+        last = table.cover[:, -1].astype(np.int32)
+        return last, last != MISSING
 
 
 LAND_COVER_ENTRY = DatasetEntry(LAND_COVER_CARD, LandCoverReader, holds_raw, LAYOUT)
@@ -225,31 +214,25 @@ def read_table(base: pathlib.Path) -> PixelTable:
     shape = series.shape[:2]
     months, cover = (_read(folder, name, shape, "iu") for name in ("month", "dynamic_world"))
     sites, target = _read(folder, "site", shape[:1], "U").tolist(), _read(folder, "target", shape[:1], "f")
-    _check_range(folder / "month.npy", months, 11)
-    _check_range(folder / "dynamic_world.npy", cover, MISSING)
-    kinds = _read_sites(base / SITES, sites)
+    for name, numbers, highest in (("month", months, 11), ("dynamic_world", cover, MISSING)):
+        wrong = numbers[(numbers < 0) | (numbers > highest)]
+        if wrong.size:
+            found = f"{folder / name}.npy holds {int(wrong[0])}"
+            raise ValueError(f"{found}; expected whole numbers from 0 to {highest}")
+    kinds, path = read_json(base / SITES, _EXPECTED), base / SITES
+    splits = {}
+    for site in dict.fromkeys(sites):
+        kind = kinds.get(site) if isinstance(kinds, dict) else None
+        if kind not in ("train", "test"):
+            raise ValueError(f"{path}: the site {site!r} has the split {kind!r}; expected train or test for each site")
+        # By site: its pixels are neighbours in space and time, and would leak from one split into another.
+        splits[site] = "test" if kind == "test" else hashed_split(site, VAL_SHARE)
     radar, optical = np.split(series[..., : 2 + len(OPTICAL_BANDS)].astype(np.float32), [2], axis=-1)
     if not (np.isfinite(optical).all() and np.isfinite(radar).all()):
         raise ValueError(f"{folder / SERIES}.npy holds NaN or infinite values; expected none. Download it again")
-    return PixelTable(optical, radar, months, tuple(sites), kinds, target.astype(np.float32), cover)
+    return PixelTable(optical, radar, months, tuple(splits[s] for s in sites), target.astype(np.float32), cover)
 
 
 def _read(folder: pathlib.Path, name: str, shape: Sequence[int | None], dtype: str) -> np.ndarray:
     expected = f"a row for each pixel, {tuple('?' if n is None else n for n in shape)}; {_EXPECTED}"
     return read_npy(folder / f"{name}.npy", shape, dtype, expected)
-
-
-def _check_range(path: pathlib.Path, numbers: Int[np.ndarray, "N T"], highest: int) -> None:
-    wrong = numbers[(numbers < 0) | (numbers > highest)]
-    if wrong.size:
-        raise ValueError(f"{path} holds {int(wrong[0])}; expected whole numbers from 0 to {highest}")
-
-
-def _read_sites(path: pathlib.Path, sites: Sequence[str]) -> Bool[np.ndarray, "N"]:
-    """Returns True for pixels of sites that are published for testing."""
-    kinds = read_json(path, _EXPECTED)
-    for site in dict.fromkeys(sites):
-        kind = kinds.get(site) if isinstance(kinds, dict) else None
-        if kind not in ("train", "test"):
-            raise ValueError(f"{path}: the site {site!r} has the split {kind!r}; expected train or test for each site")
-    return np.asarray([kinds[site] == "test" for site in sites])

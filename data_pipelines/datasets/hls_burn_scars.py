@@ -1,4 +1,7 @@
-"""HLS Burn Scars: Harmonized Landsat and Sentinel-2 scenes of the United States, 15 km wide, with the burnt area."""
+"""HLS Burn Scars: Harmonized Landsat and Sentinel-2 scenes of the United States, 15 km wide, with the burnt area.
+
+Read from published files: one mask. Scenes were read from made-up archives, and with values of another HLS product.
+"""
 
 import datetime
 import hashlib
@@ -7,7 +10,6 @@ import re
 
 import numpy as np
 
-from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields, parse_day_of_year
 from data_pipelines.files import read_class_map, read_raster, stems
@@ -84,47 +86,34 @@ class BurnScarsReader(ArchiveReader):
             scenes, masks = stems(root / folder, SCENE), stems(root / folder, MASK)
             alone += len(scenes ^ masks)
             for key in sorted(scenes & masks):
-                square, day = _parse_name(root / folder / f"{key}{SCENE}")
-                tiles[split_of(folder, square)].append(key)
-                self._scenes[key] = folder, day
+                named = NAME.search(f"{key}{SCENE}")
+                path = root / folder / f"{key}{SCENE}"
+                if not named:
+                    expected = f"a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
+                    raise ValueError(f"{path} does not name a place and a day; expected {expected}")
+                self._scenes[key] = folder, parse_day_of_year(named["day"], str(path))
+                tiles[split_of(folder, named["square"])].append(key)
         super().__init__(root, tiles)
         self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
 
     def example(self, split: str, key: str) -> Example:
         folder, day = self._scenes[key]
-        scene = _read_scene(self.root / folder / f"{key}{SCENE}")
-        expected = (
-            f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (missing), 0 (not burned), 1 (burned)"
-        )
+        path, bands = self.root / folder / f"{key}{SCENE}", CARD.file_bands["hls"]
+        expected = f"a GeoTIFF of {len(bands)} bands {', '.join(bands)}, {SIDE} x {SIDE} pixels, float32"
+        values, place = read_raster(path, (len(bands), SIDE, SIDE), "f", expected)
+        # Where it is dark, the correction of the atmosphere may overshoot: a reflectance below 0 is not one.
+        mask = np.isfinite(values) & (values >= 0) & (values != NODATA)
+        highest = values.max(where=mask, initial=0.0)
+        if highest > HIGHEST:
+            remedy = "divide what is x 10000 by 10000"
+            raise ValueError(f"{path} goes up to {highest:g}; expected reflectance from 0 to about 1: {remedy}")
+        if not mask.any():
+            raise ValueError(f"{path} holds no valid value; expected at least one reflectance of 0 or more")
+        kinds = "whole numbers -1 (missing), 0 (not burned), 1 (burned)"
+        expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, {kinds}"
         label = read_class_map(self.root / folder / f"{key}{MASK}", SIDE, (-1, 0, 1), expected)
+        scene = {"hls": values[None].astype(np.float32), "hls_mask": mask[None], **place}
         return {"id": key, **scene, **day_fields("hls", [day]), "dense": label}
 
 
 open_reader = BurnScarsReader
-
-
-def _parse_name(path: pathlib.Path) -> tuple[str, datetime.date]:
-    """Returns grid square and day of a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4_merged.tif."""
-    found = NAME.search(path.name)
-    if not found:
-        raise ValueError(
-            f"{path} does not name a place and a day; expected a name like "
-            f"subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
-        )
-    return found["square"], parse_day_of_year(found["day"], str(path))
-
-
-def _read_scene(path: pathlib.Path) -> Example:
-    """Reads the scene as a series of one date; its bands are in our order already."""
-    num_bands = get_sensor("hls").num_bands
-    expected = f"a GeoTIFF of {num_bands} bands {', '.join(CARD.file_bands['hls'])}, {SIDE} x {SIDE} pixels, float32"
-    values, place = read_raster(path, (num_bands, SIDE, SIDE), "f", expected)
-    mask = np.isfinite(values) & (values >= 0) & (values != NODATA)
-    highest = values.max(where=mask, initial=0.0)
-    if highest > HIGHEST:
-        raise ValueError(
-            f"{path} goes up to {highest:g}; expected reflectance from 0 to about 1: divide what is x 10000 by 10000"
-        )
-    if not mask.any():
-        raise ValueError(f"{path} holds no valid value; expected at least one reflectance of 0 or more")
-    return {"hls": values[None].astype(np.float32), "hls_mask": mask[None], **place}

@@ -3,7 +3,6 @@
 import datetime
 
 import numpy as np
-from jaxtyping import Bool, Float32
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import in_decibels, with_ratio, with_ratio_of_decibels
@@ -91,8 +90,16 @@ def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, s
     valid = np.moveaxis(np.isfinite(values) & (mask != 0), -1, 1)
     clean = np.where(valid, np.moveaxis(values, -1, 1), 0).astype(np.float32)
     if sensor in RADAR:
-        clean, valid = _radar(where, sensor, clean[:, :2], valid[:, :2])
-    # Dates without a valid value may have no time either.
+        clean, valid = clean[:, :2], valid[:, :2]
+        if sensor == "s1":
+            clean = with_ratio_of_decibels(in_decibels(f"{where}, {sensor!r}", clean, valid))
+        else:
+            # ALOS's digital number 0 means no data. Amplitudes are positive; a negative value can only be in dB.
+            valid = valid & (clean != 0)
+            clean = with_ratio_of_decibels(clean) if (clean < 0).any() else with_ratio(clean)
+        valid = np.concatenate([valid, valid.all(axis=1, keepdims=True)], axis=1)
+        clean = np.where(valid, clean, np.float32(0))
+    # Dates without a valid value may have no time either: they go before their stamps are read.
     seen = np.flatnonzero(valid.any(axis=(1, 2, 3)))
     days = [_day(where, sensor, stamp) for stamp in stamps[seen]]
     clean, valid = np.ascontiguousarray(clean[seen]), np.ascontiguousarray(valid[seen])
@@ -111,24 +118,12 @@ def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray,
         raise ValueError(f"{where}: the mask of {sensor!r} is {mask.dtype} {mask.shape}; expected 0 or 1, {expected}")
 
 
-def _radar(
-    where: str, sensor: str, values: Float32[np.ndarray, "T 2 H W"], valid: Bool[np.ndarray, "T 2 H W"]
-) -> tuple[Float32[np.ndarray, "T 3 H W"], Bool[np.ndarray, "T 3 H W"]]:
-    """Returns both polarisations and their ratio; ALOS's digital number 0 means no data."""
-    if sensor == "s1":
-        three = with_ratio_of_decibels(in_decibels(f"{where}, {sensor!r}", values, valid))
-    else:
-        valid = valid & (values != 0)
-        three = with_ratio_of_decibels(values) if (values < 0).any() else with_ratio(values)
-    valid = np.concatenate([valid, valid.all(axis=1, keepdims=True)], axis=1)
-    return np.where(valid, three, np.float32(0)), valid
-
-
 def _day(where: str, sensor: str, stamp: float) -> datetime.date:
     try:
         (day,) = from_epoch_milliseconds([stamp])
     except (ValueError, OverflowError):
         day = datetime.date.min
+    # Seconds in place of milliseconds would give January 1970.
     if not FIRST_YEAR <= day.year < LAST_YEAR:
         what = f"{where}: {sensor!r} has the date {stamp}"
         raise ValueError(f"{what}; expected milliseconds since 1970, of a year from {FIRST_YEAR} on")

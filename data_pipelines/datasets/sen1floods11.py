@@ -2,25 +2,24 @@
 
 The git repository's sample, one chip, is a dataset of its own, `sen1floods11_chip`: windows of 640 m, the left half for
 training and the right half for testing.
+
+Read from published files: the repository's sample and the floods' metadata. The bucket's folder v1.1 and its lists were
+read from made-up archives only.
 """
 
 import dataclasses
 import datetime
-import hashlib
-import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float64, Int8
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, parse_day
+from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import inside, read_class_map, read_json, read_lines, read_raster, stems
-from data_pipelines.reader import ArchiveReader, DatasetEntry
+from data_pipelines.reader import ArchiveReader, DatasetEntry, digest
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 SIDE = 512
@@ -77,15 +76,6 @@ EVENTS = {"Mekong": "Cambodia"}  # where the chips' name of a flood is not the m
 Days = dict[str, datetime.date]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Paths of the three layers, the metadata, and the lists, if there are any."""
-
-    folders: Mapping[str, pathlib.Path]
-    metadata: pathlib.Path
-    lists: pathlib.Path | None
-
-
 def _base(root: pathlib.Path) -> pathlib.Path:
     """Returns the folder v1.1 of the bucket, which `root` holds or is."""
     return root / "v1.1" if (root / "v1.1").is_dir() else root
@@ -94,13 +84,6 @@ def _base(root: pathlib.Path) -> pathlib.Path:
 def is_sample(root: pathlib.Path) -> bool:
     """Returns whether it is the git repository, whose sample has no lists."""
     return (root / "sample" / "S1").is_dir() and not (_base(root) / LISTS).is_dir()
-
-
-def _layout(root: pathlib.Path) -> _Layout:
-    if is_sample(root):
-        return _Layout({layer: root / "sample" / name for layer, name in SAMPLE.items()}, root / METADATA, None)
-    base = _base(root)
-    return _Layout({layer: base / DATA / layer for layer in LAYERS}, base / METADATA, base / LISTS)
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
@@ -126,58 +109,70 @@ class Sen1FloodsReader(ArchiveReader):
           FileNotFoundError: a list or the metadata are missing, or none of the listed chips is on disk.
           ValueError: a list or the metadata are not as published, or the metadata lack the flood of a chip.
         """
-        self._layout = _layout(root)
-        present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._layout.folders.items()))
-        lists = self._layout.lists
-        listed = {"train": sorted(present)} if lists is None else _read_lists(lists, self._layout.folders["S1Hand"])
+        sample = is_sample(root)
+        base = root if sample else _base(root)
+        self._folders = {layer: base / "sample" / SAMPLE[layer] if sample else base / DATA / layer for layer in LAYERS}
+        present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._folders.items()))
+        listed = {"train": sorted(present)} if sample else _read_lists(base / LISTS, self._folders["S1Hand"])
         super().__init__(root, {split: [k for k in keys if k in present] for split, keys in listed.items()})
         chips = [key for keys in self.tiles.values() for key in keys]
-        self._days = _read_days(self._layout.metadata, {_event(key) for key in chips})
+        self._days = _read_days(base / METADATA, {_event(key) for key in chips})
         self.summary += f"; {len(chips)} of {sum(map(len, listed.values()))} listed chips are there"
 
     @property
     def fingerprint(self) -> str:
         """Changes with the chips on disk, their splits and their dates."""
         days = {event: [str(day) for day in days.values()] for event, days in sorted(self._days.items())}
-        return hashlib.sha256(json.dumps([super().fingerprint, days]).encode()).hexdigest()
+        return digest([super().fingerprint, days])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one chip.
+        """Reads one chip, without a sensor that has no data.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
             what was expected.
           ImportError: rasterio is not installed.
         """
-        paths = {layer: folder / f"{key}_{layer}.tif" for layer, folder in self._layout.folders.items()}
+        radar, optical, label = (folder / f"{key}_{layer}.tif" for layer, folder in self._folders.items())
         days = self._days[_event(key)]
-        optical, place = _read_s2(paths["S2Hand"], days["s2"])
-        radar = _read_s1(paths["S1Hand"], days["s1"])
-        if not optical and not radar:
-            raise ValueError(f"{paths['S2Hand']} and {paths['S1Hand'].name} hold no data at all; leave the chip out")
-        return {"id": key, **place, **optical, **radar, "dense": _read_label(paths["LabelHand"])}
+        expected = f"a GeoTIFF of 13 bands B1 to B12 with B8A, {SIDE} x {SIDE} pixels, int16 or uint16"
+        values, place = read_raster(optical, (len(S2_BANDS), SIDE, SIDE), ("int16", "uint16"), expected)
+        values = pick_bands(values, S2_BANDS, get_sensor("s2").bands)
+        # 0 is the files' nodata; a band that saw nothing is 0 where others have values.
+        mask = (values > 0).all(axis=0, keepdims=True)
+        series = observed_series("s2", np.maximum(values, 0).astype(np.uint16)[None], mask[None], [days["s2"]])
+        expected = f"a GeoTIFF of VV and VH in dB, {SIDE} x {SIDE} pixels, float32"
+        values, _ = read_raster(radar, (2, SIDE, SIDE), "f", expected)
+        mask = np.isfinite(values).all(axis=0, keepdims=True)
+        # Every scene in dB has values below 0, and power has none.
+        if mask.any() and values[:, mask[0]].min() >= 0:
+            raise ValueError(f"{radar} has no value below 0; expected decibels, not linear power")
+        three = with_ratio_of_decibels(values.astype(np.float32))
+        series |= observed_series("s1", three[None], mask[None], [days["s1"]])
+        if not series:
+            raise ValueError(f"{optical} and {radar.name} hold no data at all; leave the chip out")
+        kinds = "whole numbers -1 (no label), 0 (not water), 1 (water)"
+        dense = read_class_map(label, SIDE, (-1, 0, 1), f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, {kinds}")
+        return {"id": key, **place, **series, "dense": dense}
 
 
 def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str]]:
     """Reads the keys of each split's chips from the lists; `radar` is the folder of their files."""
-    lists = {}
+    lists: dict[str, list[str]] = {}
     for split, name in LIST_NAMES.items():
         path = folder / f"flood_{name}_data.csv"
         if split == "bolivia" and not path.is_file():
             continue
-        lines = read_lines(path, f"Sen1Floods11 as published: {LAYOUT}")
-        lists[split] = [_listed_chip(path, line, radar) for line in lines]
+        lists[split] = []
+        for line in read_lines(path, f"Sen1Floods11 as published: {LAYOUT}"):
+            file, _, label = (part.strip() for part in line.partition(","))
+            key = file.removesuffix("_S1Hand.tif")
+            if key == file or "_" not in key or label != f"{key}_LabelHand.tif":
+                expected = "a line like Ghana_103272_S1Hand.tif,Ghana_103272_LabelHand.tif"
+                raise ValueError(f"{path}: {line!r}, expected {expected}")
+            inside(radar, file)
+            lists[split].append(key)
     return lists
-
-
-def _listed_chip(path: pathlib.Path, line: str, radar: pathlib.Path) -> str:
-    """Returns the key of a line "EVENT_NUMBER_S1Hand.tif,EVENT_NUMBER_LabelHand.tif"."""
-    name, _, label = (part.strip() for part in line.partition(","))
-    key = name.removesuffix("_S1Hand.tif")
-    if key == name or "_" not in key or label != f"{key}_LabelHand.tif":
-        raise ValueError(f"{path}: {line!r}, expected a line like Ghana_103272_S1Hand.tif,Ghana_103272_LabelHand.tif")
-    inside(radar, name)
-    return key
 
 
 def _event(key: str) -> str:
@@ -193,49 +188,17 @@ def _read_days(path: pathlib.Path, events: Iterable[str]) -> dict[str, Days]:
         floods = {f["properties"]["location"]: f["properties"] for f in metadata["features"]}
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path} lacks {error}; expected {expected}") from error
-    return {event: _days_of(path, floods, event) for event in sorted(events)}
-
-
-def _days_of(path: pathlib.Path, floods: Mapping[str, Any], event: str) -> Days:
-    name = event if event in floods else EVENTS.get(event, event)
-    if name not in floods:
-        raise ValueError(
-            f"{path} has no flood {event!r}, which chips are named after, so that their dates are unknown; it has "
-            f"{', '.join(map(str, floods))}. Take the metadata of the chips' own version, or remove those chips"
-        )
-    flood = floods[name]
-    return {s: parse_day(str(flood.get(f"{s}_date")), f"{path}: {s}_date of {name}") for s in ("s1", "s2")}
-
-
-def _read_s2(path: pathlib.Path, day: datetime.date) -> tuple[Example, Example]:
-    """Reads Sentinel-2 of one date, {} if it is 0 everywhere, and the chip's georeference."""
-    expected = f"a GeoTIFF of 13 bands B1 to B12 with B8A, {SIDE} x {SIDE} pixels, int16 or uint16"
-    values, place = read_raster(path, (len(S2_BANDS), SIDE, SIDE), ("int16", "uint16"), expected)
-    values = pick_bands(values, S2_BANDS, get_sensor("s2").bands)
-    mask = (values > 0).all(axis=0, keepdims=True)
-    return _one_date("s2", np.maximum(values, 0).astype(np.uint16), mask, day), place
-
-
-def _read_s1(path: pathlib.Path, day: datetime.date) -> Example:
-    """Reads Sentinel-1 of one date with its ratio in dB; {} if it is NaN everywhere."""
-    expected = f"a GeoTIFF of VV and VH in dB, {SIDE} x {SIDE} pixels, float32"
-    values, _ = read_raster(path, (2, SIDE, SIDE), "f", expected)
-    mask = np.isfinite(values).all(axis=0, keepdims=True)
-    if mask.any() and values[:, mask[0]].min() >= 0:
-        raise ValueError(f"{path} has no value below 0; expected decibels, not linear power")
-    return _one_date("s1", with_ratio_of_decibels(values.astype(np.float32)), mask, day)
-
-
-def _one_date(sensor: str, values: np.ndarray, mask: np.ndarray, day: datetime.date) -> Example:
-    if not mask.any():
-        return {}
-    return {sensor: values[None], f"{sensor}_mask": mask[None], **day_fields(sensor, [day])}
-
-
-def _read_label(path: pathlib.Path) -> Int8[np.ndarray, "512 512"]:
-    """Reads hand-drawn water: -1 not labelled, 0 not water, 1 water."""
-    expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, whole numbers -1 (no label), 0 (not water), 1 (water)"
-    return read_class_map(path, SIDE, (-1, 0, 1), expected)
+    days = {}
+    for event in sorted(events):
+        name = event if event in floods else EVENTS.get(event, event)
+        if name not in floods:
+            raise ValueError(
+                f"{path} has no flood {event!r}, which chips are named after, so that their dates are unknown; it has "
+                f"{', '.join(map(str, floods))}. Take the metadata of the chips' own version, or remove those chips"
+            )
+        texts = {sensor: str(floods[name].get(f"{sensor}_date")) for sensor in ("s1", "s2")}
+        days[event] = {s: parse_day(text, f"{path}: {s}_date of {name}") for s, text in texts.items()}
+    return days
 
 
 WINDOW = 64  # pixels
@@ -292,8 +255,12 @@ class ChipReader(ArchiveReader):
           FileNotFoundError, ValueError: as `Sen1FloodsReader`.
         """
         self._chips = Sen1FloodsReader(_repository(root))
-        self._latest: tuple[str, Example] | None = None  # the windows of a chip come one after another
-        super().__init__(root, _windows(self._chips.keys("train")))
+        self._latest: tuple[str, Example] = ("", {})
+        keys: dict[str, list[str]] = {split: [] for split in CHIP_CARD.splits}
+        for chip in self._chips.keys("train"):
+            for row, column in np.ndindex(SIDE // WINDOW, SIDE // WINDOW):
+                keys[split_of(column)].append(f"{chip}/{row}/{column}")
+        super().__init__(root, keys)
 
     @property
     def fingerprint(self) -> str:
@@ -309,16 +276,13 @@ class ChipReader(ArchiveReader):
           ImportError: rasterio is not installed.
         """
         name, row, column = key.split("/")
-        window = cut_window(self._chip(name), int(row) * WINDOW, int(column) * WINDOW)
+        # The windows of a chip come one after another; its files are read once for all 64.
+        if self._latest[0] != name:
+            self._latest = (name, self._chips.example("train", name))
+        window = cut_window(self._latest[1], int(row) * WINDOW, int(column) * WINDOW)
         if not any(sensor in window for sensor in self.card.sensors):
             raise ValueError(f"{self.root}: no sensor has seen the window {key} of the sample; leave it out")
         return window | {"id": key}
-
-    def _chip(self, name: str) -> Example:
-        latest = self._latest
-        if latest is None or latest[0] != name:
-            latest = self._latest = (name, self._chips.example("train", name))
-        return latest[1]
 
 
 def split_of(column: int) -> str:
@@ -326,20 +290,13 @@ def split_of(column: int) -> str:
     return "train" if column < VAL_COLUMN else "val" if column < TEST_COLUMN else "test"
 
 
-def _windows(chips: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the keys of each split's windows, row by row."""
-    keys: dict[str, list[str]] = {split: [] for split in CHIP_CARD.splits}
-    count = SIDE // WINDOW
-    for chip in chips:
-        for row, column in np.ndindex(count, count):
-            keys[split_of(column)].append(f"{chip}/{row}/{column}")
-    return keys
-
-
 def cut_window(chip: Example, top: int, left: int) -> Example:
     """Cuts the window with upper left pixel (top, left) out of a chip, without sensors that have not seen it."""
     part = (..., slice(top, top + WINDOW), slice(left, left + WINDOW))
-    window = chip | {"dense": chip["dense"][part], "transform": _moved(chip["transform"], top, left)}
+    a, b, c, d, e, f = chip["transform"]
+    # The map of the window's (0, 0) is that of the chip's (left, top).
+    moved = np.asarray([a, b, c + a * left + b * top, d, e, f + d * left + e * top])
+    window = chip | {"dense": chip["dense"][part], "transform": moved}
     for sensor in (name for name in CARD.sensors if name in chip):
         fields = {key: chip[key][part] for key in (sensor, f"{sensor}_mask")}
         if fields[f"{sensor}_mask"].any():
@@ -347,12 +304,6 @@ def cut_window(chip: Example, top: int, left: int) -> Example:
         else:
             window = {key: value for key, value in window.items() if key.partition("_")[0] != sensor}
     return window
-
-
-def _moved(transform: Float64[np.ndarray, "6"], top: int, left: int) -> Float64[np.ndarray, "6"]:
-    """Returns the affine map of a grid that begins at another pixel."""
-    a, b, c, d, e, f = transform
-    return np.asarray([a, b, c + a * left + b * top, d, e, f + d * left + e * top])
 
 
 CHIP_ENTRY = DatasetEntry(CHIP_CARD, ChipReader, holds_sample, CHIP_LAYOUT)

@@ -1,7 +1,10 @@
-"""SICKLE: rice and other crops of the Cauvery delta; Sentinel-2, Sentinel-1 and Landsat 8 series of 320 m tiles."""
+"""SICKLE: rice and other crops of the Cauvery delta; Sentinel-2, Sentinel-1 and Landsat 8 series of 320 m tiles.
+
+No published file was at hand: table, folders, names and bytes are those of the authors' documentation and code, read
+from made-up archives only.
+"""
 
 import dataclasses
-import datetime
 import pathlib
 
 import numpy as np
@@ -10,7 +13,7 @@ from jaxtyping import Bool, Float32, Int8, Shaped
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.dates import day_fields, day_in_name, in_time_order
+from data_pipelines.dates import day_in_name, observed_series
 from data_pipelines.files import check_array, inside, read_npz, read_raster, read_table, stems
 from data_pipelines.reader import ArchiveReader
 
@@ -165,52 +168,41 @@ def _number(path: pathlib.Path, line: int, row: dict[str, str], column: str) -> 
 def _read_series(folder: pathlib.Path, sensor: str, one: _Series) -> Example:
     """Reads a sensor's dates in time order without those on which nothing was observed; {} if none is left."""
     names = sorted(stems(folder, ".npz"))
+    if not names:
+        return {}
     days = []
     for name in names:
         # Sentinel-2's day is in the second field if the granule comes first.
         field = 1 if one.folder == "S2" and name.startswith("T") else one.date_field
         days.append(day_in_name(name, field, str(folder / f"{name}.npz"), one.example))
-    kept: list[datetime.date] = []
-    images, masks = [], []
-    for i in in_time_order(days):
-        values, mask = _read_image(folder / f"{names[i]}.npz", sensor, one)
-        if mask.any():
-            kept.append(days[i])
-            images.append(values)
-            masks.append(mask)
-    if not kept:
-        return {}
-    return {sensor: np.stack(images), f"{sensor}_mask": np.stack(masks), **day_fields(sensor, kept)}
+    images, masks = zip(*(_read_image(folder / f"{name}.npz", sensor, one) for name in names), strict=True)
+    return observed_series(sensor, np.stack(images), np.stack(masks), days)
 
 
 def _read_image(
     path: pathlib.Path, sensor: str, one: _Series
 ) -> tuple[Float32[np.ndarray, "C 32 32"], Bool[np.ndarray, "M 32 32"]]:
-    """Reads one date in the sensor's bands, and where it is valid; it is zero elsewhere."""
-    arrays = _read_bands(path, one)
-    bands = ("VV", "VH") if sensor == "s1" else get_sensor(sensor).bands
-    values = np.stack([arrays.get(band, np.zeros((SIDE, SIDE), np.float32)) for band in bands])
-    finite = np.isfinite(values)
-    seen = (np.where(finite, values, 0) != 0).any(axis=0, keepdims=True)  # images are cut with zeros
-    there = np.asarray([band in arrays for band in bands])[:, None, None]
-    mask = finite & there & seen if CARD.masks[sensor] == "band" else finite.all(axis=0, keepdims=True) & seen
-    values = np.where(mask, values, np.float32(0))
-    return (with_ratio_of_decibels(values) if sensor == "s1" else values), mask
-
-
-def _read_bands(path: pathlib.Path, one: _Series) -> dict[str, Float32[np.ndarray, "32 32"]]:
-    """Reads the bands by our names, resampled to 32 x 32 pixels."""
+    """Reads one date in the sensor's bands on 32 x 32 pixels, and where it is valid; it is zero elsewhere."""
     expected = f"two-dimensional arrays {', '.join(one.bands.values())}"
     arrays = read_npz(path, expected)
     missing = [name for name in one.bands.values() if name not in arrays and name not in one.may_lack]
     if missing:
         raise ValueError(f"{path} holds {sorted(arrays)} and lacks {missing}; expected {expected}")
-    bands = {band: name for band, name in one.bands.items() if name in arrays}
-    for name in bands.values():
+    found: dict[str, np.ndarray] = {}
+    for band, name in ((band, name) for band, name in one.bands.items() if name in arrays):
         check_array(path, arrays[name], (None, None), ("f", "i", "u"), f"{name!r}: {expected}")
         if not arrays[name].size:
             raise ValueError(f"{path}: {name!r} is empty, {arrays[name].shape}; expected {expected}")
-    return {band: nearest(arrays[name], SIDE).astype(np.float32) for band, name in bands.items()}
+        found[band] = nearest(arrays[name], SIDE).astype(np.float32)
+    bands = ("VV", "VH") if sensor == "s1" else get_sensor(sensor).bands
+    values = np.stack([found.get(band, np.zeros((SIDE, SIDE), np.float32)) for band in bands])
+    finite = np.isfinite(values)
+    # Images are cut with zeros: a pixel that is 0 in all bands lies outside the swath.
+    seen = (np.where(finite, values, 0) != 0).any(axis=0, keepdims=True)
+    there = np.asarray([band in found for band in bands])[:, None, None]
+    mask = finite & there & seen if CARD.masks[sensor] == "band" else finite.all(axis=0, keepdims=True) & seen
+    values = np.where(mask, values, np.float32(0))
+    return (with_ratio_of_decibels(values) if sensor == "s1" else values), mask
 
 
 def nearest(values: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "side side"]:

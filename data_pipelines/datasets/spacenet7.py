@@ -1,4 +1,8 @@
-"""SpaceNet 7: monthly Planet mosaics of growing cities, and the footprints of their buildings."""
+"""SpaceNet 7: monthly Planet mosaics of growing cities, and the footprints of their buildings.
+
+No published file was at hand: folders, names and bytes are those of the challenge's documentation and of a public
+reader, read from made-up archives only.
+"""
 
 import pathlib
 import re
@@ -7,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Shaped
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.files import explained, inside, read_json, read_raster, stems
@@ -43,45 +47,37 @@ def read_buildings(
 
 
 def _rasterised(path: pathlib.Path, shape: tuple[int, ...], place: dict[str, Any] | None) -> Bool[np.ndarray, "h w"]:
-    """Draws footprints on the grid; with a `place` of None they are in pixels."""
-    expected = "a GeoJSON of building footprints, polygons or multipolygons"
-    features = read_json(path, expected)
-    if not isinstance(features, dict) or not isinstance(features.get("features"), list):
-        raise ValueError(f"{path} has no list 'features'; expected {expected}")
-    with explained(path, expected, ValueError, TypeError, KeyError, AttributeError, IndexError, UserWarning):
-        geometries = [feature["geometry"] for feature in features["features"]]
-        shapes = [one for one in geometries if one and one["coordinates"]]
-        if place is not None:
-            shapes = _onto(shapes, _crs(features), place["crs"])
-        return _burn(shapes, shape, place)
-
-
-def _crs(features: dict[str, Any]) -> str:
-    """Returns the CRS of the footprints; defaults to GeoJSON's OGC:CRS84."""
-    return (features.get("crs") or {"properties": {"name": "OGC:CRS84"}})["properties"]["name"]
-
-
-def _onto(shapes: list[Any], source: str, target: str) -> list[Any]:
-    if not target:
-        raise ValueError("the mosaic has no coordinate system, so that footprints in coordinates have no pixels")
+    """Returns the pixels whose centre is in a footprint; with a `place` of None, footprints are in pixels."""
+    import rasterio
     from rasterio.crs import CRS
+    from rasterio.features import rasterize
     from rasterio.warp import transform_geom
 
-    origin, aim = CRS.from_user_input(source), CRS.from_user_input(target)
-    return shapes if origin == aim or not shapes else transform_geom(origin, aim, shapes)
-
-
-def _burn(shapes: list[Any], shape: tuple[int, ...], place: dict[str, Any] | None) -> Bool[np.ndarray, "h w"]:
-    """Returns the pixels whose centre is in a footprint."""
-    import rasterio
-    from rasterio.features import rasterize
-
-    if not shapes:
-        return np.zeros(shape, np.bool_)
-    transform = rasterio.Affine.identity() if place is None else rasterio.Affine(*place["transform"])
-    with warnings.catch_warnings():
+    expected = "a GeoJSON of building footprints, polygons or multipolygons"
+    table = read_json(path, expected)
+    if not isinstance(table, dict) or not isinstance(table.get("features"), list):
+        raise ValueError(f"{path} has no list 'features'; expected {expected}")
+    errors = (ValueError, TypeError, KeyError, AttributeError, IndexError, UserWarning)
+    with explained(path, expected, *errors), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        # rasterize only warns of a geometry that it cannot draw, and would leave the building out.
         warnings.simplefilter("error", rasterio.errors.ShapeSkipWarning)
+        geometries = [feature["geometry"] for feature in table["features"]]
+        shapes = [one for one in geometries if one and one["coordinates"]]
+        transform = rasterio.Affine.identity()
+        if place is not None:
+            if not place["crs"]:
+                raise ValueError(
+                    "the mosaic has no coordinate system, so that footprints in coordinates have no pixels"
+                )
+            # GeoJSON without a "crs" is in longitude and latitude.
+            named = (table.get("crs") or {"properties": {"name": "OGC:CRS84"}})["properties"]["name"]
+            origin, aim = CRS.from_user_input(named), CRS.from_user_input(place["crs"])
+            if shapes and origin != aim:
+                shapes = transform_geom(origin, aim, shapes)
+            transform = rasterio.Affine(*place["transform"])
+        if not shapes:
+            return np.zeros(shape, np.bool_)  # which rasterize refuses
         return rasterize([(one, 1) for one in shapes], out_shape=shape, transform=transform, dtype="uint8") > 0
 
 
@@ -203,21 +199,28 @@ class SpaceNet7Reader(ArchiveReader):
         path = folder / IMAGES / f"{stem}.tif"
         expected = f"a GeoTIFF of red, green, blue and alpha, {SIDE} x {SIDE} pixels, uint8"
         image, place = read_raster(path, (4, None, None), "uint8", expected)
-        shape = image.shape[1:]
+        height, width = shape = image.shape[1:]
         if not set(shape) <= set(SIDES):
-            raise ValueError(f"{path} is {shape[1]} x {shape[0]} pixels; expected {expected}")
-        valid = (image[3] > 0) & ~_clouded(folder / "UDM_masks" / f"{stem}_UDM.tif", shape)
+            raise ValueError(f"{path} is {width} x {height} pixels; expected {expected}")
+        valid = image[3] > 0
+        clouds = folder / "UDM_masks" / f"{stem}_UDM.tif"
+        if clouds.is_file():  # only months with clouds have one
+            expected = f"a GeoTIFF of one band, {width} x {height} pixels like the mosaic, not 0 where it was clouded"
+            valid &= read_raster(clouds, (1, *shape), "iu", expected)[0][0] == 0
         if not valid.any():
             raise ValueError(f"{path}: every pixel is masked; take the file out")
         buildings = read_buildings(folder, stem, shape, place)
         dense = np.where(valid, buildings.astype(np.int8), np.int8(IGNORE))
-        place |= {"transform": _stretched(place["transform"], shape)}
+        # After `stretch`, a pixel is a little smaller and the corner where it was.
+        a, b, c, d, e, f = place["transform"]
+        across, down = width / SIDE, height / SIDE
         return {
             "id": key,
             "planet": stretch(image[:3]),
             "planet_mask": stretch(valid)[None],
             "dense": stretch(dense),
-            **place,
+            "crs": place["crs"],
+            "transform": np.asarray([a * across, b * down, c, d * across, e * down, f], np.float64),
         }
 
 
@@ -233,7 +236,9 @@ def _wanted(root: pathlib.Path) -> set[str] | None:
     metadata = read_json(path, expected)
     try:
         frames = [frame for frames in metadata.values() for frame in frames]
-        return {_key(f["aoi_id"], int(f["year"]), int(f["month"])) for f in frames if f["label"] and not f["mask"]}
+        return {
+            f"{f['aoi_id']}_{int(f['year']):04d}_{int(f['month']):02d}" for f in frames if f["label"] and not f["mask"]
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has an entry without {error}; expected {expected}") from error
 
@@ -257,22 +262,7 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
             yield key, stem, stem in labelled
 
 
-def _clouded(path: pathlib.Path, shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """Reads where the month's mask of unusable data is set; nowhere without such a mask."""
-    if not path.is_file():
-        return np.zeros(shape, np.bool_)
-    expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, not 0 where it was clouded"
-    return read_raster(path, (1, *shape), "iu", expected)[0][0] != 0
-
-
 def stretch(array: Shaped[np.ndarray, "*axes h w"]) -> Shaped[np.ndarray, "*axes 1024 1024"]:
     """Resamples to 1024 x 1024 pixels by the nearest one; files of 1024 stay as they are."""
     rows, columns = (((np.arange(SIDE) + 0.5) * side / SIDE).astype(np.int64) for side in array.shape[-2:])
     return np.ascontiguousarray(array[..., rows[:, None], columns])
-
-
-def _stretched(transform: Float64[np.ndarray, "6"], shape: tuple[int, ...]) -> Float64[np.ndarray, "6"]:
-    """Returns the affine map after `stretch`."""
-    a, b, c, d, e, f = transform
-    across, down = shape[1] / SIDE, shape[0] / SIDE
-    return np.asarray([a * across, b * down, c, d * across, e * down, f], np.float64)

@@ -1,10 +1,14 @@
-"""TimeSen2Crop: 1.2 million single pixels of Austrian fields; Sentinel-2 series, 16 crops."""
+"""TimeSen2Crop: 1.2 million single pixels of Austrian fields; Sentinel-2 series, 16 crops.
+
+No published file was at hand: folders, columns and numbers are those of the archive's documentation and of a public
+reader, read from made-up archives only.
+"""
 
 import datetime
 import pathlib
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -92,7 +96,13 @@ class TimeSen2CropReader(ArchiveReader):
 
     def __init__(self, root: pathlib.Path) -> None:
         present = {split: [t for t in tiles if (root / t).is_dir()] for split, tiles in TILES.items()}
-        self._days = {tile: _read_days(root / tile / "dates.csv") for tiles in present.values() for tile in tiles}
+        self._days: dict[str, list[datetime.date]] = {}
+        for tile in (tile for tiles in present.values() for tile in tiles):
+            path = root / tile / "dates.csv"
+            rows = read_table(path, ("acquisition_date",), f"TimeSen2Crop as published: {LAYOUT}")
+            if not rows:
+                raise ValueError(f"{path} has no dates; expected one a line, like 20170904, below acquisition_date")
+            self._days[tile] = [parse_day(row["acquisition_date"], str(path)) for row in rows]
         super().__init__(root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()})
         self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
 
@@ -100,24 +110,33 @@ class TimeSen2CropReader(ArchiveReader):
         """Reads one pixel; its key is "tile/class/number"."""
         tile, crop, number = key.split("/")
         path = inside(self.root / tile / crop, f"{number}.csv")  # where the tiles' folders may be links to another disk
-        bands, flags = _read_pixel(path, len(self._days[tile]))
-        return {"id": key, **_series(path, bands, flags, self._days[tile]), "tile": np.int32(crop)}
+        days = self._days[tile]
+        bands, flags = _read_pixel(path, len(days))
+        if not np.isin(flags[np.isfinite(flags)], range(CLEAR, SNOW + 1)).all():
+            raise ValueError(f"{path}: {FLAG} holds {np.unique(flags).tolist()[:8]}; expected 0 to 3, clear to snow")
+        finite = np.isfinite(bands)
+        # Zeros in all bands, or no flag, stand for a date on which the satellite saw nothing.
+        measured = (np.where(finite, bands, 0) != 0).any(axis=1) & np.isfinite(flags)
+        if not measured.any():
+            raise ValueError(f"{path}: all bands are zero or empty on every date; expected at least one measurement")
+        # The nine bands at their positions among our ten; B8 is zero, and False in the mask.
+        ours = get_sensor("s2").bands
+        places = [ours.index(band) for band in FILE_BANDS]
+        values, mask = (np.zeros((len(days), len(ours), 1, 1), dtype) for dtype in (np.float32, np.bool_))
+        values[:, places, 0, 0] = np.where(finite, bands, 0)
+        mask[:, places, 0, 0] = finite & measured[:, None]
+        clouds = np.where(flags == CLEAR, 0, 100).astype(np.uint8)[:, None, None, None]
+        return {"id": key, **observed_series("s2", values, mask, days, clouds), "tile": np.int32(crop)}
 
 
 open_reader = TimeSen2CropReader
-
-
-def _read_days(path: pathlib.Path) -> tuple[datetime.date, ...]:
-    rows = read_table(path, ("acquisition_date",), f"TimeSen2Crop as published: {LAYOUT}")
-    if not rows:
-        raise ValueError(f"{path} has no dates; expected one a line, like 20170904, below acquisition_date")
-    return tuple(parse_day(row["acquisition_date"], str(path)) for row in rows)
 
 
 def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
     """Lists the keys of a tile's pixels, classes and numbers ascending; one listing for each class."""
     keys = []
     for crop in range(len(CROPS)):
+        # By length first, as numbers without leading zeros sort.
         names = sorted(stems(root / tile / str(crop), ".csv"), key=lambda name: (len(name), name))
         keys += [f"{tile}/{crop}/{name}" for name in names]
     return keys
@@ -126,55 +145,24 @@ def _list_keys(root: pathlib.Path, tile: str) -> list[str]:
 def _read_pixel(path: pathlib.Path, num_dates: int) -> tuple[Float64[np.ndarray, "T 9"], Float64[np.ndarray, "T"]]:
     """Reads bands in the order of `FILE_BANDS`, and flags; NaN for empty cells."""
     header, *lines = read_lines(path, _EXPECTED) or [""]
-    order = _columns(path, [name.strip().strip('"') for name in header.split(",")])
+    names = [name.strip().strip('"') for name in header.split(",")]
+    # The published files number their bands B1 to B9, copies may call them by Sentinel-2's names.
+    named = [bands for bands in (_PUBLISHED_NAMES, FILE_BANDS) if sorted(names) == sorted((*bands, FLAG))]
+    if not named:
+        raise ValueError(f"{path} has the columns {names}; expected {_EXPECTED}")
+    order = [names.index(name) for name in (*named[0], FLAG)]
     if len(lines) != num_dates:
-        raise ValueError(
-            f"{path} has {len(lines)} rows; expected {num_dates}, one for each date of the tile's dates.csv"
-        )
-    table = np.asarray([_cells(path, number, line, order) for number, line in enumerate(lines, start=2)], np.float64)
+        expected = f"expected {num_dates}, one for each date of the tile's dates.csv"
+        raise ValueError(f"{path} has {len(lines)} rows; {expected}")
+    table = np.empty((num_dates, len(order)))
+    for number, line in enumerate(lines):
+        cells = line.split(",")
+        try:
+            table[number] = [float(cells[column]) if cells[column].strip() else np.nan for column in order]
+            fits = len(cells) == len(order)
+        except (ValueError, IndexError):
+            fits = False
+        if not fits:
+            found = f"{path}, line {number + 2}: {line!r:.120} is not a row of {len(order)} numbers"
+            raise ValueError(f"{found}; expected {_EXPECTED}")
     return table[:, :-1], table[:, -1]
-
-
-def _columns(path: pathlib.Path, names: list[str]) -> list[int]:
-    """Returns the columns of `FILE_BANDS` and of the flag; the published files number their bands B1 to B9."""
-    for bands in (_PUBLISHED_NAMES, FILE_BANDS):
-        if sorted(names) == sorted((*bands, FLAG)):
-            return [names.index(name) for name in (*bands, FLAG)]
-    raise ValueError(f"{path} has the columns {names}; expected {_EXPECTED}")
-
-
-def _cells(path: pathlib.Path, number: int, line: str, order: list[int]) -> list[float]:
-    cells = line.split(",")
-    try:
-        if len(cells) == len(order):
-            return [float(cells[column]) if cells[column].strip() else np.nan for column in order]
-    except ValueError:
-        pass
-    raise ValueError(f"{path}, line {number}: {line!r:.120} is not a row of {len(order)} numbers; expected {_EXPECTED}")
-
-
-def _series(
-    path: pathlib.Path,
-    bands: Float64[np.ndarray, "T 9"],
-    flags: Float64[np.ndarray, "T"],
-    days: tuple[datetime.date, ...],
-) -> Example:
-    """Returns the series in time order without dates on which nothing was measured."""
-    if not np.isin(flags[np.isfinite(flags)], range(CLEAR, SNOW + 1)).all():
-        raise ValueError(f"{path}: {FLAG} holds {np.unique(flags).tolist()[:8]}; expected 0 to 3, clear to snow")
-    finite = np.isfinite(bands)
-    measured = (np.where(finite, bands, 0) != 0).any(axis=1) & np.isfinite(flags)
-    if not measured.any():
-        raise ValueError(f"{path}: all bands are zero or empty on every date; expected at least one measurement")
-    values = _place(np.where(finite, bands, 0).astype(np.float32))
-    mask = _place((finite & measured[:, None]).astype(np.float32)) > 0
-    clouds = np.where(flags == CLEAR, 0, 100).astype(np.uint8)
-    return observed_series("s2", values, mask, days, clouds[:, None, None, None])
-
-
-def _place(values: Float32[np.ndarray, "T 9"]) -> Float32[np.ndarray, "T 10 1 1"]:
-    """Returns the nine bands at their positions among our ten; B8 is zero."""
-    bands = get_sensor("s2").bands
-    placed = np.zeros((len(values), len(bands), 1, 1), np.float32)
-    placed[:, [bands.index(band) for band in FILE_BANDS], 0, 0] = values
-    return placed
