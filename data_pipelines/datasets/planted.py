@@ -1,4 +1,8 @@
-"""PLANTED: 120 m tiles of planted forest all over the world, five satellites' time series, 40 species."""
+"""PLANTED: 120 m tiles of planted forest all over the world, five satellites' time series, 40 species.
+
+No published file was at hand: names, shapes and masks are those of the archive's documentation and of a public reader,
+read from made-up archives only.
+"""
 
 import bisect
 import concurrent.futures
@@ -16,11 +20,10 @@ from data_pipelines.archives import parse_example, read_record, record_offsets
 from data_pipelines.card import Example
 from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series, side
 from data_pipelines.files import inside, read_json, read_lines, read_npz
-from data_pipelines.reader import ArchiveReader, digest
+from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
 LABELS = "labels2.json"
 FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
-_ARRAY = "arr_0"
 
 
 def label_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -60,36 +63,32 @@ class PlantedFiles(ArchiveReader):
         example: Example = {"id": key, "tile": self._labels[key]}
         for sensor in CARD.sensors:
             if f"{key}_{sensor}.npz" in present:
-                example |= _read_sensor(folder, key, sensor)
+                paths = [folder / f"{key}_{sensor}{suffix}.npz" for suffix in ("", "_mask", "_timestamp")]
+                example |= read_series(str(paths[0]), sensor, *map(_read_array, paths))
         return example
 
 
 def _read_labels(path: pathlib.Path) -> Mapping[str, np.int32]:
     labels = read_json(path, "class numbers of tiles, {ID: 0...39}")
+    # type, not isinstance: True is an int.
     if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
         raise ValueError(f"{path} is not of the form {{ID: class number}}; expected whole numbers from 0 to 39")
-    for name in labels:  # a million of them: only what is more than a name is looked at twice
+    for name in labels:
+        # A million of them: `inside`, which asks the disk, is for those that are more than a name.
         if "/" in name or not name.strip("."):
             inside(path.parent, name)
     return {name: class_number(f"{path}, tile {name!r}", number) for name, number in labels.items()}
 
 
-def _read_sensor(folder: pathlib.Path, key: str, sensor: str) -> Example:
-    paths = [folder / f"{key}_{sensor}{suffix}.npz" for suffix in ("", "_mask", "_timestamp")]
-    values, mask, stamps = (_read_array(path) for path in paths)
-    return read_series(str(paths[0]), sensor, values, mask, stamps)
-
-
 def _read_array(path: pathlib.Path) -> np.ndarray:
-    arrays = read_npz(path, f"a .npz file with the array {_ARRAY!r}")
-    if _ARRAY not in arrays:
-        raise ValueError(f"{path} holds {sorted(arrays)}; expected the array {_ARRAY!r}")
-    return arrays[_ARRAY]
+    arrays = read_npz(path, "a .npz file with the array 'arr_0'")  # as numpy calls arrays without a name
+    if "arr_0" not in arrays:
+        raise ValueError(f"{path} holds {sorted(arrays)}; expected the array 'arr_0'")
+    return arrays["arr_0"]
 
 
 SPECIES = "species.txt"
 LABEL = "species"  # a name or a class number
-VALUES, MASK, DATES = "{}", "{}_mask", "{}_timestamps"  # of the sensor: "s2", "s2_mask", "s2_timestamps"
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _FILE = re.compile(r"(?:^|[-_./])(train|validation|valid|val|test)[^/]*\.tfrecords?(?:-\d+-of-(\d+))?$")
 _WALKERS = 8  # threads that wait for the disk while record headers are read
@@ -123,13 +122,11 @@ def record_files(root: pathlib.Path) -> dict[str, list[str]]:
     return {split: sorted(names) for split, names in found.items()}
 
 
-class PlantedRecords:
-    """Reads PLANTED's TFRecords, any record at a time (the Reader of `card.py`).
+class PlantedRecords(ArchiveReader):
+    """Reads PLANTED's TFRecords, any record at a time.
 
     Attributes:
-      root: folder of the archive.
       species: names of the classes, in order; () where there is no species.txt.
-      summary: what was found, a line.
     """
 
     card = CARD
@@ -143,35 +140,35 @@ class PlantedRecords:
           ValueError: a file is damaged, a split's files are in several folders, or species.txt does not name 40
             species.
         """
-        self.root = root
-        self.species = _read_species(root / SPECIES)
-        files = record_files(root)
+        self.root, self.species, files = root, (), record_files(root)
+        if (path := root / SPECIES).is_file():
+            self.species = tuple(read_lines(path, "the names of the 40 species, one a line"))
+            if len(set(self.species)) != NUM_CLASSES or len(self.species) != NUM_CLASSES:
+                found = f"{path} has {len(self.species)} lines with {len(set(self.species))} different names"
+                raise ValueError(f"{found}; expected {NUM_CLASSES}, one species a line, in the order of the classes")
         if not files:
             raise FileNotFoundError(f"{root} holds no file like planted-train.tfrecord-00000-of-01024; see {CARD.url}")
-        _check_folders(root, files)
-        self._offsets = {}
-        several = [name for names in files.values() for name in names]
+        for split, names in sorted(files.items()):
+            folders = sorted({name.rpartition("/")[0] or "." for name in names})
+            # Two versions or subsets of the archive hold the same tiles in other splits.
+            if len(folders) > 1:
+                found = f"{root} holds files of {split!r} in the folders {', '.join(folders)}"
+                raise ValueError(f"{found}; expected those of one version and subset: name one of the folders")
+        names = [name for several in files.values() for name in several]
         with concurrent.futures.ThreadPoolExecutor(_WALKERS) as threads:
-            self._offsets |= zip(several, threads.map(lambda name: record_offsets(root / name), several), strict=True)
-        self._keys = {
-            split: RecordKeys(files.get(split, []), [len(self._offsets[n]) - 1 for n in files.get(split, [])])
-            for split in CARD.splits
-        }
-        counts = ", ".join(f"{split} {len(self._keys[split]):,}" for split in self.splits())
-        total = sum(map(len, self._keys.values()))
-        self.summary = f"{CARD.name}: {total:,} records in {root} ({counts}){_missing_shards(self._offsets)}"
+            found = threads.map(lambda name: record_offsets(root / name), names)
+            self._offsets = dict(zip(names, found, strict=True))
+        # In place of the base's tuples, which would keep a million keys in memory and in each worker.
+        counts = {split: [len(self._offsets[name]) - 1 for name in files.get(split, [])] for split in CARD.splits}
+        self.tiles = {split: RecordKeys(files.get(split, []), numbers) for split, numbers in counts.items()}
+        total, parts = sum(map(len, self.tiles.values())), (f"{s} {len(self.tiles[s]):,}" for s in self.splits())
+        self.summary = f"{CARD.name}: {total:,} records in {root} ({', '.join(parts)}){_missing_shards(names)}"
 
     @property
     def fingerprint(self) -> str:
         """Changes with the files, their records and the order of the classes."""
         sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
         return digest([sizes, self.species])
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(split for split in CARD.splits if len(self._keys[split]))
-
-    def keys(self, split: str) -> Sequence[str]:
-        return self._keys[split]
 
     def example(self, split: str, key: str) -> Example:
         """Reads one record.
@@ -181,9 +178,16 @@ class PlantedRecords:
           KeyError: there is no such record.
         """
         where, features = self.features(key)
-        example: Example = {"id": key, "tile": self._label(where, features)}
+        label = species_name(where, features)
+        if isinstance(label, str) and label not in self.species:
+            path, command = self.root / SPECIES, f"python -m data_pipelines.datasets.planted {self.root}"
+            found = "does not list it" if self.species else "is missing"
+            message = f"{where}: the species {label!r} has no class number, as {path} {found}"
+            raise ValueError(f"{message}; write one name a line in the order of the classes, or run: {command}")
+        number = self.species.index(label) if isinstance(label, str) else label
+        example: Example = {"id": key, "tile": class_number(where, number)}
         for sensor in CARD.sensors:
-            if VALUES.format(sensor) in features:
+            if sensor in features:
                 example |= read_series(where, sensor, *_arrays(where, sensor, features))
         return example
 
@@ -195,17 +199,6 @@ class PlantedRecords:
             raise KeyError(key)
         where = f"{self.root / name}, record {number}"
         return where, parse_example(read_record(self.root / name, *map(int, offsets[index : index + 2])), where)
-
-    def _label(self, where: str, features: dict[str, np.ndarray]) -> np.int32:
-        name = species_name(where, features)
-        if isinstance(name, int):
-            return class_number(where, name)
-        if name not in self.species:
-            path, command = self.root / SPECIES, f"python -m data_pipelines.datasets.planted {self.root}"
-            found = "does not list it" if self.species else "is missing"
-            message = f"{where}: the species {name!r} has no class number, as {path} {found}"
-            raise ValueError(f"{message}; write one name a line in the order of the classes, or run: {command}")
-        return class_number(where, self.species.index(name))
 
 
 def species_name(where: str, features: dict[str, np.ndarray]) -> str | int:
@@ -233,59 +226,36 @@ def write_species(root: pathlib.Path) -> pathlib.Path:
     import tqdm
 
     reader = PlantedRecords(root)
-    keys = itertools.chain.from_iterable(reader.keys(split) for split in reader.splits())
-    total = sum(len(reader.keys(split)) for split in reader.splits())
-    found = {species_name(*reader.features(key)) for key in tqdm.tqdm(keys, total=total, unit="record")}
+    keys = itertools.chain.from_iterable(reader.tiles.values())
+    found = {species_name(*reader.features(k)) for k in tqdm.tqdm(keys, total=num_tiles(reader), unit="record")}
     if any(isinstance(name, int) for name in found) or len(found) != NUM_CLASSES:
-        raise ValueError(
-            f"the records of {root} hold {len(found)} species, {sorted(map(str, found))}; expected 40 names"
-        )
+        what = f"the records of {root} hold {len(found)} species, {sorted(map(str, found))}"
+        raise ValueError(f"{what}; expected 40 names")
+    # "x": a list that someone wrote in the official order is not overwritten.
     with (root / SPECIES).open("x", encoding="utf-8") as file:
         file.writelines(f"{name}\n" for name in sorted(map(str, found)))
     return root / SPECIES
 
 
-def _read_species(path: pathlib.Path) -> tuple[str, ...]:
-    if not path.is_file():
-        return ()
-    names = tuple(read_lines(path, "the names of the 40 species, one a line"))
-    if len(set(names)) != NUM_CLASSES or len(names) != NUM_CLASSES:
-        what = f"{path} has {len(names)} lines with {len(set(names))} different names"
-        raise ValueError(f"{what}; expected {NUM_CLASSES}, one species a line, in the order of the classes")
-    return names
-
-
-def _check_folders(root: pathlib.Path, files: Mapping[str, Sequence[str]]) -> None:
-    """Refuses two versions or subsets of the archive side by side: they hold the same tiles in other splits."""
-    for split, names in sorted(files.items()):
-        folders = sorted({name.rpartition("/")[0] or "." for name in names})
-        if len(folders) > 1:
-            what = f"{root} holds files of {split!r} in the folders {', '.join(folders)}"
-            raise ValueError(f"{what}; expected those of one version and subset: name one of the folders")
-
-
 def _missing_shards(files: Sequence[str]) -> str:
     """Returns how many shards are missing, from the totals in the names of the others."""
-    promised = {
-        name.rpartition("-of-")[0].rpartition("-")[0]: int(name.rpartition("-of-")[2])
-        for name in files
-        if "-of-" in name
-    }
-    missing = sum(promised.values()) - sum("-of-" in name for name in files)
+    shards = [name.rpartition("-of-") for name in files if "-of-" in name]
+    promised = {first.rpartition("-")[0]: int(count) for first, _, count in shards}
+    missing = sum(promised.values()) - len(shards)
     return f"; {missing:,} of {sum(promised.values()):,} files are not there" if missing > 0 else ""
 
 
 def _arrays(where: str, sensor: str, features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns values and mask (T, H, W, C) and dates (T,) of a sensor."""
-    stamps = _feature(where, DATES.format(sensor), features)
-    shape = (len(stamps), side(sensor), side(sensor), -1)
+    stamps, pixels = _feature(where, f"{sensor}_timestamps", features), side(sensor)
+    shape = (len(stamps), pixels, pixels, -1)
     arrays = []
-    for name in (VALUES.format(sensor), MASK.format(sensor)):
+    for name in (sensor, f"{sensor}_mask"):
         flat = _feature(where, name, features)
-        if flat.dtype == object or flat.size % abs(int(np.prod(shape))):
-            what = f"feature {name!r} has {flat.size} values of {flat.dtype}"
+        if flat.dtype == object or flat.size % (len(stamps) * pixels * pixels):
+            found = f"feature {name!r} has {flat.size} values of {flat.dtype}"
             raise ValueError(
-                f"{where}: {what}; expected numbers for {shape[0]} dates of {shape[1]} x {shape[2]} pixels"
+                f"{where}: {found}; expected numbers for {len(stamps)} dates of {pixels} x {pixels} pixels"
             )
         arrays.append(flat.reshape(shape))
     return arrays[0], arrays[1], stamps

@@ -243,10 +243,6 @@ def _wanted(root: pathlib.Path) -> set[str] | None:
         raise ValueError(f"{path} has an entry without {error}; expected {expected}") from error
 
 
-def _key(area: str, year: int, month: int) -> str:
-    return f"{area}_{year:04d}_{month:02d}"
-
-
 def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str, str, bool]]:
     """Yields key, file stem and whether there is a label of each mosaic of an area."""
     labelled = set().union(*(stems(folder / kind, f"_Buildings{suffix}") for kind, suffix in LABELS.items()))
@@ -257,7 +253,7 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
                 f"{folder / IMAGES / stem}.tif does not name a month of {folder.name}; expected a name like "
                 f"global_monthly_2018_01_mosaic_{folder.name}.tif"
             )
-        key = _key(folder.name, int(match["year"]), int(match["month"]))
+        key = f"{folder.name}_{match['year']}_{match['month']}"
         if wanted is None or key in wanted:
             yield key, stem, stem in labelled
 

@@ -19,9 +19,7 @@ _WRITERS = {
 
 def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0) -> None:
     """Writes a dataset's made-up archive with `tiles` tiles in each split."""
-    splits = get_entry(name).card.splits
     folder.mkdir(parents=True, exist_ok=True)
     module, writer = _WRITERS.get(name, (name, "write_archive"))
-    getattr(importlib.import_module(f"data_pipelines.fakes.{module}"), writer)(
-        folder, dict.fromkeys(splits, tiles), seed
-    )
+    write = getattr(importlib.import_module(f"data_pipelines.fakes.{module}"), writer)
+    write(folder, dict.fromkeys(get_entry(name).card.splits, tiles), seed)

@@ -30,6 +30,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 
 
 def _write_tile(folder: pathlib.Path, number: int, seed: int) -> tuple[list[datetime.date], str]:
+    """Writes a tile, and returns the days of its masks and its file's name."""
     import torch
 
     rng = np.random.default_rng((seed, number))
@@ -37,8 +38,13 @@ def _write_tile(folder: pathlib.Path, number: int, seed: int) -> tuple[list[date
     label_days = [days[len(days) // 3], days[2 * len(days) // 3]]
     lost = smooth(rng, (SIDE, SIDE), 0, 1) > 0.6
     before = smooth(rng, (SIDE, SIDE), 0, 1) > 0.8
+    # Speckled decibels, 4 dB darker where the forest is gone at both days.
+    image = np.stack([smooth(rng, (len(days), SIDE, SIDE), *level) for level in LEVELS], axis=1)
+    image += rng.normal(0, 1, image.shape).astype(np.float32)
+    for day, where in zip(label_days, (before, before | lost), strict=True):
+        image -= np.float32(2) * (np.asarray([d >= day for d in days])[:, None, None, None] & where)
     content = {
-        "image": torch.from_numpy(_series(rng, days, label_days, before, before | lost)),
+        "image": torch.from_numpy(image.astype(np.float32)),
         "image_dates": days,
         "label": torch.from_numpy(np.stack([before, before | lost]).astype(np.uint8)),
         "label_dates": label_days,
@@ -46,15 +52,3 @@ def _write_tile(folder: pathlib.Path, number: int, seed: int) -> tuple[list[date
     name = f"{number:07d}_{label_days[1].isoformat()}.pt"
     torch.save(content, folder / "Samples" / name)
     return label_days, name
-
-
-def _series(
-    rng: np.random.Generator, days: list[datetime.date], label_days: list[datetime.date], *lost: np.ndarray
-) -> np.ndarray:
-    """Returns speckled decibels, 4 dB darker where the forest is gone."""
-    image = np.stack([smooth(rng, (len(days), SIDE, SIDE), *level) for level in LEVELS], axis=1)
-    image += rng.normal(0, 1, image.shape).astype(np.float32)
-    for day, where in zip(label_days, lost):
-        gone = np.asarray([d >= day for d in days])[:, None, None, None] & where
-        image -= np.float32(2) * gone
-    return image.astype(np.float32)

@@ -29,8 +29,7 @@ def smooth(
     *axes, height, width = shape
     coarse = rng.random((*axes, *(2 + side // PATCH for side in (height, width))), np.float32)
     noise = _weights(height) @ coarse @ _weights(width).T
-    values = np.clip(np.float32(low) + np.float32(high - low) * noise, low, high)
-    return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
+    return _within(np.float32(low) + np.float32(high - low) * noise, low, high, dtype)
 
 
 def scene(
@@ -41,7 +40,12 @@ def scene(
     Args and result as of `smooth`.
     """
     place, own = smooth(rng, shape[-2:], low, high), smooth(rng, shape, low, high)
-    values = np.clip(0.75 * place + 0.25 * own, low, high)
+    return _within(0.75 * place + 0.25 * own, low, high, dtype)
+
+
+def _within(values: Num[np.ndarray, "*axes"], low: float, high: float, dtype: Any) -> Num[np.ndarray, "*axes"]:
+    # Rounding of float32 may lead a little beyond the limits, which uint8 would wrap.
+    values = np.clip(values, low, high)
     return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
 
 

@@ -33,7 +33,15 @@ def _write_area(
 ) -> None:
     """Writes an area's series and tiles, and adds the tiles' places to `centroids`."""
     rng = np.random.default_rng((seed, len(centroids)))
-    _write_series(root / folders.sentinel / place / "sen", place.replace("/", "-"), rng)
+    stem = root / folders.sentinel / place / "sen" / f"SEN2_sp_{place.replace('/', '-')}"
+    stem.parent.mkdir(parents=True)
+    days = some_days(rng, int(rng.integers(4, 7)), datetime.date(2021, 1, 1), datetime.date(2021, 12, 31))
+    values = smooth(rng, (len(days), 10, HEIGHT, WIDTH), 100, 4000, "uint16")
+    values[0, :, :, : MARGIN + 5] = 0  # not observed to the left on the first date
+    np.save(f"{stem}_data.npy", values)
+    np.save(f"{stem}_masks.npy", smooth(rng, (len(days), 2, HEIGHT, WIDTH), 0, 100, "uint8"))
+    products = [f"S2A_MSIL2A_{day:%Y%m%d}T105021_N0300_R051_T31UDP_{day:%Y%m%d}T135921" for day in days]
+    pathlib.Path(f"{stem}_products.txt").write_text("\n".join(products) + "\n")
     for column in range(count):
         number = f"{len(centroids) + 1:06}"
         transform = (0.2, 0.0, 6.5e5 + 102.4 * int(number), 0.0, -0.2, 6.86e6)
@@ -43,15 +51,3 @@ def _write_area(
         write_raster(root / folders.aerial / place / "img" / f"IMG_{number}.tif", image, **grid)
         write_raster(root / folders.labels / place / "msk" / f"MSK_{number}.tif", labels, **grid, compress="deflate")
         centroids[f"IMG_{number}.tif"] = [MARGIN + 5, MARGIN + 5 + 10 * column]
-
-
-def _write_series(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:
-    """Writes a year's series; the first date was not observed to the left, the others have some clouds and snow."""
-    folder.mkdir(parents=True)
-    days = some_days(rng, int(rng.integers(4, 7)), datetime.date(2021, 1, 1), datetime.date(2021, 12, 31))
-    values = smooth(rng, (len(days), 10, HEIGHT, WIDTH), 100, 4000, "uint16")
-    values[0, :, :, : MARGIN + 5] = 0
-    np.save(folder / f"SEN2_sp_{name}_data.npy", values)
-    np.save(folder / f"SEN2_sp_{name}_masks.npy", smooth(rng, (len(days), 2, HEIGHT, WIDTH), 0, 100, "uint8"))
-    products = [f"S2A_MSIL2A_{day:%Y%m%d}T105021_N0300_R051_T31UDP_{day:%Y%m%d}T135921" for day in days]
-    (folder / f"SEN2_sp_{name}_products.txt").write_text("\n".join(products) + "\n")

@@ -27,11 +27,7 @@ MOIST = np.asarray([500, 700, 500, 1000, 2600, 3200, 3400, 3600, 900, 1700, 900]
 def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
     """Writes the arrays and the sites' splits in the published layout.
 
-    Args:
-      folder: the archive's folder; made if missing.
-      tiles: number of pixels for each split ("train", "val", "test"); the classes of land cover take turns, and each
-        split has one pixel more, which has no label.
-      seed: the same seed writes the same archive.
+    The classes of land cover take turns, and each split has one pixel more than `tiles`, which has no label.
     """
     rows = [(split, number) for split, count in tiles.items() for number in range(count + 1)]
     names = {split: list(itertools.islice(_sites(split), 1 + count // PER_SITE)) for split, count in tiles.items()}
@@ -42,8 +38,14 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
     cover[unlabelled], target[unlabelled] = MISSING, np.nan
     sites = [names[split][number // PER_SITE] for split, number in rows]
     months = (rng.integers(0, 12, (len(rows), 1)) + np.arange(NUM_MONTHS)) % 12
+    # Radar, Sentinel-2, and noise in place of weather and terrain, which the reader leaves out.
+    series = rng.normal(size=(len(rows), NUM_MONTHS, NUM_COLUMNS))
+    wet = ((np.nan_to_num(target, nan=100.0) - 40) / 210)[:, None, None]
+    optical = DRY * (1 - wet) + MOIST * wet + 100.0 * cover[:, None, None] + rng.normal(0, 40, (*series.shape[:2], 11))
+    series[..., :2] = np.asarray([-14.0, -21.0]) + 4 * wet + rng.normal(0, 1, (*series.shape[:2], 2))
+    series[..., 2 : 2 + len(OPTICAL_BANDS)] = np.rint(optical.clip(1))
     arrays = {
-        SERIES: _series(rng, np.nan_to_num(target, nan=100.0), cover),
+        SERIES: series,
         "month": months,
         "site": np.asarray(sites),
         "target": target,
@@ -60,13 +62,3 @@ def _sites(split: str) -> Iterator[str]:
     """Yields names of sites that the rule of the splits puts into this one."""
     names = (f"{split.capitalize()} Creek {number}" for number in itertools.count())
     return names if split == "test" else (name for name in names if hashed_split(name, VAL_SHARE) == split)
-
-
-def _series(rng: np.random.Generator, moisture: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """Radar, Sentinel-2, and noise in place of weather and terrain."""
-    series = rng.normal(size=(len(moisture), NUM_MONTHS, NUM_COLUMNS))
-    wet = ((moisture - 40) / 210)[:, None, None]
-    optical = DRY * (1 - wet) + MOIST * wet + 100.0 * cover[:, None, None] + rng.normal(0, 40, (*series.shape[:2], 11))
-    series[..., :2] = np.asarray([-14.0, -21.0]) + 4 * wet + rng.normal(0, 1, (*series.shape[:2], 2))
-    series[..., 2 : 2 + len(OPTICAL_BANDS)] = np.rint(optical.clip(1))
-    return series

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,16 +20,13 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
     for split in ("train", "val", "test"):
         part = folder / ("validation" if split == "test" else "training")
         part.mkdir(parents=True, exist_ok=True)
-        for number, square in enumerate(itertools.islice(_squares(split), tiles.get(split, 0))):
+        # A square belongs to one split, so that validation and training share none.
+        letters = "VWXYZ" if split == "test" else "ABCDEFGHJKLMN"
+        names = (f"T{ZONE}T{a}{b}" for a, b in itertools.product(letters, "ABCDEFGHJKLMNPQRSTUV"))
+        squares = (name for name in names if split == "test" or split_of("training", name) == split)
+        for number, square in enumerate(itertools.islice(squares, tiles.get(split, 0))):
             day = f"{2018 + number % 4}{100 + 7 * (number % 36):03d}"
             _write_scene(part, f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4", rng)
-
-
-def _squares(split: str) -> Iterator[str]:
-    """Yields squares of the grid whose scenes belong to a split; validation and training share none."""
-    letters = "VWXYZ" if split == "test" else "ABCDEFGHJKLMN"
-    names = (f"T{ZONE}T{a}{b}" for a, b in itertools.product(letters, "ABCDEFGHJKLMNPQRSTUV"))
-    return (name for name in names if split == "test" or split_of("training", name) == split)
 
 
 def _write_scene(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:

@@ -4,7 +4,7 @@ import calendar
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -34,9 +34,14 @@ def write_archive(
     rng = np.random.default_rng(seed)
     for split, count in tiles.items():
         numbers = [int(rng.integers(NUM_CLASSES)) for _ in range(count)]
-        series = ({sensor: _series(rng, sensor) for sensor in _SHAPES} for _ in numbers)
-        write = _write_npz if layout == "npz" else _write_records
-        write(folder, split, dict(zip((f"{split}{i:07d}" for i in range(count)), zip(numbers, series, strict=True))))
+        series = [{sensor: _series(rng, sensor) for sensor in _SHAPES} for _ in numbers]
+        if layout == "npz":
+            _write_npz(folder / split, numbers, series)
+        elif count:
+            flat = [{f"{name}{end}": a for name, one in s.items() for end, a in one.items()} for s in series]
+            records = [encode_example({**a, "species": NAMES[n].encode()}) for n, a in zip(numbers, flat, strict=True)]
+            name = {"val": "validation"}.get(split, split)
+            write_records(folder / f"planted-{name}.tfrecord-00000-of-00001", records)
     if layout == "records":
         (folder / SPECIES).write_text("\n".join(NAMES) + "\n", encoding="utf-8")
 
@@ -58,22 +63,12 @@ def _series(rng: np.random.Generator, sensor: str) -> dict[str, np.ndarray]:
     return {**arrays, "_timestamps": np.asarray(stamps, np.int64)}
 
 
-def _write_records(folder: pathlib.Path, split: str, tiles: Mapping[str, Any]) -> None:
-    name = {"val": "validation"}.get(split, split)
-    records = []
-    for number, series in tiles.values():
-        arrays = {f"{sensor}{suffix}": a for sensor, one in series.items() for suffix, a in one.items()}
-        records.append(encode_example({**arrays, "species": NAMES[number].encode()}))
-    if records:
-        write_records(folder / f"planted-{name}.tfrecord-00000-of-00001", records)
-
-
-def _write_npz(folder: pathlib.Path, split: str, tiles: Mapping[str, Any]) -> None:
-    (folder / split).mkdir(exist_ok=True)
-    for key, (_, series) in tiles.items():
-        (folder / split / key).mkdir(exist_ok=True)
+def _write_npz(folder: pathlib.Path, numbers: Sequence[int], tiles: Sequence[Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    labels = {f"{folder.name}{i:07d}": number for i, number in enumerate(numbers)}
+    for key, series in zip(labels, tiles, strict=True):
+        (folder / key).mkdir(exist_ok=True)
         for sensor, one in series.items():
             for suffix, array in one.items():
-                np.savez(folder / split / key / f"{key}_{sensor}{suffix.removesuffix('s')}.npz", array)
-    labels = {key: number for key, (number, _) in tiles.items()}
-    (folder / split / LABELS).write_text(json.dumps(labels), encoding="utf-8")
+                np.savez(folder / key / f"{key}_{sensor}{suffix.removesuffix('s')}.npz", array)
+    (folder / LABELS).write_text(json.dumps(labels), encoding="utf-8")

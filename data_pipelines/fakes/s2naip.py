@@ -6,7 +6,7 @@ import json
 import pathlib
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,6 @@ from data_pipelines.datasets.s2naip_metadata import BLOCK, FOLDERS, split_of
 from data_pipelines.fakes.common import scene, some_days, write_raster
 
 ZONE = 32612
-_KINDS = ("naip", *FOLDERS.values(), "openstreetmap")
 _SCENES = {
     "s2": "S2A_MSIL1C_{day}T174911_N0209_R141_T12TWN_{day}T212541",
     "s1": "S1A_IW_GRDH_1SDV_{day}T010907_{day}T010932_033152_03D73E_1B2C",
@@ -39,33 +38,39 @@ def write_archive(
     scenes: dict[str, list[str]] = {sensor: ["tile,image"] for sensor in FOLDERS}
     number = 0
     for split, count in tiles.items():
-        for tile in itertools.islice(_names(split), count):
+        # One tile from each block of 10 km: the reader draws the split of a block.
+        names = (f"{ZONE}_{900 + BLOCK * step}_-6049" for step in itertools.count())
+        for tile in itertools.islice((name for name in names if split_of(name) == split), count):
             for sensor, days in _write_tile(folder, rng, tile, number).items():
                 scenes[sensor] += [f"{tile},{_SCENES[sensor].format(day=f'{day:%Y%m%d}')}" for day in days]
             number += 1
     for sensor, rows in scenes.items():
         (folder / f"{FOLDERS[sensor]}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    if layout == "tars":
-        _pack(folder)
-
-
-def _names(split: str) -> Iterator[str]:
-    """Yields tiles of a split, one from each block of 10 km."""
-    names = (f"{ZONE}_{900 + BLOCK * step}_-6049" for step in itertools.count())
-    return (name for name in names if split_of(name) == split)
+    for kind in ("naip", *FOLDERS.values(), "openstreetmap") if layout == "tars" else ():
+        if (folder / kind).is_dir():
+            (folder / f"{kind}_{ZONE}").mkdir(exist_ok=True)
+            with tarfile.open(folder / f"{kind}_{ZONE}" / f"{ZONE}_28_-190.tar", "w") as archive:
+                archive.add(folder / kind, kind)
+            shutil.rmtree(folder / kind)
 
 
 def _write_tile(
     folder: pathlib.Path, rng: np.random.Generator, tile: str, number: int
 ) -> dict[str, list[datetime.date]]:
+    """Writes a tile's files, and returns the days of its series."""
     image = scene(rng, (4, 512, 512), 20, 230, "uint8")
     image[:, : 64 * (number % 3 == 2)] = 0  # beyond the flight
     write_raster(folder / "naip" / f"{tile}.png", image, driver="PNG")
     first, last = datetime.date(2020, 11, 1), datetime.date(2021, 10, 31)
     sensors = [sensor for sensor in FOLDERS if sensor != "s1" or number % 4 != 3]
     days = {sensor: some_days(rng, _COUNTS[sensor], first, last) for sensor in sensors}
-    _write_optical(folder, rng, tile, "s2", (4, 6), (800, 5000))
-    _write_optical(folder, rng, tile, "l8", (1, 10), (6000, 22000))
+    for sensor, bands, limits in (("s2", (4, 6), (800, 5000)), ("l8", (1, 10), (6000, 22000))):
+        # Bands of 10 m and of 20 m; the second date misses a strip, where both are 0.
+        for suffix, count, side in zip((8, 16), bands, (64, 32)):
+            values = scene(rng, (_COUNTS[sensor], count, side, side), *limits, "uint16")
+            values[1, :, :, : side // 4] = 0
+            path = folder / FOLDERS[sensor] / f"{tile}_{suffix}.tif"
+            write_raster(path, values.reshape(-1, side, side), compress="deflate")
     if "s1" in days:
         pair = scene(rng, (_COUNTS["s1"], 2, 64, 64), -9, -2) + np.array([0, -7], np.float32)[:, None, None]
         write_raster(folder / "sentinel1" / f"{tile}.tif", pair.reshape(-1, 64, 64))
@@ -75,44 +80,19 @@ def _write_tile(
     return days
 
 
-def _write_optical(
-    folder: pathlib.Path,
-    rng: np.random.Generator,
-    tile: str,
-    sensor: str,
-    bands: tuple[int, int],
-    limits: tuple[int, int],
-) -> None:
-    """Writes the bands of 10 m and of 20 m; the second date misses a strip, where both are 0."""
-    for suffix, count, side in zip((8, 16), bands, (64, 32)):
-        values = scene(rng, (_COUNTS[sensor], count, side, side), *limits, "uint16")
-        values[1, :, :, : side // 4] = 0
-        path = folder / FOLDERS[sensor] / f"{tile}_{suffix}.tif"
-        write_raster(path, values.reshape(-1, side, side), compress="deflate")
-
-
 def _objects(rng: np.random.Generator) -> dict[str, object]:
     """Returns rectangles, a street, a river and a mast."""
-    features = []
+    found = []
     for x, y in rng.integers(0, 460, (40, 2)).tolist():
         width, height = rng.integers(8, 30, 2).tolist()
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
-        features.append((str(rng.choice(_CATEGORIES)), "Polygon", [ring]))
+        found.append((str(rng.choice(_CATEGORIES)), {"type": "Polygon", "coordinates": [ring]}))
     for category in ("highway", "river"):
         start, end = rng.integers(0, 512, 2).tolist()
-        features.append((category, "LineString", [[0, start], [512, end]]))
-    features.append(("communications_tower", "Point", rng.integers(0, 512, 2).tolist()))
-    objects = [
-        {"type": "Feature", "properties": {"category": name}, "geometry": {"type": kind, "coordinates": coordinates}}
-        for name, kind, coordinates in features
+        found.append((category, {"type": "LineString", "coordinates": [[0, start], [512, end]]}))
+    mast = {"type": "Point", "coordinates": rng.integers(0, 512, 2).tolist()}
+    features = [
+        {"type": "Feature", "properties": {"category": name}, "geometry": geometry}
+        for name, geometry in [*found, ("communications_tower", mast)]
     ]
-    return {"type": "FeatureCollection", "features": objects}
-
-
-def _pack(folder: pathlib.Path) -> None:
-    for kind in _KINDS:
-        if (folder / kind).is_dir():
-            (folder / f"{kind}_{ZONE}").mkdir(exist_ok=True)
-            with tarfile.open(folder / f"{kind}_{ZONE}" / f"{ZONE}_28_-190.tar", "w") as archive:
-                archive.add(folder / kind, kind)
-            shutil.rmtree(folder / kind)
+    return {"type": "FeatureCollection", "features": features}

@@ -28,17 +28,13 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
             rng = np.random.default_rng((seed, uid))
             plot = PLOTS_PER_TILE * uid
             table.writerow([uid, plot, "sep-feb", 2019, "Paddy" if uid % 2 else "Banana", split])
-            _write_mask(folder / "masks" / "10m" / f"{uid}.tif", rng, plot, crop=1 if uid % 2 else 7)
+            # The tile's own plot, and a neighbour that no split names; then crop, three days and yield.
+            layers = np.zeros((6, SIDE, SIDE), np.float32)
+            layers[:2, 6:22, 8:24] = np.asarray([plot, 1 if uid % 2 else 7])[:, None, None]
+            layers[:2, 24:30, 2:12] = np.asarray([plot + 1, 3])[:, None, None]
+            layers[2:, 6:22, 8:24] = rng.integers(1, 100, (4, 1, 1))
+            write_raster(folder / "masks" / "10m" / f"{uid}.tif", layers)
             _write_images(folder / "images", uid, rng)
-
-
-def _write_mask(path: pathlib.Path, rng: np.random.Generator, plot: int, crop: int) -> None:
-    """Writes the tile's own plot, and a neighbour that no split names; then crop, three days and yield."""
-    layers = np.zeros((6, SIDE, SIDE), np.float32)
-    layers[:2, 6:22, 8:24] = np.asarray([plot, crop])[:, None, None]
-    layers[:2, 24:30, 2:12] = np.asarray([plot + 1, 3])[:, None, None]
-    layers[2:, 6:22, 8:24] = rng.integers(1, 100, (4, 1, 1))
-    write_raster(path, layers)
 
 
 def _write_images(folder: pathlib.Path, uid: int, rng: np.random.Generator) -> None:

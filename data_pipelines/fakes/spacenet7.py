@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from data_pipelines.datasets.spacenet7 import IMAGES, SIDE, TEST, VAL
 from data_pipelines.fakes.common import smooth, write_raster
@@ -33,7 +33,10 @@ def _write_mosaic(folder: pathlib.Path, name: str, number: int, rng: np.random.G
     corner = (1_000_000.0 + METRES * SIDE * number, 4_000_000.0)
     place = dict(crs="EPSG:3857", transform=(METRES, 0.0, corner[0], 0.0, -METRES, corner[1]))
     boxes = np.concatenate([rng.integers(0, SIDE - 16, (BUILDINGS, 2)), rng.integers(3, 15, (BUILDINGS, 2))], axis=1)
-    image = _image(rng, boxes)
+    ground = smooth(rng, (1, SIDE, SIDE), 40, 130) * np.asarray([1.0, 0.95, 0.8], np.float32)[:, None, None]
+    for column, row, width, height in boxes:
+        ground[:, row : row + height, column : column + width] += 90
+    image = np.concatenate([ground, np.full((1, SIDE, SIDE), 255)]).astype(np.uint8)
     if number % 3 == 2:
         image[:, : SIDE // 4] = 0
         clouds = np.where(np.arange(SIDE)[None, :, None] < SIDE // 4, 255, 0).astype(np.uint8).repeat(SIDE, axis=2)
@@ -42,13 +45,6 @@ def _write_mosaic(folder: pathlib.Path, name: str, number: int, rng: np.random.G
     for kind, to_map in (("labels_match_pix", None), ("labels_match", corner)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         (folder / kind / f"{name}_Buildings.geojson").write_text(json.dumps(_footprints(boxes, to_map)))
-
-
-def _image(rng: np.random.Generator, boxes: Int[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "4 H W"]:
-    ground = smooth(rng, (1, SIDE, SIDE), 40, 130) * np.asarray([1.0, 0.95, 0.8], np.float32)[:, None, None]
-    for column, row, width, height in boxes:
-        ground[:, row : row + height, column : column + width] += 90
-    return np.concatenate([ground, np.full((1, SIDE, SIDE), 255)]).astype(np.uint8)
 
 
 def _footprints(boxes: Int[np.ndarray, "N 4"], corner: tuple[float, float] | None) -> dict[str, Any]:

@@ -21,21 +21,18 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
     """Writes a folder for each Sentinel-2 tile, and one pixel of the folder of 2019, which belongs to no split."""
     places = [TILES[split][i % len(TILES[split])] for split, count in tiles.items() for i in range(count)]
     places.append("2019_33UVP")
-    days = {place: _write_days(folder / place, seed, number) for number, place in enumerate(dict.fromkeys(places))}
+    days: dict[str, list[datetime.date]] = {}
+    for number, place in enumerate(dict.fromkeys(places)):
+        start = START.replace(year=2018) if place.startswith("2019") else START
+        rng = np.random.default_rng((seed, number, 1))
+        days[place] = some_days(rng, int(rng.integers(20, 40)), start, start + datetime.timedelta(days=364))
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        lines = ["acquisition_date", *(f"{day:%Y%m%d}" for day in days[place])]
+        (folder / place / "dates.csv").write_text("\n".join(lines) + "\n")
     for number, place in enumerate(places):
         rng = np.random.default_rng((seed, number))
         crop = number % NUM_CLASSES
         _write_pixel(folder / place / str(crop) / f"{number}.csv", rng, crop, days[place])
-
-
-def _write_days(folder: pathlib.Path, seed: int, number: int) -> list[datetime.date]:
-    start = START.replace(year=2018) if folder.name.startswith("2019") else START
-    rng = np.random.default_rng((seed, number, 1))
-    days = some_days(rng, int(rng.integers(20, 40)), start, start + datetime.timedelta(days=364))
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ["acquisition_date", *(f"{day:%Y%m%d}" for day in days)]
-    (folder / "dates.csv").write_text("\n".join(lines) + "\n")
-    return days
 
 
 def _write_pixel(path: pathlib.Path, rng: np.random.Generator, crop: int, days: list[datetime.date]) -> None:
