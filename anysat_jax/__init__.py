@@ -12,7 +12,8 @@ __all__ = ["SENSORS", "AnySat", "Sensor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports AnySat on first access, so that tools which only read sensors start at once."""
+    """Imports AnySat on first access."""
+    # JAX and Flax take seconds to import, and tools that only read sensors should start at once.
     if name == "AnySat":
         from anysat_jax.api import AnySat
 

@@ -26,4 +26,4 @@ class NonFiniteError(RunError, FloatingPointError):
 
 
 class Preempted(RunError):
-    """The run was asked to stop, and has saved its state."""
+    """A signal stopped the run, which has saved its state."""

@@ -10,14 +10,14 @@ import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from anysat_jax.batch import Batch, Observation
+from anysat_jax.batch import Batch
 from anysat_jax.downstream.network import NetworkConfig, finest_sensor
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import NUM_BUCKETS
 from anysat_jax.model.projectors import TEMPORAL_HEADS
 from anysat_jax.pretrain.masking import PatchMasks
-from anysat_jax.sensors import Sensor, get_sensor
+from anysat_jax.sensors import get_sensor
 
 PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
 
@@ -86,12 +86,14 @@ def student_work(model: ModelConfig, batch: Batch, masks: PatchMasks, mask_dates
 
 
 def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
-    """FLOPs that full rematerialisation computes a second time in the backward pass: the student's projectors and
-    blocks, but for each block's last product, which no gradient needs.
-    """
+    """FLOPs of the student's projectors and blocks that full rematerialisation computes again in the backward pass."""
+    total = projector_work(model, batch, mask_dates=True).forward
     stacks = [*spatial_stacks(model, batch), combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
-    blocks = sum(stack.flops(model) - stack.depth * stack.last_product(model) for stack in stacks)
-    return blocks + projector_work(model, batch, mask_dates=True).forward
+    for stack in stacks:
+        # No gradient needs the result of a block's last product, the MLP's second layer, so it is not recomputed.
+        last = product_flops(stack.sequences * stack.length, model.mlp_ratio * model.dim, model.dim)
+        total += stack.flops(model) - stack.depth * last
+    return total
 
 
 class Stack(NamedTuple):
@@ -113,44 +115,30 @@ class Stack(NamedTuple):
         attention = 2 * product_flops(tokens, dim, self.length) + product_flops(tokens, self.relative, NUM_BUCKETS)
         return self.depth * (linear + attention)
 
-    def last_product(self, model: ModelConfig) -> float:
-        """Of one block: the MLP's second layer."""
-        return product_flops(self.sequences * self.length, model.mlp_ratio * model.dim, model.dim)
-
 
 def projector_work(model: ModelConfig, batch: Batch, mask_dates: bool = False) -> Work:
-    """All sensors' projectors, the dates halved if they are masked (see `pretrain.dropping.drop_dates`)."""
-    works = []
+    """All sensors' projectors, the dates halved if they are masked (see `pretrain.masking.drop_dates`)."""
+    forward, of_data, dim = 0.0, 0.0, model.dim
     for name, observation in batch.observations.items():
         sensor = get_sensor(name)
-        if sensor.has_dates:
-            works.append(_series_work(model.dim, sensor, observation, mask_dates))
-        else:
-            works.append(_image_work(model.dim, sensor, observation))
-    return Work(sum(work.forward for work in works), sum(work.of_data for work in works))
-
-
-def _image_work(dim: int, sensor: Sensor, observation: Observation) -> Work:
-    """A sub-patch's pixels to D, to 2 D, to D."""
-    batch, bands, height, width = observation.values.shape
-    pixels = sensor.subpatch_pixels**2
-    tokens = batch * height * width // pixels
-    embed = product_flops(tokens, pixels * bands, dim)
-    return Work(embed + 2 * product_flops(tokens, dim, 2 * dim), embed)
-
-
-def _series_work(dim: int, sensor: Sensor, observation: Observation, mask_dates: bool) -> Work:
-    """An MLP on each date of each pixel, attention over the dates, one more layer."""
-    batch, dates, bands, height, width = observation.values.shape
-    if mask_dates:
-        dates = max(1, dates // 2)
-    pixels = batch * height * width
-    widths = (bands, dim // 8, dim // 2, dim, 2 * dim, dim)
-    layers = [product_flops(pixels * dates, before, after) for before, after in itertools.pairwise(widths)]
-    attention = product_flops(pixels * dates, dim, TEMPORAL_HEADS) + product_flops(pixels * dates, dim, 1)
-    # A masked value is read as a learned scalar, whose gradient is the data's.
-    of_data = layers[0] if observation.pixel_mask is None else 0
-    return Work(sum(layers) + attention + product_flops(pixels, dim, dim), of_data)
+        tiles, bands, height, width = (observation.values.shape[axis] for axis in (0, -3, -2, -1))
+        if not sensor.has_dates:
+            # A sub-patch's pixels to D, to 2 D, to D.
+            pixels = sensor.subpatch_pixels**2
+            tokens = tiles * height * width // pixels
+            embed = product_flops(tokens, pixels * bands, dim)
+            forward, of_data = forward + embed + 2 * product_flops(tokens, dim, 2 * dim), of_data + embed
+            continue
+        # An MLP on each date of each pixel, attention over the dates, one more layer.
+        dates, pixels = observation.values.shape[1], tiles * height * width
+        dates = max(1, dates // 2) if mask_dates else dates
+        widths = (bands, dim // 8, dim // 2, dim, 2 * dim, dim)
+        layers = [product_flops(pixels * dates, before, after) for before, after in itertools.pairwise(widths)]
+        attention = product_flops(pixels * dates, dim, TEMPORAL_HEADS) + product_flops(pixels * dates, dim, 1)
+        forward += sum(layers) + attention + product_flops(pixels, dim, dim)
+        # A masked value is replaced by a learned scalar, whose gradient needs that of the input.
+        of_data += layers[0] if observation.pixel_mask is None else 0
+    return Work(forward, of_data)
 
 
 def spatial_stacks(model: ModelConfig, batch: Batch) -> list[Stack]:

@@ -74,13 +74,14 @@ _PROCESSES = flags.DEFINE_string(
 )
 
 
+# Module and function of each job, called with the config and the workdir. Names, not imports: a mistake of the command
+# line is reported without waiting for data libraries.
 JOBS = {
     "pretrain": ("anysat_jax.pretrain.train", "pretrain"),
     "finetune": ("anysat_jax.downstream.finetune", "finetune"),
     "probe": ("anysat_jax.downstream.finetune", "finetune"),
     "evaluate": ("anysat_jax.downstream.evaluate", "evaluate"),
 }
-"""Module and function of each job, called with the config and the workdir; `describe` is answered here."""
 
 
 def run_job(config: ConfigDict) -> None:
@@ -100,7 +101,8 @@ def run_job(config: ConfigDict) -> None:
         print(describe(settings.model_config(config)))
         return
     if config.job == "pretrain":
-        PretrainConfig.read(config)  # before the data libraries are imported: a wrong value is reported at once
+        # Before the data libraries are imported, so that a wrong value is reported at once.
+        PretrainConfig.read(config)
     keep_programs()
     with lock_workdir(choose_workdir(_WORKDIR.value, config.name)) as workdir:
         module, function = JOBS[config.job]
@@ -137,7 +139,8 @@ def choose_workdir(given: str | None, name: str) -> pathlib.Path:
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes must share a workdir: give --workdir")
     new = pathlib.Path("runs").absolute() / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    while new.exists():  # of another run, after the clock was set back
+    # Two runs may start in the same second, and a clock may be set back.
+    while new.exists():
         new = new.with_name(f"{new.name}-again")
     return new
 
@@ -150,16 +153,11 @@ def keep_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         # Programs for a CPU run on that CPU only, and a home may be shared by many machines.
-        machine = hashlib.sha256(f"{platform.platform()} {_cpu_features()}".encode()).hexdigest()[:12]
+        cpu, info = platform.processor(), pathlib.Path("/proc/cpuinfo")
+        if info.exists():
+            cpu = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+        machine = hashlib.sha256(f"{platform.platform()} {cpu}".encode()).hexdigest()[:12]
         jax.config.update("jax_compilation_cache_dir", str(cache / "anysat_jax" / "programs" / machine))
-
-
-def _cpu_features() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def shared_facts(config: ConfigDict) -> Mapping[str, Any]:
@@ -204,6 +202,7 @@ def parse(argv: list[str]) -> list[str]:
         _, equals, value = argv[place].partition("=")
         end = place + (1 if equals else 2)
         spec = find_config(value if equals else "".join(argv[place + 1 : end]))
+        # absl would refuse an unknown value too, but with a traceback and without the names that come close.
         check_overrides(names, load_config(spec))
         argv = [*argv[:place], f"--config={spec}", *argv[end:]]
     rest = app.parse_flags_with_usage(argv)
@@ -248,35 +247,28 @@ def load_config(spec: str) -> ConfigDict:
         raise ConfigError(str(error)) from None
 
 
-class _OwnOrWarning(python_logging.Filter):
-    """Passes this project's messages, and warnings of other packages."""
-
-    def filter(self, record: python_logging.LogRecord) -> bool:
-        if "/orbax/" in record.pathname and record.exc_info:  # it raises the same error later on
-            return False
-        return record.levelno >= python_logging.WARNING or any(
-            f"/{package}/" in record.pathname for package in OWN_PACKAGES
-        )
+def _is_own_or_warning(record: python_logging.LogRecord) -> bool:
+    # orbax logs the traceback of an error that it raises later on, where it becomes one sentence.
+    if "/orbax/" in record.pathname and record.exc_info:
+        return False
+    own = any(f"/{package}/" in record.pathname for package in OWN_PACKAGES)
+    return own or record.levelno >= python_logging.WARNING
 
 
 def quiet_logs() -> None:
-    """One short line a message; the libraries' own progress is not shown."""
+    """Shows each message on a short line, and of the libraries warnings only."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(_OwnOrWarning())
+    handler.addFilter(_is_own_or_warning)
 
 
 def main(argv: list[str]) -> int:
-    """Runs the job of --config. Returns the exit code."""
+    """Joins the other processes and runs the job of --config. Returns the exit code."""
     del argv
     quiet_logs()
-    return distributed.shutdown(_attempt(), failed=EXIT_ERROR)
-
-
-def _attempt() -> int:
-    """Joins the other processes, and runs the job. Returns the exit code."""
+    code = 0
     try:
         if _CONFIG.value is None:
             raise ConfigError("give a config: --config=configs/pretrain.py (see --help)")
@@ -284,15 +276,16 @@ def _attempt() -> int:
         run_job(_CONFIG.value)
     except Preempted as stop:
         logging.warning("%s", stop)
-        return EXIT_STOPPED
+        code = EXIT_STOPPED
     except RunError as error:
-        return complain(error)
+        code = complain(error)
     except (Exception, KeyboardInterrupt):
         if not jax.distributed.is_initialized():
             raise
-        traceback.print_exc()  # exits without waiting for the other processes, which are in the middle of a step
-        return EXIT_ERROR
-    return 0
+        # The other processes are in the middle of a step: an exit by the exception would wait for them.
+        traceback.print_exc()
+        code = EXIT_ERROR
+    return distributed.shutdown(code, failed=EXIT_ERROR)
 
 
 def complain(error: object, program: str = "anysat_jax") -> int:

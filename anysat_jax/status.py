@@ -15,10 +15,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FILE_NAME, LOCK_FILE = "status.json", "run.lock"  # here, since this command must start without importing JAX
+from tabulate import tabulate
+
+# Not imported from `train`: this command starts without JAX, at once also on a login node.
+FILE_NAME, LOCK_FILE = "status.json", "run.lock"
 ENDED = ("done", "stopped", "failed")
-STALE_SECONDS = 600  # compiling a large program may take minutes, in which nothing is written
+# Compiling a large program may take minutes, in which nothing is written.
+STALE_SECONDS = 600
 COLUMNS = ("run", "state", "step", "loss", "tiles/s", "MFU", "input", "checkpoint", "updated")
+SET_ASIDE = {
+    "nonfinite_steps": "steps not finite",
+    "skipped_records": "tiles skipped",
+    "left_out_tiles": "tiles left out of evaluations",
+    "health_warnings": "warnings of the features' health",
+}
 Status = Mapping[str, Any]
 
 
@@ -55,7 +65,7 @@ def _trouble(status: Status, workdir: pathlib.Path) -> str:
         return f"failed: {status.get('error')}"
     if status["state"] in ENDED:
         return ""
-    # Locks of another machine need not be visible here, as in mounted buckets.
+    # Locks of another machine may be invisible here, as in mounted buckets.
     if status["host"] == socket.gethostname() and _is_unlocked(workdir / LOCK_FILE):
         return "dead: its process no longer exists (killed?); start the same command again"
     if age(status) > STALE_SECONDS:
@@ -78,84 +88,38 @@ def describe(run: str, status: Status) -> str:
     fraction = status["step"] / max(1, status["total_steps"])
     state = status["state"] if status["state"] in ENDED or not status.get("trouble") else f"{status['state']}?"
     lines = [f"{run}: {state}, step {status['step']:,} of {status['total_steps']:,} ({fraction:.0%})"]
-    rows = {
-        "trouble": status.get("trouble"),
-        "progress": _progress(status),
-        "losses": _losses(status),
-        "best": _best(status),
-        "speed": _speed(status),
-        "last checkpoint": "" if status.get("last_checkpoint") is None else f"step {status['last_checkpoint']:,}",
-        "device memory": _memory(status),
-        "set aside": _set_aside(status),
-        "updated": f"{duration(age(status))} ago by process {status['pid']} on {status['host']}",
-    }
+    rows = {"trouble": status.get("trouble")}
+    if progress := status.get("progress"):
+        rows["progress"] = f"{progress['of']}: {progress['samples']:,} of {progress['total']:,} samples"
+    losses = {name: value for name, value in (status.get("losses") or {}).items() if value is not None}
+    rows["losses"] = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    if best := status.get("best"):
+        rows["best"] = f"{best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
+    if status.get("tiles_per_second") is not None:
+        utilisation = "" if status["mfu"] is None else f", MFU {status['mfu']:.1%}"
+        waiting = f", {status['input_wait_share']:.0%} of the time waiting for input"
+        rows["speed"] = f"{status['tiles_per_second']:.1f} tiles/s{utilisation}{waiting}"
+    if status.get("last_checkpoint") is not None:
+        rows["last checkpoint"] = f"step {status['last_checkpoint']:,}"
+    if memory := status.get("device_memory"):
+        peak, limit = (memory[name] / 2**30 for name in ("peak_bytes", "limit_bytes"))
+        rows["device memory"] = f"{peak:.1f} of {limit:.1f} GiB at most"
+    rows["set aside"] = ", ".join(f"{status[key]} {words}" for key, words in SET_ASIDE.items() if status.get(key))
+    rows["updated"] = f"{duration(age(status))} ago by process {status['pid']} on {status['host']}"
     return "\n".join([*lines, *(f"  {name:16}{text}" for name, text in rows.items() if text)])
-
-
-def _progress(status: Status) -> str:
-    at = status.get("progress")
-    return "" if not at else f"{at['of']}: {at['samples']:,} of {at['total']:,} samples"
-
-
-def _best(status: Status) -> str:
-    best = status.get("best")
-    return "" if not best else f"{best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
-
-
-def _losses(status: Status) -> str:
-    known = {name: value for name, value in (status.get("losses") or {}).items() if value is not None}
-    return ", ".join(f"{name} {value:.4f}" for name, value in known.items())
-
-
-def _speed(status: Status) -> str:
-    if status.get("tiles_per_second") is None:
-        return ""
-    utilisation = "" if status["mfu"] is None else f", MFU {status['mfu']:.1%}"
-    waiting = f", {status['input_wait_share']:.0%} of the time waiting for input"
-    return f"{status['tiles_per_second']:.1f} tiles/s{utilisation}{waiting}"
-
-
-def _memory(status: Status) -> str:
-    memory = status.get("device_memory")
-    return (
-        "" if not memory else f"{memory['peak_bytes'] / 2**30:.1f} of {memory['limit_bytes'] / 2**30:.1f} GiB at most"
-    )
-
-
-def _set_aside(status: Status) -> str:
-    names = {
-        "nonfinite_steps": "steps not finite",
-        "skipped_records": "tiles skipped",
-        "left_out_tiles": "tiles left out of evaluations",
-        "health_warnings": "warnings of the features' health",
-    }
-    return ", ".join(f"{status[key]} {words}" for key, words in names.items() if status.get(key))
 
 
 def table(runs: Mapping[str, Status]) -> str:
     """Returns a table with a line for each run."""
-    rows = [COLUMNS, *(_row(run, status) for run, status in runs.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-
-
-def _row(run: str, status: Status) -> tuple[str, ...]:
-    losses = [value for value in (status.get("losses") or {}).values() if value is not None]
-
-    def shown(name: str, form: str) -> str:
-        return "-" if status.get(name) is None else format(status[name], form)
-
-    return (
-        run,
-        status.get("trouble", "").partition(":")[0] or status["state"],
-        f"{status['step']:,}/{status['total_steps']:,}",
-        f"{sum(losses):.4f}" if losses else "-",
-        shown("tiles_per_second", ".1f"),
-        shown("mfu", ".1%"),
-        shown("input_wait_share", ".0%"),
-        shown("last_checkpoint", ","),
-        f"{duration(age(status))} ago",
-    )
+    rows = []
+    for run, status in runs.items():
+        losses = [value for value in (status.get("losses") or {}).values() if value is not None]
+        state = status.get("trouble", "").partition(":")[0] or status["state"]
+        cells = [run, state, f"{status['step']:,}/{status['total_steps']:,}", f"{sum(losses):.4f}" if losses else "-"]
+        formats = {"tiles_per_second": ".1f", "mfu": ".1%", "input_wait_share": ".0%", "last_checkpoint": ","}
+        cells += ["-" if status.get(name) is None else format(status[name], form) for name, form in formats.items()]
+        rows.append([*cells, f"{duration(age(status))} ago"])
+    return tabulate(rows, COLUMNS, tablefmt="plain", disable_numparse=True)
 
 
 def duration(seconds: float) -> str:
@@ -171,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m anysat_jax.status", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a run")
     found, code = {}, 0
+    # A folder without a status must not hide the other runs.
     for run in parser.parse_args(arguments).runs:
         try:
             found[run] = read_status(pathlib.Path(run))

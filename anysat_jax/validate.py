@@ -15,9 +15,11 @@ from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
-MEAN_LIMIT, STD_LIMIT = 10.0, 20.0  # a standardised band has mean 0 and deviation 1; even a cloudy tile is far below
-MICRONS = 1_000_000  # lengths are compared as whole micrometres: 0.2 m is not exact in binary
-SUFFIXES = ("date_mask", "dates", "mask", "present")  # "date_mask" before "mask", with which it ends
+# A standardised band has mean 0 and deviation 1 over its data set; a single cloudy tile stays far below these.
+MEAN_LIMIT, STD_LIMIT = 10.0, 20.0
+MICRONS = 1_000_000
+# "date_mask" before "mask", with which it ends.
+SUFFIXES = ("date_mask", "dates", "mask", "present")
 
 
 def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str]) -> Batch:
@@ -41,9 +43,16 @@ def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str])
     if not grouped:
         raise ValueError(f"data is empty; give at least one of the model's sensors: {', '.join(sensors)}")
     observations = {}
-    for name, companions in grouped.items():  # a loop: a comprehension's frame would count in the warnings' stacklevel
+    # A loop: Python 3.11 gives a comprehension a frame of its own, which would count in the warning's stacklevel.
+    for name, companions in grouped.items():
         observations[name] = to_observation(get_sensor(name), data[name], companions)
-    _check_batch_sizes(observations)
+    (first, expected), *others = ((name, observation.batch_size) for name, observation in observations.items())
+    for name, size in others:
+        if size != expected:
+            raise ValueError(
+                f"batch sizes differ: {first!r} has {expected} tiles, {name!r} has {size}; "
+                f"where a tile lacks a sensor, fill in zeros and mark it in <sensor>_present (B,)"
+            )
     extent = check_extents(observations)
     check_patch_size(patch_size, extent, tuple(observations))
     _check_presence(observations)
@@ -85,23 +94,10 @@ def _check_sensor(name: str, sensors: Sequence[str]) -> None:
     )
 
 
-def _check_batch_sizes(observations: Mapping[str, Observation]) -> None:
-    (first, expected), *others = ((name, observation.batch_size) for name, observation in observations.items())
-    for name, size in others:
-        if size != expected:
-            raise ValueError(
-                f"batch sizes differ: {first!r} has {expected} tiles, {name!r} has {size}; "
-                f"where a tile lacks a sensor, fill in zeros and mark it in <sensor>_present (B,)"
-            )
-
-
 def _check_presence(observations: Mapping[str, Observation]) -> None:
     """Refuses tiles without any image or series: a context sensor alone has no patches."""
     present = [observations[sensor.name].present for sensor in _spatial(observations)]
-    if any(flags is None for flags in present):
-        return
-    empty = ~np.any(present, axis=0)
-    if empty.any():
+    if all(flags is not None for flags in present) and (empty := ~np.any(present, axis=0)).any():
         raise ValueError(
             f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there. "
             "Leave the tile out"
@@ -189,6 +185,7 @@ def _dates(
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
     if dates.dtype.kind not in "iuf":
         raise ValueError(f"{name!r} has dtype {dates.dtype}; dates are integers, days of the year, 1 January = 0")
+    # Padding may hold anything, so it is replaced before the days are checked.
     dates = dates if real is None else np.where(np.broadcast_to(real, shape), dates, 0)
     if not np.array_equal(dates, np.round(dates)):
         bad = dates[dates != np.round(dates)][0]
@@ -242,10 +239,7 @@ def _valid(
 
 def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.ndarray | None) -> None:
     """Refuses tiles whose every date is padding, unless they are marked absent: they have no features of the sensor."""
-    if date_mask is None:
-        return
-    empty = ~date_mask.any(axis=1) & (True if present is None else present)
-    if empty.any():
+    if date_mask is not None and (empty := ~date_mask.any(axis=1) & (True if present is None else present)).any():
         raise ValueError(
             f"{sensor.name}_date_mask leaves no date of tile {int(np.flatnonzero(empty)[0])}; "
             f"mark such tiles as without {sensor.name!r} by {sensor.name}_present (B,)"
@@ -254,6 +248,7 @@ def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.n
 
 def _clean(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     """Returns the values with 0 where they are invalid, once the valid ones are found finite."""
+    # Invalid values may be NaN, and the model multiplies them by masks of 0: 0 * nan is nan.
     if valid is not None:
         values = np.where(valid, values, np.float32(0))
     bad = values.size - int(np.isfinite(values).sum())
@@ -271,6 +266,7 @@ def _warn_unnormalised(sensor: Sensor, values: np.ndarray, valid: np.ndarray | N
     axes = tuple(axis for axis in range(values.ndim) if axis != values.ndim - 3)
     where = True if valid is None else np.broadcast_to(valid, values.shape)
     count = np.maximum(np.sum(where, axis=axes) if valid is not None else values.size / values.shape[-3], 1)
+    # Sums over millions of pixels lose digits in float32.
     mean = values.sum(axis=axes, dtype=np.float64) / count
     square = np.square(values, dtype=np.float64).sum(axis=axes) / count
     std = np.sqrt(np.maximum(square - np.square(mean), 0))
@@ -293,20 +289,24 @@ def check_extents(observations: Mapping[str, Observation]) -> tuple[float, float
     Raises:
       ValueError: two sensors cover different extents, or there are context sensors only.
     """
-    spatial = [sensor.name for sensor in _spatial(observations)]
+    spatial = _spatial(observations)
     if not spatial:
         raise ValueError(
             f"only context sensors are given ({', '.join(observations)}); they do not have the tile's extent: "
             "give at least one image or series with them"
         )
-    first, *others = (_describe(name, observations[name]) for name in spatial)
-    for other in others:
-        if [_microns(side) for side in other[1]] != [_microns(side) for side in first[1]]:
+    extents, texts = [], []
+    for sensor in spatial:
+        (height, width), metres = observations[sensor.name].values.shape[-2:], sensor.metres_per_pixel
+        extents.append((height * metres, width * metres))
+        tile = "{:g} x {:g} m".format(*extents[-1])
+        texts.append(f"{sensor.name!r} covers {tile} ({height} x {width} pixels of {metres:g} m)")
+        if [_microns(side) for side in extents[-1]] != [_microns(side) for side in extents[0]]:
             raise ValueError(
-                f"sensors disagree on the tile's extent: {first[0]}, but {other[0]}. "
+                f"sensors disagree on the tile's extent: {texts[0]}, but {texts[-1]}. "
                 "Crop or resample one of them; all must cover the same ground"
             )
-    return first[1]
+    return extents[0]
 
 
 def check_patch_size(patch_size: float, extent: tuple[float, float], sensors: tuple[str, ...]) -> None:
@@ -371,13 +371,6 @@ def _spatial(sensors: Iterable[str]) -> list[Sensor]:
     return [sensor for sensor in map(get_sensor, sensors) if sensor.kind != "context"]
 
 
-def _describe(name: str, observation: Observation) -> tuple[str, tuple[float, float]]:
-    """Returns a sensor's extent (height, width) in words and in metres."""
-    (height, width), metres = observation.values.shape[-2:], get_sensor(name).metres_per_pixel
-    extent = height * metres, width * metres
-    text = f"{name!r} covers {extent[0]:g} x {extent[1]:g} m ({height} x {width} pixels of {metres:g} m)"
-    return text, extent
-
-
 def _microns(metres: float) -> int:
+    # 0.2 m is not exact in binary: lengths are compared, and divided, as whole micrometres.
     return max(round(metres * MICRONS), 1)

@@ -61,7 +61,7 @@ def escape(text: str) -> str:
     """Returns a text on one line in which no character is markup of Markdown or HTML; `Markup` as it is."""
     if isinstance(text, Markup):
         return text
-    # An underscore inside of a word is none of Markdown's marks; escaping it would hide names of files from searches.
+    # Inside of a word Markdown reads an underscore as it is, so names such as mean_iou stay readable in the source.
     marks = r'[&<>"\\`*\[\]|#~!]|(?<!\w)_|_(?!\w)'
     return re.sub(marks, lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 

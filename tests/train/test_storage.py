@@ -68,7 +68,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_and_the_one_before_it_stays(tmp_
 
 def test_what_orbax_logs_of_an_error_that_it_raises_is_not_shown(capsys):
     handler = python_logging.StreamHandler(sys.stdout)
-    handler.addFilter(main._OwnOrWarning())
+    handler.addFilter(main._is_own_or_warning)
     for place, error in (
         ("/x/orbax/y.py", no_space(pathlib.Path("a"))),
         ("/x/orbax/y.py", None),
