@@ -193,9 +193,18 @@ def check_stored_card(folder: pathlib.Path, card: DatasetCard) -> None:
     Raises:
       FileNotFoundError, ValueError: there is no card, it cannot be read, or it differs; the message names both sides.
     """
-    if differences := differing(_read(folder)[1], essentials(card)):
+    check_essentials(str(folder), _read(folder)[1], card)
+
+
+def check_essentials(where: str, stored: Mapping[str, Any], card: DatasetCard) -> None:
+    """Refuses data at `where`, whose `essentials` are `stored`, if they were prepared for another card.
+
+    Raises:
+      ValueError: both values of each difference.
+    """
+    if differences := differing(stored, essentials(card)):
         raise ValueError(
-            f"{folder} was prepared for another card of dataset {card.name!r}: {'; '.join(differences)}; delete it and "
+            f"{where} was prepared for another card of dataset {card.name!r}: {'; '.join(differences)}; delete it and "
             "prepare the dataset again, or use the release that prepared it"
         )
 

@@ -1,6 +1,7 @@
 """Command line of the datasets: list, show, prepare, look and fake."""
 
 import argparse
+import functools
 import io
 import os
 import pathlib
@@ -9,10 +10,10 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import tabulate
+import tqdm
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
@@ -89,13 +90,15 @@ def main(arguments: Sequence[str]) -> int:
       The exit code: 0 done, 1 an error, printed in one line on standard error. Wrong usage exits with 2.
     """
     for stream in (sys.stdout, sys.stderr):
+        # Names of people and classes have letters that a terminal may lack.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names of people and classes, where a terminal has fewer letters
+            stream.reconfigure(errors="replace")
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:  # `head` or a pager has closed the pipe
+    except BrokenPipeError:
+        # `head` or a pager has closed the pipe; Python would fail again when it flushes the stream at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except (ValueError, OSError, ImportError) as error:
@@ -154,7 +157,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _place(text: str) -> str:
     """Checks an argument that is a folder or an address."""
-    if not text.strip():  # pathlib would take it for the folder where the command runs
+    if not text.strip():
+        # pathlib would take it for the folder where the command runs.
         raise argparse.ArgumentTypeError("it is empty; perhaps a shell variable is not set. For this folder give .")
     if text != text.encode(errors="replace").decode():
         raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, and not all file formats allow that; rename it")
@@ -179,7 +183,7 @@ def list_datasets(arguments: argparse.Namespace) -> None:
 def show(arguments: argparse.Namespace) -> None:
     """Prints a dataset's card."""
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    print(describe(get_entry(arguments.name), terminal_width(), _square if colours else lambda _: ""))
+    print(describe(get_entry(arguments.name), terminal_width(), colours))
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -196,18 +200,10 @@ def prepare(arguments: argparse.Namespace) -> None:
         lines.append(line)
         print(line)
 
+    options = {key: getattr(arguments, key) for key in ("workers", "cluster", "limit", "skip_bad")}
+    options["source"] = str(source or entry.source or "")
     try:
-        folder = prepare_dataset(
-            reader,
-            out,
-            entry.version,
-            workers=arguments.workers,
-            cluster=arguments.cluster,
-            limit=arguments.limit,
-            skip_bad=arguments.skip_bad,
-            source=str(source or entry.source or ""),
-            say=say,
-        )
+        folder = prepare_dataset(reader, out, entry.version, say=say, **options)
     except KeyboardInterrupt:
         to_stderr("finished shards are kept; the same command continues with the next one")
         raise
@@ -223,8 +219,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def look(arguments: argparse.Namespace) -> None:
     """Draws tiles and prints the path of the page that shows them."""
-    import tqdm
-
+    # matplotlib takes a second to import.
     from data_pipelines.plots.gallery import draw_gallery, prepared_tiles, raw_tiles
 
     if arguments.n < 1:
@@ -234,9 +229,7 @@ def look(arguments: argparse.Namespace) -> None:
     else:
         tiles = raw_tiles(get_entry(arguments.name).reader(arguments.source), arguments.split)
 
-    def watched(positions: Any) -> Any:
-        return tqdm.tqdm(positions, desc=f"drawing {tiles.card.name}", unit="tile")
-
+    watched = functools.partial(tqdm.tqdm, desc=f"drawing {tiles.card.name}", unit="tile")
     page = draw_gallery(tiles, arguments.n, arguments.out, watched)
     print(f"{min(arguments.n, tiles.count)} of {tiles.count:,} tiles of {tiles.split!r} are drawn: open {page}")
 
@@ -277,21 +270,18 @@ def terminal_width() -> int:
 def table_row(card: DatasetCard) -> tuple[str, ...]:
     """Returns a dataset's cells, in the order of HEADER."""
     size, licence = (re.split(r"\s*[;(]", text)[0] for text in (card.size, card.licence))  # `show` has the rest
-    patches = " ".join(map(str, card.patch_sizes))
-    splits = " ".join(card.splits)
-    extent = f"{card.extent:g} m"
-    return card.name, card.title, " ".join(card.sensors), extent, patches, label_kinds(card), splits, size, licence
+    sensors, splits, patches = (" ".join(map(str, some)) for some in (card.sensors, card.splits, card.patch_sizes))
+    return card.name, card.title, sensors, f"{card.extent:g} m", patches, label_kinds(card), splits, size, licence
 
 
 def label_kinds(card: DatasetCard) -> str:
     """Returns the kinds of a dataset's labels with the number of classes, or the unit of a regression."""
-    kinds = []
-    for kind, classes, prefix in (
-        (card.tile_label, card.tile_classes, ""),
-        (card.dense_label, card.dense_classes, "map of "),
-    ):
-        if kind != "none":
-            kinds.append(f"{prefix}{card.label_unit}" if kind == "regression" else f"{KINDS[kind]} of {len(classes)}")
+    tile, dense = (card.tile_label, card.tile_classes, ""), (card.dense_label, card.dense_classes, "map of ")
+    kinds = [
+        f"{prefix}{card.label_unit}" if kind == "regression" else f"{KINDS[kind]} of {len(classes)}"
+        for kind, classes, prefix in (tile, dense)
+        if kind != "none"
+    ]
     return ", ".join(kinds) or "none"
 
 
@@ -305,13 +295,14 @@ def fitted_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: in
         if not slack:
             break
         widths[max(slack)[1]] -= 1
-    tabulate.MIN_PADDING = 0  # two columns of padding beside each header would not fit a narrow terminal
+    # Two columns of padding beside each header would not fit a narrow terminal; tabulate has no argument for it.
+    tabulate.MIN_PADDING = 0
     limits = dict(maxcolwidths=widths, maxheadercolwidths=widths)
     return tabulate.tabulate(rows, header, tablefmt="simple", disable_numparse=True, **limits)
 
 
-def describe(entry: DatasetEntry, width: int, square: Callable[[str], str]) -> str:
-    """Returns a dataset's card as text of `width` columns; `square` marks a class by its colour "#rrggbb", or not."""
+def describe(entry: DatasetEntry, width: int, colours: bool) -> str:
+    """Returns a dataset's card as text of `width` columns; `colours` puts a coloured square before each class."""
     card = entry.card
     sections = {
         "Tiles": [
@@ -321,10 +312,17 @@ def describe(entry: DatasetEntry, width: int, square: Callable[[str], str]) -> s
             f"place: {f'coordinates of the {card.georeferenced} grid' if card.georeferenced else 'not published'}",
         ],
         **{f"Sensor {name}": _sensor_lines(card, name) for name in card.sensors},
-        "Label of the tile": _tile_label_lines(card),
-        "Label of the pixels": _dense_label_lines(card, square),
+        "Label of the tile": [] if card.tile_label == "none" else _tile_label_lines(card),
+        "Label of the pixels": [] if card.dense_label == "none" else _dense_label_lines(card, colours),
         "Labels": ["kind: none"] if card.tile_label == card.dense_label == "none" else [],
-        "Splits": _split_lines(card),
+        "Splits": [
+            f"names: {', '.join(card.splits)}",
+            *([f"rule: {card.split_rule}"] if card.split_rule else []),
+            *(
+                f"{split}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+                for split, folds in card.folds.items()
+            ),
+        ],
         "To know": [f"- {note}" for note in card.notes],
         "Where to get it": _source_lines(entry),
     }
@@ -338,21 +336,22 @@ def describe(entry: DatasetEntry, width: int, square: Callable[[str], str]) -> s
 
 def _sensor_lines(card: DatasetCard, name: str) -> list[str]:
     sensor = get_sensor(name)
-    lines = [
-        f"what: {SENSOR_KINDS[sensor.kind]}{'; some tiles lack it' if name in card.optional else ''}",
-        f"pixels: {_pixels(card, name, sensor.metres_per_pixel)}",
-        f"bands: {' '.join(sensor.bands)}",
-    ]
-    if name in card.file_bands:
-        lines.append(f"in the files: {' '.join(card.file_bands[name])}")
-    lines.append(f"values: {card.dtype(name)}{', ' + card.units[name] if name in card.units else ''}")
-    if name in card.dates:
-        lines.append(f"dates: {card.dates[name]}")
-    if name in card.masks:
-        lines.append(f"validity mask: {MASK_KINDS[card.masks[name]]}")
-    if name in card.clouds:
-        lines.append("clouds: probability of cloud or snow in percent")
-    return lines
+    return _fields(
+        {
+            "what": f"{SENSOR_KINDS[sensor.kind]}{'; some tiles lack it' if name in card.optional else ''}",
+            "pixels": _pixels(card, name, sensor.metres_per_pixel),
+            "bands": " ".join(sensor.bands),
+            "in the files": " ".join(card.file_bands.get(name, ())),
+            "values": f"{card.dtype(name)}{', ' + card.units[name] if name in card.units else ''}",
+            "dates": card.dates.get(name, ""),
+            "validity mask": MASK_KINDS[card.masks[name]] if name in card.masks else "",
+            "clouds": "probability of cloud or snow in percent" if name in card.clouds else "",
+        }
+    )
+
+
+def _fields(texts: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {text}" for name, text in texts.items() if text]
 
 
 def _pixels(card: DatasetCard, key: str, metres: float) -> str:
@@ -363,15 +362,11 @@ def _pixels(card: DatasetCard, key: str, metres: float) -> str:
 
 
 def _tile_label_lines(card: DatasetCard) -> list[str]:
-    if card.tile_label == "none":
-        return []
     kinds = {"multi_label": "any number of classes", "class": "one class", "regression": card.label_unit}
     return [f"kind: {kinds[card.tile_label]}", *(f"  {i:3}  {name}" for i, name in enumerate(card.tile_classes))]
 
 
-def _dense_label_lines(card: DatasetCard, square: Callable[[str], str]) -> list[str]:
-    if card.dense_label == "none":
-        return []
+def _dense_label_lines(card: DatasetCard, colours: bool) -> list[str]:
     regression = card.dense_label == "regression"
     lines = [
         f"kind: {f'numbers, {card.label_unit}' if regression else KINDS[card.dense_label]}",
@@ -380,14 +375,10 @@ def _dense_label_lines(card: DatasetCard, square: Callable[[str], str]) -> list[
         f"no label: {'NaN' if regression else card.ignore_label}",
     ]
     for number, (name, colour) in enumerate(zip(card.dense_classes, card.dense_colours)):
-        lines.append("  ".join(cell for cell in (f"  {number:3}", square(colour), colour, name) if cell))
+        red, green, blue = bytes.fromhex(colour[1:])
+        square = f"  \x1b[48;2;{red};{green};{blue}m  \x1b[0m" if colours else ""  # for terminals with 24-bit colours
+        lines.append(f"  {number:3}{square}  {colour}  {name}")
     return lines
-
-
-def _split_lines(card: DatasetCard) -> list[str]:
-    lines = [f"names: {', '.join(card.splits)}", *([f"rule: {card.split_rule}"] if card.split_rule else [])]
-    folds = {split: ", ".join(map(str, folds)) for split, folds in card.folds.items()}
-    return lines + [f"{split}: fold{'s' * (',' in text)} {text}" for split, text in folds.items()]
 
 
 def _source_lines(entry: DatasetEntry) -> list[str]:
@@ -397,7 +388,7 @@ def _source_lines(entry: DatasetEntry) -> list[str]:
     elif entry.source:
         how = f"your own folder, {entry.source}"
     facts = {"how": how, "from": card.url, "layout": entry.layout, "licence": card.licence, "to cite": card.citation}
-    return [f"{name}: {text}" for name, text in facts.items() if text]
+    return _fields(facts)
 
 
 def _wrapped(line: str, width: int) -> str:
@@ -407,17 +398,6 @@ def _wrapped(line: str, width: int) -> str:
     note = line.startswith("- ")
     name, _, text = ("", "", line[2:]) if note else line.partition(": ")
     bullet = "  - " if note else f"  {name + ':':<15}"
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=bullet,
-        subsequent_indent=" " * len(bullet),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _square(colour: str) -> str:
-    """Returns a square in a colour "#rrggbb", for a terminal with 24-bit colours."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"\x1b[48;2;{red};{green};{blue}m  \x1b[0m"
+    indent = dict(initial_indent=bullet, subsequent_indent=" " * len(bullet))
+    # Addresses and paths must stay whole to be copied.
+    return textwrap.fill(text, width, **indent, break_long_words=False, break_on_hyphens=False)

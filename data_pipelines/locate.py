@@ -8,7 +8,7 @@ from data_pipelines.card import FILE_NAME, DatasetCard, read_card
 from data_pipelines.prepare.plan import FORMAT
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.storage import cache_folder, download, is_url, remote_versions
-from data_pipelines.prepared import PreparedDataset, prepared_folder
+from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import DatasetEntry, num_tiles
 from data_pipelines.registry import dataset_names, fingerprint, get_entry
 
@@ -93,8 +93,7 @@ def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | No
         return None
     base = pathlib.Path(root).expanduser()
     if version is not None:
-        found = prepared_folder(base, name, version)
-        return found if found.is_dir() else None
+        return found if (found := base / name / version).is_dir() else None
     cards = base.glob(f"{name}/*/{FILE_NAME}")
     folders = [card.parent for card in cards if re.fullmatch(r"\d+\.\d+\.\d+", card.parent.name)]
     return max(folders, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)

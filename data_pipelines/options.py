@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from anysat_jax.sensors import get_sensor, whole_number
@@ -74,8 +74,13 @@ class DatasetOptions:
     fraction_seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, value, problem in _problems(self):
-            raise ValueError(f"data.datasets.{self.card.name}.{key} is {value!r}; {problem}")
+        values = vars(self) | vars(self.sampling)
+        problems = [(key, expectation) for key, (holds, expectation) in CHECKS.items() if not holds(values[key])]
+        # Only of values that are of the right type.
+        problems = problems or [(key, check(self.card, values[key])) for key, check in CHECKS_WITH_CARD.items()]
+        for key, problem in problems:
+            if problem:
+                raise ValueError(f"data.datasets.{self.card.name}.{key} is {values[key]!r}; {problem}")
         # The paper's sizes are for whole tiles: samples of a smaller extent take those that fit.
         sizes = self.patch_sizes or self._fitting_sizes()
         if not sizes:
@@ -101,7 +106,8 @@ class DatasetOptions:
             )
         if section.get("batch_size") is None:
             raise ValueError(f"data.datasets.{card.name}.batch_size is missing; give the tiles of a training batch")
-        given = {key: _as_tuple(section[key]) for key in section if section[key] is not None}
+        values = {key: section[key] for key in section if section[key] is not None}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         if given.get("patch_sizes") == ():
             key = f"data.datasets.{card.name}.patch_sizes"
             raise ValueError(f"{key} = () must be at least one size in metres above 0, or None for all")
@@ -141,21 +147,6 @@ class DatasetOptions:
         return [size for size in self.card.patch_sizes if whole_number(self.extent / size)]
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _problems(options: DatasetOptions) -> Iterator[tuple[str, Any, str]]:
-    """Yields (key, value, expectation) for each value that cannot be."""
-    values = vars(options) | vars(options.sampling)
-    for key, (holds, expectation) in CHECKS.items():
-        if not holds(values[key]):
-            yield key, values[key], expectation
-    for key, check in CHECKS_WITH_CARD.items():
-        if problem := check(options.card, values[key]):
-            yield key, values[key], problem
-
-
 def _is_within(value: Any, least: float, most: float) -> bool:
     """Returns whether `value` is a finite number within the bounds, which True, NaN and texts are not."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -164,12 +155,6 @@ def _is_within(value: Any, least: float, most: float) -> bool:
 
 def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
-
-
-def _are_buckets(buckets: Any) -> bool:
-    if not isinstance(buckets, tuple) or not all(_is_count(length, 1) for length in buckets):
-        return False
-    return list(buckets) == sorted(set(buckets))
 
 
 def _problem_of_cloud(card: DatasetCard, percent: Any) -> str:
@@ -224,7 +209,14 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_within(value, 0, 1) and value < 1,
         "it must be a fraction of the dates, at least 0 and below 1",
     ),
-    "date_buckets": (_are_buckets, "it must be lengths in rising order, such as 16, 32, 64"),
+    "date_buckets": (
+        lambda value: (
+            isinstance(value, tuple)
+            and all(_is_count(length, 1) for length in value)
+            and list(value) == sorted(set(value))
+        ),
+        "it must be lengths in rising order, such as 16, 32, 64",
+    ),
     "augment": (lambda value: isinstance(value, bool), "it must be True or False"),
     "noise": (lambda value: _is_within(value, 0, math.inf), "it must be 0 or more, in standard deviations"),
 }

@@ -20,7 +20,6 @@ from data_pipelines.prepare.storage import check_manifest
 from data_pipelines.windows import Block, block_card, join_blocks, stored_block
 
 LENGTHS_FILE = "series_lengths.npz"
-Lengths = Mapping[str, Int32[np.ndarray, "N"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,11 @@ class PreparedDataset:
         """
         statistics = load_statistics(folder, card)
         check_stored_card(folder, card)
-        limit = _limit(folder)
+        path = folder / PLAN_FILE
+        try:
+            limit = Plan.from_json(path.read_bytes()).facts.limit
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}; delete {folder} and prepare it again") from error
         check_manifest(folder)
         return cls(card, folder, statistics, limit)
 
@@ -97,7 +100,23 @@ class PreparedDataset:
         Raises:
           ValueError: the dataset has no such split, or its metadata cannot be read.
         """
-        return open_records(self.card, self.folder, split)
+        import tensorflow_datasets as tfds
+        from google.protobuf.json_format import ParseError
+        from tensorflow_datasets.core.decode import DeserializeMethod
+
+        try:
+            builder = tfds.builder_from_directory(self.folder)
+            splits = builder.info.splits
+            raw = DeserializeMethod.RAW_BYTES
+            source = builder.as_data_source(split=split, deserialize_method=raw) if split in splits else None
+        except (ParseError, ValueError, OSError, KeyError) as error:
+            remedy = f"delete {self.folder} and prepare it again"
+            raise ValueError(f"dataset {self.card.name!r}: the metadata cannot be read ({error}); {remedy}") from error
+        if source is None:
+            raise ValueError(
+                f"dataset {self.card.name!r} has no split {split!r} in {self.folder}; it has {sorted(splits)}"
+            )
+        return Records(self.card, split, self.folder, source, RecordParser(block_card(self.card)))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -113,56 +132,23 @@ class PreparedDataset:
         Raises:
           ValueError: the dataset has no such split, or the numbers are missing or damaged.
         """
-        return load_lengths(self.folder, self.card, split)
+        path = self.folder / LENGTHS_FILE
+        names = [name for name in self.card.sensors if get_sensor(name).has_dates]
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[f"{split}/{name}"] for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            remedy = f"delete {self.folder} and prepare it again"
+            raise ValueError(
+                f"dataset {self.card.name!r}: no numbers of dates of split {split!r} in {path} ({error}); {remedy}"
+            ) from error
 
 
-def prepared_folder(base: pathlib.Path, name: str, version: str) -> pathlib.Path:
-    """Returns the prepared dataset's folder below `base`; it exists only when complete."""
-    return base / name / version
-
-
-def open_records(card: DatasetCard, folder: pathlib.Path, split: str) -> Records:
-    """Opens one split of a prepared folder; see `PreparedDataset.records`."""
-    import tensorflow_datasets as tfds
-    from google.protobuf.json_format import ParseError
-    from tensorflow_datasets.core.decode import DeserializeMethod
-
-    try:
-        builder = tfds.builder_from_directory(folder)
-        splits = builder.info.splits
-        raw = DeserializeMethod.RAW_BYTES
-        source = builder.as_data_source(split=split, deserialize_method=raw) if split in splits else None
-    except (ParseError, ValueError, OSError, KeyError) as error:
-        remedy = f"delete {folder} and prepare it again"
-        raise ValueError(f"dataset {card.name!r}: the metadata cannot be read ({error}); {remedy}") from error
-    if source is None:
-        raise ValueError(f"dataset {card.name!r} has no split {split!r} in {folder}; it has {sorted(splits)}")
-    return Records(card, split, folder, source, RecordParser.of(block_card(card)))
-
-
-def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Lengths]) -> None:
+def save_lengths(folder: pathlib.Path, lengths: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
     """Writes the number of dates of each series of each tile, by split."""
-    arrays = {f"{split}/{name}": counts for split, one in lengths.items() for name, counts in one.items()}
+    arrays = {
+        f"{split}/{name}": np.asarray(counts, np.int32)
+        for split, one in lengths.items()
+        for name, counts in one.items()
+    }
     np.savez_compressed(folder / LENGTHS_FILE, **arrays)
-
-
-def load_lengths(folder: pathlib.Path, card: DatasetCard, split: str) -> dict[str, Int32[np.ndarray, "N"]]:
-    """Reads the file of `save_lengths`; see `PreparedDataset.series_lengths`."""
-    path = folder / LENGTHS_FILE
-    names = [name for name in card.sensors if get_sensor(name).has_dates]
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[f"{split}/{name}"] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"dataset {card.name!r}: no numbers of dates of split {split!r} in {path} ({error}); delete {folder} and "
-            "prepare it again"
-        ) from error
-
-
-def _limit(folder: pathlib.Path) -> int | None:
-    path = folder / PLAN_FILE
-    try:
-        return Plan.from_json(path.read_bytes()).limit
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}; delete {folder} and prepare it again") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jaxtyping import Int32
 
 from anysat_jax.batch import Batch
@@ -34,10 +34,7 @@ class Schedule(grain.transforms.DatasetSelectionMap):
     """
 
     def __init__(self, steps: Sequence[int], seed: int) -> None:
-        """Args:
-        steps: of each dataset in a block.
-        seed: of the order.
-        """
+        """Takes the steps of each dataset in a block, and the seed of their order."""
         self._steps = tuple(steps)
         self._seed = seed
         self._latest: tuple[int, np.ndarray, np.ndarray] | None = None
@@ -53,7 +50,8 @@ class Schedule(grain.transforms.DatasetSelectionMap):
         return dataset, block * self._steps[dataset] + int(ranks[position])
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        latest = self._latest  # read once, as other threads replace it
+        # Read once, as other threads replace it.
+        latest = self._latest
         if latest is None or latest[0] != block:
             ordered = np.repeat(np.arange(len(self._steps)), self._steps)
             datasets = np.random.default_rng((self._seed, block)).permutation(ordered)
@@ -87,25 +85,19 @@ class Stream:
 
     def __call__(self, number: int) -> Batch:
         """Returns this process' rows of a batch; all processes agree on its patch size and shapes."""
-        order_seed, tile_seed, patch_seed = self._seeds
+        # The name is part of the seed, so that adding a dataset does not change the order of the others. crc32, as
+        # Python's hash of a text differs between processes.
+        salt = zlib.crc32(self.options.card.name.encode())
+        order_seed, tile_seed, patch_seed = np.random.SeedSequence((self.seed, salt)).generate_state(3).tolist()
         places = range(number * self.options.batch_size, (number + 1) * self.options.batch_size)
-        tiles = [self._tile(*divmod(place, self.size), order_seed) for place in places]
+        tiles = [int(epoch_order(self.size, order_seed, place // self.size)[place % self.size]) for place in places]
+        if self.positions is not None:
+            tiles = self.positions[tiles].tolist()
         own = self.shard.rows(self.options.batch_size)
         picks = [(tiles[row], np.random.default_rng((tile_seed, places[row]))) for row in own]
         sizes = self.options.patch_sizes
         patch_size = sizes[int(np.random.default_rng((patch_seed, number)).integers(len(sizes)))]
         return self.make(picks, tiles, patch_size)
-
-    def _tile(self, epoch: int, place: int, seed: int) -> int:
-        """Returns the position in the split of the tile at a place of an epoch."""
-        number = epoch_order(self.size, seed, epoch)[place]
-        return int(number if self.positions is None else self.positions[number])
-
-    @property
-    def _seeds(self) -> list[int]:
-        # The name is part of the seed, so that adding a dataset does not change the order of the others.
-        salt = zlib.crc32(self.options.card.name.encode())
-        return np.random.SeedSequence((self.seed, salt)).generate_state(3).tolist()
 
 
 @functools.lru_cache(maxsize=32)
@@ -137,10 +129,7 @@ class StepIterator:
     """
 
     def __init__(self, batches: grain.MapDataset, num_workers: int = 0) -> None:
-        """Args:
-        batches: the k-th element is the k-th step's batch.
-        num_workers: worker processes; 0 for threads, which are enough unless decoding is heavy.
-        """
+        """Takes the batches by step and the worker processes; 0: threads, which are enough unless decoding is heavy."""
         self._batches = batches
         self._num_workers = num_workers
         self._next_step = 0
@@ -166,7 +155,15 @@ class StepIterator:
 
     def _advance(self) -> Batch:
         if self._running is None:
-            self._running = iter(self._start())
+            threads = min(8, os.cpu_count() or 1)
+            read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+            dataset = self._batches[self._next_step :].to_iter_dataset(read)
+            if self._num_workers:
+                # Worker processes read absl's flags, which only `absl.app.run` parses.
+                if not flags.FLAGS.is_parsed():
+                    flags.FLAGS.mark_as_parsed()
+                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2))
+            self._running = iter(dataset)
         try:
             return next(self._running)
         except RuntimeError as error:
@@ -178,17 +175,6 @@ class StepIterator:
                 f"before the batch of step {self._next_step + 1} a worker process that reads the data "
                 f"{how_it_ended(int(died[1]))} (data.num_workers is {self._num_workers}, and each takes its own)"
             ) from error
-
-    def _start(self) -> grain.IterDataset:
-        threads = min(8, os.cpu_count() or 1)
-        remaining = self._batches[self._next_step :]
-        dataset = remaining.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
-        )
-        if self._num_workers:
-            _mark_flags_as_parsed()
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2))
-        return dataset
 
     def get_state(self) -> dict[str, int]:
         """Returns the position for a checkpoint: the number of batches given."""
@@ -211,11 +197,3 @@ class StepIterator:
         if self._running is not None and hasattr(self._running, "close"):
             self._running.close()
         self._running = None
-
-
-def _mark_flags_as_parsed() -> None:
-    # Worker processes read absl's flags, which only `absl.app.run` parses.
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

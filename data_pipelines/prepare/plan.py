@@ -1,18 +1,16 @@
 """The plan of a preparation: its tiles by shard, and a fingerprint of everything that decides what is written."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from data_pipelines.card import Example, essentials
-from data_pipelines.reader import Reader
+from data_pipelines.card import essentials
+from data_pipelines.reader import Reader, digest
 
 PLAN_FILE = "plan.json"
 FORMAT = 3  # of the prepared folder; raise it when a reader of older folders would misread newer ones
@@ -46,12 +44,11 @@ class Shard:
 
     @property
     def file_name(self) -> str:
-        """Name of the file in TFDS' scheme."""
+        # The scheme of TFDS, which finds the files by it.
         return f"{self.dataset}-{self.split}.array_record-{self.number:05d}-of-{self.count:05d}"
 
     @property
     def stats_name(self) -> str:
-        """Name of the file with the shard's `ShardStats`."""
         return f"{self.file_name}.json"
 
 
@@ -96,11 +93,6 @@ class Plan:
     starts: dict[str, tuple[int, ...]]
     tile_bytes: int
 
-    @property
-    def limit(self) -> int | None:
-        """First tiles taken of each split; None: all."""
-        return self.facts.limit
-
     def shards(self) -> list[Shard]:
         """Returns all shards, in order."""
         return [
@@ -142,7 +134,12 @@ def plan_facts(
       ValueError: the dataset's name, a split or the version cannot be part of a file name.
     """
     card = reader.card
-    _check_names(card.name, version, tuple(keys))
+    # A name must neither leave its folder nor change how TFDS parses the file's name.
+    for what, name in (("name", card.name), *(("split", split) for split in keys)):
+        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
+            raise ValueError(f"dataset {card.name!r}: {what} {name!r} is not a file name; use letters, digits and _")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise ValueError(f"dataset {card.name!r}: version {version!r} must be three numbers like 1.0.0")
     return PlanFacts(
         format=FORMAT,
         dataset=card.name,
@@ -151,8 +148,8 @@ def plan_facts(
         source=source or "",
         reader=f"{type(reader).__module__}.{type(reader).__qualname__}",
         tiles={split: len(names) for split, names in keys.items()},
-        keys=_digest([dict(keys), getattr(reader, "fingerprint", "")]),
-        card=_digest(essentials(card)),
+        keys=digest([dict(keys), getattr(reader, "fingerprint", "")]),
+        card=digest(essentials(card)),
     )
 
 
@@ -177,12 +174,7 @@ def chosen_keys(reader: Reader, limit: int | None) -> dict[str, list[str]]:
 
 
 def make_plan(facts: PlanFacts, tile_bytes: int) -> Plan:
-    """Cuts each split into shards of nearly equal numbers of tiles.
-
-    Args:
-      facts: from `plan_facts`.
-      tile_bytes: estimated size of a tile.
-    """
+    """Cuts each split into shards of nearly equal numbers of tiles, whose size is estimated as `tile_bytes`."""
     starts = {}
     for split, tiles in facts.tiles.items():
         total = tiles * tile_bytes
@@ -195,21 +187,3 @@ def make_plan(facts: PlanFacts, tile_bytes: int) -> Plan:
 def probe_positions(tiles: int) -> list[int]:
     """Returns positions of up to NUM_PROBES tiles, spread evenly over a split."""
     return np.unique(np.linspace(0, tiles - 1, min(tiles, NUM_PROBES)).astype(int)).tolist()
-
-
-def num_bytes(example: Example) -> int:
-    """Returns the size of an example's arrays, at least 1."""
-    return max(1, sum(np.asarray(value).nbytes for value in example.values()))
-
-
-def _check_names(dataset: str, version: str, splits: Sequence[str]) -> None:
-    # A name must neither leave its folder nor change how TFDS parses the file's name.
-    for what, name in (("name", dataset), *(("split", split) for split in splits)):
-        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
-            raise ValueError(f"dataset {dataset!r}: {what} {name!r} is not a file name; use letters, digits and _")
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise ValueError(f"dataset {dataset!r}: version {version!r} must be three numbers like 1.0.0")
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

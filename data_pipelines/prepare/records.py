@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +17,14 @@ from data_pipelines.windows import alignment, block_card
 
 
 def tfds_features(card: DatasetCard) -> dict[str, Any]:
-    """Returns the TFDS features of a card's examples; arrays are bytes: exact, and ten times faster than lists."""
+    """Returns the TFDS features of a card's examples."""
     import tensorflow_datasets as tfds
 
     features: dict[str, Any] = {"id": tfds.features.Text()}
     if card.georeferenced:
         features["crs"] = tfds.features.Text()
     for key, (shape, dtype) in example_spec(card).items():
+        # As bytes arrays are exact and ten times faster than as protobuf's lists.
         encoding = "bytes" if shape else "none"
         features[key] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)
     return features
@@ -67,19 +69,15 @@ def check_example(card: DatasetCard, key: str, example: Example) -> None:
 
 
 def _check_sensor(name: str, where: str, example: Example) -> None:
-    sensor, values, mask = get_sensor(name), example[name], example.get(f"{name}_mask")
-    valid = True if mask is None else mask
+    values, valid = example[name], example.get(f"{name}_mask", np.True_)
     wrong = 0 if values.dtype.kind in "iub" else int((~np.isfinite(values) & valid).sum())
     if wrong:
         raise ValueError(f"{where}: {wrong} valid values of {name!r} are NaN or infinite; mark them in '{name}_mask'")
     if f"{name}_cloud" in example and example[f"{name}_cloud"].max(initial=0) > 100:
         raise ValueError(f"{where}: '{name}_cloud' holds {example[f'{name}_cloud'].max()}, expected percent, 0 to 100")
-    if sensor.has_dates:
-        _check_dates(name, where, example)
-
-
-def _check_dates(name: str, where: str, example: Example) -> None:
-    count, dates, years = len(example[name]), example[f"{name}_dates"], example[f"{name}_years"]
+    if not get_sensor(name).has_dates:
+        return
+    count, dates, years = len(values), example[f"{name}_dates"], example[f"{name}_years"]
     others = [f"{name}_{field}" for field in ("dates", "years", "mask", "cloud") if f"{name}_{field}" in example]
     lengths = {key: len(example[key]) for key in others}
     if not count or set(lengths.values()) != {count}:
@@ -156,7 +154,8 @@ class Serialiser:
 
     def __call__(self, example: Example) -> bytes:
         message = self._serialiser.get_tf_example(self._features.encode_example(example))
-        return message.SerializeToString(deterministic=True)  # else the order of fields differs between processes
+        # Otherwise the order of the fields, which are a map, differs between processes.
+        return message.SerializeToString(deterministic=True)
 
 
 def check_written(path: pathlib.Path, count: int) -> None:
@@ -181,6 +180,7 @@ def record_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # ArrayRecord passes on the system's words, not its number.
         codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
         code = next((code for code in codes if os.strerror(code) in str(error)), errno.EIO)
         raise OSError(code, str(error)) from error
@@ -200,20 +200,13 @@ class CorruptTileError(UnreadableTileError):
 
 @dataclasses.dataclass(frozen=True)
 class RecordParser:
-    """Decodes the records of a dataset whose features are `tfds_features(card)`, without TFDS.
+    """Decodes records of the features `tfds_features(card)`, of a dataset or of its blocks, without TFDS."""
 
-    Attributes:
-      spec: shapes and dtypes of the arrays.
-      texts: names of the strings.
-    """
+    card: DatasetCard
 
-    spec: Spec
-    texts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, card: DatasetCard) -> "RecordParser":
-        """Returns the parser of a card's examples or, for the card of a block, of blocks."""
-        return cls(example_spec(card), ("id", "crs") if card.georeferenced else ("id",))
+    @functools.cached_property
+    def spec(self) -> Spec:
+        return example_spec(self.card)
 
     def __call__(self, record: bytes) -> Example:
         """Returns the arrays of a record, read-only, and its strings as bytes.
@@ -226,16 +219,17 @@ class RecordParser:
 
         try:
             fields = tf_example_pb2.Example.FromString(record).features.feature
-            example: Example = {key: fields[key].bytes_list.value[0] for key in self.texts}
-            return example | {key: _array(fields[key], *self.spec[key]) for key in self.spec}
+            texts = ("id", "crs") if self.card.georeferenced else ("id",)
+            example: Example = {key: fields[key].bytes_list.value[0] for key in texts}
+            for key, (shape, dtype) in self.spec.items():
+                if shape:
+                    sides = [-1 if n is None else n for n in shape]
+                    example[key] = np.frombuffer(fields[key].bytes_list.value[0], dtype).reshape(sides)
+                else:
+                    example[key] = np.asarray([*fields[key].int64_list.value, *fields[key].float_list.value][0], dtype)
+            return example
         except (DecodeError, IndexError, ValueError) as error:
             raise RecordError(f"not an example of the dataset: {type(error).__name__} {error}") from error
-
-
-def _array(field: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
-    if not shape:
-        return np.asarray([*field.int64_list.value, *field.float_list.value][0], dtype)
-    return np.frombuffer(field.bytes_list.value[0], dtype).reshape([-1 if n is None else n for n in shape])
 
 
 def write_metadata(
@@ -249,10 +243,7 @@ def write_metadata(
     """Writes `dataset_info.json` and `features.json`, so that `tfds.builder_from_directory` opens ArrayRecord files.
 
     Args:
-      folder: of the files.
-      card: the dataset's facts.
-      version: "major.minor.patch".
-      shard_lengths: tiles of each file, by split; TFDS sees each block of a tile as an example.
+      shard_lengths: tiles of each file, by split.
       record_bytes: of each split.
       limit: tiles taken of each split, for the description; None: all.
     """
@@ -276,6 +267,7 @@ def write_metadata(
     splits = [
         tfds.core.SplitInfo(
             name=split,
+            # To TFDS each block of a tile is an example.
             shard_lengths=[length * card.blocks**2 for length in lengths],
             num_bytes=record_bytes[split],
             filename_template=ShardedFileTemplate(split=split, **common),

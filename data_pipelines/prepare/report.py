@@ -1,18 +1,18 @@
 """The report of a preparation: `report.json` in the prepared folder, and the same as Markdown."""
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 from tabulate import tabulate
 
 from data_pipelines.card import DatasetCard
 from data_pipelines.prepare.plan import Plan
-from data_pipelines.prepare.statistics import CLOUDY, DatasetStats, SensorCounts, SplitCounts
+from data_pipelines.prepare.statistics import CLOUDY, SensorCounts, ShardStats, SplitCounts, merge
 from data_pipelines.windows import in_list
 
 REPORT_FILE = "report.json"
@@ -24,18 +24,27 @@ SHOWN_CLASSES = 20  # the most frequent
 SHOWN_EMPTY = 5
 
 
-def make_report(card: DatasetCard, plan: Plan, stats: DatasetStats) -> dict[str, Any]:
-    """Returns the content of `report.json`, plain numbers and strings."""
+def make_report(card: DatasetCard, plan: Plan, splits: Mapping[str, ShardStats]) -> dict[str, Any]:
+    """Returns the content of `report.json`, plain numbers and strings, from the merged statistics of each split."""
     return {
         "dataset": card.name,
         "title": card.title,
         "version": plan.facts.version,
         "source": plan.facts.source,
-        "limit": plan.limit,
+        "limit": plan.facts.limit,
         "cloudy_percent": CLOUDY,
-        "splits": {split: _split_report(card, split, stats) for split in stats.splits},
-        "sensors": {name: _sensor_report(name, stats) for name in card.sensors},
-        "skipped": [dataclasses.asdict(tile) for one in stats.splits.values() for tile in one.skipped],
+        "splits": {
+            split: {
+                "examples": one.examples,
+                "skipped": len(one.skipped),
+                "shards": len(plan.starts[split]) - 1,
+                "megabytes": round(one.file_bytes / 1e6, 3),
+                "labels": labels_report(card, one.counts),
+            }
+            for split, one in splits.items()
+        },
+        "sensors": {name: _sensor_report(name, splits) for name in card.sensors},
+        "skipped": [dataclasses.asdict(tile) for one in splits.values() for tile in one.skipped],
     }
 
 
@@ -60,17 +69,6 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a report ({error}); delete {folder} and prepare the dataset again") from error
 
 
-def _split_report(card: DatasetCard, split: str, stats: DatasetStats) -> dict[str, Any]:
-    one = stats.splits[split]
-    return {
-        "examples": one.examples,
-        "skipped": len(one.skipped),
-        "shards": len(stats.shard_lengths[split]),
-        "megabytes": round(one.file_bytes / 1e6, 3),
-        "labels": labels_report(card, one.counts),
-    }
-
-
 def labels_report(card: DatasetCard, split: SplitCounts) -> dict[str, Any]:
     """Returns a report's facts about the labels of a split, or of a part of one.
 
@@ -90,31 +88,30 @@ def labels_report(card: DatasetCard, split: SplitCounts) -> dict[str, Any]:
     return report
 
 
-def _sensor_report(name: str, stats: DatasetStats) -> dict[str, Any]:
-    total = SensorCounts()
-    for one in stats.splits.values():
-        total.merge(one.counts.sensors[name])
+def _sensor_report(name: str, splits: Mapping[str, ShardStats]) -> dict[str, Any]:
+    total = functools.reduce(merge, (one.counts.sensors[name] for one in splits.values()), SensorCounts())
     report: dict[str, Any] = {"missing": total.missing}
     if total.pixels:
         report["invalid_share"] = total.invalid / total.pixels
     if total.seen:
         report["cloudy_share"] = total.cloudy / total.seen
-    lengths = [by_sensor[name] for by_sensor in stats.lengths.values() if name in by_sensor]
-    if lengths:
-        counts = np.concatenate(lengths)
-        report["dates"] = _dates_report(counts[counts > 0])
-    return report
-
-
-def _dates_report(counts: Int32[np.ndarray, "N"]) -> dict[str, Any]:
-    """Returns the range, mean and histogram, rows of [fewest, most, tiles], of the numbers of dates."""
-    if not counts.size:
-        return {"least": 0, "most": 0, "mean": 0.0, "histogram": []}
-    least, most = int(counts.min()), int(counts.max())
+    if not any(name in one.lengths for one in splits.values()):
+        return report
+    counts = np.concatenate([np.asarray(one.lengths[name], np.int32) for one in splits.values()])
+    counts = counts[counts > 0]  # 0 stands for a tile without the sensor
+    least, most = (int(counts.min()), int(counts.max())) if counts.size else (0, 0)
     width = -(-(most - least + 1) // BARS)
-    starts = range(least, most + 1, width)
-    histogram = [[at, min(at + width - 1, most), int(((counts >= at) & (counts < at + width)).sum())] for at in starts]
-    return {"least": least, "most": most, "mean": round(float(counts.mean()), 3), "histogram": histogram}
+    starts = range(least, most + 1, width) if counts.size else ()
+    report["dates"] = {
+        "least": least,
+        "most": most,
+        "mean": round(float(counts.mean()), 3) if counts.size else 0.0,
+        # Rows of [fewest dates, most dates, tiles].
+        "histogram": [
+            [at, min(at + width - 1, most), int(((counts >= at) & (counts < at + width)).sum())] for at in starts
+        ],
+    }
+    return report
 
 
 def report_text(report: dict[str, Any]) -> str:

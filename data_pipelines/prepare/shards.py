@@ -1,9 +1,9 @@
 """Shards: one is written from its tiles; many by processes of this machine, or by the workers of a Dask cluster."""
 
 import concurrent.futures
+import copy
 import dataclasses
 import errno
-import functools
 import multiprocessing
 import os
 import pathlib
@@ -26,8 +26,6 @@ from data_pipelines.windows import split_example
 # One record per group, for fast random access. Compression would save a tenth of noisy images and perhaps half of an
 # optical series, and make records three times slower to read.
 RECORD_OPTIONS = "group_size:1,uncompressed"
-# Faults of the machine, which would spoil every other tile, too.
-_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 CONNECT_SECONDS = 30  # for a scheduler to answer, and then to have a worker
 
 
@@ -44,16 +42,9 @@ class BadTileError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """Reader, output and options of all shards of a preparation; it is pickled to worker processes.
+    """Reader, output and options of all shards of a preparation; it is pickled to worker processes."""
 
-    Attributes:
-      sensors: the dataset's, which a worker process may have to register.
-      reader: of the raw data.
-      output: folder of the files.
-      skip_bad: leave out tiles that cannot be read, and record them.
-    """
-
-    sensors: tuple[Sensor, ...]
+    sensors: tuple[Sensor, ...]  # the dataset's, which a worker process may have to register
     reader: Reader
     output: Output
     skip_bad: bool
@@ -69,11 +60,10 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
     try:
         example = complete_example(card, reader.example(split, key))
         check_example(card, key, example)
-    except OSError as error:
-        if error.errno in _MACHINE:
+    except (OSError, ValueError) as error:
+        # Faults of the machine would spoil every other tile, too.
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        raise BadTileError(card.name, split, key, str(error)) from error
-    except ValueError as error:
         raise BadTileError(card.name, split, key, str(error)) from error
     except Exception as error:
         error.add_note(f"while reading tile {key!r} of split {split!r} of dataset {card.name!r}")
@@ -82,12 +72,7 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
 
 
 def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda: None) -> None:
-    """Writes a shard under a temporary name, reads it back, and renames it; its statistics are written before.
-
-    Args:
-      job: reader, output and options.
-      shard: the tiles to write.
-      on_tile: called after each tile.
+    """Writes a shard under a temporary name, reads it back, and renames it; calls `on_tile` after each tile.
 
     Raises:
       BadTileError: a tile cannot be read, and `job.skip_bad` is False.
@@ -104,6 +89,7 @@ def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda
         stats = _write_records(job, shard, temporary, on_tile)
         check_written(temporary, stats.examples * job.reader.card.blocks**2)
         stats.file_bytes = temporary.stat().st_size
+        # Statistics first: a shard under its final name always has them.
         write_whole(output.parts / shard.stats_name, stats.to_json())
         move_whole(temporary, output.data / shard.file_name)
     finally:
@@ -163,6 +149,7 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
       WorkerDiedError: a process was killed; the others are ended, too.
       BadTileError, OSError: as `write_shard`, of the first shard that fails; the processes are ended at once.
     """
+    # Not fork: threads of JAX, gRPC or HDF5 may hold locks, which a forked child would wait for without end.
     others, workers = set(multiprocessing.active_children()), set()
     pool = concurrent.futures.ProcessPoolExecutor(
         count, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,)
@@ -170,7 +157,7 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
     try:
         futures = {}
         for shard in shards:
-            futures[pool.submit(_write_in_worker, shard)] = shard
+            futures[pool.submit(_write_portably, shard)] = shard
             workers |= set(multiprocessing.active_children()) - others
         for future in concurrent.futures.as_completed(futures):
             future.result()
@@ -191,31 +178,26 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
-_JOB: list[ShardJob] = []  # of a worker process
+_JOB: list[ShardJob] = []  # of a worker process: sent once, as a reader's list of keys may take megabytes
 
 
 def _start_worker(job: ShardJob) -> None:
+    def exit_with_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     # Otherwise a worker whose parent was killed waits for its next shard for ever.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     _JOB.append(job)
 
 
-def _exit_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _write_in_worker(shard: Shard) -> None:
-    _write_portably(_JOB[0], shard)
-
-
-def _write_portably(job: ShardJob, shard: Shard) -> None:
-    """Writes a shard; errors of other packages, which may not survive pickling, become RuntimeErrors."""
+def _write_portably(shard: Shard, job: ShardJob | None = None) -> None:
     try:
-        write_shard(job, shard)
+        write_shard(job or _JOB[0], shard)
     except Exception as error:
+        # Errors of other packages may not survive pickling.
         if type(error).__module__ in ("builtins", __name__):
             raise
         portable = RuntimeError(f"{type(error).__name__}: {error}")
@@ -241,9 +223,10 @@ def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> It
         raise ImportError("a cluster needs the package distributed: pip install 'anysat-jax[cluster]'") from error
 
     with _connect(distributed, address) as client:
-        shared = client.submit(_same, job, pure=False)  # a task, so that it is repeated if the worker holding it dies
-        submit = functools.partial(client.get_executor(pure=False).submit, _write_portably, shared)
-        futures = {submit(shard): shard for shard in shards}
+        # A task, unlike scattered data, is repeated if the worker that holds its result dies.
+        shared = client.submit(copy.copy, job, pure=False)
+        pool = client.get_executor(pure=False)
+        futures = {pool.submit(_write_portably, shard, shared): shard for shard in shards}
         for future in concurrent.futures.as_completed(futures):
             shard = futures[future]
             try:
@@ -266,7 +249,3 @@ def _connect(distributed: Any, address: str) -> Any:
         how = f"start some on machines that see the same folders: dask worker {address} --nthreads 1"
         raise ConnectionError(f"the Dask scheduler at {address} has no workers; {how}") from error
     return client
-
-
-def _same(job: ShardJob) -> ShardJob:
-    return job

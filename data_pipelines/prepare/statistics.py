@@ -8,12 +8,12 @@ tiles do not influence the inputs.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, Num
+from jaxtyping import Bool, Float64, Int64, Num
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -26,9 +26,6 @@ CLOUDY = 50  # percent from which a pixel counts as cloudy
 @dataclasses.dataclass
 class RunningMoments:
     """Count, mean, sum of squared deviations and range of the values of several bands.
-
-    The mean and squared deviations of each tile are merged into the total (Chan, Golub and LeVeque, 1983). Sums of
-    squares, which cancel where the mean is large against the spread, are never formed.
 
     Attributes:
       count: (C,) int64.
@@ -57,6 +54,7 @@ class RunningMoments:
         for band, values in enumerate(bands):
             if not values.size:
                 continue
+            # float32 has 24 bits, too few for the sum of a tile of 16-bit values.
             floats = values.astype(np.float64)
             result.count[band], result.mean[band] = floats.size, floats.mean()
             # Sums of integers of 16 bits fit into int64 for up to 1e14 values, more than any archive has.
@@ -75,22 +73,20 @@ class RunningMoments:
           mask: True where valid, with C channels or one; None: all are valid.
         """
         bands = np.moveaxis(values, -3, 0)
-        if mask is None:
-            self.merge(RunningMoments.of([band.ravel() for band in bands]))
-            return
-        valid = np.moveaxis(np.broadcast_to(mask, values.shape), -3, 0)
-        self.merge(RunningMoments.of([band[keep] for band, keep in zip(bands, valid)]))
+        valid = [...] * len(bands) if mask is None else np.moveaxis(np.broadcast_to(mask, values.shape), -3, 0)
+        self.merge(RunningMoments.of([band[keep].ravel() for band, keep in zip(bands, valid)]))
 
     def merge(self, other: "RunningMoments") -> None:
         """Adds the values of other moments, in place."""
+        # Chan, Golub and LeVeque (1983): sums of squares, which cancel where the mean is large against the spread, are
+        # never formed.
         count = self.count + other.count
         fraction = other.count / np.maximum(count, 1)
         shift = other.mean - self.mean
         self.deviation = self.deviation + other.deviation + np.square(shift) * self.count * fraction
         self.total = self.total + other.total
-        merged = self.mean + shift * fraction
         # Integers have an exact sum; of floats, and of integers whose sum is 0, the merged mean is as good.
-        self.mean = np.where(self.total != 0, self.total / np.maximum(count, 1), merged)
+        self.mean = np.where(self.total != 0, self.total / np.maximum(count, 1), self.mean + shift * fraction)
         self.count = count
         self.minimum = np.fmin(self.minimum, other.minimum)
         self.maximum = np.fmax(self.maximum, other.maximum)
@@ -160,11 +156,6 @@ class SensorCounts:
             self.seen += cloud.size
             self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
 
-    def merge(self, other: Self) -> None:
-        """Adds other counts, in place."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
 
 @dataclasses.dataclass
 class SplitCounts:
@@ -199,28 +190,15 @@ class SplitCounts:
         for name, one in self.sensors.items():
             one.update(name, example)
         for key, counts in self.classes.items():
-            counts += _class_counts(np.asarray(example[key]), len(counts) - 1, multi_hot=key == "tile")
+            label, last = np.asarray(example[key]).astype(np.int64), len(counts) - 1
+            if key == "tile" and label.ndim == 1:  # multi-hot
+                counts += np.append(label, int(not label.any()))
+            else:
+                known = np.where((label >= 0) & (label < last), label, last)
+                counts += np.bincount(known.ravel(), minlength=last + 1)
         for key, moments in self.numbers.items():
             values = np.asarray(example[key]).ravel()
             moments.merge(RunningMoments.of([values[np.isfinite(values)]]))
-
-    def merge(self, other: Self) -> None:
-        """Adds another part of the split, in place."""
-        for name, one in self.sensors.items():
-            one.merge(other.sensors[name])
-        for key, counts in self.classes.items():
-            counts += other.classes[key]
-        for key, moments in self.numbers.items():
-            moments.merge(other.numbers[key])
-
-
-def _class_counts(label: np.ndarray, num_classes: int, *, multi_hot: bool) -> Int64[np.ndarray, "K+1"]:
-    """Counts each class and, last, pixels without a label or tiles without any class."""
-    if multi_hot and label.ndim == 1:
-        return np.append(label.astype(np.int64), int(not label.any()))
-    numbers = label.astype(np.int64).ravel()
-    known = np.where((numbers >= 0) & (numbers < num_classes), numbers, num_classes)
-    return np.bincount(known, minlength=num_classes + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,8 +215,7 @@ class ShardStats:
     """Everything that is kept of the examples of a shard, or of all shards of a split, beside the records.
 
     Attributes:
-      split: the shard's split.
-      moments: of each sensor's valid values; empty but in the split "train".
+      moments: of each sensor's valid values; none but in the split "train".
       counts: of sensors and labels, for the report.
       lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
       examples: tiles written.
@@ -247,7 +224,6 @@ class ShardStats:
       file_bytes: size of the file.
     """
 
-    split: str
     moments: dict[str, RunningMoments]
     counts: SplitCounts
     lengths: dict[str, list[int]]
@@ -260,8 +236,9 @@ class ShardStats:
     def empty(cls, card: DatasetCard, split: str) -> "ShardStats":
         """Returns the statistics of a shard without examples."""
         lengths: dict[str, list[int]] = {name: [] for name in card.sensors if get_sensor(name).has_dates}
-        moments = {name: RunningMoments.empty(get_sensor(name).num_bands) for name in card.sensors}
-        return cls(split, moments, SplitCounts.empty(card), lengths)
+        measured = card.sensors if split == SPLIT else ()
+        moments = {name: RunningMoments.empty(get_sensor(name).num_bands) for name in measured}
+        return cls(moments, SplitCounts.empty(card), lengths)
 
     def update(self, example: Example, record_bytes: int) -> None:
         """Adds a complete, checked example and the size of its records."""
@@ -271,20 +248,8 @@ class ShardStats:
         for name, counts in self.lengths.items():
             counts.append(len(example[name]))
         for name, moments in self.moments.items():
-            if self.split == SPLIT and example.get(f"{name}_present", True):
+            if example.get(f"{name}_present", True):
                 moments.update(example[name], example.get(f"{name}_mask"))
-
-    def merge(self, other: Self) -> None:
-        """Adds the next shard of the split, in place."""
-        for name, moments in self.moments.items():
-            moments.merge(other.moments[name])
-        self.counts.merge(other.counts)
-        for name, counts in self.lengths.items():
-            counts += other.lengths[name]
-        self.examples += other.examples
-        self.skipped += other.skipped
-        self.record_bytes += other.record_bytes
-        self.file_bytes += other.file_bytes
 
     def to_json(self) -> bytes:
         """Encodes the statistics; floats keep every bit."""
@@ -300,51 +265,34 @@ class ShardStats:
         return msgspec.json.decode(content, type=cls, dec_hook=list_to_array)
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetStats:
-    """The statistics of all shards of a dataset.
+def merge(total: Any, other: Any) -> Any:
+    """Adds numbers, arrays, lists and moments of dataclasses and dicts, in place where it can; returns the total."""
+    if isinstance(total, RunningMoments):
+        total.merge(other)
+    elif isinstance(total, dict):
+        for key, one in total.items():
+            total[key] = merge(one, other[key])
+    elif dataclasses.is_dataclass(total):
+        merge(vars(total), vars(other))
+    else:
+        total += other
+    return total
 
-    Attributes:
-      splits: of each split, its shards' merged in their order.
-      shard_lengths: examples of each shard, by split.
-    """
 
-    splits: dict[str, ShardStats]
-    shard_lengths: dict[str, list[int]]
-
-    @classmethod
-    def merged(cls, card: DatasetCard, shards: Iterable[ShardStats]) -> "DatasetStats":
-        """Merges the statistics of all shards."""
-        stats = cls({}, {})
-        for one in shards:
-            stats.splits.setdefault(one.split, ShardStats.empty(card, one.split)).merge(one)
-            stats.shard_lengths.setdefault(one.split, []).append(one.examples)
-        return stats
-
-    @property
-    def lengths(self) -> dict[str, dict[str, Int32[np.ndarray, "N"]]]:
-        """Number of dates of each series of each tile, by split; 0 where the tile lacks the sensor."""
-        return {
-            split: {name: np.asarray(counts, np.int32) for name, counts in one.lengths.items()}
-            for split, one in self.splits.items()
-        }
-
-    def sensor_statistics(self) -> dict[str, SensorStatistics]:
-        """Returns the statistics of each sensor's values in the split "train"."""
-        moments, splits = self.splits[SPLIT].moments, self.splits.values()
-        longest = {name: max(max(one.lengths.get(name, [0]), default=0) for one in splits) for name in moments}
-        return {
-            name: SensorStatistics(
-                bands=get_sensor(name).bands,
-                mean=one.mean,
-                std=np.where(one.std > 0, one.std, 1.0),
-                minimum=one.minimum,
-                maximum=one.maximum,
-                count=one.count,
-                longest_series=longest[name],
-            )
-            for name, one in moments.items()
-        }
+def sensor_statistics(splits: Mapping[str, ShardStats]) -> dict[str, SensorStatistics]:
+    """Returns the statistics of each sensor's values in the split "train", of the merged statistics of all splits."""
+    return {
+        name: SensorStatistics(
+            bands=get_sensor(name).bands,
+            mean=one.mean,
+            std=np.where(one.std > 0, one.std, 1.0),
+            minimum=one.minimum,
+            maximum=one.maximum,
+            count=one.count,
+            longest_series=max((n for split in splits.values() for n in split.lengths.get(name, ())), default=0),
+        )
+        for name, one in splits[SPLIT].moments.items()
+    }
 
 
 def save_statistics(folder: pathlib.Path, dataset: str, statistics: dict[str, SensorStatistics]) -> None:
@@ -374,18 +322,13 @@ def load_statistics(folder: pathlib.Path, card: DatasetCard) -> dict[str, Sensor
         raise FileNotFoundError(missing) from None
     except ValueError as error:
         raise ValueError(f"{path} is not a statistics file ({type(error).__name__}: {error}); {remedy}") from error
-    _check(path, card, content.sensors, remedy)
-    return content.sensors
-
-
-def _check(path: pathlib.Path, card: DatasetCard, statistics: dict[str, SensorStatistics], remedy: str) -> None:
-    if set(statistics) != set(card.sensors):
-        raise ValueError(
-            f"{path} is of sensors {sorted(statistics)}, but dataset {card.name!r} has {sorted(card.sensors)}; {remedy}"
-        )
-    for name, one in statistics.items():
+    if set(content.sensors) != set(card.sensors):
+        wanted = f"but dataset {card.name!r} has {sorted(card.sensors)}"
+        raise ValueError(f"{path} is of sensors {sorted(content.sensors)}, {wanted}; {remedy}")
+    for name, one in content.sensors.items():
         bands, arrays = get_sensor(name).bands, (one.mean, one.std, one.minimum, one.maximum, one.count)
         if one.bands != bands or any(array.shape != (len(bands),) for array in arrays):
             raise ValueError(f"{path}: sensor {name!r} has bands {one.bands}, expected {bands}; {remedy}")
         if not (np.isfinite(one.mean).all() and np.isfinite(one.std).all() and (one.std > 0).all()):
             raise ValueError(f"{path}: sensor {name!r} has means or deviations that are not positive numbers; {remedy}")
+    return content.sensors

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import tqdm
 
 MANIFEST_FILE = "contents.json"
 
@@ -53,6 +54,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 def move_whole(temporary: pathlib.Path, path: pathlib.Path) -> None:
     """Flushes a finished file to the disk, then renames it."""
+    # Without the first flush a power cut may leave the new name with an empty file, without the second the old name.
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
@@ -71,9 +73,6 @@ def sync(path: pathlib.Path) -> None:
 def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
     """Waits for a lock and holds it; the kernel releases it when the process ends.
 
-    A file system without locks is used without one: files appear whole by renaming, so that two processes at the same
-    work waste time but do no harm.
-
     Args:
       path: the lock's file, whose folder is made.
       work: what is done under the lock, for the message of a process that waits.
@@ -86,6 +85,8 @@ def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
             to_stderr(f"another process is {work}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
+            # A file system without locks: files appear whole by renaming, so that two processes at the same work waste
+            # time but do no harm.
             pass
         yield
 
@@ -101,7 +102,6 @@ class Output:
 
     @property
     def working(self) -> pathlib.Path:
-        """Folder of unfinished work."""
         return self.target.with_name(f".{self.target.name}.incomplete")
 
     @property
@@ -129,10 +129,15 @@ class Output:
         self.clear()
         self._make_folders()
 
+    def _make_folders(self) -> None:
+        for folder in (self.data, self.parts):
+            folder.mkdir(parents=True, exist_ok=True)
+
     def publish(self) -> None:
         """Renames the finished files to the dataset's folder; an existing dataset is replaced."""
         for path in self.data.iterdir():
             sync(path)
+        # A folder cannot be renamed over one with files. After a crash in between the next run publishes again.
         if self.target.is_dir():
             self.target.rename(self.working / "replaced")
         self.data.rename(self.target)
@@ -142,10 +147,6 @@ class Output:
     def clear(self) -> None:
         """Removes the working folder."""
         shutil.rmtree(self.working, ignore_errors=True)
-
-    def _make_folders(self) -> None:
-        for folder in (self.data, self.parts):
-            folder.mkdir(parents=True, exist_ok=True)
 
 
 def is_whole(target: pathlib.Path | str) -> bool:
@@ -179,6 +180,7 @@ def write_manifest(folder: pathlib.Path, shards: Sequence[str]) -> None:
     """Writes the list of a folder's files: sizes and, of all but the shards, digests."""
     files = {}
     for path in folder.iterdir():
+        # Records have checksums of their own; to hash gigabytes at each opening would take minutes.
         digest = None if path.name in shards else hashlib.sha256(path.read_bytes()).hexdigest()
         files[path.name] = _ListedFile(path.stat().st_size, digest)
     files.pop(MANIFEST_FILE, None)
@@ -239,18 +241,6 @@ def open_url(url: str) -> tuple[Any, str]:
     return file_system, path.rstrip("/")
 
 
-def _entries(file_system: Any, folder: str, kind: str) -> dict[str, int]:
-    """Names and sizes of the files ("file") or folders ("directory") of a folder; empty if it does not exist."""
-    file_system.invalidate_cache()
-    try:
-        entries = file_system.ls(folder, detail=True)
-    except FileNotFoundError:
-        return {}
-    # Some buckets keep an empty object for the folder itself.
-    inside = [one for one in entries if one["type"] == kind and one["name"].strip("/") != folder.strip("/")]
-    return {one["name"].strip("/").rsplit("/", 1)[-1]: one["size"] or 0 for one in inside}
-
-
 def local_name(url: str) -> str:
     """Returns the name of the folder in which this machine keeps files of an address."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -262,11 +252,16 @@ def remote_versions(base: str, name: str) -> list[str]:
     Raises:
       OSError: the address cannot be reached.
     """
-    file_system, folder = open_url(f"{base.rstrip('/')}/{name}")
+    url = f"{base.rstrip('/')}/{name}"
+    file_system, folder = open_url(url)
     with remote_errors(base):
-        folders = [one for one in _entries(file_system, folder, "directory") if re.fullmatch(r"\d+\.\d+\.\d+", one)]
-        whole = [one for one in folders if MANIFEST_FILE in _entries(file_system, f"{folder}/{one}", "file")]
-    return sorted(whole, key=lambda version: tuple(map(int, version.split("."))))
+        file_system.invalidate_cache()
+        try:
+            names = [path.strip("/").rsplit("/", 1)[-1] for path in file_system.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+    versions = [one for one in names if re.fullmatch(r"\d+\.\d+\.\d+", one) and is_whole(f"{url}/{one}")]
+    return sorted(versions, key=lambda version: tuple(map(int, version.split("."))))
 
 
 def upload(folder: pathlib.Path, url: str) -> None:
@@ -276,10 +271,11 @@ def upload(folder: pathlib.Path, url: str) -> None:
       OSError: the address cannot be written, or a file arrives with another size.
     """
     file_system, target = open_url(url)
-    with remote_errors(url), contextlib.suppress(FileNotFoundError):
-        if MANIFEST_FILE in _entries(file_system, target, "file"):
-            file_system.rm(f"{target}/{MANIFEST_FILE}")  # first, so that no reader takes the rest for complete
-        file_system.rm(target, recursive=True)
+    file_system.invalidate_cache()
+    # The manifest is removed first, so that no reader takes the rest for complete.
+    for old in (f"{target}/{MANIFEST_FILE}", target):
+        with remote_errors(url), contextlib.suppress(FileNotFoundError):
+            file_system.rm(old, recursive=True)
     paths = sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
     with _progress(f"uploading to {url}", sum(path.stat().st_size for path in paths)) as bar:
         for path in paths:
@@ -287,7 +283,7 @@ def upload(folder: pathlib.Path, url: str) -> None:
             with remote_errors(url):
                 file_system.makedirs(target, exist_ok=True)
                 file_system.put_file(str(path), address)
-                file_system.invalidate_cache()
+                file_system.invalidate_cache()  # else the size would be that of the listing before
                 found = file_system.size(address)
             if found != size:
                 raise OSError(errno.EREMOTEIO, f"{url}/{path.name} has {found} bytes after an upload of {size}")
@@ -313,6 +309,7 @@ def download(base: str, name: str, version: str) -> pathlib.Path:
     output = Output(cache_folder() / "mirrors" / local_name(base.rstrip("/")) / name / version)
     if read_file(output.target, MANIFEST_FILE) != manifest:
         with output.lock():
+            # Another process may have fetched it while this one waited.
             if read_file(output.target, MANIFEST_FILE) != manifest:
                 _fetch_all(url, output, manifest)
             output.clear()
@@ -320,12 +317,12 @@ def download(base: str, name: str, version: str) -> pathlib.Path:
 
 
 def _fetch_all(url: str, output: Output, manifest: bytes) -> None:
-    if read_file(output.parts, MANIFEST_FILE) != manifest:
+    if read_file(output.data, MANIFEST_FILE) != manifest:
         output.start_anew()
-        write_whole(output.parts / MANIFEST_FILE, manifest)
+        write_whole(output.data / MANIFEST_FILE, manifest)
     file_system, folder = open_url(url)
-    with remote_errors(url):
-        files = _entries(file_system, folder, "file")
+    with remote_errors(f"{url}/{MANIFEST_FILE}"):
+        files = {name: one.bytes for name, one in msgspec.json.decode(manifest, type=_Manifest).files.items()}
     there = {path.name: path.stat().st_size for path in output.data.iterdir()}
     missing = {name: size for name, size in files.items() if there.get(name) != size}
     needed, free = sum(missing.values()), shutil.disk_usage(output.parts).free
@@ -353,6 +350,4 @@ def _fetch(file_system: Any, address: str, output: Output, name: str, size: int)
 
 
 def _progress(description: str, total: int, done: int = 0) -> Any:
-    import tqdm
-
     return tqdm.tqdm(desc=description, total=total, initial=done, unit="B", unit_scale=True, mininterval=0.5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.options import Sampling
-from data_pipelines.prepare.statistics import DatasetStats, ShardStats
+from data_pipelines.prepare.statistics import ShardStats, sensor_statistics
 from data_pipelines.transforms import TileTransform, choose_dates, hide_invalid, most_dates, padded_lengths, standardise
 from data_pipelines.windows import IGNORE, Window, sample_window, whole_tile
 from tests.data_pipelines import fake_reader
@@ -127,7 +127,7 @@ def test_standardised_once_with_the_pooled_statistics():
     examples = [fake_reader.make_example("train", index) for index in range(6)]
     for example in examples:
         stats.update(example, 0)
-    transform = TileTransform(card, DatasetStats.merged(card, [stats]).sensor_statistics(), Sampling())
+    transform = TileTransform(card, sensor_statistics({"train": stats}), Sampling())
     batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
     for row, example in enumerate(examples):
         transform.write(batch, row, [whole_tile(card, example)], Window(card.extent), None)

@@ -10,7 +10,6 @@ from data_pipelines.fakes.biomassters import S1_MONTHS, S2_MONTHS, write_archive
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
-from data_pipelines.prepared import prepared_folder
 from data_pipelines.reader import num_tiles
 from tests.data_pipelines.fake_reader import examples_of
 
@@ -164,7 +163,7 @@ def test_the_fingerprint_follows_the_chips(one_chip):
 
 def test_prepared_and_batched(archive, tmp_path):
     prepare_dataset(open_reader(archive), tmp_path, "1.0.0")
-    assert prepared_folder(tmp_path, "biomassters", "1.0.0").is_dir()
+    assert (tmp_path / "biomassters" / "1.0.0").is_dir()
     section = dict(batch_size=2, weight=1.0, patch_sizes=(160,), max_dates=3)
     config = ConfigDict(dict(root=str(tmp_path), datasets={"biomassters": section}))
     batch = next(load.train_iterator(load.open_datasets(config), seed=0))

@@ -46,7 +46,7 @@ def test_small_splits_are_one_file_and_large_ones_have_larger_files():
 
 def test_a_plan_comes_back():
     plan = plan_of(1000, 10**7)
-    assert Plan.from_json(plan.to_json()) == plan and plan.limit is None
+    assert Plan.from_json(plan.to_json()) == plan and plan.facts.limit is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": {}, "starts": {}, "tile_bytes": 1}', '{"starts": 3}'])

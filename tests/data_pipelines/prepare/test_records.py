@@ -146,7 +146,7 @@ def test_what_was_written_comes_back(card, example):
     complete = complete_example(card, example) | {
         key: value for key, value in example.items() if key.endswith("_present")
     }
-    parsed = RecordParser.of(card)(Serialiser(card)(complete))
+    parsed = RecordParser(card)(Serialiser(card)(complete))
     assert set(parsed) == set(complete) and parsed["id"] == complete["id"].encode()
     for key in set(complete) - {"id"}:
         assert parsed[key].dtype == np.asarray(complete[key]).dtype
@@ -167,10 +167,10 @@ def test_tfds_reads_the_same(tmp_path):
 def test_another_record_is_refused(spoil):
     record = Serialiser(CARD)(make_example("train", 1))
     with pytest.raises(RecordError, match="not an example of the dataset"):
-        RecordParser.of(CARD)(spoil(record))
+        RecordParser(CARD)(spoil(record))
 
 
 def test_a_record_of_another_card_is_refused():
     record = Serialiser(CARD)(make_example("train", 1))
     with pytest.raises(RecordError, match="not an example of the dataset"):
-        RecordParser.of(coordinate_tiles.CARD)(record)
+        RecordParser(coordinate_tiles.CARD)(record)

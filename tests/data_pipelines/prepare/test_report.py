@@ -11,7 +11,7 @@ from data_pipelines.prepare.plan import make_plan, plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import complete_example
 from data_pipelines.prepare.report import make_report, read_report, report_json, report_text
-from data_pipelines.prepare.statistics import DatasetStats, ShardStats, Skipped
+from data_pipelines.prepare.statistics import ShardStats, Skipped
 from tests.data_pipelines.fake_reader import CARD, FakeReader, examples_of, make_example
 from tests.data_pipelines.odd_readers import RICH_CARD, RichReader
 
@@ -87,7 +87,7 @@ def test_wide_ranges_of_dates_make_few_bars():
         part.update(example | {"modis": np.zeros((1 + 3 * index, 7, 1, 1), np.int16)}, 10)
     part.skipped += [Skipped("train", f"t{i}", "cut") for i in range(9)]
     plan = make_plan(plan_facts(reader, "1.0.0", {"train": ["a"] * 40}, 40, None), 10)
-    report = make_report(card, plan, DatasetStats.merged(card, [part]))
+    report = make_report(card, plan, {"train": part})
     histogram = report["sensors"]["modis"]["dates"]["histogram"]
     assert len(histogram) <= 8 and sum(count for *_, count in histogram) == 40
     assert histogram[0][0] == 1 and histogram[-1][1] == 118
