@@ -31,7 +31,7 @@ from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.prepare.records import complete_example
 from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import get_entry
-from data_pipelines.windows import Block, whole_tile
+from data_pipelines.windows import Block
 
 ROUNDS = 5  # raw and prepared alternate, so that other work on the machine slows both
 
@@ -142,7 +142,7 @@ class Raw:
 
     def blocks(self, index: int, numbers: Sequence[int]) -> list[Block]:
         """Reads the whole tile, as raw files cannot be read by blocks."""
-        return [whole_tile(self.reader.card, self[index])]
+        return [Block(self[index], self.reader.card.extent)]
 
 
 def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator[Batch]:

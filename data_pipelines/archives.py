@@ -37,7 +37,7 @@ def _members(path: pathlib.Path, state: tuple[int, int]) -> dict[str, tuple[int,
     with explained(path, TAR), path.open("rb") as file:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
-    # A block of zeros ends an archive; tarfile takes any damaged header for the end.
+    # A block of zeros ends an archive, but tarfile takes any damaged header for the end.
     if len(block) < tarfile.BLOCKSIZE:
         raise ValueError(f"{path} is cut off at byte {state[1]}; expected {end + tarfile.BLOCKSIZE} or more; {REMEDY}")
     if any(block):
@@ -90,7 +90,8 @@ def record_offsets(path: pathlib.Path) -> Int64[np.ndarray, "N+1"]:
 
 
 def masked_crc32c(content: bytes) -> int:
-    """Returns the checksum of some bytes as TFRecord files store it: CRC-32C, rotated and shifted by a constant."""
+    """Returns the checksum of some bytes as TFRecord files store it: CRC-32C, rotated, plus a constant."""
+    # Masked, as the checksum of bytes that hold their own checksum would be weak.
     checksum = google_crc32c.value(content)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -136,14 +137,12 @@ def parse_example(content: bytes, where: str) -> dict[str, np.ndarray]:
         features = _message().FromString(content).features.feature
     except DecodeError as error:
         raise ValueError(f"{where} is not a tf.train.Example ({error}); expected one; {REMEDY}") from error
-    found = {name: _values(feature) for name, feature in features.items() if feature.WhichOneof("kind")}
-    return {name: values for name, values in found.items() if values.size}
-
-
-def _values(feature: Any) -> np.ndarray:
-    kind = feature.WhichOneof("kind")
-    dtype = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}[kind]
-    return np.array(getattr(feature, kind).value, dtype)
+    dtypes, found = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}, {}
+    for name, feature in features.items():
+        kind = feature.WhichOneof("kind")
+        if kind and (values := np.array(getattr(feature, kind).value, dtypes[kind])).size:
+            found[name] = values
+    return found
 
 
 def encode_example(features: Mapping[str, Any]) -> bytes:
@@ -157,7 +156,8 @@ def encode_example(features: Mapping[str, Any]) -> bytes:
             feature.float_list.value.extend(np.asarray(value, np.float32).ravel().tolist())
         else:
             feature.int64_list.value.extend(np.asarray(value, np.int64).ravel().tolist())
-    return example.SerializeToString(deterministic=True)  # else the order of the features changes from run to run
+    # Otherwise the order of the features, which are a map, changes from run to run.
+    return example.SerializeToString(deterministic=True)
 
 
 def _message() -> Any:

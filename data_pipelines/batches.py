@@ -14,7 +14,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.transforms import TileTransform, padded_lengths
-from data_pipelines.windows import Block, Offset, Window, covering_blocks, sample_window, whole_tile, window_offsets
+from data_pipelines.windows import Block, Offset, Window, covering_blocks, sample_window, window_offsets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,8 @@ class HostShard:
 
     def __post_init__(self) -> None:
         if not self.indices or not all(0 <= index < self.count for index in self.indices):
-            raise ValueError(
-                f"shard {self.indices} of a batch that is cut into {self.count}: indices must be below that"
-            )
+            what = f"shard {self.indices} of a batch that is cut into {self.count}"
+            raise ValueError(f"{what}: indices must be below that")
 
     def rows(self, batch_size: int) -> Int[np.ndarray, "b"]:
         """Returns the positions of the rows in the whole batch; `count` divides `batch_size`."""
@@ -113,24 +112,29 @@ class BatchMaker:
         for row, sample in enumerate(samples):
             index, number = divmod(sample, len(self.offsets))
             window = Window(self.transform.extent, self.offsets[number])
-            wanted = (index, self._covering(window))
+            wanted = (index, covering_blocks(self.transform.card, window.offset, window.extent))
             if wanted != latest:
-                latest, (found, blocks) = wanted, self._read_or_none(index, all_tiles, window)
+                latest = wanted
+                try:
+                    found, blocks = self._read_or_replace(index, all_tiles, window)
+                except CorruptTileError:
+                    if not self.skip_corrupt:
+                        raise
+                    blocks = []
             if blocks:
                 self._write(batch, row, (index, found), blocks, window, None)
-            else:
-                self._leave_empty(batch, row, index)
+                continue
+            for observation in batch.observations.values():
+                observation.values[row] = 0  # masked, but what was in the memory may be NaN
+            batch.labels["index"][row] = batch.labels["skipped"][row] = index
         return batch
-
-    def _covering(self, window: Window) -> list[int]:
-        return covering_blocks(self.transform.card, window.offset, window.extent)
 
     def _read_or_replace(self, index: int, all_tiles: Sequence[int], window: Window) -> tuple[int, list[Block]]:
         """Reads a tile's blocks; in place of a corrupt tile, if these are skipped, those of the next one that is not.
 
-        Only tiles of the batch replace others, as the batch may be too short for the series of the rest of the split.
         All processes agree on them.
         """
+        # Only tiles of the batch replace others: it may be too short for the series of the rest of the split.
         try:
             return index, self._read(index, window)
         except CorruptTileError:
@@ -140,20 +144,11 @@ class BatchMaker:
                     return other, self._read(other, window)
             raise
 
-    def _read_or_none(self, index: int, all_tiles: Sequence[int], window: Window) -> tuple[int, list[Block]]:
-        """Reads as `_read_or_replace`; no blocks where corrupt tiles are skipped and the batch has only such."""
-        try:
-            return self._read_or_replace(index, all_tiles, window)
-        except CorruptTileError:
-            if not self.skip_corrupt:
-                raise
-            return index, []
-
     def _read(self, index: int, window: Window) -> list[Block]:
         card = self.transform.card
         if card.blocks == 1:
-            return [whole_tile(card, self.source[index])]
-        return self.source.blocks(index, self._covering(window))
+            return [Block(self.source[index], card.extent)]
+        return self.source.blocks(index, covering_blocks(card, window.offset, window.extent))
 
     def _empty(self, batch_size: int, all_tiles: Sequence[int], patch_size: float, training: bool) -> Batch:
         transform = self.transform
@@ -187,13 +182,6 @@ class BatchMaker:
         if found != wanted:
             batch.labels["skipped"][row] = wanted
 
-    def _leave_empty(self, batch: Batch, row: int, index: int) -> None:
-        """Zero-fills the row of a tile that is skipped: its values are masked, but must be finite."""
-        for observation in batch.observations.values():
-            observation.values[row] = 0
-        batch.labels["index"][row] = index
-        batch.labels["skipped"][row] = index
-
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
@@ -223,7 +211,13 @@ class InOrder:
 
     def __getitem__(self, number: int) -> Batch:
         wanted = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        samples = self._samples(np.minimum(wanted, self.total - 1))
+        samples = np.minimum(wanted, self.total - 1)
+        if self.tiles is not None:
+            # From numbers among the samples that are taken to numbers among the samples of all tiles; in int64, as
+            # positions are int32 and their products may not be.
+            place, window = np.divmod(samples, len(self.maker.offsets))
+            samples = self.tiles[place].astype(np.int64) * len(self.maker.offsets) + window
+        samples = samples.tolist()
         own = self.shard.rows(self.batch_size)
         batch = self.maker.evaluation([samples[row] for row in own], samples, self.patch_size)
         valid = wanted[own] < self.total
@@ -234,13 +228,6 @@ class InOrder:
                 logging.warning("%s: tile %d cannot be read and is left out", batch.dataset, tile)
             valid &= skipped < 0
         return batch.replace(labels=batch.labels | {"valid": valid})
-
-    def _samples(self, numbers: Int[np.ndarray, "B"]) -> list[int]:
-        """Converts numbers among the samples that are taken to numbers among the samples of all tiles."""
-        if self.tiles is None:
-            return numbers.tolist()
-        place, window = np.divmod(numbers, len(self.maker.offsets))
-        return (self.tiles[place].astype(np.int64) * len(self.maker.offsets) + window).tolist()
 
     def __iter__(self) -> Iterator[Batch]:
         import grain

@@ -6,17 +6,21 @@ The packages that only raw archives need (rasterio, h5py) are imported where the
 import contextlib
 import csv
 import functools
+import importlib
 import io
 import json
 import os
 import pathlib
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int8, Num, UInt8, UInt16
 
-SURPLUS: Any = None  # the key under which csv puts the cells of a row beyond the header's
+SURPLUS: Any = None  # csv's key for the cells of a row beyond the header's
 REMEDY = "download or copy it again"
 
 
@@ -100,8 +104,7 @@ def read_raster(
       FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
       ImportError: rasterio is not installed.
     """
-    values, place, _ = read_raster_and_nodata(path, shape, dtype, expected, content)
-    return values, place
+    return read_raster_and_nodata(path, shape, dtype, expected, content)[:2]
 
 
 def read_raster_and_nodata(
@@ -109,8 +112,6 @@ def read_raster_and_nodata(
 ) -> tuple[np.ndarray, dict[str, Any], float | None]:
     """Reads as `read_raster`, and the file's value of pixels without data (None: it has none)."""
     rasterio = _import("rasterio", path)
-    import warnings
-
     with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         if content is None and not path.is_file():
@@ -126,8 +127,6 @@ def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: 
     Args:
       path: names the file in errors.
       bands, side: what its number of bands and its width and height must be.
-      expected: what was expected, in words.
-      content: the file's bytes.
 
     Raises:
       ValueError: it is unreadable, or of another shape or dtype.
@@ -162,10 +161,8 @@ def georeference(crs: Any, transform: Any) -> dict[str, Any]:
     return {"crs": _crs_name(crs), "transform": np.asarray(tuple(transform)[:6], np.float64)}
 
 
-@functools.lru_cache(maxsize=256)
-def _crs_name(crs: Any) -> str:
-    # Cached: GDAL takes 30 ms to find the code of a system that a file only describes, more than all the rest.
-    return str(crs.to_string())
+# GDAL takes 30 ms to find the code of a system that a file only describes, more than all the rest.
+_crs_name = functools.lru_cache(maxsize=256)(lambda crs: str(crs.to_string()))
 
 
 def read_npy(
@@ -192,30 +189,20 @@ def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or pickled.
     """
-    import zipfile
-    import zlib
-
     errors = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError)
     with explained(path, expected, *errors), np.load(path, allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
 
-def read_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, np.ndarray]:
-    """Reads whole datasets of an HDF5 file by key.
+def read_hdf5(
+    path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any] = lambda dataset: dataset[()]
+) -> dict[str, Any]:
+    """Reads datasets of an HDF5 file by key: their values, or what `use` takes from each, such as `np.shape`.
 
     Raises:
       FileNotFoundError, ValueError: it is missing or unreadable, or lacks a key.
       ImportError: h5py is not installed.
     """
-    return _with_hdf5(path, keys, expected, lambda dataset: dataset[()])
-
-
-def read_hdf5_shapes(path: pathlib.Path, keys: Sequence[str], expected: str) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of an HDF5 file's datasets by key, without their values; raises as `read_hdf5`."""
-    return _with_hdf5(path, keys, expected, lambda dataset: dataset.shape)
-
-
-def _with_hdf5(path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any]) -> dict[str, Any]:
     h5py = _import("h5py", path)
     errors = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
     with explained(path, expected, *errors), h5py.File(path) as file:
@@ -286,23 +273,16 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     if twice := [column for column in columns if header.count(column) > 1]:
         raise ValueError(f"{path} has the column {twice[0]!r} twice; expected {expected}")
     for number, row in enumerate(rows, start=2):
-        more = any(row.pop(SURPLUS, ()))  # a comma within a cell, perhaps of a number, has shifted what follows
-        fewer = None in row.values()  # the file was cut off
+        # More where a comma within a cell, perhaps of a number, has shifted what follows; fewer where the file was cut.
+        more, fewer = any(row.pop(SURPLUS, ())), None in row.values()
         if fewer or more:
-            kind = "fewer" if fewer else "more"
-            raise ValueError(
-                f"{path}, line {number}: {kind} cells than the header's {len(header)}; expected {expected}"
-            )
+            what = f"{'fewer' if fewer else 'more'} cells than the header's {len(header)}"
+            raise ValueError(f"{path}, line {number}: {what}; expected {expected}")
     return rows
 
 
 def _import(package: str, path: pathlib.Path) -> Any:
-    import importlib
-
     try:
-        module = importlib.import_module(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"reading {path} needs {package}: pip install -e '.[data]'") from error
-    if package == "rasterio":
-        importlib.import_module("rasterio.errors")
-    return module

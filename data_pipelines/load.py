@@ -61,8 +61,8 @@ class OpenDataset:
 
         An epoch of training takes each once. The same on every process.
         """
-        options = self.options
-        return chosen_tiles(self.name, len(self.records(SPLIT)), options.fraction, options.fraction_seed)
+        size = len(self.records(SPLIT))
+        return chosen_tiles(self.name, size, self.options.fraction, self.options.fraction_seed)
 
     def num_samples(self, split: str, tiles: Sequence[int] | None = None) -> int:
         """Returns the number of samples of `evaluation_batches`: tiles of the split, times the windows of each.
@@ -196,7 +196,7 @@ def train_iterator(
       ValueError: a dataset has no training split, a batch size cannot be cut into equal shares, or `num_workers` is
         negative.
     """
-    from data_pipelines.sampler import StepIterator, Stream, mixture
+    from data_pipelines.sampler import StepIterator, Stream, mixture  # grain takes a second to import
 
     if num_workers < 0:
         raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")
@@ -207,9 +207,8 @@ def train_iterator(
         _check_divides(f"data.datasets.{name}.batch_size", dataset.options.batch_size, shard)
         maker = dataset.batch_maker(SPLIT)
         # All tiles need no list of positions, which would be sent to every worker process.
-        all_tiles = dataset.options.fraction == 1
-        positions = None if all_tiles else dataset.training_tiles
-        size = len(maker.source) if all_tiles else len(positions)
+        positions = None if dataset.options.fraction == 1 else dataset.training_tiles
+        size = len(maker.source if positions is None else positions)
         streams.append(Stream(size, dataset.options, maker.training, seed=seed, shard=shard, positions=positions))
     return StepIterator(mixture(streams, seed), num_workers=num_workers)
 
@@ -224,7 +223,6 @@ def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.n
       name: of the dataset.
       size: tiles of its training split, at least one.
       fraction: of them, above 0, at most 1.
-      seed: another seed takes others.
     """
     # crc32, as Python's hash of a text differs between processes.
     order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(size)
@@ -247,6 +245,5 @@ def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
 
 def _check_divides(key: str, batch_size: int, shard: HostShard) -> None:
     if batch_size < 1 or batch_size % shard.count:
-        raise ValueError(
-            f"{key} is {batch_size}; it must be a positive multiple of {shard.count}, the parts it is cut into"
-        )
+        parts = f"{shard.count}, the parts it is cut into"
+        raise ValueError(f"{key} is {batch_size}; it must be a positive multiple of {parts}")

@@ -42,11 +42,6 @@ class ArchiveReader:
         self.tiles = {split: tuple(tiles.get(split, ())) for split in self.card.splits}
         if not any(self.tiles.values()):
             raise FileNotFoundError(f"{root} holds no tile of {self.card.name!r}; see {self.card.url} for the download")
-        self._check_unique()
-        counts = ", ".join(f"{split} {len(keys):,}" for split, keys in self.tiles.items() if keys)
-        self.summary = f"{self.card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
-
-    def _check_unique(self) -> None:
         owners: dict[str, str] = {}
         for split, keys in self.tiles.items():
             for key in keys:
@@ -54,6 +49,8 @@ class ArchiveReader:
                     where = f"in {owners[key]!r} and in {split!r}"
                     raise ValueError(f"{self.root}: tile {key!r} is listed {where}; expected once in all")
                 owners[key] = split
+        counts = ", ".join(f"{split} {len(keys):,}" for split, keys in self.tiles.items() if keys)
+        self.summary = f"{self.card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
 
     @property
     def fingerprint(self) -> str:
@@ -91,8 +88,8 @@ def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str
       test: fraction that is held out for testing.
       seed: another seed gives another split.
     """
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    number = int.from_bytes(digest[:8], "big") / 2**64
+    # sha256, as Python's hash of a text differs between processes; its first 64 bits are a number in [0, 1).
+    number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
     return "val" if number < val else "test" if number < val + test else "train"
 
 

@@ -52,6 +52,7 @@ _ENTRIES: dict[str, Callable[[], DatasetEntry]] = {
     **{name: functools.partial(_mini, name) for name in MINI_NAMES},
     **{name: functools.partial(_archive, name) for name in ARCHIVE_NAMES},
 }
+_DESCRIBED: set[str] = set()  # names that came from descriptions
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -83,27 +84,20 @@ def get_entry(name: str) -> DatasetEntry:
       ValueError: no dataset has that name (the message lists the known ones), or a description is wrong.
     """
     if name.endswith(".toml"):
-        return _described(name)
+        from data_pipelines.own_tiles import folder_entry
+
+        entry = folder_entry(name)
+        # A description may be read again, after a change; the name of another dataset is refused.
+        if entry.card.name not in _DESCRIBED:
+            register_dataset(entry)
+        _DESCRIBED.add(entry.card.name)
+        _ENTRIES[entry.card.name] = lambda: entry
+        return entry
     if name not in _ENTRIES:
         raise ValueError(
             f"unknown dataset {name!r}; known datasets: {', '.join(_ENTRIES)}; or the path of a description, FILE.toml"
         )
     return _ENTRIES[name]()
-
-
-_DESCRIBED: set[str] = set()
-
-
-def _described(path: str) -> DatasetEntry:
-    from data_pipelines.own_tiles import folder_entry
-
-    entry = folder_entry(path)
-    # A description may be read again, after a change; the name of another dataset is refused.
-    if entry.card.name not in _DESCRIBED:
-        register_dataset(entry)
-    _DESCRIBED.add(entry.card.name)
-    _ENTRIES[entry.card.name] = lambda: entry
-    return entry
 
 
 def fingerprint(entry: DatasetEntry, reader: Reader, root: pathlib.Path | None) -> str:
@@ -113,8 +107,7 @@ def fingerprint(entry: DatasetEntry, reader: Reader, root: pathlib.Path | None) 
     tiles it found), if it has one, and the text of the generating modules.
     """
     parts = [entry.card.name, entry.version, str(root.resolve()) if root else "", getattr(reader, "fingerprint", "")]
-    for module in entry.code:
-        file = importlib.import_module(module).__file__
-        parts.append(pathlib.Path(file).read_text(encoding="utf-8") if file else "")
+    files = [str(importlib.import_module(module).__file__) for module in entry.code]
+    parts += [pathlib.Path(file).read_text(encoding="utf-8") for file in files]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{entry.card.name}-{digest[:12]}"

@@ -37,7 +37,6 @@ class Schedule(grain.transforms.DatasetSelectionMap):
         """Takes the steps of each dataset in a block, and the seed of their order."""
         self._steps = tuple(steps)
         self._seed = seed
-        self._latest: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -45,22 +44,19 @@ class Schedule(grain.transforms.DatasetSelectionMap):
     def __getitem__(self, step: int) -> tuple[int, int]:
         """Returns the number of the step's dataset, and the number of the batch among that dataset's own."""
         block, position = divmod(int(step), sum(self._steps))
-        datasets, ranks = self._block(block)
+        datasets, ranks = block_order(self._steps, self._seed, block)
         dataset = int(datasets[position])
         return dataset, block * self._steps[dataset] + int(ranks[position])
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        # Read once, as other threads replace it.
-        latest = self._latest
-        if latest is None or latest[0] != block:
-            ordered = np.repeat(np.arange(len(self._steps)), self._steps)
-            datasets = np.random.default_rng((self._seed, block)).permutation(ordered)
-            ranks = np.empty_like(datasets)
-            for dataset in range(len(self._steps)):
-                chosen = datasets == dataset
-                ranks[chosen] = np.arange(chosen.sum())
-            latest = self._latest = (block, datasets, ranks)
-        return latest[1], latest[2]
+
+@functools.lru_cache(maxsize=8)
+def block_order(steps: tuple[int, ...], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the dataset of each step of a block, and the number of the step among that dataset's own in the block."""
+    datasets = np.random.default_rng((seed, block)).permutation(np.repeat(np.arange(len(steps)), steps))
+    ranks = np.empty_like(datasets)
+    for dataset, count in enumerate(steps):
+        ranks[datasets == dataset] = np.arange(count)
+    return datasets, ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,15 +151,7 @@ class StepIterator:
 
     def _advance(self) -> Batch:
         if self._running is None:
-            threads = min(8, os.cpu_count() or 1)
-            read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
-            dataset = self._batches[self._next_step :].to_iter_dataset(read)
-            if self._num_workers:
-                # Worker processes read absl's flags, which only `absl.app.run` parses.
-                if not flags.FLAGS.is_parsed():
-                    flags.FLAGS.mark_as_parsed()
-                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2))
-            self._running = iter(dataset)
+            self._running = iter(self._start())
         try:
             return next(self._running)
         except RuntimeError as error:
@@ -175,6 +163,17 @@ class StepIterator:
                 f"before the batch of step {self._next_step + 1} a worker process that reads the data "
                 f"{how_it_ended(int(died[1]))} (data.num_workers is {self._num_workers}, and each takes its own)"
             ) from error
+
+    def _start(self) -> grain.IterDataset:
+        threads = min(8, os.cpu_count() or 1)
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+        dataset = self._batches[self._next_step :].to_iter_dataset(read)
+        if self._num_workers:
+            # Worker processes read absl's flags, which only `absl.app.run` parses.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=2))
+        return dataset
 
     def get_state(self) -> dict[str, int]:
         """Returns the position for a checkpoint: the number of batches given."""

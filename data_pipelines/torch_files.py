@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.files import explained
+from data_pipelines.files import REMEDY, explained
 
 CHECKPOINT = "a PyTorch checkpoint: a model's state_dict, saved alone or below the key 'state_dict'"
 _SAFE_CLASSES = threading.Lock()  # torch keeps one list of allowed classes for the whole process
@@ -33,35 +33,27 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
       FileNotFoundError, ValueError: the file is missing, unreadable, or holds another class.
       ImportError: torch is not installed, or older than 2.6, whose restricted reader could be tricked.
     """
-    torch = _import_torch(path)
+    try:
+        import torch.serialization
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs torch: pip install -e '.[torch]'") from error
+    # Files could run code in spite of weights_only before 2.6 (CVE-2025-32434).
+    if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
+        found = f"torch 2.6 or newer, and {torch.__version__} is here"
+        raise ImportError(f"reading {path} needs {found}: pip install -e '.[torch]'")
     errors = (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, ValueError)
     try:
         with explained(path, expected, *errors), _SAFE_CLASSES, torch.serialization.safe_globals(list(classes)):
             mapped = True if mmap and zipfile.is_zipfile(path) else None
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:  # whose message advises to switch the protection off
+    except pickle.UnpicklingError as error:
+        # Not chained: its message advises to switch the protection off.
         foreign = _FOREIGN_CLASS.search(str(error))
-    if foreign is None:
-        raise ValueError(
-            f"{path} cannot be read (its pickle is damaged, or of a kind that could run code); expected {expected}; "
-            "download or copy it again"
-        )
-    raise ValueError(
-        f"{path} holds a pickled {foreign[1]}, which is refused since reading it could run code; expected {expected}; "
-        "download it again from its publisher"
-    )
-
-
-def _import_torch(path: pathlib.Path) -> Any:
-    try:
-        import torch.serialization
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs torch: pip install -e '.[torch]'") from error
-    if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
-        raise ImportError(
-            f"reading {path} needs torch 2.6 or newer, and {torch.__version__} is here: pip install -e '.[torch]'"
-        )
-    return torch
+    problem, remedy = "cannot be read (its pickle is damaged, or of a kind that could run code)", REMEDY
+    if foreign:
+        problem = f"holds a pickled {foreign[1]}, which is refused since reading it could run code"
+        remedy = "download it again from its publisher"
+    raise ValueError(f"{path} {problem}; expected {expected}; {remedy}")
 
 
 def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
@@ -105,15 +97,11 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     if not isinstance(state, Mapping) or not state:
         found = "an empty dictionary" if isinstance(state, Mapping) else f"of type {type(state).__name__}"
         raise ValueError(f"{path}: the content is {found}; expected {CHECKPOINT}")
-    return {name: _dense_array(path, name, tensor) for name, tensor in state.items()}
-
-
-def _dense_array(path: pathlib.Path, name: Any, tensor: Any) -> np.ndarray:
     import torch
 
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        found = type(tensor).__name__
-        raise ValueError(
-            f"{path}: entry {name!r} is of type {found}; expected a dense tensor: save a model's state_dict"
-        )
-    return tensor.detach().to(torch.float32).numpy()
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            found = f"entry {name!r} is of type {type(tensor).__name__}"
+            raise ValueError(f"{path}: {found}; expected a dense tensor: save a model's state_dict")
+    # numpy has no bfloat16.
+    return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}

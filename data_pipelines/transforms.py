@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Num
+from jaxtyping import Bool, Float32, Int, Num
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card import DatasetCard
 from data_pipelines.dates import days_since
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.statistics import SensorStatistics
@@ -21,6 +21,7 @@ from data_pipelines.windows import Block, Window, empty_labels, pixel_metres, wr
 def most_dates(count: int, sampling: Sampling, training: bool) -> int:
     """Returns the upper bound of the dates that are kept of `count`; clouded ones are not yet removed."""
     if training:
+        # 100 * 0.29 is a little below 29.
         count -= int(count * sampling.temporal_dropout + 1e-9)
     return min(count, sampling.limit) if sampling.limit else count
 
@@ -42,19 +43,16 @@ def choose_dates(
       rng: for training; None for evaluation.
       cloud: mean cloud cover of each date over the sample, in percent.
     """
-    clear = np.arange(count) if cloud is None or sampling.max_cloud is None else _clear(cloud, sampling.max_cloud)
+    clear = np.arange(count)
+    if cloud is not None and sampling.max_cloud is not None:
+        clear = np.flatnonzero(cloud <= sampling.max_cloud)
+        clear = clear if len(clear) else np.asarray([cloud.argmin()])
     limit = most_dates(len(clear), sampling, rng is not None)
     if len(clear) <= limit:
         return clear
-    # Evaluation is deterministic.
     if rng is None:
         return clear[np.round(np.linspace(0, len(clear) - 1, limit)).astype(np.int64)]
     return clear[np.sort(rng.choice(len(clear), limit, replace=False))]
-
-
-def _clear(cloud: Float32[np.ndarray, "T"], max_cloud: float) -> Int[np.ndarray, "t"]:
-    clear = np.flatnonzero(cloud <= max_cloud)
-    return clear if len(clear) else np.asarray([cloud.argmin()])
 
 
 def padded_lengths(
@@ -118,7 +116,8 @@ class TileTransform:
         sensor, card = get_sensor(name), self.card
         side = 1 if sensor.kind == "context" else round(self.extent / pixel_metres(card, name))
         axes = (batch_size, length) if length is not None else (batch_size,)
-        make = np.zeros if length is not None or name in card.optional else np.empty  # of an image all is written
+        # An image that no tile lacks is overwritten as a whole: zeros would cost another pass over the memory.
+        make = np.zeros if length is not None or name in card.optional else np.empty
         channels = {"pixel": 1, "band": sensor.num_bands, None: None}[card.masks.get(name)]
         return Observation(
             values=make((*axes, sensor.num_bands, side, side), np.float32),
@@ -144,29 +143,8 @@ class TileTransform:
                 continue
             if target.present is not None:
                 target.present[row] = True
-            chosen = None
-            if get_sensor(name).has_dates:
-                chosen = self._choose_dates(name, target, row, blocks, window, rng)
-            self._observe(name, target, row, blocks, window, chosen, rng)
+            self._observe(name, target, row, blocks, window, rng)
         write_labels(self.card, batch.labels, row, blocks, window)
-
-    def _choose_dates(
-        self,
-        name: str,
-        target: Observation,
-        row: int,
-        blocks: Sequence[Block],
-        window: Window,
-        rng: np.random.Generator | None,
-    ) -> Int[np.ndarray, "t"]:
-        """Chooses dates and writes their days and mask."""
-        example, cloud = blocks[0].example, None
-        if self.sampling.max_cloud is not None and name in self.card.clouds:
-            cloud = window.cut(self.card, name, blocks, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
-        chosen = choose_dates(len(example[name]), self.sampling, rng, cloud)
-        target.dates[row, : len(chosen)] = self._days(name, example)[chosen]
-        target.date_mask[row, : len(chosen)] = True
-        return chosen
 
     def _observe(
         self,
@@ -175,31 +153,36 @@ class TileTransform:
         row: int,
         blocks: Sequence[Block],
         window: Window,
-        chosen: Int[np.ndarray, "t"] | None,
         rng: np.random.Generator | None,
     ) -> None:
-        """Writes values and mask, of the chosen dates of a series; in training with the option's noise."""
-        place = (row,) if chosen is None else (row, slice(len(chosen)))
+        """Writes values and mask, of chosen dates of a series; in training with the option's noise."""
+        example, sampling, place, chosen = blocks[0].example, self.sampling, (row,), None
+        if get_sensor(name).has_dates:
+            cloud = None
+            if sampling.max_cloud is not None and name in self.card.clouds:
+                cloud = window.cut(self.card, name, blocks, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
+            chosen = choose_dates(len(example[name]), sampling, rng, cloud)
+            days = example[f"{name}_dates"]
+            if sampling.dates == "published":
+                days = days_since(self.card.date_origin, days, example[f"{name}_years"])
+            place = (row, slice(len(chosen)))
+            target.dates[place], target.date_mask[place] = days[chosen], True
         values = window.dihedral.copied(window.cut(self.card, name, blocks, dates=chosen))
         out = target.values[place]
         standardise(values, self.statistics[name], out)
-        if rng is not None and self.sampling.noise:
-            out += np.float32(self.sampling.noise) * rng.standard_normal(out.shape, dtype=np.float32)
+        # Masked values are set to 0 afterwards: noise must not show where nothing was observed.
+        if rng is not None and sampling.noise:
+            out += np.float32(sampling.noise) * rng.standard_normal(out.shape, dtype=np.float32)
         if target.pixel_mask is not None:
             mask = window.dihedral(window.cut(self.card, name, blocks, "_mask", chosen))
             target.pixel_mask[place] = hide_invalid(values, mask, out)
-
-    def _days(self, name: str, example: Example) -> Int32[np.ndarray, "T"]:
-        dates = example[f"{name}_dates"]
-        if self.sampling.dates == "day_of_year":
-            return dates
-        return days_since(self.card.date_origin, dates, example[f"{name}_years"])
 
 
 def standardise(
     values: Num[np.ndarray, "*T C H W"], statistics: SensorStatistics, out: Float32[np.ndarray, "*T C H W"]
 ) -> None:
     """Writes values with zero mean and unit standard deviation for each band into `out`."""
+    # dtype keeps int32 and float64 arrays from being computed in float64; `out` saves a temporary of the tile's size.
     mean, std = (one.astype(np.float32)[:, None, None] for one in (statistics.mean, statistics.std))
     np.subtract(values, mean, out=out, dtype=np.float32, casting="same_kind")
     np.divide(out, std, out=out)

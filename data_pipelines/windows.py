@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped
+from jaxtyping import Int, Shaped
 
 from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard, Example
@@ -32,13 +32,13 @@ class Block:
 
     Attributes:
       example: its arrays.
-      offset: where it begins in the tile.
       extent: its side in metres.
+      offset: where it begins in the tile.
     """
 
     example: Example
-    offset: Offset
     extent: float
+    offset: Offset = (0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Dihedral:
 
     mirrored: bool = False
     quarters: int = 0
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Dihedral":
-        """Draws one of the eight, all equally likely."""
-        return cls(bool(rng.integers(2)), int(rng.integers(4)))
 
     def __call__(self, array: Shaped[np.ndarray, "*axes H W"]) -> Shaped[np.ndarray, "*axes h w"]:
         """Returns a view of the array, transformed in its last two axes."""
@@ -193,7 +188,8 @@ def sample_window(card: DatasetCard, extent: float, augment: bool, rng: np.rando
         step = block if card.blocks > 1 and whole_number(extent / block) else alignment(card)
         places = round((card.extent - extent) / step) + 1
         offset = (int(rng.integers(places)) * step, int(rng.integers(places)) * step)
-    return Window(extent, offset, Dihedral.sample(rng) if augment else Dihedral())
+    dihedral = Dihedral(bool(rng.integers(2)), int(rng.integers(4))) if augment else Dihedral()
+    return Window(extent, offset, dihedral)
 
 
 # ------------------------------------------------------------------------------------------------------ stored blocks
@@ -204,16 +200,11 @@ def block_card(card: DatasetCard) -> DatasetCard:
     return card if card.blocks == 1 else dataclasses.replace(card, extent=card.extent / card.blocks, blocks=1)
 
 
-def whole_tile(card: DatasetCard, example: Example) -> Block:
-    """Returns the only block of a tile that is stored as one."""
-    return Block(example, (0.0, 0.0), card.extent)
-
-
 def stored_block(card: DatasetCard, number: int, example: Example) -> Block:
     """Returns a block by its number in the tile, row by row."""
     side = card.extent / card.blocks
     row, column = divmod(number, card.blocks)
-    return Block(example, (row * side, column * side), side)
+    return Block(example, side, (row * side, column * side))
 
 
 def covering_blocks(card: DatasetCard, offset: Offset, extent: float) -> list[int]:
@@ -295,11 +286,9 @@ def write_labels(
         labels["dense"][row] = window.dihedral(window.cut(card, "dense", blocks))
     if card.dense_label in ("segmentation", "change"):
         labels["dense"][row][labels["dense"][row] == card.ignore_label] = IGNORE
-    if "tile" in labels:
-        part = window.extent < card.extent
-        labels["tile"][row] = _classes_in(card, labels["dense"][row]) if part else blocks[0].example["tile"]
-
-
-def _classes_in(card: DatasetCard, dense: Int32[np.ndarray, "h w"]) -> list[bool]:
-    shown = {card.dense_classes[number] for number in np.unique(dense[dense != IGNORE])}
-    return [name in shown for name in card.tile_classes]
+    if "tile" in labels and window.extent < card.extent:
+        dense = labels["dense"][row]
+        shown = {card.dense_classes[number] for number in np.unique(dense[dense != IGNORE])}
+        labels["tile"][row] = [name in shown for name in card.tile_classes]
+    elif "tile" in labels:
+        labels["tile"][row] = blocks[0].example["tile"]

@@ -13,7 +13,7 @@ from jaxtyping import Num
 from data_pipelines.bands import pick_bands, with_ratio
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
-from data_pipelines.files import check_array, read_hdf5_row, read_hdf5_shapes
+from data_pipelines.files import check_array, read_hdf5, read_hdf5_row
 from data_pipelines.reader import ArchiveReader
 
 ZONES = (
@@ -104,7 +104,7 @@ class So2SatReader(ArchiveReader):
         counts: dict[str, int] = {}
         for split, name in FILES.items():
             if (path := root / f"{name}.h5").is_file():
-                shapes = read_hdf5_shapes(path, tuple(SHAPES), EXPECTED)
+                shapes = read_hdf5(path, tuple(SHAPES), EXPECTED, np.shape)
                 rows = {shape[0] if shape else 0 for shape in shapes.values()}
                 if len(rows) > 1 or any(shapes[key][1:] != shape for key, shape in SHAPES.items()):
                     raise ValueError(f"{path} has arrays {shapes}; expected {EXPECTED}")

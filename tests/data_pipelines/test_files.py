@@ -136,7 +136,7 @@ READERS = {
     "mapped.npy": lambda path: files.read_npy(path, (2,), "f", EXPECTED, mapped=True),
     "a.npz": lambda path: files.read_npz(path, EXPECTED),
     "a.h5": lambda path: files.read_hdf5(path, ["x"], EXPECTED),
-    "shapes.h5": lambda path: files.read_hdf5_shapes(path, ["x"], EXPECTED),
+    "shapes.h5": lambda path: files.read_hdf5(path, ["x"], EXPECTED, np.shape),
     "row.h5": lambda path: files.read_hdf5_row(path, ["x"], 0, EXPECTED),
     "a.json": lambda path: files.read_json(path, EXPECTED),
     "a.txt": lambda path: files.read_lines(path, EXPECTED),
@@ -226,7 +226,7 @@ def write_hdf5(path, **arrays):
 def test_shapes_and_single_rows_of_hdf5(tmp_path):
     path, values = tmp_path / "a.h5", np.arange(6).reshape(3, 2)
     write_hdf5(path, x=values, y=values + 10)
-    assert files.read_hdf5_shapes(path, ["x"], EXPECTED) == {"x": (3, 2)}
+    assert files.read_hdf5(path, ["x"], EXPECTED, np.shape) == {"x": (3, 2)}
     for row in (2, 0):
         got = files.read_hdf5_row(path, ["x", "y"], row, EXPECTED)
         assert got["x"].tolist() == values[row].tolist() and got["y"].tolist() == (values[row] + 10).tolist()

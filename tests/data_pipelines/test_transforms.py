@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data_pipelines.options import Sampling
 from data_pipelines.prepare.statistics import ShardStats, sensor_statistics
 from data_pipelines.transforms import TileTransform, choose_dates, hide_invalid, most_dates, padded_lengths, standardise
-from data_pipelines.windows import IGNORE, Window, sample_window, whole_tile
+from data_pipelines.windows import IGNORE, Block, Window, sample_window
 from tests.data_pipelines import fake_reader
 from tests.data_pipelines.check_batch import check_batch
 from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, class_at, is_valid, make_tile, neutral_statistics
@@ -27,7 +27,7 @@ def written(example, transform=None, window=WHOLE, rng=None, lengths=LENGTHS):
     """The batch of one tile."""
     transform = transform or transform_of()
     batch = transform.empty_batch(1, lengths, 30)
-    transform.write(batch, 0, [whole_tile(CARD, example)], window, rng)
+    transform.write(batch, 0, [Block(example, CARD.extent)], window, rng)
     batch.labels["index"] = np.zeros(1, np.int32)
     if window.extent < EXTENT:
         batch.labels["window"] = np.zeros((1, 2), np.float32)
@@ -79,7 +79,7 @@ def test_a_missing_image_is_zero_where_it_is_not_stored_as_zero():
     batch = transform.empty_batch(2, LENGTHS, 30)
     for row, present in enumerate((True, False)):
         example = make_tile() | {"spot_present": np.asarray(present)}
-        transform.write(batch, row, [whole_tile(card, example)], WHOLE, None)
+        transform.write(batch, row, [Block(example, card.extent)], WHOLE, None)
     assert batch.observations["spot"].present.tolist() == [True, False]
     assert not batch.observations["spot"].values[1].any() and batch.observations["spot"].values[0].min() < -99
 
@@ -89,7 +89,7 @@ def test_a_series_without_dates_is_zero():
     example |= {key: value[:0] for key, value in example.items() if key.startswith("modis")}
     transform = transform_of()
     batch = transform.empty_batch(1, LENGTHS, 30)
-    transform.write(batch, 0, [whole_tile(CARD, example)], WHOLE, None)
+    transform.write(batch, 0, [Block(example, CARD.extent)], WHOLE, None)
     assert not batch.observations["modis"].date_mask.any() and not batch.observations["modis"].values.any()
 
 
@@ -130,7 +130,7 @@ def test_standardised_once_with_the_pooled_statistics():
     transform = TileTransform(card, sensor_statistics({"train": stats}), Sampling())
     batch = transform.empty_batch(6, {"s2": 6, "s1-asc": 4, "modis": 5}, 10)
     for row, example in enumerate(examples):
-        transform.write(batch, row, [whole_tile(card, example)], Window(card.extent), None)
+        transform.write(batch, row, [Block(example, card.extent)], Window(card.extent), None)
     s2 = batch.observations["s2"]
     values = np.moveaxis(s2.values, 2, -1)[s2.pixel_mask[:, :, 0]]
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)

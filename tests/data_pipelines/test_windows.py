@@ -29,7 +29,6 @@ from data_pipelines.windows import (
     join_blocks,
     sample_window,
     split_example,
-    whole_tile,
     window_offsets,
     without_margin,
     write_labels,
@@ -41,7 +40,7 @@ from tests.data_pipelines.coordinate_tiles import CARD, EXTENT, NAMES, class_at,
 
 def show(window, card, key, array):
     """What a sample of the window shows of an array that is stored as one."""
-    return window.dihedral.copied(window.cut(card, key, [whole_tile(card, {key: array})]))
+    return window.dihedral.copied(window.cut(card, key, [Block({key: array}, card.extent)]))
 
 
 TURNS = [Dihedral(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
@@ -59,7 +58,7 @@ def test_all_arrays_show_the_same_ground(seed, extent):
         np.testing.assert_allclose(coarse(shown[..., :2, :, :].reshape(-1, *shown.shape[-2:])[:2], cells), ground)
     classes = class_at(show(window, CARD, "s2", TILE["s2"])[0, :2])
     np.testing.assert_array_equal(show(window, CARD, "dense", TILE["dense"]), classes)
-    assert window.cut(CARD, "modis", [whole_tile(CARD, TILE)]) is TILE["modis"]
+    assert window.cut(CARD, "modis", [Block(TILE, CARD.extent)]) is TILE["modis"]
 
 
 def test_the_eight_turns_differ_and_keep_every_pixel():
@@ -68,7 +67,7 @@ def test_the_eight_turns_differ_and_keep_every_pixel():
     assert len(turned) == 8
     assert all(sorted(np.frombuffer(one, square.dtype)) == list(range(9)) for one in turned)
     rng = np.random.default_rng(0)
-    assert {Dihedral.sample(rng) for _ in range(200)} == set(TURNS)
+    assert {sample_window(CARD, CARD.extent, True, rng).dihedral for _ in range(200)} == set(TURNS)
 
 
 def test_margins_are_cut_in_the_centre():
@@ -101,7 +100,7 @@ def test_pieces_come_to_the_same_as_the_whole(turn):
     for top, left in itertools.product((0, 60), repeat=2):
         example = {"spot": TILE["spot"][:, top : top + 60, left : left + 60]}
         example |= {"s2_mask": TILE["s2_mask"][..., top // 10 : top // 10 + 6, left // 10 : left // 10 + 6]}
-        blocks.append(Block(example, (float(top), float(left)), 60.0))
+        blocks.append(Block(example, 60.0, (float(top), float(left))))
     spot, mask = window.cut(CARD, "spot", blocks), window.cut(CARD, "s2", blocks, "_mask", np.asarray([0, 2]))
     np.testing.assert_array_equal(window.dihedral(spot), show(window, CARD, "spot", TILE["spot"]))
     np.testing.assert_array_equal(mask, TILE["s2_mask"][[0, 2], :, 3:9, 5:11])
@@ -135,7 +134,7 @@ def test_windows_of_whole_blocks_lie_on_blocks():
 def test_evaluation_windows_cover_a_tile_once():
     seen = np.zeros((12, 12), int)
     for corner in window_offsets(CARD, 60.0):
-        Window(60.0, corner).cut(CARD, "s2", [whole_tile(CARD, {"s2": seen})])[...] += 1
+        Window(60.0, corner).cut(CARD, "s2", [Block({"s2": seen}, CARD.extent)])[...] += 1
     assert (seen == 1).all() and window_offsets(CARD, 60.0)[:2] == [(0.0, 0.0), (0.0, 60.0)]
     assert window_offsets(CARD, EXTENT) == [(0.0, 0.0)]
 
@@ -166,7 +165,7 @@ WHOLE = Window(EXTENT)
 
 def labels_of(card, example, window=WHOLE):
     labels = empty_labels(card, 2, window.extent)
-    write_labels(card, labels, 1, [whole_tile(card, example)], window)
+    write_labels(card, labels, 1, [Block(example, card.extent)], window)
     return {key: value[1] for key, value in labels.items()}
 
 
