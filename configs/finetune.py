@@ -1,8 +1,8 @@
-"""Fine-tuning: all weights, or some of them, on one dataset's labels.
+"""Fine-tuning of all or some of the weights on the labels of one dataset.
 
 python -m anysat_jax.main --config=configs/finetune.py:NAME --config.init=WEIGHTS --config.data.root=DIR
 
-NAME                      hardware     time     score of the paper, or what to expect
+NAME                      hardware     time     score of the paper, or expected score
 mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,scratch
 mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,scratch
 mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,scratch
@@ -20,13 +20,13 @@ timesen2crop              8 x H100     not run  OA 92.2
 hls_burn_scars            8 x H100     not run  mIoU 90.6
 so2sat, sen1floods11      8 x H100     not run  the paper only probes these
 spacenet7, biomassters    8 x H100     not run  not in the paper
-prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
-prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
+prepared,DATASET          2 CPU cores  minutes  any prepared dataset, also your own: one prediction per tile
+prepared,DATASET,dense    2 CPU cores  minutes  the same, one prediction per pixel of its mask
 
-Behind any name: ",scratch" starts at random and takes no weights; ",smoke" ends within a minute on a CPU, with a tiny
-random model and, where the data are a download, an archive that is made on the spot. WEIGHTS is the workdir of a run,
-an exported .safetensors, a published .pth, or none. docs/TASKS.md explains the options, docs/RESULTS.md has what was
-measured. A second start on the same --workdir goes on.
+Suffixes of a name: ",scratch" starts from random weights, without --config.init; ",smoke" trains a tiny random model
+within a minute on a CPU, on a fake archive in place of a download. WEIGHTS is the workdir of a run, an exported
+.safetensors, a published .pth, or none. docs/TASKS.md explains the options, docs/RESULTS.md has measured scores. The
+same command on the same --workdir resumes.
 """
 
 from ml_collections import ConfigDict
@@ -39,10 +39,10 @@ TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "hls_burn_scars")
 
 
 def get_config(arg: str = "mini_flair") -> ConfigDict:
-    """The config of a name, one of `NAMES` or prepared,DATASET.
+    """Returns the config of a name in `NAMES`, or of prepared,DATASET.
 
     Raises:
-      ValueError: there is no such name.
+      ValueError: the name is unknown.
     """
     config, name, options = tasks.make("finetune", arg, NAMES, ("scratch",))
     if name in TABLE_A + TABLE_B:

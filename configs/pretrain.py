@@ -3,17 +3,17 @@
 python -m anysat_jax.main --config=configs/pretrain.py:NAME, with NAME one of
 
 name               hardware     time       score
-mini (default)     2 CPU cores  < 5 min    land cover: mIoU of probes about 6 points above the random start
-treesatai_ts       2 CPU cores  minutes    both losses fall; one tile is enough to try
+mini (default)     2 CPU cores  5-10 min   land cover: mIoU of probes about 6 points above random initial weights
+treesatai_ts       2 CPU cores  minutes    both losses fall; one tile is enough for a trial
 treesatai_ts,base  8 x H100     not run    aims at the paper's wF1 75.1 after fine-tuning
 geoplex            8 x H100     not run    aims at the paper's tables
 fuel_moisture      2 CPU cores  minutes    land cover of single pixels from three dates, see docs/RESULTS.md
 sen1floods11_chip  2 CPU cores  minutes    water on one real chip, see docs/RESULTS.md
-prepared,NAME      2 CPU cores  minutes    depends on the data: NAME is any prepared dataset, your own too
+prepared,NAME      2 CPU cores  minutes    depends on the data: NAME is any prepared dataset, also your own
 
 docs/RESULTS.md has the measured results. All but mini need --config.data.root=DIR, the folder of the downloads or the
 --out of `python -m data_pipelines prepare`. `prepared` takes several names: prepared,fields,forests. Any value can be
-overridden, for instance --config.model.dim=128 --config.total_steps=1000. A second start on the same --workdir resumes.
+overridden, for instance --config.model.dim=128 --config.total_steps=1000. The same command and --workdir resume a run.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base", "fuel_moisture"
 
 
 def get_config(arg: str = "mini") -> ConfigDict:
-    """Returns the config of a name of `NAMES`, or of prepared,NAME,...
+    """Returns the config of a name in `NAMES`, or of prepared,NAME,...
 
     Raises:
       ValueError: the name is unknown.
@@ -47,14 +47,14 @@ def common() -> ConfigDict:
     config.total_steps = 1000
     config.checkpoint_every = 100
     config.log_every = 1
-    config.max_nonfinite_steps = 1  # in a row, after which the run ends; their updates are not applied
-    config.watchdog_seconds = 1800.0  # without a finished step, after which the run ends as hung; 0: never
-    config.accumulate = 1  # micro-batches of each step: less memory; each has its own contrastive negatives
-    config.dtype = "float32"  # of the computation; parameters are float32 always
-    config.init = ""  # weights to start from: a workdir, an exported .safetensors, a published .pth
+    config.max_nonfinite_steps = 1  # successive non-finite steps that end the run; their updates are not applied
+    config.watchdog_seconds = 1800.0  # time without a finished step after which the run ends as hung; 0: never
+    config.accumulate = 1  # micro-batches per step: less memory; each has its own contrastive negatives
+    config.dtype = "float32"  # of the computation; parameters are always float32
+    config.init = ""  # initial weights: a workdir, an exported .safetensors, a published .pth
 
     config.model = ConfigDict()
-    config.model.preset = "tiny"  # tiny, small, base; fields below that are None take its values
+    config.model.preset = "tiny"  # tiny, small, base: values of the fields below that are None
     config.model.dim = placeholder(int)
     config.model.depth = placeholder(int)
     config.model.num_heads = placeholder(int)
@@ -68,7 +68,7 @@ def common() -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""
     config.data.num_workers = 0
-    config.data.skip_corrupt = False  # leaves out tiles whose records are damaged, and counts them
+    config.data.skip_corrupt = False  # skips and counts tiles whose records are damaged
     config.data.datasets = ConfigDict()
 
     config.pretrain = ConfigDict()
@@ -77,14 +77,14 @@ def common() -> ConfigDict:
     config.pretrain.predictive_weight = 1.0
     config.pretrain.contrastive_weight = 1.0
     config.pretrain.mask_dates = True  # the student sees half of the dates
-    config.pretrain.mask_sensors = True  # and few of a patch's sensors
+    config.pretrain.mask_sensors = True  # the student sees few of a patch's sensors
     config.pretrain.num_target_blocks = 4
     config.pretrain.target_scale = (0.2, 0.8)
     config.pretrain.target_aspect = (0.75, 1.5)
     config.pretrain.context_scale = (0.85, 1.0)
-    config.pretrain.mask_buckets = (2, 2)  # static sizes of targets, of contexts; their product bounds the programs
-    config.pretrain.contrastive_block = 1024  # rows of the similarity matrix held at once
-    config.pretrain.negatives = "global"  # of all devices; or device: of a token's own, as the original was trained
+    config.pretrain.mask_buckets = (2, 2)  # static sizes of targets and of contexts: at most a program for each pair
+    config.pretrain.contrastive_block = 1024  # rows of the similarity matrix that are in memory at once
+    config.pretrain.negatives = "global"  # from all devices; or device: from the token's own, as originally trained
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-5
@@ -92,29 +92,29 @@ def common() -> ConfigDict:
     config.optimizer.clip_norm = placeholder(float)  # None: gradients are not clipped
     config.optimizer.schedule = "plateau"  # or cosine
     config.optimizer.warmup_steps = 0
-    config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps of one mean loss
+    config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps per mean loss
 
     config.mesh = ConfigDict()
-    config.mesh.data = placeholder(int)  # None: all devices that the other axes leave
+    config.mesh.data = placeholder(int)  # None: all remaining devices
     config.mesh.fsdp = 1  # devices over which parameters are sharded
     config.mesh.tensor = 1  # devices over which attention heads and hidden channels of each tile are sharded
 
-    config.health = ConfigDict()  # of the teacher's features: limits of the warning that they collapse
-    config.health.min_rank_share = 0.2  # of the rank between tiles at the start
+    config.health = ConfigDict()  # limits for the teacher's features; beyond them the run warns of a collapse
+    config.health.min_rank_share = 0.2  # fraction of the initial rank between tiles
     config.health.max_cosine = 0.999  # between tiles at the same position
-    config.health.min_variance = 1e-3  # of 1, over all patches; 0: never
+    config.health.min_variance = 1e-3  # over all patches, at most 1; 0: never warns
 
     config.profile = ConfigDict()
-    config.profile.steps = placeholder(tuple)  # the first and the last of a trace, such as (20, 24); None: none
+    config.profile.steps = placeholder(tuple)  # first and last step of a trace, such as (20, 24); None: no trace
 
     config.evaluate = ConfigDict()
-    config.evaluate.probe = True  # linear probes at the end; the curves are drawn in any case
+    config.evaluate.probe = True  # linear probes at the end; curves are always drawn
     config.evaluate.datasets = placeholder(tuple)  # None: all of data.datasets
-    config.evaluate.patch_size = placeholder(float)  # in metres; None: the smallest that each dataset trains with
+    config.evaluate.patch_size = placeholder(float)  # in metres; None: the smallest of each dataset in training
     config.evaluate.batch_size = 16
-    config.evaluate.max_tiles = 256  # of each split
-    config.evaluate.pixels_per_tile = 48  # of a training tile, for the probe of dense features
-    config.evaluate.pictures = 4  # tiles of each dataset that the report shows
+    config.evaluate.max_tiles = 256  # per split
+    config.evaluate.pixels_per_tile = 48  # per training tile, for the probe of dense features
+    config.evaluate.pictures = 4  # tiles of each dataset in the report
     return config
 
 
@@ -123,10 +123,10 @@ def dataset(
 ) -> ConfigDict:
     """Returns a dataset: batch size over all devices, patch sizes in metres, dates of a series, sampling weight."""
     section = ConfigDict(dict(batch_size=batch_size, weight=weight))
-    section.patch_sizes = placeholder(tuple)  # None: all that the dataset's card allows
+    section.patch_sizes = placeholder(tuple)  # None: all of the dataset's card
     section.max_dates = placeholder(int)  # None: all
     section.temporal_dropout = 0.0  # fraction of the dates dropped at random in training
-    section.max_cloud = placeholder(float)  # percent; dates with more are left out, where the archive has cloud cover
+    section.max_cloud = placeholder(float)  # percent; cloudier dates are dropped, where the archive has cloud cover
     section.date_buckets = ()  # lengths that series are padded to; (): one length
     section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
     section.dates = "day_of_year"  # or published: days since the card's date_origin
@@ -136,15 +136,15 @@ def dataset(
 
 
 def mini() -> ConfigDict:
-    """A tiny model on the embedded data: all parts of the large run, in minutes."""
+    """Returns a tiny model on the embedded data: all parts of the large run, in minutes."""
     config = common()
     config.name = "mini"
     config.total_steps = 300
     config.checkpoint_every = 50
     config.model.dim = 128  # half of the preset's: twice the steps on two cores
-    config.model.dropout = False  # too short a run to overfit
-    config.pretrain.mask_buckets = (1, 1)  # most of the time is spent compiling
-    config.pretrain.ema_start = 0.97  # at 0.996 the teacher of so few steps would still be half its initial values
+    config.model.dropout = False  # the run is too short to overfit
+    config.pretrain.mask_buckets = (1, 1)  # fewer programs: compilation takes about half of the time
+    config.pretrain.ema_start = 0.97  # at 0.996, half of the teacher after so few steps would be its initial values
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
@@ -153,7 +153,7 @@ def mini() -> ConfigDict:
         dict(
             mini_treesatai_ts=dataset(8, (10,), 16),
             mini_pastis_hd=dataset(8, (20,), 16, weight=2.0),
-            mini_flair=dataset(8, (10,), 12, weight=3.0),  # the cheapest by far
+            mini_flair=dataset(8, (10,), 12, weight=3.0),  # by far the cheapest
             mini_planted=dataset(8, (30,), 20),
             mini_s2naip=dataset(8, (20,), 14),
         )
@@ -163,7 +163,7 @@ def mini() -> ConfigDict:
 
 
 def geoplex() -> ConfigDict:
-    """The paper: base, five datasets, patch sizes of its Table C, its batch sizes and sampling weights."""
+    """Returns the paper's run: base, five datasets, its patch sizes (Table C), batch sizes and sampling weights."""
     config = common()
     config.name = "geoplex"
     config.dtype = "bfloat16"
@@ -187,23 +187,23 @@ def geoplex() -> ConfigDict:
 
 
 def prepared(*names: str) -> ConfigDict:
-    """A tiny model on datasets below data.root, prepared or as published: all patch sizes."""
+    """Returns a tiny model on datasets below data.root, prepared or as published, with all patch sizes."""
     config = small_run("_".join(names))
     config.data.datasets = ConfigDict({name: dataset(4, max_dates=24) for name in names})
     return config
 
 
 def treesatai_ts() -> ConfigDict:
-    """Real data on a laptop: a tiny model, on any number of tiles."""
+    """Returns a tiny model on real data, for a laptop and any number of tiles."""
     config = small_run("treesatai_ts")
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
-    config.evaluate.probe = False  # nothing is held out of one tile
+    config.evaluate.probe = False  # a single tile leaves no held-out tiles
     return config
 
 
 def fuel_moisture() -> ConfigDict:
-    """A small model on real series of single pixels, Sentinel-1 and -2: what configs/finetune.py:fuel_moisture uses."""
+    """Returns a small model on real series of single pixels, Sentinel-1 and -2, for finetune.py:fuel_moisture."""
     config = small_run("fuel_moisture")
     config.total_steps = 600
     config.model.dim = 256
@@ -213,7 +213,7 @@ def fuel_moisture() -> ConfigDict:
 
 
 def sen1floods11_chip() -> ConfigDict:
-    """A small model on the left half of one real chip, single dates of Sentinel-1 and -2."""
+    """Returns a small model on the left half of one real chip, single dates of Sentinel-1 and -2."""
     config = small_run("sen1floods11_chip")
     config.total_steps = 150
     config.checkpoint_every = 50
@@ -223,7 +223,7 @@ def sen1floods11_chip() -> ConfigDict:
 
 
 def small_run(name: str) -> ConfigDict:
-    """Returns the settings with which a tiny model learns within minutes."""
+    """Returns the fields with which a tiny model learns within minutes."""
     config = common()
     config.name = name
     config.total_steps = 150
@@ -240,7 +240,7 @@ def small_run(name: str) -> ConfigDict:
 
 
 def treesatai_ts_base() -> ConfigDict:
-    """The paper's model on one dataset."""
+    """Returns the paper's model on one dataset."""
     config = treesatai_ts()
     config.name = "treesatai_ts_base"
     config.dtype = "bfloat16"

@@ -1,8 +1,8 @@
-"""Linear probing: a LayerNorm and a linear layer on frozen features, which are computed once and kept.
+"""Linear probing: a LayerNorm and a linear layer on frozen features, which are computed once and cached.
 
 python -m anysat_jax.main --config=configs/probe.py:NAME --config.init=WEIGHTS --config.data.root=DIR
 
-NAME                      hardware     time     score of the paper, or what to expect
+NAME                      hardware     time     score of the paper, or expected score
 mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,random
 mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,random
 mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,random
@@ -16,13 +16,13 @@ timesen2crop              1 x H100     not run  OA 70.3, 14K
 sen1floods11              1 x H100     not run  mIoU 91.1, 6.1K
 hls_burn_scars            8 x H100     not run  mIoU 87.7, 3M: the new sensor's projector is trained too
 so2sat                    1 x H100     not run  OA 59.1, 29K
-prepared,DATASET          2 CPU cores  minutes  any prepared dataset, your own too: an answer for each tile
-prepared,DATASET,dense    2 CPU cores  minutes  the same, an answer for each pixel of its mask
+prepared,DATASET          2 CPU cores  minutes  any prepared dataset, also your own: one prediction per tile
+prepared,DATASET,dense    2 CPU cores  minutes  the same, one prediction per pixel of its mask
 
-Behind any name: ",random" probes an encoder at its random start, as a baseline; ",smoke" ends within a minute on a CPU,
-with a tiny random model and, where the data are a download, a fake archive. WEIGHTS is the workdir of a run, an
-exported .safetensors, a published .pth, or none. docs/TASKS.md explains the options. The first epoch waits for the
-features; all others take seconds.
+Suffixes of a name: ",random" probes a randomly initialised encoder, as a baseline; ",smoke" trains a tiny random model
+within a minute on a CPU, on a fake archive in place of a download. WEIGHTS is the workdir of a run, an exported
+.safetensors, a published .pth, or none. docs/TASKS.md explains the options. The first epoch computes the features; all
+others take seconds.
 """
 
 from ml_collections import ConfigDict
@@ -48,10 +48,10 @@ TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "sen1floods11", "hls_burn_sca
 
 
 def get_config(arg: str = "mini_flair") -> ConfigDict:
-    """The config of a name, one of `NAMES` or prepared,DATASET.
+    """Returns the config of a name in `NAMES`, or of prepared,DATASET.
 
     Raises:
-      ValueError: there is no such name.
+      ValueError: the name is unknown.
     """
     config, name, options = tasks.make("probe", arg, NAMES, ("random",))
     config.mode = "probe"
@@ -60,7 +60,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     if name in TABLE_B or name == "pastis_hd_semseg":
         config.row = f"{'B' if name in TABLE_B else 'A'}/{name}/probe"
     else:
-        config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0  # nothing is left to train
+        config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0  # the solver finds the optimum
         config.average_decay = 0.0
     if config.task.level == "tile":
         config.knn.neighbours = 20

@@ -1,7 +1,7 @@
 """Tasks of each dataset: labels, metric and samples, the same for fine-tuning, probing and evaluation.
 
-Patch sizes are the smallest of the paper's Table C; batch sizes are the paper's for GeoPlex, and for the other datasets
-what eight accelerators of 80 GB should hold. Epochs, patience and numbers of dates are ours: the paper gives none.
+Patch sizes are the smallest of the paper's Table C. Batch sizes are the paper's for GeoPlex, and for the other datasets
+estimates for eight accelerators of 80 GB. Epochs, patience and numbers of dates are ours; the paper does not give them.
 """
 
 from collections.abc import Callable, Collection
@@ -11,35 +11,35 @@ from ml_collections import ConfigDict
 
 
 def treesatai_ts(config: ConfigDict) -> None:
-    """Tree species of a tile, several of 15."""
+    """Sets the multi-label classification of tree species, 15 classes."""
     large(config)
     classification(config, "weighted_f1")
     config.data.datasets.treesatai_ts = dataset(384, (10,), 70)
 
 
 def planted(config: ConfigDict) -> None:
-    """Tree species of a plantation, one of 40."""
+    """Sets the classification of the tree species of a plantation, 40 classes."""
     large(config)
     classification(config, "macro_f1")
     config.data.datasets.planted = dataset(2048, (30,))
 
 
 def flair(config: ConfigDict) -> None:
-    """Land cover of pixels of 0.2 m: each sub-patch of 2 m predicts its 10 x 10 pixels."""
+    """Sets the segmentation of land cover in 0.2 m pixels: each sub-patch of 2 m predicts its 10 x 10 pixels."""
     large(config)
     segmentation(config)
     config.data.datasets.flair = dataset(96, (10,), 35)
 
 
 def pastis_hd_classif(config: ConfigDict) -> None:
-    """Crops of a tile, several of 18."""
+    """Sets the multi-label classification of crops, 18 classes."""
     large(config)
     classification(config, "macro_f1")
     config.data.datasets.pastis_hd = dataset(8, (40,), 35)
 
 
 def pastis_hd_semseg(config: ConfigDict) -> None:
-    """Crops of pixels of 10 m."""
+    """Sets the segmentation of crops in 10 m pixels."""
     large(config)
     segmentation(config)
     config.data.datasets.pastis_hd = dataset(8, (40,), 35)
@@ -47,7 +47,7 @@ def pastis_hd_semseg(config: ConfigDict) -> None:
 
 
 def sickle(config: ConfigDict) -> None:
-    """Paddy or not, in pixels of 10 m; without a test split, the paper evaluates on val."""
+    """Sets the segmentation of paddy in 10 m pixels, evaluated on val as in the paper: there is no test split."""
     large(config)
     segmentation(config)
     config.data.datasets.sickle = dataset(16, (10,), 32)
@@ -56,7 +56,7 @@ def sickle(config: ConfigDict) -> None:
 
 
 def bradd_s1ts(config: ConfigDict) -> None:
-    """Forest that was cut between the first and the last date, in pixels of 10 m."""
+    """Sets the segmentation of forest cut between the first and the last date, in 10 m pixels."""
     large(config)
     segmentation(config)
     config.data.datasets.bradd_s1ts = dataset(32, (10,))
@@ -64,14 +64,14 @@ def bradd_s1ts(config: ConfigDict) -> None:
 
 
 def timesen2crop(config: ConfigDict) -> None:
-    """The crop of a pixel of 10 m, one of 16."""
+    """Sets the classification of the crop of a 10 m pixel, 16 classes."""
     large(config)
     classification(config, "accuracy")
     config.data.datasets.timesen2crop = dataset(2048, (10,))
 
 
 def sen1floods11(config: ConfigDict) -> None:
-    """Water in pixels of 10 m, from one date."""
+    """Sets the segmentation of water in 10 m pixels, from one date."""
     large(config)
     segmentation(config)
     config.data.datasets.sen1floods11 = dataset(8, (80,))
@@ -79,7 +79,7 @@ def sen1floods11(config: ConfigDict) -> None:
 
 
 def hls_burn_scars(config: ConfigDict) -> None:
-    """Burnt ground in pixels of 30 m, by a sensor that was not in pretraining."""
+    """Sets the segmentation of burn scars in 30 m pixels, with a sensor that pretraining did not have."""
     large(config)
     segmentation(config)
     config.new_sensors = ("hls",)
@@ -87,15 +87,15 @@ def hls_burn_scars(config: ConfigDict) -> None:
 
 
 def so2sat(config: ConfigDict) -> None:
-    """The local climate zone of a tile, one of 17, from the mean of its sub-patches: the paper's 29K parameters."""
+    """Sets the classification of local climate zones, 17 classes, from the mean of the sub-patches."""
     large(config)
     classification(config, "accuracy")
-    config.head.input = "mean"
+    config.head.input = "mean"  # gives the 29K parameters of the paper's probe
     config.data.datasets.so2sat = dataset(256, (10,))
 
 
 def spacenet7(config: ConfigDict) -> None:
-    """Buildings in pixels of 3 m, by a sensor that was not in pretraining."""
+    """Sets the segmentation of buildings in 3 m pixels, with a sensor that pretraining did not have."""
     large(config)
     segmentation(config)
     config.new_sensors = ("planet",)
@@ -103,14 +103,14 @@ def spacenet7(config: ConfigDict) -> None:
 
 
 def biomassters(config: ConfigDict) -> None:
-    """Above-ground biomass of pixels of 10 m, in t/ha."""
+    """Sets the regression of above-ground biomass in 10 m pixels, in t/ha."""
     large(config)
     segmentation(config, "rmse")
     config.data.datasets.biomassters = dataset(8, (40,))
 
 
 def fuel_moisture_land_cover(config: ConfigDict) -> None:
-    """Land cover of a pixel of 10 m, from three dates."""
+    """Sets the classification of the land cover of a 10 m pixel, from three dates."""
     short(config)
     classification(config, "macro_f1")
     config.data.datasets.fuel_moisture_land_cover = dataset(64)
@@ -119,7 +119,7 @@ def fuel_moisture_land_cover(config: ConfigDict) -> None:
 
 
 def fuel_moisture(config: ConfigDict) -> None:
-    """Water in the vegetation of a pixel of 10 m, in percent of its dry weight."""
+    """Sets the regression of live fuel moisture in a 10 m pixel, in percent of dry weight."""
     short(config)
     classification(config, "r2")
     config.data.datasets.fuel_moisture = dataset(64)
@@ -127,7 +127,7 @@ def fuel_moisture(config: ConfigDict) -> None:
 
 
 def sen1floods11_chip(config: ConfigDict) -> None:
-    """Water on one real chip: its left half is trained on, its right half tested."""
+    """Sets the segmentation of water on one real chip: training on its left half, test on its right half."""
     short(config)
     segmentation(config)
     config.data.datasets.sen1floods11_chip = dataset(4, (40,))
@@ -138,7 +138,7 @@ def sen1floods11_chip(config: ConfigDict) -> None:
 
 
 def mini_flair(config: ConfigDict) -> None:
-    """Land use of an embedded tile, one of 6."""
+    """Sets the classification of the land use of embedded tiles, 6 classes."""
     mini(config)
     classification(config, "accuracy")
     config.data.datasets.mini_flair = dataset(8, (10,), 12)
@@ -146,7 +146,7 @@ def mini_flair(config: ConfigDict) -> None:
 
 
 def mini_pastis_hd_semseg(config: ConfigDict) -> None:
-    """Land cover of pixels of 10 m of an embedded tile."""
+    """Sets the segmentation of land cover in 10 m pixels of embedded tiles."""
     mini(config)
     segmentation(config)
     config.optimizer.update(dict(schedule="cosine", warmup_epochs=1))
@@ -154,7 +154,7 @@ def mini_pastis_hd_semseg(config: ConfigDict) -> None:
 
 
 def mini_pastis_hd_classif(config: ConfigDict) -> None:
-    """Land uses of an embedded tile, several of 6."""
+    """Sets the multi-label classification of the land uses of embedded tiles, 6 classes."""
     mini(config)
     classification(config, "weighted_f1")
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
@@ -162,7 +162,7 @@ def mini_pastis_hd_classif(config: ConfigDict) -> None:
 
 
 def prepared(config: ConfigDict, name: str, dense: bool) -> None:
-    """A dataset that was prepared before, or lies below data.root as published: all patch sizes."""
+    """Sets a task on any dataset below data.root, prepared or as published, with all patch sizes."""
     short(config)
     segmentation(config, "") if dense else classification(config, "")
     config.data.datasets[name] = dataset(8, max_dates=24)
@@ -171,7 +171,7 @@ def prepared(config: ConfigDict, name: str, dense: bool) -> None:
 
 
 def at_random(config: ConfigDict, name: str) -> None:
-    """Starts at random: the base model, or for little data that of configs/pretrain.py."""
+    """Sets random initial weights: of the base model, or for small datasets of a tiny one as in configs/pretrain.py."""
     config.init = "none"
     if name in LITTLE:
         config.model.update(dict(preset="tiny") | LITTLE[name])
@@ -180,19 +180,19 @@ def at_random(config: ConfigDict, name: str) -> None:
 
 
 def short(config: ConfigDict) -> None:
-    """Little data and two CPU cores: larger steps, fewer of them."""
+    """Sets fewer and larger steps, for small datasets and two CPU cores."""
     config.head_init = "probe"
     config.epochs = 40
     config.early_stopping = 10
-    config.optimizer.learning_rate = 1e-4  # a higher rate spoils the probe-initialised head before the encoder follows
+    config.optimizer.learning_rate = 1e-4  # higher rates destroy the probe-initialised head before the encoder adapts
     config.optimizer.clip_norm = 1.0
     config.evaluate.batch_size = 64
 
 
 def single_pixels(config: ConfigDict) -> None:
-    """Some 1,200 series of single pixels: regularisation against overfitting."""
-    config.head.input = "mean"  # the tile is its only sub-patch
-    config.head_init = "random"  # the encoder changes too much for another start to matter
+    """Sets regularisation against overfitting, for about 1,200 series of single pixels."""
+    config.head.input = "mean"  # a tile has a single sub-patch
+    config.head_init = "random"  # the encoder changes too much for the initial head to matter
     config.average_decay = 0.98
     config.early_stopping = 20
     config.evaluate.every = 2
@@ -202,7 +202,7 @@ def single_pixels(config: ConfigDict) -> None:
 
 
 def mini(config: ConfigDict) -> None:
-    """The embedded data; they have no test split."""
+    """Sets the fields for the embedded data, which do not have a test split."""
     short(config)
     config.average_decay = 0.9
     config.epochs = 8
@@ -242,8 +242,8 @@ LITTLE = {
     "mini_pastis_hd_semseg": dict(dim=128),
     "mini_pastis_hd_classif": dict(dim=128),
 }
-"""Tasks for two CPU cores, and fields of their tiny model. Below a width of 128 a projector's first norm has at most
-two channels in a group, which removes most of a pixel's information."""
+"""Tasks for two CPU cores, and fields of their tiny model. Below a width of 128, the groups of a projector's first norm
+have at most two channels, which removes most of a pixel's information."""
 
 SMOKE: dict[str, dict[str, object]] = {
     "treesatai_ts": dict(tiles=4),
@@ -266,7 +266,7 @@ SMOKE: dict[str, dict[str, object]] = {
     "mini_pastis_hd_semseg": dict(tiles=0, fraction=0.05),
     "mini_pastis_hd_classif": dict(tiles=0, fraction=0.05),
 }
-"""Options of smoke runs: fake tiles of each split, and windows of large ones."""
+"""Options of smoke runs: number of fake tiles per split, and windows of large tiles."""
 
 
 def make(job: str, arg: str, names: Collection[str], options: Collection[str] = ()) -> tuple[ConfigDict, str, set[str]]:
@@ -274,12 +274,12 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
 
     Args:
       job: finetune, probe or evaluate, also the name of the config file.
-      arg: the text after the colon.
-      names: the tasks that the file has.
-      options: words that may follow, besides smoke.
+      arg: the text after the colon of --config.
+      names: names of the tasks in the file.
+      options: options besides smoke.
 
     Returns:
-      The config; the task's name; and the options that were given.
+      The config, the name of the task, and the given options.
 
     Raises:
       ValueError: unknown name or option.
@@ -299,7 +299,7 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
 
 
 def finish(config: ConfigDict, name: str, options: Collection[str]) -> ConfigDict:
-    """Returns the config, or that of its smoke run."""
+    """Returns the config, changed to that of a smoke run if `options` has "smoke"."""
     if "smoke" in options:
         smoke(config, **SMOKE.get(name, dict(tiles=0)))
     return config
