@@ -1,5 +1,6 @@
 """The command that writes weights into one file, and what reads such a file."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def params():
 def finished(tmp_path, params):
     """The workdir of a fine-tuning that has ended."""
     head = init_head(NetworkConfig(MODEL, HeadConfig(), TASK), 0)
-    head = ExportedHead(HeadConfig().to_json(), TASK.to_json(), head)
+    head = ExportedHead(dataclasses.asdict(HeadConfig()), dataclasses.asdict(TASK), head)
     statistics = {"s2": {"mean": [0.0] * 10, "std": [2.0] * 10}}
     (tmp_path / "run").mkdir()
     save_exported(

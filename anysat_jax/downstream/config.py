@@ -1,8 +1,11 @@
-"""The config of a fine-tuning, a probing or an evaluation: its sections as frozen dataclasses, and its task."""
+"""The config of a fine-tuning, a probing or an evaluation: its sections as frozen dataclasses, and its task.
+
+configs/adaptation.py and configs/common.py explain every key.
+"""
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Self, get_args
+from typing import ClassVar, get_args
 
 from ml_collections import ConfigDict
 
@@ -29,16 +32,10 @@ from anysat_jax.weights.load import CHOICES
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import read_options
 
-SHOWN_IN = "configs/adaptation.py"
-
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Section):
-    """The section `model`: what the weights of `init` must agree with; None: as they are, or as the preset is.
-
-    Attributes:
-      drop_path: rate of the last block; 0: off.
-    """
+    """The section `model`: what the weights of `init` must agree with; None: as they are, or as the preset is."""
 
     NAME = "model"
     preset: str | None = None
@@ -61,38 +58,28 @@ class FakeDataConfig(Section):
     fake_tiles: int = checked(COUNT, 0)
 
 
-def _is_class_weights(value: Any) -> bool:
-    if isinstance(value, str):
-        return value in ("none", "balanced")
-    return all(0 <= weight < math.inf for weight in value) and any(value)
+CLASS_WEIGHTS = Rule(
+    lambda value: value in ("none", "balanced") or (any(value) and min(value) >= 0 and sum(value) < math.inf),
+    "'none', 'balanced', or a number of 0 or more for each class, not all 0",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(Section):
-    """The section `task`; `make_task` checks level, metric and sensor against the dataset.
-
-    Attributes:
-      allow_absent_classes: whether val or test may have a class that no training tile has.
-    """
+    """The section `task`; `make_task` checks level, metric and sensor against the dataset."""
 
     NAME = "task"
     level: str = "tile"
     metric: str = ""
     sensor: str = ""
-    class_weights: str | tuple[float, ...] = checked(
-        Rule(_is_class_weights, "'none', 'balanced', or a number of 0 or more for each class, not all 0"), "none"
-    )
+    class_weights: str | tuple[float, ...] = checked(CLASS_WEIGHTS, "none")
     label_smoothing: float = checked(BELOW_ONE, 0.0)
     allow_absent_classes: bool = checked(FLAG, False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownstreamOptimizerConfig(OptimizerConfig):
-    """The section `optimizer`: the warm-up counts in epochs, and the plateau looks at the validation metric.
-
-    Attributes:
-      layer_decay: the learning rate of a block relative to that of the block above it.
-    """
+    """The section `optimizer`: the warm-up counts in epochs, and the plateau looks at the validation metric."""
 
     warmup_epochs: float = checked(COUNT, 0.0)
     layer_decay: float = checked(Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"), 1.0)
@@ -100,15 +87,7 @@ class DownstreamOptimizerConfig(OptimizerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """The section `evaluate`.
-
-    Attributes:
-      every: epochs between two evaluations on val.
-      splits: evaluated at the end with the best parameters.
-      patch_sizes: metres; logits are averaged over several. None: those of training.
-      batch_size: samples.
-      panels: samples that the report shows.
-    """
+    """The section `evaluate`: `every` some epochs on val, and at the end on `splits` with the best parameters."""
 
     NAME = "evaluate"
     every: int = checked(POSITIVE, 1)
@@ -120,13 +99,7 @@ class EvaluateConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig(Section):
-    """The section `cache`: frozen features on disk.
-
-    Attributes:
-      folder: "": the user's cache.
-      max_gb: of a split; larger ones are refused.
-      pixels_per_tile: sampled from each tile of a dense task; None: all.
-    """
+    """The section `cache`: frozen features on disk."""
 
     NAME = "cache"
     folder: str = ""
@@ -146,15 +119,7 @@ class NeighboursConfig(Section):
 class DownstreamConfig(RunConfig):
     """The config of a fine-tuning, a probing or an evaluation, its data aside, which `data_pipelines` reads and checks.
 
-    Attributes:
-      row: of the paper's tables that the result belongs to; "": none.
-      mode: which parameters train.
-      new_sensors: sensors whose projectors may start at random.
-      dtype: of the computation.
-      epochs: 0: nothing trains after the probe-initialised head.
-      head_init: "random", or "probe": a linear head starts as the best probe of the frozen features.
-      early_stopping: evaluations in a row without a better one after which training stops; None: all epochs.
-      average_decay: of the moving average of the parameters that is evaluated and kept; 0: no average.
+    `epochs` may be 0 where the head starts as a probe of the frozen features: then nothing trains.
     """
 
     RENAMED: ClassVar = {"head_start": "it is head_init now, and its 'solved' is 'probe'"}
@@ -186,6 +151,7 @@ class DownstreamConfig(RunConfig):
             )
         if self.epochs == 0 and self.head_init != "probe":
             raise ConfigError("epochs = 0 trains nothing; give at least 1, or head_init = 'probe'")
+        # With 0 epochs the probe-initialised head is evaluated once, and neither limit matters.
         if 0 < self.epochs < self.evaluate.every:
             raise ConfigError(
                 f"evaluate.every = {self.evaluate.every} must be at most epochs = {self.epochs}: the best checkpoint "
@@ -196,23 +162,6 @@ class DownstreamConfig(RunConfig):
                 f"optimizer.warmup_epochs = {self.optimizer.warmup_epochs} must be below epochs = {self.epochs}"
             )
 
-    @classmethod
-    def read(cls, config: ConfigDict) -> Self:
-        """Checks a config's values, before anything is read or compiled.
-
-        Raises:
-          ConfigError: a value is missing, unknown, out of range, or does not fit another one.
-        """
-        values = config.to_dict()
-        values["data"] = {key: value for key, value in values["data"].items() if key == "fake_tiles"}
-        if "head" not in values:
-            raise ConfigError(f"the config has no head; {SHOWN_IN} shows every field")
-        try:
-            head = HeadConfig.from_json(values.pop("head"))
-        except (ValueError, TypeError) as error:  # a value, or an unknown field
-            raise ConfigError(str(error)) from None
-        return read_section(cls, values, SHOWN_IN, head=head)
-
     def make_task(self, card: DatasetCard) -> Task:
         """Returns the task of the dataset's labels.
 
@@ -220,18 +169,26 @@ class DownstreamConfig(RunConfig):
           ConfigError: the dataset has no such labels, splits or sensors, or they do not fit the head, the class
             weights, or the neighbours.
         """
-        try:
-            task = make_task(card, self.task.level, metric=self.task.metric, sensor=self.task.sensor)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        self._check_splits(card)
-        self._check_sensors(card)
-        self._check_classes(task)
-        if (self.head.input == "dense") != (task.level == "dense"):
-            fitting = "'dense'" if task.level == "dense" else "'tile' or 'mean'"
+        task = make_task(card, self.task.level, metric=self.task.metric, sensor=self.task.sensor)
+        # An evaluation may be of a dataset that has its test split only.
+        training = () if self.job == "evaluate" else ("train", "val")
+        missing = [split for split in (*training, *self.evaluate.splits) if split not in card.splits]
+        if missing:
+            wanted = "evaluate.splits" if missing[0] in self.evaluate.splits else "training"
             raise ConfigError(
-                f"head.input = {self.head.input!r} does not fit task.level = {task.level!r}, which wants {fitting}"
+                f"dataset {card.name!r} has no split {missing[0]!r}, which {wanted} needs; it has "
+                f"{', '.join(card.splits)}"
             )
+        sensors = ", ".join(card.sensors)
+        unknown = [name for name in self.new_sensors if name not in card.sensors]
+        if unknown:
+            raise ConfigError(f"new_sensors names {unknown[0]!r}; the sensors of {card.name!r} are {sensors}")
+        if self.mode == "projector" and not self.new_sensors:
+            raise ConfigError(
+                f"mode = 'projector' trains the projectors of new_sensors, and that is empty; name one of {sensors}"
+            )
+        self._check_class_options(task)
+        self.head.check_fits(task.level)
         if self.knn.neighbours and task.level == "dense":
             raise ConfigError(
                 f"knn.neighbours = {self.knn.neighbours} compares tiles, and the task of {task.dataset!r} is dense: "
@@ -239,17 +196,7 @@ class DownstreamConfig(RunConfig):
             )
         return task
 
-    def _check_splits(self, card: DatasetCard) -> None:
-        training = () if self.job == "evaluate" else ("train", "val")
-        missing = [split for split in (*training, *self.evaluate.splits) if split not in card.splits]
-        if missing:
-            wanted = "evaluate.splits" if missing[0] in self.evaluate.splits else "training"
-            raise ConfigError(
-                f"dataset {card.name!r} has no split {missing[0]!r}, which {wanted} asks for; it has "
-                f"{', '.join(card.splits)}"
-            )
-
-    def _check_classes(self, task: Task) -> None:
+    def _check_class_options(self, task: Task) -> None:
         weights, smoothing = self.task.class_weights, self.task.label_smoothing
         if task.kind == "regression":
             if weights != "none" or smoothing:
@@ -263,42 +210,22 @@ class DownstreamConfig(RunConfig):
                 f"{', '.join(task.classes)}"
             )
 
-    def _check_sensors(self, card: DatasetCard) -> None:
-        sensors = ", ".join(card.sensors)
-        unknown = [name for name in self.new_sensors if name not in card.sensors]
-        if unknown:
-            raise ConfigError(f"new_sensors names {unknown[0]!r}; the sensors of {card.name!r} are {sensors}")
-        if self.mode == "projector" and not self.new_sensors:
-            raise ConfigError(
-                f"mode = 'projector' trains the projectors of new_sensors, and that is empty; name one of {sensors}"
-            )
 
-
-def the_dataset(config: ConfigDict) -> str:
-    """Returns the name of the one dataset.
+def check(config: ConfigDict) -> tuple[DownstreamConfig, Task]:
+    """Returns the config's sections and the task that it describes, before anything is read or compiled.
 
     Raises:
-      ConfigError: there is none, or several.
+      ConfigError: a value is missing, unknown, out of range, or does not fit another one or the dataset's card.
     """
+    values = config.to_dict()
+    # The other keys of `data` are those of `data_pipelines`, which checks them in `read_options`.
+    values["data"] = {key: value for key, value in values["data"].items() if key == "fake_tiles"}
+    settings = read_section(DownstreamConfig, values, "configs/adaptation.py")
     names = sorted(config.data.datasets)
     if len(names) != 1:
         listed = ", ".join(names) or "none"
         raise ConfigError(f"data.datasets must name one dataset, whose labels are learnt; it names {listed}")
-    return names[0]
-
-
-def check(config: ConfigDict) -> tuple[DownstreamConfig, Task]:
-    """Checks the values of a config, alone and together and with the dataset's card.
-
-    Returns:
-      The config's sections, and the task that it describes.
-
-    Raises:
-      ConfigError: a value is missing, out of range, or does not fit another one or the dataset.
-    """
-    settings = DownstreamConfig.read(config)
     try:
-        the_dataset(config)
         (options,) = read_options(config.data).values()
         for patch_size in settings.evaluate.patch_sizes or ():
             options.check_patch_size(patch_size)

@@ -24,6 +24,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.train.config import as_json
 from anysat_jax.train.distributed import agree
 from anysat_jax.train.input import check_same_datasets
+from anysat_jax.train.monitor import first_names
 from anysat_jax.train.sharding import check_batch_sizes, check_heads, make_mesh
 from anysat_jax.weights.load import initial_encoder
 from data_pipelines import load
@@ -37,7 +38,6 @@ from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import ARCHIVE_NAMES
 
 TRAIN = "train"
-SHOWN = 5  # classes that a message names
 
 
 def check_labels(
@@ -46,7 +46,6 @@ def check_labels(
     """Checks that a task can be trained and evaluated on the labels of a dataset.
 
     Args:
-      task: of the job.
       report: of the dataset's preparation, see `data_pipelines.prepare.report.read_report`.
       splits: that the job reads; "train" is among them if it trains.
       allow_absent_classes: whether another split may have a class that no training tile has.
@@ -60,11 +59,21 @@ def check_labels(
         or a class of another split is absent from training.
     """
     counts = {split: _counts(task, report, split) for split in splits}
-    if TRAIN in splits and task.kind != "regression" and not allow_absent_classes:
-        _check_seen_in_training(task, counts)
-    if task.kind == "regression" and TRAIN in splits:
+    if TRAIN not in splits:
+        return task, counts
+    if task.kind == "regression":
         labels = report["splits"][TRAIN]["labels"][task.level]
+        # The network predicts numbers about 0 of deviation 1, whatever the unit; equal labels have no deviation.
         task = dataclasses.replace(task, offset=labels["mean"], scale=labels["std"] if labels["std"] > 0 else 1.0)
+    elif not allow_absent_classes:
+        for split, found in counts.items():
+            unseen = (found > 0) & (counts[TRAIN] == 0)
+            if unseen.any():
+                absent = [name for name, is_unseen in zip(task.classes, unseen, strict=True) if is_unseen]
+                raise ConfigError(
+                    f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has "
+                    "none, so that no model can learn them; set task.allow_absent_classes to go on nevertheless"
+                )
     return task, counts
 
 
@@ -79,7 +88,16 @@ def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarr
             "it was prepared); prepare it from data that has some, or leave the split out"
         )
     labels = there[split]["labels"].get(task.level, {})
-    counts = _numbers(task, split, labels)
+    if task.kind == "regression":
+        counts = np.array([labels.get("count", 0)], np.int64)
+    else:
+        names = [name for name in labels if name != NO_LABEL]
+        if tuple(names) != task.classes:
+            raise ConfigError(
+                f"split {split!r} of dataset {task.dataset!r} was prepared with labels of {_some(names)}, and the task "
+                f"has {_some(task.classes)}; prepare the dataset again"
+            )
+        counts = np.array([labels[name] for name in names], np.int64)
     if not counts.any():
         raise ConfigError(
             f"split {split!r} of dataset {task.dataset!r} has no {task.level} label in any of its "
@@ -88,36 +106,8 @@ def _counts(task: Task, report: Mapping[str, Any], split: str) -> Int64[np.ndarr
     return counts
 
 
-def _numbers(task: Task, split: str, labels: Mapping[str, Any]) -> Int64[np.ndarray, "K"]:
-    """Returns the report's counts in the order of the task's classes."""
-    if task.kind == "regression":
-        return np.array([labels.get("count", 0)], np.int64)
-    names = [name for name in labels if name != NO_LABEL]
-    if tuple(names) != task.classes:
-        raise ConfigError(
-            f"split {split!r} of dataset {task.dataset!r} was prepared with labels of {_some(names)}, and the task has "
-            f"{_some(task.classes)}; prepare the dataset again"
-        )
-    return np.array([labels[name] for name in names], np.int64)
-
-
-def _check_seen_in_training(task: Task, counts: Mapping[str, Int64[np.ndarray, "K"]]) -> None:
-    for split, found in counts.items():
-        absent = [
-            name for name, here, seen in zip(task.classes, found, counts[TRAIN], strict=True) if here and not seen
-        ]
-        if absent:
-            raise ConfigError(
-                f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has none, "
-                "so that no model can learn them; set task.allow_absent_classes to go on nevertheless"
-            )
-
-
 def _some(names: Sequence[str]) -> str:
-    """Returns the first of the names, and the number of the others."""
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{shown}{more}" if names else "no class"
+    return first_names([repr(name) for name in names]) or "no class"
 
 
 def report_of_fraction(report: dict[str, Any], dataset: OpenDataset) -> dict[str, Any]:
@@ -135,24 +125,19 @@ def report_of_fraction(report: dict[str, Any], dataset: OpenDataset) -> dict[str
     return {**report, "splits": {**report["splits"], TRAIN: {**report["splits"][TRAIN], **labels}}}
 
 
+# Packages on whose source code the fake archives depend: they are written again when it changes.
 CODE = (data_pipelines.fakes, data_pipelines.datasets)
-"""Packages on whose source code the fake archives depend: they are written again when it changes."""
 
 
 def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
-    """Writes a fake archive into the user's cache, unless it is there already.
-
-    Of several processes that call at once, one writes and the others wait. A folder with the archive's name is whole.
+    """Returns the folder of a fake archive, for `data.root`; writes it into the user's cache unless it is there.
 
     Args:
       name: of the dataset.
       tiles: of each split.
 
-    Returns:
-      The folder, for the config's `data.root`.
-
     Raises:
-      ConfigError: there is no fake archive of that dataset.
+      ConfigError: the dataset has no fake archive.
       ImportError: a package that writes the archive's files is not installed; the message names it.
       OSError: the cache cannot be written.
     """
@@ -165,22 +150,18 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
     sources = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
     folder = base / f"{name}-{tiles}-{digest[:12]}"
-    if folder.is_dir():
+    if folder.is_dir():  # renamed to this name, it is whole
         return folder
     base.mkdir(parents=True, exist_ok=True)
-    with hold_lock(base / f"{name}.lock", f"writing a fake archive of {name}"):
-        if not folder.is_dir():
-            _write(name, tiles, folder)
-    return folder
-
-
-def _write(name: str, tiles: int, folder: pathlib.Path) -> None:
     temporary = folder.with_name(temporary_name(folder.name))
-    try:
-        write_fake(name, temporary, tiles)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with hold_lock(base / f"{name}.lock", f"writing a fake archive of {name}"):
+        if not folder.is_dir():  # another process may have written it while this one waited
+            try:
+                write_fake(name, temporary, tiles)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +192,6 @@ class Data:
     def patch_sizes(self) -> tuple[float, ...]:
         """Patch sizes of evaluations in metres: the config's, or those of training."""
         return tuple(float(size) for size in self.config.evaluate.patch_sizes or self.dataset.options.patch_sizes)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the prepared dataset's manifest."""
-        return hashlib.sha256((self.dataset.prepared.folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +224,8 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     settings, task = check(config)
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
-    config = config.copy_and_resolve_references()
+    config = config.copy_and_resolve_references()  # `_open` sets data.root in this copy
+    # A failure in one process is raised in all: the others would wait for its collectives for ever.
     dataset, report = agree(lambda: _open(config))
     check_same_datasets({dataset.name: dataset})
     task, counts = check_labels(task, report, splits, allow_absent_classes=settings.task.allow_absent_classes)
@@ -285,10 +262,8 @@ def start_network(data: Data) -> Start:
         dtype=config.dtype,
         seed=config.seed,
     )
-    try:
-        network = NetworkConfig(initial.model, config.head, data.task)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    network = NetworkConfig(initial.model, config.head, data.task)
+    # Without "predictor_heads": nothing here has a predictor.
     check_heads(initial.model, data.mesh, ("num_heads",))
     params = {"encoder": initial.params, "head": init_head(network, config.seed)}
     logging.info("%s: weights of %s (%s)", data.task.title, config.init, initial.source["kind"])
@@ -298,11 +273,9 @@ def start_network(data: Data) -> Start:
 def loss_config(data: Data) -> LossConfig:
     """Returns class weights and label smoothing; "balanced" counts the labels of the tiles that train."""
     weights = data.config.task.class_weights
-    if weights == "none":
-        weights = None
-    elif weights == "balanced":
-        weights = balanced_weights(data.counts["train"])
-    return LossConfig(None if weights is None else tuple(weights), data.config.task.label_smoothing)
+    if weights == "balanced":
+        weights = balanced_weights(data.counts[TRAIN])
+    return LossConfig(None if weights == "none" else tuple(weights), data.config.task.label_smoothing)
 
 
 def band_statistics(prepared: PreparedDataset) -> dict[str, dict[str, list[float]]]:
@@ -316,11 +289,13 @@ def fingerprint(data: Data, start: Start) -> dict[str, Any]:
     """Returns JSON values that must be the same when a run is resumed."""
     model = dataclasses.asdict(start.network.model)
     model.pop("remat")  # changes memory and time, not numbers
+    # The data by their manifest, not by their folder: they may be mounted elsewhere when the run is resumed.
+    manifest = hashlib.sha256((data.dataset.prepared.folder / MANIFEST_FILE).read_bytes())
     values = {
-        "dataset": {"name": data.name, "digest": data.digest},
+        "dataset": {"name": data.name, "digest": manifest.hexdigest()},
         "model": model,
-        "head": start.network.head.to_json(),
-        "task": data.task.to_json(),
+        "head": dataclasses.asdict(start.network.head),
+        "task": dataclasses.asdict(data.task),
         "mode": start.mode,
         "weights": start.source["digest"],
     }

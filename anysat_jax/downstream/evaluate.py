@@ -20,10 +20,11 @@ from ml_collections import ConfigDict
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.config import check
 from anysat_jax.downstream.data import Data, Start, band_statistics, open_data, start_network
-from anysat_jax.downstream.examples import ExampleChoice, write_examples
+from anysat_jax.downstream.examples import ExampleChoice
+from anysat_jax.downstream.features import with_labels
 from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch, json_values
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network
-from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, split_batches, whole_batch
+from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, whole_batch
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.init import count_parameters
@@ -31,16 +32,10 @@ from anysat_jax.report.page import write_results
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.monitor import first_names
 from anysat_jax.train.record import provenance, write_json
-from anysat_jax.train.sharding import batch_sharding, put_batch, put_params, replicated
+from anysat_jax.train.sharding import batch_sharding, put_params, replicated
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, Exported, ExportedHead, checksum, load_exported, save_exported
 from anysat_jax.weights.load import exported_file
-
-SAME_TASK = ("level", "kind", "classes", "metres", "unit")  # must agree between the weights and the config
-
-Watch = Callable[[Batch, Float[np.ndarray, "B ..."]], None]
-"""Is called with each batch of this process, on the host, and the logits of its samples."""
-
 
 # ---------------------------------------------------------------- the job
 
@@ -48,15 +43,13 @@ Watch = Callable[[Batch, Float[np.ndarray, "B ..."]], None]
 def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the weights of `config.init` on the splits and with the patch sizes of `config.evaluate`.
 
-    A step in the status of this job is a batch.
-
     Returns:
       The content of summary.json.
 
     Raises:
       RunError: the config does not fit the machine, the data or the weights; the data cannot be read.
     """
-    check(config)
+    check(config)  # a wrong value leaves no workdir behind
     workdir.mkdir(parents=True, exist_ok=True)
     with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
         began = time.monotonic()
@@ -65,6 +58,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         data = dataclasses.replace(data, task=start.network.task)
         samples = [data.dataset.num_samples(split) for split in config.evaluate.splits]
         batch_size = whole_batch(config.evaluate.batch_size, data.mesh)
+        # A step of this job is a batch.
         status.follow(
             lambda: status.evaluation_fields() | {"step": status.batches},
             total_steps=sum(-(-count // batch_size) for count in samples),
@@ -91,7 +85,9 @@ def finished_network(data: Data) -> Start:
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     head, task = _check_head(path, exported, data)
+    # Without gradients there is nothing to recompute.
     model = dataclasses.replace(exported.model, dtype=data.config.dtype, remat="none")
+    # Offset and scale of a regression stay those of training: the weights predict in these units.
     here = {name: getattr(data.task, name) for name in ("dataset", "title", "metric")}
     task = dataclasses.replace(task, **here)
     params = {"encoder": exported.encoder_params, "head": exported.head.params}
@@ -108,7 +104,7 @@ def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> N
         workdir / FILE_NAME,
         network.model,
         params["encoder"],
-        head=ExportedHead(network.head.to_json(), network.task.to_json(), params["head"]),
+        head=ExportedHead(dataclasses.asdict(network.head), dataclasses.asdict(network.task), params["head"]),
         statistics=band_statistics(data.dataset.prepared),
         source={"name": config.name, "mode": config.mode, "init": start.source, "dataset": data.name},
     )
@@ -119,10 +115,10 @@ def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[Hea
     if exported.head is None:
         raise ConfigError(f"{path} holds an encoder alone; give the weights of a finished fine-tuning or probing")
     try:
-        head, task = HeadConfig.from_json(exported.head.config), Task.from_json(exported.head.task)
+        head, task = HeadConfig(**exported.head.config), Task.from_json(exported.head.task)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} has a head that cannot be read ({error}); export it again") from error
-    for name in SAME_TASK:
+    for name in ("level", "kind", "classes", "metres", "unit"):
         theirs, ours = getattr(task, name), getattr(data.task, name)
         if theirs != ours:
             raise ConfigError(
@@ -136,6 +132,7 @@ def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[Hea
             f"dataset {data.name!r}"
         )
     for name, now in band_statistics(data.dataset.prepared).items():
+        # A warning only: another part of the same archive has slightly other statistics, and the weights still fit.
         then = exported.statistics.get(name)
         if then is not None and not all(np.allclose(now[key], then[key], rtol=1e-3) for key in ("mean", "std")):
             logging.warning("%s was trained on inputs of %s that were standardised by other statistics", path, name)
@@ -163,7 +160,7 @@ def evaluate_splits(
         logging.info("%s: %s", split, summary_line(found[split], network.task.metric))
         if examples and jax.process_index() == 0:
             arrays = examples.arrays(dataset.card, dataset.records(split), dataset.options.extent)
-            write_examples(workdir, arrays)
+            np.savez_compressed(workdir / "panels.npz", **arrays)
     return found
 
 
@@ -174,42 +171,32 @@ def evaluate_split(
     split: str,
     *,
     loss: LossConfig | None = None,
-    watch: Watch | None = None,
+    watch: Callable[[Batch, Float[np.ndarray, "B ..."]], None] | None = None,
     leave: bool = True,
     status: JobStatus | None = None,
 ) -> SplitScores:
     """Evaluates a network on a split at `data.patch_sizes`, whose logits are averaged, with a progress bar.
 
-    With `skip_corrupt`, tiles that cannot be read are left out: every other sample counts once.
+    With `skip_corrupt`, tiles that cannot be read are left out: every other counts once. Raises as `split_batches`.
 
     Args:
       params: {"encoder", "head"}, on the mesh or on the host.
       loss: class weights and smoothing of the loss; None: without.
-      watch: is called with each batch and its logits.
+      watch: is called with each batch of this process, on the host, and the logits of its samples.
       leave: whether the progress bar stays.
-
-    Raises:
-      ValueError: the split is unknown, or a patch size does not fit.
-      DataError: a tile cannot be read.
     """
-    status, dataset, params = status or JobStatus(), data.dataset, put_params(params, data.mesh)
-    program = _program(network, data.patch_sizes, loss or LossConfig(), data.mesh)
-    names, summary = (network.task.level, "valid", "skipped"), SplitScores(network.task)
-
-    def compute(batch: Batch) -> tuple[Array, EvalCounts, Array | None]:
-        labels = {name: batch.labels[name] for name in names if name in batch.labels}
-        return program(params, put_batch(batch.replace(labels=labels), data.mesh))
-
+    status, summary = status or JobStatus(), SplitScores(network.task)
     for batch, (logits, counts, skipped) in pass_over_split(
-        split_batches(dataset, split, data.patch_sizes, data.config.evaluate.batch_size, data.mesh),
-        program,
-        compute,
+        data,
+        split,
+        data.patch_sizes,
+        _program(network, data.patch_sizes, loss or LossConfig(), data.mesh),
+        put_params(params, data.mesh),
+        lambda batch: with_labels(batch, network.task),
         lambda outputs: int(outputs[1].samples),
         status,
         state="evaluating",
-        dataset=dataset,
         title=split,
-        total=dataset.num_samples(split),
         leave=leave,
     ):
         summary.add(jax.device_get(counts), skipped_tiles(skipped))
@@ -219,6 +206,7 @@ def evaluate_split(
     return summary
 
 
+# Cached, so that the evaluations of all epochs share their compiled programs.
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossConfig, mesh: Mesh) -> Compiled:
     """Returns (params, batch) -> (logits, counts, "skipped"): one program for all patch sizes and evaluations."""
@@ -227,7 +215,7 @@ def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossC
         each = [apply_network(network, params, batch.replace(patch_size=float(size))) for size in patch_sizes]
         logits, labels = sum(each) / len(each), batch.labels
         counts = count_batch(network.task, logits, labels[network.task.level], labels["valid"], loss)
-        # A process knows only which of its own tiles were skipped; as an output, all of them reach every process.
+        # On the host a process has the skipped tiles of its own rows; as an output, those of all reach every process.
         return logits, counts, labels.get("skipped")
 
     same = replicated(mesh)
@@ -236,7 +224,8 @@ def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossC
 
 def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:
     """Returns this process' rows of an array that is cut over all devices."""
-    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}  # some may be repeated
+    # By the first row of each, since an array that is cut over some axes only is repeated along the others.
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
@@ -254,35 +243,25 @@ def summary_line(summary: SplitScores, metric: str) -> str:
 
 
 def make_summary(
-    data: Data,
-    start: Start,
-    found: Mapping[str, SplitScores],
-    left_out: Mapping[str, Sequence[int]],
-    seconds: float,
+    data: Data, start: Start, found: Mapping[str, SplitScores], left_out: Mapping[str, Sequence[int]], seconds: float
 ) -> dict[str, Any]:
     """Returns the part of summary.json that all jobs have, JSON values; numbers that are not finite are None.
 
-    Args:
-      data, start: of the job.
-      found: by split.
-      left_out: positions of the tiles that could not be read, by split.
-      seconds: that this process took.
+    `left_out` has the positions of the tiles that could not be read, by split; `seconds` are those of this process.
     """
-    config, params = data.config, start.params
+    config, network, params = data.config, start.network, start.params
     samples = {split: one.samples for split, one in found.items()}
     if config.job != "evaluate":
         val = samples.get("val", data.dataset.num_samples("val"))
         samples |= {"train": len(data.dataset.training_tiles), "val": val}
     return json_values(
         {
-            "job": config.job,
-            "name": config.name,
-            "row": config.row,
+            **{name: getattr(config, name) for name in ("job", "name", "row", "seed")},
             "mode": start.mode,
             "init": dict(start.source),
             "dataset": data.name,
-            "task": start.network.task.to_json(),
-            "head": start.network.head.to_json(),
+            "task": dataclasses.asdict(network.task),
+            "head": dataclasses.asdict(network.head),
             "patch_sizes": list(data.patch_sizes),
             "parameters": {"trainable": 0, "total": count_parameters(params), "head": count_parameters(params["head"])},
             "samples": samples,
@@ -295,7 +274,6 @@ def make_summary(
             "confusion": {split: one.confusion for split, one in found.items()},
             "knn": None,
             "fraction": data.dataset.options.fraction,
-            "seed": config.seed,
             "provenance": provenance(seconds),
             "config": data.values,
         }

@@ -1,7 +1,6 @@
 """Tiles of an evaluation that the report shows (panels.npz): inputs, truth and prediction of a few samples."""
 
-import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from data_pipelines.prepared import Records
 from data_pipelines.windows import IGNORE
 
 MISSING_GREY = 0.75  # of pixels without a valid value, and of sensors that a tile lacks
-FILE_NAME = "panels.npz"
 
 
 class Highest:
@@ -44,11 +42,7 @@ class Highest:
 
 
 class ExampleChoice:
-    """Chooses samples of an evaluation while it runs; the predictions have no influence on the choice.
-
-    Of class maps the samples with the most varied truth, since most tiles of some archives show one class or none; of
-    other tasks random ones, the same in every evaluation.
-    """
+    """Chooses samples of an evaluation while it runs, by their truth alone: the predictions have no influence."""
 
     def __init__(self, task: Task, size: int) -> None:
         self._task, self._kept = task, Highest(size)
@@ -66,6 +60,8 @@ class ExampleChoice:
             }
 
         for row in np.flatnonzero(np.asarray(labels["valid"])):
+            # The most varied class maps, since most tiles of some archives show one class or none; else random samples,
+            # the same in every evaluation.
             if task.level == "dense" and task.kind == "class":
                 value = class_entropy(np.asarray(labels["dense"][row]))
             else:
@@ -103,13 +99,8 @@ class ExampleChoice:
                 arrays[f"{name}_text"] = np.array([label_text(self._task, one) for one in values], np.str_)
             else:
                 arrays[name] = np.array(values, np.float32 if self._task.kind == "regression" else np.int32)
+        # Text as np.str_, not as objects: reading needs no pickle.
         return arrays | {"ids": np.array([tile["id"] for tile in tiles], np.str_)}
-
-
-def write_examples(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes panels.npz into a folder, without object arrays, so that reading needs no pickle."""
-    with (folder / FILE_NAME).open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def label_text(task: Task, label: Shaped[np.ndarray, "..."]) -> str:
@@ -131,14 +122,9 @@ def class_entropy(classes: Shaped[np.ndarray, "*shape"]) -> float:
 def input_image(
     card: DatasetCard, name: str, example: Example, offset: tuple[float, float], extent: float
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns a sensor's image of a sample; of a series the median of the clear dates.
-
-    The contrast is stretched over the whole tile, so that the windows of a tile compare.
+    """Returns a sensor's image of a sample of a tile; of a series the median of the clear dates.
 
     Args:
-      card: of the dataset.
-      name: of the sensor.
-      example: the tile.
       offset: of the sample, metres from the tile's upper and left edge.
       extent: side of the sample in metres.
     """
@@ -147,6 +133,7 @@ def input_image(
     shown = view_of(card, name, example)
     if shown is None:
         return np.full((side, side, 3), round(255 * MISSING_GREY), np.uint8)
+    # Of the whole tile, whose contrast is stretched, so that the windows of a tile compare.
     colours, seen = shown.summary()
     top, left = (round(start / sensor.metres_per_pixel) for start in offset)
     part = np.where(seen[..., None], colours, MISSING_GREY)[top : top + side, left : left + side]

@@ -4,13 +4,14 @@ An entry is a folder named by a digest of all that its features depend on. It is
 and holds the checksums of its files.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import ml_dtypes
@@ -23,7 +24,6 @@ from data_pipelines.prepare.storage import cache_folder, hold_lock, sync
 
 ARRAYS = ("features", "labels", "index")
 META = "meta.json"
-CHUNK = 2**24  # bytes read at once for a checksum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def open_features(entry: pathlib.Path) -> Features:
     """Opens an entry; its arrays are memory-mapped.
 
     Raises:
-      FileNotFoundError: there is no such entry.
+      FileNotFoundError: the entry does not exist.
       ValueError: a file is cut off or damaged; the message names it.
     """
     if not entry.is_dir():
@@ -73,146 +73,118 @@ def open_features(entry: pathlib.Path) -> Features:
     try:
         meta = json.loads((entry / META).read_bytes())
         wanted = {name: (meta["files"][name]["dtype"], meta["files"][name]["crc32"]) for name in ARRAYS}
-        rows, left_out = meta.get("rows"), tuple(meta.get("left_out", ()))  # None: all, in entries of earlier versions
+        # Entries of earlier versions have neither: all rows are there.
+        rows, left_out = meta.get("rows"), tuple(meta.get("left_out", ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{entry / META} cannot be read ({type(error).__name__}: {error})") from error
-    arrays = {name: _open_array(entry / f"{name}.npy", *wanted[name])[:rows] for name in ARRAYS}
+    arrays = {}
+    for name, (dtype, crc32) in wanted.items():
+        path = entry / f"{name}.npy"
+        try:
+            if checksum(path) != crc32:
+                raise ValueError("its checksum differs")
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error})") from error
+        arrays[name] = (array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array)[:rows]
     return Features(**arrays, left_out=left_out)
-
-
-def _open_array(path: pathlib.Path, dtype: str, crc32: int) -> np.ndarray:
-    try:
-        if checksum(path) != crc32:
-            raise ValueError("its checksum differs")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
-    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
 
 
 def checksum(path: pathlib.Path) -> int:
     """Returns the CRC-32 of a file."""
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
+    return zlib.crc32(np.memmap(path, np.uint8, mode="r"))  # mapped: it may be larger than the memory
 
 
-def find_or_make(
-    folder: pathlib.Path,
-    facts: Mapping[str, Any],
-    make: Callable[["Writer"], None],
-    may_lack: Callable[[Sequence[int]], bool] = lambda tiles: not tiles,
-) -> Features:
-    """Opens the entry of some facts, or makes it if it is missing or damaged.
-
-    Of two processes that call at once, the second waits and opens the entry of the first.
-
-    Args:
-      folder: of all entries.
-      facts: that the features depend on, JSON values.
-      make: computes and writes the features.
-      may_lack: returns whether features without these tiles may be used; otherwise they are made again.
+@contextlib.contextmanager
+def hold_entry(entry: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of an entry: of two processes that look for it at once, the second finds what the first makes.
 
     Raises:
       ConfigError: the entry cannot be written.
     """
-    entry = folder / key_of(facts)
+    folder = entry.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / f".{entry.name}.lock", f"extracting the features {entry}"):
-            found = _find(entry, may_lack)
-            return found if found is not None else _make(entry, facts, make)
+            yield
     except OSError as error:
         raise ConfigError(
             f"features cannot be kept in {folder}: {error}; make room there, or set cache.folder to another place"
         ) from error
 
 
-def _find(entry: pathlib.Path, may_lack: Callable[[Sequence[int]], bool]) -> Features | None:
+def find_features(
+    entry: pathlib.Path, may_lack: Callable[[Sequence[int]], bool] = lambda tiles: not tiles
+) -> Features | None:
+    """Opens an entry; removes it with a warning, and returns None, if it must be made again.
+
+    Args:
+      entry: its lock must be held.
+      may_lack: returns whether features without these tiles may be used.
+    """
     try:
         found = open_features(entry)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        logging.warning("%s: these features are made again", error)
-        shutil.rmtree(entry)
-        return None
-    if not may_lack(found.left_out):
+        message = f"{error}: these features are made again"
+    else:
+        if may_lack(found.left_out):
+            logging.info("features of %d samples: found in %s", len(found), entry)
+            return found
         tiles = ", ".join(map(str, found.left_out))
-        logging.warning("%s: these features are made again: they lack tiles that could not be read: %s", entry, tiles)
-        shutil.rmtree(entry)
-        return None
-    logging.info("features of %d samples: found in %s", len(found), entry)
-    return found
-
-
-def _make(entry: pathlib.Path, facts: Mapping[str, Any], make: Callable[["Writer"], None]) -> Features:
-    """Makes an entry under another name, and renames it once it is whole."""
-    unfinished = entry.with_name(f".{entry.name}.incomplete")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed: this one holds the lock
-    unfinished.mkdir()
-    with Writer(unfinished, facts) as writer:
-        make(writer)
-        writer.finish()
-    unfinished.rename(entry)
-    sync(entry.parent)
-    return open_features(entry)
+        message = f"{entry}: these features are made again: they lack tiles that could not be read: {tiles}"
+    logging.warning("%s", message)
+    shutil.rmtree(entry)
+    return None
 
 
 class Writer:
-    """Writes features batch by batch; the shapes are those of the first batch."""
+    """Writes an entry batch by batch; the shapes are those of the first batch. Use as a context manager."""
 
-    def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
-        self._folder, self._facts = folder, facts
+    def __init__(self, entry: pathlib.Path, facts: Mapping[str, Any], rows: int) -> None:
+        """Takes an entry, the facts that it depends on (JSON values), and the number of its samples."""
+        self._entry, self._facts, self._rows = entry, facts, rows
+        self._folder = entry.with_name(f".{entry.name}.incomplete")
         self._arrays: dict[str, np.memmap] = {}
         self._dtypes: dict[str, str] = {}
-        self._rows, self._written = 0, 0
+        self._written = 0
         self._left_out: list[int] = []
 
     def __enter__(self) -> Self:
+        shutil.rmtree(self._folder, ignore_errors=True)  # left by a process that was killed: this one holds the lock
+        self._folder.mkdir()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._finish()
         self._arrays.clear()
-
-    def begin(self, rows: int) -> None:
-        """Sets the number of rows, before the first batch."""
-        self._rows = rows
 
     def add(self, **rows: np.ndarray) -> None:
         """Adds some rows of each of `ARRAYS`.
 
         Raises:
-          ValueError: there are more rows than `begin` was given.
+          ValueError: there are more rows than were announced.
         """
         count = len(rows["index"])
         if self._written + count > self._rows:
             raise ValueError(f"got {self._written + count} samples, expected {self._rows}")
         for name in ARRAYS:
-            self._array(name, rows[name])[self._written : self._written + count] = _storable(rows[name])
+            stored = _storable(rows[name])
+            if name not in self._arrays:
+                self._dtypes[name], shape = str(rows[name].dtype), (self._rows, *stored.shape[1:])
+                path = self._folder / f"{name}.npy"
+                self._arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=stored.dtype, shape=shape)
+            self._arrays[name][self._written : self._written + count] = stored
         self._written += count
 
     def leave_out(self, tiles: Sequence[int]) -> None:
         """Counts samples that will be missing; `tiles` has the tile of each."""
         self._left_out += tiles
 
-    def _array(self, name: str, rows: np.ndarray) -> np.ndarray:
-        if name not in self._arrays:
-            self._dtypes[name] = str(rows.dtype)
-            shape = (self._rows, *rows.shape[1:])
-            stored = _storable(rows).dtype
-            path = self._folder / f"{name}.npy"
-            self._arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=shape)
-        return self._arrays[name]
-
-    def finish(self) -> None:
-        """Flushes everything to disk, and writes the checksums.
-
-        Raises:
-          ValueError: rows are missing.
-        """
+    def _finish(self) -> None:
+        """Flushes everything to disk, writes the checksums, and renames the folder; raises if rows are missing."""
         expected = self._rows - len(self._left_out)
         if self._written != expected or not expected:
             raise ValueError(f"got {self._written} samples, expected {expected}")
@@ -226,6 +198,9 @@ class Writer:
         meta = {"facts": dict(self._facts), "files": files, "rows": self._written, "left_out": left_out}
         (self._folder / META).write_text(json.dumps(meta, indent=1) + "\n")
         sync(self._folder / META)
+        # The name appears only now: a folder with an entry's name is whole.
+        self._folder.rename(self._entry)
+        sync(self._entry.parent)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

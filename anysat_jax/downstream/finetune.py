@@ -18,8 +18,7 @@ from anysat_jax.downstream.metrics import json_values
 from anysat_jax.downstream.network import Params, apply_network
 from anysat_jax.downstream.probe import neighbour_scores, probe_problem, with_probe_head
 from anysat_jax.downstream.task import LossConfig
-from anysat_jax.downstream.trainable import WHOLE, drop_path_rate, dropping_sensors, layer_multipliers, split
-from anysat_jax.errors import ConfigError
+from anysat_jax.downstream.trainable import WHOLE, dropping_sensors, layer_multipliers, split
 from anysat_jax.flops import finetune_flops
 from anysat_jax.model.init import count_parameters
 from anysat_jax.train.sharding import host_shard
@@ -35,7 +34,7 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       RunError: the config does not fit the machine, the data, the weights or the workdir; the data cannot be read; a
-        loss or a gradient is not finite; the run was asked to stop.
+        loss or a gradient is not finite; a stop was requested.
     """
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -60,22 +59,23 @@ def run(data: Data, workdir: pathlib.Path, status: JobStatus, began: float) -> d
     # ---------------------------------------------------------------- training
     make_problem = probe_problem if config.mode == "probe" else network_problem
     problem = make_problem(data, start, loss, status)
-    result = fit(problem, config, data.mesh, workdir, data.values, status)
-    params = start.params | result.params
+    best, record = fit(problem, config, data.mesh, workdir, data.values, status)
+    params = start.params | best
 
     # ---------------------------------------------------------------- scores, weights, report
     found = evaluate_splits(data, start.network, params, loss, workdir, status)
     neighbours = neighbour_scores(data, start, status) if config.knn.neighbours else None
     status.set_state("reporting")
+    # Before the report, which may fail: the weights are what took the time.
     if jax.process_index() == 0:
         export(data, start, params, workdir)
     summary = make_summary(data, start, found, status.left_out, time.monotonic() - began)
     summary["parameters"]["trainable"] = count_parameters(problem.trainable)
     summary |= {
-        "epochs": result.record["epochs"],
-        "steps": result.record["steps"],
-        "best": json_values({"epoch": result.best[0], "metric": data.task.metric, "value": result.best[1]}),
-        "training": json_values(result.record),  # "seconds": of all processes that worked on this run
+        "epochs": record["epochs"],
+        "steps": record["steps"],
+        "best": {name: record["best"][name] for name in ("epoch", "metric", "value")},
+        "training": json_values(record),  # "seconds": of all processes that worked on this run
         "knn": json_values(neighbours),
     }
     write_summary(summary, workdir)
@@ -86,10 +86,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
     """Returns the problem of training the network on observations: every mode but "probe"."""
     config, dataset = data.config, data.dataset
     sensors, decay = dataset.card.sensors, config.optimizer.layer_decay
-    try:
-        trainable, frozen = split(start.params, config.mode, sensors, config.new_sensors)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    trainable, frozen = split(start.params, config.mode, sensors, config.new_sensors)
 
     def validate(params: Params) -> Mapping[str, float]:
         return evaluate_split(data, start.network, params, "val", loss=loss, leave=False, status=status).metrics
@@ -100,7 +97,7 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
             apply_network,
             start.network,
             training=dropping_sensors(config.mode, sensors, config.new_sensors),
-            drop_path=drop_path_rate(config.mode, config.model.drop_path),
+            drop_path=config.model.drop_path if config.mode in WHOLE else 0.0,
         ),
         trainable=trainable,
         frozen=frozen,
@@ -118,5 +115,6 @@ def network_problem(data: Data, start: Start, loss: LossConfig, status: JobStatu
         fingerprint=fingerprint(data, start),
         # Modes that freeze a part save products that flops.py counts.
         count_flops=(lambda inputs: finetune_flops(start.network, inputs.batch)) if config.mode in WHOLE else None,
+        # Without decay no multipliers, which would be part of every program.
         multipliers=None if decay == 1 else layer_multipliers(trainable, decay, start.network.model.depth),
     )

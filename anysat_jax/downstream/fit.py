@@ -7,18 +7,19 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import logging
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
-from anysat_jax.downstream.selection import FitStart, FitStore, Memory, Rules, Selection, summarise
+from anysat_jax.downstream.selection import FitStore, Rules, Selection, summarise
 from anysat_jax.downstream.step import LOSSES, DownstreamState, Forward, make_train_step, with_rate_scale
 from anysat_jax.downstream.task import METRICS, LossConfig, Task
-from anysat_jax.downstream.trainable import merge
+from anysat_jax.downstream.trainable import Params, merge
 from anysat_jax.errors import Preempted
 from anysat_jax.train.input import StepInput, name_samples
 from anysat_jax.train.loop import StepLoop
@@ -27,24 +28,6 @@ from anysat_jax.train.monitor import Meter
 from anysat_jax.train.optimizer import make_optimizer
 from anysat_jax.train.sharding import on_host, put_batch, put_params, put_whole, replicated
 from anysat_jax.train.status import JobStatus, training_fields
-
-Params = dict[str, Any]
-
-
-class Batches(Iterator[Any], Protocol):
-    """Endless training batches, numpy: each has `labels`, `batch_size`, `dataset` and `patch_size`.
-
-    Of the labels, the task's level and "index" (B,) are read, and "valid" (B,) bool if there is one.
-    """
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns the position as JSON values."""
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a position."""
-
-    def close(self) -> None:
-        """Stops background threads and processes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +40,8 @@ class Problem:
       trainable: the parameters that train, float32, nested dicts.
       frozen: the others; the optimizer allocates nothing for them.
       loss: class weights and label smoothing.
-      batches: makes the endless training batches of this process.
+      batches: makes the endless training batches of this process, numpy, see `DeviceFeed`. Of their labels, the task's
+        level and "index" (B,) are read, and "valid" (B,) bool if there is one.
       steps_per_epoch: batches of an epoch.
       validate: scores of the whole parameters (on the devices) on the validation split: finite floats or nan, the same
         on every process, always the same keys: "loss" and the task's metrics. It has a watchdog of its own.
@@ -73,7 +57,7 @@ class Problem:
     trainable: Params
     frozen: Params
     loss: LossConfig
-    batches: Callable[[], Batches]
+    batches: Callable[[], Any]
     steps_per_epoch: int
     validate: Callable[[Params], Mapping[str, float]]
     sample_ids: Callable[[Sequence[int]], list[str]]
@@ -83,46 +67,32 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class FitResult:
-    """Result of `fit`.
-
-    Attributes:
-      params: the whole parameters of the best evaluation, numpy on every process.
-      best: its epoch (from 1) and its value of the task's metric.
-      record: JSON values: "steps", "epochs", "stopped_early", "best" {"epoch", "step", "metric", "value"},
-        "evaluations" (count), "seconds" of training, "tiles_per_second", "programs", "resumed_from", "peak_memory_mb".
-    """
-
-    params: dict[str, Any]
-    best: tuple[int, float]
-    record: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
-    """Schedule of evaluations and checkpoints; steps count from 1."""
+    """Schedule of evaluations; steps count from 1."""
 
+    config: DownstreamConfig
+    task: Task
     steps_per_epoch: int
-    epochs: int
-    evaluate_every: int  # epochs
-    checkpoint_every: int  # steps
-    rules: Rules
-    evaluates_start: bool = False  # whether the parameters before the first step are evaluated too
+
+    @property
+    def rules(self) -> Rules:
+        """Rules of selection: early stopping, and the plateau if it is the schedule."""
+        schedule = self.config.optimizer
+        plateau = schedule.plateau if schedule.schedule == "plateau" else None
+        return Rules(self.task.metric, self.task.lower_is_better, self.config.early_stopping, plateau)
 
     @property
     def total(self) -> int:
         """Steps without early stopping."""
-        return self.epochs * self.steps_per_epoch
-
-    def evaluates(self, step: int) -> bool:
-        """Returns whether a step is followed by an evaluation, as the last always is."""
-        return step > 0 and (step % (self.evaluate_every * self.steps_per_epoch) == 0 or step == self.total)
+        return self.config.epochs * self.steps_per_epoch
 
     def due(self, step: int, selection: Selection) -> bool:
-        """Returns whether a step has yet to be evaluated."""
-        if self.evaluates_start and not selection.evaluations:
-            return True
-        return self.evaluates(step) and selection.step < step
+        """Returns whether a step has yet to be evaluated: the last of some epochs, or of all."""
+        if self.config.head_init == "probe" and not selection.evaluations:
+            return True  # a head that is not random may be the best already
+        every = self.config.evaluate.every * self.steps_per_epoch
+        # A step is evaluated once: a run that was stopped between evaluation and checkpoint starts before both.
+        return step > selection.step and (step % every == 0 or step == self.total)
 
     def finished(self, step: int, selection: Selection) -> bool:
         """Returns whether no step and no evaluation is left."""
@@ -137,7 +107,7 @@ class EvaluationLog:
     """
 
     def __init__(self, workdir: pathlib.Path, task: Task, step: int):
-        """Opens the table; rows of evaluations after `step`, which the run does not know of, are dropped."""
+        """Opens the table; rows of evaluations after `step`, which the run will repeat, are dropped."""
         self._task, self._scores, self.line = task, ("loss", *METRICS[task.kind]), ""
         self._file = None
         if jax.process_index() == 0:
@@ -166,7 +136,6 @@ class EvaluationLog:
         """Writes the scores of an evaluation.
 
         Args:
-          epoch, step: after which it was made.
           scores: "loss" and the task's metrics.
           best: the best value of the task's metric so far.
         """
@@ -174,7 +143,8 @@ class EvaluationLog:
         self.line = f"validation {metric} {scores[metric]:.4f} (best {best:.4f}), "
         if self._file is not None:
             csv.writer(self._file).writerow([epoch, step, *(repr(float(scores[name])) for name in self._scores)])
-            self._file.flush()  # a row is on disk before the checkpoint of its step
+            # A row is on disk before the checkpoint of its step: a resumed run would not write it again.
+            self._file.flush()
         log.write_scalars(step, {f"validation/{name}": float(scores[name]) for name in self._scores})
 
 
@@ -185,128 +155,93 @@ def fit(
     workdir: pathlib.Path,
     stored: dict[str, Any],
     status: JobStatus | None = None,
-) -> FitResult:
-    """Trains, or resumes training, in `workdir`; returns at once if that is finished.
+) -> tuple[Params, dict[str, Any]]:
+    """Trains, or resumes training, in `workdir`, an existing folder; returns at once if that is finished.
 
     Writes metrics.csv, evaluation.csv, tensorboard/, checkpoints/ (the state, after every evaluation and every
     `config.checkpoint_every` steps), best/ (the best trainable parameters) and, for `config.profile.steps`, profile/.
+    `stored` is the whole config, JSON values, as checkpoints hold it.
 
-    Args:
-      workdir: an existing folder.
-      stored: the whole config, JSON values, as checkpoints hold it.
+    Returns:
+      The whole parameters of the best evaluation, numpy on every process, and the record of `summarise`.
 
     Raises:
-      RunError: the checkpoints of the workdir do not fit or cannot be read, the data cannot be read, losses or
-        gradients are not finite, or the run was asked to stop.
+      RunError: checkpoints do not fit or cannot be read, data cannot be read, losses or gradients are not finite, or
+        a stop was requested.
     """
-    status, task, steps_per_epoch = status or JobStatus(), problem.task, problem.steps_per_epoch
-    plan = Plan(
-        steps_per_epoch,
-        config.epochs,
-        config.evaluate.every,
-        config.checkpoint_every,
-        Rules.from_config(config, task.metric, task.lower_is_better),
-        evaluates_start=config.head_init == "probe",  # a head that is not random
-    )
-    optimizer = make_optimizer(
-        config.optimizer,
-        warmup_steps=round(config.optimizer.warmup_epochs * steps_per_epoch),
-        total_steps=plan.total,
-        multipliers=problem.multipliers,
-    )
-    step = make_train_step(task, problem.loss, problem.forward, optimizer, config.average_decay)
-    fixed = {**problem.fingerprint, "steps_per_epoch": steps_per_epoch}
-    if config.average_decay:  # decides what a checkpoint holds
-        fixed["average_decay"] = config.average_decay
+    status, task, schedule = status or JobStatus(), problem.task, config.optimizer
+    plan = Plan(config, task, problem.steps_per_epoch)
+    warmup, total = round(schedule.warmup_epochs * plan.steps_per_epoch), plan.total
+    optimizer = make_optimizer(schedule, warmup_steps=warmup, total_steps=total, multipliers=problem.multipliers)
+    # Whether there is an average decides what a checkpoint holds.
+    average = {"average_decay": config.average_decay} if config.average_decay else {}
+    fixed = problem.fingerprint | {"steps_per_epoch": plan.steps_per_epoch} | average
     with FitStore(workdir, {"problem": fixed, "settings": stored}) as store:
-        start = store.restore_or_init(problem.trainable, optimizer, mesh, averaged=config.average_decay > 0)
-        record, selection = start.memory.record, start.memory.selection
-        follow(status, start, store, Meter(), task.metric, total_steps=plan.total)
-        if plan.finished(record.steps, selection):
-            logging.info("already trained for %d steps, in %s", record.steps, workdir)
+        restored = store.restore_or_init(problem.trainable, optimizer, mesh, averaged=config.average_decay > 0)
+        follow(status, store, Meter(), task.metric, total_steps=total)
+        if plan.finished(store.record.steps, store.selection):
+            logging.info("already trained for %d steps, in %s", store.record.steps, workdir)
         else:
-            if record.steps:
-                record.resumed_from = record.steps
-                logging.info("resuming from step %d", record.steps)
-            train(problem, config, plan, step, mesh, start, store, workdir, status)
-        params = store.read_best(problem.trainable, mesh, selection.best.step)
-    return FitResult(
-        merge(params, on_host(problem.frozen)),
-        (selection.best.epoch, selection.best.value),
-        summarise(start.memory, record.steps < plan.total, steps_per_epoch, task.metric),
-    )
+            with open_loop(problem, plan, optimizer, mesh, workdir, store, restored, status) as (loop, evaluations):
+                train(problem, plan, loop, store, evaluations, status)
+        best = store.read_best(problem.trainable, mesh, store.selection.best.step)
+    record = summarise(store, store.record.steps < total, plan.steps_per_epoch, task.metric)
+    return merge(best, on_host(problem.frozen)), record
 
 
-def train(
+@contextlib.contextmanager
+def open_loop(
     problem: Problem,
-    config: DownstreamConfig,
     plan: Plan,
-    step: Callable[..., tuple[DownstreamState, dict[str, jax.Array]]],
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    start: FitStart,
-    store: FitStore,
     workdir: pathlib.Path,
+    store: FitStore,
+    restored: tuple[DownstreamState, dict[str, Any] | None],
     status: JobStatus,
-) -> None:
-    """Steps and evaluates from `start` until the plan is finished; results are in `store` and `start.memory`.
-
-    Raises:
-      NonFiniteError: a loss or a gradient is not finite in too many steps in a row.
-      DataError: a tile cannot be read.
-      Preempted: the run was asked to stop, and is saved.
-    """
-    selection = start.memory.selection
-    frozen = put_params(problem.frozen, mesh)
+) -> Iterator[tuple[StepLoop, EvaluationLog]]:
+    """Opens the loop of the steps after `store.record.steps`, and the log of the evaluations."""
+    config, (state, position) = plan.config, restored
+    if store.record.steps:
+        store.record.resumed_from = store.record.steps
+        logging.info("resuming from step %d", store.record.steps)
     with (
-        contextlib.closing(EvaluationLog(workdir, problem.task, selection.step)) as evaluations,
+        contextlib.closing(EvaluationLog(workdir, problem.task, store.selection.step)) as evaluations,
         StepLoop(
             config,
-            step,
-            start.state,
+            make_train_step(problem.task, problem.loss, problem.forward, optimizer, config.average_decay),
+            state,
             problem.batches(),
             make_inputs(problem.task.level, config.seed, mesh),
             mesh=mesh,
             total=plan.total,
-            record=start.memory.record,
-            position=start.position,
+            record=store.record,
+            position=position,
             columns=evaluations.step_columns(plan.steps_per_epoch),
             workdir=workdir,
             status=status,
-            constants=(frozen,),
+            constants=(put_params(problem.frozen, mesh),),
             describe_samples=functools.partial(describe_samples, problem.sample_ids),
             count_flops=problem.count_flops,
         ) as loop,
     ):
-        follow(status, start, store, loop.meter, problem.task.metric)
-        after_step = functools.partial(evaluate_and_save, problem, plan, frozen, loop, start.memory, store, evaluations)
-        if plan.due(loop.step, selection):  # a run that was asked to stop saves before it evaluates
-            after_step(status, evaluates=True, saves=True)
-        steps, stopping = iter(loop), False
-        while not (stopping or plan.finished(loop.step, selection)):
-            number = next(steps)
-            stopping, due = loop.should_stop(store.checkpoints), plan.due(number, selection)
-            saves = due or stopping or number % plan.checkpoint_every == 0
-            after_step(status, evaluates=due and not stopping, saves=saves)
-        if stopping or loop.stop_requested:  # before or during the last evaluation
-            raise Preempted(f"asked to stop: saved step {loop.step}; the same command continues from there")
+        follow(status, store, loop.meter, problem.task.metric)
+        yield loop, evaluations
 
 
-def evaluate_and_save(
-    problem: Problem,
-    plan: Plan,
-    frozen: Params,
-    loop: StepLoop,
-    memory: Memory,
-    store: FitStore,
-    evaluations: EvaluationLog,
-    status: JobStatus,
-    *,
-    evaluates: bool,
-    saves: bool,
+def train(
+    problem: Problem, plan: Plan, loop: StepLoop, store: FitStore, evaluations: EvaluationLog, status: JobStatus
 ) -> None:
-    """Evaluates the parameters between two steps, keeps them if they are the best, and saves a checkpoint."""
-    selection = memory.selection
-    if evaluates:
+    """Steps and evaluates until the plan is finished; what comes of it is in `store`.
+
+    Raises:
+      NonFiniteError: a loss or a gradient is not finite in too many steps in a row.
+      DataError: a tile cannot be read.
+      Preempted: a stop was requested, and the run is saved.
+    """
+    selection, (frozen,) = store.selection, loop.constants
+
+    def evaluate() -> None:
         with loop.paused():
             scores = problem.validate(merge(loop.state.eval_params, frozen))
             epoch = loop.step // plan.steps_per_epoch
@@ -315,10 +250,25 @@ def evaluate_and_save(
             if improved:
                 store.save_best(loop.state.eval_params, loop.step)
             loop.state = with_rate_scale(loop.state, selection.rate_scale)
-    if saves:
-        loop.monitor.flush()
+
+    def save() -> None:
+        loop.monitor.flush()  # the record that is saved counts this step
         with status.during("saving"):
-            store.save(loop.state, loop.position, memory)
+            store.save(loop.state, loop.position)
+
+    if plan.due(loop.step, selection):
+        evaluate()
+        save()
+    steps, stopping = iter(loop), False
+    while not (stopping or plan.finished(loop.step, selection)):  # that evaluation may have been the last
+        step = next(steps)
+        stopping, due = loop.should_stop(store.checkpoints), plan.due(step, selection)
+        if due and not stopping:  # after a stop request there is little time: the next start evaluates
+            evaluate()
+        if due or stopping or step % plan.config.checkpoint_every == 0:
+            save()
+    if stopping or loop.stop_requested:  # before or during the last evaluation
+        raise Preempted(f"asked to stop: saved step {loop.step}; the same command continues from there")
 
 
 def describe_samples(
@@ -350,14 +300,14 @@ def make_inputs(level: str, seed: int, mesh: Mesh) -> Callable[[Any, int], tuple
     return to_inputs
 
 
-def follow(status: JobStatus, start: FitStart, store: FitStore, meter: Meter, metric: str, **values: Any) -> None:
+def follow(status: JobStatus, store: FitStore, meter: Meter, metric: str, **values: Any) -> None:
     """Lets status.json follow a run; "best" is None before the first evaluation, or where nothing could be scored."""
 
     def fields() -> dict[str, Any]:
-        best, known = start.memory.selection.best, None
+        best, known = store.selection.best, None
         if best is not None and not math.isnan(best.value):
             known = {"metric": metric, "value": best.value, "epoch": best.epoch}
-        run = training_fields(start.memory.record, meter, store.checkpoints.steps)
+        run = training_fields(store.record, meter, store.checkpoints.steps)
         return {**run, "best": known, "left_out_tiles": status.left_out_tiles}
 
-    status.follow(fields, step=start.memory.record.steps, **values)
+    status.follow(fields, step=store.record.steps, **values)

@@ -1,11 +1,9 @@
 """Linear probes of frozen features: LayerNorm, standardisation and one linear layer (the paper's probe, section 4).
 
 Fitting the linear layer is a convex problem. It is solved on all rows at once, so that the result depends on neither a
-learning rate nor the order of batches. Users: the report of a pretraining, `probe` jobs, and the probe-initialised
-head of fine-tuning (`head_init = "probe"`).
+learning rate nor the order of batches.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -51,6 +49,7 @@ class LinearProbe:
 
     def head_params(self) -> Mapping[str, Mapping[str, Float[np.ndarray, "..."]]]:
         """Returns the parameters of a linear `Head` that computes the same, float32."""
+        # The standardisation goes into the head's LayerNorm, whose affine map the probe does not use.
         norm = {"scale": 1 / self.scale, "bias": -self.mean / self.scale}
         return jax.tree.map(np.asarray, {"norm": norm, "out": {"kernel": self.kernel, "bias": self.bias}})
 
@@ -59,8 +58,6 @@ def fit_probe(
     task: Task, rows: Rows, validation: Rows | None = None, penalties: Sequence[float] = PENALTIES
 ) -> tuple[LinearProbe, float, float]:
     """Fits a probe for each penalty, and chooses the one with the lowest loss on the validation rows.
-
-    The loss and not the task's metric decides: on few labels the metric is so noisy that it picks penalties by luck.
 
     Args:
       task: kind and number of outputs; a regression's labels are standardised by its offset and scale.
@@ -79,7 +76,8 @@ def fit_probe(
     probes = fit_penalties(task.kind, features, make_targets(task, labels), np.float32(penalties))
     losses = [float("nan")]
     if validation is not None:
-        losses = _losses(dataclasses.replace(task, level="tile"), probes, *known_rows(task, "validation", validation))
+        losses = _losses(task, probes, *known_rows(task, "validation", validation))
+    # The loss and not the task's metric decides: on few labels the metric is so noisy that it picks penalties by luck.
     best = int(np.argmin(losses))
     return jax.tree.map(lambda leaf: leaf[best], probes), float(penalties[best]), float(losses[best])
 
@@ -91,6 +89,7 @@ def known_rows(task: Task, part: str, rows: Rows) -> Rows:
       ValueError: no row of the part has a label, or features are not finite.
     """
     features, labels = rows
+    # Of a multi-label task a row counts if all of its labels are known.
     known = np.asarray(known_labels(task, labels)).reshape(len(labels), -1).all(axis=1)
     if not known.any():
         raise ValueError(f"no row of the {part} part has a label ({len(known)} rows), so that no probe can be fitted")
@@ -116,6 +115,7 @@ def make_targets(task: Task, labels: Shaped[np.ndarray, "N *K"]) -> Float[np.nda
 def _losses(
     task: Task, probes: LinearProbe, features: Float[Array, "N F"], labels: Shaped[Array, "N *K"]
 ) -> Float[Array, "P"]:
+    # One probe after the other: the logits of all penalties at once may not fit the memory.
     return jax.lax.map(lambda probe: task_loss(task, LossConfig(), probe.logits(features), labels)[0], probes)
 
 
@@ -130,15 +130,12 @@ def fit_penalties(
 ) -> LinearProbe:
     """Fits one probe for each penalty: leaves have a leading axis P.
 
-    In the principal axes of the standardised features, ridge regression has a closed form, and for the two logistic
-    losses an upper bound of the curvature is diagonal (Böhning 1992), which gives each coordinate its step size.
-
     Args:
       kind: "class" (softmax), "multi_label" (sigmoid, summed over the labels) or "regression" (squared error / 2).
       features: frozen features.
       targets: one-hot classes, multi-hot labels, or standardised numbers.
       penalties: weights of |kernel|^2 / 2.
-      steps: gradient steps of the logistic losses.
+      steps: of the logistic losses.
     """
     normed = layer_norm(features)
     mean = normed.mean(axis=0)
@@ -146,10 +143,17 @@ def fit_penalties(
     # A feature that does not vary stays about zero: dividing by its own deviation would amplify rounding.
     scale = jnp.sqrt(variance + 1e-6 * variance.mean() + 1e-12)
     inputs = (normed - mean[None]) / scale[None]
+    # In the principal axes, ridge regression has a closed form, and for the two logistic losses an upper bound of the
+    # curvature is diagonal (Böhning 1992), which gives each coordinate a step size of its own.
     variances, axes = jnp.linalg.eigh(inputs.T @ inputs / len(inputs))
-    variances = jnp.maximum(variances, 0)
-    solve = _ridge if kind == "regression" else functools.partial(_logistic, kind, steps=steps)
-    kernels, biases = solve(inputs @ axes, variances, targets, penalties)
+    variances, inputs = jnp.maximum(variances, 0), inputs @ axes  # rounding makes small eigenvalues negative
+    if kind == "regression":
+        offset = targets.mean(axis=0)
+        moments = inputs.T @ (targets - offset[None]) / len(inputs)
+        kernels = moments[None] / (variances[None] + penalties[:, None])[..., None]
+        biases = jnp.broadcast_to(offset[None], (len(penalties), *offset.shape))
+    else:
+        kernels, biases = _fit_logistic(kind, inputs, variances, targets, penalties, steps)
     mean, scale = (jnp.broadcast_to(leaf[None], (len(penalties), *leaf.shape)) for leaf in (mean, scale))
     return LinearProbe(mean, scale, jnp.einsum("gf,pfk->pgk", axes, kernels), biases)
 
@@ -157,19 +161,7 @@ def fit_penalties(
 Layers = tuple[Float[Array, "P F K"], Float[Array, "P K"]]
 
 
-def _ridge(
-    inputs: Float[Array, "N F"],
-    variances: Float[Array, "F"],
-    targets: Float[Array, "N K"],
-    penalties: Float[Array, "P"],
-) -> Layers:
-    mean = targets.mean(axis=0)
-    moments = inputs.T @ (targets - mean[None]) / len(inputs)
-    kernels = moments[None] / (variances[None] + penalties[:, None])[..., None]
-    return kernels, jnp.broadcast_to(mean[None], (len(penalties), *mean.shape))
-
-
-def _logistic(
+def _fit_logistic(
     kind: Kind,
     inputs: Float[Array, "N F"],
     variances: Float[Array, "F"],
@@ -177,10 +169,7 @@ def _logistic(
     penalties: Float[Array, "P"],
     steps: int,
 ) -> Layers:
-    """Nesterov's accelerated gradient descent; a penalty's momentum restarts where it points uphill.
-
-    The restart is that of O'Donoghue and Candès (2015). `inputs` are uncorrelated, of mean 0 and the given variances.
-    """
+    """Descends by Nesterov's accelerated gradient. `inputs` are uncorrelated, of mean 0 and the given variances."""
 
     def objective(layers: Layers) -> Float[Array, ""]:
         kernels, biases = layers
@@ -194,13 +183,13 @@ def _logistic(
 
     bound = 0.25 if kind == "multi_label" else 0.5  # of the second derivative by the logits
     sizes = 1 / (bound * variances[None] + penalties[:, None])[..., None], 1 / bound
-    gradient = jax.grad(objective)
 
     def step(carry: tuple[Layers, Layers, Array], _: None) -> tuple[tuple[Layers, Layers, Array], None]:
         point, ahead, momentum = carry
-        slopes = gradient(ahead)
+        slopes = jax.grad(objective)(ahead)
         new = jax.tree.map(lambda x, slope, size: x - size * slope, ahead, slopes, sizes)
-        moved = jax.tree.map(lambda x, y: x - y, new, point)
+        moved = jax.tree.map(jnp.subtract, new, point)
+        # Momentum restarts where it points uphill, for each penalty by itself (O'Donoghue and Candès 2015).
         uphill = (slopes[0] * moved[0]).sum(axis=(1, 2)) + (slopes[1] * moved[1]).sum(axis=1) > 0
         momentum = jnp.where(uphill, 1.0, momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
@@ -208,9 +197,9 @@ def _logistic(
         ahead = new[0] + rate[:, None, None] * moved[0], new[1] + rate[:, None] * moved[1]
         return (new, ahead, following), None
 
-    shape = len(penalties), targets.shape[-1]
-    start = jnp.zeros((shape[0], inputs.shape[-1], shape[1])), jnp.zeros(shape)
-    return jax.lax.scan(step, (start, start, jnp.ones(shape[0])), None, length=steps)[0][0]
+    count, outputs = len(penalties), targets.shape[-1]
+    start = jnp.zeros((count, inputs.shape[-1], outputs)), jnp.zeros((count, outputs))
+    return jax.lax.scan(step, (start, start, jnp.ones(count)), None, length=steps)[0][0]
 
 
 def layer_norm(features: Float[Array, "*shape F"]) -> Float[Array, "*shape F"]:

@@ -46,6 +46,7 @@ class Moments:
         )
         mean = (counts * means).sum() / max(counts.sum(), 1)
         spread, squared, absolute = (float(values.sum()) for values in sums)
+        # Distances from each group's own mean, plus those of the means: no difference of two large sums of squares.
         spread += float((counts * (means - mean) ** 2).sum())
         return Moments(int(counts.sum()), float(mean), spread, squared, absolute)
 
@@ -93,24 +94,22 @@ def count_batch(
     known = known_labels(task, labels, valid)
     labelled, loss_sum = known.reshape(len(known), -1).any(axis=1), 0.0
     if loss is not None:
+        # Of each sample, not of the batch, whose mean would depend on how the split was cut into batches.
         _, losses = task_loss(task, loss, logits, labels, valid)
         loss_sum = jnp.where(labelled, losses, 0.0).sum()
     samples = jnp.asarray(len(known) if valid is None else valid.sum())
     counts = EvalCounts(samples, labelled.sum(), loss_sum)
     if task.kind == "class":
-        return counts.replace(confusion=_class_confusion(labels, logits.argmax(axis=-1), known, task.num_outputs))
+        classes = task.num_outputs
+        # Pairs (truth, prediction) as one number, for `bincount`; unknown labels go into a bin of their own.
+        cells = jnp.asarray(labels, jnp.int32) * classes + logits.argmax(axis=-1)
+        cells = jnp.where(known, cells, classes**2).reshape(-1)
+        return counts.replace(confusion=jnp.bincount(cells, length=classes**2 + 1)[:-1].reshape(classes, classes))
     if task.kind == "multi_label":
         truth, predicted, known = (x.reshape(-1, task.num_outputs) for x in (labels == 1, logits > 0, known))
         cells = [[(known & (truth == t) & (predicted == p)).sum(axis=0) for p in (0, 1)] for t in (0, 1)]
         return counts.replace(confusion=jnp.moveaxis(jnp.asarray(cells), -1, 0))
     return counts.replace(moments=_sample_moments(logits[..., 0], standardised(task, labels), known))
-
-
-def _class_confusion(
-    truth: Int[Array, "B *n"], predicted: Int[Array, "B *n"], known: Bool[Array, "B *n"], num_classes: int
-) -> Int[Array, "K K"]:
-    cells = jnp.where(known, jnp.asarray(truth, jnp.int32) * num_classes + predicted, num_classes**2)
-    return jnp.bincount(cells.reshape(-1), length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 
 def _sample_moments(
@@ -154,6 +153,7 @@ class SplitScores:
         if self.moments is not None:
             self.moments = self.moments.merged(counts.moments)
         else:
+            # int32 on the devices is enough for the pixels of a batch, not for those of a split.
             self.confusion = self.confusion + np.asarray(counts.confusion, np.int64)
 
     @property
@@ -161,6 +161,7 @@ class SplitScores:
         """Number of labels that were counted: samples, or pixels of a dense task."""
         if self.moments is not None:
             return int(self.moments.count)
+        # Of a multi-label task every label has a matrix, and may be unknown where another is known.
         return int(self.confusion.sum() if self.confusion.ndim == 2 else self.confusion.sum(axis=(1, 2)).max())
 
     @property
@@ -174,7 +175,25 @@ class SplitScores:
 
         F1, accuracy and IoU are in [0, 1]; RMSE and MAE are in the unit of the labels. nan where nothing was counted.
         """
-        values = self._class_scores() if self.moments is None else self._regression_scores()
+        if self.moments is not None:
+            moments, scale = self.moments, self._task.scale
+            # Equal labels have no R2, but float32 leaves them a spread of about their rounding.
+            varies = moments.spread > ROUNDING * moments.count * (1 + moments.mean**2)
+            values = {
+                "rmse": np.sqrt(_over(moments.squared_error, moments.count)) * scale,
+                "mae": _over(moments.absolute_error, moments.count) * scale,
+                "r2": 1 - _over(moments.squared_error, moments.spread if varies else 0.0),
+            }
+        else:
+            hits, false_alarms, misses, f1, iou = self._by_class()
+            support = hits + misses
+            values = {
+                "accuracy": _ratio(hits.sum(), support.sum()),
+                "macro_f1": _mean(f1),
+                "weighted_f1": _ratio(np.nansum(f1 * support), support.sum()),  # the paper's score for TreeSatAI
+                "micro_f1": _ratio(2 * hits.sum(), 2 * hits.sum() + false_alarms.sum() + misses.sum()),
+                "mean_iou": _mean(iou),
+            }
         return {name: float(values[name]) for name in METRICS[self._task.kind]} | {"count": self.count}
 
     @property
@@ -187,46 +206,19 @@ class SplitScores:
         """By score, then by class: "f1", "count" (true labels) and "iou" (classes only); {} of a regression."""
         if self.moments is not None:
             return {}
-        hits, _, misses = self._hits()
-        values = {"f1": self._f1(), "count": hits + misses}
-        if self._task.kind == "class":
-            values["iou"] = self._iou()
+        hits, _, misses, f1, iou = self._by_class()
+        values = {"f1": f1, "count": hits + misses} | ({"iou": iou} if self._task.kind == "class" else {})
         return {name: dict(zip(self._task.classes, of.tolist(), strict=True)) for name, of in values.items()}
 
-    def _hits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns hits, false alarms and misses of each class."""
+    def _by_class(self) -> tuple[np.ndarray, ...]:
+        """Returns hits, false alarms, misses, F1 and IoU of each class."""
         if self.confusion.ndim == 3:
-            return self.confusion[:, 1, 1], self.confusion[:, 0, 1], self.confusion[:, 1, 0]
-        hits = self.confusion.diagonal()
-        return hits, self.confusion.sum(axis=0) - hits, self.confusion.sum(axis=1) - hits
-
-    def _f1(self) -> Float[np.ndarray, "K"]:
-        hits, false_alarms, misses = self._hits()
-        return _ratio(2 * hits, 2 * hits + false_alarms + misses)
-
-    def _iou(self) -> Float[np.ndarray, "K"]:
-        hits, false_alarms, misses = self._hits()
-        return _ratio(hits, hits + false_alarms + misses)
-
-    def _class_scores(self) -> dict[str, float]:
-        hits, false_alarms, misses = self._hits()
-        support, f1 = hits + misses, self._f1()
-        return {
-            "accuracy": _ratio(hits.sum(), support.sum()),
-            "macro_f1": _mean(f1),
-            "weighted_f1": _ratio(np.nansum(f1 * support), support.sum()),  # the paper's score for TreeSatAI
-            "micro_f1": _ratio(2 * hits.sum(), 2 * hits.sum() + false_alarms.sum() + misses.sum()),
-            "mean_iou": _mean(self._iou()),
-        }
-
-    def _regression_scores(self) -> dict[str, float]:
-        moments, scale = self.moments, self._task.scale
-        varies = moments.spread > ROUNDING * moments.count * (1 + moments.mean**2)
-        return {
-            "rmse": np.sqrt(_over(moments.squared_error, moments.count)) * scale,
-            "mae": _over(moments.absolute_error, moments.count) * scale,
-            "r2": 1 - _over(moments.squared_error, moments.spread if varies else 0.0),
-        }
+            hits, false_alarms, misses = self.confusion[:, 1, 1], self.confusion[:, 0, 1], self.confusion[:, 1, 0]
+        else:
+            hits = self.confusion.diagonal()
+            false_alarms, misses = self.confusion.sum(axis=0) - hits, self.confusion.sum(axis=1) - hits
+        wrong = false_alarms + misses
+        return hits, false_alarms, misses, _ratio(2 * hits, 2 * hits + wrong), _ratio(hits, hits + wrong)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

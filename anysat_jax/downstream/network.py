@@ -1,8 +1,8 @@
 """Network of a task: encoder and head in one parameter tree, and its pure functions."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, Self, get_args
+from collections.abc import Collection
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -13,22 +13,20 @@ from jaxtyping import Array, Float
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.task import Task
+from anysat_jax.downstream.trainable import Params
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context
 from anysat_jax.model.init import initial_value
 from anysat_jax.sensors import get_sensor
+from anysat_jax.train.config import POSITIVE, Section, checked, one_of
 
-HeadKind = Literal["linear", "mlp"]
-HeadInput = Literal["tile", "dense", "mean"]
-Upsample = Literal["shuffle", "bilinear"]
 NORM_EPSILON = 1e-6
-
-Dtype = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadConfig:
-    """Input and layers of a head.
+class HeadConfig(Section):
+    """The section `head`: input and layers of a head.
 
     Attributes:
       kind: "linear" for LayerNorm and Linear (the paper's probe), "mlp" for LayerNorm, Linear, exact GELU, Linear.
@@ -39,31 +37,26 @@ class HeadConfig:
         "bilinear" gives the sub-patch one output and interpolates between sub-patches.
     """
 
-    kind: HeadKind = "linear"
-    input: HeadInput = "tile"
-    hidden: int = 512
-    upsample: Upsample = "shuffle"
-
-    def __post_init__(self) -> None:
-        for field, choices in (("kind", HeadKind), ("input", HeadInput), ("upsample", Upsample)):
-            if getattr(self, field) not in get_args(choices):
-                expected = ", ".join(repr(choice) for choice in get_args(choices))
-                raise ValueError(f"head.{field} = {getattr(self, field)!r} must be one of {expected}")
-        if self.hidden < 1:
-            raise ValueError(f"head.hidden = {self.hidden} must be at least 1")
+    NAME = "head"
+    kind: str = checked(one_of("linear", "mlp"), "linear")
+    input: str = checked(one_of("tile", "dense", "mean"), "tile")
+    hidden: int = checked(POSITIVE, 512)
+    upsample: str = checked(one_of("shuffle", "bilinear"), "shuffle")
 
     def features(self, dim: int) -> int:
         """Returns the width of the head's input for an encoder of width `dim`."""
         return dim if self.input == "tile" else 2 * dim
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the head as JSON values."""
-        return dataclasses.asdict(self)
+    def check_fits(self, level: str) -> None:
+        """Checks that the head's input is one for tasks of a level.
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Returns the head of `to_json`."""
-        return cls(**values)
+        Raises:
+          ConfigError: it is not.
+        """
+        fitting = ("dense",) if level == "dense" else ("tile", "mean")
+        if self.input not in fitting:
+            wanted = " or ".join(map(repr, fitting))
+            raise ConfigError(f"head.input = {self.input!r} does not fit task.level = {level!r}, which wants {wanted}")
 
 
 class Head(nn.Module):
@@ -74,7 +67,7 @@ class Head(nn.Module):
 
     head: HeadConfig
     task: Task
-    dtype: Dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: Float[Array, "B *hw F"]) -> Float[Array, "B *HW K"]:
@@ -92,10 +85,12 @@ class Head(nn.Module):
         if self.head.kind == "mlp":
             x = nn.gelu(nn.Dense(self.head.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
         outputs = self.task.num_outputs * (pixels**2 if shuffled else 1)
+        # Losses and means of logits lose too much in bfloat16.
         x = nn.Dense(outputs, dtype=self.dtype, name="out")(x).astype(jnp.float32)
-        if pixels == 1:
-            return x
-        return shuffle_pixels(x, pixels) if shuffled else resize_bilinear(x, pixels)
+        if pixels == 1 or shuffled:
+            return shuffle_pixels(x, pixels) if pixels > 1 else x
+        # The centres of the sub-patches keep their positions.
+        return jax.image.resize(x, (len(x), x.shape[1] * pixels, x.shape[2] * pixels, x.shape[3]), "bilinear")
 
 
 def shuffle_pixels(x: Float[Array, "B h w p*p*K"], pixels: int) -> Float[Array, "B H W K"]:
@@ -105,14 +100,8 @@ def shuffle_pixels(x: Float[Array, "B h w p*p*K"], pixels: int) -> Float[Array, 
     return x.reshape(batch, rows * pixels, columns * pixels, -1)
 
 
-def resize_bilinear(x: Float[Array, "B h w K"], pixels: int) -> Float[Array, "B H W K"]:
-    """Returns a map on a grid `pixels` times as fine; the centres of the sub-patches keep their positions."""
-    batch, rows, columns, width = x.shape
-    return jax.image.resize(x, (batch, rows * pixels, columns * pixels, width), "bilinear")
-
-
-Params = dict[str, Any]
-FIRST_LOGITS = 0.1  # scale of a fresh head's kernel: large first gradients would spoil a trained encoder
+# Scale of a fresh head's kernel: large first gradients would spoil a trained encoder.
+FIRST_LOGITS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +109,7 @@ class NetworkConfig:
     """Model, head and task. Hashable: a static argument of jitted functions.
 
     Raises:
-      ValueError: the head does not fit the task, or the task's sensor has no projector.
+      ConfigError: the head does not fit the task, or the task's sensor has no projector.
     """
 
     model: ModelConfig
@@ -128,14 +117,9 @@ class NetworkConfig:
     task: Task
 
     def __post_init__(self) -> None:
-        fitting = ("dense",) if self.task.level == "dense" else ("tile", "mean")
-        if self.head.input not in fitting:
-            raise ValueError(
-                f"head.input = {self.head.input!r} does not fit a task of level {self.task.level!r}; "
-                f"use {' or '.join(repr(choice) for choice in fitting)}"
-            )
+        self.head.check_fits(self.task.level)
         if self.task.sensor and self.task.sensor not in self.model.sensors:
-            raise ValueError(
+            raise ConfigError(
                 f"task.sensor = {self.task.sensor!r} has no projector in this model; "
                 f"it has {', '.join(self.model.sensors)}"
             )
@@ -151,10 +135,16 @@ class Network(nn.Module):
         self.encoder = Encoder(config.model)
         self.head = Head(config.head, config.task, config.model.compute_dtype)
 
-    def __call__(
+    def __call__(self, batch: Batch, **dropping: Any) -> Float[Array, "B *HW K"]:
+        """Returns the head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one; see `features`."""
+        return self.head(self.features(batch, **dropping))
+
+    def features(
         self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
-    ) -> Float[Array, "B *HW K"]:
-        """Returns the head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one.
+    ) -> Float[Array, "B *hw F"]:
+        """Returns the head's input, float32: (B, D), (B, 2D) or (B, h, w, 2D).
+
+        A tile without the sensor of the dense vectors has zeros in place of its sub-patch features.
 
         Args:
           training: names of the sensors whose projectors apply dropout; needs an rng "dropout" unless empty.
@@ -164,20 +154,12 @@ class Network(nn.Module):
         Raises:
           ValueError: a sensor of the batch has no projector, or the task's sensor is not in the batch.
         """
-        return self.head(self.features(batch, training=training, drop_path=drop_path))
-
-    def features(
-        self, batch: Batch, *, training: Collection[str] = (), drop_path: float = 0.0
-    ) -> Float[Array, "B *hw F"]:
-        """Returns the head's input, float32: (B, D), (B, 2D) or (B, h, w, 2D). Arguments as for `__call__`.
-
-        A tile without the sensor of the dense vectors has zeros in place of its sub-patch features.
-        """
         dropping = dict(training=training, drop_path=drop_path)
         if self.config.head.input == "tile":
             return self.encoder(batch, "tile", **dropping).astype(jnp.float32)
         sensor = self.config.task.sensor or finest_sensor(batch)
         dense = self.encoder(batch, "dense", sensor, **dropping).astype(jnp.float32)
+        # The sub-patch features of an absent sensor are those of its padding: a head would take them for real ones.
         present = batch.observations[sensor].present
         if present is not None:
             of_patch = jnp.arange(dense.shape[-1]) < self.config.model.dim
@@ -201,6 +183,7 @@ def head_shapes(network: NetworkConfig) -> Params:
 def init_head(network: NetworkConfig, seed: int) -> Params:
     """Returns initial parameters of the head, float32 numpy arrays, sampled leaf by leaf like the model's."""
     shapes = flax.traverse_util.flatten_dict(head_shapes(network))
+    # Leaf by leaf from its name, so that a leaf does not depend on which others there are.
     values = {path: initial_value(("head", *path), leaf.shape, seed) for path, leaf in shapes.items()}
     values["out", "kernel"] *= np.float32(FIRST_LOGITS)
     return flax.traverse_util.unflatten_dict(values)

@@ -5,7 +5,7 @@ The encoder runs once over each split; then every epoch of the head takes second
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from anysat_jax.downstream.data import Data, Start, fingerprint
-from anysat_jax.downstream.feature_cache import Features
-from anysat_jax.downstream.features import Extraction, FeatureBatch, FeatureSet, frozen_features
+from anysat_jax.downstream.features import FeatureBatch, FeatureSet, features_of
 from anysat_jax.downstream.fit import Problem
 from anysat_jax.downstream.linear_probe import Rows, fit_probe, known_rows, make_targets
 from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch
@@ -28,48 +27,10 @@ from anysat_jax.train.compile import Compiled
 from anysat_jax.train.sharding import host_shard, put_params, replicated
 from anysat_jax.train.status import JobStatus
 
-MAX_ROWS = 100_000  # of each part, for the probe-initialised head; more pixels change a linear layer little
+MAX_ROWS = 100_000  # of each part, for the probe-initialised head
 TILE_BATCH = 1024  # tiles of a validation batch, where a tile is one vector
-NEIGHBOUR_BLOCK = 256  # test samples at a time: NEIGHBOUR_BLOCK * N similarities are in memory
+NEIGHBOUR_BLOCK = 256  # test samples at a time
 TEMPERATURE = 0.07  # of the neighbours' weights
-
-
-# ---------------------------------------------------------------- features
-
-
-def features_of(
-    data: Data, start: Start, split: str, patch_sizes: Sequence[float], status: JobStatus | None = None
-) -> FeatureSet:
-    """Returns the frozen features of a split; of the training split those of the tiles that training uses.
-
-    They are the features of an evaluation: of whole tiles or of all windows, without augmentation and dropout. With
-    `skip_corrupt`, tiles that cannot be read are left out at every patch size.
-    """
-    status, config = status or JobStatus(), data.config
-    extraction = Extraction(
-        start.network,
-        start.params["encoder"],
-        start.source["digest"],
-        data.dataset,
-        config.cache,
-        config.evaluate.batch_size,
-        data.mesh,
-        status,
-    )
-    part = split == "train" and data.dataset.options.fraction < 1
-    tiles = data.dataset.training_tiles if part else None
-    sizes = {float(size): frozen_features(extraction, split, size, tiles) for size in patch_sizes}
-    status.leave_out(split, {tile for one in sizes.values() for tile in one.left_out})
-    return FeatureSet(data.name, data.task.level, same_samples(sizes))
-
-
-def same_samples(sizes: dict[float, Features]) -> dict[float, Features]:
-    """Removes the tiles that were read at some patch sizes only, because a file was damaged in between."""
-    first, *others = sizes.values()
-    if all(np.array_equal(first.index, other.index) for other in others):
-        return sizes
-    lacking = {tile for one in sizes.values() for tile in one.left_out}
-    return {size: one.without(lacking) for size, one in sizes.items()}
 
 
 # ---------------------------------------------------------------- the probe as a problem of `fit`
@@ -81,8 +42,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
     val = features_of(data, start, "val", data.patch_sizes, status)
 
     def validate(params: Params) -> Mapping[str, float]:
-        size = data.config.evaluate.batch_size
-        return validate_features(start.network, params, val, loss, size, data.mesh, status).metrics
+        return validate_features(data, start.network, params, val, loss, status).metrics
 
     return Problem(
         task=data.task,
@@ -107,23 +67,19 @@ def head_forward(
 
 
 def validate_features(
+    data: Data,
     network: NetworkConfig,
     params: Params,
     features: FeatureSet,
     loss: LossConfig,
-    batch_size: int,
-    mesh: Mesh,
     status: JobStatus | None = None,
 ) -> SplitScores:
-    """Evaluates a head on frozen features; the logits of several patch sizes are averaged.
-
-    Of sampled sub-patches, only those are evaluated.
-    """
-    program, summary = _program(network, loss, mesh), SplitScores(network.task)
-    head = {"head": put_params(params["head"], mesh)}
-    batches = features.in_order(batch_size if network.task.level == "dense" else TILE_BATCH, mesh)
+    """Evaluates a head on frozen features, or on their sampled sub-patches; averages the logits of all patch sizes."""
+    program, summary = _program(network, loss, data.mesh), SplitScores(network.task)
+    head = {"head": put_params(params["head"], data.mesh)}
+    batch_size = data.config.evaluate.batch_size if network.task.level == "dense" else TILE_BATCH
     with (status or JobStatus()).over_split("evaluating", "val", len(features), program) as progress:
-        for each in progress.timed(batches):
+        for each in progress.timed(features.in_order(batch_size, data.mesh)):
             counts = jax.device_get(program(head, each))
             summary.add(counts)
             progress.done(int(counts.samples))
@@ -133,9 +89,9 @@ def validate_features(
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
     def compute(params: Params, batches: list[FeatureBatch]) -> EvalCounts:
-        each = [head_forward(network, params, batch) for batch in batches]
+        logits = sum(head_forward(network, params, batch) for batch in batches) / len(batches)
         labels = batches[0].labels
-        return count_batch(network.task, sum(each) / len(each), labels[network.task.level], labels["valid"], loss)
+        return count_batch(network.task, logits, labels[network.task.level], labels["valid"], loss)
 
     return Compiled(compute, out_shardings=replicated(mesh))
 
@@ -174,6 +130,7 @@ def _probe_rows(data: Data, start: Start, split: str, patch_size: float, status:
     features, labels = np.asarray(one.features), np.asarray(one.labels)
     if data.task.level == "dense":
         features, labels = features.reshape(-1, features.shape[-1]), labels.reshape(-1)
+    # Sorted, so that the memory-mapped file is read in order; more pixels change a linear layer little.
     if len(features) > MAX_ROWS:
         chosen = np.sort(np.random.default_rng(data.config.seed).choice(len(features), MAX_ROWS, replace=False))
         features, labels = features[chosen], labels[chosen]
@@ -184,11 +141,7 @@ def _probe_rows(data: Data, start: Start, split: str, patch_size: float, status:
 
 
 def neighbour_scores(data: Data, start: Start, status: JobStatus | None = None) -> dict[str, Any]:
-    """Evaluates a nearest-neighbour probe on the last of the evaluated splits.
-
-    Returns:
-      {"neighbours": k, split: scores}.
-    """
+    """Returns {"neighbours": k, split: scores} of a nearest-neighbour probe on the last of the evaluated splits."""
     task, k = data.task, data.config.knn.neighbours
     split, size = data.config.evaluate.splits[-1], data.patch_sizes[:1]
     (train,) = features_of(data, start, "train", size, status).sizes.values()
@@ -207,9 +160,7 @@ def neighbour_logits(
     The vote is that of Wu et al. 2018 (Unsupervised Feature Learning via Non-Parametric Instance Discrimination).
 
     Args:
-      task: kind of the labels.
       train: features of any float dtype, and labels; rows without a label are left out.
-      test_features: of the samples to predict.
       k: neighbours; all rows if there are fewer.
 
     Returns:
@@ -221,6 +172,7 @@ def neighbour_logits(
     features, labels = known_rows(task, "training", train)
     if not np.isfinite(test_features).all():
         raise ValueError("features of the test part are not finite; take the parameters of an earlier checkpoint")
+    # In blocks of one size, so that one program serves all, and not all similarities are in memory.
     bank, targets = _unit(features), jnp.asarray(make_targets(task, labels))
     vote = functools.partial(_vote, k=min(k, len(targets)))
     padded = np.pad(test_features, ((0, -len(test_features) % NEIGHBOUR_BLOCK), (0, 0)))
@@ -239,5 +191,6 @@ def _unit(features: Shaped[Array, "n F"]) -> Float[jax.Array, "n F"]:
 def _vote(
     bank: Float[Array, "N F"], targets: Float[Array, "N K"], features: Float[Array, "M F"], k: int
 ) -> Float[Array, "M K"]:
+    # In full precision: the default of accelerators is coarse enough to swap close neighbours.
     similarity, nearest = jax.lax.top_k(jnp.matmul(_unit(features), bank.T, precision="highest"), k)
     return jnp.einsum("mk,mkc->mc", jax.nn.softmax(similarity / TEMPERATURE, axis=1), targets[nearest])

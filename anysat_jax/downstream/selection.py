@@ -9,11 +9,11 @@ from typing import Any, Self
 import optax
 from jax.sharding import Mesh
 
-from anysat_jax.downstream.config import DownstreamConfig
 from anysat_jax.downstream.step import LOSSES, DownstreamState, abstract_state, create_state
+from anysat_jax.downstream.trainable import Params
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
-from anysat_jax.train.config import differences, warn_config_changes
+from anysat_jax.train.config import PlateauConfig, differences, warn_config_changes
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import abstract_on, on_host
 from anysat_jax.weights.checkpoint_files import section
@@ -36,30 +36,20 @@ class Rules:
       metric: name of the score.
       lower_is_better: whether it is an error.
       patience: evaluations in a row without a new best one after which training stops; None: never.
-      factor, plateau_patience: after `plateau_patience` evaluations in a row without a new best one, the learning rate
-        is multiplied by `factor`, and the count restarts; None: never.
+      plateau: after `plateau.patience` evaluations in a row without a new best one, the learning rate is multiplied by
+        `plateau.factor`, and the count restarts; None: never.
     """
 
     metric: str
     lower_is_better: bool
     patience: int | None = None
-    factor: float = 1.0
-    plateau_patience: int | None = None
-
-    @classmethod
-    def from_config(cls, config: DownstreamConfig, metric: str, lower_is_better: bool) -> Self:
-        """Returns the rules of a config: `early_stopping`, and of the optimizer `schedule` and `plateau`."""
-        rules = cls(metric, lower_is_better, config.early_stopping)
-        if config.optimizer.schedule != "plateau":
-            return rules
-        plateau = config.optimizer.plateau
-        return dataclasses.replace(rules, factor=plateau.factor, plateau_patience=plateau.patience)
+    plateau: PlateauConfig | None = None
 
     def better(self, value: float, than: float) -> bool:
         """Returns whether one value is better than another; nan, the score of no samples, is worse than any number."""
-        if math.isnan(value) or math.isnan(than):
-            return math.isnan(than) and not math.isnan(value)
-        return value < than if self.lower_is_better else value > than
+        if math.isnan(than):
+            return not math.isnan(value)
+        return value < than if self.lower_is_better else value > than  # False for nan
 
 
 @dataclasses.dataclass
@@ -85,12 +75,13 @@ class Selection:
     def update(self, rules: Rules, epoch: int, step: int, value: float) -> bool:
         """Adds an evaluation; returns whether it is the best so far, as the first always is."""
         self.evaluations, self.step = self.evaluations + 1, step
+        # The first is kept even if it is nan: a run ends with some best parameters.
         if self.best is None or rules.better(value, self.best.value):
             self.best, self.since_best, self.since_change = Best(epoch, step, value), 0, 0
             return True
         self.since_best, self.since_change = self.since_best + 1, self.since_change + 1
-        if rules.plateau_patience is not None and self.since_change >= rules.plateau_patience:
-            self.rate_scale, self.since_change = self.rate_scale * rules.factor, 0
+        if rules.plateau is not None and self.since_change >= rules.plateau.patience:
+            self.rate_scale, self.since_change = self.rate_scale * rules.plateau.factor, 0
         return False
 
     def stops(self, rules: Rules) -> bool:
@@ -98,10 +89,9 @@ class Selection:
         return rules.patience is not None and self.since_best >= rules.patience
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON values; nan becomes None."""
         values = dataclasses.asdict(self)
         if self.best is not None and math.isnan(self.best.value):
-            values["best"]["value"] = None
+            values["best"]["value"] = None  # strict JSON has no nan
         return values
 
     @classmethod
@@ -112,61 +102,24 @@ class Selection:
         return cls(**{**values, "best": best})
 
 
-Params = dict[str, Any]
-FREE_TO_CHANGE = (
-    "settings.checkpoint_every",
-    "settings.log_every",
-    "settings.mesh.",
-    "settings.name",
-    "settings.row",
-    "settings.job",
-    "settings.init",
-    "settings.data.root",
-    "settings.data.num_",
-    "settings.data.skip_corrupt",
-    "settings.max_nonfinite_steps",
-    "settings.profile.",
-    "settings.watchdog_seconds",
-    "settings.cache.",
-    "settings.knn.",
-)
+RUN_OPTIONS = ("checkpoint_every", "log_every", "max_nonfinite_steps", "watchdog_seconds", "mesh.", "profile.")
+SOURCES = ("name", "row", "job", "init", "data.root", "data.num_", "data.skip_corrupt", "cache.", "knn.")
+FREE_TO_CHANGE = tuple(f"settings.{key}" for key in (*RUN_OPTIONS, *SOURCES))
 """Prefixes of config keys that may change on resume without a warning."""
 
 
-@dataclasses.dataclass
-class Memory:
-    """Steps and evaluations so far."""
-
-    record: RunRecord = dataclasses.field(default_factory=lambda: RunRecord.of(LOSSES))
-    selection: Selection = dataclasses.field(default_factory=Selection)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"run": self.record.to_json(), "selection": self.selection.to_json()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(RunRecord.from_json(values["run"]), Selection.from_json(values["selection"]))
-
-
-@dataclasses.dataclass
-class FitStart:
-    """Start of the steps: at the initial weights, or at a checkpoint with its position in the data."""
-
-    state: DownstreamState
-    memory: Memory
-    position: dict[str, Any] | None = None
-
-
 class FitStore:
-    """The folders `checkpoints`, of the same-named attribute, and `best` of a workdir.
+    """A fit on disk: the folders `checkpoints` and `best` of a workdir.
 
-    The best parameters are whole on disk before a checkpoint refers to them, and the ones before them stay until that
-    checkpoint is whole: whichever checkpoint a run resumes from, the best parameters that it refers to are there.
+    Attributes:
+      checkpoints: of the steps.
+      record, selection: steps and evaluations so far, which each checkpoint holds.
     """
 
     def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
         """Opens the folders; `config` is {"problem", "settings"}, JSON values that must not and that may change."""
         self._config = config
+        self.record, self.selection = RunRecord.of(LOSSES), Selection()
         self.checkpoints = Checkpoints(workdir / "checkpoints", check=check_same_problem)
         self._best = Checkpoints(workdir / "best", check=check_same_problem)
 
@@ -179,8 +132,11 @@ class FitStore:
 
     def restore_or_init(
         self, trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
-    ) -> FitStart:
+    ) -> tuple[DownstreamState, dict[str, Any] | None]:
         """Restores the newest checkpoint, and drops best parameters of later steps; if there is none, starts anew.
+
+        Returns:
+          The state, and the position in the data; None: at the beginning.
 
         Raises:
           ConfigError: the checkpoint is of another problem.
@@ -189,21 +145,26 @@ class FitStore:
         restored = self.checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
         if restored is None:
             self._best.drop_after(0)
-            return FitStart(create_state(trainable, optimizer, mesh, averaged), Memory())
+            return create_state(trainable, optimizer, mesh, averaged), None
         warn_config_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
         with understood(self.checkpoints.folder):
-            memory = Memory.from_json(restored.meta["record"])
-        self._best.drop_after(memory.selection.step)
-        return FitStart(restored.state, memory, restored.data)
+            values = restored.meta["record"]
+            self.record, self.selection = RunRecord.from_json(values["run"]), Selection.from_json(values["selection"])
+        # A run killed between `save_best` and `save` left parameters to which no checkpoint refers.
+        self._best.drop_after(self.selection.step)
+        return restored.state, restored.data
 
-    def save(self, state: DownstreamState, position: dict[str, Any], memory: Memory) -> None:
-        """Saves state, position and memory in the background; replaces a checkpoint of the same step."""
-        meta = {"step": memory.record.steps, "config": self._config, "record": memory.to_json()}
-        self.checkpoints.drop_after(memory.record.steps - 1)
-        self.checkpoints.save(state, position, meta)
+    def save(self, state: DownstreamState, position: dict[str, Any]) -> None:
+        """Saves state, position and record in the background; replaces a checkpoint of the same step."""
+        step, record = self.record.steps, {"run": self.record.to_json(), "selection": self.selection.to_json()}
+        # The one of a step that was saved before its evaluation: a manager keeps one checkpoint a step.
+        self.checkpoints.drop_after(step - 1)
+        self.checkpoints.save(state, position, {"step": step, "config": self._config, "record": record})
 
     def save_best(self, params: Params, step: int) -> None:
         """Saves the best parameters, which are those of a step."""
+        # They are whole on disk before a checkpoint refers to them, and those before them stay until that checkpoint is
+        # whole: whichever checkpoint a run resumes from, the best parameters that it refers to are there.
         self.checkpoints.wait()
         self._best.save(params, {}, {"step": step, "config": self._config, "record": {}})
         self._best.wait()
@@ -237,26 +198,18 @@ def check_same_problem(stored: dict[str, Any], config: dict[str, Any], folder: p
         )
 
 
-def summarise(memory: Memory, stopped_early: bool, steps_per_epoch: int, metric: str) -> dict[str, Any]:
-    """Returns `FitResult.record`: the run as JSON values; nan is None."""
-    record, best = memory.record, memory.selection.best
+def summarise(store: FitStore, stopped_early: bool, steps_per_epoch: int, metric: str) -> dict[str, Any]:
+    """Returns the record of a fit, JSON values; nan is None."""
+    record, selection = store.record, store.selection.to_json()
     return {
         "steps": record.steps,
         "epochs": record.steps / steps_per_epoch,
         "stopped_early": stopped_early,
-        "evaluations": memory.selection.evaluations,
-        "best": {
-            "epoch": best.epoch,
-            "step": best.step,
-            "metric": metric,
-            "value": None if math.isnan(best.value) else best.value,
-        },
+        "evaluations": selection["evaluations"],
+        "best": selection["best"] | {"metric": metric},
         "loss": record.losses["loss"].means(),
         "batches": dict(sorted(record.batches.items())),
-        "seconds": record.seconds,
-        "tiles_per_second": record.tiles_per_second,
-        "programs": record.programs,
-        "resumed_from": record.resumed_from,
+        **{name: getattr(record, name) for name in ("seconds", "tiles_per_second", "programs", "resumed_from")},
         "nonfinite_steps": record.nonfinite_steps,
         "skipped_records": dict(sorted(record.skipped.items())),
         "peak_memory_mb": record.to_json()["peak_memory_mb"],

@@ -1,5 +1,6 @@
 """One pass over a split, batch by batch: shared by evaluations and by the extraction of features."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,50 +12,51 @@ from jaxtyping import Array, Int
 from tqdm import tqdm
 
 from anysat_jax.batch import Batch
+from anysat_jax.downstream.data import Data
+from anysat_jax.downstream.network import Params
 from anysat_jax.train.compile import Compiled
 from anysat_jax.train.input import until_end
 from anysat_jax.train.metrics_log import QUIET_SECONDS
-from anysat_jax.train.sharding import host_shard
+from anysat_jax.train.sharding import host_shard, put_batch
 from anysat_jax.train.status import JobStatus
-from data_pipelines.load import OpenDataset
 
 
 def pass_over_split(
-    batches: Iterator[Batch],
+    data: Data,
+    split: str,
+    patch_sizes: Sequence[float],
     program: Compiled,
-    compute: Callable[[Batch], Any],
+    params: Params,
+    prepare: Callable[[Batch], Batch],
     count_samples: Callable[[Any], int],
     status: JobStatus,
-    *,
     state: str,
-    dataset: OpenDataset,
     title: str,
-    total: int,
+    *,
+    tiles: Sequence[int] | None = None,
     leave: bool = True,
 ) -> Iterator[tuple[Batch, Any]]:
-    """Yields each batch with its outputs, under a progress bar, the job's status and a watchdog.
-
-    The devices compute the next batch while the caller uses the last one.
+    """Yields each batch of a split with its outputs, under a progress bar, the job's status and a watchdog.
 
     Args:
-      batches: of this process, see `split_batches`.
-      program: is called by `compute`; while it compiles, the watchdog waits.
-      compute: outputs of a batch.
+      data, split, patch_sizes, tiles: see `split_batches`, which also has the errors.
+      program: (params on the mesh, batch) -> outputs.
+      prepare: returns what is copied to the devices of a batch.
       count_samples: number of samples in the outputs, over all processes, without padding.
-      status: of the job.
-      state: "evaluating" or "extracting".
-      dataset: whose title the bar shows.
-      title: of the pass, such as "val".
-      total: samples of the split.
+      state: of the job meanwhile, "evaluating" or "extracting".
       leave: whether the finished bar stays.
     """
-    look = dict(mininterval=0.5 if sys.stderr.isatty() else QUIET_SECONDS, dynamic_ncols=True, leave=leave)
-    hidden = jax.process_index() != 0
+    batches, total = split_batches(data, split, patch_sizes, tiles), data.dataset.num_samples(split, tiles)
+    # In a log file each update of the bar is a line.
+    every = 0.5 if sys.stderr.isatty() else QUIET_SECONDS
+    look = dict(mininterval=every, dynamic_ncols=True, leave=leave, disable=jax.process_index() != 0)
     with (
-        tqdm(total=total, desc=f"{dataset.card.title}: {title}", unit="tile", disable=hidden, **look) as bar,
+        tqdm(total=total, desc=f"{data.dataset.card.title}: {title}", unit="tile", **look) as bar,
         status.over_split(state, title, total, program) as progress,
     ):
-        for batch, outputs in one_ahead(progress.timed(batches), compute):
+        computed = ((batch, program(params, put_batch(prepare(batch), data.mesh))) for batch in progress.timed(batches))
+        # In pairs, so that the devices compute the next batch while the caller uses this one.
+        for (batch, outputs), _ in itertools.pairwise(itertools.chain(computed, (None,))):
             samples = count_samples(outputs)
             bar.update(samples)
             progress.done(samples)
@@ -62,34 +64,28 @@ def pass_over_split(
 
 
 def split_batches(
-    dataset: OpenDataset,
-    split: str,
-    patch_sizes: Sequence[float],
-    batch_size: int,
-    mesh: Mesh,
-    tiles: Sequence[int] | None = None,
+    data: Data, split: str, patch_sizes: Sequence[float], tiles: Sequence[int] | None = None
 ) -> Iterator[Batch]:
     """Returns this process' part of a split's batches, cut by the first of the patch sizes.
 
     Args:
-      dataset: with the split.
+      data: with the split; `evaluate.batch_size` is rounded up to a multiple of the mesh's devices.
       split: name of the split.
       patch_sizes: in metres; every one is checked.
-      batch_size: samples over all processes; rounded up to a multiple of the mesh's devices.
-      mesh: the devices.
       tiles: positions of the tiles to take; None: all.
 
     Raises:
       ValueError: at once: the split is unknown, or a patch size does not fit.
       DataError: by the iterator: a tile cannot be read.
     """
+    # Before the first batch, which is cut by one of the sizes only.
     for size in patch_sizes:
-        dataset.options.check_patch_size(size)
-    batches = dataset.evaluation_batches(
+        data.dataset.options.check_patch_size(size)
+    batches = data.dataset.evaluation_batches(
         split,
         patch_size=patch_sizes[0],
-        batch_size=whole_batch(batch_size, mesh),
-        shard=host_shard(mesh),
+        batch_size=whole_batch(data.config.evaluate.batch_size, data.mesh),
+        shard=host_shard(data.mesh),
         tiles=tiles,
     )
     return until_end(batches)
@@ -106,13 +102,3 @@ def skipped_tiles(skipped: Int[Array, "B"] | None) -> list[int]:
         return []
     tiles = np.asarray(skipped)
     return tiles[tiles >= 0].tolist()
-
-
-def one_ahead(items: Iterator[Any], compute: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
-    """Yields each item with its outputs, one item behind, so that the next is computing meanwhile."""
-    pending: list[tuple[Any, Any]] = []
-    for item in items:
-        pending.append((item, compute(item)))
-        if len(pending) > 1:
-            yield pending.pop(0)
-    yield from pending

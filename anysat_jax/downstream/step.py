@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from anysat_jax.downstream.task import LossConfig, Task, task_loss
-from anysat_jax.downstream.trainable import merge
+from anysat_jax.downstream.trainable import Params, merge
 from anysat_jax.train.optimizer import learning_rate, update_if_finite
 from anysat_jax.train.sharding import abstract_on, put_params, put_whole
 
-Params = dict[str, Any]
 Metrics = dict[str, Array]
 Forward = Callable[[Params, Any, jax.Array | None], Float[Array, "B *n K"]]
 """Logits, float32, of (whole parameters, batch, rng for what drops in training; None for evaluation)."""
@@ -67,10 +66,11 @@ def abstract_state(
 def create_state(
     trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
 ) -> DownstreamState:
-    """Returns the state before the first update in memory of its own, since the step donates it."""
+    """Returns the state before the first update, on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(trainable, optimizer, mesh, averaged))
 
     def start(params: Params) -> DownstreamState:
+        # A copy, since the step donates the state, and the caller still needs its parameters.
         return initial_state(jax.tree.map(jnp.copy, params), optimizer, averaged)
 
     return jax.jit(start, out_shardings=shardings)(put_params(trainable, mesh))
@@ -78,14 +78,13 @@ def create_state(
 
 def with_rate_scale(state: DownstreamState, scale: float) -> DownstreamState:
     """Returns the state with another factor of the learning rate."""
+    # With the sharding of before: another one would be another program.
     return state.replace(rate_scale=put_whole(np.float32(scale), state.rate_scale.sharding))
 
 
 def average_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """Returns the weight of the old average at update `step` (from 0).
-
-    It follows that of a plain mean at first, so that the random start is soon forgotten, and is at most `decay`.
-    """
+    """Returns the weight of the old average at update `step` (from 0): at most `decay`."""
+    # At first nearly that of a plain mean, so that the random start is soon forgotten.
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -94,46 +93,36 @@ def make_train_step(
 ) -> Callable[[DownstreamState, Params, Any, Int[Array, ""]], tuple[DownstreamState, Metrics]]:
     """Returns the step of a task, to be jitted by the caller with the state donated.
 
-    It takes the state, the frozen parameters, a batch whose labels are those of the task's level, "index" (B,) and
-    perhaps "valid" (B,), and the seed. The seed is an argument rather than a constant of the program, so that runs that
-    differ in the seed alone share one compiled program.
-
-    Metrics: loss, learning_rate (the plateau's factor included), grad_norm (float32 scalars), finite (bool) and
-    nonfinite_leaves, see `update_if_finite`, and (B,) index and nonfinite_samples: the samples, and whether the loss of
-    each is not finite. Where a value is not finite, parameters and optimizer stay as they were, and only the step
-    counter advances.
-
-    All randomness derives from (seed, state.step), so that a resumed run repeats an uninterrupted one.
-
-    Args:
-      average: decay of the moving average, where the state keeps one.
+    It takes the state, the frozen parameters, a batch with the labels of the task's level, "index" (B,) and perhaps
+    "valid" (B,), and the seed. Metrics: loss, learning_rate (the plateau's factor included), grad_norm (float32
+    scalars), finite (bool) and nonfinite_leaves, see `update_if_finite`, and (B,) index and nonfinite_samples: the
+    samples, and whether the loss of each is not finite. Where a value is not finite, only the step counter advances.
+    `average` is the decay of the moving average, where the state keeps one.
     """
 
-    def objective(
-        trainable: Params, frozen: Params, batch: Any, rng: jax.Array
-    ) -> tuple[Float[Array, ""], Float[Array, "B"]]:
+    def objective(trainable: Params, frozen: Params, batch: Any, rng: jax.Array) -> tuple[Array, Array]:
         logits = forward(merge(trainable, frozen), batch, rng)
         return task_loss(task, loss, logits, batch.labels[task.level], batch.labels.get("valid"))
 
     def update(state: DownstreamState, grads: Params) -> DownstreamState:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # Here, not in the optimizer: the plateau changes the factor between epochs, and the schedule stays as it is.
         updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
         params, mean = optax.apply_updates(state.params, updates), state.average
         if mean is not None:
             mean = optax.incremental_update(params, mean, 1.0 - average_decay(state.step, average))
         return state.replace(params=params, opt_state=opt_state, average=mean)
 
-    def step(
-        state: DownstreamState, frozen: Params, batch: Any, seed: Int[Array, ""]
-    ) -> tuple[DownstreamState, Metrics]:
+    def step(state: DownstreamState, frozen: Params, batch: Any, seed: Array) -> tuple[DownstreamState, Metrics]:
+        # The seed is an argument, not a constant, so that runs that differ in it alone share one compiled program; with
+        # the step it gives all randomness, so that a resumed run repeats an uninterrupted one.
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (value, per_sample), grads = gradient(state.params, frozen, batch, rng)
+        (value, each), grads = jax.value_and_grad(objective, has_aux=True)(state.params, frozen, batch, rng)
         state, checks = update_if_finite(update, state, {"loss": value}, grads)
         metrics = {
             "loss": value,
             "learning_rate": learning_rate(state.opt_state) * state.rate_scale,
-            "nonfinite_samples": ~jnp.isfinite(per_sample),
+            "nonfinite_samples": ~jnp.isfinite(each),
             "index": batch.labels["index"],
         }
         return state.replace(step=state.step + 1), metrics | checks

@@ -1,7 +1,6 @@
 """Tasks of a dataset: kind of the labels, metrics, losses."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, Shaped
 
+from anysat_jax.errors import ConfigError
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 
@@ -23,8 +23,6 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "regression": ("rmse", "r2", "mae"),
 }
 """Scores of each kind of task; in the paper's tables accuracy is OA, mean_iou mIoU, macro_f1 maF1, weighted_f1 wF1."""
-
-LOWER_IS_BETTER = ("rmse", "mae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +64,16 @@ class Task:
     @property
     def lower_is_better(self) -> bool:
         """Returns whether the metric is an error."""
-        return self.metric in LOWER_IS_BETTER
+        return self.metric in ("rmse", "mae")
 
     @property
     def pixels_per_subpatch(self) -> int:
         """Label pixels along a side of a sub-patch of `sensor`."""
         return round(get_sensor(self.sensor).subpatch_metres / self.metres)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the task as JSON values."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Returns the task of `to_json`."""
+        """Returns the task whose `dataclasses.asdict` went through JSON, which makes lists of tuples."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -94,19 +88,19 @@ def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str 
         the finest whole multiple of them; Sentinel-2 where several fit.
 
     Raises:
-      ValueError: the dataset has no such label, no sensor fits, or the kind has no such metric.
+      ConfigError: the dataset has no such label, no sensor fits, or the kind has no such metric.
     """
     if level not in get_args(Level):
-        raise ValueError(f"task.level = {level!r} must be 'tile' or 'dense'")
+        raise ConfigError(f"task.level = {level!r} must be 'tile' or 'dense'")
     label = card.tile_label if level == "tile" else card.dense_label
     if label == "none":
         other = "dense" if level == "tile" else "tile"
         has = "no labels at all" if card.tile_label == card.dense_label == "none" else f"labels of level {other!r} only"
-        raise ValueError(f"task.level = {level!r}: dataset {card.name!r} has {has}")
+        raise ConfigError(f"task.level = {level!r}: dataset {card.name!r} has {has}")
     kind: Kind = {"segmentation": "class", "change": "class"}.get(label, label)
     metric = metric or ("mean_iou" if level == "dense" and kind == "class" else METRICS[kind][0])
     if metric not in METRICS[kind]:
-        raise ValueError(
+        raise ConfigError(
             f"task.metric = {metric!r}: the labels of {card.name!r} are of kind {kind!r}, measured by "
             f"{', '.join(METRICS[kind])}"
         )
@@ -130,17 +124,19 @@ def _dense_sensor(card: DatasetCard, wanted: str) -> str:
     for name in card.sensors:
         sensor = get_sensor(name)
         ratio = sensor.subpatch_metres / card.dense_metres
+        # Ratios of decimal metres, such as 2 / 0.2, are whole numbers up to rounding only.
         if sensor.kind != "context" and round(ratio) >= 1 and abs(ratio - round(ratio)) < 1e-6:
             multiples[name] = round(ratio)
     if wanted and wanted not in multiples:
-        raise ValueError(
+        raise ConfigError(
             f"task.sensor = {wanted!r}: a dense prediction for {card.name!r} can be made of the sub-patches of "
             f"{', '.join(multiples) or 'no sensor'}"
         )
     if not multiples:
-        raise ValueError(
+        raise ConfigError(
             f"dataset {card.name!r}: no sensor's sub-patches are squares of label pixels of {card.dense_metres:g} m"
         )
+    # The finest prediction; of equally fine ones Sentinel-2's, which most archives have.
     return wanted or min(multiples, key=lambda name: (multiples[name], name != "s2"))
 
 
@@ -175,15 +171,10 @@ def standardised(task: Task, labels: Float[Array, "*shape"]) -> Float[Array, "*s
     return (jnp.asarray(labels, jnp.float32) - task.offset) / task.scale
 
 
-def in_unit(task: Task, logits: Float[Array, "*shape 1"]) -> Float[Array, "*shape"]:
-    """Returns a regression's predictions in the unit of its labels."""
-    return logits[..., 0] * task.scale + task.offset
-
-
 def prediction(task: Task, logits: Float[np.ndarray, "*shape K"]) -> Shaped[np.ndarray, "..."]:
     """Returns the prediction of logits: class numbers, labels (bool, with K), or numbers in the label's unit."""
     if task.kind == "regression":
-        return in_unit(task, logits)
+        return logits[..., 0] * task.scale + task.offset
     return logits > 0 if task.kind == "multi_label" else logits.argmax(axis=-1)
 
 
@@ -203,7 +194,7 @@ def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array,
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Options of the loss.
+    """Options of the loss; `DownstreamConfig` checks their values.
 
     Attributes:
       class_weights: weight of each class, or of each label of a multi-label task. None: equal weights. None for a
@@ -213,13 +204,6 @@ class LossConfig:
 
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing = {self.label_smoothing} must lie in [0, 1)")
-        weights = self.class_weights
-        if weights is not None and not (all(0 <= w < math.inf for w in weights) and any(weights)):
-            raise ValueError(f"class_weights = {weights} must be finite and not negative, and not all zero")
 
 
 def task_loss(
@@ -248,25 +232,45 @@ def task_loss(
     Raises:
       ValueError: shapes do not belong together, or `config` does not fit the task.
     """
-    _check(task, config)
     check_shapes(task, logits, labels)
     known = known_labels(task, labels, valid)
     logits = jnp.asarray(logits, jnp.float32)
+    # Replaced before the loss, not after it: the gradient of 0 * nan is nan.
     logits = jnp.where(known if task.kind == "multi_label" else known[..., None], logits, 0.0)
-    labels = jnp.where(known, labels, 0)
-    compute = {"class": _cross_entropy, "multi_label": _binary_cross_entropy, "regression": _squared_error}[task.kind]
-    losses, weights = compute(task, config, logits, labels)
+    losses, weights = _label_losses(task, config, logits, jnp.where(known, labels, 0))
     weights = jnp.where(known, weights, 0.0)
+    # A mean over labels, not over samples: a map that is mostly unknown weighs less.
     axes = tuple(range(1, losses.ndim))
     sums, totals = (losses * weights).sum(axis=axes), weights.sum(axis=axes)
     return _ratio(sums.sum(), totals.sum()), _ratio(sums, totals)
 
 
-def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[float, ...]:
-    """Returns weights that give every class the same total weight.
+def _label_losses(
+    task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Shaped[jax.Array, "..."]
+) -> tuple[Float[jax.Array, "..."], Float[jax.Array, "..."]]:
+    """Returns the loss of each label, and its weight."""
+    if task.kind == "regression":
+        losses = jnp.square(logits[..., 0] - standardised(task, labels))
+        return losses, jnp.ones_like(losses)
+    smoothing = config.label_smoothing
+    weights = jnp.ones(task.num_outputs) if config.class_weights is None else jnp.float32(config.class_weights)
+    if task.kind == "multi_label":
+        targets = labels.astype(jnp.float32) * (1 - smoothing) + smoothing / 2
+        return optax.sigmoid_binary_cross_entropy(logits, targets), jnp.broadcast_to(weights, logits.shape)
+    classes = labels.astype(jnp.int32)
+    # Without one-hot targets, which take K times the memory of a label map.
+    chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - (1 - smoothing) * chosen - smoothing * logits.mean(axis=-1)
+    return losses, weights[classes]
 
-    The weight of a class is labels / (classes with labels * its count), so that the mean over all labels is 1. A class
-    without labels has weight 0.
+
+def _ratio(sums: Float[jax.Array, "*n"], totals: Float[jax.Array, "*n"]) -> Float[jax.Array, "*n"]:
+    # The inner `where` keeps the gradient finite where nothing is known.
+    return jnp.where(totals > 0, sums / jnp.where(totals > 0, totals, 1.0), 0.0)
+
+
+def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[float, ...]:
+    """Returns weights that give every class the same total weight: labels / (classes with labels * its count), or 0.
 
     Args:
       counts: training labels of each class.
@@ -278,49 +282,6 @@ def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[floa
     seen = counts > 0
     if not seen.any():
         raise ValueError(f"balanced weights of {len(counts)} classes: training has no label of any of them")
+    # The mean over all labels is 1, so that the learning rate needs no change.
     weights = np.where(seen, counts.sum() / (seen.sum() * np.maximum(counts, 1)), 0.0)
     return tuple(weights.tolist())
-
-
-def _check(task: Task, config: LossConfig) -> None:
-    weights = config.class_weights
-    if task.kind == "regression" and (weights is not None or config.label_smoothing):
-        raise ValueError(f"task {task.dataset!r} is a regression, which has neither class_weights nor label_smoothing")
-    if weights is not None and len(weights) != task.num_outputs:
-        raise ValueError(f"task {task.dataset!r}: {len(weights)} class_weights for {task.num_outputs} classes")
-
-
-def _class_weights(task: Task, config: LossConfig) -> Float[jax.Array, "K"]:
-    return jnp.ones(task.num_outputs) if config.class_weights is None else jnp.float32(config.class_weights)
-
-
-def _cross_entropy(
-    task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Int[jax.Array, "*n"]
-) -> tuple[Float[jax.Array, "*n"], Float[jax.Array, "*n"]]:
-    """Returns losses and weights."""
-    classes = labels.astype(jnp.int32)
-    # Without one-hot targets, which take K times the memory of a label map.
-    chosen = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
-    smoothing = config.label_smoothing
-    losses = jax.nn.logsumexp(logits, axis=-1) - (1 - smoothing) * chosen - smoothing * logits.mean(axis=-1)
-    return losses, _class_weights(task, config)[classes]
-
-
-def _binary_cross_entropy(
-    task: Task, config: LossConfig, logits: Float[jax.Array, "*n K"], labels: Shaped[jax.Array, "*n K"]
-) -> tuple[Float[jax.Array, "*n K"], Float[jax.Array, "*n K"]]:
-    targets = labels.astype(jnp.float32) * (1 - config.label_smoothing) + config.label_smoothing / 2
-    weights = _class_weights(task, config).reshape(*(1,) * (logits.ndim - 1), -1)
-    return optax.sigmoid_binary_cross_entropy(logits, targets), jnp.broadcast_to(weights, logits.shape)
-
-
-def _squared_error(
-    task: Task, config: LossConfig, logits: Float[jax.Array, "*n 1"], labels: Float[jax.Array, "*n"]
-) -> tuple[Float[jax.Array, "*n"], Float[jax.Array, "*n"]]:
-    del config
-    losses = jnp.square(logits[..., 0] - standardised(task, labels))
-    return losses, jnp.ones_like(losses)
-
-
-def _ratio(sums: Float[jax.Array, "*n"], totals: Float[jax.Array, "*n"]) -> Float[jax.Array, "*n"]:
-    return jnp.where(totals > 0, sums / jnp.where(totals > 0, totals, 1.0), 0.0)

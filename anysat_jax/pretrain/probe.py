@@ -1,6 +1,7 @@
 """Report of a pretraining: linear probes of frozen features, beside those of the same network at its random start."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +36,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "mean_iou": "mIoU"}
 VALIDATION_FRACTION = 0.2  # of the training tiles, which choose a probe's penalty
-STAGES = ("training tiles", "held-out tiles")
 
 Params = dict[str, Any]
 Networks = Mapping[str, Params]
@@ -58,7 +58,6 @@ def report_pretraining(
     Datasets that cannot be probed (without labels, nothing held out) are left out with a warning.
 
     Args:
-      settings: which datasets to probe, and sizes.
       datasets: those of the run, by name.
       open_dataset: opens others that `settings.datasets` names.
       networks: parameters of "random" and "pretrained" (the teacher).
@@ -111,36 +110,27 @@ def _probe_each(
     networks: Networks,
     seed: int,
 ) -> Iterator[tuple[list[Score], Mosaic]]:
+    # Once, not with every batch of every dataset.
     networks = {name: jax.device_put(params) for name, params in networks.items()}
-    with tqdm(total=len(names) * len(STAGES), desc="probes", unit="stage", dynamic_ncols=True) as bar:
-        for done, name in enumerate(names, start=1):
+    with tqdm(total=len(names), desc="probes", unit="dataset", dynamic_ncols=True) as bar:
+        for name in names:
             try:
                 dataset = datasets.get(name) or open_dataset(name)
-                yield _probe_open_dataset(dataset, settings, model, networks, seed, bar)
+                plan, batches = make_plan(dataset.card), functools.partial(_split_batches, dataset, settings, bar)
+                yield probe_dataset(plan, batches, make_extractor(model, plan.sensors), networks, settings, seed)
             except (ValueError, OSError) as error:
+                # A report comes after hours of training: one dataset less is better than none.
                 logging.warning("no probe of %s: %s", name, error)
-            bar.update(done * len(STAGES) - bar.n)
+            bar.update()
 
 
-def _probe_open_dataset(
-    dataset: OpenDataset, settings: EvaluateConfig, model: ModelConfig, networks: Networks, seed: int, bar: tqdm
-) -> tuple[list[Score], Mosaic]:
-    plan = make_plan(dataset.card)
-    if not plan.tasks:
-        raise ValueError("it has no labels that a linear probe could learn")
-    patch_size = settings.patch_size or min(dataset.options.patch_sizes)
-    stages = iter(STAGES)
-
-    def batches(split: str) -> Iterator[Batch]:
-        bar.set_description(f"{dataset.card.title}: {next(stages)}")
-        tiles = 0
-        for batch in dataset.evaluation_batches(split, patch_size=patch_size, batch_size=settings.batch_size):
-            yield batch
-            tiles += batch.batch_size
-            bar.set_postfix_str(f"{tiles} tiles")
-        bar.update()
-
-    return probe_dataset(plan, batches, make_extractor(model, plan.sensors), networks, settings, seed)
+def _split_batches(dataset: OpenDataset, settings: EvaluateConfig, bar: tqdm, split: str) -> Iterator[Batch]:
+    bar.set_description(f"{dataset.card.title}: {split}")
+    patch_size, tiles = settings.patch_size or min(dataset.options.patch_sizes), 0
+    for batch in dataset.evaluation_batches(split, patch_size=patch_size, batch_size=settings.batch_size):
+        yield batch
+        tiles += batch.batch_size
+        bar.set_postfix_str(f"{tiles} tiles")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,22 +142,16 @@ class Plan:
       tasks: by level; "dense" where the sub-patches of `Task.sensor` are the pixels of the label map.
       picture_sensor: the sensor with the finest sub-patches, whose dense features the pictures show.
       natural_sensor: the sensor with the finest pixels that has natural colours; None: none has.
+      sensors: those whose dense maps are needed.
+      held_out: the split of the scores: "test", or "val" where there is no test split.
     """
 
     card: DatasetCard
     tasks: Mapping[Level, Task]
     picture_sensor: str
     natural_sensor: str | None
-
-    @property
-    def sensors(self) -> tuple[str, ...]:
-        """Sensors whose dense maps are needed."""
-        return tuple(sorted({task.sensor for task in self.tasks.values() if task.sensor} | {self.picture_sensor}))
-
-    @property
-    def held_out(self) -> str:
-        """The split of the scores: "test", or "val" where there is no test split."""
-        return "test" if "test" in self.card.splits else "val"
+    sensors: tuple[str, ...]
+    held_out: str
 
 
 def make_plan(card: DatasetCard) -> Plan:
@@ -180,16 +164,20 @@ def make_plan(card: DatasetCard) -> Plan:
             task = make_task(card, "dense")
         except ValueError:  # no sensor's sub-patches fit the label map
             task = None
+        # A coarser sub-patch covers several label pixels: its features have no label of their own.
         if task is not None and task.pixels_per_subpatch == 1:
             tasks["dense"] = task
     spatial = [name for name in card.sensors if get_sensor(name).kind != "context"]
     dense_sensor = tasks["dense"].sensor if "dense" in tasks else ""
     natural = [name for name in card.natural_colour if get_sensor(name).kind != "context"]
+    finest = min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor))
     return Plan(
         card,
         tasks,
-        min(spatial, key=lambda name: (get_sensor(name).subpatch_metres, name != dense_sensor)),
-        min(natural, key=lambda name: get_sensor(name).metres_per_pixel, default=None),
+        picture_sensor=finest,
+        natural_sensor=min(natural, key=lambda name: get_sensor(name).metres_per_pixel, default=None),
+        sensors=tuple(sorted({finest, dense_sensor} - {""})),
+        held_out="test" if "test" in card.splits else "val",
     )
 
 
@@ -205,27 +193,24 @@ def probe_dataset(
 
     Args:
       batches: the batches of a split, each tile once; `labels["valid"]` is False for padding.
-      extract: frozen features of (parameters, batch).
-      networks: parameters of "random" and "pretrained".
       seed: of the choice of pixels and of the validation tiles.
 
     Returns:
       A score for each task and metric, and pictures of held-out tiles.
 
     Raises:
-      ValueError: a split has no tiles or no labels, or features are not finite.
+      ValueError: the dataset, or a split, has no tiles or no labels, or features are not finite.
     """
+    if not plan.tasks:
+        raise ValueError("it has no labels that a linear probe could learn")
     train = take_tiles(batches("train"), settings.max_tiles)
     rows = collect_rows(plan, train, extract, networks, settings.pixels_per_tile, seed)
-    probes = {
-        (level, name): _fit(task, rows[level], name, seed) for level, task in plan.tasks.items() for name in networks
-    }
+    probes = {(level, name): _fit(plan.tasks[level], rows[level], name, seed) for level in rows for name in networks}
     found = {(level, name): SplitScores(plan.tasks[level]) for level, name in probes}
     pictures, tiles = Highest(settings.pictures), 0
     for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
-        features = {name: extract(params, batch) for name, params in networks.items()}
-        valid, maps = valid_tiles(batch), {}
-        tiles += int(valid.sum())
+        features, maps = {name: extract(params, batch) for name, params in networks.items()}, {}
+        tiles += int((valid := valid_tiles(batch)).sum())
         for (level, name), probe in probes.items():
             task = plan.tasks[level]
             logits = np.asarray(_logits(probe, task_features(task, features[name])))
@@ -238,6 +223,7 @@ def probe_dataset(
     return _scores(plan, found), Mosaic(plan.card, plan.picture_sensor, pictures.items)
 
 
+# Compiled once for all datasets of the same shapes.
 _logits = jax.jit(LinearProbe.logits)
 
 
@@ -245,10 +231,10 @@ def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitScores]) -> list[
     scores = []
     for level, task in plan.tasks.items():
         random, pretrained = (found[level, name].scores for name in ("random", "pretrained"))
-        for metric in METRICS["dense" if level == "dense" else task.kind]:
-            headline = metric == METRICS["dense" if level == "dense" else task.kind][0]
-            values = random[metric], pretrained[metric]
-            scores.append(Score(plan.card.title, level, METRIC_NAMES[metric], *values, headline=headline))
+        headline, *_ = metrics = METRICS["dense" if level == "dense" else task.kind]
+        for name in metrics:
+            title = plan.card.title, level, METRIC_NAMES[name]
+            scores.append(Score(*title, random[name], pretrained[name], headline=name == headline))
     return scores
 
 
@@ -306,15 +292,8 @@ def collect_rows(
     for batch in batches:
         features = {name: extract(params, batch) for name, params in networks.items()}
         for level, task in plan.tasks.items():
-            labels, per_tile = np.asarray(batch.labels[level]), 1
-            rows = np.flatnonzero(valid_tiles(batch))
-            values = {name: np.asarray(task_features(task, one), np.float32) for name, one in features.items()}
-            if level == "dense":
-                _check_same_map(task, labels, next(iter(values.values())))
-                rows = _choose_pixels(task, batch, pixels_per_tile, rng)
-                labels, per_tile = labels.reshape(-1), labels[0].size
-            taken = {name: value.reshape(-1, value.shape[-1])[rows] for name, value in values.items()}
-            parts[level].append(ProbeRows(taken, labels[rows], tiles + rows // per_tile))
+            rows = batch_rows(task, batch, features, pixels_per_tile, rng)
+            parts[level].append(rows._replace(tiles=tiles + rows.tiles))
         tiles += batch.batch_size
     if not tiles:
         raise ValueError(f"{plan.card.name}: the split 'train' has no tiles")
@@ -324,33 +303,47 @@ def collect_rows(
     return {level: jax.tree.map(lambda *arrays: np.concatenate(arrays), *some) for level, some in parts.items()}
 
 
-def _choose_pixels(task: Task, batch: Batch, limit: int, rng: np.random.Generator) -> Int[np.ndarray, "rows"]:
-    """Returns flat positions of labelled pixels in the batch's label map, at most `limit` of each tile, at random."""
-    labels = batch.labels["dense"]
-    known = np.asarray(known_labels(task, labels, valid_tiles(batch))).reshape(len(labels), -1)
-    order = np.where(known, rng.random(known.shape), np.inf).argsort(axis=1)[:, :limit]
-    chosen = np.take_along_axis(known, order, axis=1)
-    return (order + known.shape[1] * np.arange(len(known))[:, None])[chosen]
+def batch_rows(
+    task: Task, batch: Batch, features: Mapping[str, FrozenFeatures], pixels_per_tile: int, rng: np.random.Generator
+) -> ProbeRows:
+    """Returns the rows of a batch: its tiles, or at most `pixels_per_tile` labelled pixels of each, at random.
 
-
-def _check_same_map(task: Task, labels: Int[np.ndarray, "B h w"], features: Float[np.ndarray, "B h w F"]) -> None:
-    if labels.shape != features.shape[:3]:
-        raise ValueError(
-            f"{task.dataset}: the dense label is {labels.shape[1]} x {labels.shape[2]} pixels, but {task.sensor!r} has "
-            f"{features.shape[1]} x {features.shape[2]} sub-patches; the card's dense_metres or extent is wrong"
-        )
+    Raises:
+      ValueError: label map and features differ in size.
+    """
+    labels, valid, per_tile = np.asarray(batch.labels[task.level]), valid_tiles(batch), 1
+    values = {name: np.asarray(task_features(task, one), np.float32) for name, one in features.items()}
+    rows = np.flatnonzero(valid)
+    if task.level == "dense":
+        _, *grid, _ = next(iter(values.values())).shape
+        if [*labels.shape[1:]] != grid:
+            raise ValueError(
+                f"{task.dataset}: the dense label is {labels.shape[1]} x {labels.shape[2]} pixels, but {task.sensor!r} "
+                f"has {grid[0]} x {grid[1]} sub-patches; the card's dense_metres or extent is wrong"
+            )
+        # Random numbers for all pixels, so that the choice in a tile does not depend on the labels of those before it.
+        known = np.asarray(known_labels(task, labels, valid)).reshape(len(labels), -1)
+        order = np.where(known, rng.random(known.shape), np.inf).argsort(axis=1)[:, :pixels_per_tile]
+        # A tile with fewer labelled pixels has others at the end of its order.
+        chosen = np.take_along_axis(known, order, axis=1)
+        per_tile, labels = known.shape[1], labels.reshape(-1)
+        rows = (order + per_tile * np.arange(len(known))[:, None])[chosen]
+    taken = {name: value.reshape(-1, value.shape[-1])[rows] for name, value in values.items()}
+    return ProbeRows(taken, labels[rows], rows // per_tile)
 
 
 def _fit(task: Task, rows: ProbeRows, network: str, seed: int) -> LinearProbe:
     """Fits a probe on all rows, with the penalty that does best on the rows of the validation tiles."""
     features, labels, penalty = rows.features[network], rows.labels, DEFAULT_PENALTY
+    # Whole tiles, since pixels of one tile are alike: with some in both parts the weakest penalty would win.
     validation = validation_rows(rows.tiles, seed)
     if validation.any():
         parts = ((features[part], labels[part]) for part in (~validation, validation))
         _, penalty, _ = fit_probe(task, *parts)
     probe, _, _ = fit_probe(task, (features, labels), penalties=(penalty,))
     seen = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(task.num_outputs), labels)
-    return probe.replace(bias=np.where(seen, probe.bias, -np.inf))  # a class without a row is never predicted
+    # Of a class without a row the bias is low but finite: a held-out tile far from all others could still get it.
+    return probe.replace(bias=np.where(seen, probe.bias, -np.inf))
 
 
 def validation_rows(tiles: Int[np.ndarray, "N"], seed: int) -> Bool[np.ndarray, "N"]:

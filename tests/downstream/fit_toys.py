@@ -7,6 +7,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from anysat_jax.downstream import fit as fit_module
 from anysat_jax.downstream.config import DownstreamConfig, DownstreamOptimizerConfig
-from anysat_jax.downstream.fit import EvaluationLog, FitResult, Problem
+from anysat_jax.downstream.fit import EvaluationLog, Problem
 from anysat_jax.downstream.selection import FitStore
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.train.compile import Compiled
@@ -28,6 +29,13 @@ from anysat_jax.train.status import JobStatus
 WIDE = 128  # of the frozen matrix: just enough to be cut over the devices
 INPUTS, CLASSES, BATCH = 6, 3, 16
 TASK = Task("toy", "Toy", "tile", "class", ("a", "b", "c"), metric="accuracy")
+
+
+class FitResult(NamedTuple):
+    """What a fit returns."""
+
+    params: dict
+    record: dict
 
 
 @flax.struct.dataclass
@@ -148,7 +156,7 @@ def fit(
 ) -> FitResult:
     """Fits with the config stored as its own JSON values."""
     stored = json.loads(json.dumps(dataclasses.asdict(config)))
-    return fit_module.fit(problem, config, mesh, workdir, stored, status)
+    return FitResult(*fit_module.fit(problem, config, mesh, workdir, stored, status))
 
 
 def one_device():

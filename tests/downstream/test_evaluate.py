@@ -159,7 +159,7 @@ def test_the_processes_shares_make_up_the_split(toy, monkeypatch, count):
         monkeypatch.setattr(
             "anysat_jax.downstream.split_pass.host_shard", lambda _, process=process: HostShard((process,), count)
         )
-        batches = split_batches(data.dataset, "test", (10.0,), 6, data.mesh)
+        batches = split_batches(adapt_toys.evaluated_at(data, batch_size=6), "test", (10.0,))
         labels = [batch.labels for batch in batches]
         shares.append(np.concatenate([one["index"][one["valid"]] for one in labels]))
     assert sorted(np.concatenate(shares).tolist()) == list(range(7))

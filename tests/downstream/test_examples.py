@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import Batch
-from anysat_jax.downstream.examples import ExampleChoice, class_entropy, label_text, write_examples
+from anysat_jax.downstream.examples import ExampleChoice, class_entropy, label_text
 from anysat_jax.downstream.task import Task, make_task, prediction
 from data_pipelines import load
 from tests.downstream import adapt_toys
@@ -31,7 +31,7 @@ def show(book, dataset):
 
 def test_what_is_kept_of_a_dense_task(toy, tmp_path):
     book = show(ExampleChoice(DENSE, 3), toy)
-    write_examples(tmp_path, book.arrays(toy.card, toy.records("test"), 40.0))
+    np.savez_compressed(tmp_path / "panels.npz", **book.arrays(toy.card, toy.records("test"), 40.0))
     with np.load(tmp_path / "panels.npz", allow_pickle=False) as panels:
         assert panels["sensors"].tolist() == ["spot", "s2"] and panels["extent"] == 40
         assert panels["input_0"].shape == (3, 40, 40, 3) and panels["input_1"].shape == (3, 4, 4, 3)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysat_jax.downstream import feature_cache
-from anysat_jax.downstream.feature_cache import find_or_make, key_of, open_features
+from anysat_jax.downstream.feature_cache import Writer, find_features, hold_entry, key_of, open_features
 from anysat_jax.errors import ConfigError
 
 FACTS = {"weights": "abc", "patch_size": 10.0, "split": "train"}
@@ -28,9 +28,18 @@ class Maker:
 
     def __call__(self, writer):
         self.calls += 1
-        writer.begin(5)
         for part in (slice(0, 3), slice(3, 5)):
             writer.add(**{name: array[part] for name, array in self.rows.items()})
+
+
+def find_or_make(folder, facts, make, rows=5):
+    entry = entry_of(folder, facts)
+    with hold_entry(entry):
+        found = find_features(entry)
+        if found is None:
+            with Writer(entry, facts, rows) as writer:
+                make(writer)
+        return found or open_features(entry)
 
 
 def entry_of(folder, facts=FACTS):
@@ -80,7 +89,6 @@ def test_what_is_damaged_is_made_again_and_said(tmp_path, caplog, file, damage):
 
 def test_a_making_that_was_cut_short_leaves_no_entry(tmp_path):
     def broken(writer):
-        writer.begin(5)
         writer.add(**{name: array[:3] for name, array in ROWS.items()})
         raise RuntimeError("killed")
 
@@ -92,12 +100,8 @@ def test_a_making_that_was_cut_short_leaves_no_entry(tmp_path):
 
 @pytest.mark.parametrize("rows", [4, 6])
 def test_another_number_of_rows_than_expected_is_refused(tmp_path, rows):
-    def wrong(writer):
-        writer.begin(rows)
-        writer.add(**ROWS)
-
     with pytest.raises(ValueError, match=f"got 5 samples, expected ({rows}|5)"):
-        find_or_make(tmp_path, FACTS, wrong)
+        find_or_make(tmp_path, FACTS, lambda writer: writer.add(**ROWS), rows)
     assert not entry_of(tmp_path).exists()
 
 

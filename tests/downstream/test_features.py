@@ -39,13 +39,13 @@ def root(tmp_path_factory):
 @pytest.fixture
 def made(monkeypatch):
     """Which splits were extracted."""
-    splits, extract = [], features._extract
+    splits, extract = [], features.extract
 
-    def counting(wanted, split, *rest):
+    def counting(data, start, split, *rest):
         splits.append(split)
-        extract(wanted, split, *rest)
+        extract(data, start, split, *rest)
 
-    monkeypatch.setattr(features, "_extract", counting)
+    monkeypatch.setattr(features, "extract", counting)
     return splits
 
 
@@ -62,16 +62,8 @@ def opened(root, level="tile", **changes):
     return data, start_network(data)
 
 
-def extraction(data, start):
-    config = data.config
-    weights = start.network, start.params["encoder"], start.source["digest"]
-    return features.Extraction(*weights, data.dataset, config.cache, config.evaluate.batch_size, data.mesh)
-
-
 def validated(data, start, sizes=(10.0,)):
-    return validate_features(
-        start.network, start.params, features_of(data, start, "val", sizes), LossConfig(), 4, data.mesh
-    )
+    return validate_features(data, start.network, start.params, features_of(data, start, "val", sizes), LossConfig())
 
 
 def test_features_are_extracted_once_for_all_probes_of_the_same_weights(root, tmp_path, made):
@@ -102,7 +94,7 @@ def test_damaged_features_are_made_anew(root, tmp_path, made, caplog):
 def test_whatever_changes_the_features_makes_another_entry(root):
     def key(split="train", size=10.0, tiles=None, **changes):
         data, network = opened(root, **changes)
-        return key_of(extraction(data, network).facts(split, size, tiles))
+        return key_of(features.feature_facts(data, network, split, size, tiles))
 
     same = key()
     assert key() == same == key(dataset={"augment": False}) == key(cache={"max_gb": 7.0})
@@ -126,7 +118,7 @@ def test_other_data_make_another_entry(root, tmp_path):
         other, _ = opened(tmp_path)
     finally:
         adapt_toys.register_toy()
-    facts = [extraction(one, start).facts("train", 10.0, None) for one in (data, other)]
+    facts = [features.feature_facts(one, start, "train", 10.0, None) for one in (data, other)]
     assert key_of(facts[0]) != key_of(facts[1])
 
 
@@ -163,9 +155,7 @@ def test_sampled_pixels_keep_features_and_labels_together(root):
         ]
         labels = whole.labels["dense"][tile].reshape(-1)
         assert [labels[place[0]] for place in places] == sampled.labels["dense"][tile, :, 0].tolist()
-    found = validate_features(
-        start.network, start.params, features_of(data, start, "val", (10.0,)), LossConfig(), 4, data.mesh
-    )
+    found = validated(data, start)
     assert found.scores["count"] == 30
 
 
@@ -238,7 +228,7 @@ def test_all_windows_of_a_tile_are_left_out_together(tmp_path):
     kept = features_of(data, start, "val", (10.0,))
     assert kept.rows(np.arange(len(kept)), 10.0).labels["index"].tolist() == [0] * 4 + [1] * 4 + [3] * 4 + [4] * 4
     whole = evaluate_split(adapt_toys.evaluated_at(data), start.network, start.params, "val")
-    found = validate_features(start.network, start.params, kept, LossConfig(), 4, data.mesh)
+    found = validate_features(data, start.network, start.params, kept, LossConfig())
     assert whole.left_out == {2, 5} and found.samples == whole.samples == 16
     assert found.scores == whole.scores and found.loss == pytest.approx(whole.loss, rel=1e-5)
 

@@ -91,11 +91,14 @@ def test_its_status_tells_the_end(tuned):
 
 
 def test_the_flops_of_a_step_are_known_where_the_whole_network_trains(root):
-    counts = {}
+    counts, rates = {}, {}
     for mode in ("scratch", "last_block"):
-        data = open_data(adapt_toys.toy_config(root, mode=mode), ("train", "val"))
+        config = adapt_toys.toy_config(root, mode=mode)
+        config.model.drop_path = 0.1
+        data = open_data(config, ("train", "val"))
         problem = network_problem(data, start_network(data), LossConfig(), JobStatus())
-        counts[mode] = problem.count_flops
+        counts[mode], rates[mode] = problem.count_flops, problem.forward.keywords["drop_path"]
+    assert rates == {"scratch": 0.1, "last_block": 0.0}  # blocks are left out where all train
     batch = next(problem.batches())
     inputs = StepInput((batch,), {})
     assert counts["scratch"](inputs) == finetune_flops(start_network(data).network, batch) > 1e6

@@ -55,9 +55,10 @@ def test_it_learns_and_returns_the_whole_best_parameters(tmp_path):
     rows = table(tmp_path / "evaluation.csv")
     accuracies = [float(row["accuracy"]) for row in rows]
     assert accuracies[-1] > 0.85 > accuracies[0]
-    assert found.best == (accuracies.index(max(accuracies)) + 1, max(accuracies))
+    best = found.record["best"]
+    assert (best["epoch"], best["value"]) == (accuracies.index(max(accuracies)) + 1, max(accuracies))
     scores = validate(found.params)
-    assert scores["accuracy"] == found.best[1] == found.record["best"]["value"]
+    assert scores["accuracy"] == best["value"]
     assert_same(found.params["encoder"]["mix"], toy_params()["encoder"]["mix"])  # frozen
     assert jax.tree.structure(found.params) == jax.tree.structure(toy_params())
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.params))
@@ -89,12 +90,13 @@ def test_it_stops_early_and_takes_the_best(tmp_path, kind, values):
     if kind == "regression":
         problem = toy_problem(**{**vars(problem), "batches": _Regression})
     found = fit(problem, toy_config(early_stopping=2), one_device(), tmp_path)
-    assert found.best == (2, values[1]) and len(judge.seen) == 4
+    best = found.record["best"]
+    assert (best["epoch"], best["value"]) == (2, values[1]) and len(judge.seen) == 4
     assert found.record["stopped_early"] and found.record["steps"] == 16
     assert_same(found.params, judge.seen[1])
     assert not np.array_equal(judge.seen[2]["head"]["out"]["kernel"], judge.seen[1]["head"]["out"]["kernel"])
     again = fit(problem, toy_config(early_stopping=2), one_device(), tmp_path)
-    assert again.best == found.best and len(judge.seen) == 4
+    assert again.record["best"] == best and len(judge.seen) == 4
 
 
 class _Regression(ToyBatches):

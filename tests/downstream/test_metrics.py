@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysat_jax.downstream.metrics import SplitScores, count_batch, json_values
-from anysat_jax.downstream.task import METRICS, Task, in_unit
+from anysat_jax.downstream.task import METRICS, Task, prediction
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, put_batch
 
@@ -63,7 +63,7 @@ def reference(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, f
     """Scikit-learn's scores of all samples at once."""
     if task.kind == "regression":
         known = np.isfinite(labels)
-        return regression_scores(labels[known].astype(np.float64), in_unit(task, logits.astype(np.float64))[known])
+        return regression_scores(labels[known].astype(np.float64), prediction(task, logits.astype(np.float64))[known])
     if task.kind == "class":
         known = labels >= 0
         return class_scores(labels[known], logits.argmax(axis=-1)[known])

@@ -5,10 +5,9 @@ import math
 
 import hypothesis
 import hypothesis.strategies as st
-import pytest
 
 from anysat_jax.downstream.selection import Best, Rules, Selection
-from tests.downstream.fit_toys import toy_config
+from anysat_jax.train.config import PlateauConfig
 
 VALUES = st.lists(st.sampled_from([math.nan, *range(6)]).map(float), min_size=1, max_size=20)
 PATIENCE = st.one_of(st.none(), st.integers(1, 4))
@@ -31,7 +30,7 @@ def plain(values, lower_is_better, patience, plateau_patience):
 @hypothesis.given(values=VALUES, lower=st.booleans(), patience=PATIENCE, plateau=PATIENCE)
 @hypothesis.settings(deadline=None)
 def test_best_plateau_and_stop_are_those_of_the_whole_history(values, lower, patience, plateau):
-    rules = Rules("rmse", lower, patience, factor=0.5, plateau_patience=plateau)
+    rules = Rules("rmse", lower, patience, plateau and PlateauConfig(factor=0.5, patience=plateau))
     selection = Selection()
     for i, value in enumerate(values):
         improved = selection.update(rules, epoch=i + 1, step=10 * (i + 1), value=value)
@@ -52,11 +51,3 @@ def test_the_first_of_equal_ones_is_the_best_and_nan_is_worse_than_anything():
         False,
     ]
     assert selection.best == Best(2, 2, 0.0) and not selection.stops(rules)
-
-
-@pytest.mark.parametrize(("schedule", "expected"), [("plateau", (0.5, 1)), ("cosine", (1.0, None))])
-def test_rules_of_a_config(schedule, expected):
-    config = toy_config(early_stopping=3, optimizer__schedule=schedule)
-    rules = Rules.from_config(config, "rmse", lower_is_better=True)
-    assert (rules.factor, rules.plateau_patience) == expected
-    assert rules.metric == "rmse" and rules.lower_is_better and rules.patience == 3

@@ -49,7 +49,7 @@ def test_every_config_passes(module):
         ("task.class_weights", (1, -1), r"task.class_weights = \(1, -1\) must be 'none'"),
         ("task.class_weights", (1, 2.5), r"has 2 numbers, and 'mini_flair' has 6 classes"),
         ("task.label_smoothing", 1.0, r"label_smoothing = 1.0 must be at least 0 and below 1"),
-        ("head.kind", "deep", r"head.kind = 'deep' must be one of 'linear', 'mlp'"),
+        ("head.kind", "deep", r"head.kind = 'deep' must be 'linear' or 'mlp'"),
         ("head.input", "dense", r"head.input = 'dense' does not fit task.level = 'tile', which wants 'tile' or 'mean'"),
         ("optimizer.schedule", "step", r"schedule = 'step' must be 'cosine' or 'plateau'"),
         ("optimizer.layer_decay", 0.0, r"layer_decay = 0.0 must be above 0 and at most 1"),
@@ -59,7 +59,7 @@ def test_every_config_passes(module):
         (
             "evaluate.splits",
             ("test",),
-            r"has no split 'test', which evaluate.splits asks for; it has train, val",
+            r"has no split 'test', which evaluate.splits needs; it has train, val",
         ),
         (
             "evaluate.patch_sizes",
@@ -107,7 +107,7 @@ def test_only_evaluation_takes_a_dataset_that_has_no_split_for_training(monkeypa
     entry = registry.get_entry("mini_flair")
     card = dataclasses.replace(entry.card, splits=("val",))
     monkeypatch.setitem(registry._ENTRIES, "mini_flair", lambda: dataclasses.replace(entry, card=card))
-    with pytest.raises(ConfigError, match=r"has no split 'train', which training asks for; it has val"):
+    with pytest.raises(ConfigError, match=r"has no split 'train', which training needs; it has val"):
         settings.check(config_of())
     config = evaluate.get_config("mini_flair")
     config.init = "none"

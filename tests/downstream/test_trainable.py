@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from anysat_jax.downstream.trainable import (
-    drop_path_rate,
     dropping_sensors,
     layer_multipliers,
     merge,
@@ -54,26 +53,6 @@ def test_sensors_drop_where_their_projectors_train(params):
         assert {f"encoder/projector_{name}" for name in dropping} == {part for part in parts if "projector" in part}
 
 
-def test_blocks_are_left_out_where_all_train():
-    assert {mode: drop_path_rate(mode, 0.1) for mode in PARTS} == {
-        mode: 0.1 if "encoder/spatial" in parts else 0.0 for mode, parts in PARTS.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("mode", "sensors", "new_sensors", "message"),
-    [
-        ("all", SENSORS, (), "mode = 'all' must be one of 'finetune', 'probe'"),
-        ("finetune", ("l7", "s2"), (), "'l7' of the data has no projector in the encoder; it has s1, s1-asc, s2"),
-        ("projector", SENSORS, (), "new_sensors = \\(\\); name at least one of the data's sensors, s1, s2"),
-        ("projector", SENSORS, ("s1-asc",), "new_sensors = \\('s1-asc',\\); name"),
-    ],
-)
-def test_what_cannot_train_is_refused(params, mode, sensors, new_sensors, message):
-    with pytest.raises(ValueError, match=message):
-        split(params, mode, sensors, new_sensors)
-
-
 DEPTH, DECAY = 2, 0.5
 
 
@@ -114,9 +93,3 @@ def test_they_multiply_updates_of_any_leaf(shapes):
 
 def test_no_decay_leaves_all_rates_equal(shapes):
     assert all((leaf == 1).all() for leaf in jax.tree.leaves(layer_multipliers(shapes, 1.0, DEPTH)))
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.5])
-def test_other_decays_are_refused(shapes, decay):
-    with pytest.raises(ValueError, match=f"optimizer.layer_decay = {decay} must be more than 0 and at most 1"):
-        layer_multipliers(shapes, decay, DEPTH)

@@ -1,5 +1,6 @@
 """Folders of runs as a fine-tuning or a probe leaves them, made up."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -41,7 +42,7 @@ def summary(task: Task = CROPS, **changes: Any) -> dict[str, Any]:
     return {
         "job": "finetune", "name": "pastis_hd_semseg", "row": "", "mode": "finetune",
         "init": {"source": "/home/somebody/runs/geoplex", "kind": "run", "digest": "ab12"},
-        "dataset": task.dataset, "task": task.to_json(), "seed": 0, "fraction": 1.0,
+        "dataset": task.dataset, "task": dataclasses.asdict(task), "seed": 0, "fraction": 1.0,
         "best": {"epoch": 2, "metric": task.metric, "value": 0.6},
         "scores": {"val": scores, "test": scores},
         "confusion": {"test": None if confusion is None else confusion.tolist()},

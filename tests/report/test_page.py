@@ -1,5 +1,6 @@
 """The pages have every number of the paper, and ours where something was run, and only there."""
 
+import dataclasses
 import html
 import html.parser
 import math
@@ -156,7 +157,7 @@ def test_made_up_tiles_are_not_beside_the_paper(tmp_path):
 
 def test_texts_of_a_run_are_no_markup(tmp_path):
     nasty = "<script>alert(1)</script> | **x** ![y](z) $\\frac$ \"'`"
-    task = CROPS.to_json() | {"title": nasty, "classes": [nasty, "_", ""]}
+    task = dataclasses.asdict(CROPS) | {"title": nasty, "classes": [nasty, "_", ""]}
     content = summary(CROPS, name=nasty, mode=nasty, init={"kind": nasty}) | {"task": task}
     content["provenance"] |= {"commit": "<b>", "date": "<i>"}
     folder = write_run(tmp_path / "<img src=x onerror=alert(1)>", content)

@@ -1,5 +1,6 @@
 """Runs are read from files that may be anything, and grouped into repetitions with mean and spread."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -61,7 +62,10 @@ def test_the_start_is_named_without_its_folder(tmp_path, init, words):
             {"task": {"dataset": "x", "level": "tile", "metric": "accuracy", "kind": "song"}},
             "'song' - at `$.task.kind`",
         ),
-        ({"task": CROPS.to_json() | {"metric": "rmse"}}, "there is no task of kind 'class' and metric 'rmse'"),
+        (
+            {"task": dataclasses.asdict(CROPS) | {"metric": "rmse"}},
+            "there is no task of kind 'class' and metric 'rmse'",
+        ),
         ({"scores": {}}, "neither the split 'test' nor 'val'"),
         ({"scores": {"test": {"accuracy": "high"}}}, "Expected `float | null`, got `str` - at `$.scores[...][...]`"),
         ({"confusion": {"test": [[1, 2], [3, 4]]}}, "must be (3, 3) counts"),

@@ -1,5 +1,6 @@
 """Exported weights: every bit comes back, and no file that is not whole is taken for one."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -40,7 +41,9 @@ def encoder():
 @pytest.fixture(scope="module")
 def head():
     config = HeadConfig(kind="mlp", hidden=8)
-    return ExportedHead(config.to_json(), TASK.to_json(), init_head(NetworkConfig(MODEL, config, TASK), 4))
+    return ExportedHead(
+        dataclasses.asdict(config), dataclasses.asdict(TASK), init_head(NetworkConfig(MODEL, config, TASK), 4)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_an_encoder_comes_back_bit_for_bit(tmp_path, encoder):
 def test_a_head_comes_back_with_its_task(tmp_path, encoder, head):
     save_exported(tmp_path / "a.safetensors", MODEL, encoder, head=head, statistics=STATISTICS, source=SOURCE)
     found = load_exported(tmp_path / "a.safetensors")
-    assert (HeadConfig.from_json(found.head.config), Task.from_json(found.head.task)) == (
+    assert (HeadConfig(**found.head.config), Task.from_json(found.head.task)) == (
         HeadConfig("mlp", hidden=8),
         TASK,
     )
