@@ -19,6 +19,8 @@ overridden, for instance --config.model.dim=128 --config.total_steps=1000. The s
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from anysat_jax.configs import common as shared
+
 NAMES = ("mini", "geoplex", "treesatai_ts", "treesatai_ts,base", "fuel_moisture", "sen1floods11_chip")
 
 
@@ -40,36 +42,13 @@ def get_config(arg: str = "mini") -> ConfigDict:
 
 def common() -> ConfigDict:
     """Returns every field with its default: the paper's value, where the paper has one."""
-    config = ConfigDict()
-    config.job = "pretrain"  # or describe
-    config.name = ""
-    config.seed = 0
+    config = shared.common("pretrain")  # job: or describe
     config.total_steps = 1000
     config.checkpoint_every = 100
-    config.log_every = 1
-    config.max_nonfinite_steps = 1  # successive non-finite steps that end the run; their updates are not applied
-    config.watchdog_seconds = 1800.0  # time without a finished step after which the run ends as hung; 0: never
     config.accumulate = 1  # micro-batches per step: less memory; each has its own contrastive negatives
-    config.dtype = "float32"  # of the computation; parameters are always float32
-    config.init = ""  # initial weights: a workdir, an exported .safetensors, a published .pth
-
-    config.model = ConfigDict()
-    config.model.preset = "tiny"  # tiny, small, base: values of the fields below that are None
-    config.model.dim = placeholder(int)
-    config.model.depth = placeholder(int)
-    config.model.num_heads = placeholder(int)
-    config.model.predictor_depth = placeholder(int)
-    config.model.predictor_heads = placeholder(int)
-    config.model.positions = "paper"  # or released, for the published weights
+    config.model.preset = "tiny"
+    config.model.positions = "paper"
     config.model.sensors = placeholder(tuple)  # None: those of the datasets
-    config.model.remat = "none"  # dots: less memory, little more compute; full: least memory, about a third more
-    config.model.dropout = True
-
-    config.data = ConfigDict()
-    config.data.root = ""
-    config.data.num_workers = 0
-    config.data.skip_corrupt = False  # skips and counts tiles whose records are damaged
-    config.data.datasets = ConfigDict()
 
     config.pretrain = ConfigDict()
     config.pretrain.ema_start = 0.996
@@ -86,26 +65,15 @@ def common() -> ConfigDict:
     config.pretrain.contrastive_block = 1024  # rows of the similarity matrix that are in memory at once
     config.pretrain.negatives = "global"  # from all devices; or device: from the token's own, as originally trained
 
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 5e-5
     config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = placeholder(float)  # None: gradients are not clipped
-    config.optimizer.schedule = "plateau"  # or cosine
+    config.optimizer.schedule = "plateau"
     config.optimizer.warmup_steps = 0
-    config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10, window=100))  # window: steps per mean loss
-
-    config.mesh = ConfigDict()
-    config.mesh.data = placeholder(int)  # None: all remaining devices
-    config.mesh.fsdp = 1  # devices over which parameters are sharded
-    config.mesh.tensor = 1  # devices over which attention heads and hidden channels of each tile are sharded
+    config.optimizer.plateau.window = 100  # steps per mean loss
 
     config.health = ConfigDict()  # limits for the teacher's features; beyond them the run warns of a collapse
     config.health.min_rank_share = 0.2  # fraction of the initial rank between tiles
     config.health.max_cosine = 0.999  # between tiles at the same position
     config.health.min_variance = 1e-3  # over all patches, at most 1; 0: never warns
-
-    config.profile = ConfigDict()
-    config.profile.steps = placeholder(tuple)  # first and last step of a trace, such as (20, 24); None: no trace
 
     config.evaluate = ConfigDict()
     config.evaluate.probe = True  # linear probes at the end; curves are always drawn
@@ -121,34 +89,16 @@ def common() -> ConfigDict:
 def dataset(
     batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
 ) -> ConfigDict:
-    """Returns a dataset: batch size over all devices, patch sizes in metres, dates of a series, sampling weight."""
-    section = ConfigDict(dict(batch_size=batch_size, weight=weight))
-    section.patch_sizes = placeholder(tuple)  # None: all of the dataset's card
-    section.max_dates = placeholder(int)  # None: all
-    section.temporal_dropout = 0.0  # fraction of the dates dropped at random in training
-    section.max_cloud = placeholder(float)  # percent; cloudier dates are dropped, where the archive has cloud cover
-    section.date_buckets = ()  # lengths that series are padded to; (): one length
-    section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
-    section.dates = "day_of_year"  # or published: days since the card's date_origin
-    section.augment = True  # flips and quarter turns
-    section.update(dict(patch_sizes=patch_sizes, max_dates=max_dates))
+    """Returns a dataset, see `common.dataset`, with its sampling weight."""
+    section = shared.dataset(batch_size, patch_sizes, max_dates)
+    section.weight = weight
     return section
 
 
 def mini() -> ConfigDict:
     """Returns a tiny model on the embedded data: all parts of the large run, in minutes."""
-    config = common()
-    config.name = "mini"
+    config = small_run("mini")
     config.total_steps = 300
-    config.checkpoint_every = 50
-    config.model.dim = 128  # half of the preset's: twice the steps on two cores
-    config.model.dropout = False  # the run is too short to overfit
-    config.pretrain.mask_buckets = (1, 1)  # fewer programs: compilation takes about half of the time
-    config.pretrain.ema_start = 0.97  # at 0.996, half of the teacher after so few steps would be its initial values
-    config.optimizer.schedule = "cosine"
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_steps = config.get_ref("total_steps") // 10
-    config.optimizer.clip_norm = 1.0
     config.data.datasets = ConfigDict(
         dict(
             mini_treesatai_ts=dataset(8, (10,), 16),
@@ -198,7 +148,8 @@ def treesatai_ts() -> ConfigDict:
     config = small_run("treesatai_ts")
     config.model.sensors = ("aerial", "s2", "s1-asc")
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(4, (10, 20, 30), 24)))
-    config.evaluate.probe = False  # a single tile leaves no held-out tiles
+    # A single tile leaves no held-out tiles.
+    config.evaluate.probe = False
     return config
 
 
@@ -228,10 +179,13 @@ def small_run(name: str) -> ConfigDict:
     config.name = name
     config.total_steps = 150
     config.checkpoint_every = 50
-    config.pretrain.mask_buckets = (1, 1)
+    # Half of the preset's width gives twice the steps on two cores; the run is too short to overfit.
     config.model.dim = 128
     config.model.dropout = False
-    config.pretrain.ema_start = 0.97  # a short run
+    # Fewer programs: compilation takes about half of the time.
+    config.pretrain.mask_buckets = (1, 1)
+    # At 0.996, half of the teacher after so few steps would be its initial values.
+    config.pretrain.ema_start = 0.97
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = config.get_ref("total_steps") // 10

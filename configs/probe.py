@@ -56,11 +56,13 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     config, name, options = tasks.make("probe", arg, NAMES, ("random",))
     config.mode = "probe"
     if name == "hls_burn_scars":
+        # Frozen features lack its sensor, which pretraining did not have.
         config.mode = "projector"
     if name in TABLE_B or name == "pastis_hd_semseg":
         config.row = f"{'B' if name in TABLE_B else 'A'}/{name}/probe"
     else:
-        config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0  # the solver finds the optimum
+        # The solver finds the optimum: nothing is left to train. The paper's rows are trained, as in the paper.
+        config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0
         config.average_decay = 0.0
     if config.task.level == "tile":
         config.knn.neighbours = 20

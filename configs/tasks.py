@@ -9,7 +9,21 @@ from collections.abc import Callable, Collection
 from anysat_jax.configs.adaptation import classification, common, dataset, large, segmentation, smoke
 from ml_collections import ConfigDict
 
+TASKS: dict[str, Callable[[ConfigDict], None]] = {}
+SMOKE: dict[str, dict[str, object]] = {}
 
+
+def task(**options: object) -> Callable[[Callable[[ConfigDict], None]], Callable[[ConfigDict], None]]:
+    """Registers a task by the name of its function, with the options of its smoke run, see `adaptation.smoke`."""
+
+    def register(setup: Callable[[ConfigDict], None]) -> Callable[[ConfigDict], None]:
+        TASKS[setup.__name__], SMOKE[setup.__name__] = setup, options
+        return setup
+
+    return register
+
+
+@task(tiles=4)
 def treesatai_ts(config: ConfigDict) -> None:
     """Sets the multi-label classification of tree species, 15 classes."""
     large(config)
@@ -17,6 +31,7 @@ def treesatai_ts(config: ConfigDict) -> None:
     config.data.datasets.treesatai_ts = dataset(384, (10,), 70)
 
 
+@task(tiles=4)
 def planted(config: ConfigDict) -> None:
     """Sets the classification of the tree species of a plantation, 40 classes."""
     large(config)
@@ -24,6 +39,7 @@ def planted(config: ConfigDict) -> None:
     config.data.datasets.planted = dataset(2048, (30,))
 
 
+@task(tiles=2, extent=20.0)
 def flair(config: ConfigDict) -> None:
     """Sets the segmentation of land cover in 0.2 m pixels: each sub-patch of 2 m predicts its 10 x 10 pixels."""
     large(config)
@@ -31,6 +47,7 @@ def flair(config: ConfigDict) -> None:
     config.data.datasets.flair = dataset(96, (10,), 35)
 
 
+@task(tiles=2, extent=320.0, patch_sizes=(80,))
 def pastis_hd_classif(config: ConfigDict) -> None:
     """Sets the multi-label classification of crops, 18 classes."""
     large(config)
@@ -38,6 +55,7 @@ def pastis_hd_classif(config: ConfigDict) -> None:
     config.data.datasets.pastis_hd = dataset(8, (40,), 35)
 
 
+@task(tiles=2, extent=320.0, patch_sizes=(80,))
 def pastis_hd_semseg(config: ConfigDict) -> None:
     """Sets the segmentation of crops in 10 m pixels."""
     large(config)
@@ -46,6 +64,7 @@ def pastis_hd_semseg(config: ConfigDict) -> None:
     config.cache.pixels_per_tile = 1024  # of 16,384
 
 
+@task(tiles=2, extent=80.0)
 def sickle(config: ConfigDict) -> None:
     """Sets the segmentation of paddy in 10 m pixels, evaluated on val as in the paper: there is no test split."""
     large(config)
@@ -55,6 +74,7 @@ def sickle(config: ConfigDict) -> None:
     config.cache.pixels_per_tile = 256  # of 1,024
 
 
+@task(tiles=2, extent=160.0)
 def bradd_s1ts(config: ConfigDict) -> None:
     """Sets the segmentation of forest cut between the first and the last date, in 10 m pixels."""
     large(config)
@@ -63,6 +83,7 @@ def bradd_s1ts(config: ConfigDict) -> None:
     config.cache.pixels_per_tile = 512  # of 2,304
 
 
+@task(tiles=4)
 def timesen2crop(config: ConfigDict) -> None:
     """Sets the classification of the crop of a 10 m pixel, 16 classes."""
     large(config)
@@ -70,6 +91,7 @@ def timesen2crop(config: ConfigDict) -> None:
     config.data.datasets.timesen2crop = dataset(2048, (10,))
 
 
+@task(tiles=1, extent=640.0, patch_sizes=(40,))
 def sen1floods11(config: ConfigDict) -> None:
     """Sets the segmentation of water in 10 m pixels, from one date."""
     large(config)
@@ -78,6 +100,7 @@ def sen1floods11(config: ConfigDict) -> None:
     config.cache.pixels_per_tile = 8192  # of 262,144
 
 
+@task(tiles=1, extent=1920.0, patch_sizes=(120,))
 def hls_burn_scars(config: ConfigDict) -> None:
     """Sets the segmentation of burn scars in 30 m pixels, with a sensor that pretraining did not have."""
     large(config)
@@ -86,6 +109,7 @@ def hls_burn_scars(config: ConfigDict) -> None:
     config.data.datasets.hls_burn_scars = dataset(8, (240,))
 
 
+@task(tiles=4, patch_sizes=(80,))
 def so2sat(config: ConfigDict) -> None:
     """Sets the classification of local climate zones, 17 classes, from the mean of the sub-patches."""
     large(config)
@@ -94,6 +118,7 @@ def so2sat(config: ConfigDict) -> None:
     config.data.datasets.so2sat = dataset(256, (10,))
 
 
+@task(tiles=1, extent=768.0)
 def spacenet7(config: ConfigDict) -> None:
     """Sets the segmentation of buildings in 3 m pixels, with a sensor that pretraining did not have."""
     large(config)
@@ -102,6 +127,7 @@ def spacenet7(config: ConfigDict) -> None:
     config.data.datasets.spacenet7 = dataset(8, (48,))
 
 
+@task(tiles=1, extent=640.0)
 def biomassters(config: ConfigDict) -> None:
     """Sets the regression of above-ground biomass in 10 m pixels, in t/ha."""
     large(config)
@@ -109,6 +135,7 @@ def biomassters(config: ConfigDict) -> None:
     config.data.datasets.biomassters = dataset(8, (40,))
 
 
+@task(tiles=8)
 def fuel_moisture_land_cover(config: ConfigDict) -> None:
     """Sets the classification of the land cover of a 10 m pixel, from three dates."""
     short(config)
@@ -118,6 +145,7 @@ def fuel_moisture_land_cover(config: ConfigDict) -> None:
     single_pixels(config)
 
 
+@task(tiles=8)
 def fuel_moisture(config: ConfigDict) -> None:
     """Sets the regression of live fuel moisture in a 10 m pixel, in percent of dry weight."""
     short(config)
@@ -126,6 +154,7 @@ def fuel_moisture(config: ConfigDict) -> None:
     single_pixels(config)
 
 
+@task(tiles=1, patch_sizes=(80,))
 def sen1floods11_chip(config: ConfigDict) -> None:
     """Sets the segmentation of water on one real chip: training on its left half, test on its right half."""
     short(config)
@@ -137,6 +166,7 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     config.evaluate.every = 2
 
 
+@task(tiles=0, fraction=0.05)
 def mini_flair(config: ConfigDict) -> None:
     """Sets the classification of the land use of embedded tiles, 6 classes."""
     mini(config)
@@ -145,6 +175,7 @@ def mini_flair(config: ConfigDict) -> None:
     config.optimizer.warmup_epochs = 1
 
 
+@task(tiles=0, fraction=0.05)
 def mini_pastis_hd_semseg(config: ConfigDict) -> None:
     """Sets the segmentation of land cover in 10 m pixels of embedded tiles."""
     mini(config)
@@ -153,6 +184,7 @@ def mini_pastis_hd_semseg(config: ConfigDict) -> None:
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
 
 
+@task(tiles=0, fraction=0.05)
 def mini_pastis_hd_classif(config: ConfigDict) -> None:
     """Sets the multi-label classification of the land uses of embedded tiles, 6 classes."""
     mini(config)
@@ -184,15 +216,17 @@ def short(config: ConfigDict) -> None:
     config.head_init = "probe"
     config.epochs = 40
     config.early_stopping = 10
-    config.optimizer.learning_rate = 1e-4  # higher rates destroy the probe-initialised head before the encoder adapts
+    # Higher rates destroy the probe-initialised head before the encoder adapts.
+    config.optimizer.learning_rate = 1e-4
     config.optimizer.clip_norm = 1.0
     config.evaluate.batch_size = 64
 
 
 def single_pixels(config: ConfigDict) -> None:
     """Sets regularisation against overfitting, for about 1,200 series of single pixels."""
-    config.head.input = "mean"  # a tile has a single sub-patch
-    config.head_init = "random"  # the encoder changes too much for the initial head to matter
+    # A tile has a single sub-patch; the encoder changes too much for the initial head to matter.
+    config.head.input = "mean"
+    config.head_init = "random"
     config.average_decay = 0.98
     config.early_stopping = 20
     config.evaluate.every = 2
@@ -209,31 +243,6 @@ def mini(config: ConfigDict) -> None:
     config.evaluate.update(dict(every=2, splits=("val",)))
 
 
-TASKS: dict[str, Callable[[ConfigDict], None]] = {
-    task.__name__: task
-    for task in (
-        treesatai_ts,
-        planted,
-        flair,
-        pastis_hd_classif,
-        pastis_hd_semseg,
-        sickle,
-        bradd_s1ts,
-        timesen2crop,
-        sen1floods11,
-        hls_burn_scars,
-        so2sat,
-        spacenet7,
-        biomassters,
-        fuel_moisture_land_cover,
-        fuel_moisture,
-        sen1floods11_chip,
-        mini_flair,
-        mini_pastis_hd_semseg,
-        mini_pastis_hd_classif,
-    )
-}
-
 LITTLE = {
     "fuel_moisture_land_cover": dict(dim=256),
     "fuel_moisture": dict(dim=256),
@@ -244,29 +253,6 @@ LITTLE = {
 }
 """Tasks for two CPU cores, and fields of their tiny model. Below a width of 128, the groups of a projector's first norm
 have at most two channels, which removes most of a pixel's information."""
-
-SMOKE: dict[str, dict[str, object]] = {
-    "treesatai_ts": dict(tiles=4),
-    "planted": dict(tiles=4),
-    "flair": dict(tiles=2, extent=20.0),
-    "pastis_hd_classif": dict(tiles=2, extent=320.0, patch_sizes=(80,)),
-    "pastis_hd_semseg": dict(tiles=2, extent=320.0, patch_sizes=(80,)),
-    "sickle": dict(tiles=2, extent=80.0),
-    "bradd_s1ts": dict(tiles=2, extent=160.0),
-    "timesen2crop": dict(tiles=4),
-    "sen1floods11": dict(tiles=1, extent=640.0, patch_sizes=(40,)),
-    "hls_burn_scars": dict(tiles=1, extent=1920.0, patch_sizes=(120,)),
-    "so2sat": dict(tiles=4, patch_sizes=(80,)),
-    "spacenet7": dict(tiles=1, extent=768.0),
-    "biomassters": dict(tiles=1, extent=640.0),
-    "fuel_moisture_land_cover": dict(tiles=8),
-    "fuel_moisture": dict(tiles=8),
-    "sen1floods11_chip": dict(tiles=1, patch_sizes=(80,)),
-    "mini_flair": dict(tiles=0, fraction=0.05),
-    "mini_pastis_hd_semseg": dict(tiles=0, fraction=0.05),
-    "mini_pastis_hd_classif": dict(tiles=0, fraction=0.05),
-}
-"""Options of smoke runs: number of fake tiles per split, and windows of large tiles."""
 
 
 def make(job: str, arg: str, names: Collection[str], options: Collection[str] = ()) -> tuple[ConfigDict, str, set[str]]:
