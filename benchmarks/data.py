@@ -281,16 +281,17 @@ def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     import jax
 
     from anysat_jax.configs import pretrain
+    from anysat_jax.model.init import init_student
     from anysat_jax.pretrain.config import PretrainConfig
     from anysat_jax.pretrain.masking import put_masks, sample_patch_masks
-    from anysat_jax.pretrain.step import create_state, make_train_step, pretraining_optimizer
+    from anysat_jax.pretrain.step import make_train_step, pretraining_optimizer, state_from_params
     from anysat_jax.train.sharding import make_mesh, put_batch
 
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors
     config = PretrainConfig.read(config)
     mesh, optimizer = make_mesh(config.mesh), pretraining_optimizer(config)
-    state = create_state(config.model, optimizer, mesh, 0)
+    state = state_from_params(init_student(config.model, 0), None, optimizer, mesh)
     size = max(1, case.batch_size // 4)
     batch = jax.tree.map(lambda array: array[:size], next(batches).replace(labels={}))
     masks = sample_patch_masks(np.random.default_rng(0), batch.grid, size, config.pretrain)

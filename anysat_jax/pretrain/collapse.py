@@ -1,13 +1,86 @@
-"""Hook of the monitor that warns when the teacher's features collapse."""
+"""Health of the teacher's features: measures of each step, and the hook that warns when the features collapse."""
 
 import collections
+import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jaxtyping import Array, Float, Int
 
-from anysat_jax.pretrain.config import HealthConfig
+from anysat_jax.train.config import FRACTION, Section, checked
 from anysat_jax.train.monitor import Finished
 from anysat_jax.train.record import RunRecord
+
+MEASURES = ("rank", "rank_tiles", "variance", "cosine")
+MAX_VECTORS, MAX_TILES = 256, 64  # measured, of a batch
+
+
+def feature_health(vectors: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]]:
+    """Measures rank, variance and similarity of a batch's patch vectors: float32 scalars, traceable, equal on any mesh.
+
+    A few vectors are measured (see `chosen_vectors`), so that this costs next to nothing. Ranks depend on how many
+    there are, and all measures on the data: compare steps of one data set, patch size and batch size.
+
+    Args:
+      vectors: of N patches of B tiles, normalised.
+
+    Returns:
+      "rank": effective rank of the vectors around their mean; at most D and B * N - 1.
+      "rank_tiles": the same, around the mean of each position over the tiles; at most D and (B - 1) * N.
+      "variance": mean over channels of the variance, which normalisation bounds: 0 where all vectors are the same, 1
+        where they cancel out.
+      "cosine": mean cosine between vectors of different tiles at the same position: 1 where the content does not
+        matter.
+      With a single tile, "rank_tiles" and "cosine" are nan. Where nothing varies, a rank is 0.
+    """
+    tiles, places = chosen_vectors(*vectors.shape[:2])
+    count = len(tiles)
+    # On a mesh the tiles are sharded, and indexing them moves data: only where there are too many.
+    vectors = vectors[:, places] if count == len(vectors) else vectors[:, places][tiles]
+    mean = vectors.mean(axis=0, keepdims=True)
+    around_all = vectors - mean.mean(axis=1, keepdims=True)
+    around_place = vectors - mean
+    # The sum over all pairs of tiles is |sum|^2, of which the pairs of a tile with itself are |vector|^2.
+    same = jnp.square(vectors).sum(axis=-1).mean()
+    pairs = jnp.square(mean).sum(axis=-1).mean() * count**2 - same * count
+    alone = jnp.float32(jnp.nan)
+    return {
+        "rank": effective_rank(around_all),
+        "rank_tiles": effective_rank(around_place) if count > 1 else alone,
+        "variance": jnp.square(around_all).mean(),
+        "cosine": pairs / (count * (count - 1)) / jnp.maximum(same, 1e-12) if count > 1 else alone,
+    }
+
+
+def effective_rank(centred: Float[Array, "B N D"]) -> Float[Array, ""]:
+    """Computes (tr G)^2 / tr(G^2) of the Gram matrix G of B * N vectors; its eigenvalues are the covariance's."""
+    # Without eigenvalues, whose decomposition is slow on accelerators and cannot be cut over a mesh.
+    gram = jnp.einsum("bnd,cmd->bncm", centred, centred)
+    trace = jnp.square(centred).sum()
+    return jnp.square(trace) / jnp.maximum(jnp.square(gram).sum(), 1e-12)
+
+
+def chosen_vectors(num_tiles: int, num_places: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "n"]]:
+    """Returns the tiles and positions whose vectors are measured, spread evenly; fixed when the step is compiled."""
+
+    def spread(total: int, chosen: int) -> Int[np.ndarray, "chosen"]:
+        return np.floor((np.arange(chosen) + 0.5) * total / chosen).astype(np.int32)
+
+    tiles = min(num_tiles, MAX_TILES)
+    return spread(num_tiles, tiles), spread(num_places, min(num_places, MAX_VECTORS // tiles))
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthConfig(Section):
+    """The section `health`: bounds on the teacher's features beyond which a run warns that they collapse."""
+
+    NAME = "health"
+    min_rank_share: float = checked(FRACTION, 0.2)  # least rank between tiles, as a fraction of that at the start
+    max_cosine: float = checked(FRACTION, 0.999)  # largest cosine similarity between tiles at the same position
+    # Absolute, since the variance of healthy runs falls to a twentieth of that at the start before it rises.
+    min_variance: float = checked(FRACTION, 1e-3)  # least variance over all patches
+
 
 WINDOW = 10  # steps of one kind of batch in a mean: single batches vary too much
 WATCHED = ("rank_tiles", "variance", "cosine")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.pretrain.collapse import HealthConfig
 from anysat_jax.pretrain.masking import MaskConfig
 from anysat_jax.pretrain.objective import LossConfig
 from anysat_jax.sensors import SENSORS
@@ -53,59 +54,28 @@ class PretrainOptimizerConfig(OptimizerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class HealthConfig(Section):
-    """The section `health`: bounds on the teacher's features beyond which a run warns that they collapse.
-
-    Attributes:
-      min_rank_share: least rank between tiles, as a fraction of that at the start.
-      max_cosine: largest cosine similarity between tiles at the same position.
-      min_variance: least variance over all patches. An absolute bound: relative to the start it would warn of healthy
-        runs, in which the variance falls to a twentieth before it rises.
-    """
-
-    NAME = "health"
-    min_rank_share: float = checked(FRACTION, 0.2)
-    max_cosine: float = checked(FRACTION, 0.999)
-    min_variance: float = checked(FRACTION, 1e-3)
-
-
-@dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """The section `evaluate`: what the report of a pretraining probes and shows.
-
-    Attributes:
-      probe: whether to probe at all; without, the report has the training curves alone.
-      datasets: names of the datasets; None: every dataset of the run.
-      patch_size: side of a patch in metres; None: each dataset's smallest.
-      batch_size: tiles in a forward pass.
-      max_tiles: largest number of tiles of each split.
-      pixels_per_tile: largest number of labelled pixels of each training tile that fit the dense probe.
-      pictures: tiles of each dataset that the picture shows; 0: no pictures.
-    """
+    """The section `evaluate`: what the report of a pretraining probes and shows."""
 
     NAME = "evaluate"
-    probe: bool = checked(FLAG, True)
-    datasets: tuple[str, ...] | None = None
+    probe: bool = checked(FLAG, True)  # whether to probe at all; without, the report has the training curves alone
+    datasets: tuple[str, ...] | None = None  # names of the datasets; None: every dataset of the run
+    # Side of a patch in metres; None: each dataset's smallest.
     patch_size: float | None = checked(POSITIVE_OR_NONE, None)
-    batch_size: int = checked(POSITIVE, 16)
-    max_tiles: int = checked(POSITIVE, 256)
+    batch_size: int = checked(POSITIVE, 16)  # tiles in a forward pass
+    max_tiles: int = checked(POSITIVE, 256)  # largest number of tiles of each split
+    # Largest number of labelled pixels of each training tile that fit the dense probe.
     pixels_per_tile: int = checked(POSITIVE, 48)
-    pictures: int = checked(COUNT, 4)
+    pictures: int = checked(COUNT, 4)  # tiles of each dataset that the picture shows; 0: no pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
-    """The config of a pretraining, its data aside, which `data_pipelines` reads and checks.
+    """The config of a pretraining, its data aside, which `data_pipelines` reads and checks."""
 
-    Attributes:
-      total_steps: updates.
-      accumulate: micro-batches of each step.
-      model: with the sensors that the config names; where it names none, those of the datasets are filled in later.
-      pretrain, optimizer, health, evaluate: sections.
-    """
-
-    total_steps: int = checked(POSITIVE)
-    accumulate: int = checked(POSITIVE, 1)
+    total_steps: int = checked(POSITIVE)  # updates
+    accumulate: int = checked(POSITIVE, 1)  # micro-batches of each step
+    # With the sensors that the config names; where it names none, those of the datasets are filled in later.
     model: ModelConfig
     pretrain: ObjectiveConfig = ObjectiveConfig()
     optimizer: PretrainOptimizerConfig
@@ -125,14 +95,13 @@ class PretrainConfig(RunConfig):
     def with_sensors(self, named: Sequence[str] | None, cards: Sequence[DatasetCard]) -> Self:
         """Returns the config whose model has a projector for each sensor of the datasets.
 
-        Args:
-          named: `model.sensors` of the config file; None: the sensors of the datasets.
-          cards: of the datasets.
+        `named` is `model.sensors` of the config file; None: the sensors of the datasets.
 
         Raises:
           ConfigError: a dataset has a sensor that `named` lacks.
         """
         found = {sensor for card in cards for sensor in card.sensors}
+        # In the order of the registry, not of the config: the same datasets must make the same parameters.
         sensors = tuple(name for name in SENSORS if name in found) if named is None else tuple(named)
         for card in cards:
             missing = [sensor for sensor in card.sensors if sensor not in sensors]

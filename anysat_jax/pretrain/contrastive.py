@@ -24,15 +24,16 @@ NEGATIVES: tuple[Negatives, ...] = ("global", "device")
 
 
 class _Settings(NamedTuple):
-    """Static settings of the loss, see `contrastive_loss`; `axes` is empty where each device has its own negatives."""
+    """Static settings of the loss, see `contrastive_loss`."""
 
     temperature: float
     block_size: int
     num_patches: int
-    axes: tuple[str, ...]
+    axes: tuple[str, ...] = ()  # of the mesh, over which a token's negatives are gathered
 
 
-_MASKED = float(jnp.finfo(jnp.float32).min)  # finite, so that the gradient of a row without entries is not NaN
+# Score of a pair that does not count; not -inf, which would make the gradient of a row without pairs NaN.
+_MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 def contrastive_loss(
@@ -66,58 +67,44 @@ def contrastive_loss(
       float32 scalar, the same on every device.
 
     Raises:
-      ValueError: block_size or temperature is not positive, there are no such negatives, or the mesh axes do not
-        divide B.
+      ValueError: the mesh axes do not divide B.
     """
-    if block_size < 1 or not temperature > 0:
-        raise ValueError(
-            f"block_size = {block_size} and temperature = {temperature} of the contrastive loss must be positive"
-        )
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives = {negatives!r} must be one of {', '.join(map(repr, NEGATIVES))}")
     if valid is None:
         valid = jnp.ones(tokens.shape[:3], jnp.bool_)
-    settings = _Settings(temperature, block_size, tokens.shape[2], axes=())
+    settings = _Settings(temperature, block_size, tokens.shape[2])
     if mesh is None:
-        return _loss(tokens, valid, settings=settings)
+        return _loss(tokens, valid, settings)
     return _loss_on_mesh(tokens, valid, settings, mesh, negatives)
 
 
 def _loss_on_mesh(
     tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], settings: _Settings, mesh: Mesh, negatives: Negatives
 ) -> Float[Array, ""]:
-    """Computes the loss of tiles that are sharded over a mesh."""
-    batch = tokens.shape[0]
-    if batch % parts(mesh.shape, BATCH_AXES):
-        raise ValueError(
-            f"a batch of {batch} tiles does not split over the {parts(mesh.shape, BATCH_AXES)} devices of mesh axes "
-            f"{BATCH_AXES}"
-        )
-    axes = BATCH_AXES
+    batch, axes, count = tokens.shape[0], BATCH_AXES, parts(mesh.shape, BATCH_AXES)
+    if batch % count:
+        raise ValueError(f"a batch of {batch} tiles does not split over the {count} devices of mesh axes {BATCH_AXES}")
     if negatives == "global":
-        everywhere = (*BATCH_AXES, TENSOR) if TENSOR in mesh.shape else BATCH_AXES
-        axes = everywhere if batch % mesh.size == 0 else axes  # devices along "tensor" share the rows if they can
-        local = functools.partial(_loss, settings=settings._replace(axes=axes))
-    else:
-        local = functools.partial(_mean_loss, settings=settings, axes=axes)
+        # Devices along "tensor" hold the same tiles; where the batch is large enough, they share the rows.
+        axes = (*BATCH_AXES, TENSOR) if TENSOR in mesh.shape and batch % mesh.size == 0 else BATCH_AXES
+        settings = settings._replace(axes=axes)
+
+    def local(tokens: Float[Array, "b M N D"], valid: Bool[Array, "b M N"]) -> Float[Array, ""]:
+        loss = _loss(tokens, valid, settings)
+        return loss if settings.axes else jax.lax.pmean(loss, axes)
+
     rows = PartitionSpec(axes)
     return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(tokens, valid)
 
 
-def _mean_loss(
-    tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings, axes: tuple[str, ...]
-) -> Float[Array, ""]:
-    """Computes each device's own loss, and the mean over devices."""
-    return jax.lax.pmean(_loss(tokens, valid, settings=settings), axes)
-
-
-def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, settings: _Settings) -> Float[Array, ""]:
+def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], settings: _Settings) -> Float[Array, ""]:
     """Computes the loss of this device's tiles against those of all, averaged over all."""
     has_positive = (valid.sum(axis=1, keepdims=True) - valid) > 0
     used = valid & has_positive
+    # Zeros in place of unused tokens: 0 times a NaN would be NaN, in the sums and in their gradients.
     unit = _normalise(jnp.where(used[..., None], tokens.astype(jnp.float32), 0.0))
     positives = _log_sum_exp_positives(unit, used, settings.temperature)
     denominators = _log_sum_exp_all(unit.reshape(-1, unit.shape[-1]), used.reshape(-1), settings)
+    # -log(sum over positives / sum over negatives and positives), for each token.
     total = jnp.where(used, denominators.reshape(used.shape) - positives, 0.0).sum()
     count = used.sum(dtype=jnp.float32)
     if settings.axes:
@@ -127,6 +114,7 @@ def _loss(tokens: Float[Array, "B M N D"], valid: Bool[Array, "B M N"], *, setti
 
 def _normalise(tokens: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
     """Divides by the length, giving zero (with a finite gradient) for a zero vector."""
+    # The inner `where` matters: outside, the infinite derivative at zero would still reach the gradient, as 0 * inf.
     squares = jnp.square(tokens).sum(axis=-1, keepdims=True)
     return tokens * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))
 
@@ -159,6 +147,7 @@ def _log_sum_exp_all(unit: Float[Array, "T D"], used: Bool[Array, "T"], settings
 
 
 def _log_sum_exp_all_forward(unit: Array, used: Array, settings: _Settings) -> tuple[Array, tuple[Array, ...]]:
+    # Kept for the backward pass: one number for each token. Differentiating the loop would keep all similarities.
     result = _log_sum_exp_all(unit, used, settings)
     return result, (unit, used, result)
 
@@ -178,6 +167,7 @@ def _log_sum_exp_all_backward(
         row_unit, row_used, row_group, row_result, row_cotangent = rows
         pairs = row_used[:, None] & all_used[None, :] & (row_group[:, None] != all_group[None, :])
         scores = _scores(row_unit, all_unit, settings.temperature)
+        # d log-sum-exp / d score is the softmax: exp(score - log-sum-exp) of the row, and of the column.
         own = row_cotangent[:, None] * jnp.exp(scores - row_result[:, None])
         others = all_cotangent[None, :] * jnp.exp(scores - all_result[None, :])
         weights = jnp.where(pairs, own + others, 0.0)
@@ -190,12 +180,14 @@ _log_sum_exp_all.defvjp(_log_sum_exp_all_forward, _log_sum_exp_all_backward)
 
 
 def _scores(rows: Float[Array, "R D"], columns: Float[Array, "T D"], temperature: float) -> Float[Array, "R T"]:
-    # Accelerators would multiply in lower precision; a cosine's error is divided by the temperature and exponentiated.
+    # "highest": accelerators would multiply in lower precision, and a cosine's error is divided by the temperature and
+    # exponentiated.
     return jnp.matmul(rows, columns.T, precision="highest") / temperature
 
 
 def _group_ids(used: Bool[Array, "T"], settings: _Settings) -> Int[Array, "T"]:
     """Returns a number for each (tile, sensor), different on each device."""
+    # Rows are in the order (tile, sensor, patch), so that a group is `num_patches` rows in a row.
     first = jax.lax.axis_index(settings.axes) * used.size if settings.axes else 0
     return (first + jnp.arange(used.size, dtype=jnp.int32)) // settings.num_patches
 
@@ -214,5 +206,5 @@ def _map_row_blocks(block: Callable[[tuple[Array, ...]], Array], rows: tuple[Arr
     padding = -count % size
     padded = [jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)) for array in rows]
     blocks = tuple(array.reshape(-1, size, *array.shape[1:]) for array in padded)
-    result = jax.lax.map(block, blocks)
+    result = jax.lax.map(block, blocks)  # one block after the other: in parallel, all similarities would be held
     return result.reshape(-1, *result.shape[2:])[:count]

@@ -1,7 +1,7 @@
 """Masks of pretraining: context and target patches, as blocks on the patch grid as in I-JEPA (paper: section 3.3).
 
 Drawn on the host with numpy from one generator a step, then padded to one of a few static sizes, so that a dataset
-and patch size compile to few programs.
+and patch size compile to few programs. The student's dates and sensors are dropped on the devices.
 """
 
 import dataclasses
@@ -22,24 +22,17 @@ from anysat_jax.train.sharding import put_whole
 
 Range = tuple[float, float]
 TRIES = 20  # draws of a tile's blocks before they are made to overlap
-MIN_CONTEXT = 0.1  # share of the patches that the context must keep; at least one patch
+MIN_CONTEXT = 0.1  # fraction of the patches that the context must keep; at least one patch
 
 
 @flax.struct.dataclass
 class PatchMasks:
-    """Places on the patch grid, raster order, padded to static sizes.
+    """Places on the patch grid, raster order, padded to static sizes."""
 
-    Attributes:
-      context_index: (B, n) int32, what the student sees.
-      context_mask: (B, n) bool, True for real places.
-      target_index: (k, B, m) int32, the k blocks to predict.
-      target_mask: (m,) bool, True for real places; all blocks of a step have one size.
-    """
-
-    context_index: Int[Array, "B n"]
-    context_mask: Bool[Array, "B n"]
-    target_index: Int[Array, "k B m"]
-    target_mask: Bool[Array, "m"]
+    context_index: Int[Array, "B n"]  # what the student sees
+    context_mask: Bool[Array, "B n"]  # True for real places
+    target_index: Int[Array, "k B m"]  # the k blocks to predict
+    target_mask: Bool[Array, "m"]  # True for real places; all blocks of a step have one size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,7 +59,6 @@ def _rises(value: Range) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1]
 
 
-_ASPECTS = Rule(_rises, "two numbers above 0, the smaller first")
 _SCALES = Rule(lambda value: _rises(value) and value[1] <= 1, "two fractions from 0 to 1, the smaller first")
 _BUCKETS = Rule(
     lambda value: len(value) == 2 and min(value) > 0 and math.prod(value) <= 4,
@@ -76,42 +68,37 @@ _BUCKETS = Rule(
 
 @dataclasses.dataclass(frozen=True)
 class MaskConfig(Section):
-    """Options of the masks: a part of the section `pretrain`.
-
-    Attributes:
-      num_target_blocks: blocks to predict for each tile.
-      target_scale: smallest and largest fraction of the patches in a target block.
-      target_aspect: smallest and largest ratio of a target block's rows to its columns.
-      context_scale: the same fraction for the context block, which is square.
-      mask_buckets: how many static sizes targets and contexts are padded to; the product bounds the compiled programs.
-    """
+    """Options of the masks: a part of the section `pretrain`."""
 
     NAME = "pretrain"
-    num_target_blocks: int = checked(POSITIVE, 4)
-    target_scale: Range = checked(_SCALES, (0.2, 0.8))
-    target_aspect: Range = checked(_ASPECTS, (0.75, 1.5))
-    context_scale: Range = checked(_SCALES, (0.85, 1.0))
+    num_target_blocks: int = checked(POSITIVE, 4)  # blocks to predict for each tile
+    target_scale: Range = checked(_SCALES, (0.2, 0.8))  # smallest and largest fraction of the patches in a target block
+    # Smallest and largest ratio of a target block's rows to its columns.
+    target_aspect: Range = checked(Rule(_rises, "two numbers above 0, the smaller first"), (0.75, 1.5))
+    context_scale: Range = checked(_SCALES, (0.85, 1.0))  # the same fraction for the context block, which is square
+    # How many static sizes targets and contexts are padded to; the product bounds the compiled programs.
     mask_buckets: tuple[int, int] = checked(_BUCKETS, (2, 2))
 
 
 def min_context(grid: tuple[int, int]) -> int:
-    """Patches that the context keeps at least."""
+    """Returns the number of patches that the context keeps at least."""
     return max(1, math.floor(MIN_CONTEXT * grid[0] * grid[1]))
 
 
 def block_size(grid: tuple[int, int], scale: float, aspect: float, largest: int) -> tuple[int, int]:
-    """Rows and columns of a block of about `scale` of the grid, at most `largest` patches and inside the grid."""
+    """Returns rows and columns of a block of about `scale` of the grid, at most `largest` patches, inside the grid."""
     area = scale * grid[0] * grid[1]
     rows = min(max(1, round(math.sqrt(area * aspect))), grid[0])
     columns = min(max(1, round(math.sqrt(area / aspect))), grid[1])
-    while rows * columns > largest:
+    while rows * columns > largest:  # the longer side first, which keeps the aspect
         rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
     return rows, columns
 
 
 def target_sizes(grid: tuple[int, int], config: MaskConfig) -> list[int]:
-    """Rising static sizes of a target block: every block fits the last one."""
+    """Returns the rising static sizes of a target block: every block fits the last one."""
     largest = grid[0] * grid[1] - min_context(grid)
+    # Rounding makes the number of patches jump with the aspect: the extremes need not be at its ends.
     aspects = np.linspace(*config.target_aspect, 65)
     low = min(math.prod(block_size(grid, config.target_scale[0], aspect, largest)) for aspect in aspects)
     high = max(math.prod(block_size(grid, config.target_scale[1], aspect, largest)) for aspect in aspects)
@@ -120,16 +107,15 @@ def target_sizes(grid: tuple[int, int], config: MaskConfig) -> list[int]:
 
 
 def context_sizes(grid: tuple[int, int], smallest_target: int, config: MaskConfig) -> list[int]:
-    """Rising static sizes of a context that lost at least one target block of `smallest_target` patches."""
-    largest = grid[0] * grid[1] - smallest_target
-    count = config.mask_buckets[1]
+    """Returns the rising static sizes of a context that lost at least one target block of `smallest_target` patches."""
+    largest, count = grid[0] * grid[1] - smallest_target, config.mask_buckets[1]
     return sorted({math.ceil(largest * (i + 1) / count) for i in range(count)})
 
 
 def _block_grids(
     rng: np.random.Generator, grid: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]
 ) -> Bool[np.ndarray, "*shape N"]:
-    """Blocks of one size at uniform places, as masks of the flattened grid."""
+    """Draws blocks of one size at uniform places, as masks of the flattened grid."""
     top = rng.integers(0, grid[0] - size[0] + 1, shape)[..., None]
     left = rng.integers(0, grid[1] - size[1] + 1, shape)[..., None]
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
@@ -140,7 +126,7 @@ def _block_grids(
 def _draw_blocks(
     rng: np.random.Generator, grid: tuple[int, int], batch_size: int, config: MaskConfig, size: tuple[int, int]
 ) -> tuple[Bool[np.ndarray, "k B N"], Bool[np.ndarray, "B N"]]:
-    """Targets and contexts of each tile, redrawn where the context keeps too little, at last made to overlap."""
+    """Draws targets and contexts of each tile, redrawn where the context keeps too little, at last made to overlap."""
     least = min_context(grid)
     context_block = block_size(grid, rng.uniform(*config.context_scale), 1.0, grid[0] * grid[1])
     targets = np.zeros((config.num_target_blocks, batch_size, grid[0] * grid[1]), bool)
@@ -159,42 +145,37 @@ def _draw_blocks(
     return targets, contexts
 
 
-def _one_patch(batch_size: int) -> PatchMasks:
-    """The masks of tiles of one patch: it is both context and target."""
-    index, real = np.zeros((batch_size, 1), np.int32), np.ones((batch_size, 1), np.bool_)
-    return PatchMasks(index, real, index[None], real[0])
-
-
 def _places(chosen: Bool[np.ndarray, "*n N"], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `size` places of each mask in raster order, and which of them are real."""
+    """Returns the first `size` places of each mask in raster order, and which of them are real."""
     order = np.argsort(~chosen, axis=-1, kind="stable")[..., :size].astype(np.int32)
     real = np.take_along_axis(chosen, order, axis=-1)
-    return np.where(real, order, 0), real
+    return np.where(real, order, 0), real  # padding points at patch 0, which exists on every grid
 
 
 def sample_patch_masks(
     rng: np.random.Generator, grid: tuple[int, int], batch_size: int, config: MaskConfig
 ) -> PatchMasks:
-    """One step's masks: one block size for the targets and one for the context; for each tile k target blocks and
+    """Draws one step's masks: one block size for the targets and one for the context; for each tile k target blocks and
     one context block, which loses every target patch and keeps at least a tenth of the patches.
-
-    A tile of one patch, such as a single pixel's series, has nothing to hide behind: context and target are that patch,
-    and what the student must make up for are the dates and sensors that it does not see. (The paper pretrains on no
-    such tiles.)
 
     Returns:
       numpy arrays, padded to the smallest of the static sizes that holds them.
     """
     if grid[0] * grid[1] == 1:
-        return _one_patch(batch_size)
+        # A single pixel's series has nothing to hide behind: the patch is context and target, and what the student must
+        # make up for are the dates and sensors that it does not see. (The paper pretrains on no such tiles.)
+        index, real = np.zeros((batch_size, 1), np.int32), np.ones((batch_size, 1), np.bool_)
+        return PatchMasks(index, real, index[None], real[0])
     largest = grid[0] * grid[1] - min_context(grid)
     sizes = target_sizes(grid, config)
+    # One size for all tiles, as in I-JEPA: blocks of a step can be stacked with little padding.
     scale, aspect = rng.uniform(*config.target_scale), rng.uniform(*config.target_aspect)
     size = block_size(grid, scale, aspect, min(largest, sizes[-1]))
     targets, contexts = _draw_blocks(rng, grid, batch_size, config, size)
     bucket = next(i for i, bound in enumerate(sizes) if bound >= math.prod(size))
     smallest = 1 if bucket == 0 else sizes[bucket - 1] + 1
     needed = contexts.sum(axis=1).max()
+    # The context's sizes depend on the target's bucket alone, so that pairs of buckets bound the number of programs.
     num_context = next(bound for bound in context_sizes(grid, smallest, config) if bound >= needed)
     target_index, target_real = _places(targets, sizes[bucket])
     context_index, context_mask = _places(contexts, num_context)
@@ -209,6 +190,8 @@ def drop_dates(batch: Batch, rng: jax.Array) -> Batch:
     observations = {}
     for name, observation in batch.observations.items():
         series = observation.dates is not None and observation.dates.shape[1] > 1
+        # By name: a sensor's dates must not depend on which others the batch has. By a checksum of it, since Python's
+        # own hash differs between processes.
         key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
         observations[name] = _halve(observation, key) if series else observation
     return batch.replace(observations=observations)
@@ -218,9 +201,10 @@ def _halve(observation: Observation, rng: jax.Array) -> Observation:
     batch, length = observation.dates.shape
     real = jnp.ones((batch, length), bool) if observation.date_mask is None else observation.date_mask
     half = max(1, length // 2)
+    # Sorting by random numbers draws without replacement; padding gets 2, behind all real dates.
     order = jnp.argsort(jnp.where(real, jax.random.uniform(rng, (batch, length)), 2.0), axis=1)[:, :half]
     kept = jnp.maximum(1, real.sum(axis=1, keepdims=True) // 2)
-    # The chosen first; sorting the padding behind them keeps dates in order without unmasking any.
+    # Then back into the order of time: positions from `length` on mark the places that stay padding.
     chosen = jnp.arange(half)[None, :] < kept
     order = jnp.sort(jnp.where(chosen, order, order + length), axis=1)
     chosen = order < length
@@ -249,10 +233,11 @@ def keep_tokens(available: Bool[Array, "B M n"], rng: jax.Array) -> Bool[Array, 
     """
     first, second = jax.random.split(rng)
     batch, sensors, patches = available.shape
+    # The largest of independent uniform numbers is a uniform choice, at each patch among the sensors that it has.
     draw = jnp.where(available, jax.random.uniform(first, available.shape), -1.0)
     stays = jax.nn.one_hot(jnp.argmax(draw, axis=1), sensors, axis=1, dtype=bool)
     rest = (available & ~stays).reshape(batch, sensors * patches)
     draw = jnp.where(rest, jax.random.uniform(second, rest.shape), 2.0)
-    rank = jnp.argsort(jnp.argsort(draw, axis=1), axis=1)
+    rank = jnp.argsort(jnp.argsort(draw, axis=1), axis=1)  # the second one inverts the permutation of the first
     replaced = rest & (rank < rest.sum(axis=1, keepdims=True) // 2)
     return ~replaced.reshape(available.shape)

@@ -1,7 +1,7 @@
 """One step of pretraining: (state, batch, masks) -> (state, metrics), pure; its state, inputs and metrics."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -15,11 +15,12 @@ from jaxtyping import Array, Int, Shaped
 from anysat_jax.batch import Batch
 from anysat_jax.flops import step_flops
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_encoder, init_student, student_shapes
+from anysat_jax.model.init import init_encoder, student_shapes
 from anysat_jax.model.partitioning import BATCH_AXES, constrain, on_mesh
+from anysat_jax.pretrain.collapse import MEASURES
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import PatchMasks, put_masks, sample_patch_masks
-from anysat_jax.pretrain.objective import LOSSES, MEASURES, Metrics, ema_decay, jepa_loss, update_teacher
+from anysat_jax.pretrain.objective import LOSSES, Metrics, ema_decay, jepa_loss, update_teacher
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import StepColumns
 from anysat_jax.train.optimizer import learning_rate, make_optimizer, update_if_finite
@@ -29,16 +30,12 @@ Params = dict[str, Any]
 HEALTH = tuple(f"feature_{name}" for name in MEASURES)
 
 
-def _bar(values: Mapping[str, float]) -> str:
-    return (
-        f"predictive {values['loss_predictive']:.4f}, contrastive {values['loss_contrastive']:.3f}, "
-        f"lr {values['learning_rate']:.1e}, EMA {values['ema']:.4f}, {values['tiles_per_second']:.1f} tiles/s"
-    )
-
-
 COLUMNS = StepColumns(
     metrics=(*LOSSES, "learning_rate", "ema", "grad_norm", "tiles_per_second", *HEALTH),
-    bar=_bar,
+    bar=(
+        "predictive {loss_predictive:.4f}, contrastive {loss_contrastive:.3f}, lr {learning_rate:.1e}, EMA {ema:.4f}, "
+        "{tiles_per_second:.1f} tiles/s"
+    ).format_map,
     losses={"predictive": "loss_predictive", "contrastive": "loss_contrastive"},
     checked=LOSSES,
     per_dataset=(*LOSSES, *HEALTH),
@@ -47,25 +44,19 @@ COLUMNS = StepColumns(
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint must hold besides the position in the data.
+    """Everything that a checkpoint must hold besides the position in the data."""
 
-    Attributes:
-      step: updates so far, int32; the schedules and the teacher's decay depend on it.
-      params: the student: {"encoder", "predictor", "mask_token"}, float32.
-      teacher: the teacher's encoder, a moving average of `params["encoder"]`, float32 whatever the compute dtype.
-      opt_state: the optimizer's state over `params`.
-    """
-
-    step: Int[Array, ""]
-    params: Params
-    teacher: Params
-    opt_state: optax.OptState
+    step: Int[Array, ""]  # updates so far; the schedules and the teacher's decay depend on it
+    params: Params  # the student: {"encoder", "predictor", "mask_token"}, float32
+    teacher: Params  # moving average of `params["encoder"]`, float32 whatever the compute dtype
+    opt_state: optax.OptState  # the optimizer's state over `params`
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation, teacher: Params | None = None) -> TrainState:
     """Returns the state before the first update; without a `teacher`, it starts as a copy of the student's encoder."""
     teacher = params["encoder"] if teacher is None else teacher
-    # An own buffer: the step donates the state, and no buffer can be donated twice.
+    # A buffer of its own: the step donates the state, and no buffer can be donated twice. float32 whatever the
+    # parameters are, see `update_teacher`.
     teacher = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), teacher)
     return TrainState(jnp.zeros((), jnp.int32), params, teacher, optimizer.init(params))
 
@@ -76,18 +67,18 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
     return abstract_on(mesh, shapes)
 
 
-def create_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
-    """Returns a random state: the same on every mesh, with each device holding its part only."""
-    return state_from_params(init_student(model, seed), None, optimizer, mesh)
-
-
 def state_from_params(
     params: Params, teacher: Params | None, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Returns the state before the first update of given weights; None: the teacher copies the encoder."""
+
+    def initialise(params: Params, teacher: Params | None) -> TrainState:
+        return initial_state(params, optimizer, teacher)
+
     params, teacher = put_params(params, mesh), put_params(teacher, mesh)
-    shardings = state_shardings(mesh, jax.eval_shape(lambda p, t: initial_state(p, optimizer, t), params, teacher))
-    return jax.jit(lambda p, t: initial_state(p, optimizer, t), out_shardings=shardings)(params, teacher)
+    # Under jit, so that each device allocates its part of the optimizer's moments only, never the whole.
+    shardings = state_shardings(mesh, jax.eval_shape(initialise, params, teacher))
+    return jax.jit(initialise, out_shardings=shardings)(params, teacher)
 
 
 def random_teacher(config: PretrainConfig) -> Params:
@@ -113,6 +104,7 @@ def accumulated(
     if count == 1:
         return gradient(params, batch, masks, rng)
 
+    # A scan holds the activations of one micro-batch; an unrolled loop may hold those of all.
     def add(total: Params, micro: tuple[jax.Array, Batch, PatchMasks]) -> tuple[Params, Metrics]:
         index, own, own_masks = micro
         metrics, grads = gradient(params, own, own_masks, jax.random.fold_in(rng, index))
@@ -125,7 +117,7 @@ def accumulated(
 
 def micro_batches(batch: Batch, masks: PatchMasks, count: int) -> tuple[Batch, PatchMasks]:
     """Returns all micro-batches along a new first axis; no tile leaves its device."""
-    return jax.tree.map(lambda array: _strided(array, 0, count), batch), PatchMasks(
+    return jax.tree.map(lambda array: _strided(array, 0, count), batch), masks.replace(
         context_index=_strided(masks.context_index, 0, count),
         context_mask=_strided(masks.context_mask, 0, count),
         target_index=_strided(masks.target_index, 1, count),
@@ -145,13 +137,9 @@ def _strided(array: Shaped[Array, "..."], axis: int, count: int) -> Shaped[Array
 def pretraining_optimizer(config: PretrainConfig) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a config; `update` must be called with `value=loss`."""
     section = config.optimizer
-    return make_optimizer(
-        section,
-        warmup_steps=section.warmup_steps,
-        total_steps=config.total_steps,
-        loss_plateau=section.plateau if section.schedule == "plateau" else None,
-        window=section.plateau.window,
-    )
+    plateau = section.plateau if section.schedule == "plateau" else None
+    steps = {"warmup_steps": section.warmup_steps, "total_steps": config.total_steps, "window": section.plateau.window}
+    return make_optimizer(section, loss_plateau=plateau, **steps)
 
 
 def make_inputs(config: PretrainConfig, mesh: Mesh) -> Callable[[Batch, int], tuple[Batch, PatchMasks]]:
@@ -170,7 +158,7 @@ def make_inputs(config: PretrainConfig, mesh: Mesh) -> Callable[[Batch, int], tu
 
 def make_flops_counter(config: PretrainConfig, mesh: Mesh) -> Callable[[StepInput], float]:
     """Returns the analytic FLOPs of a step by its inputs."""
-    # Each part of a batch keeps to its own negatives.
+    # Each part of a batch has its own negatives, so that the matrix of similarities is smaller.
     parts = config.accumulate * (batch_parts(mesh) if config.pretrain.negatives == "device" else 1)
 
     def count(inputs: StepInput) -> float:
@@ -187,44 +175,35 @@ def make_train_step(
 
     Metrics: those of `jepa_loss`, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and nonfinite_leaves,
     see `update_if_finite`. Where a value is not finite, parameters, teacher and optimizer stay as they were, and only
-    the step counter advances.
-
-    With `config.accumulate` above 1 the batch is cut into micro-batches; gradients and the metrics of `jepa_loss` are
-    means over them, see `accumulated`.
-
-    All randomness derives from (config.seed, state.step), so that a resumed run repeats an uninterrupted one.
+    the step counter advances. With `config.accumulate` above 1, gradients and the metrics of `jepa_loss` are means over
+    micro-batches, see `accumulated`.
 
     Args:
       mesh: the mesh over which batch and state are cut; None for a single device.
     """
-    model, seed = config.model, config.seed
     mesh = mesh if mesh is not None and mesh.size > 1 else None
+    loss = functools.partial(jepa_loss, model=config.model, config=config.pretrain, mesh=mesh)
 
     def update(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
 
-    def gradient(
-        teacher: Params, params: Params, batch: Batch, masks: PatchMasks, rng: jax.Array
-    ) -> tuple[Metrics, Params]:
-        differentiate = jax.grad(jepa_loss, has_aux=True)
-        grads, measured = differentiate(
-            params, teacher, batch, masks, rng, model=model, config=config.pretrain, mesh=mesh
-        )
-        if mesh is not None:  # each device needs its part of the sum alone
-            grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
-        return measured, grads
-
     def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        def gradient(params: Params, *inputs: Any) -> tuple[Metrics, Params]:
+            grads, metrics = jax.grad(loss, has_aux=True)(params, state.teacher, *inputs)
+            if mesh is not None:  # each device needs its part of the sum alone: a reduce-scatter, not an all-reduce
+                grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
+            return metrics, grads
+
+        # From seed and step alone, so that a resumed run repeats an uninterrupted one.
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         with on_mesh(mesh):
-            of_teacher = functools.partial(gradient, state.teacher)
-            measured, grads = accumulated(of_teacher, state.params, batch, masks, rng, config.accumulate)
+            metrics, grads = accumulated(gradient, state.params, batch, masks, rng, config.accumulate)
         decay = ema_decay(state.step, config.pretrain.ema_start, config.total_steps)
-        losses = {name: measured[name] for name in LOSSES}
-        state, checks = update_if_finite(update, state, losses, grads, measured["loss"], decay)
-        metrics = measured | {"learning_rate": learning_rate(state.opt_state), "ema": decay} | checks
+        losses = {name: metrics[name] for name in LOSSES}
+        state, checks = update_if_finite(update, state, losses, grads, metrics["loss"], decay)
+        metrics |= {"learning_rate": learning_rate(state.opt_state), "ema": decay} | checks
         return state.replace(step=state.step + 1), metrics
 
     return step

@@ -67,37 +67,20 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       RunError: the config does not fit the machine, the data or the workdir; a loss or a gradient is not finite; the
         run was asked to stop.
     """
-    # ---------------------------------------------------------------- config, devices
     config = PretrainConfig.read(given)
     mesh = make_mesh(config.mesh)
+    # Before the datasets, which may take hours to prepare.
     check_batch_sizes(given.data.datasets, mesh, config.accumulate)
     check_heads(config.model, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
     with JobStatus(workdir, config.name, config.total_steps, config.watchdog_seconds) as status:
-        # ------------------------------------------------------------ data
         with_sensors = functools.partial(config.with_sensors, given.model.sensors)
         datasets = open_same_datasets(given.data, with_sensors)
         config = with_sensors([one.card for one in datasets.values()])
-        stored = as_json(given)
-        stored["model"]["sensors"] = list(config.model.sensors)
-
-        # ------------------------------------------------------------ state, steps
-        optimizer = pretraining_optimizer(config)
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            start = restore_or_init(config, stored, optimizer, mesh, checkpoints)
-            state, record = start.state, start.record
-            if record.steps >= config.total_steps:
-                logging.info("already trained for %d steps: only the report is made again", record.steps)
-            else:
-                batches = load.train_iterator(
-                    datasets, seed=config.seed, shard=host_shard(mesh), num_workers=given.data.num_workers
-                )
-                state = train(config, stored, datasets, batches, optimizer, mesh, start, checkpoints, workdir, status)
-
-        # ------------------------------------------------------------ probe, summary
+        state, record = train(config, given, datasets, mesh, workdir, status)
         status.set_state("reporting", step=record.steps)
-        teacher, scores = on_host(state.teacher), {}
+        teacher, scores = on_host(state.teacher), {}  # by all processes: each holds a part
         if jax.process_index() == 0:
             scores = report_pretraining(
                 config.evaluate,
@@ -170,22 +153,55 @@ def restore_or_init(
 
 def train(
     config: PretrainConfig,
-    stored: dict[str, Any],
+    given: ConfigDict,
     datasets: Mapping[str, load.OpenDataset],
-    batches: Any,
-    optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
-    start: Start,
-    checkpoints: Checkpoints,
     workdir: pathlib.Path,
     status: JobStatus,
-) -> TrainState:
-    """Steps from `start` to `config.total_steps`, with checkpoints on the way and at the end; updates `start.record`.
+) -> tuple[TrainState, RunRecord]:
+    """Trains from the newest checkpoint, or from the first weights, to `config.total_steps`; saves on the way.
+
+    Args:
+      given: the config file's values.
 
     Raises:
       Preempted: the run was asked to stop, and is saved.
     """
-    record, total = start.record, config.total_steps
+    optimizer, total = pretraining_optimizer(config), config.total_steps
+    stored = as_json(given)
+    stored["model"]["sensors"] = list(config.model.sensors)  # of the checkpoint, even if the datasets change
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        start = restore_or_init(config, stored, optimizer, mesh, checkpoints)
+        record = start.record
+        if record.steps >= total:
+            logging.info("already trained for %d steps: only the report is made again", record.steps)
+            return start.state, record
+        with make_loop(config, datasets, given.data.num_workers, optimizer, mesh, start, workdir, status) as loop:
+            status.follow(lambda: training_fields(record, loop.meter, checkpoints.steps))
+            for step in loop:
+                stopping = loop.should_stop(checkpoints)
+                if step % config.checkpoint_every == 0 or step == total or stopping:
+                    loop.monitor.flush()  # the record must hold the step that is saved
+                    meta = {"step": step, "config": stored, "record": record.to_json()}
+                    with status.during("saving"):
+                        checkpoints.save(loop.state, loop.position, meta)
+                if stopping and step < total:
+                    saved = f"saved step {step} in {workdir}"
+                    raise Preempted(f"asked to stop: {saved}; the same command continues from there")
+        return loop.state, record
+
+
+def make_loop(
+    config: PretrainConfig,
+    datasets: Mapping[str, load.OpenDataset],
+    num_workers: int,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    start: Start,
+    workdir: pathlib.Path,
+    status: JobStatus,
+) -> StepLoop:
+    """Returns the loop of the steps from `start` to `config.total_steps`."""
     # A program for each static size of the dates, the context and the targets.
     programs = {
         (name, size): max(1, len(one.options.sampling.date_buckets)) * math.prod(config.pretrain.mask_buckets)
@@ -196,32 +212,21 @@ def train(
     def describe(inputs: StepInput, metrics: Mapping[str, Any]) -> str:
         return describe_bad_samples(inputs, functools.partial(datasets[inputs.batch.dataset].tile_ids, "train"))
 
-    with StepLoop(
+    return StepLoop(
         config,
         make_train_step(config, optimizer, mesh),
         start.state,
-        batches,
+        load.train_iterator(datasets, seed=config.seed, shard=host_shard(mesh), num_workers=num_workers),
         make_inputs(config, mesh),
         mesh=mesh,
-        total=total,
-        record=record,
+        total=config.total_steps,
+        record=start.record,
         position=start.position,
         columns=COLUMNS,
         workdir=workdir,
         status=status,
-        hooks=(CollapseMonitor(config.health, record),),
+        hooks=(CollapseMonitor(config.health, start.record),),
         describe_samples=describe,
         count_flops=make_flops_counter(config, mesh),
         expected_programs=programs,
-    ) as loop:
-        status.follow(lambda: training_fields(record, loop.meter, checkpoints.steps))
-        for step in loop:
-            stopping = loop.should_stop(checkpoints)
-            if step % config.checkpoint_every == 0 or step == total or stopping:
-                loop.monitor.flush()
-                meta = {"step": step, "config": stored, "record": record.to_json()}
-                with status.during("saving"):
-                    checkpoints.save(loop.state, loop.position, meta)
-            if stopping and step < total:
-                raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command continues from there")
-    return loop.state
+    )

@@ -5,13 +5,11 @@ last whole one. Each holds checksums of its files, which are compared before it 
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import pathlib
-import types
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -74,15 +72,8 @@ def refusal(error: BaseException | None) -> str | None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """A checkpoint, read.
-
-    Attributes:
-      state: with the shardings that were asked of `restore`.
-      data: position in the data, as the iterator gave it.
-      meta: {"step", "config", "record"}: see `Checkpoints.save`.
-    """
+class Restored(NamedTuple):
+    """State, position in the data and {"step", "config", "record"} of a checkpoint, see `Checkpoints.save`."""
 
     state: Any
     data: dict[str, Any]
@@ -93,14 +84,12 @@ class Checkpoints:
     """The checkpoints below one folder; the newest are kept."""
 
     def __init__(self, folder: pathlib.Path, keep: int = 2, check: Check | None = None):
-        """Opens the folder, which need not exist yet.
+        """Opens the folder, which need not exist yet; `keep` checkpoints are kept.
 
-        Args:
-          folder: of the checkpoints.
-          keep: how many are kept.
-          check: refuses a stored config with which this run cannot go on; by default `check_same_model`.
+        `check` refuses a stored config with which this run cannot go on; by default `check_same_model`.
         """
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = pathlib.Path(folder).absolute()  # Orbax refuses relative paths
+        self._damaged = self.folder.with_name(self.folder.name + "-damaged")
         self._keep, self._check = keep, check or check_same_model
         self._saving, self._megabytes = 0, 0.0  # step and size of the last save
         self._manager = self._open()
@@ -110,8 +99,9 @@ class Checkpoints:
             preservation_policy=preservation_policy.LatestN(self._keep),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(**SAVING, post_finalization_callback=self._seal),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=True,  # of a killed run
         )
+        # Named here, since a manager that has not saved yet would not find the metadata of what another one wrote.
         json = {name: ocp.JsonCheckpointHandler() for name in ("data", "meta")}
         handlers = {"state": ocp.StandardCheckpointHandler(), **json}
         return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -119,9 +109,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.close()
         except StorageError:
@@ -165,7 +153,7 @@ class Checkpoints:
         Raises:
           StorageError: this checkpoint, or the one before, could not be written.
         """
-        self.wait()
+        self.wait()  # one save at a time: its error belongs to its step, and two would need memory for two copies
         self._saving, self._megabytes = meta["step"], sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
         meta = {**meta, SEALED: True}
         args = ARGS.Composite(state=ARGS.StandardSave(state), data=ARGS.JsonSave(data), meta=ARGS.JsonSave(meta))
@@ -173,7 +161,8 @@ class Checkpoints:
             self._manager.save(meta["step"], args=args)
 
     def _seal(self) -> None:
-        """Adds the checksums. Orbax calls it in the background, when all is written and before the rename."""
+        """Adds the checksums."""
+        # Orbax calls this in the background, when all is written and before the rename: no checkpoint is without them.
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
             write_checksums(folder)
 
@@ -218,7 +207,13 @@ class Checkpoints:
             if not _in_all_processes(reason is None):
                 self._set_aside(step, reason)
                 continue
-            restored, reason = self._try(step, abstract, config)
+            restored, reason = None, None
+            try:
+                restored = self._restore(step, abstract, config)
+            except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):
+                raise  # the checkpoint is not to blame
+            except Exception as error:  # damage shows as almost any exception, a bare Exception included
+                reason = str(error) or type(error).__name__
             if _in_all_processes(restored is not None):
                 return restored
             if has_checksums(self.folder / str(step)):  # and they matched: the files are not to blame
@@ -231,28 +226,16 @@ class Checkpoints:
             )
         return None
 
-    def _try(self, step: int, abstract: Any, config: dict[str, Any]) -> tuple[Restored | None, str | None]:
-        """Returns the checkpoint, or why it could not be read."""
-        try:
-            return self._restore(step, abstract, config), None
-        except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):
-            raise  # the checkpoint is not to blame
-        except Exception as error:  # damage shows as almost any exception, a bare Exception included
-            return None, str(error) or type(error).__name__
-
     def _restore(self, step: int, abstract: Any, config: dict[str, Any]) -> Restored:
         meta = self._manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
         check_not_half_deleted(meta, self.folder / str(step))
+        # Config and leaves first: Orbax's own errors of a mismatch are pages of shapes, and look like damage.
         self._check(meta["config"], config, self.folder)
         stored = self._manager.item_metadata(step)["state"].tree
         check_leaves(leaf_shapes(stored), leaf_shapes(abstract), self.folder / str(step), REMEDY)
         args = ARGS.Composite(state=ARGS.StandardRestore(abstract), data=ARGS.JsonRestore())
         whole = self._manager.restore(step, args=args)
         return Restored(whole["state"], whole["data"], meta)
-
-    @property
-    def _damaged(self) -> pathlib.Path:
-        return self.folder.with_name(self.folder.name + "-damaged")
 
     def _set_aside(self, step: int, reason: str | None) -> None:
         """Moves a step out of the way, so that it can be written again."""

@@ -72,10 +72,9 @@ class StepPrograms:
         expected: Mapping[tuple[str, float], int] = MappingProxyType({}),
         on_wait: Callable[[str], None] = lambda progress: None,
     ):
-        """Takes a jitted step.
+        """Takes a jitted function of (state, *constants, *inputs), see `StepInput`.
 
         Args:
-          step: jitted function of (state, *constants, *inputs), see `StepInput`.
           state: a state of the shapes and shardings that it will be called with; not kept.
           constants: arrays on the devices that are the same for every step.
           expected: largest number of programs of each (dataset, patch size), where it is known.

@@ -17,16 +17,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns every value by its dotted name, sorted."""
     flat: dict[str, Any] = {}
     for key in sorted(config):
-        value = config[key]
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        value, name = config[key], prefix + key
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping | ConfigDict) else {name: value}
     return flat
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON values; tuples become lists."""
+    # As a checkpoint returns it, so that a config compares equal with its stored self.
     return json.loads(json.dumps(config.to_dict()))
 
 
@@ -91,29 +89,26 @@ class Section:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             rule, value = field.metadata.get("rule"), getattr(self, field.name)
-            if rule is not None and not _passes(rule, value):
-                raise ConfigError(f"{_dotted(self.NAME, field.name)} = {value!r} must be {rule.wanted}")
+            try:
+                passes = rule is None or rule.passes(value)
+            except TypeError:  # a value of another type, such as None or a name where a number belongs
+                passes = False
+            if not passes:
+                raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be {rule.wanted}")
 
-
-def _passes(rule: Rule, value: Any) -> bool:
-    try:
-        return rule.passes(value)
-    except TypeError:  # a value of another type, such as None or a name where a number belongs
-        return False
-
-
-def _dotted(section: str, key: str) -> str:
-    return f"{section}.{key}" if section else key
+    @classmethod
+    def dotted(cls, key: str) -> str:
+        """Returns the name of a key in the whole config."""
+        return f"{cls.NAME}.{key}" if cls.NAME else key
 
 
 S = TypeVar("S", bound=Section)
 
 
 def read_section(cls: type[S], values: Mapping[str, Any], shown_in: str, **given: Any) -> S:
-    """Returns a section of a config as its dataclass; sections inside it are read alike.
+    """Returns a section of a config as its dataclass; sections inside it are read alike, lists become tuples.
 
     Args:
-      values: the section; lists become tuples.
       shown_in: the file that shows every key, for messages.
       given: fields that are not read from `values`.
 
@@ -123,17 +118,18 @@ def read_section(cls: type[S], values: Mapping[str, Any], shown_in: str, **given
     types, names = typing.get_type_hints(cls), [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key in cls.RENAMED:
-            raise ConfigError(f"the config's {_dotted(cls.NAME, key)} is gone: {cls.RENAMED[key]}")
+            raise ConfigError(f"the config's {cls.dotted(key)} is gone: {cls.RENAMED[key]}")
         if key not in names:
-            raise ConfigError(f"the config's {_dotted(cls.NAME, key)} is unknown; {shown_in} shows every field")
+            raise ConfigError(f"the config's {cls.dotted(key)} is unknown; {shown_in} shows every field")
     fields: dict[str, Any] = dict(given)
     for name in (name for name in names if name not in given):
+        # Even of a field with a default: a checkpoint's config must hold every value that the run was made with.
         if name not in values:
-            raise ConfigError(f"the config has no {_dotted(cls.NAME, name)}; {shown_in} shows every field")
+            raise ConfigError(f"the config has no {cls.dotted(name)}; {shown_in} shows every field")
         value, kind = values[name], types[name]
         if isinstance(kind, type) and issubclass(kind, Section):
             value = read_section(kind, value, shown_in)
-        fields[name] = tuple(value) if isinstance(value, list) else value
+        fields[name] = tuple(value) if isinstance(value, list) else value  # checkpoints hold JSON, which has no tuples
     return cls(**fields)
 
 
@@ -151,18 +147,13 @@ def model_config(config: ConfigDict) -> ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Section):
-    """The section `mesh`: devices along each axis.
-
-    Attributes:
-      data: copies of the parameters, each on its part of the batch; None: all devices that the other axes leave.
-      fsdp: devices over which the parameters are cut.
-      tensor: devices that share the work on each tile.
-    """
+    """The section `mesh`: devices along each axis."""
 
     NAME = "mesh"
+    # Copies of the parameters, each on its part of the batch; None: all devices that the other axes leave.
     data: int | None = checked(POSITIVE_OR_NONE, None)
-    fsdp: int = checked(POSITIVE, 1)
-    tensor: int = checked(POSITIVE, 1)
+    fsdp: int = checked(POSITIVE, 1)  # devices over which the parameters are cut
+    tensor: int = checked(POSITIVE, 1)  # devices that share the work on each tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,21 +195,15 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
-    """Keys that the configs of all jobs share.
-
-    Attributes:
-      checkpoint_every, log_every: steps.
-      max_nonfinite_steps: steps in a row with values that are not finite that end the run.
-      watchdog_seconds: without a finished step, after which a hanging run ends; 0: never.
-    """
+    """Keys that the configs of all jobs share."""
 
     job: str
     name: str = ""
     seed: int = checked(COUNT, 0)
     init: str = ""
-    checkpoint_every: int = checked(POSITIVE, 1000)
-    log_every: int = checked(POSITIVE, 1)
-    max_nonfinite_steps: int = checked(POSITIVE, 1)
-    watchdog_seconds: float = checked(COUNT, 0.0)
+    checkpoint_every: int = checked(POSITIVE, 1000)  # steps
+    log_every: int = checked(POSITIVE, 1)  # steps
+    max_nonfinite_steps: int = checked(POSITIVE, 1)  # steps in a row with values that are not finite that end the run
+    watchdog_seconds: float = checked(COUNT, 0.0)  # without a finished step, after which a hanging run ends; 0: never
     mesh: MeshConfig = MeshConfig()
     profile: ProfileConfig = ProfileConfig()

@@ -47,16 +47,24 @@ def start(processes: str) -> None:
         local, total = jax.local_device_count(), jax.device_count()
         warm_up_collectives(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"--processes={processes}: {_why_not_joined(processes, error)}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        why = (
+            f"the processes did not find each other ({reason}); start all of them, with the same COUNT and with an "
+            "address of the first one that every machine can reach"
+        )
+        if processes == "auto" and isinstance(error, ValueError):
+            why = (
+                f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({reason}); "
+                "give HOST:PORT,COUNT,INDEX"
+            )
+        raise ConfigError(f"--processes={processes}: {why}") from error
     logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
 
 
 def warm_up_collectives(mesh: Mesh) -> None:
-    """Opens the connections of all later collectives over axes of a mesh, while all processes are at the same place.
-
-    Opened later, CPUs would wait only 30 s for each other, less than one of them may compile for; accelerators connect
-    by themselves.
-    """
+    """Opens the connections of all later collectives over axes of a mesh, while all processes are at the same place."""
+    # Opened later, CPUs would wait only 30 s for each other, less than one of them may compile for. Accelerators
+    # connect by themselves.
     if jax.process_count() == 1 or jax.default_backend() != "cpu":
         return
     names = mesh.axis_names
@@ -66,6 +74,7 @@ def warm_up_collectives(mesh: Mesh) -> None:
         return [jax.lax.psum(ones, some) for some in groups]
 
     where = PartitionSpec(*names)
+    # A connection belongs to a group of devices: one sum for each set of axes, by one program that all compile first.
     kept = [PartitionSpec(*(None if name in some else name for name in names)) for some in groups]
     sharding, shape = NamedSharding(mesh, where), mesh.devices.shape
     ones = jax.make_array_from_callback(shape, sharding, lambda _: np.ones((1,) * len(names), np.float32))
@@ -92,19 +101,6 @@ def parse(processes: str) -> dict[str, Any]:
     return dict(coordinator_address=address, num_processes=count, process_id=index)
 
 
-def _why_not_joined(processes: str, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    if processes == "auto" and isinstance(error, ValueError):
-        return (
-            f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({reason}); "
-            "give HOST:PORT,COUNT,INDEX"
-        )
-    return (
-        f"the processes did not find each other ({reason}); start all of them, with the same COUNT and with an "
-        "address of the first one that every machine can reach"
-    )
-
-
 def shutdown(code: int, failed: int = 1) -> int:
     """Leaves the run at its end. The other processes wait for the first one, which may still be reporting.
 
@@ -112,16 +108,14 @@ def shutdown(code: int, failed: int = 1) -> int:
     the others within two minutes, and these end too.
 
     Args:
-      code: of this process' exit.
+      code: of this process' exit, which is returned.
       failed: the code of a failure, which is not waited for.
-
-    Returns:
-      `code`.
     """
     if not jax.distributed.is_initialized():
         return code
     try:
         patience = FAILURE_PATIENCE if code == failed else PATIENCE
+        # The code is part of the barrier's name: processes that end differently do not meet.
         _coordinator().wait_at_barrier(f"anysat/end/{code}", patience * 1000)
         jax.distributed.shutdown()
     except RuntimeError as error:
@@ -129,7 +123,7 @@ def shutdown(code: int, failed: int = 1) -> int:
         logging.flush()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or failed)
+        os._exit(code or failed)  # sys.exit would run JAX's own shutdown, which waits for the others
     return code
 
 
@@ -158,14 +152,10 @@ def agree(work: Callable[[], T]) -> T:
 
 
 def check_same(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
-    """Checks that all processes have the same values.
-
-    Args:
-      facts: returns JSON values, perhaps nested; called only if there are several processes.
-      remedy: end of the message.
+    """Checks that all processes have the same values: `facts` returns JSON values, perhaps nested.
 
     Raises:
-      ConfigError: a value differs; the message names it and two processes with their hosts.
+      ConfigError: a value differs; the message names it and two processes with their hosts, and ends in `remedy`.
     """
     if jax.process_count() == 1:
         return
@@ -175,6 +165,7 @@ def check_same(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
 
 def _decide(value: Any, judge: Callable[[list[Any], list[str]], str]) -> str:
     """Gathers one value per process, applies `judge` in process 0, and returns its result in all."""
+    # Through the coordinator, not by a collective: values are texts of any length, and no device need be ready.
     coordinator, place = _coordinator(), f"anysat/{next(_ROUNDS)}"
     coordinator.key_value_set(f"{place}/{jax.process_index()}", json.dumps([value, socket.gethostname()]))
     if jax.process_index() == 0:

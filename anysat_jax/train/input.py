@@ -1,5 +1,6 @@
 """Batches on their way to the devices, and the datasets that all processes of a run must share."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,21 +25,15 @@ MOST_NAMES = 10  # of samples in a message
 
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-    """Inputs of one step.
+    """Inputs of one step."""
 
-    Attributes:
-      inputs: arguments of the step behind the state and the constants, on the devices; the batch is the first.
-      position: of the data's iterator behind this batch, for the checkpoint after the step.
-      tiles: positions in the training split of the tiles of this process' rows; None where the batch has no such label.
-      skipped: number of these rows that replace tiles that could not be read.
-      waited: seconds that the host waited for the batch.
-    """
-
+    # Arguments of the step behind the state and the constants, on the devices; the batch is the first.
     inputs: tuple[Any, ...]
-    position: dict[str, Any]
+    position: dict[str, Any]  # of the data's iterator behind this batch, for the checkpoint after the step
+    # Positions in the training split of the tiles of this process' rows; None where the batch has no such label.
     tiles: Int[np.ndarray, "b"] | None = None
-    skipped: int = 0
-    waited: float = 0.0
+    skipped: int = 0  # number of these rows that replace tiles that could not be read
+    waited: float = 0.0  # seconds that the host waited for the batch
 
     @property
     def batch(self) -> Any:
@@ -79,11 +74,13 @@ class DeviceFeed:
         waited = time.monotonic() - began
         inputs = self._to_inputs(local, self._step)
         self._step += 1
-        skipped = _warn_of_skipped(local, self._step)
-        return StepInput(inputs, self._batches.get_state(), local.labels.get("index"), skipped, waited)
-
-    def close(self) -> None:
-        self._batches.close()
+        places = local.labels.get("skipped", np.empty(0, np.int32))
+        skipped = places[places >= 0].tolist()
+        if skipped:
+            text = "step %d: tiles of %s cannot be read and are left out: %s"
+            logging.warning(text, self._step, local.dataset, ", ".join(map(str, skipped)))
+        # The position is read here, not at the checkpoint: by then the iterator is ahead by the prefetched steps.
+        return StepInput(inputs, self._batches.get_state(), local.labels.get("index"), len(skipped), waited)
 
 
 def next_batch(batches: Any) -> Batch:
@@ -111,24 +108,10 @@ def until_end(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def _warn_of_skipped(batch: Batch, step: int) -> int:
-    """Returns the number of rows that replace tiles that cannot be read, after a warning with their positions."""
-    skipped = batch.labels.get("skipped", np.empty(0, np.int32))
-    tiles = skipped[skipped >= 0].tolist()
-    if tiles:
-        logging.warning(
-            "step %d: tiles of %s cannot be read and are left out: %s", step, batch.dataset, ", ".join(map(str, tiles))
-        )
-    return len(tiles)
-
-
 def describe_bad_samples(inputs: StepInput, tile_ids: Callable[[Sequence[int]], list[str]]) -> str:
-    """Names the samples with values that are not finite, or the whole batch if none has any.
+    """Names the samples of this process with values that are not finite, or all of them if none has any.
 
-    Of several processes each names the samples of its own part of the batch.
-
-    Args:
-      tile_ids: names of training tiles by position; raises ValueError or OSError where they cannot be read.
+    `tile_ids` returns names of training tiles by position; it raises ValueError or OSError where they cannot be read.
     """
     if inputs.tiles is None:
         return "the batch does not say which samples it holds"
@@ -140,14 +123,14 @@ def describe_bad_samples(inputs: StepInput, tile_ids: Callable[[Sequence[int]], 
 
 def bad_rows(batch: Batch) -> Bool[np.ndarray, "b"]:
     """Returns True for each row of this process' part of a batch in which a sensor has a value that is not finite."""
-    found: dict[int, bool] = {}
+    found: dict[int, bool] = collections.defaultdict(bool)
     for observation in batch.observations.values():
+        # Only what is on this process' devices can be read; several of them may hold the same rows.
         for shard in observation.values.addressable_shards:
             values = np.asarray(shard.data)
             bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            first = shard.index[0].start or 0
-            for row, is_bad in enumerate(bad.tolist(), first):
-                found[row] = found.get(row, False) or is_bad
+            for row, is_bad in enumerate(bad.tolist(), shard.index[0].start or 0):
+                found[row] |= is_bad
     return np.array([found[row] for row in sorted(found)])
 
 
@@ -161,13 +144,10 @@ def name_samples(tiles: Sequence[int], tile_ids: Callable[[Sequence[int]], list[
     return ", ".join(names) + (f" and {len(tiles) - MOST_NAMES} more" if len(tiles) > MOST_NAMES else "")
 
 
-def open_same_datasets(
-    section: Any, check: Callable[[list[DatasetCard]], Any] = lambda cards: None
-) -> dict[str, OpenDataset]:
+def open_same_datasets(section: Any, check: Callable[[list[DatasetCard]], Any]) -> dict[str, OpenDataset]:
     """Opens the datasets of a config's section `data` in every process; those of all processes must be the same.
 
-    Args:
-      check: is called with their cards before anything is prepared.
+    `check` is called with their cards before anything is prepared.
 
     Raises:
       ConfigError: a dataset is unknown, missing or unreadable in a process, is another one than that of the first

@@ -30,43 +30,28 @@ class StepLoop:
     """Runs compiled steps with inputs prefetched to the devices. Use as a context manager and iterate over it.
 
     Iterating yields the number of updates after each step; `state` and `position` are those after it. The caller does
-    what happens between steps: evaluate, save, stop. It may replace `state`.
-
-    Attributes:
-      config: of the run.
-      function: of (state, *constants, *inputs) -> (state, metrics), not jitted.
-      state: on the mesh; its memory is donated to the first step.
-      batches, to_inputs, position: see `DeviceFeed`.
-      mesh: of the state.
-      total: updates of the whole run.
-      record: of the run; the steps after `record.steps` are made, and each is added.
-      columns: what is logged of each step.
-      workdir: of the run.
-      status: of the job.
-      constants: arrays on the devices that are the same for every step, such as frozen parameters.
-      hooks, describe_samples, count_flops: see `StepMonitor`.
-      expected_programs: see `StepPrograms`.
-      step: updates made.
-      monitor, meter, log: of the steps.
+    what happens between steps: evaluate, save, stop. It may replace `state`, and use `monitor`, `meter` and `log`.
     """
 
     config: RunConfig
+    # (state, *constants, *inputs) -> (state, metrics), not jitted
     function: Callable[..., tuple[Any, dict[str, jax.Array]]]
-    state: Any
-    batches: Any
+    state: Any  # on the mesh; its memory is donated to the first step
+    batches: Any  # see `DeviceFeed`, as the next
     to_inputs: Callable[[Any, int], tuple[Any, ...]]
     _: dataclasses.KW_ONLY
     mesh: Mesh
-    total: int
-    record: RunRecord
-    position: dict[str, Any] | None
-    columns: StepColumns
+    total: int  # updates of the whole run
+    record: RunRecord  # the steps after `record.steps` are made, and each is added
+    position: dict[str, Any] | None  # see `DeviceFeed`
+    columns: StepColumns  # what is logged of each step
     workdir: pathlib.Path
     status: JobStatus
-    constants: tuple[Any, ...] = ()
-    hooks: Sequence[Hook] = ()
+    constants: tuple[Any, ...] = ()  # arrays on the devices, the same for every step, such as frozen parameters
+    hooks: Sequence[Hook] = ()  # see `StepMonitor`, as the next two
     describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None
     count_flops: Callable[[StepInput], float] | None = None
+    # See `StepPrograms`.
     expected_programs: Mapping[tuple[str, float], int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,8 +64,8 @@ class StepLoop:
         step = jax.jit(self.function, donate_argnums=0, out_shardings=shardings)
         with contextlib.ExitStack() as resources:  # closed at once if one of them cannot be opened
             open_ = resources.enter_context
-            feed = DeviceFeed(self.batches, self.to_inputs, step=self.step, position=self.position)
-            self._feed = open_(contextlib.closing(feed))
+            batches = open_(contextlib.closing(self.batches))
+            self._feed = DeviceFeed(batches, self.to_inputs, step=self.step, position=self.position)
             every = {"total_steps": self.total, "log_every": config.log_every}
             self.log = open_(MetricsLog(self.workdir, self.columns, step=self.step, **every, enabled=is_first))
             # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.

@@ -21,23 +21,14 @@ QUIET_SECONDS = 15.0  # between two lines of the bar where it is written to a fi
 
 @dataclasses.dataclass(frozen=True)
 class StepColumns:
-    """Columns of the log of each step.
+    """Columns of the log of each step."""
 
-    Attributes:
-      metrics: names of numbers, the last columns of metrics.csv.
-      bar: the text behind the progress bar, from the metrics.
-      losses: for each loss of the run's record the metric that it is.
-      checked: losses that must be finite; beside them, all gradients must.
-      per_dataset: metrics that TensorBoard shows for each dataset too.
-      steps_per_epoch: for the column "epoch"; None: without that column.
-    """
-
-    metrics: tuple[str, ...]
-    bar: Callable[[Mapping[str, float]], str]
-    losses: Mapping[str, str]
-    checked: tuple[str, ...]
-    per_dataset: tuple[str, ...] = ()
-    steps_per_epoch: int | None = None
+    metrics: tuple[str, ...]  # names of numbers, the last columns of metrics.csv
+    bar: Callable[[Mapping[str, float]], str]  # the text behind the progress bar, from the metrics
+    losses: Mapping[str, str]  # for each loss of the run's record the metric that it is
+    checked: tuple[str, ...]  # losses that must be finite; beside them, all gradients must
+    per_dataset: tuple[str, ...] = ()  # metrics that TensorBoard shows for each dataset too
+    steps_per_epoch: int | None = None  # for the column "epoch"; None: without that column
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,14 +37,10 @@ class StepColumns:
 
 
 def open_csv(path: pathlib.Path, step: int, columns: Sequence[str]) -> TextIO:
-    """Opens a table for the rows after `step`; drops the rows of later steps, which a killed run left.
+    """Opens a table, or creates it with a header, for the rows after `step`, 0 for a new run.
 
-    Rows with fewer columns, of an earlier version, are kept with nothing in the new ones.
-
-    Args:
-      path: the file; created with a header if it is missing.
-      step: of the checkpoint from which the run resumes, 0 for a new run.
-      columns: their names; one is "step".
+    Rows of later steps, which a killed run left, are dropped. Rows with fewer columns, of an earlier version, are kept
+    with nothing in the new ones. One of the columns is "step".
     """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     header, *rows = list(csv.reader(lines)) or [[]]

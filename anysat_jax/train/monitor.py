@@ -86,17 +86,11 @@ def mesh_peak(mesh: Mesh) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A step whose metrics are known.
+    """A step whose metrics are known."""
 
-    Attributes:
-      step: updates made, this one included.
-      inputs: of the step.
-      metrics: numbers and arrays, on the host; "tiles_per_second" among them.
-    """
-
-    step: int
-    inputs: StepInput
-    metrics: Mapping[str, Any]
+    step: int  # updates made, this one included
+    inputs: StepInput  # of the step
+    metrics: Mapping[str, Any]  # numbers and arrays, on the host; "tiles_per_second" among them
 
     @property
     def kind(self) -> str:
@@ -126,8 +120,6 @@ class StepMonitor:
         """Begins before the first step.
 
         Args:
-          record, log, meter: where each step is written.
-          columns: which metrics.
           params: the parameters that train, for the names of the entries of metrics["nonfinite_leaves"].
           count_flops: analytic FLOPs of a step; None: unknown.
           max_nonfinite: number of steps in a row with values that are not finite that ends the run.
@@ -203,6 +195,6 @@ class StepMonitor:
         logging.warning("%s", message)
 
 
-def first_names(names: Sequence[str], most: int = 5) -> str:
+def first_names(names: Sequence[str]) -> str:
     """Returns the first few of many names, and the number of the others."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

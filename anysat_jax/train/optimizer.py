@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from anysat_jax.model.init import flat_names
 from anysat_jax.train.config import OptimizerConfig, PlateauConfig
 
+# Leaves that weight decay acts on; not on biases, scales of norms, learned tokens, queries, fill values. By name, since
+# a matrix of a scanned stack has three axes and its bias has two.
 DECAYED = ("kernel", "relative")
-"""Names of the leaves that weight decay acts on; not on biases, scales of norms, learned tokens, queries, fill values.
-By name, since a matrix of a scanned stack has three axes and its bias has two."""
 
 ADAM_B1, ADAM_B2 = 0.9, 0.999
 
@@ -66,7 +66,7 @@ def make_optimizer(
         # Kept in the state, so that logs show the rate that was used.
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=schedule),
     ]
-    if config.clip_norm is not None:
+    if config.clip_norm is not None:  # of the raw gradients, before Adam divides by their size
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if loss_plateau is not None:
         parts.append(
@@ -81,6 +81,7 @@ def make_optimizer(
 
 def learning_rate(opt_state: optax.OptState) -> Float[Array, ""]:
     """Returns the rate of the last update (before the first: of the first), including the factor of a loss plateau."""
+    # Read where optax used it, not computed again from the step: a plateau's factor depends on all losses so far.
     rate = jnp.ones((), jnp.float32)
     for part in opt_state:
         if hasattr(part, "hyperparams"):
@@ -106,6 +107,7 @@ def update_if_finite(
       The new state, or the old one; and grad_norm (float32 scalar), finite (bool) and nonfinite_leaves, a bool for each
       of `leaf_names`.
     """
+    # Leaf by leaf, not by the global norm alone: the message of the run names the leaves.
     nonfinite = jnp.stack([~jnp.isfinite(leaf).all() for leaf in _checked_leaves(losses, grads).values()])
     finite = ~nonfinite.any()
     # A branch, not a select on every leaf: selects fuse into the gradients and triple the time to compile.

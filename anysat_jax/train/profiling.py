@@ -11,53 +11,16 @@ import multiprocessing
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Float64
 
 from anysat_jax.train.input import INPUT
 
-Intervals = Float64[np.ndarray, "n 2"]
-"""Disjoint time intervals in order: begin and end of each, nanoseconds."""
-
-
-def union(intervals: Iterable[tuple[float, float]]) -> Intervals:
-    """Returns the union of intervals that may overlap."""
-    merged: list[list[float]] = []
-    for begin, end in sorted(intervals):
-        if merged and begin <= merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], end)
-        elif end > begin:
-            merged.append([begin, end])
-    return np.array(merged, np.float64).reshape(-1, 2)
-
-
-def intersection(first: Intervals, second: Intervals) -> Intervals:
-    """Returns the intersection of two sets of intervals."""
-    found, i, j = [], 0, 0
-    while i < len(first) and j < len(second):
-        begin, end = max(first[i, 0], second[j, 0]), min(first[i, 1], second[j, 1])
-        if begin < end:
-            found.append((begin, end))
-        i, j = (i + 1, j) if first[i, 1] < second[j, 1] else (i, j + 1)
-    return np.array(found, np.float64).reshape(-1, 2)
-
-
-def difference(first: Intervals, second: Intervals) -> Intervals:
-    """Returns the intervals of the first set without those of the second."""
-    edges = np.concatenate([[-np.inf], second.ravel(), [np.inf]]).reshape(-1, 2)
-    return intersection(first, edges)
-
-
-def length(intervals: Intervals) -> float:
-    """Returns the total length."""
-    return float((intervals[:, 1] - intervals[:, 0]).sum())
-
-
+Interval = tuple[float, float]  # begin and end, nanoseconds
 STEP = "train"
 COLLECTIVES = re.compile(
     r"all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast|nccl"
@@ -70,34 +33,17 @@ TOP = 12  # operations on the page
 
 @dataclasses.dataclass(frozen=True)
 class TimeFractions:
-    """Fractions of the time of a trace: means over the devices, which add up to 1.
+    """Fractions of the time of a trace: means over the devices, which add up to 1."""
 
-    Attributes:
-      steps: traced.
-      devices: with at least one operation.
-      seconds: from the first step to the end of the last.
-      compute, communication, input, host: see the top of this file.
-      hidden: communication beside which the device computed; within `compute`.
-      operations: the longest operations by name, as fractions of the time of all operations.
-    """
-
-    steps: int
-    devices: int
-    seconds: float
+    steps: int  # traced
+    devices: int  # with at least one operation
+    seconds: float  # from the first step to the end of the last
     compute: float
     communication: float
     input: float
     host: float
-    hidden: float
-    operations: dict[str, float]
-
-
-@dataclasses.dataclass
-class Events:
-    """Intervals of the operations of one device."""
-
-    compute: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-    communication: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    hidden: float  # communication beside which the device computed; within `compute`
+    operations: dict[str, float]  # the longest operations by name, as fractions of the time of all operations
 
 
 def read_trace(path: pathlib.Path) -> TimeFractions:
@@ -122,33 +68,41 @@ def time_fractions(profile: Any) -> TimeFractions:
     Raises:
       ValueError: it has no step.
     """
-    devices: dict[str, Events] = {}
+    compute: dict[str, list[Interval]] = collections.defaultdict(list)
+    communication: dict[str, list[Interval]] = collections.defaultdict(list)
     operations: collections.Counter[str] = collections.Counter()
     for device, event in _operations(profile):
-        kind = "communication" if COLLECTIVES.search(event.name) else "compute"
-        getattr(devices.setdefault(device, Events()), kind).append(_interval(event))
+        (communication if COLLECTIVES.search(event.name) else compute)[device].append(_interval(event))
         operations[_short(event.name)] += event.duration_ns * 1e-9
     steps, waits = _host_intervals(profile, STEP), _host_intervals(profile, INPUT)
     if not steps:
         raise ValueError("the trace has no step of training")
-    ends = [end for one in devices.values() for _, end in (*one.compute, *one.communication)]
-    window = np.array([[min(begin for begin, _ in steps), max([*(end for _, end in steps), *ends])]])
-    parts = [_parts(one, union(waits), window) for one in devices.values()] or [np.array([0.0, 0.0, 0.0, 1.0, 0.0])]
-    compute, communication, waiting, host, hidden = np.mean(parts, axis=0).tolist()
-    seconds = float(length(window)) * 1e-9
+    devices = sorted({*compute, *communication})
+    # Devices run behind the host, which dispatches: the last operations end after the host's last step.
+    ends = [end for each in (steps, *compute.values(), *communication.values()) for _, end in each]
+    window = min(begin for begin, _ in steps), max(ends)
+    parts = [_parts(compute[one], communication[one], waits, window) for one in devices] or [(0.0, 0.0, 0.0, 1.0, 0.0)]
     total = max(operations.total(), 1e-12)
     top = {name: spent / total for name, spent in operations.most_common(TOP)}
-    return TimeFractions(len(steps), len(devices), seconds, compute, communication, waiting, host, hidden, top)
+    seconds = (window[1] - window[0]) * 1e-9
+    return TimeFractions(len(steps), len(devices), seconds, *np.mean(parts, axis=0).tolist(), top)
 
 
-def _parts(events: Events, waits: Intervals, window: Intervals) -> Float64[np.ndarray, "5"]:
-    compute = intersection(union(events.compute), window)
-    communication = intersection(union(events.communication), window)
-    exposed = difference(communication, compute)
-    idle = difference(difference(window, compute), exposed)
-    waiting = length(intersection(idle, waits))
-    hidden = length(communication) - length(exposed)
-    return np.array([length(compute), length(exposed), waiting, length(idle) - waiting, hidden]) / length(window)
+def _parts(
+    compute: list[Interval], communication: list[Interval], waits: list[Interval], window: Interval
+) -> list[float]:
+    """Returns the fractions compute, communication, input, host and hidden of the window of one device."""
+    each = [np.array(one, np.float64).reshape(-1, 2).clip(*window) for one in (compute, communication, waits)]
+    edges = np.unique(np.concatenate([window, *(one.ravel() for one in each)]))
+    # Nothing begins or ends between two edges. A stretch is covered if more intervals have begun there than ended.
+    computes, communicates, waiting = (
+        np.searchsorted(np.sort(one[:, 0]), edges[:-1], "right")
+        > np.searchsorted(np.sort(one[:, 1]), edges[:-1], "right")
+        for one in each
+    )
+    idle = ~computes & ~communicates
+    kinds = (computes, communicates & ~computes, idle & waiting, idle & ~waiting, computes & communicates)
+    return [float(np.diff(edges)[kind].sum()) / (window[1] - window[0]) for kind in kinds]
 
 
 def _operations(profile: Any) -> Iterator[tuple[str, Any]]:
@@ -156,18 +110,16 @@ def _operations(profile: Any) -> Iterator[tuple[str, Any]]:
     for plane in profile.planes:
         lines = list(plane.lines)
         if plane.name.startswith("/device:"):
+            # A TPU's other lines repeat its operations, as steps and modules; a GPU has one line for each stream.
             chosen = [line for line in lines if line.name == "XLA Ops"]
             chosen = chosen or [line for line in lines if line.name.startswith("Stream")]
-            yield from ((plane.name, event) for line in chosen for event in line.events if not _contains(event))
+            found = [(plane.name, event) for line in chosen for event in line.events]
         elif plane.name.startswith("/host:CPU"):
-            for event in (event for line in lines for event in line.events):
-                found = dict(event.stats)
-                if "hlo_op" in found and not _contains(event):
-                    yield f"cpu {found.get('device_ordinal', 0)}", event
-
-
-def _contains(event: Any) -> bool:
-    return CONTAINERS.match(_short(event.name)) is not None
+            events = [(dict(event.stats), event) for line in lines for event in line.events]
+            found = [(f"cpu {stats.get('device_ordinal', 0)}", event) for stats, event in events if "hlo_op" in stats]
+        else:
+            continue
+        yield from (one for one in found if not CONTAINERS.match(_short(one[1].name)))
 
 
 def _short(name: str) -> str:
@@ -175,41 +127,34 @@ def _short(name: str) -> str:
     return name.partition(" = ")[0].lstrip("%")
 
 
-def _host_intervals(profile: Any, name: str) -> list[tuple[float, float]]:
+def _host_intervals(profile: Any, name: str) -> list[Interval]:
     """Returns the intervals of the host's events of a name, such as "train" for "train#step_num=3#"."""
     lines = (line for plane in profile.planes if plane.name.startswith("/host:CPU") for line in plane.lines)
     return [_interval(event) for line in lines for event in line.events if event.name.partition("#")[0] == name]
 
 
-def _interval(event: Any) -> tuple[float, float]:
+def _interval(event: Any) -> Interval:
     return event.start_ns, event.start_ns + event.duration_ns
 
 
 def describe(found: TimeFractions) -> str:
     """Returns the page."""
     each = 1000 * found.seconds / found.steps
+    meanings = {
+        "compute": f"{found.hidden:.1%} beside hidden communication",
+        "communication": "that nothing is computed beside",
+        "input": "idle while the host waited for a batch: more data.num_workers, or fewer dates",
+        "host": "idle for another reason: dispatch, logging, checkpoints",
+    }
+    fractions = {name: getattr(found, name) for name in meanings}
     lines = [
         f"{found.steps} steps on {found.devices} devices, {each:.1f} ms each; shares of it, means of the devices:",
         "",
-        *(
-            f"  {name:14}{fraction:7.1%}  {each * fraction:9.1f} ms a step  {meaning}"
-            for name, fraction, meaning in (
-                ("compute", found.compute, f"{found.hidden:.1%} beside hidden communication"),
-                ("communication", found.communication, "that nothing is computed beside"),
-                (
-                    "input",
-                    found.input,
-                    "idle while the host waited for a batch: more data.num_workers, or fewer dates",
-                ),
-                ("host", found.host, "idle for another reason: dispatch, logging, checkpoints"),
-            )
-        ),
+        *(f"  {name:14}{one:7.1%}  {each * one:9.1f} ms a step  {meanings[name]}" for name, one in fractions.items()),
         "",
         "The longest operations, and their share of the time of all:",
         "",
-    ]
-    lines += [f"  {fraction:7.1%}  {name}" for name, fraction in found.operations.items()]
-    lines += [
+        *(f"  {fraction:7.1%}  {name}" for name, fraction in found.operations.items()),
         "",
         "The trace lies beside this file, in plugins/profile: open it in TensorBoard (plugin xprof) or Perfetto.",
     ]
@@ -227,13 +172,7 @@ class Profiler:
     """
 
     def __init__(self, workdir: pathlib.Path, steps: Sequence[int] | None, enabled: bool = True):
-        """Does not trace yet.
-
-        Args:
-          workdir: of the run.
-          steps: the first and the last; None: no profile.
-          enabled: whether this process traces itself.
-        """
+        """Does not trace yet. `steps` are the first and the last; None: no profile."""
         self._folder, self._enabled = workdir / "profile", enabled and bool(steps)
         self._first, self._last = steps or (0, 0)
         self._tracing, self._state = False, None
@@ -251,39 +190,24 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, number: int, state: Any) -> Iterator[None]:
-        """Within this context a step is dispatched.
-
-        Args:
-          number: of the step, from 1.
-          state: its input; a trace begins and ends when that is computed, so that it contains whole steps.
-        """
-        if self._tracing and number > self._last:
-            jax.block_until_ready(state)
-            self._stop()
+        """Within this context a step, numbered from 1, is dispatched with a state."""
+        self.pause(number - 1, state)
         if self._enabled and not self._tracing and self._first <= number <= self._last:
-            jax.block_until_ready(state)
-            self._start()
+            jax.block_until_ready(state)  # a trace begins when the steps before it are computed
+            shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier start
+            # Without Python's own calls: the page needs none, and tracing them hooks into every thread of the process.
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(self._folder, profiler_options=options)
+            self._tracing = True
         with jax.profiler.StepTraceAnnotation(STEP, step_num=number) if self._tracing else contextlib.nullcontext():
             yield
 
     def pause(self, number: int, state: Any) -> None:
-        """Ends a trace whose last step was made, before something else than a step, such as an evaluation.
-
-        Args:
-          number: of the latest step.
-          state: its output.
-        """
+        """Ends a trace if the latest step, with its output state, is the last: something else may follow it."""
         if self._tracing and number >= self._last:
-            jax.block_until_ready(state)
+            jax.block_until_ready(state)  # so that the trace contains whole steps
             self._stop()
-
-    def _start(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier start
-        # Without Python's own calls: the page needs none, and tracing them hooks into every thread of the process.
-        options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0
-        jax.profiler.start_trace(self._folder, profiler_options=options)
-        self._tracing = True
 
     def _stop(self) -> None:
         self._tracing, self._enabled = False, False

@@ -4,17 +4,17 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from typing import Any, Self
 
 import jax
+
+from data_pipelines.prepare.storage import write_whole
 
 EDGE = 10  # steps whose mean is a loss's "first" and "last"
 
@@ -29,7 +29,7 @@ class LossEdges:
     def add(self, value: float) -> None:
         if len(self.first) < EDGE:
             self.first.append(value)
-        self.last = [*self.last, value][-EDGE:]
+        self.last = [*self.last, value][-EDGE:]  # a list, not a deque: it goes into checkpoints as JSON
 
     def means(self) -> dict[str, float | None]:
         """Returns means over the first and the last `EDGE` steps, or over all of fewer; None before any step."""
@@ -38,40 +38,28 @@ class LossEdges:
 
 @dataclasses.dataclass
 class RunRecord:
-    """Counts of a run's steps; saved in every checkpoint, so that they are those of all starts of the run.
+    """Counts of a run's steps; saved in every checkpoint, so that they cover all starts of the run."""
 
-    Attributes:
-      steps: updates made.
-      losses: edges of each loss.
-      batches: steps of each "dataset patch-size m".
-      tiles, seconds: summed over the steps during which nothing was compiled, for the throughput.
-      programs: compiled programs of the last process that trained.
-      resumed_from: step of the checkpoint that the last process which trained started from.
-      peak_memory_mb: the largest of all processes until their last checkpoint.
-      nonfinite_steps: steps whose update was not applied, since a loss or a gradient was not finite.
-      skipped: training tiles that could not be read and were left out, by dataset, as counted by the first process.
-      warnings: of the features' health.
-      first_ranks: the features' rank between tiles at the start, by kind of batch.
-    """
-
-    steps: int = 0
+    steps: int = 0  # updates made
     losses: dict[str, LossEdges] = dataclasses.field(default_factory=dict)
-    batches: dict[str, int] = dataclasses.field(default_factory=dict)
-    tiles: int = 0
-    seconds: float = 0.0
-    programs: int = 0
-    resumed_from: int | None = None
-    peak_memory_mb: float = 0.0
-    nonfinite_steps: int = 0
+    batches: dict[str, int] = dataclasses.field(default_factory=dict)  # steps of each "dataset patch-size m"
+    tiles: int = 0  # of the steps during which nothing was compiled, for the throughput
+    seconds: float = 0.0  # of these steps
+    programs: int = 0  # compiled programs of the last process that trained
+    resumed_from: int | None = None  # step of the checkpoint that the last process which trained started from
+    peak_memory_mb: float = 0.0  # the largest of all processes until their last checkpoint
+    nonfinite_steps: int = 0  # steps whose update was not applied, since a loss or a gradient was not finite
+    # Training tiles that could not be read and were left out, by dataset, as counted by the first process.
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
-    warnings: int = 0
+    warnings: int = 0  # of the features' health
+    # The features' rank between tiles at the start, by kind of batch.
     first_ranks: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add_step(self, losses: dict[str, float] | None, batch: str) -> None:
         """Counts a step with its losses (None: not finite) and its kind of batch, "dataset patch-size m"."""
         self.steps += 1
         self.batches[batch] = self.batches.get(batch, 0) + 1
-        if losses is None:
+        if losses is None:  # one NaN among the edges would make their mean NaN
             self.nonfinite_steps += 1
             return
         for name, value in losses.items():
@@ -79,7 +67,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, losses: Iterable[str]) -> Self:
-        """Returns the record of a run without steps, which knows the names of its losses already."""
+        """Returns the record of a run without steps: a summary has all losses, even before the first step."""
         return cls(losses={name: LossEdges() for name in losses})
 
     @property
@@ -88,6 +76,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as JSON values, with the memory of this process so far."""
+        # The largest of all starts: that of the last one alone would hide a peak before a restart.
         self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
         return dataclasses.asdict(self)
 
@@ -100,35 +89,20 @@ class RunRecord:
 
 def peak_memory_mb() -> float:
     """Returns the largest resident memory of this process so far in MB (2^20 bytes), without that of accelerators."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else kilobytes
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes the whole file or nothing: readers never get half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
-    ) as file:
-        try:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:  # a full disk should not be filled further with unfinished files
-            os.unlink(file.name)
-            raise
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def provenance(seconds: float) -> dict[str, Any]:
-    """Returns the origin of a result, for summary.json.
-
-    Args:
-      seconds: how long the run took.
+    """Returns the origin of a result, for summary.json: of a run that took some seconds.
 
     Returns:
       "commit" and "dirty" (whether files differ from it) of the checkout that the code is from, None for an installed

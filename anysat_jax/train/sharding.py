@@ -47,6 +47,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         raise ConfigError(
             f"{product} uses {needed} of {len(devices)} devices; with several processes the mesh must take them all"
         )
+    # Auto: the compiler derives the shardings inside a step from those of its inputs and a few constraints.
     mesh = jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
     warm_up_collectives(mesh)
     return mesh
@@ -54,14 +55,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 def batch_parts(mesh: Mesh) -> int:
     """Returns the number of parts that every batch is cut into."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return parts(mesh.shape, BATCH_AXES)
 
 
 def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, accumulate: int = 1) -> None:
     """Checks that batch sizes can be cut evenly, before anything is compiled.
 
-    Args:
-      accumulate: micro-batches that each step cuts a batch into, each of which is cut over the mesh.
+    Each step cuts a batch into `accumulate` micro-batches, each of which is cut over the mesh.
 
     Raises:
       ConfigError: the mesh, or the number of micro-batches, does not divide a dataset's batch size.
@@ -92,10 +92,7 @@ def even_batch_size(size: int, pieces: int) -> int:
 
 
 def check_heads(model: ModelConfig, mesh: Mesh, fields: Sequence[str] = ("num_heads", "predictor_heads")) -> None:
-    """Checks that the axis "tensor" divides the attention heads, before anything is compiled.
-
-    Args:
-      fields: names of the model's numbers of heads that are used.
+    """Checks that the axis "tensor" divides the numbers of attention heads in `fields`, before anything is compiled.
 
     Raises:
       ConfigError: "tensor" does not divide one of them.
@@ -156,10 +153,7 @@ the name and whose mesh axes divide the leaf; if there is none, "fsdp" cuts the 
 
 
 def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
-    """Returns a sharding for each leaf of a state, or of a part of one with whole names; small leaves are repeated.
-
-    The leading axis of scanned blocks stays whole, since each step of the scan takes one block.
-    """
+    """Returns a sharding for each leaf of a state, or of a part of one with whole names; small leaves are repeated."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
             mesh, spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, dict(mesh.shape))
@@ -184,34 +178,27 @@ def spec_of(name: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> Pa
     for pattern, axes in RULES:
         if re.search(pattern, name) and (spec := _fitting(shape, axes, mesh_shape)) is not None:
             return spec
-    return _largest(shape, "blocks" in name.split("/"), mesh_shape)
+    # The leading axis of scanned blocks stays whole, since each step of the scan takes one block.
+    axes = range(int("blocks" in name.split("/")), len(shape))
+    cut = parts(mesh_shape, FSDP)
+    if cut == 1 or not (even := [axis for axis in axes if shape[axis] % cut == 0]):
+        return PartitionSpec()
+    largest = max(even, key=lambda axis: shape[axis])
+    return PartitionSpec(*(FSDP if axis == largest else None for axis in range(len(shape))))
 
 
 def _fitting(shape: tuple[int, ...], axes: tuple[Axes, ...], mesh_shape: dict[str, int]) -> PartitionSpec | None:
     """Returns the spec that cuts the last axes of a shape; None if it cuts nothing, or not evenly."""
-    cuts = [parts(mesh_shape, one) for one in axes]
-    sizes = shape[len(shape) - len(axes) :]
-    if max(cuts) == 1 or any(size % cut for size, cut in zip(sizes, cuts, strict=True)):
+    cuts, whole = [parts(mesh_shape, one) for one in axes], len(shape) - len(axes)
+    if max(cuts) == 1 or any(size % cut for size, cut in zip(shape[whole:], cuts, strict=True)):
         return None
-    whole = (None,) * (len(shape) - len(axes))
-    return PartitionSpec(*whole, *(one if cut > 1 else None for one, cut in zip(axes, cuts, strict=True)))
-
-
-def _largest(shape: tuple[int, ...], scanned: bool, mesh_shape: dict[str, int]) -> PartitionSpec:
-    """Returns the spec that cuts the largest axis that "fsdp" divides."""
-    cut = parts(mesh_shape, FSDP)
-    axes = [axis for axis in range(int(scanned), len(shape)) if shape[axis] % cut == 0]
-    if cut == 1 or not axes:
-        return PartitionSpec()
-    largest = max(axes, key=lambda axis: shape[axis])
-    return PartitionSpec(*(FSDP if axis == largest else None for axis in range(len(shape))))
+    # An axis of the mesh with a single device is left out: specs of equal meaning must be equal.
+    return PartitionSpec(*(None,) * whole, *(one if cut > 1 else None for one, cut in zip(axes, cuts, strict=True)))
 
 
 def host_shard(mesh: Mesh) -> HostShard:
-    """Returns the rows of every batch that this process' devices hold.
-
-    Two processes have the same rows if their devices repeat them, as along the axis "tensor".
-    """
+    """Returns the rows of every batch that this process' devices hold."""
+    # Two processes have the same rows if their devices repeat them, as along the axis "tensor".
     places, width = batch_sharding(mesh).devices_indices_map((mesh.size,)), batch_width(mesh)
     own = [rows for device, (rows,) in places.items() if device.process_index == jax.process_index()]
     return HostShard(tuple(sorted({(rows.start or 0) // width for rows in own})), mesh.size // width)
@@ -228,11 +215,9 @@ def put_params(params: Any, mesh: Mesh) -> Any:
 
 
 def put_whole(array: Any, sharding: Sharding) -> jax.Array:
-    """Puts an array on the devices; every process has the whole array.
-
-    Unlike `jax.device_put` it does not compare the arrays of the processes, which takes a message for each of them.
-    """
+    """Puts an array on the devices; every process has the whole array."""
     if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
         return jax.device_put(array, sharding)
+    # `jax.device_put` would compare the arrays of the processes, which takes a message for each of them.
     whole = np.asarray(array)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

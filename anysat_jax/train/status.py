@@ -48,9 +48,7 @@ class Watchdog:
         """Does not watch yet.
 
         Args:
-          seconds: without a finished step; 0 turns the watchdog off.
-          workdir: of the run.
-          what: must finish, for the message.
+          seconds: without a finished `what`; 0 turns the watchdog off.
           busy: whether something runs that may take its time, such as compiling.
           on_hang: called with the message before the end.
           end: ends the process with an exit code.
@@ -162,10 +160,8 @@ class JobStatus:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self.set_state("done")
-        else:
-            self.set_state("stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed", error)
+        ended = "stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed"
+        self.set_state("done" if error is None else ended, error)
 
     def follow(self, read: Callable[[], dict[str, Any]], **values: Any) -> None:
         """Calls `read` for fields at every write from now on, such as `training_fields`; sets other fields once."""
@@ -184,12 +180,9 @@ class JobStatus:
         self.update(step=finished.step)
 
     def set_state(self, state: str, error: BaseException | str | None = None, **values: Any) -> None:
-        """Writes at once what the job does now, or why it ends.
+        """Writes at once what the job does now, or why it ends, and other fields.
 
-        Args:
-          state: starting, running, saving, extracting (features), evaluating, reporting, done, stopped or failed.
-          error: what went wrong.
-          **values: of other fields.
+        The states are starting, running, saving, extracting (features), evaluating, reporting, done, stopped, failed.
         """
         self._values |= {"state": state, "error": None if error is None else str(error) or type(error).__name__}
         self._values |= values
@@ -197,17 +190,17 @@ class JobStatus:
 
     @contextlib.contextmanager
     def during(self, state: str) -> Iterator[None]:
-        """Within this context the job is in another state; an error is left to `__exit__`."""
+        """Within this context the job is in another state."""
         before = self._values["state"]
         self.set_state(state)
-        yield
+        yield  # without `finally`: what fails here must not be called by the state before
         self.set_state(before)
 
     def _write(self) -> None:
         if not self._enabled:
             return
         updated = {"updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-        try:
+        try:  # status is for people who look on: a full disk must not end the run here, but at its next checkpoint
             write_json(self._workdir / FILE_NAME, self._values | self._read() | updated)
         except OSError as error:
             logging.warning("%s cannot be written: %s", self._workdir / FILE_NAME, error)
@@ -223,12 +216,11 @@ class JobStatus:
 
     @contextlib.contextmanager
     def over_split(self, state: str, title: str, total: int, program: Compiled) -> Iterator["SplitProgress"]:
-        """Within this context a split goes through a network, batch by batch, under a watchdog.
+        """Within this context a split of `total` samples goes through a network, batch by batch, under a watchdog.
 
         Args:
           state: "evaluating" or "extracting".
           title: of the split, such as "val".
-          total: its samples.
           program: computes each batch; the time in which it compiles does not count.
         """
         with self.during(state), self.watchdog(f"batch of {title}", lambda: program.compiling) as watchdog:
@@ -275,7 +267,7 @@ class SplitProgress:
     def done(self, samples: int) -> None:
         """Counts a finished batch by those of its samples that are not padding."""
         self._watchdog()
-        if len(self._program) != self._programs:
+        if len(self._program) != self._programs:  # this batch, or the next one, was the first of its shapes
             self._programs = len(self._program)
             self._meter.exclude()
         self._meter.lap(samples, self._waited)
@@ -286,11 +278,9 @@ class SplitProgress:
 
 
 def training_fields(record: RunRecord, meter: Meter, checkpoint_steps: Sequence[int]) -> dict[str, Any]:
-    """Returns the fields of a job that trains. Losses are means over the last few steps; None: not known (yet).
+    """Returns the fields of a job that trains; of the whole checkpoints' steps the last is the newest.
 
-    Args:
-      record, meter: of the run.
-      checkpoint_steps: of the whole checkpoints, oldest first.
+    Losses are means over the last few steps; None: not known (yet).
     """
     return {
         "losses": {name: edges.means()["last"] for name, edges in record.losses.items()},

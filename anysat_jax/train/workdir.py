@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-import types
 from collections.abc import Iterator
 from typing import IO, Any, Self
 
@@ -31,16 +30,14 @@ ATTEMPTS, PAUSE_SECONDS = 3, 0.1  # `anysat_jax.status` holds a shared lock for 
 def lock_workdir(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes the folder of a run and keeps other runs out of it; removes it at the end if nothing was written.
 
-    The kernel releases the lock when the process dies, however it dies. Of several processes the first one locks.
-
-    Args:
-      workdir: the same for all processes of the run, on a file system that they share.
+    All processes of a run give the same workdir, on a file system that they share; the first one locks it.
 
     Raises:
       StorageError: the folder cannot be made or written, now or later; another run holds it; its file system has no
         locks.
       ConfigError: the processes do not see the same folder.
     """
+    # flock, not a file with a process id: the kernel releases it, and a pid may be another process by then.
     is_new, path, lock = not workdir.exists(), workdir / LOCK_FILE, None
     try:
         lock = distributed.agree(lambda: _lock(path) if jax.process_index() == 0 else None)
@@ -54,7 +51,7 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         if lock is not None:
             with contextlib.suppress(OSError):  # a disk that went away
                 path.unlink()  # while it is locked: see `_take`
-            lock.close()
+            lock.close()  # releases the lock, as the kernel does when the process dies, however it dies
         if is_new:
             with contextlib.suppress(OSError):  # something was written, or another process was first
                 workdir.rmdir()
@@ -81,17 +78,14 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
 
 
 def _take(path: pathlib.Path) -> IO[bytes]:
-    """Opens and locks a file.
-
-    Raises:
-      StorageError: another process holds it, or the file system has no locks.
-      OSError: it cannot be opened.
-    """
+    """Opens and locks a file; raises StorageError if another process holds it."""
     for _ in range(ATTEMPTS):
         file = path.open("ab", buffering=0)
+        # A process that ended in between has removed the file: its lock would be one of a file without a name, and the
+        # next run would lock another.
         if _flock(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
-        file.close()  # another process holds the lock, or has just ended and removed the file that was opened here
+        file.close()
         time.sleep(PAUSE_SECONDS)
     holder = _content(path) or "a process that has not written its name"
     raise StorageError(
@@ -129,18 +123,15 @@ class StopRequest:
     """Within this context SIGTERM only sets `requested`; the loop then saves and ends by itself."""
 
     def __init__(self, enabled: bool = True):
-        # With several processes JAX's coordinator handles the signal, so that all of them stop after the same step.
+        # Python sets handlers in the main thread only; a notebook or a test may train in another.
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self.requested = False
 
     def __enter__(self) -> Self:
         if self._enabled:
-            self._before = signal.signal(signal.SIGTERM, self._set)
+            self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "requested", True))
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self._enabled:
             signal.signal(signal.SIGTERM, self._before)
-
-    def _set(self, number: int, frame: types.FrameType | None) -> None:
-        self.requested = True

@@ -4,7 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ from anysat_jax.errors import CheckpointError, ConfigError
 Params = dict[str, Any]
 
 FILE = "checksums.json"
-# Orbax writes these at the top of a checkpoint after its last call to us; they hold times, and nothing reads them.
+# Orbax writes these after its last call to us, into a folder that has its checksums; they hold times, and nothing reads
+# them.
 CHANGING = ("_CHECKPOINT_METADATA", "commit_success.txt")
 SEALED = "checksums"  # in `meta`: this checkpoint has checksums, unlike those of the first versions
 THREADS = 4  # hashing releases Python's lock
@@ -30,7 +31,7 @@ def write_checksums(folder: pathlib.Path) -> None:
     """
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = sorted(name for name in files if name not in (FILE, *CHANGING))
-    # Written in place: a checkpoint's folder gets its name only after this file is whole.
+    # In place, not by a rename: a checkpoint's folder gets its name only after this file is whole.
     (folder / FILE).write_text(json.dumps({"files": _hash_files(folder, names)}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -52,14 +53,14 @@ def find_damage(folder: pathlib.Path) -> str | None:
         return _first_of(missing, "is missing")
     try:
         found = _hash_files(folder, list(written))
-    except OSError as error:
+    except OSError as error:  # as of a failing disk
         return f"a file cannot be read: {error}"
     changed = [name for name in written if found[name] != written[name]]
     return _first_of(changed, "is not what was written") if changed else None
 
 
 def has_checksums(folder: pathlib.Path) -> bool:
-    """Returns whether a folder has checksums; a process killed while it deletes the folder may have removed them."""
+    """Returns whether a folder has checksums."""
     return (folder / FILE).is_file()
 
 
@@ -77,22 +78,13 @@ def _first_of(names: list[str], what: str) -> str:
     return f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def newest_whole(folder: pathlib.Path, steps: Iterable[int]) -> int | None:
-    """Returns the newest step whose files match their checksums, or None; damaged steps are left where they are."""
-    for step in sorted(steps, reverse=True):
-        reason = find_damage(folder / str(step))
-        if reason is None:
-            return step
-        logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
-    return None
-
-
 def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
     """Refuses the remains of a checkpoint whose deletion was interrupted.
 
     Raises:
       CheckpointError: `meta` says that the checkpoint has checksums, and they are gone.
     """
+    # A process that is killed while it deletes the folder may have removed the checksums first.
     if meta.get(SEALED) and not has_checksums(folder):
         raise CheckpointError(f"{folder} is half deleted: its checksums are gone; give another run")
 
@@ -112,21 +104,15 @@ def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str
 
 
 def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuses a checkpoint of another model.
-
-    Args:
-      stored: config of the checkpoint's run, JSON values.
-      config: config of this run, JSON values.
-      folder: of the checkpoint, for the message.
+    """Refuses a checkpoint of another model; `stored` and `config` are JSON values of its config and of this run's.
 
     Raises:
       ConfigError: a value of the section `model` differs; the message names both values.
     """
     old, new = section(stored, "model", folder), config["model"]
     names = sorted({**old, **new}.keys() - {"remat", "dropout"})  # these two change no parameter
-    changed = [name for name in names if old.get(name) != new.get(name)]
-    lines = [f"model.{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in changed]
-    if lines:
+    pairs = [(name, old.get(name), new.get(name)) for name in names]
+    if lines := [f"model.{name}: {there!r} there, {now!r} now" for name, there, now in pairs if there != now]:
         raise ConfigError(
             f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
             "give the same config or another --workdir"
@@ -142,12 +128,7 @@ def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def check_leaves(
     stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], folder: pathlib.Path, remedy: str
 ) -> None:
-    """Refuses a checkpoint whose leaves are not the wanted ones, and leaves it as it is.
-
-    Args:
-      stored, wanted: shapes by name, as of `leaf_shapes`.
-      folder: of the checkpoint, for the message.
-      remedy: what to do, for the message.
+    """Refuses a checkpoint whose leaves are not the wanted ones, by the shapes of `leaf_shapes`; changes nothing.
 
     Raises:
       ConfigError: a leaf is absent, superfluous or of another shape; the message names the first three.
@@ -164,14 +145,10 @@ def check_leaves(
 
 
 def read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params]) -> tuple[dict[str, Any], Params]:
-    """Reads parts of the newest whole checkpoint of a pretraining run.
+    """Returns the config of a pretraining run, JSON values, and parts of its newest whole checkpoint.
 
     Args:
-      workdir: of the run.
       wanted: returns, for the run's config, the parts to read: {"params" or "teacher": shapes, dtypes and shardings}.
-
-    Returns:
-      The run's config, JSON values, and the parts.
 
     Raises:
       CheckpointError: the folder holds no whole checkpoint of a pretraining run.
@@ -182,16 +159,10 @@ def read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params
         raise CheckpointError(f"{workdir} is not the workdir of a run: it has no folder checkpoints")
     # A fresh manager, since one remembers the first way in which an item was read.
     with ocp.CheckpointManager(folder) as manager:
-        steps = manager.all_steps()
-        step = newest_whole(folder, steps)
-        if step is None:
-            raise CheckpointError(
-                f"all checkpoints of {folder} are damaged (steps {sorted(steps)}); give another run"
-                if steps
-                else f"there is no whole checkpoint in {folder} yet"
-            )
+        step = _newest_whole(folder, sorted(manager.all_steps()))
+        path = folder / str(step)
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        check_not_half_deleted(meta, folder / str(step))
+        check_not_half_deleted(meta, path)
         run = meta["config"]
         if "model" not in run or run.get("job", "pretrain") != "pretrain":
             raise CheckpointError(
@@ -199,15 +170,26 @@ def read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params
                 "start it again to go on with it"
             )
         parts = wanted(run)
-        _check_parts(folder / str(step), parts)
+        stored = leaf_shapes(ocp.StandardCheckpointHandler().metadata(path / "state").tree)
+        stored = {name: shape for name, shape in stored.items() if name.partition(".")[0] in parts}
+        remedy = "read it with the version of the code that made it, or give another run"
+        check_leaves(stored, leaf_shapes(parts), path, remedy)
+        # Partial, so that the optimizer's state is neither read nor needs to be known.
         restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
         restore = ocp.args.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
         return run, manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
 
 
-def _check_parts(folder: pathlib.Path, parts: Params) -> None:
-    """Refuses a checkpoint whose leaves differ, as those of another version of the code."""
-    stored = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / "state").tree)
-    stored = {name: shape for name, shape in stored.items() if name.partition(".")[0] in parts}
-    remedy = "read it with the version of the code that made it, or give another run"
-    check_leaves(stored, leaf_shapes(parts), folder, remedy)
+def _newest_whole(folder: pathlib.Path, steps: list[int]) -> int:
+    """Returns the newest step whose files match their checksums; raises CheckpointError where there is none."""
+    for step in reversed(steps):
+        reason = find_damage(folder / str(step))
+        if reason is None:
+            return step
+        # Left where it is: the run that wrote it may be alive, and moves it itself.
+        logging.warning("checkpoint %s/%d is damaged (%s); trying the one before it", folder, step, reason)
+    raise CheckpointError(
+        f"all checkpoints of {folder} are damaged (steps {steps}); give another run"
+        if steps
+        else f"there is no whole checkpoint in {folder} yet"
+    )

@@ -5,7 +5,7 @@ A table row is (published name, our path, how the array changes). The tables of 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -26,9 +26,8 @@ class Transform(NamedTuple):
 
 SAME = Transform(lambda x: x, lambda x: x)
 LINEAR = Transform(np.transpose, np.transpose)  # (out, in) and (in, out)
-CONVOLUTION = Transform(
-    lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
-)  # (D, C, k, k), (k, k, C, D)
+# (D, C, k, k) and (k, k, C, D)
+CONVOLUTION = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 TOKEN = Transform(lambda x: x.reshape(x.shape[-1:]), lambda x: x[None, None])  # (1, 1, D) and (D,)
 RELATIVE = Transform(lambda x: x.reshape(x.shape[-2:]), lambda x: x[None])  # (1, head_dim, 8) and (head_dim, 8)
 
@@ -91,29 +90,22 @@ CROSS_ATTENTION: tuple[Row, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One published array.
+    """One published array."""
 
-    Attributes:
-      published: its name, without the prefix of the layout.
-      path: in our tree.
-      transform: of the array.
-      layer: index on the leading axis of our array, for the blocks of a scan.
-    """
-
-    published: str
-    path: tuple[str, ...]
-    transform: Transform
-    layer: int | None = None
+    published: str  # its name, without the prefix of the layout
+    path: tuple[str, ...]  # in our tree
+    transform: Transform  # of the array
+    layer: int | None = None  # index on the leading axis of our array, for the blocks of a scan
 
 
-def _entries(rows: Iterable[Row], published: str, ours: str, layer: int | None = None) -> Iterator[Entry]:
-    for name, path, transform in rows:
-        yield Entry(published + name, tuple((ours + path).split("/")), transform, layer)
-
-
-def _block_entries(rows: tuple[Row, ...], published: str, ours: str, depth: int) -> Iterator[Entry]:
-    for layer in range(depth):
-        yield from _entries(rows, f"{published}{layer}.", ours, layer)
+def _entries(rows: Iterable[Row], published: str, ours: str, depth: int | None = None) -> list[Entry]:
+    """Lists the arrays of a module, or of `depth` blocks, which the original numbers and our scan stacks."""
+    layers = [("", None)] if depth is None else [(f"{layer}.", layer) for layer in range(depth)]
+    return [
+        Entry(published + index + name, tuple((ours + path).split("/")), transform, layer)
+        for index, layer in layers
+        for name, path, transform in rows
+    ]
 
 
 def _projector_rows(name: str) -> tuple[Row, ...]:
@@ -125,13 +117,14 @@ def _projector_rows(name: str) -> tuple[Row, ...]:
 
 def encoder_entries(config: ModelConfig) -> list[Entry]:
     """Lists every array of the published encoder, with our paths from the encoder's root."""
-    entries = list(_entries([("cls_token", "class_token", TOKEN)], "", "combiner/"))
+    entries = _entries([("cls_token", "class_token", TOKEN)], "", "combiner/")
     for name in config.sensors:
         entries += _entries(_projector_rows(name), f"projector_{name}.", f"projector_{name}/")
     entries += _entries([("cls_token", "class_token", TOKEN)], "spatial_encoder.", "spatial/")
-    entries += _block_entries(RELATIVE_BLOCK, "spatial_encoder.predictor_blocks.", "spatial/blocks/", config.depth)
+    entries += _entries(RELATIVE_BLOCK, "spatial_encoder.predictor_blocks.", "spatial/blocks/", config.depth)
     entries += _entries(_norm("predictor_norm", "norm"), "spatial_encoder.", "spatial/")
-    entries += _block_entries(BLOCK, "blocks.", "combiner/blocks/", config.depth)
+    entries += _entries(BLOCK, "blocks.", "combiner/blocks/", config.depth)
+    # The original's list of blocks ends in one of another class, which our scan cannot hold.
     entries += _entries(CROSS_ATTENTION, f"blocks.{config.depth}.", "combiner/cross/")
     return entries
 
@@ -145,7 +138,7 @@ def predictor_entries(config: ModelConfig) -> list[Entry]:
         *_norm("predictor_norm", "norm"),
         *_linear("predictor_proj", "out"),
     )
-    return [*_entries(rows, "", ""), *_block_entries(BLOCK, "predictor_blocks.", "blocks/", config.predictor_depth)]
+    return _entries(rows, "", "") + _entries(BLOCK, "predictor_blocks.", "blocks/", config.predictor_depth)
 
 
 def bare_entries(config: ModelConfig) -> list[Entry]:
@@ -184,7 +177,7 @@ def from_published(entries: Iterable[Entry], arrays: Mapping[str, np.ndarray]) -
     for entry in entries:
         array = entry.transform.ours(np.asarray(arrays[entry.published], np.float32))
         if entry.layer is None:
-            single[entry.path] = np.array(array, order="C")
+            single[entry.path] = np.array(array, order="C")  # a copy: a view would keep the file's arrays in memory
         else:
             layers.setdefault(entry.path, []).append(array)
     stacked = {path: np.stack(blocks) for path, blocks in layers.items()}
@@ -204,6 +197,7 @@ def to_published(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarr
 def published_shapes(entries: Iterable[Entry], shapes: Params) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each published array, from a tree of our shapes, without allocating arrays."""
     leaves = flax.traverse_util.flatten_dict(shapes)
+    # Broadcast from one number: the transforms only look at shapes, and reshape and transpose allocate nothing.
     nothing = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
     arrays = to_published(entries, flax.traverse_util.unflatten_dict(nothing))
     return {name: array.shape for name, array in arrays.items()}

@@ -23,7 +23,6 @@ from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
 from data_pipelines.prepare.storage import move_whole, temporary_name
 
 Params = dict[str, Any]
-Statistics = Mapping[str, Mapping[str, list[float]]]
 
 SUFFIX = ".safetensors"
 FILE_NAME = f"model{SUFFIX}"  # in the workdir of a finished run
@@ -41,22 +40,15 @@ class ExportedHead(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """Content of an exported file; parameters are trees of float32 numpy arrays.
+    """Content of an exported file; parameters are trees of float32 numpy arrays."""
 
-    Attributes:
-      model: with the sensors for which there are projectors.
-      encoder_params: of `Encoder(model)`.
-      head: of the task that the model was trained for; None for an encoder alone.
-      statistics: {sensor: {"mean": [...], "std": [...]}} of each band, in native units, with which the inputs were
-        standardised; empty where they are not known.
-      source: origin of the weights, JSON values.
-    """
-
-    model: ModelConfig
-    encoder_params: Params
-    head: ExportedHead | None
+    model: ModelConfig  # with the sensors for which there are projectors
+    encoder_params: Params  # of `Encoder(model)`
+    head: ExportedHead | None  # of the task that the model was trained for; None for an encoder alone
+    # {sensor: {"mean": [...], "std": [...]}} of each band, in native units, with which the inputs were standardised;
+    # empty where they are not known
     statistics: dict[str, dict[str, list[float]]]
-    source: dict[str, Any]
+    source: dict[str, Any]  # origin of the weights, JSON values
 
 
 def save_exported(
@@ -65,23 +57,19 @@ def save_exported(
     encoder_params: Params,
     *,
     head: ExportedHead | None = None,
-    statistics: Statistics | None = None,
+    statistics: Mapping[str, Mapping[str, list[float]]] | None = None,
     source: Mapping[str, Any],
 ) -> None:
-    """Writes weights into one file; an older file of that name is replaced once the new one is whole.
-
-    Args:
-      path: ends in .safetensors.
-      model, encoder_params, head, statistics, source: see `Exported`.
+    """Writes weights, see `Exported`, into one file; replaces an older file of that name once the new one is whole.
 
     Raises:
-      ValueError: the path has another ending.
+      ValueError: the path does not end in .safetensors.
       OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
-    if path.suffix != SUFFIX:
+    if (path := pathlib.Path(path)).suffix != SUFFIX:
         raise ValueError(f"{path}: weights are written in the format of safetensors; choose a name that ends {SUFFIX}")
     trees = {"encoder": encoder_params} | ({"head": head.params} if head else {})
+    # C order: of a transposed array safetensors writes the memory as it lies, whatever the strides.
     tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in flat_names(trees).items()}
     content = {
         "model": dataclasses.asdict(model),
@@ -93,7 +81,7 @@ def save_exported(
     }
     description = json.dumps(content, sort_keys=True)
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description}
-    metadata["sha256"] = checksum(tensors, description)
+    metadata["sha256"] = checksum(tensors, description)  # safetensors has none: a flipped bit would pass unseen
     temporary = path.with_name(temporary_name(path.name))
     try:
         save_file(tensors, temporary, metadata)
@@ -144,7 +132,6 @@ def checksum(params: Params, text: str = "") -> str:
 
 
 def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
-    """Refuses files of another program, and those of another version of this one."""
     if metadata.get("format") != FORMAT or "description" not in metadata:
         raise ValueError(
             f"{path} was not written by this project: the format in its metadata is {metadata.get('format')!r}, "

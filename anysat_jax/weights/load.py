@@ -33,32 +33,20 @@ ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions")  # on w
 
 
 class LoadedEncoder(NamedTuple):
-    """A trained encoder.
+    """A trained encoder."""
 
-    Attributes:
-      model: with the sensors for which there are projectors.
-      params: of `Encoder(model)`, float32: the teacher's, where there is a teacher.
-      kind: of the source.
-    """
-
-    model: ModelConfig
-    params: Params
-    kind: Kind
+    model: ModelConfig  # with the sensors for which there are projectors
+    params: Params  # of `Encoder(model)`, float32: the teacher's, where there is a teacher
+    kind: Kind  # of the source
 
 
-@dataclasses.dataclass(frozen=True)
-class Initial:
-    """An encoder before the first step of fine-tuning or probing.
+class Initial(NamedTuple):
+    """An encoder before the first step of fine-tuning or probing."""
 
-    Attributes:
-      model: with the sensors for which there are projectors, the data's among them.
-      params: of `Encoder(model)`, a tree of float32 numpy arrays.
-      source: {"source": the value of config.init, "kind": "none", "run", "export" or "published", "digest": SHA-256 of
-        the parameters}.
-    """
-
-    model: ModelConfig
-    params: Params
+    model: ModelConfig  # with the sensors for which there are projectors, the data's among them
+    params: Params  # of `Encoder(model)`, a tree of float32 numpy arrays
+    # {"source": the value of config.init, "kind": "none", "run", "export" or "published", "digest": SHA-256 of the
+    # parameters}
     source: dict[str, str]
 
 
@@ -71,7 +59,7 @@ def exported_file(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None = None) -> LoadedEncoder:
-    """Loads the encoder of a run, an exported file or a published file.
+    """Loads the encoder of a run (onto the first local device), an exported file or a published file.
 
     Args:
       source: workdir, .safetensors or .pth file. Of a pretraining's workdir the teacher is taken, of a finished
@@ -80,19 +68,32 @@ def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None 
 
     Raises:
       FileNotFoundError: there is neither file nor folder.
-      ValueError: the file does not hold the weights of an AnySat.
+      ValueError: the file does not hold the weights of an AnySat, or a sensor of the run is not registered here.
       ImportError: it is a .pth file, and torch is not installed.
-      CheckpointError: the folder holds no checkpoint.
+      CheckpointError: the folder holds no whole checkpoint of a pretraining.
+      ConfigError: another version of the code wrote the checkpoint, with other parameters.
     """
     path = pathlib.Path(source)
     if (exported := exported_file(path)) is not None:
         content = load_exported(exported)
         return LoadedEncoder(content.model, content.encoder_params, "run" if path.is_dir() else "export")
     if path.is_dir():
-        return LoadedEncoder(*load_teacher(path), "run")
+
+        def wanted(run: dict[str, Any]) -> Params:
+            # Without a sharding Orbax would want the devices that wrote the checkpoint, of which there may be many.
+            here = SingleDeviceSharding(jax.local_devices()[0])
+            shapes = student_shapes(_model_of(run))["encoder"]
+            return {"teacher": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)}
+
+        run, state = read_newest(path, wanted)
+        return LoadedEncoder(_model_of(run), state["teacher"], "run")
     _check_is_file(path)
     published = load_published(path, predictor_heads=predictor_heads)
     return LoadedEncoder(published.config, published.teacher_params or published.encoder_params, "published")
+
+
+def _model_of(run: dict[str, Any]) -> ModelConfig:
+    return ModelConfig.from_section(run["model"], dtype=run["dtype"])
 
 
 def _check_is_file(path: pathlib.Path) -> None:
@@ -102,44 +103,22 @@ def _check_is_file(path: pathlib.Path) -> None:
         )
 
 
-def load_teacher(workdir: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
-    """Loads the teacher of the newest whole checkpoint of a pretraining, float32, on the first local device.
-
-    Raises:
-      CheckpointError: the folder holds no whole checkpoint of a pretraining.
-      ConfigError: another version of the code wrote it, with other parameters.
-      ValueError: the run's model has a sensor that is not registered here.
-    """
-
-    def model_of(run: dict[str, Any]) -> ModelConfig:
-        return ModelConfig.from_section(run["model"], dtype=run["dtype"])
-
-    def wanted(run: dict[str, Any]) -> Params:
-        here = SingleDeviceSharding(jax.local_devices()[0])  # the checkpoint may be of many devices
-        shapes = student_shapes(model_of(run))["encoder"]
-        return {"teacher": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)}
-
-    run, state = read_newest(pathlib.Path(workdir), wanted)
-    return model_of(run), state["teacher"]
-
-
-# ---------------------------------------------------------------- pretraining
-
-
 def initial_student(
     init: str | None, model: ModelConfig, seed: int, abstract: Mapping[str, Params], config: dict[str, Any]
 ) -> tuple[Params, Params]:
     """Returns student and teacher before the first step of pretraining.
 
     Args:
-      init: a source of weights; empty for a random start. An encoder alone becomes both student and teacher.
+      init: a source of weights; empty for a random start. An encoder alone becomes both student and teacher; of a
+        pretraining both are restored, whatever its optimizer was.
       model: of this run.
       seed: of the parameters that start at random.
       abstract: {"params", "teacher"}: shapes, dtypes and shardings, with which the weights of a run are restored.
       config: of this run, JSON values; its model must be that of a run's checkpoint.
 
     Raises:
-      ConfigError: the file cannot be read, or is of another model.
+      ConfigError: the file cannot be read; or file or checkpoint is of another model, or has other parameters, as of
+        another version of the code.
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
     """
     if not init:
@@ -149,32 +128,17 @@ def initial_student(
     path = pathlib.Path(init)
     exported = exported_file(path)
     if exported is None and path.is_dir():
-        return restore_params(path, abstract, config)
+
+        def wanted(run: dict[str, Any]) -> Params:
+            check_same_model(run, config, path)
+            return dict(abstract)
+
+        _, state = read_newest(path, wanted)
+        return state["params"], state["teacher"]
     try:
         return _published_student(path, model, seed) if exported is None else _exported_student(exported, model, seed)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"init = {init!r}: {error}") from error
-
-
-def restore_params(
-    workdir: str | os.PathLike[str], abstract: Mapping[str, Params], config: dict[str, Any]
-) -> tuple[Params, Params]:
-    """Restores student and teacher of a run's newest whole checkpoint, whatever its optimizer was.
-
-    Args:
-      abstract, config: see `initial_student`.
-
-    Raises:
-      CheckpointError: the folder holds no whole checkpoint of a pretraining.
-      ConfigError: the checkpoint is of another model, or another version of the code wrote it, with other parameters.
-    """
-
-    def wanted(run: dict[str, Any]) -> Params:
-        check_same_model(run, config, pathlib.Path(workdir))
-        return {name: abstract[name] for name in ("params", "teacher")}
-
-    _, state = read_newest(pathlib.Path(workdir), wanted)
-    return state["params"], state["teacher"]
 
 
 def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
@@ -205,9 +169,6 @@ def _warn_of_random(path: pathlib.Path, missing: Sequence[str]) -> None:
         logging.warning("start at random, for %s lacks them: %s", path, ", ".join(missing))
 
 
-# ---------------------------------------------------------------- fine-tuning, probing and evaluation
-
-
 def initial_encoder(
     init: str,
     section: Mapping[str, Any],
@@ -233,45 +194,56 @@ def initial_encoder(
         has no projector for one of the sensors.
       CheckpointError: the workdir `init` holds no checkpoint.
     """
-    unknown = [name for name in new_sensors if name not in sensors]
-    if unknown:
+    if unknown := [name for name in new_sensors if name not in sensors]:
         raise ConfigError(f"new_sensors names {', '.join(unknown)}; the data's sensors are {', '.join(sensors)}")
     if not init:
         raise ConfigError(f"config.init is empty; give {CHOICES}")
-    if init == "none":
-        kind, model = "none", _random_model(section, sensors, dtype)
-        params = init_encoder(model, seed)
+    if init != "none":  # a word of its own, since an empty value is more often a forgotten one
+        kind, model, params = _trained(init, section, sensors, new_sensors, dtype, seed)
     else:
-        loaded = _load_checked(init, section)
-        kind, fresh = loaded.kind, _missing_sensors(init, loaded.model, sensors, new_sensors)
-        how = dict(dtype=dtype, remat=section["remat"], dropout=section["dropout"])  # how parameters are computed with
-        model = dataclasses.replace(loaded.model, sensors=(*loaded.model.sensors, *fresh), **how)
-        params = jax.tree.map(np.asarray, loaded.params)
-        if fresh:
-            random = init_encoder(model, seed)
-            params |= {f"projector_{name}": random[f"projector_{name}"] for name in fresh}
+        values = _given(section) | {"preset": section["preset"] or "base", "sensors": tuple(sensors)}
+        try:
+            kind, model = "none", ModelConfig.from_section(values, dtype=dtype)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        params = init_encoder(model, seed)
+    # The digest tells results of different weights apart, whatever their files are called.
     return Initial(model, params, {"source": init, "kind": kind, "digest": checksum(params)})
 
 
-def _random_model(section: Mapping[str, Any], sensors: Sequence[str], dtype: str) -> ModelConfig:
-    values = _given(section) | {"preset": section["preset"] or "base", "sensors": tuple(sensors)}
-    try:
-        return ModelConfig.from_section(values, dtype=dtype)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _load_checked(init: str, section: Mapping[str, Any]) -> LoadedEncoder:
-    """Loads the encoder, and compares its model with what the config gives by its preset or field by field."""
+def _trained(
+    init: str,
+    section: Mapping[str, Any],
+    sensors: Sequence[str],
+    new_sensors: Sequence[str],
+    dtype: str,
+    seed: int,
+) -> tuple[Kind, ModelConfig, Params]:
+    """Loads an encoder, compares it with the config and the data, and adds the projectors that start at random."""
     try:
         loaded = load_encoder(init, predictor_heads=section["predictor_heads"])
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"init = {init!r}: {error}") from error
     preset = section["preset"]
+    # A random start has this checked by `ModelConfig`; here no model is built of the preset.
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"model.preset: unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     check_same_encoder(init, loaded.model, PRESETS.get(preset, {}) | _given(section))
-    return loaded
+    known = loaded.model.sensors
+    fresh = tuple(name for name in sensors if name not in known)
+    if lacking := [name for name in fresh if name not in new_sensors]:
+        raise ConfigError(
+            f"{init} has projectors for {', '.join(known)}, and none for {', '.join(lacking)} of "
+            "the data; name in new_sensors those that shall start at random"
+        )
+    # What decides the parameters is the file's; how they are computed with is the config's.
+    how = dict(dtype=dtype, remat=section["remat"], dropout=section["dropout"])
+    model = dataclasses.replace(loaded.model, sensors=(*known, *fresh), **how)
+    params = jax.tree.map(np.asarray, loaded.params)
+    if fresh:
+        random = init_encoder(model, seed)
+        params |= {f"projector_{name}": random[f"projector_{name}"] for name in fresh}
+    return loaded.kind, model, params
 
 
 def _given(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,31 +251,14 @@ def _given(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in section.items() if name in names and value is not None}
 
 
-def _missing_sensors(
-    init: str, found: ModelConfig, sensors: Sequence[str], new_sensors: Sequence[str]
-) -> tuple[str, ...]:
-    """Returns the data's sensors without a projector; raises ConfigError where `new_sensors` does not name them."""
-    fresh = tuple(name for name in sensors if name not in found.sensors)
-    if lacking := [name for name in fresh if name not in new_sensors]:
-        raise ConfigError(
-            f"{init} has projectors for {', '.join(found.sensors)}, and none for {', '.join(lacking)} of "
-            "the data; name in new_sensors those that shall start at random"
-        )
-    return fresh
-
-
 def check_same_encoder(source: str, found: ModelConfig, wanted: Mapping[str, Any]) -> None:
-    """Refuses weights of another encoder.
-
-    Args:
-      source: names the weights in the message.
-      found: their model.
-      wanted: fields of the model that the config gives.
+    """Refuses the weights of `source` if their model differs in a field of `wanted`.
 
     Raises:
-      ConfigError: a field differs; the message names both values.
+      ConfigError: the message names both values.
     """
-    pairs = [(name, getattr(found, name), wanted[name]) for name in ENCODER_FIELDS if name in wanted]
-    lines = [f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in pairs if have != want]
-    if lines:
+    fields = [(name, getattr(found, name), wanted[name]) for name in ENCODER_FIELDS if name in wanted]
+    changed = [one for one in fields if one[1] != one[2]]
+    if changed:
+        lines = (f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in changed)
         raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")

@@ -30,10 +30,9 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelConfig:
-    """Infers the model of published arrays from their shapes.
+    """Infers the model of published arrays, by name in either layout, from their shapes.
 
     Args:
-      arrays: by published name, in either layout.
       predictor_heads: heads of the predictor, which no shape reveals; by default those of the preset of that width.
 
     Raises:
@@ -47,14 +46,17 @@ def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelCon
     hidden = _shape(arrays, f"{first_block}mlp.fc1.weight", rank=2)[0]
     if not head_dim or dim % head_dim or hidden % dim:
         raise ValueError(f"a width of {dim} does not go with heads of {head_dim} and an MLP of {hidden}")
-    predictor_depth = _count_blocks(arrays, "model.predictor.predictor_blocks.")
-    num_heads = dim // head_dim
+    predictor_depth, num_heads = _count_blocks(arrays, "model.predictor.predictor_blocks."), dim // head_dim
+    known = [preset["predictor_heads"] for preset in PRESETS.values() if preset["dim"] == dim]
+    if predictor_depth and not (predictor_heads or known):
+        raise ValueError(f"no shape tells the heads of a predictor of width {dim}: give predictor_heads")
     return ModelConfig(
         dim=dim,
         depth=_count_blocks(arrays, f"{prefix}spatial_encoder.predictor_blocks."),
         num_heads=num_heads,
+        # Of a file without a predictor the two are of no effect, and need only be valid.
         predictor_depth=predictor_depth or 4,
-        predictor_heads=predictor_heads or _predictor_heads(dim, num_heads, predictor_depth),
+        predictor_heads=predictor_heads or (known or [num_heads])[0],
         mlp_ratio=hidden // dim,
         positions="released",
         sensors=_sensors(arrays, prefix),
@@ -62,11 +64,7 @@ def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelCon
 
 
 def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
-    """Returns the shape of an array.
-
-    Raises:
-      ValueError: the array is not there, or has another rank.
-    """
+    """Returns the shape of an array, which must be there and have this rank."""
     if name not in arrays:
         some = ", ".join(list(arrays)[:5])
         raise ValueError(f"not a checkpoint of the published AnySat: no {name} in it (it starts with {some})")
@@ -96,32 +94,17 @@ def _sensors(arrays: Arrays, prefix: str) -> tuple[str, ...]:
     return tuple(name for name in SENSORS if name in found)
 
 
-def _predictor_heads(dim: int, num_heads: int, predictor_depth: int) -> int:
-    for preset in PRESETS.values():
-        if preset["dim"] == dim:
-            return preset["predictor_heads"]
-    if predictor_depth:
-        raise ValueError(f"no shape tells the heads of a predictor of width {dim}: give predictor_heads")
-    return num_heads
-
-
 Params = dict[str, Any]
 Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """Comparison of a checkpoint's arrays with the model's, by published name.
+    """Comparison of a checkpoint's arrays with the model's, by published name."""
 
-    Attributes:
-      missing: the model has them, the file does not.
-      unexpected: the file has them, the model does not.
-      misshaped: name to (expected shape, found shape).
-    """
-
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshaped: Mapping[str, tuple[Shape, Shape]] = dataclasses.field(default_factory=dict)
+    missing: tuple[str, ...]  # the model has them, the file does not
+    unexpected: tuple[str, ...]  # the file has them, the model does not
+    misshaped: Mapping[str, tuple[Shape, Shape]]  # name to (expected shape, found shape)
 
     @property
     def complete(self) -> bool:
@@ -129,34 +112,21 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.misshaped)
 
     def __str__(self) -> str:
-        lines = [f"missing: {name}" for name in self.missing]
-        lines += [f"unexpected: {name}" for name in self.unexpected]
-        lines += [
-            f"mis-shaped: {name}, expected {expected}, found {found}"
-            for name, (expected, found) in self.misshaped.items()
-        ]
-        return "\n".join(lines)
+        pairs = [f"{name}, expected {wanted}, found {found}" for name, (wanted, found) in self.misshaped.items()]
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("mis-shaped", pairs))
+        return "\n".join(f"{kind}: {text}" for kind, texts in kinds for text in texts)
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """Content of a published checkpoint, as trees of float32 numpy arrays.
+    """Content of a published checkpoint, as trees of float32 numpy arrays."""
 
-    Attributes:
-      encoder_params: parameters of `Encoder(config)`.
-      predictor_params: of `Predictor(config)`; None where the file has no predictor.
-      mask_token: (D,), the student's token for masked sensors; None where the file has no predictor.
-      teacher_params: parameters of the teacher's encoder; None where the file has no teacher.
-      config: the model inferred from the shapes, with the released position codes and the file's sensors.
-      report: missing, unexpected and mis-shaped arrays.
-    """
-
-    encoder_params: Params
-    predictor_params: Params | None
-    mask_token: np.ndarray | None
-    teacher_params: Params | None
-    config: ModelConfig
-    report: LoadReport
+    encoder_params: Params  # parameters of `Encoder(config)`
+    predictor_params: Params | None  # of `Predictor(config)`; None where the file has no predictor
+    mask_token: np.ndarray | None  # (D,), the student's token for masked sensors; None where the file has no predictor
+    teacher_params: Params | None  # parameters of the teacher's encoder; None where the file has no teacher
+    config: ModelConfig  # the model inferred from the shapes, with the released position codes and the file's sensors
+    report: LoadReport  # missing, unexpected and mis-shaped arrays
 
 
 def load_published(
@@ -184,70 +154,45 @@ def load_published(
     """
     arrays = read_arrays(path)
     try:
-        config = config or infer_config(arrays, predictor_heads)
+        config = dataclasses.replace(config or infer_config(arrays, predictor_heads), positions="released")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    config = dataclasses.replace(config, positions="released")
     entries = _entries_of(arrays, config)
-    student = _student_shapes(config)
-    report = _compare(published_shapes(entries, student | {"teacher": student["encoder"]}), arrays)
+    report = _compare(entries, arrays, config)
     if strict and not report.complete:
         raise ValueError(f"{path} does not fit a model of {_describe(config)}:\n{report}")
-    _check_finite(path, arrays)
+    if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path}: NaN or infinite values in {', '.join(broken)}. Such weights are of no use.")
     if report.missing or report.misshaped:
-        arrays = _filled(arrays, report, entries, config)
+        initial = to_published(entries, _with_teacher(init_student(config, 0)))
+        arrays = dict(arrays) | {name: initial[name] for name in (*report.missing, *report.misshaped)}
     params = from_published(entries, arrays)
-    return PublishedWeights(
-        encoder_params=params["encoder"],
-        predictor_params=params.get("predictor"),
-        mask_token=params.get("mask_token"),
-        teacher_params=params.get("teacher"),
-        config=config,
-        report=report,
-    )
+    parts = [params.get(name) for name in ("predictor", "mask_token", "teacher")]
+    return PublishedWeights(params["encoder"], *parts, config, report)
 
 
 # Tracing the model takes seconds; a notebook or an evaluation loads several checkpoints of one model.
 _student_shapes = functools.lru_cache(maxsize=8)(student_shapes)
 
 
-def _entries_of(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> list[Entry]:
+def _entries_of(arrays: Arrays, config: ModelConfig) -> list[Entry]:
     """Lists the expected arrays: those of the file's layout, and of the parts that it has."""
-
-    def has(prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in arrays)
-
-    if has("model.encoder."):
-        return pretraining_entries(config, predictor=has("model.predictor."), teacher=has("target_encoder."))
-    return bare_entries(config)
+    has = [any(name.startswith(part) for name in arrays) for part in ("model.encoder.", "model.predictor.", "target_")]
+    return pretraining_entries(config, predictor=has[1], teacher=has[2]) if has[0] else bare_entries(config)
 
 
-def _compare(expected: Mapping[str, Shape], arrays: Mapping[str, np.ndarray]) -> LoadReport:
+def _with_teacher(student: Params) -> Params:
+    return student | {"teacher": student["encoder"]}
+
+
+def _compare(entries: list[Entry], arrays: Arrays, config: ModelConfig) -> LoadReport:
+    expected = published_shapes(entries, _with_teacher(_student_shapes(config)))
+    both = [(name, shape, arrays[name].shape) for name, shape in expected.items() if name in arrays]
     return LoadReport(
         missing=tuple(name for name in expected if name not in arrays),
         unexpected=tuple(name for name in arrays if name not in expected),
-        misshaped={
-            name: (shape, arrays[name].shape)
-            for name, shape in expected.items()
-            if name in arrays and arrays[name].shape != shape
-        },
+        misshaped={name: (shape, found) for name, shape, found in both if shape != found},
     )
-
-
-def _check_finite(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises a ValueError that names every array with a NaN or infinite value."""
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise ValueError(f"{path}: NaN or infinite values in {', '.join(broken)}. Such weights are of no use.")
-
-
-def _filled(
-    arrays: Mapping[str, np.ndarray], report: LoadReport, entries: list[Entry], config: ModelConfig
-) -> dict[str, np.ndarray]:
-    """Returns `arrays` with initial values where the file has none that fits."""
-    student = init_student(config, 0)
-    initial = to_published(entries, student | {"teacher": student["encoder"]})
-    return dict(arrays) | {name: initial[name] for name in (*report.missing, *report.misshaped)}
 
 
 def _describe(config: ModelConfig) -> str:

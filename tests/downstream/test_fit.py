@@ -215,6 +215,12 @@ def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     assert now[0] > 1.0 and not ended.is_set()
 
 
+def test_the_batches_are_closed_at_the_end(tmp_path):
+    batches = ToyBatches()
+    fit(toy_problem(batches=lambda: batches), toy_config(epochs=1), one_device(), tmp_path)
+    assert batches.closed
+
+
 def test_a_range_of_steps_is_profiled_without_the_evaluation_behind_it(tmp_path):
     page = tmp_path / "profile" / "summary.txt"
 

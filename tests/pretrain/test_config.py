@@ -20,6 +20,8 @@ from anysat_jax.pretrain.config import PretrainConfig
         ("pretrain.mask_buckets", (3, 2), r"pretrain.mask_buckets = \(3, 2\) must be two numbers above 0"),
         ("pretrain.target_scale", (0.8, 0.2), r"pretrain.target_scale = \(0.8, 0.2\) must be two fractions"),
         ("pretrain.negatives", "none", r"pretrain.negatives = 'none' must be 'global' or 'device'"),
+        ("pretrain.contrastive_block", 0, r"pretrain.contrastive_block = 0 must be above 0"),
+        ("pretrain.temperature", 0.0, r"pretrain.temperature = 0.0 must be above 0"),
         ("pretrain.ema_start", 1.5, r"pretrain.ema_start = 1.5 must be from 0 to 1"),
         ("health.max_cosine", 2.0, r"health.max_cosine = 2.0 must be from 0 to 1"),
         ("optimizer.schedule", "step", r"optimizer.schedule = 'step' must be 'cosine' or 'plateau'"),

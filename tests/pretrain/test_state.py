@@ -6,7 +6,7 @@ import pytest
 
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
-from anysat_jax.pretrain.step import abstract_state, create_state, state_from_params
+from anysat_jax.pretrain.step import abstract_state, state_from_params
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from tests.train.toys import assert_same, toy_optimizer, toy_params
@@ -20,7 +20,7 @@ def mesh_of(data=1, fsdp=1):
 
 @pytest.fixture(scope="module")
 def state():
-    return create_state(MODEL, toy_optimizer(), mesh_of(), seed=3)
+    return state_from_params(init_student(MODEL, 3), None, toy_optimizer(), mesh_of())
 
 
 def test_the_teacher_starts_as_the_student_in_buffers_of_its_own(state):
@@ -33,7 +33,7 @@ def test_the_teacher_starts_as_the_student_in_buffers_of_its_own(state):
 
 def test_the_start_is_the_same_on_every_mesh(state):
     for mesh in (mesh_of(8), mesh_of(2, 4)):
-        assert_same(create_state(MODEL, toy_optimizer(), mesh, seed=3), state)
+        assert_same(state_from_params(init_student(MODEL, 3), None, toy_optimizer(), mesh), state)
 
 
 def test_the_abstract_state_describes_it(state):

@@ -5,7 +5,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_student
 from anysat_jax.pretrain import train
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.step import create_state
+from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig, as_json
 from anysat_jax.train.record import RunRecord
@@ -26,7 +26,7 @@ def config_of(**changes):
 
 
 def save(workdir, config, step):
-    state = create_state(MODEL, toy_optimizer(), MESH, seed=9)
+    state = state_from_params(init_student(MODEL, 9), None, toy_optimizer(), MESH)
     record = RunRecord(steps=step)
     meta = {"step": step, "config": as_json(config), "record": record.to_json()}
     with Checkpoints(workdir / "checkpoints") as checkpoints:

@@ -23,7 +23,7 @@ class Batches:
     """Stands for the data's iterator: the k-th batch depends on k alone."""
 
     def __init__(self):
-        self.step, self.closed = 0, False
+        self.step = 0
 
     def __next__(self):
         self.step += 1
@@ -35,9 +35,6 @@ class Batches:
 
     def set_state(self, state):
         self.step = state["next_step"]
-
-    def close(self):
-        self.closed = True
 
 
 def feed_at(step, position=None, seed=0):
@@ -66,12 +63,6 @@ def test_masks_follow_the_seed_and_the_step():
     for other in masks[1:]:
         with pytest.raises(AssertionError):
             assert_same(masks[0], other)
-
-
-def test_closing_closes_the_data():
-    feed = feed_at(0)
-    feed.close()
-    assert feed._batches.closed
 
 
 def feed_of(monkeypatch, advance):

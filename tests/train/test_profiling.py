@@ -16,12 +16,8 @@ from anysat_jax.train.profiling import (
     SUMMARY,
     Profiler,
     describe,
-    difference,
-    intersection,
-    length,
     read_trace,
     time_fractions,
-    union,
 )
 
 MS = 1e6  # nanoseconds
@@ -176,14 +172,19 @@ def test_shares_are_described_in_milliseconds_of_a_step():
 intervals = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted), max_size=8)
 
 
-def seconds_of(found):
-    return {second for begin, end in found for second in range(int(begin), int(end))}
+def moments(found):
+    return {moment for begin, end in found for moment in range(begin, end)}
 
 
-@given(intervals, intervals)
-def test_intervals_are_sets_of_moments(first, second):
-    a, b = union(map(tuple, first)), union(map(tuple, second))
-    one, other = seconds_of(first), seconds_of(second)
-    assert seconds_of(a) == one and length(a) == len(one)
-    assert seconds_of(intersection(a, b)) == one & other and length(intersection(a, b)) == len(one & other)
-    assert seconds_of(difference(a, b)) == one - other and length(difference(a, b)) == len(one - other)
+@given(intervals, intervals, intervals)
+def test_any_intervals_are_sets_of_moments(computes, communicates, waits):
+    operations = [Event("dot", *one) for one in computes] + [Event("all-reduce", *one) for one in communicates]
+    found = time_fractions(Profile((host(*waits), tpu(0, *operations))))
+    end = max([20, *(end for _, end in (*computes, *communicates))])
+    compute, communication, waiting = moments(computes), moments(communicates), moments(waits) & set(range(end))
+    assert found.seconds == pytest.approx(end / 1000)
+    assert found.compute * end == pytest.approx(len(compute), abs=1e-6)
+    assert found.communication * end == pytest.approx(len(communication - compute), abs=1e-6)
+    assert found.hidden * end == pytest.approx(len(communication & compute), abs=1e-6)
+    assert found.input * end == pytest.approx(len(waiting - compute - communication), abs=1e-6)
+    assert found.compute + found.communication + found.input + found.host == pytest.approx(1.0)

@@ -19,7 +19,7 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
-from anysat_jax.weights.load import initial_encoder, initial_student, load_teacher, restore_params
+from anysat_jax.weights.load import initial_encoder, initial_student, load_encoder
 from anysat_jax.weights.published import load_published
 from tests.train.damage import flip_bit
 from tests.train.toys import assert_same
@@ -65,8 +65,8 @@ def abstract():
 
 
 def test_the_newest_teacher_is_loaded_on_one_device(workdir):
-    model, params = load_teacher(workdir)
-    assert model == MODEL
+    model, params, kind = load_encoder(workdir)
+    assert model == MODEL and kind == "run"
     assert_same(params, init_encoder(MODEL, 7))
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(params))
 
@@ -75,17 +75,16 @@ def test_a_damaged_newest_is_passed_over_and_left_where_it_is(workdir, tmp_path,
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     flip_bit(copy / "checkpoints" / "7" / "state" / "_METADATA")
-    _, params = load_teacher(copy)
-    assert_same(params, init_encoder(MODEL, 5))
+    assert_same(load_encoder(copy).params, init_encoder(MODEL, 5))
     assert "7 is damaged (state/_METADATA is not what was written)" in caplog.text
     assert (copy / "checkpoints" / "7").is_dir()
     (copy / "checkpoints" / "7" / "checksums.json").unlink()
     with pytest.raises(CheckpointError, match="7 is half deleted: its checksums are gone; give another run"):
-        load_teacher(copy)
+        load_encoder(copy)
     shutil.rmtree(copy / "checkpoints" / "7")
     flip_bit(copy / "checkpoints" / "5" / "meta" / "metadata")
     with pytest.raises(CheckpointError, match=r"all checkpoints of .* are damaged \(steps \[5\]\); give another run"):
-        load_teacher(copy)
+        load_encoder(copy)
 
 
 def test_features_of_a_run(workdir):
@@ -95,10 +94,10 @@ def test_features_of_a_run(workdir):
 
 def test_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="is not the workdir of a run: it has no folder checkpoints"):
-        load_teacher(tmp_path)
+        load_encoder(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="there is no whole checkpoint in .*checkpoints yet"):
-        load_teacher(tmp_path)
+        load_encoder(tmp_path)
 
 
 def test_a_fine_tuning_that_has_not_finished(tmp_path):
@@ -106,7 +105,7 @@ def test_a_fine_tuning_that_has_not_finished(tmp_path):
         meta = {"step": 1, "config": RUN | {"job": "finetune"}, "record": {}}
         checkpoints.save({"params": np.ones(3)}, {}, meta)
     with pytest.raises(CheckpointError, match="has not finished, so it has no exported model yet; start it again"):
-        load_teacher(tmp_path)
+        load_encoder(tmp_path)
 
 
 # ---------------------------------------------------------------- pretraining
@@ -144,10 +143,10 @@ def test_parameters_of_another_version_are_refused_by_name_and_left_as_they_are(
     token = abstract["params"]["mask_token"]
     more = abstract | {"params": abstract["params"] | {"gate": token}}
     with pytest.raises(ConfigError, match=r"\(params\.gate absent there, \(32,\) now\)" + kept):
-        restore_params(workdir, more, RUN)
+        first(workdir, more)
     wide = jax.ShapeDtypeStruct((64,), np.float32, sharding=token.sharding)
     with pytest.raises(ConfigError, match=r"\(params\.mask_token \(32,\) there, \(64,\) now\)" + kept):
-        restore_params(workdir, abstract | {"params": abstract["params"] | {"mask_token": wide}}, RUN)
+        first(workdir, abstract | {"params": abstract["params"] | {"mask_token": wide}})
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints"]
 
 
