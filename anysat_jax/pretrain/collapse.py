@@ -112,26 +112,26 @@ class CollapseMonitor:
 
     def _check(self, finished: Finished, mean: dict[str, float]) -> None:
         config, variance, rank, cosine = self._config, mean["variance"], mean["rank_tiles"], mean["cosine"]
-        found = {"variance": ""}
-        if variance < config.min_variance:
-            found["variance"] = (
-                f"the variance fell to {variance:.2g}, below health.min_variance = {config.min_variance:g}"
+        found = {
+            "variance": (
+                variance < config.min_variance,
+                f"the variance fell to {variance:.2g}, below health.min_variance = {config.min_variance:g}",
             )
-        if not np.isnan(rank):
+        }
+        if not np.isnan(rank):  # of several tiles
             start = self._record.first_ranks.setdefault(finished.kind, rank)
-            found |= {"rank": "", "cosine": ""}
-            if rank < config.min_rank_share * start:
-                found["rank"] = (
-                    f"the rank between tiles fell from {start:.2f} to {rank:.2f}, below health.min_rank_share = "
-                    f"{config.min_rank_share:g} of its start"
-                )
-            if cosine > config.max_cosine:
-                found["cosine"] = (
-                    f"the cosine between tiles rose to {cosine:.4f}, above health.max_cosine = {config.max_cosine:g}"
-                )
-        for measure, problem in found.items():
+            found["rank"] = (
+                rank < config.min_rank_share * start,
+                f"the rank between tiles fell from {start:.2f} to {rank:.2f}, below health.min_rank_share = "
+                f"{config.min_rank_share:g} of its start",
+            )
+            found["cosine"] = (
+                cosine > config.max_cosine,
+                f"the cosine between tiles rose to {cosine:.4f}, above health.max_cosine = {config.max_cosine:g}",
+            )
+        for measure, (is_bad, problem) in found.items():
             key = (finished.kind, measure)
-            if problem and key not in self._bad:
+            if is_bad and key not in self._bad:
                 self._record.warnings += 1
                 logging.warning("step %d, %s: %s; %s", finished.step, finished.kind, problem, MEANING)
-            (self._bad.add if problem else self._bad.discard)(key)
+            (self._bad.add if is_bad else self._bad.discard)(key)

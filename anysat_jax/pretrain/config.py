@@ -28,8 +28,6 @@ from anysat_jax.train.config import (
 )
 from data_pipelines.card import DatasetCard
 
-SHOWN_IN = "configs/pretrain.py"
-
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(MaskConfig, LossConfig):
@@ -90,7 +88,7 @@ class PretrainConfig(RunConfig):
           ConfigError: a value is missing, unknown or out of range, or the model's values do not fit together.
         """
         values = {key: value for key, value in config.to_dict().items() if key not in ("data", "dtype", "model")}
-        return read_section(cls, values, SHOWN_IN, model=model_config(config))
+        return read_section(cls, values, "configs/pretrain.py", model=model_config(config))
 
     def with_sensors(self, named: Sequence[str] | None, cards: Sequence[DatasetCard]) -> Self:
         """Returns the config whose model has a projector for each sensor of the datasets.

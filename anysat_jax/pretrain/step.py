@@ -96,10 +96,7 @@ def accumulated(
     """Returns means over `count` micro-batches of all metrics and gradients, in the memory of one micro-batch.
 
     Contrastive negatives, and the vectors whose rank is measured, are those of the micro-batch. Micro-batch k holds
-    the tiles k, k + count, ... and has a key of its own.
-
-    Args:
-      count: divides the batch, and each device's part of it.
+    the tiles k, k + count, ... and has a key of its own; `count` divides the batch, and each device's part of it.
     """
     if count == 1:
         return gradient(params, batch, masks, rng)

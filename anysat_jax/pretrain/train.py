@@ -142,10 +142,11 @@ def restore_or_init(
         wanted = {"params": abstract.params, "teacher": abstract.teacher}
         params, teacher = initial_student(config.init, config.model, config.seed, wanted, stored)
         return Start(state_from_params(params, teacher, optimizer, mesh), RunRecord.of(COLUMNS.losses))
+    # Warned of, not refused: a learning rate that is lowered half-way is a use of a restart.
     warn_config_changes(restored.meta["config"], stored, FREE_TO_CHANGE)
     with understood(checkpoints.folder):
         record = RunRecord.from_json(restored.meta["record"])
-    if record.steps < config.total_steps:
+    if record.steps < config.total_steps:  # else the summary keeps where the last steps were resumed from
         record.resumed_from = record.steps
         logging.info("resuming from step %d", record.steps)
     return Start(restored.state, record, restored.data)

@@ -134,11 +134,7 @@ def read_section(cls: type[S], values: Mapping[str, Any], shown_in: str, **given
 
 
 def model_config(config: ConfigDict) -> ModelConfig:
-    """Returns the model of a pretraining's config.
-
-    Raises:
-      ConfigError: its values do not fit together.
-    """
+    """Returns the model of a pretraining's config; raises ConfigError if its values do not fit together."""
     try:
         return ModelConfig.from_section(config.model.to_dict(), dtype=config.dtype)
     except ValueError as error:

@@ -167,11 +167,7 @@ def open_same_datasets(section: Any, check: Callable[[list[DatasetCard]], Any]) 
 
 
 def check_same_datasets(datasets: Mapping[str, OpenDataset]) -> None:
-    """Checks that the datasets of all processes hold the same data.
-
-    Raises:
-      ConfigError: a dataset of a process is another one than that of the first process.
-    """
+    """Checks that the datasets of all processes hold the same data; raises ConfigError if one does not."""
     check_same(
         lambda: {f"dataset {name!r}": one.prepared.facts for name, one in datasets.items()},
         "give all hosts the same prepared data, best below one data.root that they share",

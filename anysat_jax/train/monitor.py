@@ -134,11 +134,7 @@ class StepMonitor:
         self._pending: tuple[int, StepInput, dict[str, jax.Array]] | None = None
 
     def after_step(self, step: int, inputs: StepInput, metrics: dict[str, jax.Array]) -> None:
-        """Keeps the metrics of update `step`, and finishes the step before it.
-
-        Raises:
-          NonFiniteError: as `flush`.
-        """
+        """Keeps the metrics of update `step`, and finishes the step before it; raises as `flush`."""
         self.flush()
         self._pending = step, inputs, metrics
 

@@ -47,12 +47,7 @@ class TimeFractions:
 
 
 def read_trace(path: pathlib.Path) -> TimeFractions:
-    """Reads a trace, an .xplane.pb file.
-
-    Raises:
-      ValueError: it has no step.
-      BrokenProcessPool: its reader crashed.
-    """
+    """Reads a trace, an .xplane.pb file; raises as `time_fractions`, or BrokenProcessPool if its reader crashed."""
     # In a process of its own: jaxlib 0.12 aborts where a process reads a trace after it has recorded one.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as reader:
         return reader.submit(_read_here, path).result()

@@ -98,9 +98,6 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
-
-
 def provenance(seconds: float) -> dict[str, Any]:
     """Returns the origin of a result, for summary.json: of a run that took some seconds.
 
@@ -127,7 +124,8 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed; its commit is known
         own = "unknown"
     found = {"anysat-jax": own, "python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return found | {name: importlib.metadata.version(name) for name in libraries}
 
 
 def checkout_state(folder: pathlib.Path) -> tuple[str | None, bool | None]:

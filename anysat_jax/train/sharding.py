@@ -21,8 +21,6 @@ from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.distributed import warm_up_collectives
 from data_pipelines.batches import HostShard
 
-AXES = (*BATCH_AXES, TENSOR)
-
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of a run.
@@ -48,7 +46,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"{product} uses {needed} of {len(devices)} devices; with several processes the mesh must take them all"
         )
     # Auto: the compiler derives the shardings inside a step from those of its inputs and a few constraints.
-    mesh = jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    kinds = (AxisType.Auto,) * 3
+    mesh = jax.make_mesh((data, fsdp, tensor), (*BATCH_AXES, TENSOR), axis_types=kinds, devices=devices[:needed])
     warm_up_collectives(mesh)
     return mesh
 
