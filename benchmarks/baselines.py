@@ -46,23 +46,24 @@ MAX_ITERATIONS = 1000
 Samples = tuple[np.ndarray, np.ndarray]
 """Features (N, F) and labels (N,)."""
 Scores = dict[str, float]
+Measures = Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A task's samples and what is asked of them.
+    """The samples of a task, its models and its scores.
 
     Attributes:
       title: of its table.
       samples: of each split.
-      measure: scores of (truth, prediction); the first decides which penalty is chosen.
+      measures: scores of (truth, prediction) by name; the first decides which penalty is chosen.
       make: a model of a strength; `strengths` are those tried, 1 the one that is not chosen.
       blind: a model that does not look at the features.
     """
 
     title: str
     samples: Mapping[str, Samples]
-    measure: Callable[[np.ndarray, np.ndarray], Scores]
+    measures: Measures
     make: Callable[[float], Any]
     strengths: Sequence[float]
     blind: Any
@@ -73,17 +74,16 @@ class Study:
 
     def scores(self, model: Any, fitted_on: Samples, tested_on: str = "test") -> Scores:
         features, truth = self.samples[tested_on]
-        return self.measure(truth, model.fit(*fitted_on).predict(features))
+        predicted = model.fit(*fitted_on).predict(features)
+        return {name: measure(truth, predicted) for name, measure in self.measures.items()}
 
     def chosen(self) -> float:
-        """The strength that does best on val."""
-        first = {
-            s: next(iter(self.scores(self.make(s), self.samples["train"], "val").values())) for s in self.strengths
-        }
-        return max(first, key=first.__getitem__)
+        """Returns the strength that does best on val."""
+        train = self.samples["train"]
+        return max(self.strengths, key=lambda s: next(iter(self.scores(self.make(s), train, "val").values())))
 
     def only(self, columns: slice, title: str) -> "Study":
-        """The same of some columns of the features."""
+        """Returns the same study of some columns of the features."""
         samples = {split: (features[:, columns], labels) for split, (features, labels) in self.samples.items()}
         return dataclasses.replace(self, title=title, samples=samples)
 
@@ -96,39 +96,28 @@ def ridge(penalty: float) -> Any:
     return make_pipeline(StandardScaler(), Ridge(penalty))
 
 
-def measure_classes(truth: np.ndarray, predicted: np.ndarray) -> Scores:
-    return {
-        "accuracy": accuracy_score(truth, predicted),
-        "macro-F1": f1_score(truth, predicted, average="macro"),
-        "weighted F1": f1_score(truth, predicted, average="weighted"),
-    }
-
-
-def measure_map(truth: np.ndarray, predicted: np.ndarray) -> Scores:
-    return {
-        "mIoU": jaccard_score(truth, predicted, average="macro"),
-        "accuracy": accuracy_score(truth, predicted),
-        "IoU of water": jaccard_score(truth, predicted),
-    }
-
-
-def measure_numbers(truth: np.ndarray, predicted: np.ndarray) -> Scores:
-    return {
-        "R2": r2_score(truth, predicted),
-        "RMSE": root_mean_squared_error(truth, predicted),
-        "MAE": mean_absolute_error(truth, predicted),
-    }
+CLASS_SCORES: Measures = {
+    "accuracy": accuracy_score,
+    "macro-F1": functools.partial(f1_score, average="macro"),
+    "weighted F1": functools.partial(f1_score, average="weighted"),
+}
+MAP_SCORES: Measures = {
+    "mIoU": functools.partial(jaccard_score, average="macro"),
+    "accuracy": accuracy_score,
+    "IoU of water": jaccard_score,
+}
+NUMBER_SCORES: Measures = {"R2": r2_score, "RMSE": root_mean_squared_error, "MAE": mean_absolute_error}
 
 
 def read_pixels(reader: Reader, split: str) -> Samples:
-    """Series of one pixel, all dates side by side."""
+    """Returns series of one pixel, all dates side by side."""
     examples = [reader.example(split, key) for key in reader.keys(split)]
     bands = np.stack([np.concatenate([e["s2"], e["s1"]], axis=1)[:, BANDS, 0, 0] for e in examples])
     return bands.reshape(len(examples), -1), np.asarray([e["tile"] for e in examples])
 
 
 def read_map(reader: Reader, split: str) -> Samples:
-    """Pixels of all windows that have a label and that both sensors have seen."""
+    """Returns the pixels of all windows that have a label and that both sensors have seen."""
     examples = [e for e in (reader.example(split, key) for key in reader.keys(split)) if "s2" in e and "s1" in e]
     bands = np.stack([np.concatenate([e["s2"][0], e["s1"][0]])[BANDS] for e in examples])
     labels = np.stack([e["dense"] for e in examples])
@@ -137,7 +126,7 @@ def read_map(reader: Reader, split: str) -> Samples:
 
 
 def study_of(name: str, folder: pathlib.Path) -> Study:
-    """The study of a dataset that is read from a folder."""
+    """Returns the study of a dataset that is read from a folder."""
     entry = get_entry(name)
     reader = entry.reader(folder)
     dense, number = entry.card.dense_label != "none", entry.card.tile_label == "regression"
@@ -145,7 +134,7 @@ def study_of(name: str, folder: pathlib.Path) -> Study:
     return Study(
         title=entry.card.title,
         samples={split: read(split) for split in reader.splits()},
-        measure=measure_numbers if number else measure_map if dense else measure_classes,
+        measures=NUMBER_SCORES if number else MAP_SCORES if dense else CLASS_SCORES,
         make=ridge if number else logistic,
         strengths=PENALTIES if number else STRENGTHS,
         blind=DummyRegressor() if number else DummyClassifier(),
@@ -153,7 +142,7 @@ def study_of(name: str, folder: pathlib.Path) -> Study:
 
 
 def rows(study: Study) -> list[tuple[str, int, Scores]]:
-    """Name, samples that it is fitted on, and test scores of each baseline."""
+    """Returns name, samples that it is fitted on, and test scores of each baseline."""
     model, letter = ("ridge", "alpha") if study.make is ridge else ("logistic regression", "C")
     best, train, both = study.chosen(), study.samples["train"], study.together("train", "val")
     blind = "always the mean" if study.make is ridge else "always the most frequent class"
@@ -167,29 +156,24 @@ def rows(study: Study) -> list[tuple[str, int, Scores]]:
 
 
 def more_of_the_map(study: Study) -> list[tuple[str, int, Scores]]:
-    """Each sensor alone, and few pixels."""
+    """Returns rows as `rows` of each sensor alone, and of few pixels."""
     found = []
     for sensor, columns in (("Sentinel-2", slice(0, 10)), ("Sentinel-1", slice(10, 12))):
         both = (part := study.only(columns, sensor)).together("train", "val")
         found.append((f"{sensor} alone, C = 1, train + val", len(both[1]), part.scores(logistic(1.0), both)))
     few = tuple(array[::50] for array in study.together("train", "val"))
-    return [
-        *found,
-        ("logistic regression, C = 1, every 50th pixel of train + val", len(few[1]), study.scores(logistic(1.0), few)),
-    ]
+    name = "logistic regression, C = 1, every 50th pixel of train + val"
+    return [*found, (name, len(few[1]), study.scores(logistic(1.0), few))]
 
 
 def as_markdown(study: Study, table: Sequence[tuple[str, int, Scores]]) -> str:
-    """A study's table."""
+    """Returns a study's table."""
     names = list(table[0][2])
     lines = [["baseline", "fitted on", *names], ["---"] * (2 + len(names))]
-    lines += [[name, f"{count:,}", *(f"{scores[n]:.{digits(n)}f}" for n in names)] for name, count, scores in table]
+    digits = {name: 1 if name in ("RMSE", "MAE") else 3 for name in names}
+    lines += [[name, f"{count:,}", *(f"{scores[n]:.{digits[n]}f}" for n in names)] for name, count, scores in table]
     counts = ", ".join(f"{split} {len(labels):,}" for split, (_, labels) in study.samples.items())
     return "\n".join([f"**{study.title}** ({counts})", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
-
-
-def digits(score: str) -> int:
-    return 1 if score in ("RMSE", "MAE") else 3
 
 
 def main() -> None:

@@ -38,14 +38,7 @@ ROUNDS = 5  # raw and prepared alternate, so that other work on the machine slow
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table.
-
-    Attributes:
-      dataset: name of the dataset.
-      dates: number of dates of each series.
-      batch_size: samples of a batch.
-      sampling: how tiles become samples.
-    """
+    """One row of the table; `dates` are the numbers of dates of each series."""
 
     dataset: str
     dates: dict[str, int]
@@ -78,11 +71,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# ------------------------------------------------------------------------------------------------------- archives
-
-
 def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression: str) -> None:
     """Writes a fake archive with noise that makes it compress like real data."""
+    import rasterio
+
     from data_pipelines.fakes import pastis_hd, treesatai_ts
 
     {"treesatai_ts": treesatai_ts, "pastis_hd": pastis_hd}[case.dataset].write_archive(
@@ -90,7 +82,10 @@ def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression:
     )
     compress = {} if spot_compression == "none" or case.dataset != "pastis_hd" else {"compress": spot_compression}
     for path in sorted(folder.rglob("*.tif")):
-        roughen_raster(path, **compress)
+        with rasterio.open(path) as file:
+            values, old = file.read(), file.profile
+        with rasterio.open(path, "w", **{**old, "interleave": "pixel", "tiled": False, **compress}) as file:
+            file.write(rough(values, 6.0))
     for path in sorted(folder.glob("DATA_*/*.npy")):
         values = np.load(path)
         np.save(path, rough(values, 0.5 if values.dtype.kind == "f" else 60.0))
@@ -105,27 +100,13 @@ def rough(values: np.ndarray, deviation: float) -> np.ndarray:
     return np.clip(noisy, 1, 255).astype(np.uint8) if values.dtype == np.uint8 else noisy.astype(values.dtype)
 
 
-def roughen_raster(path: pathlib.Path, **profile: Any) -> None:
-    import rasterio
-
-    with rasterio.open(path) as file:
-        values, old = file.read(), file.profile
-    with rasterio.open(path, "w", **{**old, "interleave": "pixel", "tiled": False, **profile}) as file:
-        file.write(rough(values, 6.0))
-
-
 def roughen_hdf5(path: pathlib.Path) -> None:
     import h5py
 
     with h5py.File(path, "r+") as file:
-        values = file["sen-2-data"][()]
-        file["sen-2-data"][...] = np.maximum(1, rough(values, 60.0).round())
-        for orbit in ("asc", "des"):
-            values = file[f"sen-1-{orbit}-data"][()]
-            file[f"sen-1-{orbit}-data"][...] = np.maximum(1e-4, rough(values, 0.01))
-
-
-# ------------------------------------------------------------------------------------------------------- pipelines
+        for name, deviation, least in (("sen-2", 60.0, 1), ("sen-1-asc", 0.01, 1e-4), ("sen-1-des", 0.01, 1e-4)):
+            values = rough(file[f"{name}-data"][()], deviation)
+            file[f"{name}-data"][...] = np.maximum(least, values.round() if name == "sen-2" else values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,25 +156,6 @@ def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
     return count / passed, cpu / count
 
 
-def assert_equal(first: Batch, second: Batch) -> None:
-    import jax
-
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
-def resident_memory() -> float:
-    """Returns the resident memory of this process in GB."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
-
-
-def num_bytes(example: Example) -> int:
-    return sum(value.nbytes for value in example.values() if isinstance(value, np.ndarray))
-
-
-# ------------------------------------------------------------------------------------------------------- measuring
-
-
 @dataclasses.dataclass
 class Result:
     """Measurements of a case.
@@ -210,7 +172,7 @@ class Result:
     rate: dict[str, float]
     cpu: dict[str, float]
     megabytes: float
-    memory: tuple[float, float, float]
+    memory: tuple[float, ...]
     step: float = 0.0
 
     def row(self) -> str:
@@ -233,6 +195,8 @@ HEADER = (
 
 def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> Result:
     """Prepares an archive and runs both pipelines in turn."""
+    import jax
+
     from data_pipelines.prepare.prepare import prepare_dataset
     from data_pipelines.prepared import PreparedDataset
 
@@ -246,34 +210,36 @@ def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> 
     def batches(name: str) -> Any:
         return batches_of(sources[name], prepared, case, arguments.threads)
 
-    assert_equal(next(batches("raw")), next(batches("prepared")))
+    jax.tree.map(np.testing.assert_array_equal, next(batches("raw")), next(batches("prepared")))
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
     for _ in range(ROUNDS):
         for name in sources:
             rates[name].append(rates_of(batches(name), arguments.seconds))
     rate = {name: case.batch_size * statistics.median(one for one, _ in some) for name, some in rates.items()}
     cpu = {name: statistics.median(one for _, one in some) / case.batch_size for name, some in rates.items()}
-    example = sources["prepared"][0]
+    arrays = [value for value in sources["prepared"][0].values() if isinstance(value, np.ndarray)]
+    part = (case.sampling.extent or entry.card.extent) / entry.card.extent
     memory = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
     return Result(
         case,
         rate,
         cpu,
-        num_bytes(example) / 1e6 * ((case.sampling.extent or entry.card.extent) / entry.card.extent) ** 2,
+        sum(array.nbytes for array in arrays) / 1e6 * part**2,
         memory,
         seconds_of_a_step(case, batches("prepared")) if arguments.step_seconds is None else arguments.step_seconds,
     )
 
 
-def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, float, float]:
-    """Returns the resident memory at the beginning, in the middle and at the end of `count` batches."""
+def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, ...]:
+    """Returns the resident memory in GB at the beginning, in the middle and at the end of `count` batches."""
     next(batches), next(batches)
-    memory = [resident_memory()]
-    for half in (count // 2, count - count // 2):
-        for _ in range(half):
+    memory = []
+    for steps in (0, count // 2, count - count // 2):
+        for _ in range(steps):
             next(batches)
-        memory.append(resident_memory())
-    return memory[0], memory[1], memory[2]
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
+    return tuple(memory)
 
 
 def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:

@@ -121,10 +121,6 @@ def write_records(path: pathlib.Path, contents: Iterable[bytes]) -> None:
 def parse_example(content: bytes, where: str) -> dict[str, np.ndarray]:
     """Returns the features of a `tf.train.Example` by name, all of them one-dimensional.
 
-    Args:
-      content: the serialised message.
-      where: file and record, for the error.
-
     Returns:
       float32, int64, or an object array of bytes; features without any value are left out.
 

@@ -43,20 +43,13 @@ def in_decibels(
 ) -> Float32[np.ndarray, "*T C H W"]:
     """Returns radar backscatter in dB, of files that hold dB or linear power without metadata on which.
 
-    Power is not negative, except slightly where noise was subtracted, and a scene in dB always has values below -1 dB:
-    one valid value below that identifies dB.
-
-    Args:
-      where: the file, for the error.
-      backscatter: in dB or linear power.
-      valid: where it was observed.
-
     Raises:
       ValueError: it is neither, such as digital numbers, or decibels times 100.
     """
     values = np.asarray(backscatter, np.float32)
     seen = values[np.broadcast_to(valid, values.shape)]
     low, high = (float(limit) for limit in (seen.min(initial=0), seen.max(initial=0)))
+    # Power is not negative, except slightly where noise was subtracted; a scene in dB always has values below -1 dB.
     linear = low >= -1
     numbers = linear and high > 1 and np.asarray(backscatter).dtype.kind in "iu"
     if numbers or low < LEAST_DECIBELS or (10 * np.log10(max(high, 1.0)) if linear else high) > MOST_DECIBELS:

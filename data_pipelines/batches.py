@@ -13,7 +13,7 @@ from jaxtyping import Int
 from anysat_jax.batch import Batch
 from anysat_jax.sensors import get_sensor
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.transforms import TileTransform, padded_lengths
+from data_pipelines.transforms import Rng, TileTransform, padded_lengths
 from data_pipelines.windows import Block, Offset, Window, covering_blocks, sample_window, window_offsets
 
 
@@ -79,7 +79,6 @@ class BatchMaker:
         Args:
           picks: the tiles of this process.
           all_tiles: positions of the tiles of all processes, which agree on the shapes.
-          patch_size: metres.
 
         Raises:
           UnreadableTileError: a tile cannot be read, and is not skipped.
@@ -103,7 +102,6 @@ class BatchMaker:
         Args:
           samples: of this process.
           all_samples: of all processes, which agree on the shapes.
-          patch_size: metres.
         """
         all_tiles = [sample // len(self.offsets) for sample in all_samples]
         batch = self._empty(len(samples), all_tiles, patch_size, training=False)
@@ -165,13 +163,7 @@ class BatchMaker:
         return batch
 
     def _write(
-        self,
-        batch: Batch,
-        row: int,
-        tile: tuple[int, int],
-        blocks: Sequence[Block],
-        window: Window,
-        rng: np.random.Generator | None,
+        self, batch: Batch, row: int, tile: tuple[int, int], blocks: Sequence[Block], window: Window, rng: Rng
     ) -> None:
         """Writes a row; `tile` is the wanted position, and that of the tile that was read."""
         wanted, found = tile
@@ -188,7 +180,6 @@ class InOrder:
     """The batches of an evaluation: every sample once; the last batch repeats its last one where "valid" is False.
 
     Attributes:
-      maker: makes them.
       batch_size: samples of a batch over all processes.
       patch_size: metres.
       tiles: positions of the tiles that are taken, in their order; None: all.

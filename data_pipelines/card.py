@@ -142,11 +142,7 @@ def to_json(card: DatasetCard) -> str:
 
 
 def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any]]:
-    """Reads the text of `to_json`; registers sensors that are not known yet.
-
-    Args:
-      text: the JSON.
-      where: the file, for errors.
+    """Reads the text of `to_json`, in the file `where`; registers sensors that are not known yet.
 
     Returns:
       The card, and its `essentials` when it was written.
@@ -167,6 +163,7 @@ def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any
             raise ValueError(f"it lacks the records of {unknown}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where} is not a card of a dataset ({type(error).__name__}: {error}); {REMEDY}") from error
+    # Only once the whole card is known to be right; the library's own sensors are not replaced.
     for sensor in sensors.values():
         if sensor.name not in SENSORS:
             register(sensor)
@@ -178,43 +175,16 @@ def _builtin(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value.item()
 
 
-def read_card(folder: pathlib.Path) -> DatasetCard:
-    """Returns the card of a prepared folder; registers sensors that are not known yet.
+def read_card(folder: pathlib.Path) -> tuple[DatasetCard, dict[str, Any]]:
+    """Returns the card of a prepared folder and its `essentials`; registers sensors that are not known yet.
 
     Raises:
       FileNotFoundError, ValueError: there is no card, or it cannot be read.
     """
-    return _read(folder)[0]
-
-
-def check_stored_card(folder: pathlib.Path, card: DatasetCard) -> None:
-    """Refuses a prepared folder whose arrays and classes are not those of `card`.
-
-    Raises:
-      FileNotFoundError, ValueError: there is no card, it cannot be read, or it differs; the message names both sides.
-    """
-    check_essentials(str(folder), _read(folder)[1], card)
-
-
-def check_essentials(where: str, stored: Mapping[str, Any], card: DatasetCard) -> None:
-    """Refuses data at `where`, whose `essentials` are `stored`, if they were prepared for another card.
-
-    Raises:
-      ValueError: both values of each difference.
-    """
-    if differences := differing(stored, essentials(card)):
-        raise ValueError(
-            f"{where} was prepared for another card of dataset {card.name!r}: {'; '.join(differences)}; delete it and "
-            "prepare the dataset again, or use the release that prepared it"
-        )
-
-
-def _read(folder: pathlib.Path) -> tuple[DatasetCard, dict[str, Any]]:
     path = folder / FILE_NAME
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}: it is not a prepared dataset of this release; delete it and prepare it again"
-        )
+        reason = "it is not a prepared dataset of this release"
+        raise FileNotFoundError(f"no {path}: {reason}; delete it and prepare it again")
     return from_json(path.read_bytes(), str(path))
 
 
@@ -228,20 +198,25 @@ def essentials(card: DatasetCard) -> dict[str, Any]:
     return msgspec.json.decode(msgspec.json.encode(facts, enc_hook=_builtin))  # lists in place of tuples, as when read
 
 
-def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each difference of two `essentials`, with both values."""
-    lines = []
+def check_essentials(where: pathlib.Path | str, stored: Mapping[str, Any], card: DatasetCard) -> None:
+    """Refuses data at `where`, whose `essentials` are `stored`, if they were prepared for another card.
+
+    Raises:
+      ValueError: the message has both values of each difference.
+    """
+    wanted, lines = essentials(card), []
     for field in sorted(set(stored) | set(wanted)):
         there, here = stored.get(field), wanted.get(field)
         if isinstance(there, dict) and isinstance(here, dict):
-            lines += [
-                f"{field} of {key!r} are {there.get(key)}, here {here.get(key)}"
-                for key in sorted(set(there) | set(here))
-                if there.get(key) != here.get(key)
-            ]
+            keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+            lines += [f"{field} of {key!r} are {there.get(key)}, here {here.get(key)}" for key in keys]
         elif there != here:
             lines.append(f"{field} is {there}, here {here}")
-    return lines
+    if lines:
+        raise ValueError(
+            f"{where} was prepared for another card of dataset {card.name!r}: {'; '.join(lines)}; delete it and "
+            "prepare the dataset again, or use the release that prepared it"
+        )
 
 
 Spec = dict[str, tuple[tuple[int | None, ...], np.dtype]]

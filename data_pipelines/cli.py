@@ -171,9 +171,6 @@ def _folder(text: str) -> pathlib.Path:
     return pathlib.Path(text).expanduser()
 
 
-# ------------------------------------------------------------------------------------------------------------ commands
-
-
 def list_datasets(arguments: argparse.Namespace) -> None:
     """Prints a table of all datasets."""
     rows = [table_row(get_entry(name).card) for name in dataset_names()]
@@ -252,8 +249,6 @@ def fake(arguments: argparse.Namespace) -> None:
     print(f"  python -m data_pipelines look {first} --source {source} --out pictures")
     print(f"  python -m data_pipelines prepare {first} --source {source} --out prepared")
 
-
-# ------------------------------------------------------------------------------------------------------ cards as text
 
 HEADER = ("name", "title", "sensors", "extent", "patches (m)", "labels", "splits", "size", "licence")
 KINDS = {"multi_label": "multi-label", "class": "class", "segmentation": "class map", "change": "change map"}

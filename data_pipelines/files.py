@@ -79,7 +79,6 @@ def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16
 
     Args:
       where: the file, or file and array, for the error.
-      values: the numbers.
       what: what was expected, with its range, for the error.
 
     Raises:
@@ -96,7 +95,6 @@ def read_raster(
     """Reads all bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
 
     Args:
-      path: the file.
       shape, dtype, expected: as in `check_array`.
       content: the file's bytes if they come from an archive, where `path` only names them.
 
@@ -171,7 +169,6 @@ def read_npy(
     """Reads a `.npy` array; nothing in the file is executed.
 
     Args:
-      path: the file.
       shape, dtype, expected: as for `check_array`; a shape of None is any.
       mapped: returns a view of the file, for small cuts from large arrays.
 

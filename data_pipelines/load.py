@@ -109,7 +109,6 @@ class OpenDataset:
         A tile is one sample, or, with the option `extent`, one for each window of it.
 
         Args:
-          split: name of the split.
           patch_size: side of a patch in metres.
           batch_size: samples of a batch over all processes. The last batch is filled up by repeating its last sample;
             the label "valid" is False there, and so it is for samples of tiles that are skipped (`skip_corrupt`), which
@@ -183,7 +182,6 @@ def train_iterator(
     dataset, one patch size and one shape, and are the rows of the single process' batch.
 
     Args:
-      datasets: by name, see `open_datasets`.
       seed: of order, augmentation and patch sizes.
       shard: the rows that this process reads.
       num_workers: processes that read ahead; 0: threads.

@@ -58,15 +58,11 @@ def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
     found = _find(entry.card.name if entry else name, root, entry.version if entry else None)
     if found is None:
         return None
-    return PreparedDataset.open(entry.card if entry else read_card(found), found)
+    return PreparedDataset.open(entry.card if entry else read_card(found)[0], found)
 
 
 def find_card(name: str, root: str | None) -> DatasetCard:
-    """Returns a dataset's card: the registered one, or for other names the one beside the prepared data.
-
-    Args:
-      name: the dataset's name.
-      root: the config's `data.root`.
+    """Returns a dataset's card: the registered one, or for other names the one beside the prepared data; see `locate`.
 
     Raises:
       ValueError: the name is neither registered nor prepared below `root`.
@@ -75,7 +71,7 @@ def find_card(name: str, root: str | None) -> DatasetCard:
     if entry := _registered(name):
         return entry.card
     found = _find(name, root, None)
-    return read_card(found) if found is not None else _unknown(name, root).card
+    return read_card(found)[0] if found is not None else _unknown(name, root).card
 
 
 def _registered(name: str) -> DatasetEntry | None:

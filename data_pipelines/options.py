@@ -1,9 +1,10 @@
 """Options of the datasets in a config's `data` section: their part in training and evaluation."""
 
 import dataclasses
+import itertools
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from anysat_jax.sensors import get_sensor, whole_number
@@ -53,11 +54,9 @@ class DatasetOptions:
     """How one dataset takes part in training and evaluation: the config's `data.datasets.NAME`.
 
     Attributes:
-      card: the dataset's facts.
       batch_size: tiles of a training batch over all processes.
       weight: fraction of the steps, relative to the other datasets' weights.
       patch_sizes: metres; one is drawn for each training batch. Empty: those of the card that fit the samples.
-      sampling: how its tiles become samples.
       fraction: of the training tiles that are used, above 0; a smaller fraction lies within a larger one.
       fraction_seed: another seed selects other tiles.
 
@@ -75,12 +74,11 @@ class DatasetOptions:
 
     def __post_init__(self) -> None:
         values = vars(self) | vars(self.sampling)
-        problems = [(key, expectation) for key, (holds, expectation) in CHECKS.items() if not holds(values[key])]
-        # Only of values that are of the right type.
-        problems = problems or [(key, check(self.card, values[key])) for key, check in CHECKS_WITH_CARD.items()]
-        for key, problem in problems:
-            if problem:
-                raise ValueError(f"data.datasets.{self.card.name}.{key} is {values[key]!r}; {problem}")
+        # The values themselves first: the dataset's checks compute with them.
+        for key, problem in itertools.chain(
+            _problems(self, self.sampling), _problems_of_card(self.card, self.sampling)
+        ):
+            raise ValueError(f"data.datasets.{self.card.name}.{key} is {values[key]!r}; {problem}")
         # The paper's sizes are for whole tiles: samples of a smaller extent take those that fit.
         sizes = self.patch_sizes or self._fitting_sizes()
         if not sizes:
@@ -100,10 +98,8 @@ class DatasetOptions:
         own = [field.name for field in dataclasses.fields(cls) if field.name not in ("card", "sampling")]
         of_sampling = [field.name for field in dataclasses.fields(Sampling)]
         if strangers := sorted(set(section) - {*own, *of_sampling}):
-            raise ValueError(
-                f"data.datasets.{card.name}.{strangers[0]} is unknown; the keys are "
-                f"{', '.join(sorted([*own, *of_sampling]))}"
-            )
+            known = ", ".join(sorted([*own, *of_sampling]))
+            raise ValueError(f"data.datasets.{card.name}.{strangers[0]} is unknown; the keys are {known}")
         if section.get("batch_size") is None:
             raise ValueError(f"data.datasets.{card.name}.batch_size is missing; give the tiles of a training batch")
         values = {key: section[key] for key in section if section[key] is not None}
@@ -137,10 +133,8 @@ class DatasetOptions:
             reason = str(error)
         if reason:
             usual = ", ".join(f"{size:g}" for size in self._fitting_sizes()) or "none that fits"
-            raise ValueError(
-                f"dataset {self.card.name!r}: patches of {patch_size:g} m do not fit: {reason}; the usual sizes are "
-                f"{usual} m"
-            )
+            what = f"patches of {patch_size:g} m do not fit: {reason}"
+            raise ValueError(f"dataset {self.card.name!r}: {what}; the usual sizes are {usual} m")
         return float(patch_size)
 
     def _fitting_sizes(self) -> list[float]:
@@ -157,72 +151,51 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
-def _problem_of_cloud(card: DatasetCard, percent: Any) -> str:
-    if percent is None:
-        return ""
-    if not card.clouds:
-        return "the dataset has no cloud layer; leave it out"
-    return "" if _is_within(percent, 0, 100) else "it must be percent, 0 to 100"
+def _problems(options: DatasetOptions, sampling: Sampling) -> Iterator[tuple[str, str]]:
+    """Yields (key, expectation) for each value that no dataset allows."""
+    if not _is_count(options.batch_size, 1):
+        yield "batch_size", "it must be a positive number of tiles"
+    if not _is_within(options.weight, SMALLEST_WEIGHT, math.inf):
+        yield "weight", f"it must be positive, at least {SMALLEST_WEIGHT:g}"
+    sizes = options.patch_sizes
+    if not isinstance(sizes, tuple) or not all(_is_within(size, 0, math.inf) for size in sizes):
+        yield "patch_sizes", "it must be sides in metres, such as 10, 20"
+    if not _is_within(options.fraction, 0, 1) or options.fraction == 0:
+        yield "fraction", "it must be a fraction of the training tiles, above 0 and at most 1"
+    if not _is_count(options.fraction_seed, 0):
+        yield "fraction_seed", "it must be a whole number, 0 or more"
+    if sampling.max_dates is not None and not _is_count(sampling.max_dates, 1):
+        yield "max_dates", "it must be positive, or None for all dates"
+    if not _is_within(sampling.temporal_dropout, 0, 1) or sampling.temporal_dropout == 1:
+        yield "temporal_dropout", "it must be a fraction of the dates, at least 0 and below 1"
+    lengths = sampling.date_buckets
+    counts = isinstance(lengths, tuple) and all(_is_count(length, 1) for length in lengths)
+    if not counts or list(lengths) != sorted(set(lengths)):
+        yield "date_buckets", "it must be lengths in rising order, such as 16, 32, 64"
+    if not isinstance(sampling.augment, bool):
+        yield "augment", "it must be True or False"
+    if not _is_within(sampling.noise, 0, math.inf):
+        yield "noise", "it must be 0 or more, in standard deviations"
 
 
-def _problem_of_extent(card: DatasetCard, extent: Any) -> str:
-    if extent is None:
-        return ""
-    try:
-        check_extent(card, extent)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    if extent < card.extent and card.tile_label != "none" and not has_tile_label_of_windows(card):
-        return "the labels of whole tiles are not those of their parts, and no dense label has the same classes"
-    return ""
-
-
-def has_tile_label_of_windows(card: DatasetCard) -> bool:
-    """Returns whether the tile label of a window can be derived: a multi-label whose classes the map has too."""
-    same = set(card.tile_classes) <= set(card.dense_classes)
-    return card.tile_label == "multi_label" and card.dense_label == "segmentation" and same
-
-
-def _problem_of_dates(card: DatasetCard, dates: Any) -> str:
-    if dates not in get_args(Days):
-        return f"it must be one of {', '.join(get_args(Days))}"
-    return "" if dates != "published" or card.date_origin else "its published dates are days of the year"
-
-
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "batch_size": (lambda value: _is_count(value, 1), "it must be a positive number of tiles"),
-    "weight": (
-        lambda value: _is_within(value, SMALLEST_WEIGHT, math.inf),
-        f"it must be positive, at least {SMALLEST_WEIGHT:g}",
-    ),
-    "patch_sizes": (
-        lambda value: isinstance(value, tuple) and all(_is_within(size, 0, math.inf) for size in value),
-        "it must be sides in metres, such as 10, 20",
-    ),
-    "fraction": (
-        lambda value: _is_within(value, 0, 1) and value > 0,
-        "it must be a fraction of the training tiles, above 0 and at most 1",
-    ),
-    "fraction_seed": (lambda value: _is_count(value, 0), "it must be a whole number, 0 or more"),
-    "max_dates": (lambda value: value is None or _is_count(value, 1), "it must be positive, or None for all dates"),
-    "temporal_dropout": (
-        lambda value: _is_within(value, 0, 1) and value < 1,
-        "it must be a fraction of the dates, at least 0 and below 1",
-    ),
-    "date_buckets": (
-        lambda value: (
-            isinstance(value, tuple)
-            and all(_is_count(length, 1) for length in value)
-            and list(value) == sorted(set(value))
-        ),
-        "it must be lengths in rising order, such as 16, 32, 64",
-    ),
-    "augment": (lambda value: isinstance(value, bool), "it must be True or False"),
-    "noise": (lambda value: _is_within(value, 0, math.inf), "it must be 0 or more, in standard deviations"),
-}
-# Whether these values are possible depends on the dataset.
-CHECKS_WITH_CARD: dict[str, Callable[[DatasetCard, Any], str]] = {
-    "max_cloud": _problem_of_cloud,
-    "extent": _problem_of_extent,
-    "dates": _problem_of_dates,
-}
+def _problems_of_card(card: DatasetCard, sampling: Sampling) -> Iterator[tuple[str, str]]:
+    """Yields (key, problem) for each value that the dataset does not allow."""
+    if sampling.max_cloud is not None and not card.clouds:
+        yield "max_cloud", "the dataset has no cloud layer; leave it out"
+    elif sampling.max_cloud is not None and not _is_within(sampling.max_cloud, 0, 100):
+        yield "max_cloud", "it must be percent, 0 to 100"
+    if sampling.extent is not None:
+        try:
+            check_extent(card, sampling.extent)
+        except (ValueError, TypeError) as error:
+            yield "extent", str(error)
+        # A window's label is derived from its map: a multi-label whose classes the map has, too.
+        same = card.dense_label == "segmentation" and set(card.tile_classes) <= set(card.dense_classes)
+        derived = card.tile_label == "none" or (card.tile_label == "multi_label" and same)
+        if sampling.extent < card.extent and not derived:
+            reason = "the labels of whole tiles are not those of their parts"
+            yield "extent", f"{reason}, and no dense label has the same classes"
+    if sampling.dates not in get_args(Days):
+        yield "dates", f"it must be one of {', '.join(get_args(Days))}"
+    elif sampling.dates == "published" and not card.date_origin:
+        yield "dates", "its published dates are days of the year"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard, Example, check_stored_card
+from data_pipelines.card import DatasetCard, Example, check_essentials, read_card
 from data_pipelines.prepare.plan import PLAN_FILE, Plan
 from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
 from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics
@@ -52,7 +52,7 @@ class Records:
         try:
             return self.parse(self.source[index * self.card.blocks**2 + block])
         except (RuntimeError, ValueError, TypeError, OSError) as error:
-            # ArrayRecord raises RuntimeError for all faults: only its text tells a missing file from a damaged record.
+            # ArrayRecord raises RuntimeError for all faults: a missing file differs from a damaged record by its text.
             kind = UnreadableTileError if "No such file" in str(error) else CorruptTileError
             raise kind(
                 f"dataset {self.card.name!r}: tile {index} of split {self.split!r} cannot be read ({error}); delete "
@@ -65,9 +65,6 @@ class PreparedDataset:
     """A prepared folder, checked and open.
 
     Attributes:
-      card: the dataset's facts.
-      folder: of the files.
-      statistics: of each sensor's bands.
       limit: most tiles of each split that were prepared; None: all.
     """
 
@@ -85,7 +82,7 @@ class PreparedDataset:
             has other arrays or classes, or a file is missing or not as it was written.
         """
         statistics = load_statistics(folder, card)
-        check_stored_card(folder, card)
+        check_essentials(folder, read_card(folder)[1], card)
         path = folder / PLAN_FILE
         try:
             limit = Plan.from_json(path.read_bytes()).facts.limit

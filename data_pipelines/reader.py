@@ -30,9 +30,7 @@ class ArchiveReader:
     card: DatasetCard
 
     def __init__(self, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
-        """Args:
-          root: folder of the archive.
-          tiles: keys of the tiles found, by split.
+        """Takes the archive's folder and the keys of the tiles found, by split.
 
         Raises:
           FileNotFoundError: there is not a single tile.
@@ -62,16 +60,6 @@ class ArchiveReader:
 
     def keys(self, split: str) -> Sequence[str]:
         return self.tiles[split]
-
-    def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: the package for the files' format (rasterio, h5py or torch) is not installed.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not implement `example`")
 
 
 def digest(facts: Any) -> str:

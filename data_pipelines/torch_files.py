@@ -24,8 +24,7 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
     and refuses every other class at its first mention.
 
     Args:
-      path: of the file.
-      expected: its content in words, for errors.
+      expected: the content in words, for errors.
       classes: further classes that it may hold; only such whose construction has no effect, e.g. `datetime.date`.
       mmap: whether tensors are mapped from the file, where its format allows that, in place of being copied.
 
@@ -58,10 +57,6 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
 
 def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
     """Returns values of a dict that `torch.save` wrote; tensors as arrays, tuples as lists.
-
-    Args:
-      path, expected, classes: as for `load_torch`.
-      keys: of the values.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: as `load_torch`, or it is not a dict with these keys.

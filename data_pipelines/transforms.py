@@ -17,6 +17,9 @@ from data_pipelines.options import Sampling
 from data_pipelines.prepare.statistics import SensorStatistics
 from data_pipelines.windows import Block, Window, empty_labels, pixel_metres, write_labels
 
+Rng = np.random.Generator | None
+"""A generator in training; None in evaluation, which is deterministic."""
+
 
 def most_dates(count: int, sampling: Sampling, training: bool) -> int:
     """Returns the upper bound of the dates that are kept of `count`; clouded ones are not yet removed."""
@@ -27,10 +30,7 @@ def most_dates(count: int, sampling: Sampling, training: bool) -> int:
 
 
 def choose_dates(
-    count: int,
-    sampling: Sampling,
-    rng: np.random.Generator | None,
-    cloud: Float32[np.ndarray, "T"] | None = None,
+    count: int, sampling: Sampling, rng: Rng, cloud: Float32[np.ndarray, "T"] | None = None
 ) -> Int[np.ndarray, "t"]:
     """Returns the positions of the dates to keep of `count`, in time order.
 
@@ -38,9 +38,6 @@ def choose_dates(
     temporal dropout and limit leave, and evaluation takes as many as the limit allows, evenly spread.
 
     Args:
-      count: dates of the series.
-      sampling: the limits.
-      rng: for training; None for evaluation.
       cloud: mean cloud cover of each date over the sample, in percent.
     """
     clear = np.arange(count)
@@ -68,7 +65,6 @@ def padded_lengths(
 
     Args:
       longest: dates of the longest series of the dataset, for each series.
-      sampling: the limits and buckets.
       training: whether temporal dropout shortens the series.
       counts: dates of each of the batch's tiles, of all processes, for each series; not needed without buckets.
     """
@@ -82,13 +78,7 @@ def padded_lengths(
 
 @dataclasses.dataclass(frozen=True)
 class TileTransform:
-    """Writes tiles of one dataset into batches.
-
-    Attributes:
-      card: the dataset's facts.
-      statistics: of its bands.
-      sampling: how its tiles become samples.
-    """
+    """Writes tiles of one dataset into batches."""
 
     card: DatasetCard
     statistics: Mapping[str, SensorStatistics]
@@ -127,15 +117,12 @@ class TileTransform:
             present=np.zeros(batch_size, np.bool_) if name in card.optional else None,
         )
 
-    def write(
-        self, batch: Batch, row: int, blocks: Sequence[Block], window: Window, rng: np.random.Generator | None
-    ) -> None:
+    def write(self, batch: Batch, row: int, blocks: Sequence[Block], window: Window, rng: Rng) -> None:
         """Writes a tile into a row of an `empty_batch`.
 
         Args:
           blocks: of the tile, at least those that the window intersects; their arrays are not changed.
           window: part of the tile, and its flip and rotation.
-          rng: for dates and noise; None for evaluation.
         """
         example = blocks[0].example
         for name, target in batch.observations.items():
@@ -147,13 +134,7 @@ class TileTransform:
         write_labels(self.card, batch.labels, row, blocks, window)
 
     def _observe(
-        self,
-        name: str,
-        target: Observation,
-        row: int,
-        blocks: Sequence[Block],
-        window: Window,
-        rng: np.random.Generator | None,
+        self, name: str, target: Observation, row: int, blocks: Sequence[Block], window: Window, rng: Rng
     ) -> None:
         """Writes values and mask, of chosen dates of a series; in training with the option's noise."""
         example, sampling, place, chosen = blocks[0].example, self.sampling, (row,), None
@@ -189,9 +170,7 @@ def standardise(
 
 
 def hide_invalid(
-    values: Num[np.ndarray, "*T C H W"],
-    mask: Bool[np.ndarray, "*T c H W"],
-    standard: Float32[np.ndarray, "*T C H W"],
+    values: Num[np.ndarray, "*T C H W"], mask: Bool[np.ndarray, "*T c H W"], standard: Float32[np.ndarray, "*T C H W"]
 ) -> Bool[np.ndarray, "*T c H W"]:
     """Sets masked and non-finite values of `standard` to zero, in place.
 

@@ -28,13 +28,7 @@ Cut = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A stored part of a tile.
-
-    Attributes:
-      example: its arrays.
-      extent: its side in metres.
-      offset: where it begins in the tile.
-    """
+    """A stored part of a tile, `extent` metres a side, that begins at `offset`."""
 
     example: Example
     extent: float
@@ -92,7 +86,6 @@ class Window:
         """Cuts the window out of a stored array, not transformed yet: of one block a view, of several a copy.
 
         Args:
-          card: the dataset's facts.
           name: a sensor's, or "dense"; the one pixel of a context sensor belongs to every window.
           blocks: of the tile, that cover the window.
           suffix: "_mask" or "_cloud" of the sensor; "" for its values.
@@ -126,9 +119,6 @@ def _take_dates(
     array: Shaped[np.ndarray, "T *rest"], dates: Int[np.ndarray, "t"] | None
 ) -> Shaped[np.ndarray, "t *rest"]:
     return array if dates is None or len(dates) == len(array) else array[dates]
-
-
-# ------------------------------------------------------------------------------------------------------ pixels, places
 
 
 def pixel_metres(card: DatasetCard, key: str) -> float:
@@ -192,9 +182,6 @@ def sample_window(card: DatasetCard, extent: float, augment: bool, rng: np.rando
     return Window(extent, offset, dihedral)
 
 
-# ------------------------------------------------------------------------------------------------------ stored blocks
-
-
 def block_card(card: DatasetCard) -> DatasetCard:
     """Returns the facts of a block as if it were a tile."""
     return card if card.blocks == 1 else dataclasses.replace(card, extent=card.extent / card.blocks, blocks=1)
@@ -247,9 +234,6 @@ def _block_sides(card: DatasetCard, example: Example) -> dict[str, int]:
     owners = {key: name for name in sensors for key in (name, f"{name}_mask", f"{name}_cloud")} | {"dense": "dense"}
     metres = card.extent / card.blocks
     return {key: round(metres / pixel_metres(card, name)) for key, name in owners.items() if key in example}
-
-
-# ------------------------------------------------------------------------------------------------------------- labels
 
 
 def in_list(name: str) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -22,15 +21,7 @@ NUM_PROBES = 3  # tiles read to estimate the size of a tile
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of a split: the tiles from `start` to `stop`.
-
-    Attributes:
-      dataset: name of the dataset.
-      split: name of the split.
-      number: index of the file in its split.
-      count: files of the split.
-      start, stop: range of its tiles in the reader's list of keys.
-    """
+    """File `number` of `count` of a split: the tiles from `start` to `stop` in the reader's list of keys."""
 
     dataset: str
     split: str
@@ -58,7 +49,6 @@ class PlanFacts:
 
     Attributes:
       format: of the prepared folder, FORMAT.
-      dataset: name of the dataset.
       version: of the prepared dataset, "major.minor.patch".
       limit: first tiles taken of each split; None: all.
       source: where the raw data are, in words.
@@ -118,22 +108,25 @@ class Plan:
             raise ValueError(f"not a plan of a preparation ({error})") from error
 
 
-def plan_facts(
-    reader: Reader, version: str, keys: Mapping[str, Sequence[str]], limit: int | None, source: str | None
-) -> PlanFacts:
-    """Collects everything that decides what is written.
+def plan_facts(reader: Reader, version: str, limit: int | None, source: str | None) -> PlanFacts:
+    """Collects everything that decides what is written: all tiles of each split, or the first `limit`.
 
-    Args:
-      reader: of the raw data; its `fingerprint`, if it has one, is part of the facts.
-      version: of the prepared dataset.
-      keys: of the tiles to write, by split, from `chosen_keys`.
-      limit: first tiles taken of each split; None: all.
-      source: where the raw data are, in words.
+    The reader's `fingerprint`, if it has one, is part of it.
 
     Raises:
-      ValueError: the dataset's name, a split or the version cannot be part of a file name.
+      ValueError: the limit is not positive, a key occurs twice, or the dataset's name, a split or the version cannot be
+        part of a file name.
     """
-    card = reader.card
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be positive, or None for all tiles")
+    card, owners = reader.card, {}
+    keys = {split: list(reader.keys(split)[:limit]) for split in reader.splits()}
+    for split, key in ((split, key) for split, names in keys.items() for key in names):
+        if key in owners:
+            where = f"twice in split {split!r}" if owners[key] == split else f"in {owners[key]!r} and {split!r}"
+            raise ValueError(f"dataset {card.name!r}: tile {key!r} comes {where}")
+        owners[key] = split
+    keys = {split: names for split, names in keys.items() if names}
     # A name must neither leave its folder nor change how TFDS parses the file's name.
     for what, name in (("name", card.name), *(("split", split) for split in keys)):
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
@@ -148,29 +141,9 @@ def plan_facts(
         source=source or "",
         reader=f"{type(reader).__module__}.{type(reader).__qualname__}",
         tiles={split: len(names) for split, names in keys.items()},
-        keys=digest([dict(keys), getattr(reader, "fingerprint", "")]),
+        keys=digest([keys, getattr(reader, "fingerprint", "")]),
         card=digest(essentials(card)),
     )
-
-
-def chosen_keys(reader: Reader, limit: int | None) -> dict[str, list[str]]:
-    """Returns the keys of the tiles to write: all of each split, or the first `limit`.
-
-    Raises:
-      ValueError: the limit is not positive, or a key occurs twice.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; it must be positive, or None for all tiles")
-    chosen: dict[str, list[str]] = {}
-    owners: dict[str, str] = {}
-    for split in reader.splits():
-        chosen[split] = list(reader.keys(split)[:limit])
-        for key in chosen[split]:
-            if key in owners:
-                where = f"twice in split {split!r}" if owners[key] == split else f"in {owners[key]!r} and {split!r}"
-                raise ValueError(f"dataset {reader.card.name!r}: tile {key!r} comes {where}")
-            owners[key] = split
-    return {split: names for split, names in chosen.items() if names}
 
 
 def make_plan(facts: PlanFacts, tile_bytes: int) -> Plan:

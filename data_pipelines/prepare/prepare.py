@@ -22,12 +22,12 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines import card as card_json
 from data_pipelines.card import DatasetCard, example_spec
 from data_pipelines.prepare import report as preparation_report
+from data_pipelines.prepare import storage
 from data_pipelines.prepare.plan import (
     PLAN_FILE,
     Plan,
     PlanFacts,
     Shard,
-    chosen_keys,
     make_plan,
     plan_facts,
     probe_positions,
@@ -43,21 +43,7 @@ from data_pipelines.prepare.shards import (
     write_shard,
 )
 from data_pipelines.prepare.statistics import SPLIT, ShardStats, merge, save_statistics, sensor_statistics
-from data_pipelines.prepare.storage import (
-    Output,
-    cache_folder,
-    check_manifest,
-    hold_lock,
-    is_url,
-    is_whole,
-    local_name,
-    read_file,
-    temporary_name,
-    to_stderr,
-    upload,
-    write_manifest,
-    write_whole,
-)
+from data_pipelines.prepare.storage import Output, is_url, read_file, to_stderr
 from data_pipelines.prepared import save_lengths
 from data_pipelines.reader import Reader
 
@@ -133,17 +119,15 @@ class Preparation:
         return self.reader.card
 
     @functools.cached_property
-    def keys(self) -> dict[str, list[str]]:
-        return chosen_keys(self.reader, self.limit)
-
-    @functools.cached_property
     def facts(self) -> PlanFacts:
-        return plan_facts(self.reader, self.version, self.keys, self.limit, self.source)
+        return plan_facts(self.reader, self.version, self.limit, self.source)
 
     @functools.cached_property
     def output(self) -> Output:
         base = (
-            cache_folder() / "uploads" / local_name(self._address()) if is_url(self.base) else pathlib.Path(self.base)
+            storage.cache_folder() / "uploads" / storage.local_name(self._address())
+            if is_url(self.base)
+            else pathlib.Path(self.base)
         )
         target = base / self.card.name / self.version
         return Output(target.absolute() if self.cluster else target)  # workers of a cluster run in other folders
@@ -154,16 +138,16 @@ class Preparation:
     def run(self) -> pathlib.Path | str:
         """Prepares the dataset; see `prepare_dataset`."""
         name, facts, target, address = self.card.name, self.facts, self.output.target, self._address()
-        if SPLIT not in self.keys:
+        if SPLIT not in facts.tiles:
             raise ValueError(f"dataset {name!r}: no tile of split {SPLIT!r}, which the statistics are taken from")
         with _explained(name, self.base):
             if not is_url(self.base):
                 self._prepare()
                 return target
-            with hold_lock(target.with_name(f".{self.version}.upload.lock"), f"preparing {address}"):
+            with storage.hold_lock(target.with_name(f".{self.version}.upload.lock"), f"preparing {address}"):
                 if not is_finished(address, self.card, facts):
                     self._prepare()
-                    upload(target, address)
+                    storage.upload(target, address)
                     shutil.rmtree(target)
         return address
 
@@ -210,11 +194,11 @@ class Preparation:
         return left
 
     def _new_plan(self) -> Plan:
-        output, keys, sizes = self.output, self.keys[SPLIT], []
-        if is_whole(output.target):
+        output, keys, sizes = self.output, self.reader.keys(SPLIT), []
+        if storage.is_whole(output.target):
             self.say(f"{output.target} holds only the first tiles of each split and will be replaced")
         output.start_anew()
-        for position in probe_positions(len(keys)):
+        for position in probe_positions(self.facts.tiles[SPLIT]):
             try:
                 with self._advice(None):
                     tile = read_tile(self.reader, SPLIT, keys[position])
@@ -225,7 +209,7 @@ class Preparation:
         arrays = example_spec(self.card).values()
         usual = sum(math.prod(n or USUAL_DATES for n in shape) * dtype.itemsize for shape, dtype in arrays)
         plan = make_plan(self.facts, sum(sizes) // len(sizes) if sizes else usual)
-        write_whole(output.parts / PLAN_FILE, plan.to_json().encode())
+        storage.write_whole(output.parts / PLAN_FILE, plan.to_json().encode())
         return plan
 
     def _missing_shards(self, plan: Plan) -> list[Shard]:
@@ -287,7 +271,7 @@ class Preparation:
             (preparation_report.REPORT_FILE, preparation_report.report_json(report)),
         ):
             (output.data / name).write_text(text, encoding="utf-8")
-        write_manifest(output.data, [shard.file_name for shard in shards])
+        storage.write_manifest(output.data, [shard.file_name for shard in shards])
         return report
 
     @contextlib.contextmanager
@@ -303,7 +287,7 @@ class Preparation:
                 raise ValueError(f"{error}. {kept}; {how}") from error
             # The file that a killed process leaves names the shard that it was writing.
             names = [one.file_name for one in shards]
-            left = [name for name in names if (self.output.parts / temporary_name(name, error.pid)).exists()]
+            left = [name for name in names if (self.output.parts / storage.temporary_name(name, error.pid)).exists()]
             at = f" while it wrote {left[0]}" if error.pid and left else ""
             how = "start again, with fewer workers if memory ran out"
             raise WorkerDiedError(f"dataset {self.card.name!r}: {error}{at}. {kept}; {how}") from error
@@ -316,7 +300,7 @@ def is_finished(target: pathlib.Path | str, card: DatasetCard, facts: PlanFacts)
       ValueError: it holds something else, which must not be replaced without notice.
       FileNotFoundError, ValueError: a file of the folder is missing or was changed.
     """
-    if not is_whole(target):
+    if not storage.is_whole(target):
         return False
     content = read_file(target, PLAN_FILE)
     if content is None:
@@ -336,7 +320,7 @@ def is_finished(target: pathlib.Path | str, card: DatasetCard, facts: PlanFacts)
         tiles = f"it was made of {there.tiles}, now there are {facts.tiles}"
         raise ValueError(f"{target} was prepared from other tiles ({tiles}); {_REMEDY}")
     if isinstance(target, pathlib.Path):
-        check_manifest(target)
+        storage.check_manifest(target)
     return True
 
 

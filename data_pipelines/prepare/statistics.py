@@ -51,9 +51,7 @@ class RunningMoments:
     def of(cls, bands: list[Num[np.ndarray, "n"]]) -> "RunningMoments":
         """Returns the moments of each band's values; bands may have different numbers of values."""
         result = cls.empty(len(bands))
-        for band, values in enumerate(bands):
-            if not values.size:
-                continue
+        for band, values in ((band, values) for band, values in enumerate(bands) if values.size):
             # float32 has 24 bits, too few for the sum of a tile of 16-bit values.
             floats = values.astype(np.float64)
             result.count[band], result.mean[band] = floats.size, floats.mean()
@@ -162,7 +160,6 @@ class SplitCounts:
     """Counts of the sensors and labels of a split, or of a part of one.
 
     Attributes:
-      sensors: counts of each sensor.
       classes: for each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
       numbers: for each regression label, moments of its values.
     """
@@ -175,10 +172,8 @@ class SplitCounts:
     def empty(cls, card: DatasetCard) -> "SplitCounts":
         """Returns the counts of no tile."""
         split = cls({name: SensorCounts() for name in card.sensors}, {}, {})
-        for key, kind, names in (
-            ("tile", card.tile_label, card.tile_classes),
-            ("dense", card.dense_label, card.dense_classes),
-        ):
+        tile, dense = ("tile", card.tile_label, card.tile_classes), ("dense", card.dense_label, card.dense_classes)
+        for key, kind, names in (tile, dense):
             if kind == "regression":
                 split.numbers[key] = RunningMoments.empty(1)
             elif kind != "none":
@@ -218,10 +213,7 @@ class ShardStats:
       moments: of each sensor's valid values; none but in the split "train".
       counts: of sensors and labels, for the report.
       lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
-      examples: tiles written.
-      skipped: tiles left out.
-      record_bytes: size of the records.
-      file_bytes: size of the file.
+      examples: number of tiles written; `skipped` are those left out.
     """
 
     moments: dict[str, RunningMoments]

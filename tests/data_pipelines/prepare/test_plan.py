@@ -11,7 +11,6 @@ from data_pipelines.prepare.plan import (
     LARGEST_SHARD,
     SHARD_BYTES,
     Plan,
-    chosen_keys,
     make_plan,
     plan_facts,
     probe_positions,
@@ -21,7 +20,7 @@ from tests.data_pipelines.fake_reader import FakeReader
 
 def plan_of(tiles, tile_bytes):
     reader = FakeReader({"train": 1, "val": 1})
-    facts = plan_facts(reader, "1.0.0", chosen_keys(reader, None), None, "here")
+    facts = plan_facts(reader, "1.0.0", None, "here")
     return make_plan(dataclasses.replace(facts, tiles={"train": tiles, "val": 1}), tile_bytes)
 
 
@@ -58,7 +57,7 @@ def test_what_is_no_plan_is_refused(text):
 def test_the_facts_follow_the_tiles_the_card_and_the_reader():
     def facts(reader, **options):
         options = dict(limit=None, source=None) | options
-        return plan_facts(reader, "1.0.0", chosen_keys(reader, options["limit"]), **options)
+        return plan_facts(reader, "1.0.0", **options)
 
     reader, other = FakeReader(), FakeReader()
     assert facts(reader) == facts(other)

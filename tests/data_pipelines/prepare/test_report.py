@@ -1,5 +1,6 @@
 """The report of a preparation: counts, JSON and text."""
 
+import dataclasses
 import itertools
 import json
 
@@ -86,7 +87,8 @@ def test_wide_ranges_of_dates_make_few_bars():
         example = make_example("train", index % 3)
         part.update(example | {"modis": np.zeros((1 + 3 * index, 7, 1, 1), np.int16)}, 10)
     part.skipped += [Skipped("train", f"t{i}", "cut") for i in range(9)]
-    plan = make_plan(plan_facts(reader, "1.0.0", {"train": ["a"] * 40}, 40, None), 10)
+    facts = dataclasses.replace(plan_facts(reader, "1.0.0", 40, None), tiles={"train": 40})
+    plan = make_plan(facts, 10)
     report = make_report(card, plan, {"train": part})
     histogram = report["sensors"]["modis"]["dates"]["histogram"]
     assert len(histogram) <= 8 and sum(count for *_, count in histogram) == 40
