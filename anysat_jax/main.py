@@ -1,30 +1,31 @@
-"""Trains AnySat and shows what it learned: one command, one config.
+"""Runs a job of AnySat: pretraining, fine-tuning, probing or evaluation, given by a config.
 
 Pretrain a tiny model on the embedded data, in minutes:
   python -m anysat_jax.main --config=configs/pretrain.py
 The same on your copy of TreeSatAI-TS:
   python -m anysat_jax.main --config=configs/pretrain.py:treesatai_ts --config.data.root=DIR
-Fine-tune what was pretrained, or probe it with a linear layer on frozen features:
+Fine-tune a pretrained model, or probe it with a linear layer on frozen features:
   python -m anysat_jax.main --config=configs/finetune.py:mini_flair --config.init=RUN
   python -m anysat_jax.main --config=configs/probe.py:mini_flair --config.init=RUN
-Measure a finished fine-tuning again, on another split or with several patch sizes at once:
+Evaluate a finished fine-tuning run, on another split or with several patch sizes:
   python -m anysat_jax.main --config=configs/evaluate.py:mini_flair --config.init=RUN
-How many parameters a model has, part by part:
+Print the number of parameters of each part of a model:
   python -m anysat_jax.main --config=configs/pretrain.py:geoplex --config.job=describe
 
-RUN is the workdir of a run; an exported .safetensors, a published .pth, or none (a random start) will do as well.
+RUN is the workdir of a run, an exported .safetensors, a published .pth, or none (random initial weights).
 
-After the colon stands the name of a config; the first lines of each file below configs/ list them, with hardware, time
-and expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
+The name of a config follows the colon. The docstring of each file in configs/ lists the names, with hardware, time and
+expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.
 
-Results go to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; of fine-tuning and probing also
-evaluation.csv, best/ and model.safetensors. A second start on the same workdir continues the run.
+Results are written to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; for fine-tuning and
+probing also evaluation.csv, best/ and model.safetensors. The same command on the same workdir resumes the run.
 
-Exit codes: 0 done; 1 an error, reported in one sentence; 75 stopped by SIGTERM and saved, or a step hung: start again.
+Exit codes: 0 success; 1 an error, reported in one sentence; 75 stopped by SIGTERM after saving, or a step hung: start
+the same command again.
 
-On several hosts the same command runs on each, with one --workdir that all of them see, and with --processes=auto (on
-Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES is the default. On one machine try
-`python -m launch.local`.
+On several hosts, run the same command on each, with a --workdir that all of them see, and with --processes=auto (on
+Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES is the default. To try several
+processes on one machine: `python -m launch.local`.
 
 Jobs (--config.job): pretrain, finetune, probe, evaluate, describe.
 """
@@ -65,7 +66,7 @@ OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ be
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config: FILE.py or FILE.py:NAME.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the results, in which a run also continues. Default: runs/<name>-<time>."
+    "workdir", None, "Folder of the results; an unfinished run in it is resumed. Default: runs/<name>-<time>."
 )
 _PROCESSES = flags.DEFINE_string(
     "processes",
