@@ -122,6 +122,7 @@ class DownstreamConfig(RunConfig):
     `epochs` may be 0 where the head starts as a probe of the frozen features: then nothing trains.
     """
 
+    # A config of an earlier version is refused with the new name, not run with a default.
     RENAMED: ClassVar = {"head_start": "it is head_init now, and its 'solved' is 'probe'"}
     row: str = ""
     mode: Mode = checked(Rule(lambda value: value in get_args(Mode), f"one of {', '.join(get_args(Mode))}"), "finetune")

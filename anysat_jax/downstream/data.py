@@ -58,6 +58,7 @@ def check_labels(
       ConfigError: a split is missing, empty or without labels of the task; the labels have other classes than the task;
         or a class of another split is absent from training.
     """
+    # From the report of the preparation, before any step: no tile is read.
     counts = {split: _counts(task, report, split) for split in splits}
     if TRAIN not in splits:
         return task, counts
@@ -116,6 +117,7 @@ def report_of_fraction(report: dict[str, Any], dataset: OpenDataset) -> dict[str
     Raises:
       ValueError: a tile cannot be read, and the dataset does not skip corrupt ones.
     """
+    # The report counts all tiles: a class that none of the chosen ones has would seem to be there.
     tiles, prepared = dataset.training_tiles, dataset.prepared
     records, counts = prepared.records(TRAIN), SplitCounts.empty(prepared.card)
     for tile in tiles:
@@ -131,10 +133,6 @@ CODE = (data_pipelines.fakes, data_pipelines.datasets)
 
 def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
     """Returns the folder of a fake archive, for `data.root`; writes it into the user's cache unless it is there.
-
-    Args:
-      name: of the dataset.
-      tiles: of each split.
 
     Raises:
       ConfigError: the dataset has no fake archive.

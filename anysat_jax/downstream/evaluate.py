@@ -37,8 +37,6 @@ from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, Exported, ExportedHead, checksum, load_exported, save_exported
 from anysat_jax.weights.load import exported_file
 
-# ---------------------------------------------------------------- the job
-
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the weights of `config.init` on the splits and with the patch sizes of `config.evaluate`.
@@ -118,6 +116,7 @@ def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[Hea
         head, task = HeadConfig(**exported.head.config), Task.from_json(exported.head.task)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} has a head that cannot be read ({error}); export it again") from error
+    # What decides the meaning of an output. Another dataset of the same classes may be evaluated.
     for name in ("level", "kind", "classes", "metres", "unit"):
         theirs, ours = getattr(task, name), getattr(data.task, name)
         if theirs != ours:
@@ -154,6 +153,7 @@ def evaluate_splits(
     config, dataset, found = data.config.evaluate, data.dataset, {}
     for split in config.splits:
         examples = None
+        # Of the last split, which is the test split where there is one.
         if config.panels and split == config.splits[-1]:
             examples = ExampleChoice(network.task, config.panels)
         found[split] = evaluate_split(data, network, params, split, loss=loss, watch=examples, status=status)

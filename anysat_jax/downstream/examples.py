@@ -69,12 +69,7 @@ class ExampleChoice:
             self._kept.add(value, lambda row=row: sample(row))
 
     def arrays(self, card: DatasetCard, records: Records, extent: float) -> dict[str, np.ndarray]:
-        """Returns the content of panels.npz.
-
-        Args:
-          card: of the dataset.
-          records: of the evaluated split.
-          extent: side of a sample in metres.
+        """Returns the content of panels.npz, from the records of the evaluated split; `extent` is in metres.
 
         Returns:
           "sensors" (S,) text; "input_<i>" (n, H, W, 3) uint8, the i-th sensor in natural colour, radar as false colour;

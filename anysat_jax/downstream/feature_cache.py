@@ -145,6 +145,7 @@ class Writer:
     def __init__(self, entry: pathlib.Path, facts: Mapping[str, Any], rows: int) -> None:
         """Takes an entry, the facts that it depends on (JSON values), and the number of its samples."""
         self._entry, self._facts, self._rows = entry, facts, rows
+        # Beside the entry, not in a temporary folder, which may be on another disk: then a rename is a copy.
         self._folder = entry.with_name(f".{entry.name}.incomplete")
         self._arrays: dict[str, np.memmap] = {}
         self._dtypes: dict[str, str] = {}
@@ -170,6 +171,7 @@ class Writer:
         count = len(rows["index"])
         if self._written + count > self._rows:
             raise ValueError(f"got {self._written + count} samples, expected {self._rows}")
+        # Straight into files, since the features of a split may be larger than the memory.
         for name in ARRAYS:
             stored = _storable(rows[name])
             if name not in self._arrays:

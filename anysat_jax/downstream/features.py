@@ -98,6 +98,7 @@ def feature_facts(
     """Returns all that the features of a split depend on, JSON values: the key of the cache."""
     network, task = start.network, start.network.task
     sampling = dataclasses.asdict(data.dataset.options.sampling)
+    # Keys and spelling are part of the names of entries on disk: another "drawn" would make all features again.
     return {
         "format": FORMAT,
         "weights": start.source["digest"],
@@ -300,6 +301,7 @@ class FeatureSet:
         def make(picks: Sequence[Pick], together: Sequence[int], patch_size: float) -> FeatureBatch:
             return self.rows(np.asarray([row for row, _ in picks]), patch_size)
 
+        # Rows are sampled as tiles are: a resumed run continues at a number of batches.
         stream = Stream(len(self), options, make, seed, shard)
         return StepIterator(grain.MapDataset.range(sys.maxsize).map(stream))
 
@@ -337,12 +339,7 @@ Extractor = Callable[[Params, Batch], FrozenFeatures]
 
 
 def make_extractor(config: ModelConfig, dense_sensors: tuple[str, ...]) -> Extractor:
-    """Returns a compiled function of (encoder parameters, batch); one program for each dataset and patch size.
-
-    Args:
-      config: the model.
-      dense_sensors: sensors of the maps; those that a batch lacks are left out.
-    """
+    """Returns a compiled function of (encoder parameters, batch) -> features, with maps of the given sensors it has."""
 
     def forward(encoder: Encoder, batch: Batch) -> FrozenFeatures:
         embedded = encoder.embed(batch)

@@ -247,6 +247,7 @@ def train(
             epoch = loop.step // plan.steps_per_epoch
             improved = selection.update(plan.rules, epoch, loop.step, float(scores[plan.rules.metric]))
             evaluations.write(epoch, loop.step, scores, selection.best.value, loop.log)
+            # Before the checkpoint, which refers to them.
             if improved:
                 store.save_best(loop.state.eval_params, loop.step)
             loop.state = with_rate_scale(loop.state, selection.rate_scale)
@@ -259,11 +260,13 @@ def train(
     if plan.due(loop.step, selection):
         evaluate()
         save()
+    # Before each step, since the evaluation above may have been the last.
     steps, stopping = iter(loop), False
-    while not (stopping or plan.finished(loop.step, selection)):  # that evaluation may have been the last
+    while not (stopping or plan.finished(loop.step, selection)):
         step = next(steps)
         stopping, due = loop.should_stop(store.checkpoints), plan.due(step, selection)
-        if due and not stopping:  # after a stop request there is little time: the next start evaluates
+        # After a stop request there is little time: the run saves now, and evaluates when it is resumed.
+        if due and not stopping:
             evaluate()
         if due or stopping or step % plan.config.checkpoint_every == 0:
             save()
@@ -304,6 +307,7 @@ def follow(status: JobStatus, store: FitStore, meter: Meter, metric: str, **valu
     """Lets status.json follow a run; "best" is None before the first evaluation, or where nothing could be scored."""
 
     def fields() -> dict[str, Any]:
+        # nan is not JSON.
         best, known = store.selection.best, None
         if best is not None and not math.isnan(best.value):
             known = {"metric": metric, "value": best.value, "epoch": best.epoch}

@@ -46,7 +46,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
 
     return Problem(
         task=data.task,
-        forward=functools.partial(head_forward, start.network),
+        forward=lambda params, batch, rng=None: apply_features(start.network, params, batch),
         trainable={"head": start.params["head"]},
         frozen={},
         loss=loss,
@@ -58,11 +58,8 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
     )
 
 
-def head_forward(
-    network: NetworkConfig, params: Params, batch: FeatureBatch, rng: jax.Array | None = None
-) -> Float[Array, "B ... K"]:
-    """Applies the head, without dropout; needs params["head"] only."""
-    del rng
+def apply_features(network: NetworkConfig, params: Params, batch: FeatureBatch) -> Float[Array, "B ... K"]:
+    """Applies the head params["head"] to frozen features."""
     return apply_head(network, params["head"], batch.features.astype(np.float32))
 
 
@@ -89,7 +86,7 @@ def validate_features(
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
     def compute(params: Params, batches: list[FeatureBatch]) -> EvalCounts:
-        logits = sum(head_forward(network, params, batch) for batch in batches) / len(batches)
+        logits = sum(apply_features(network, params, batch) for batch in batches) / len(batches)
         labels = batches[0].labels
         return count_batch(network.task, logits, labels[network.task.level], labels["valid"], loss)
 
@@ -177,6 +174,7 @@ def neighbour_logits(
     vote = functools.partial(_vote, k=min(k, len(targets)))
     padded = np.pad(test_features, ((0, -len(test_features) % NEIGHBOUR_BLOCK), (0, 0)))
     starts = range(0, len(padded), NEIGHBOUR_BLOCK)
+    # The empty one gives the shape where there is nothing to predict.
     votes = [np.zeros((0, targets.shape[1]), np.float32)]
     votes += [vote(bank, targets, padded[start : start + NEIGHBOUR_BLOCK]) for start in starts]
     return np.concatenate(votes)[: len(test_features)] - np.float32(0 if task.kind == "regression" else 0.5)
@@ -184,6 +182,7 @@ def neighbour_logits(
 
 def _unit(features: Shaped[Array, "n F"]) -> Float[jax.Array, "n F"]:
     features = jnp.asarray(features, jnp.float32)
+    # A feature of zeros stays zero: its similarity to all others is 0.
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 

@@ -144,6 +144,7 @@ class FitStore:
         """
         restored = self.checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
         if restored is None:
+            # Best parameters without a checkpoint are of a run that was killed before its first one.
             self._best.drop_after(0)
             return create_state(trainable, optimizer, mesh, averaged), None
         warn_config_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)

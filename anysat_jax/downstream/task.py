@@ -98,6 +98,7 @@ def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str 
         has = "no labels at all" if card.tile_label == card.dense_label == "none" else f"labels of level {other!r} only"
         raise ConfigError(f"task.level = {level!r}: dataset {card.name!r} has {has}")
     kind: Kind = {"segmentation": "class", "change": "class"}.get(label, label)
+    # The paper scores class maps by mIoU.
     metric = metric or ("mean_iou" if level == "dense" and kind == "class" else METRICS[kind][0])
     if metric not in METRICS[kind]:
         raise ConfigError(

@@ -265,6 +265,7 @@ def take_tiles(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
     seen = 0
     for batch in batches:
         valid = valid_tiles(batch)
+        # Masked, not cut off: another shape would be another program.
         valid = valid & (seen + np.cumsum(valid) <= most)
         if valid.any():
             yield batch.replace(labels={**batch.labels, "valid": valid})
@@ -368,6 +369,7 @@ def add_pictures(
         return
 
     def make(row: int) -> Picture:
+        # `np.array` copies: a view would keep the whole batch in memory.
         channels = plan.card.natural_colour[plan.natural_sensor]
         return Picture(
             extent=tile_extent(batch.observations),
