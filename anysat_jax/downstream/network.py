@@ -79,16 +79,17 @@ class Head(nn.Module):
         Returns:
           (B, K), or (B, h * p, w * p, K) where a sub-patch has p x p label pixels, in raster order.
         """
-        pixels = self.task.pixels_per_subpatch if self.task.level == "dense" else 1
-        shuffled = self.head.upsample == "shuffle"
+        pixels, shuffled = self.task.pixels_per_subpatch, self.head.upsample == "shuffle"
         x = nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name="norm")(features)
         if self.head.kind == "mlp":
             x = nn.gelu(nn.Dense(self.head.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
         outputs = self.task.num_outputs * (pixels**2 if shuffled else 1)
         # Losses and means of logits lose too much in bfloat16.
         x = nn.Dense(outputs, dtype=self.dtype, name="out")(x).astype(jnp.float32)
-        if pixels == 1 or shuffled:
-            return shuffle_pixels(x, pixels) if pixels > 1 else x
+        if pixels == 1:
+            return x
+        if shuffled:
+            return shuffle_pixels(x, pixels)
         # The centres of the sub-patches keep their positions.
         return jax.image.resize(x, (len(x), x.shape[1] * pixels, x.shape[2] * pixels, x.shape[3]), "bilinear")
 

@@ -105,7 +105,7 @@ def with_probe_head(data: Data, start: Start, status: JobStatus | None = None) -
       DataError: a tile cannot be read.
       ConfigError: the head is not linear or has several outputs a sub-patch, or no probe can be fitted.
     """
-    pixels = data.task.pixels_per_subpatch if data.task.level == "dense" else 1
+    pixels = data.task.pixels_per_subpatch
     if start.network.head.kind != "linear" or pixels > 1:
         raise ConfigError(
             f"head_init = 'probe' needs a linear head with one prediction for each sub-patch; head.kind is "

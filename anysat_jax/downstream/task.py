@@ -68,8 +68,8 @@ class Task:
 
     @property
     def pixels_per_subpatch(self) -> int:
-        """Label pixels along a side of a sub-patch of `sensor`."""
-        return round(get_sensor(self.sensor).subpatch_metres / self.metres)
+        """Label pixels along a side of a sub-patch of `sensor`; 1 of a tile task."""
+        return round(get_sensor(self.sensor).subpatch_metres / self.metres) if self.level == "dense" else 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -210,11 +210,11 @@ def probe_dataset(
     pictures, tiles = Highest(settings.pictures), 0
     for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
         features, maps = {name: extract(params, batch) for name, params in networks.items()}, {}
-        tiles += int((valid := valid_tiles(batch)).sum())
+        tiles += int(batch.labels["valid"].sum())
         for (level, name), probe in probes.items():
             task = plan.tasks[level]
             logits = np.asarray(_logits(probe, task_features(task, features[name])))
-            found[level, name].add(count_batch(task, logits, batch.labels[level], valid))
+            found[level, name].add(count_batch(task, logits, batch.labels[level], batch.labels["valid"]))
             if level == "dense":
                 maps[name] = prediction(task, logits)
         add_pictures(pictures, plan, batch, features, maps)
@@ -255,16 +255,11 @@ class ProbeRows(NamedTuple):
     tiles: Int[np.ndarray, "N"]
 
 
-def valid_tiles(batch: Batch) -> Bool[np.ndarray, "B"]:
-    """Returns True for the tiles that are not padding."""
-    return np.asarray(batch.labels.get("valid", np.ones(batch.batch_size)), bool)
-
-
 def take_tiles(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
     """Yields the first `most` tiles of the batches; the excess of the last batch becomes padding."""
     seen = 0
     for batch in batches:
-        valid = valid_tiles(batch)
+        valid = batch.labels["valid"]
         # Masked, not cut off: another shape would be another program.
         valid = valid & (seen + np.cumsum(valid) <= most)
         if valid.any():
@@ -312,7 +307,7 @@ def batch_rows(
     Raises:
       ValueError: label map and features differ in size.
     """
-    labels, valid, per_tile = np.asarray(batch.labels[task.level]), valid_tiles(batch), 1
+    labels, valid, per_tile = np.asarray(batch.labels[task.level]), batch.labels["valid"], 1
     values = {name: np.asarray(task_features(task, one), np.float32) for name, one in features.items()}
     rows = np.flatnonzero(valid)
     if task.level == "dense":
@@ -380,7 +375,7 @@ def add_pictures(
             | {"label": np.array(batch.labels["dense"][row])},
         )
 
-    for row in np.flatnonzero(valid_tiles(batch)):
+    for row in np.flatnonzero(batch.labels["valid"]):
         pictures.add(class_entropy(np.asarray(batch.labels["dense"][row])), lambda row=row: make(row))
 
 
