@@ -19,11 +19,11 @@ MAX_VECTORS, MAX_TILES = 256, 64  # measured, of a batch
 def feature_health(vectors: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]]:
     """Measures rank, variance and similarity of a batch's patch vectors: float32 scalars, traceable, equal on any mesh.
 
-    A few vectors are measured (see `chosen_vectors`), so that this costs next to nothing. Ranks depend on how many
-    there are, and all measures on the data: compare steps of one data set, patch size and batch size.
+    Ranks depend on how many vectors there are, and all measures on the data: compare steps of one data set, patch size
+    and batch size.
 
     Args:
-      vectors: of N patches of B tiles, normalised.
+      vectors: of N patches of B tiles, as of `sampled_vectors`, normalised.
 
     Returns:
       "rank": effective rank of the vectors around their mean; at most D and B * N - 1.
@@ -34,11 +34,7 @@ def feature_health(vectors: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]
         matter.
       With a single tile, "rank_tiles" and "cosine" are nan. Where nothing varies, a rank is 0.
     """
-    tiles, places = chosen_vectors(*vectors.shape[:2])
-    count = len(tiles)
-    # On a mesh the tiles are sharded, and indexing them moves data: only where there are too many.
-    vectors = vectors[:, places] if count == len(vectors) else vectors[:, places][tiles]
-    mean = vectors.mean(axis=0, keepdims=True)
+    count, mean = len(vectors), vectors.mean(axis=0, keepdims=True)
     around_all = vectors - mean.mean(axis=1, keepdims=True)
     around_place = vectors - mean
     # The sum over all pairs of tiles is |sum|^2, of which the pairs of a tile with itself are |vector|^2.
@@ -59,6 +55,13 @@ def effective_rank(centred: Float[Array, "B N D"]) -> Float[Array, ""]:
     gram = jnp.einsum("bnd,cmd->bncm", centred, centred)
     trace = jnp.square(centred).sum()
     return jnp.square(trace) / jnp.maximum(jnp.square(gram).sum(), 1e-12)
+
+
+def sampled_vectors(patches: Float[Array, "B N D"]) -> Float[Array, "b n D"]:
+    """Returns a few vectors of a batch, so that measuring them costs next to nothing."""
+    tiles, places = chosen_vectors(*patches.shape[:2])
+    # On a mesh the tiles are sharded, and indexing them moves data: only where there are too many.
+    return patches[:, places] if len(tiles) == len(patches) else patches[:, places][tiles]
 
 
 def chosen_vectors(num_tiles: int, num_places: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "n"]]:

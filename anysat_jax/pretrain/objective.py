@@ -14,7 +14,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context, present_mask
 from anysat_jax.model.predictor import Student
 from anysat_jax.model.projectors import split_patches
-from anysat_jax.pretrain.collapse import feature_health
+from anysat_jax.pretrain.collapse import feature_health, sampled_vectors
 from anysat_jax.pretrain.contrastive import NEGATIVES, Negatives, contrastive_loss
 from anysat_jax.pretrain.masking import PatchMasks, drop_dates, keep_tokens
 from anysat_jax.train.config import COUNT, FLAG, POSITIVE, Section, checked, one_of
@@ -146,7 +146,7 @@ def jepa_loss(
     options = {"mesh": mesh, "negatives": config.negatives}
     contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, **options)
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive
-    health = {f"feature_{name}": value for name, value in feature_health(normalise(patches)).items()}
+    health = {f"feature_{name}": value for name, value in feature_health(normalise(sampled_vectors(patches))).items()}
     return loss, dict(zip(LOSSES, (loss, predictive, contrastive), strict=True)) | health
 
 

@@ -143,7 +143,7 @@ def agree(work: Callable[[], T]) -> T:
         return work()
     try:
         result = work()
-    except Exception as error:
+    except Exception as error:  # the others wait for this one's answer: without it they would hang
         _decide(str(error) or type(error).__name__, _first_problem)
         raise
     if problem := _decide(None, _first_problem):

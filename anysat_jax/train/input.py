@@ -14,11 +14,11 @@ from jaxtyping import Bool, Int
 from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.train.distributed import agree, check_same
+from anysat_jax.train.profiling import INPUT
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import OpenDataset, open_datasets, read_options
 from data_pipelines.prepare.records import CorruptTileError, UnreadableTileError
 
-INPUT = "input"  # the name of waiting for a batch in a profile
 REMEDY = "; data.skip_corrupt = True would leave such tiles out"
 MOST_NAMES = 10  # of samples in a message
 
@@ -139,7 +139,7 @@ def name_samples(tiles: Sequence[int], tile_ids: Callable[[Sequence[int]], list[
     shown = tiles[:MOST_NAMES]
     try:
         names = tile_ids(shown)
-    except (ValueError, OSError):
+    except (ValueError, OSError):  # the message of a run that ends must not be lost to a second error
         names = [f"tile {tile}" for tile in shown]
     return ", ".join(names) + (f" and {len(tiles) - MOST_NAMES} more" if len(tiles) > MOST_NAMES else "")
 

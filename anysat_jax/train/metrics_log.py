@@ -95,11 +95,9 @@ class MetricsLog:
             self._file.close()
 
     def write(self, step: int, dataset: str, patch_size: float, metrics: Mapping[str, Any]) -> None:
-        """Shows a step; every `log_every` steps, and the last, also go to the files.
+        """Shows the metrics of update `step`, a number for each of the columns' metrics.
 
-        Args:
-          step: updates made.
-          metrics: a number for each of the columns' metrics.
+        Every `log_every` steps, and the last, also go to the files.
         """
         if not self._enabled:
             return
@@ -110,6 +108,7 @@ class MetricsLog:
         if step % self._log_every == 0 or step == self._total:
             row = {"step": step, "dataset": dataset, "patch_size": f"{patch_size:g}"}
             row["epoch"] = math.ceil(step / (self._columns.steps_per_epoch or 1))
+            # repr, so that a number read back is the same to the last bit: runs are compared by their tables.
             row |= {name: repr(value) for name, value in values.items()}
             self._csv.writerow([row[name] for name in self._columns.names])
             self._file.flush()  # a row is on disk before the checkpoint of its step

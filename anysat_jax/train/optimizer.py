@@ -74,7 +74,7 @@ def make_optimizer(
                 factor=loss_plateau.factor, patience=loss_plateau.patience, accumulation_size=window
             )
         )
-    if multipliers is not None:
+    if multipliers is not None:  # last, so that a leaf's factor scales its decay too
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, multipliers)))
     return optax.with_extra_args_support(optax.chain(*parts))
 

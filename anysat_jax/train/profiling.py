@@ -18,10 +18,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from anysat_jax.train.input import INPUT
-
 Interval = tuple[float, float]  # begin and end, nanoseconds
-STEP = "train"
+STEP, INPUT = "train", "input"  # names in a profile: of a step, and of waiting for a batch
 COLLECTIVES = re.compile(
     r"all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast|nccl"
     r"|^(send|recv)\b",

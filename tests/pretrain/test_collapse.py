@@ -15,6 +15,7 @@ from anysat_jax.pretrain.collapse import (
     HealthConfig,
     chosen_vectors,
     feature_health,
+    sampled_vectors,
 )
 from anysat_jax.pretrain.objective import normalise
 from anysat_jax.train.config import MeshConfig
@@ -110,7 +111,7 @@ def test_single_tiles_have_nothing_to_compare_with(warned):
     assert not warned and not record.first_ranks
 
 
-measure = jax.jit(lambda patches: feature_health(normalise(patches)))
+measure = jax.jit(lambda patches: feature_health(normalise(sampled_vectors(patches))))
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anysat_jax.train.input import INPUT
 from anysat_jax.train.profiling import (
+    INPUT,
     STEP,
     SUMMARY,
     Profiler,
