@@ -23,17 +23,33 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import grain
+import h5py
+import jax
 import numpy as np
+import rasterio
 
 from anysat_jax.batch import Batch
+from anysat_jax.configs import pretrain
+from anysat_jax.model.init import init_student
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.masking import put_masks, sample_patch_masks
+from anysat_jax.pretrain.step import make_train_step, pretraining_optimizer, state_from_params
+from anysat_jax.train.sharding import make_mesh, put_batch
+from data_pipelines.batches import BatchMaker
 from data_pipelines.card import Example
+from data_pipelines.fakes import pastis_hd, treesatai_ts
 from data_pipelines.options import DatasetOptions, Sampling
+from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import complete_example
+from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import get_entry
+from data_pipelines.sampler import Stream, mixture
+from data_pipelines.transforms import TileTransform
 from data_pipelines.windows import Block
 
-ROUNDS = 5  # raw and prepared alternate, so that other work on the machine slows both
+ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +89,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression: str) -> None:
     """Writes a fake archive with noise that makes it compress like real data."""
-    import rasterio
-
-    from data_pipelines.fakes import pastis_hd, treesatai_ts
-
     {"treesatai_ts": treesatai_ts, "pastis_hd": pastis_hd}[case.dataset].write_archive(
         folder, {"train": tiles, "val": 0, "test": 0}, num_dates=case.dates
     )
@@ -101,8 +113,6 @@ def rough(values: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def roughen_hdf5(path: pathlib.Path) -> None:
-    import h5py
-
     with h5py.File(path, "r+") as file:
         for name, deviation, least in (("sen-2", 60.0, 1), ("sen-1-asc", 0.01, 1e-4), ("sen-1-des", 0.01, 1e-4)):
             values = rough(file[f"{name}-data"][()], deviation)
@@ -128,12 +138,6 @@ class Raw:
 
 def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator[Batch]:
     """Iterates over batches of the training pipeline on a source of examples."""
-    import grain
-
-    from data_pipelines.batches import BatchMaker
-    from data_pipelines.sampler import Stream, mixture
-    from data_pipelines.transforms import TileTransform
-
     card = prepared.card
     maker = BatchMaker(source, TileTransform(card, prepared.statistics, case.sampling))
     patch_sizes = tuple(size for size in card.patch_sizes if size <= (case.sampling.extent or card.extent))[-1:]
@@ -156,55 +160,18 @@ def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
     return count / passed, cpu / count
 
 
-@dataclasses.dataclass
-class Result:
-    """Measurements of a case.
-
-    Attributes:
-      rate: tiles or windows per second of "raw" and "prepared".
-      cpu: CPU seconds per tile or window, over all threads.
-      megabytes: of a tile or window as stored, with all its dates.
-      memory: resident memory at the beginning, in the middle and at the end of an epoch, in GB.
-      step: seconds of a training step per tile or window.
-    """
-
-    case: Case
-    rate: dict[str, float]
-    cpu: dict[str, float]
-    megabytes: float
-    memory: tuple[float, ...]
-    step: float = 0.0
-
-    def row(self) -> str:
-        raw, prepared = self.rate["raw"], self.rate["prepared"]
-        fraction = f"{1 / prepared / self.step:.1%}" if self.step else "-"
-        memory = " / ".join(f"{one:.2f}" for one in self.memory)
-        cpu_raw, cpu_prepared = (self.cpu[name] * 1e3 for name in ("raw", "prepared"))
-        return (
-            f"| {self.case.label} | {raw:.0f} | {prepared:.0f} | {prepared * self.megabytes:.0f} | "
-            f"**{prepared / raw:.1f}** | {cpu_raw:.1f} / {cpu_prepared:.1f} | **{cpu_raw / cpu_prepared:.1f}** | "
-            f"{fraction} | {memory} |"
-        )
-
-
 HEADER = (
     "| case | raw, samples/s | prepared, samples/s | prepared, MB/s | ratio | CPU ms per sample, raw / prepared | "
     "ratio | fraction of a step | memory, GB |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
-def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> Result:
-    """Prepares an archive and runs both pipelines in turn."""
-    import jax
-
-    from data_pipelines.prepare.prepare import prepare_dataset
-    from data_pipelines.prepared import PreparedDataset
-
+def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> str:
+    """Prepares an archive, runs both pipelines in turn, and returns the row of the table."""
     entry: DatasetEntry = get_entry(case.dataset)
     make_archive(folder / "raw", case, arguments.tiles, arguments.spot_compression)
     reader = entry.open_reader(folder / "raw")
-    target = prepare_dataset(reader, folder / "prepared", entry.version)
-    prepared = PreparedDataset.open(entry.card, target)
+    prepared = PreparedDataset.open(entry.card, prepare_dataset(reader, folder / "prepared", entry.version))
     sources = {"raw": Raw(reader), "prepared": prepared.records("train")}
 
     def batches(name: str) -> Any:
@@ -212,21 +179,22 @@ def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> 
 
     jax.tree.map(np.testing.assert_array_equal, next(batches("raw")), next(batches("prepared")))
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+    # Raw and prepared alternate, so that other work on the machine slows both.
     for _ in range(ROUNDS):
         for name in sources:
             rates[name].append(rates_of(batches(name), arguments.seconds))
-    rate = {name: case.batch_size * statistics.median(one for one, _ in some) for name, some in rates.items()}
-    cpu = {name: statistics.median(one for _, one in some) / case.batch_size for name, some in rates.items()}
+    raw, fast = (case.batch_size * statistics.median(one for one, _ in some) for some in rates.values())
+    cpu_raw, cpu_fast = (1e3 * statistics.median(one for _, one in some) / case.batch_size for some in rates.values())
     arrays = [value for value in sources["prepared"][0].values() if isinstance(value, np.ndarray)]
     part = (case.sampling.extent or entry.card.extent) / entry.card.extent
-    memory = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
-    return Result(
-        case,
-        rate,
-        cpu,
-        sum(array.nbytes for array in arrays) / 1e6 * part**2,
-        memory,
-        seconds_of_a_step(case, batches("prepared")) if arguments.step_seconds is None else arguments.step_seconds,
+    megabytes = sum(array.nbytes for array in arrays) / 1e6 * part**2  # as stored, with all dates
+    epoch = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
+    step = arguments.step_seconds
+    step = seconds_of_a_step(case, batches("prepared")) if step is None else step
+    fraction, memory = f"{1 / fast / step:.1%}" if step else "-", " / ".join(f"{one:.2f}" for one in epoch)
+    return (
+        f"| {case.label} | {raw:.0f} | {fast:.0f} | {fast * megabytes:.0f} | **{fast / raw:.1f}** | "
+        f"{cpu_raw:.1f} / {cpu_fast:.1f} | **{cpu_raw / cpu_fast:.1f}** | {fraction} | {memory} |"
     )
 
 
@@ -244,15 +212,6 @@ def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, ...
 
 def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
     """Measures a training step of a tiny model on this machine's CPU, per tile."""
-    import jax
-
-    from anysat_jax.configs import pretrain
-    from anysat_jax.model.init import init_student
-    from anysat_jax.pretrain.config import PretrainConfig
-    from anysat_jax.pretrain.masking import put_masks, sample_patch_masks
-    from anysat_jax.pretrain.step import make_train_step, pretraining_optimizer, state_from_params
-    from anysat_jax.train.sharding import make_mesh, put_batch
-
     config = pretrain.get_config(f"prepared,{case.dataset}")
     config.model.sensors = get_entry(case.dataset).card.sensors
     config = PretrainConfig.read(config)
@@ -277,7 +236,7 @@ def main() -> None:
     print(HEADER)
     for name in arguments.cases:
         with tempfile.TemporaryDirectory() as folder:
-            print(measure(CASES[name], arguments, pathlib.Path(folder)).row(), flush=True)
+            print(measure(CASES[name], arguments, pathlib.Path(folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,9 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
     entry = _registered(name) or _unknown(name, root)
     name = entry.card.name
     base = pathlib.Path(root).expanduser() if root and not is_url(root) else None
-    if entry.generated:
-        return PreparedDataset.open(entry.card, _generate(entry, base, announce))
-    if root and is_url(root):
+    if root and is_url(root) and not entry.generated:
         raise FileNotFoundError(f"dataset {name!r}: no complete {name}/{entry.version} at data.root {root}")
-    return PreparedDataset.open(entry.card, _convert(entry, base, announce))
+    return _prepare(entry, base, announce)
 
 
 def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
@@ -80,7 +78,8 @@ def _registered(name: str) -> DatasetEntry | None:
 
 def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | None:
     """Returns the prepared folder of a version, or of the newest if `version` is None; None if there is none."""
-    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):  # names of configs must not lead out of the root
+    # A name of a config must not lead out of the root.
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
         raise ValueError(f"{name!r} is not a name of a dataset; expected letters, digits and _")
     if root and is_url(root):
         versions = [one for one in remote_versions(root, name) if version in (None, one)]
@@ -104,33 +103,32 @@ def _unknown(name: str, root: str | None) -> DatasetEntry:
         raise ValueError(f"{error}; and {where}") from None
 
 
-def _generate(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
-    reader = entry.reader()
-    target = (base or cache_folder()) / f"{fingerprint(entry, reader, None)}-{FORMAT}"
-    folder = prepare_dataset(reader, target, entry.version, say=lambda _: None)
-    announce(f"{entry.card.name}: {num_tiles(reader)} tiles, prepared in {folder}")
-    return pathlib.Path(folder)
-
-
-def _convert(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> pathlib.Path:
-    raw = _raw_folder(entry, base)
-    reader = entry.reader(raw)
-    announce(getattr(reader, "summary", f"{entry.card.name}: {num_tiles(reader)} tiles in {raw}"))
-    target = cache_folder() / f"{fingerprint(entry, reader, raw)}-{FORMAT}"
-    folder = prepare_dataset(reader, target, entry.version, source=str(raw))
-    announce(f"{entry.card.name}: prepared in {folder}")
-    return pathlib.Path(folder)
+def _prepare(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> PreparedDataset:
+    raw = None if entry.generated else _raw_folder(entry, base)
+    reader, name = entry.reader(raw), entry.card.name
+    tiles = f"{num_tiles(reader)} tiles"
+    # Raw data may be read-only; generated ones have no other place.
+    out = cache_folder() if raw or base is None else base
+    # Another name for other tiles or other code: what was prepared before is neither mixed in nor refused.
+    target = out / f"{fingerprint(entry, reader, raw)}-{FORMAT}"
+    if raw:
+        announce(getattr(reader, "summary", f"{name}: {tiles} in {raw}"))
+        folder = prepare_dataset(reader, target, entry.version, source=str(raw))
+        announce(f"{name}: prepared in {folder}")
+    else:
+        folder = prepare_dataset(reader, target, entry.version, say=lambda _: None)
+        announce(f"{name}: {tiles}, prepared in {folder}")
+    return PreparedDataset.open(entry.card, pathlib.Path(folder))
 
 
 def _raw_folder(entry: DatasetEntry, base: pathlib.Path | None) -> pathlib.Path:
     name = entry.card.name
-    if base is None and entry.source is not None:
-        return entry.source
     if base is None:
+        if entry.source is not None:
+            return entry.source
         where = f" (see {entry.card.url})" if entry.card.url else ""
-        raise ValueError(
-            f"dataset {name!r} is not generated: set --config.data.root to the folder that holds it{where}"
-        )
+        remedy = f"set --config.data.root to the folder that holds it{where}"
+        raise ValueError(f"dataset {name!r} is not generated: {remedy}")
     if not base.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: data.root is {base}, which is not a folder")
     folder = entry.find_raw(base) or (entry.find_raw(entry.source) if entry.source else None)

@@ -158,23 +158,21 @@ class DatasetEntry:
             raise ValueError(f"{name} is read from a download: give its folder as --source DIR{where}")
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder; expected that of the download of {name}")
-        raw = self.find_raw(folder)
-        if raw is None:
+        if (raw := self.find_raw(folder)) is None:
             problem = f"{folder} does not hold {name} as it is published; expected {self.layout}"
             raise FileNotFoundError(f"{problem}{self.found_deeper(folder)}")
         return self.open_reader(raw)
 
     def find_raw(self, base: pathlib.Path) -> pathlib.Path | None:
         """Returns the folder with the published layout: `base/<name>`, else `base`; None if it is neither."""
-        places = (base / self.card.name, base)
-        return next((place for place in places if self.holds_raw is not None and self.holds_raw(place)), None)
+        return next(
+            (place for place in (base / self.card.name, base) if self.holds_raw and self.holds_raw(place)), None
+        )
 
     def found_deeper(self, base: pathlib.Path) -> str:
         """Returns, for the error of a folder without the layout, a hint at a folder one level down that has it."""
         tops = [place for place in (base, base / self.card.name) if place.is_dir()]
-        below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), _MANY) for top in tops)
+        # A folder with more names is not one of downloads, and listing it would take long.
+        below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), 100) for top in tops)
         found = [entry.path for entry in below if entry.is_dir() and self.find_raw(pathlib.Path(entry.path))]
         return f"; {min(found)} does: name that folder" if found else ""
-
-
-_MANY = 100  # names; a longer folder is not one of downloads, and listing it would take long

@@ -10,6 +10,7 @@ from data_pipelines.reader import DatasetEntry, Reader
 
 
 def _mini(name: str) -> DatasetEntry:
+    # Readers are imported where they are used: all of them would take seconds at each start.
     from data_pipelines.mini.datasets import MINI_CARDS, MiniReader
 
     code = tuple(f"data_pipelines.mini.{module}" for module in ("land_cover", "landscape", "sensing", "datasets"))

@@ -18,12 +18,14 @@ from anysat_jax.sensors import get_sensor, whole_number
 from data_pipelines.card import DatasetCard, Example
 
 IGNORE = -1  # in a batch's class maps, whatever value means "no label" on disk
-CACHE_SQUARE = 128  # pixels; squares that fit the processor's cache
+CACHE_SQUARE = 128  # pixels
 
 Offset = tuple[float, float]
 """Metres from a tile's upper and from its left edge to where a part of it begins."""
 Cut = tuple[Any, ...]
 """Index of some rows and columns of an array."""
+Dates = Int[np.ndarray, "t"] | None
+"""Positions of some dates of a series; None: all, or there are none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Dihedral:
         return np.rot90(array, self.quarters, axes=(-2, -1)) if self.quarters else array
 
     def copied(self, array: Shaped[np.ndarray, "*axes H W"]) -> Shaped[np.ndarray, "*axes h w"]:
-        """Returns the same as the call; a copy where rows become columns, which is three times as fast to read."""
+        """Returns the same as the call; a copy where rows become columns."""
         view = self(array)
         if self.quarters % 2 == 0:
             return view
+        # Such a view is read along its longest stride, a cache line for each value. Copied square by square, of which
+        # rows and columns fit the cache, it is three times as fast to read.
         copy = np.empty(view.shape, view.dtype)
         rows, columns = (range(0, side, CACHE_SQUARE) for side in view.shape[-2:])
         for top, left in itertools.product(rows, columns):
@@ -76,12 +80,7 @@ class Window:
     dihedral: Dihedral = Dihedral()
 
     def cut(
-        self,
-        card: DatasetCard,
-        name: str,
-        blocks: Sequence[Block],
-        suffix: str = "",
-        dates: Int[np.ndarray, "t"] | None = None,
+        self, card: DatasetCard, name: str, blocks: Sequence[Block], suffix: str = "", dates: Dates = None
     ) -> Shaped[np.ndarray, "*axes S S"]:
         """Cuts the window out of a stored array, not transformed yet: of one block a view, of several a copy.
 
@@ -89,7 +88,6 @@ class Window:
           name: a sensor's, or "dense"; the one pixel of a context sensor belongs to every window.
           blocks: of the tile, that cover the window.
           suffix: "_mask" or "_cloud" of the sensor; "" for its values.
-          dates: which dates; None: all, or there are none.
         """
         if name != "dense" and get_sensor(name).kind == "context":
             return _take_dates(blocks[0].example[name + suffix], dates)
@@ -109,15 +107,15 @@ class Window:
         cut, place = [], []
         for start, begin in zip(self.offset, block.offset):
             first, last = max(start, begin), min(start + self.extent, begin + block.extent)
+            # Rounded once: start and stop of their own could differ by a pixel between blocks side by side.
             length = round((last - first) / metres)
             cut.append(slice(pixel := margin + round((first - begin) / metres), pixel + length))
             place.append(slice(pixel := round((first - start) / metres), pixel + length))
         return (..., *cut), (..., *place)
 
 
-def _take_dates(
-    array: Shaped[np.ndarray, "T *rest"], dates: Int[np.ndarray, "t"] | None
-) -> Shaped[np.ndarray, "t *rest"]:
+def _take_dates(array: Shaped[np.ndarray, "T *rest"], dates: Dates) -> Shaped[np.ndarray, "t *rest"]:
+    # Without a choice of dates a view is enough: an index would copy the whole series.
     return array if dates is None or len(dates) == len(array) else array[dates]
 
 
@@ -145,6 +143,7 @@ def alignment(card: DatasetCard) -> float:
     """Returns the metres between places where pixels of all of a tile's arrays begin: mostly the coarsest pixel."""
     keys = [name for name in card.sensors if get_sensor(name).kind != "context"]
     keys += ["dense"] if card.dense_label != "none" else []
+    # Pixels of 0.2 m have no exact float, whose common multiple would be astronomical.
     sides = [fractions.Fraction(pixel_metres(card, key)).limit_denominator(1000) for key in keys]
     return math.lcm(*(side.numerator for side in sides)) / math.gcd(*(side.denominator for side in sides))
 
@@ -196,6 +195,7 @@ def stored_block(card: DatasetCard, number: int, example: Example) -> Block:
 
 def covering_blocks(card: DatasetCard, offset: Offset, extent: float) -> list[int]:
     """Returns the numbers of the blocks that a window of `extent` metres intersects."""
+    # A window that ends where a block begins does not intersect it, whatever the last bit of the sum.
     side, rounding = card.extent / card.blocks, 1e-6
     rows, columns = (
         range(int((start + rounding) // side), int((start + extent - rounding) // side) + 1) for start in offset
