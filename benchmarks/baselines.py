@@ -22,16 +22,9 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from sklearn import metrics
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    jaccard_score,
-    mean_absolute_error,
-    r2_score,
-    root_mean_squared_error,
-)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -97,16 +90,20 @@ def ridge(penalty: float) -> Any:
 
 
 CLASS_SCORES: Measures = {
-    "accuracy": accuracy_score,
-    "macro-F1": functools.partial(f1_score, average="macro"),
-    "weighted F1": functools.partial(f1_score, average="weighted"),
+    "accuracy": metrics.accuracy_score,
+    "macro-F1": functools.partial(metrics.f1_score, average="macro"),
+    "weighted F1": functools.partial(metrics.f1_score, average="weighted"),
 }
 MAP_SCORES: Measures = {
-    "mIoU": functools.partial(jaccard_score, average="macro"),
-    "accuracy": accuracy_score,
-    "IoU of water": jaccard_score,
+    "mIoU": functools.partial(metrics.jaccard_score, average="macro"),
+    "accuracy": metrics.accuracy_score,
+    "IoU of water": metrics.jaccard_score,
 }
-NUMBER_SCORES: Measures = {"R2": r2_score, "RMSE": root_mean_squared_error, "MAE": mean_absolute_error}
+NUMBER_SCORES: Measures = {
+    "R2": metrics.r2_score,
+    "RMSE": metrics.root_mean_squared_error,
+    "MAE": metrics.mean_absolute_error,
+}
 
 
 def read_pixels(reader: Reader, split: str) -> Samples:
@@ -121,6 +118,7 @@ def read_map(reader: Reader, split: str) -> Samples:
     examples = [e for e in (reader.example(split, key) for key in reader.keys(split)) if "s2" in e and "s1" in e]
     bands = np.stack([np.concatenate([e["s2"][0], e["s1"][0]])[BANDS] for e in examples])
     labels = np.stack([e["dense"] for e in examples])
+    # Radar and clouds leave gaps of their own; a linear model cannot do without a band.
     kept = np.stack([(e["s2_mask"] & e["s1_mask"])[0, 0] for e in examples]) & (labels >= 0)
     return np.moveaxis(bands, 1, -1)[kept], labels[kept]
 

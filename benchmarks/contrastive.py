@@ -7,9 +7,9 @@ Each count runs in a process of its own, so that peaks do not mix. Minutes on a 
 """
 
 import argparse
-import json
+import concurrent.futures
+import multiprocessing
 import resource
-import subprocess
 import sys
 import time
 
@@ -22,7 +22,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=768, help="width of a token")
     parser.add_argument("--block", type=int, default=1024, help="rows of the similarity matrix held at a time")
     parser.add_argument("--limit-gb", type=float, default=None, help="fail if a peak is above this many GB")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # the child process
     arguments = parser.parse_args()
     for count in arguments.tokens:
         if count < 1 or count % (SENSORS * PATCHES):
@@ -31,19 +30,21 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def peak_memory() -> float:
-    """Of this process so far, in GB."""
+    """Returns the peak of this process so far, in GB."""
+    # Kilobytes on Linux, bytes on macOS.
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return kilobytes * 1024 / 1e9
 
 
 def measure(count: int, width: int, block: int) -> dict[str, float]:
-    """One forward and backward pass over `count` tokens."""
+    """Measures a forward and backward pass over `count` tokens."""
     import jax
 
     from anysat_jax.pretrain.contrastive import contrastive_loss
 
     shape = (count // (SENSORS * PATCHES), SENSORS, PATCHES, width)
     step = jax.jit(jax.value_and_grad(lambda tokens: contrastive_loss(tokens, block_size=block)))
+    # Compiled without tokens, so that the compiler's memory is in the figure before they are made.
     compiled = step.lower(jax.ShapeDtypeStruct(shape, "float32")).compile()
     before = peak_memory()
     tokens = jax.random.normal(jax.random.key(0), shape).block_until_ready()
@@ -61,17 +62,11 @@ def measure(count: int, width: int, block: int) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    if arguments.measure:
-        print(json.dumps(measure(arguments.tokens[0], arguments.width, arguments.block)))
-        return
-    too_large = False
+    arguments, too_large = parse_arguments(), False
     for count in arguments.tokens:
-        options = ["--tokens", str(count), "--width", str(arguments.width), "--block", str(arguments.block)]
-        child = subprocess.run(
-            [sys.executable, __file__, "--measure", *options], stdout=subprocess.PIPE, text=True, check=True
-        )
-        result = json.loads(child.stdout.splitlines()[-1])
+        # The peak of a process never falls: each count has its own, which inherits nothing.
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            result = pool.submit(measure, count, arguments.width, arguments.block).result()
         print(
             f"{count:,} tokens of width {arguments.width} on {result['device']}, blocks of {arguments.block} rows: "
             f"forward and backward {result['seconds']:.1f} s; peak memory of the process {result['peak']:.2f} GB "

@@ -76,6 +76,7 @@ def record_offsets(path: pathlib.Path) -> Int64[np.ndarray, "N+1"]:
         while valid and offsets[-1] < size:
             header = os.pread(file.fileno(), HEADER, offsets[-1])
             length, checksum = header[:8], int.from_bytes(header[8:], "little")
+            # A length without its checksum could lead anywhere in the file.
             if valid := len(header) == HEADER and masked_crc32c(length) == checksum:
                 offsets.append(offsets[-1] + int.from_bytes(length, "little") + HEADER + FOOTER)
     if not size or header.startswith(b"\x1f\x8b"):

@@ -74,11 +74,7 @@ class BatchMaker:
     skip_corrupt: bool = False
 
     def training(self, picks: Sequence[Pick], all_tiles: Sequence[int], patch_size: float) -> Batch:
-        """Returns a batch of training.
-
-        Args:
-          picks: the tiles of this process.
-          all_tiles: positions of the tiles of all processes, which agree on the shapes.
+        """Returns a batch of the tiles of this process; all processes agree on shapes by the positions of `all_tiles`.
 
         Raises:
           UnreadableTileError: a tile cannot be read, and is not skipped.
@@ -97,12 +93,7 @@ class BatchMaker:
         return window_offsets(self.transform.card, self.transform.extent)
 
     def evaluation(self, samples: Sequence[int], all_samples: Sequence[int], patch_size: float) -> Batch:
-        """Returns a batch of evaluation; sample n is window n % W of tile n // W, with W windows a tile.
-
-        Args:
-          samples: of this process.
-          all_samples: of all processes, which agree on the shapes.
-        """
+        """Returns a batch of the samples of this process; sample n is window n % W of tile n // W, with W windows a tile."""
         all_tiles = [sample // len(self.offsets) for sample in all_samples]
         batch = self._empty(len(samples), all_tiles, patch_size, training=False)
         # Windows of one tile follow each other, and often cover the same blocks: these are read once.
@@ -123,7 +114,8 @@ class BatchMaker:
                 self._write(batch, row, (index, found), blocks, window, None)
                 continue
             for observation in batch.observations.values():
-                observation.values[row] = 0  # masked, but what was in the memory may be NaN
+                # Masked, but what was in the memory may be NaN, and NaN times 0 is NaN.
+                observation.values[row] = 0
             batch.labels["index"][row] = batch.labels["skipped"][row] = index
         return batch
 
@@ -152,6 +144,7 @@ class BatchMaker:
         transform = self.transform
         series = [name for name in transform.card.sensors if get_sensor(name).has_dates]
         longest = {name: transform.statistics[name].longest_series for name in series}
+        # Of the tiles of all processes, which must agree on the shapes.
         counts = None if self.counts is None else {name: self.counts[name][list(all_tiles)] for name in series}
         lengths = padded_lengths(longest, transform.sampling, training, counts)
         batch = transform.empty_batch(batch_size, lengths, patch_size)
@@ -183,7 +176,6 @@ class InOrder:
       batch_size: samples of a batch over all processes.
       patch_size: metres.
       tiles: positions of the tiles that are taken, in their order; None: all.
-      shard: the rows that this process has.
     """
 
     maker: BatchMaker
@@ -214,7 +206,8 @@ class InOrder:
         valid = wanted[own] < self.total
         if "skipped" in batch.labels:
             skipped = batch.labels["skipped"]
-            skipped[~valid] = -1  # a repetition is not a sample that could be left out
+            # A repetition is not a sample that could be left out.
+            skipped[~valid] = -1
             for tile in np.unique(skipped[skipped >= 0]):
                 logging.warning("%s: tile %d cannot be read and is left out", batch.dataset, tile)
             valid &= skipped < 0

@@ -192,10 +192,12 @@ def essentials(card: DatasetCard) -> dict[str, Any]:
     """Returns those facts of a card, as JSON values, that decide how prepared data are read and so must not change."""
     fields = ("name", "sensors", "extent", "optional", "tile_label", "tile_classes", "dense_label", "dense_classes")
     facts = {field: getattr(card, field) for field in (*fields, "ignore_label", "dense_metres", "georeferenced")}
+    # Only where there are several: folders of earlier releases have no such field.
     facts |= {"blocks": card.blocks} if card.blocks > 1 else {}
     facts["bands"] = {name: get_sensor(name).bands for name in card.sensors}
     facts["arrays"] = {key: [str(dtype), *shape] for key, (shape, dtype) in example_spec(card).items()}
-    return msgspec.json.decode(msgspec.json.encode(facts, enc_hook=_builtin))  # lists in place of tuples, as when read
+    # Lists in place of tuples, as when read: otherwise nothing would be equal.
+    return msgspec.json.decode(msgspec.json.encode(facts, enc_hook=_builtin))
 
 
 def check_essentials(where: pathlib.Path | str, stored: Mapping[str, Any], card: DatasetCard) -> None:

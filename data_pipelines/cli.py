@@ -378,7 +378,7 @@ def _dense_label_lines(card: DatasetCard, colours: bool) -> list[str]:
 
 def _source_lines(entry: DatasetEntry) -> list[str]:
     card, how = entry.card, "download the archive, unpack it, and give its folder as --source"
-    if entry.generated:
+    if entry.generate:
         how = "made by this project's code when it is first used: nothing to download"
     elif entry.source:
         how = f"your own folder, {entry.source}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int, Int16, Int32, Shaped
 
+# In ASCII: otherwise digits of other scripts would count, too.
 _COMPACT_DAY = re.compile(r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)", re.ASCII)
 _SEPARATED_DAY = re.compile(r"(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?!\d)", re.ASCII)
 
@@ -85,10 +86,7 @@ def observed_series(
     """Returns a sensor's fields of an example in time order, without dates on which nothing was observed.
 
     Args:
-      sensor: e.g. "s2".
-      values: its images.
       mask: True where a pixel was observed; M is 1 or C.
-      days: the day of each image.
       cloud: percent of cloud, where the archive has it.
 
     Returns:
@@ -106,20 +104,21 @@ def observed_series(
 
 def in_time_order(days: Sequence[datetime.date]) -> Int[np.ndarray, "T"]:
     """Returns the positions that sort days; equal days keep their order."""
+    # Python's sort is stable; numpy's default is not, and there are two passes on some days.
     return np.asarray(sorted(range(len(days)), key=days.__getitem__), np.int64)
 
 
 def from_epoch_milliseconds(stamps: Iterable[float]) -> list[datetime.date]:
     """Returns the days of milliseconds since 1970 in UTC."""
+    # fromtimestamp would need a time zone, and fails before 1970 on some systems.
     start = datetime.datetime(1970, 1, 1)
     return [(start + datetime.timedelta(milliseconds=float(stamp))).date() for stamp in stamps]
 
 
 def days_since(origin: str, dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
     """Returns the days from `origin` ("yyyy-mm-dd") to dates given by day of the year from 0 and year."""
-    start = datetime.date.fromisoformat(origin).toordinal()
-    january = np.asarray([datetime.date(int(year), 1, 1).toordinal() for year in years], np.int64)
-    return (january + dates - start).astype(np.int32)
+    start = datetime.date.fromisoformat(origin)
+    return np.asarray([(day - start).days for day in calendar_days(dates, years)], np.int32)
 
 
 def calendar_days(dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> list[datetime.date]:

@@ -68,7 +68,8 @@ def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dty
         raise ValueError(f"{path} is {type(array).__name__}; expected {expected}")
     kinds = (dtype,) if isinstance(dtype, str) else tuple(dtype)
     fits = array.ndim == len(shape) and all(wanted in (None, side) for side, wanted in zip(array.shape, shape))
-    is_dtype = {kind: len(kind) > 3 or kind[-1:].isdigit() for kind in kinds}  # "iu" and "f" are kinds of numpy's
+    # "iu" and "f" are kinds of numpy's, "uint8" and "f4" dtypes.
+    is_dtype = {kind: len(kind) > 3 or kind[-1:].isdigit() for kind in kinds}
     if not fits or not any(array.dtype == kind if is_dtype[kind] else array.dtype.kind in kind for kind in kinds):
         raise ValueError(f"{path} is {array.dtype} {array.shape}; expected {expected}")
     return array
@@ -261,6 +262,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
       FileNotFoundError, ValueError: it is missing, not text, lacks a column or has it twice, or a row has fewer or more
         cells than the header.
     """
+    # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
     with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         rows, header = list(table), table.fieldnames or []

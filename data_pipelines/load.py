@@ -15,7 +15,7 @@ from data_pipelines.card import DatasetCard
 from data_pipelines.locate import find_card, locate
 from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.records import CorruptTileError
-from data_pipelines.prepare.statistics import SPLIT, SensorStatistics
+from data_pipelines.prepare.statistics import SPLIT
 from data_pipelines.prepare.storage import to_stderr
 from data_pipelines.prepared import PreparedDataset, Records
 from data_pipelines.transforms import TileTransform
@@ -47,10 +47,6 @@ class OpenDataset:
     def card(self) -> DatasetCard:
         return self.options.card
 
-    @property
-    def statistics(self) -> dict[str, SensorStatistics]:
-        return self.prepared.statistics
-
     def records(self, split: str) -> Records:
         """Returns the examples of a split; raises as `PreparedDataset.records`."""
         return self.prepared.records(split)
@@ -65,10 +61,7 @@ class OpenDataset:
         return chosen_tiles(self.name, size, self.options.fraction, self.options.fraction_seed)
 
     def num_samples(self, split: str, tiles: Sequence[int] | None = None) -> int:
-        """Returns the number of samples of `evaluation_batches`: tiles of the split, times the windows of each.
-
-        Args:
-          tiles: positions of the tiles that are taken; None: all.
+        """Returns the number of samples of `evaluation_batches`: tiles (None: all), times the windows of each.
 
         Raises:
           ValueError: the dataset has no such split.
@@ -130,7 +123,7 @@ class OpenDataset:
         """Returns what makes batches of a split."""
         sampling = self.options.sampling
         counts = self.prepared.series_lengths(split) if sampling.date_buckets else None
-        transform = TileTransform(self.card, self.statistics, sampling)
+        transform = TileTransform(self.card, self.prepared.statistics, sampling)
         return BatchMaker(self.records(split), transform, counts, self.skip_corrupt)
 
 

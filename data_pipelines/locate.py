@@ -40,7 +40,7 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
     entry = _registered(name) or _unknown(name, root)
     name = entry.card.name
     base = pathlib.Path(root).expanduser() if root and not is_url(root) else None
-    if root and is_url(root) and not entry.generated:
+    if root and is_url(root) and not entry.generate:
         raise FileNotFoundError(f"dataset {name!r}: no complete {name}/{entry.version} at data.root {root}")
     return _prepare(entry, base, announce)
 
@@ -104,7 +104,7 @@ def _unknown(name: str, root: str | None) -> DatasetEntry:
 
 
 def _prepare(entry: DatasetEntry, base: pathlib.Path | None, announce: Announce) -> PreparedDataset:
-    raw = None if entry.generated else _raw_folder(entry, base)
+    raw = None if entry.generate else _raw_folder(entry, base)
     reader, name = entry.reader(raw), entry.card.name
     tiles = f"{num_tiles(reader)} tiles"
     # Raw data may be read-only; generated ones have no other place.

@@ -142,7 +142,7 @@ class DatasetOptions:
 
 
 def _is_within(value: Any, least: float, most: float) -> bool:
-    """Returns whether `value` is a finite number within the bounds, which True, NaN and texts are not."""
+    # True counts as a number in Python, and texts cannot be compared with one.
     number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     return number and least <= value <= most
 

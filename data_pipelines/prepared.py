@@ -17,7 +17,7 @@ from data_pipelines.prepare.plan import PLAN_FILE, Plan
 from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
 from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics
 from data_pipelines.prepare.storage import check_manifest
-from data_pipelines.windows import Block, block_card, join_blocks, stored_block
+from data_pipelines.windows import Block, block_card, join_blocks
 
 LENGTHS_FILE = "series_lengths.npz"
 
@@ -46,7 +46,9 @@ class Records:
 
     def blocks(self, index: int, numbers: Sequence[int]) -> list[Block]:
         """Returns some blocks of the example at a position, by their numbers; raises as `[index]`."""
-        return [stored_block(self.card, number, self._record(index, number)) for number in numbers]
+        side, places = self.card.extent / self.card.blocks, [divmod(number, self.card.blocks) for number in numbers]
+        records = (self._record(index, number) for number in numbers)
+        return [Block(one, side, (row * side, column * side)) for one, (row, column) in zip(records, places)]
 
     def _record(self, index: int, block: int) -> Example:
         try:
@@ -81,6 +83,7 @@ class PreparedDataset:
           FileNotFoundError, ValueError: the statistics are missing or of other sensors or bands, the card of the folder
             has other arrays or classes, or a file is missing or not as it was written.
         """
+        # The manifest comes last: errors of single files name a better remedy.
         statistics = load_statistics(folder, card)
         check_essentials(folder, read_card(folder)[1], card)
         path = folder / PLAN_FILE

@@ -22,7 +22,6 @@ class ArchiveReader:
 
     Attributes:
       card: the dataset's facts; a class attribute of the subclass.
-      root: folder of the archive.
       tiles: keys of each split, in a fixed order.
       summary: a line with the number of tiles found.
     """
@@ -133,10 +132,6 @@ class DatasetEntry:
     code: tuple[str, ...] = ()
     source: pathlib.Path | None = None
     generate: Callable[[], Reader] | None = None
-
-    @property
-    def generated(self) -> bool:
-        return self.generate is not None
 
     def reader(self, folder: pathlib.Path | None = None) -> Reader:
         """Opens the raw or generated data.

@@ -110,6 +110,7 @@ def mixture(streams: Sequence[Stream], seed: int) -> grain.MapDataset:
 
 def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
     """Returns the schedule of datasets with these weights, as whole numbers of steps in a block."""
+    # As a fraction 0.1 has a denominator of 2**55, and so many steps would be in a block.
     weights = [fractions.Fraction(one.weight).limit_denominator(round(1 / SMALLEST_WEIGHT)) for one in options]
     scale = math.lcm(*(weight.denominator for weight in weights))
     steps = [int(weight * scale) for weight in weights]
@@ -144,6 +145,7 @@ class StepIterator:
         try:
             batch = self._advance()
         except WorkerDiedError as error:
+            # Once: a second death at the same batch is not an accident, but too little memory, say.
             logging.warning("%s; new ones are started", error)
             batch = self._advance()
         self._next_step += 1

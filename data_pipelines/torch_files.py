@@ -13,7 +13,8 @@ import numpy as np
 from data_pipelines.files import REMEDY, explained
 
 CHECKPOINT = "a PyTorch checkpoint: a model's state_dict, saved alone or below the key 'state_dict'"
-_SAFE_CLASSES = threading.Lock()  # torch keeps one list of allowed classes for the whole process
+# torch keeps one list of allowed classes for the whole process.
+_SAFE_CLASSES = threading.Lock()
 _FOREIGN_CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
 

@@ -60,8 +60,7 @@ def padded_lengths(
 ) -> dict[str, int]:
     """Returns the length of the dates axis of each series in a batch.
 
-    With buckets, one bucket serves all sensors: the smallest that holds the longest series of the batch. So a (dataset,
-    patch size) has no more shapes than there are buckets.
+    With buckets, one bucket serves all sensors: the smallest that holds the longest series of the batch.
 
     Args:
       longest: dates of the longest series of the dataset, for each series.
@@ -72,6 +71,7 @@ def padded_lengths(
     if not sampling.date_buckets or counts is None:
         return caps
     need = max((most_dates(int(count.max()), sampling, training) for count in counts.values()), default=0)
+    # Buckets of each sensor would multiply the shapes of a batch, and each shape is a program to compile.
     bucket = next(bucket for bucket in sampling.date_buckets if bucket >= need)
     return {name: min(cap, bucket) for name, cap in caps.items()}
 
@@ -90,11 +90,7 @@ class TileTransform:
         return self.sampling.extent or self.card.extent
 
     def empty_batch(self, batch_size: int, lengths: Mapping[str, int], patch_size: float) -> Batch:
-        """Returns a batch for `write`, in which no sensor is present and no date is real.
-
-        Args:
-          lengths: of the dates axis of each series.
-        """
+        """Returns a batch for `write`, without any sensor or date; `lengths` are those of the series' dates axes."""
         return Batch(
             observations={name: self._empty(name, batch_size, lengths.get(name)) for name in self.card.sensors},
             labels=empty_labels(self.card, batch_size, self.extent),

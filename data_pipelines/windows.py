@@ -67,13 +67,7 @@ class Dihedral:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The part of a tile that a sample shows.
-
-    Attributes:
-      extent: side in metres.
-      offset: where it begins in the tile.
-      dihedral: applied once it is cut.
-    """
+    """The part of a tile that a sample shows, `extent` metres a side, from `offset` on; `dihedral` is applied at last."""
 
     extent: float
     offset: Offset = (0.0, 0.0)
@@ -184,13 +178,6 @@ def sample_window(card: DatasetCard, extent: float, augment: bool, rng: np.rando
 def block_card(card: DatasetCard) -> DatasetCard:
     """Returns the facts of a block as if it were a tile."""
     return card if card.blocks == 1 else dataclasses.replace(card, extent=card.extent / card.blocks, blocks=1)
-
-
-def stored_block(card: DatasetCard, number: int, example: Example) -> Block:
-    """Returns a block by its number in the tile, row by row."""
-    side = card.extent / card.blocks
-    row, column = divmod(number, card.blocks)
-    return Block(example, side, (row * side, column * side))
 
 
 def covering_blocks(card: DatasetCard, offset: Offset, extent: float) -> list[int]:

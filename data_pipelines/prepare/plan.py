@@ -13,9 +13,9 @@ from data_pipelines.reader import Reader, digest
 
 PLAN_FILE = "plan.json"
 FORMAT = 3  # of the prepared folder; raise it when a reader of older folders would misread newer ones
-SHARD_BYTES = 128 * 2**20  # small enough to keep many workers busy and to lose little in a crash
-LARGEST_SHARD = 512 * 2**20
-MANY_SHARDS = 256  # of a split; beyond that shards grow up to LARGEST_SHARD, as a reader keeps each file open
+# Small enough to keep many workers busy and to lose little in a crash; beyond MANY_SHARDS of a split they grow up to
+# LARGEST_SHARD, as a reader keeps each file open.
+SHARD_BYTES, LARGEST_SHARD, MANY_SHARDS = 128 * 2**20, 512 * 2**20, 256
 NUM_PROBES = 3  # tiles read to estimate the size of a tile
 
 

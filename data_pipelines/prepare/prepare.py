@@ -124,13 +124,10 @@ class Preparation:
 
     @functools.cached_property
     def output(self) -> Output:
-        base = (
-            storage.cache_folder() / "uploads" / storage.local_name(self._address())
-            if is_url(self.base)
-            else pathlib.Path(self.base)
-        )
-        target = base / self.card.name / self.version
-        return Output(target.absolute() if self.cluster else target)  # workers of a cluster run in other folders
+        uploads = storage.cache_folder() / "uploads" / storage.local_name(self._address())
+        target = (uploads if is_url(self.base) else pathlib.Path(self.base)) / self.card.name / self.version
+        # The workers of a cluster run in other folders.
+        return Output(target.absolute() if self.cluster else target)
 
     def _address(self) -> str:
         return f"{str(self.base).rstrip('/')}/{self.card.name}/{self.version}"
@@ -158,7 +155,8 @@ class Preparation:
             return
         try:
             with output.lock():
-                if is_finished(output.target, self.card, self.facts):  # another process did it while this one waited
+                # Another process may have done it while this one waited.
+                if is_finished(output.target, self.card, self.facts):
                     output.clear()
                     return
                 plan = self._resumable_plan() or self._new_plan()
@@ -238,11 +236,10 @@ class Preparation:
                 for shard in missing:
                     write_shard(job, shard, bar.update)
                 return
-            if self.cluster:
-                finished = write_on_cluster(job, missing, self.cluster)
-            else:
-                finished = write_in_processes(job, missing, min(self.workers, len(missing)))
-            with contextlib.closing(finished):
+            count, address = min(self.workers, len(missing)), self.cluster
+            many = write_on_cluster(job, missing, address) if address else write_in_processes(job, missing, count)
+            # Closed at an error here, too, so that no worker outlives it.
+            with contextlib.closing(many) as finished:
                 for shard in finished:
                     bar.update(len(shard))
 

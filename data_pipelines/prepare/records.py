@@ -186,10 +186,6 @@ def record_errors() -> Iterator[None]:
         raise OSError(code, str(error)) from error
 
 
-class RecordError(ValueError):
-    """A record is not an example of its card."""
-
-
 class UnreadableTileError(ValueError):
     """A tile of a prepared dataset cannot be read: its file is missing, or its record is damaged (CorruptTileError)."""
 
@@ -212,7 +208,7 @@ class RecordParser:
         """Returns the arrays of a record, read-only, and its strings as bytes.
 
         Raises:
-          RecordError: the bytes are something else.
+          ValueError: the bytes are something else.
         """
         from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
@@ -229,7 +225,7 @@ class RecordParser:
                     example[key] = np.asarray([*fields[key].int64_list.value, *fields[key].float_list.value][0], dtype)
             return example
         except (DecodeError, IndexError, ValueError) as error:
-            raise RecordError(f"not an example of the dataset: {type(error).__name__} {error}") from error
+            raise ValueError(f"not an example of the dataset: {type(error).__name__} {error}") from error
 
 
 def write_metadata(

@@ -175,6 +175,5 @@ def _sensor_row(name: str, one: dict[str, Any]) -> list[str]:
 def _bars(histogram: list[list[int]]) -> Iterator[str]:
     largest = max(count for _, _, count in histogram)
     for first, last, count in histogram:
-        label = f"{first}" if first == last else f"{first} to {last}"
-        bar = "#" * -(-BAR_WIDTH * count // largest)
+        label, bar = f"{first}" if first == last else f"{first} to {last}", "#" * -(-BAR_WIDTH * count // largest)
         yield f"{label:>12} {bar:<{BAR_WIDTH}} {count:,}"

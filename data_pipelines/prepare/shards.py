@@ -32,12 +32,14 @@ CONNECT_SECONDS = 30  # for a scheduler to answer, and then to have a worker
 class BadTileError(ValueError):
     """A tile cannot be read, or is not what its card promises."""
 
+    # As arguments of the exception, which is pickled by them on its way from a worker process.
     def __init__(self, dataset: str, split: str, tile: str, reason: str) -> None:
         super().__init__(dataset, split, tile, reason)
-        self.dataset, self.split, self.tile, self.reason = dataset, split, tile, reason
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"dataset {self.dataset!r}: tile {self.tile!r} of split {self.split!r}: {self.reason}"
+        dataset, split, tile, reason = self.args
+        return f"dataset {dataset!r}: tile {tile!r} of split {split!r}: {reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +165,9 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
             future.result()
             yield futures[future]
     except BrokenProcessPool as error:
-        pool.shutdown()  # exit codes are certain once the pool's own thread has waited for its processes
-        # The pool ends the others by SIGTERM once it misses one.
+        # Exit codes are certain once the pool's own thread has waited for its processes. It ends the others by SIGTERM
+        # once it misses one.
+        pool.shutdown()
         codes = {process.pid: process.exitcode for process in workers}
         pid = next((pid for pid, code in codes.items() if code not in (None, 0, -signal.SIGTERM)), None)
         died = WorkerDiedError(f"worker process {pid} {how_it_ended(codes[pid])}" if pid else "a worker process ended")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ import msgspec
 import tqdm
 
 MANIFEST_FILE = "contents.json"
+
+_progress = functools.partial(tqdm.tqdm, unit="B", unit_scale=True, mininterval=0.5)
 
 
 def cache_folder() -> pathlib.Path:
@@ -277,7 +280,7 @@ def upload(folder: pathlib.Path, url: str) -> None:
         with remote_errors(url), contextlib.suppress(FileNotFoundError):
             file_system.rm(old, recursive=True)
     paths = sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
-    with _progress(f"uploading to {url}", sum(path.stat().st_size for path in paths)) as bar:
+    with _progress(desc=f"uploading to {url}", total=sum(path.stat().st_size for path in paths)) as bar:
         for path in paths:
             size, address = path.stat().st_size, f"{target}/{path.name}"
             with remote_errors(url):
@@ -330,7 +333,8 @@ def _fetch_all(url: str, output: Output, manifest: bytes) -> None:
         message = f"{free / 1e9:.2f} GB are free at {output.target.parent}, {url} needs {needed / 1e9:.2f} GB more"
         raise OSError(errno.ENOSPC, f"{message}; point $XDG_CACHE_HOME to a folder with space for it")
     to_stderr(f"fetching {url} to {output.target}")
-    with _progress("fetching", sum(files.values()), sum(files.values()) - needed) as bar:
+    total = sum(files.values())
+    with _progress(desc="fetching", total=total, initial=total - needed) as bar:
         for name, size in missing.items():
             _fetch(file_system, f"{folder}/{name}", output, name, size)
             bar.update(size)
@@ -347,7 +351,3 @@ def _fetch(file_system: Any, address: str, output: Output, name: str, size: int)
     if found != size:
         raise OSError(errno.EREMOTEIO, f"{address}: {found} bytes arrived of {size}; start again")
     move_whole(temporary, output.data / name)
-
-
-def _progress(description: str, total: int, done: int = 0) -> Any:
-    return tqdm.tqdm(desc=description, total=total, initial=done, unit="B", unit_scale=True, mininterval=0.5)

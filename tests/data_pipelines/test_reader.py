@@ -34,7 +34,7 @@ def test_a_described_folder_is_known(tmp_path):
 
 def test_generated_data_take_no_folder(tmp_path):
     entry = fake_entry()
-    assert entry.generated and not raw_entry().generated and entry.reader().keys("train")
+    assert entry.generate and not raw_entry().generate and entry.reader().keys("train")
     with pytest.raises(ValueError, match="fake_tiles is made by .*, not read from .*; leave out --source"):
         entry.reader(tmp_path)
 

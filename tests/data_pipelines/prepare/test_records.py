@@ -9,7 +9,6 @@ import tensorflow_datasets as tfds
 from data_pipelines.card import example_spec
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import (
-    RecordError,
     RecordParser,
     Serialiser,
     check_card,
@@ -166,11 +165,11 @@ def test_tfds_reads_the_same(tmp_path):
 @pytest.mark.parametrize("spoil", [lambda r: r[:-7], lambda r: b"nothing of the kind", lambda r: b""])
 def test_another_record_is_refused(spoil):
     record = Serialiser(CARD)(make_example("train", 1))
-    with pytest.raises(RecordError, match="not an example of the dataset"):
+    with pytest.raises(ValueError, match="not an example of the dataset"):
         RecordParser(CARD)(spoil(record))
 
 
 def test_a_record_of_another_card_is_refused():
     record = Serialiser(CARD)(make_example("train", 1))
-    with pytest.raises(RecordError, match="not an example of the dataset"):
+    with pytest.raises(ValueError, match="not an example of the dataset"):
         RecordParser(coordinate_tiles.CARD)(record)
