@@ -93,7 +93,7 @@ class BatchMaker:
         return window_offsets(self.transform.card, self.transform.extent)
 
     def evaluation(self, samples: Sequence[int], all_samples: Sequence[int], patch_size: float) -> Batch:
-        """Returns a batch of the samples of this process; sample n is window n % W of tile n // W, with W windows a tile."""
+        """Returns a batch of samples of this process; sample n is window n % W of tile n // W, of W windows a tile."""
         all_tiles = [sample // len(self.offsets) for sample in all_samples]
         batch = self._empty(len(samples), all_tiles, patch_size, training=False)
         # Windows of one tile follow each other, and often cover the same blocks: these are read once.

@@ -67,7 +67,7 @@ class Dihedral:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The part of a tile that a sample shows, `extent` metres a side, from `offset` on; `dihedral` is applied at last."""
+    """The part of a tile that a sample shows, `extent` metres a side, from `offset` on; `dihedral` is applied last."""
 
     extent: float
     offset: Offset = (0.0, 0.0)
