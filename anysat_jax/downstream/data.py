@@ -146,6 +146,7 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
         )
     base = cache_folder() / "smoke"
     sources = sorted(path for package in CODE for path in pathlib.Path(package.__path__[0]).glob("*.py"))
+    # One hash of all of them: which dataset uses which code is not known.
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
     folder = base / f"{name}-{tiles}-{digest[:12]}"
     if folder.is_dir():  # renamed to this name, it is whole

@@ -1,7 +1,4 @@
-"""Evaluation of a network on whole splits, and the job that evaluates finished weights.
-
-Counts are summed over batches, devices and processes, so that scores do not depend on how a split was cut into them.
-"""
+"""Evaluation of a network on whole splits, and the job that evaluates finished weights."""
 
 import dataclasses
 import functools
@@ -183,7 +180,6 @@ def evaluate_split(
       params: {"encoder", "head"}, on the mesh or on the host.
       loss: class weights and smoothing of the loss; None: without.
       watch: is called with each batch of this process, on the host, and the logits of its samples.
-      leave: whether the progress bar stays.
     """
     status, summary = status or JobStatus(), SplitScores(network.task)
     for batch, (logits, counts, skipped) in pass_over_split(
@@ -199,6 +195,7 @@ def evaluate_split(
         title=split,
         leave=leave,
     ):
+        # Counts of the batch on all devices and processes: scores do not depend on how the split was cut into them.
         summary.add(jax.device_get(counts), skipped_tiles(skipped))
         if watch is not None:
             watch(batch, local_rows(logits))

@@ -32,6 +32,7 @@ class Highest:
     def add(self, value: float, make: Callable[[], Any]) -> None:
         """Adds the item of `make`, which is called only if the item is kept."""
         if len(self._kept) < self.size or (self._kept and value > self._kept[-1][0]):
+            # Sorting is stable: of equal values the first stays.
             self._kept.append((value, make()))
             self._kept = sorted(self._kept, key=lambda one: -one[0])[: self.size]
 

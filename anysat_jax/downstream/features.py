@@ -129,6 +129,7 @@ def check_size(data: Data, network: NetworkConfig, split: str, rows: int) -> Non
             "'bilinear' interpolates between neighbours; use head.upsample = 'shuffle', or no cache.pixels_per_tile"
         )
     vectors = 1
+    # Before anything is computed, which may take hours.
     if dense:
         vectors = round(data.dataset.options.extent / get_sensor(task.sensor).subpatch_metres) ** 2
         vectors = min(vectors, sampled or vectors)

@@ -166,8 +166,8 @@ def fit(
       The whole parameters of the best evaluation, numpy on every process, and the record of `summarise`.
 
     Raises:
-      RunError: checkpoints do not fit or cannot be read, data cannot be read, losses or gradients are not finite, or
-        a stop was requested.
+      RunError: checkpoints do not fit or cannot be read, data cannot be read (DataError), too many steps in a row are
+        not finite (NonFiniteError), or a stop was requested (Preempted: the run is saved).
     """
     status, task, schedule = status or JobStatus(), problem.task, config.optimizer
     plan = Plan(config, task, problem.steps_per_epoch)
@@ -232,13 +232,7 @@ def open_loop(
 def train(
     problem: Problem, plan: Plan, loop: StepLoop, store: FitStore, evaluations: EvaluationLog, status: JobStatus
 ) -> None:
-    """Steps and evaluates until the plan is finished; what comes of it is in `store`.
-
-    Raises:
-      NonFiniteError: a loss or a gradient is not finite in too many steps in a row.
-      DataError: a tile cannot be read.
-      Preempted: a stop was requested, and the run is saved.
-    """
+    """Steps and evaluates until the plan is finished; the results are in `store`. Raises as `fit`."""
     selection, (frozen,) = store.selection, loop.constants
 
     def evaluate() -> None:

@@ -1,8 +1,4 @@
-"""Linear probes of frozen features: LayerNorm, standardisation and one linear layer (the paper's probe, section 4).
-
-Fitting the linear layer is a convex problem. It is solved on all rows at once, so that the result depends on neither a
-learning rate nor the order of batches.
-"""
+"""Linear probes of frozen features: LayerNorm, standardisation and one linear layer (the paper's probe, section 4)."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -73,6 +69,7 @@ def fit_probe(
       ValueError: no row of a part has a label, or features are not finite.
     """
     features, labels = known_rows(task, "training", rows)
+    # A convex problem, solved on all rows at once: the result depends on neither a learning rate nor the order of rows.
     probes = fit_penalties(task.kind, features, make_targets(task, labels), np.float32(penalties))
     losses = [float("nan")]
     if validation is not None:

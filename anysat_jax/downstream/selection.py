@@ -80,6 +80,7 @@ class Selection:
             self.best, self.since_best, self.since_change = Best(epoch, step, value), 0, 0
             return True
         self.since_best, self.since_change = self.since_best + 1, self.since_change + 1
+        # After a change the rate has `patience` evaluations to show its effect, whenever the best one was.
         if rules.plateau is not None and self.since_change >= rules.plateau.patience:
             self.rate_scale, self.since_change = self.rate_scale * rules.plateau.factor, 0
         return False

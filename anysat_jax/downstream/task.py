@@ -81,8 +81,6 @@ def make_task(card: DatasetCard, level: Level, *, metric: str = "", sensor: str 
     """Returns the task of a dataset's labels of a level.
 
     Args:
-      card: the dataset.
-      level: of the labels.
       metric: chooses the best checkpoint; "": the first of the kind, and mean_iou for class maps.
       sensor: its sub-patches make a dense prediction; "": the sensor whose sub-patches are the label's pixels, or else
         the finest whole multiple of them; Sentinel-2 where several fit.

@@ -84,14 +84,12 @@ def report_pretraining(
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, Any]:
-    """Returns means over the datasets' headline scores by task, and every score; None for what is missing.
-
-    A dataset that lacks one of the two scores of a task is left out of both means.
-    """
+    """Returns means over the datasets' headline scores by task, and every score; None for what is missing."""
     found: dict[str, Any] = {}
     tree: dict[str, Any] = {}
     for level in ("tile", "dense"):
         pairs = [(one.random, one.pretrained) for one in scores if one.task == level and one.headline]
+        # A dataset that lacks one of the two is left out of both means: else they would be of different datasets.
         whole = [pair for pair in pairs if np.isfinite(pair).all()]
         found[level] = dict(zip(("random", "pretrained"), [sum(v) / len(v) for v in zip(*whole)] or (None, None)))
     for one in scores:
@@ -290,7 +288,7 @@ def collect_rows(
         for level, task in plan.tasks.items():
             rows = batch_rows(task, batch, features, pixels_per_tile, rng)
             parts[level].append(rows._replace(tiles=tiles + rows.tiles))
-        tiles += batch.batch_size
+        tiles += batch.batch_size  # padding included: the numbers of tiles need not be consecutive
     if not tiles:
         raise ValueError(f"{plan.card.name}: the split 'train' has no tiles")
     for level, some in parts.items():
