@@ -20,6 +20,7 @@ def common(job: str, name: str) -> ConfigDict:
     config.task.level = "tile"  # or dense: a prediction for each pixel of the label map
     config.task.metric = ""  # selects the best checkpoint; "": the default of the task
     config.task.sensor = ""  # its sub-patches make a dense prediction; "": the one that fits the label map
+    # A reference of any type, since a ConfigDict refuses numbers in place of text.
     config.task.class_weights = FieldReference("none", field_type=object)  # or balanced, or a number for each class
     config.task.label_smoothing = 0.0
     config.task.allow_absent_classes = False  # whether val or test may have a class that train lacks

@@ -64,6 +64,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
         # The solver finds the optimum: nothing is left to train. The paper's rows are trained, as in the paper.
         config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0
         config.average_decay = 0.0
+    # Neighbours compare tiles: all pixels of a dense task would be too many.
     if config.task.level == "tile":
         config.knn.neighbours = 20
     if "random" in options:

@@ -199,6 +199,7 @@ def prepared(config: ConfigDict, name: str, dense: bool) -> None:
     segmentation(config, "") if dense else classification(config, "")
     config.data.datasets[name] = dataset(8, max_dates=24)
     config.optimizer.warmup_epochs = 0 if dense else 2
+    # A dataset of one's own may have no test split.
     config.evaluate.splits = ("val",)
 
 
@@ -271,6 +272,7 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
       ValueError: unknown name or option.
     """
     name, *words = arg.split(",")
+    # The word behind `prepared` is a dataset, not an option.
     own = words.pop(0) if name == "prepared" and words else ""
     known = {"smoke", *options, *(["dense"] if own else [])}
     if not (own or name in names) or not set(words) <= known:

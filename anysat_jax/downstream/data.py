@@ -221,6 +221,7 @@ def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
       ConfigError: a value does not fit the machine or the dataset, or the labels do not fit the task.
     """
     settings, task = check(config)
+    # Before the dataset is opened, which may have to be prepared for hours.
     mesh = make_mesh(config.mesh)
     check_batch_sizes(config.data.datasets, mesh)
     config = config.copy_and_resolve_references()  # `_open` sets data.root in this copy

@@ -41,6 +41,7 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     began = time.monotonic()
     with JobStatus(workdir, config.name, watchdog_seconds=config.watchdog_seconds) as status:
         status.follow(status.evaluation_fields)
+        # Each split once: val may be among the evaluated ones.
         data = open_data(config, tuple(dict.fromkeys(("train", "val", *config.evaluate.splits))))
         return run(data, workdir, status, began)
 

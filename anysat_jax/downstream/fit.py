@@ -225,6 +225,7 @@ def open_loop(
             count_flops=problem.count_flops,
         ) as loop,
     ):
+        # From now on the speed in status.json is that of the steps.
         follow(status, store, loop.meter, problem.task.metric)
         yield loop, evaluations
 
