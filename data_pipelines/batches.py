@@ -19,14 +19,10 @@ from data_pipelines.windows import Block, Offset, Window, covering_blocks, sampl
 
 @dataclasses.dataclass(frozen=True)
 class HostShard:
-    """The rows of a batch that a process reads: some of `count` equal runs of rows; the default is the whole batch.
+    """The rows of a batch that a process reads: runs of rows, by their rising `indices` among `count` equal ones.
 
     A batch has the same rows whichever process reads them, so that what is sampled for a row, such as its masks, does
     not depend on the number of processes. Processes whose devices hold the same rows have the same shard.
-
-    Attributes:
-      indices: of the runs, rising.
-      count: runs in a batch.
 
     Raises:
       ValueError: there are no indices, or one is outside 0 to `count` - 1.
@@ -172,10 +168,7 @@ class BatchMaker:
 class InOrder:
     """The batches of an evaluation: every sample once; the last batch repeats its last one where "valid" is False.
 
-    Attributes:
-      batch_size: samples of a batch over all processes.
-      patch_size: metres.
-      tiles: positions of the tiles that are taken, in their order; None: all.
+    A batch has `batch_size` samples over all processes. `tiles` are the positions of those taken, in order; None: all.
     """
 
     maker: BatchMaker

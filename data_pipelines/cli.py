@@ -264,7 +264,7 @@ def terminal_width() -> int:
 
 def table_row(card: DatasetCard) -> tuple[str, ...]:
     """Returns a dataset's cells, in the order of HEADER."""
-    size, licence = (re.split(r"\s*[;(]", text)[0] for text in (card.size, card.licence))  # `show` has the rest
+    size, licence = (re.split(r"\s*[;(]", text)[0] for text in (card.size, card.licence))
     sensors, splits, patches = (" ".join(map(str, some)) for some in (card.sensors, card.splits, card.patch_sizes))
     return card.name, card.title, sensors, f"{card.extent:g} m", patches, label_kinds(card), splits, size, licence
 
@@ -382,13 +382,14 @@ def _source_lines(entry: DatasetEntry) -> list[str]:
         how = "made by this project's code when it is first used: nothing to download"
     elif entry.source:
         how = f"your own folder, {entry.source}"
-    facts = {"how": how, "from": card.url, "layout": entry.layout, "licence": card.licence, "to cite": card.citation}
-    return _fields(facts)
+    terms = {"licence": card.licence, "to cite": card.citation}
+    return _fields({"how": how, "from": card.url, "layout": entry.layout} | terms)
 
 
 def _wrapped(line: str, width: int) -> str:
     """Wraps a note "- text" or a field "name: text"; further lines are indented as far as the text."""
-    if line.startswith(" ") or "\x1b" in line:  # a class, which is laid out already
+    # Lines of classes are laid out already, and textwrap would count the colours' codes as letters.
+    if line.startswith(" "):
         return line
     note = line.startswith("- ")
     name, _, text = ("", "", line[2:]) if note else line.partition(": ")

@@ -5,7 +5,7 @@ All are calendar days in UTC, as satellites' product names give them, whatever t
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Int16, Int32, Shaped
@@ -108,11 +108,10 @@ def in_time_order(days: Sequence[datetime.date]) -> Int[np.ndarray, "T"]:
     return np.asarray(sorted(range(len(days)), key=days.__getitem__), np.int64)
 
 
-def from_epoch_milliseconds(stamps: Iterable[float]) -> list[datetime.date]:
-    """Returns the days of milliseconds since 1970 in UTC."""
+def from_epoch_milliseconds(stamp: float) -> datetime.date:
+    """Returns the day in UTC of milliseconds since 1970."""
     # fromtimestamp would need a time zone, and fails before 1970 on some systems.
-    start = datetime.datetime(1970, 1, 1)
-    return [(start + datetime.timedelta(milliseconds=float(stamp))).date() for stamp in stamps]
+    return datetime.date(1970, 1, 1) + datetime.timedelta(milliseconds=float(stamp))
 
 
 def days_since(origin: str, dates: Int32[np.ndarray, "T"], years: Int16[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:

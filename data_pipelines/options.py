@@ -51,7 +51,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
-    """How one dataset takes part in training and evaluation: the config's `data.datasets.NAME`.
+    """A dataset's part in training and evaluation: the config's `data.datasets.NAME`.
 
     Attributes:
       batch_size: tiles of a training batch over all processes.

@@ -67,8 +67,6 @@ class Stream:
       size: tiles that training uses.
       options: the dataset's name, batch size and patch sizes.
       make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
-      seed: of everything that is sampled.
-      shard: the rows of this process.
       positions: of those tiles in the split; None: 0 to `size`.
     """
 

@@ -120,7 +120,7 @@ def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray,
 
 def _day(where: str, sensor: str, stamp: float) -> datetime.date:
     try:
-        (day,) = from_epoch_milliseconds([stamp])
+        day = from_epoch_milliseconds(stamp)
     except (ValueError, OverflowError):
         day = datetime.date.min
     # Seconds in place of milliseconds would give January 1970.

@@ -258,8 +258,8 @@ class Preparation:
                 what = f"not one tile of split {split!r} could be read ({reasons})"
                 raise ValueError(f"dataset {card.name!r}: {what}; check the source")
         report = preparation_report.make_report(card, plan, splits)
-        record_bytes = {split: one.record_bytes for split, one in splits.items()}
-        write_metadata(output.data, card, self.version, shard_lengths, record_bytes, self.limit)
+        sizes = {split: one.record_bytes for split, one in splits.items()}
+        write_metadata(output.data, card, plan.facts, shard_lengths, sizes)
         save_statistics(output.data, card.name, sensor_statistics(splits))
         save_lengths(output.data, {split: one.lengths for split, one in splits.items()})
         for name, text in (

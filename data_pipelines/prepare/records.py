@@ -6,13 +6,14 @@ import errno
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from anysat_jax.sensors import CELL_METRES, get_sensor
 from data_pipelines.card import DatasetCard, Example, Spec, _sensor_spec, example_spec
+from data_pipelines.prepare.plan import PlanFacts
 from data_pipelines.windows import alignment, block_card
 
 
@@ -229,30 +230,23 @@ class RecordParser:
 
 
 def write_metadata(
-    folder: pathlib.Path,
-    card: DatasetCard,
-    version: str,
-    shard_lengths: Mapping[str, Sequence[int]],
-    record_bytes: Mapping[str, int],
-    limit: int | None = None,
+    folder: pathlib.Path, card: DatasetCard, facts: PlanFacts, lengths: dict[str, list[int]], sizes: dict[str, int]
 ) -> None:
     """Writes `dataset_info.json` and `features.json`, so that `tfds.builder_from_directory` opens ArrayRecord files.
 
-    Args:
-      shard_lengths: tiles of each file, by split.
-      record_bytes: of each split.
-      limit: tiles taken of each split, for the description; None: all.
+    By split, `lengths` are the tiles of each file, and `sizes` the bytes of all records.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
     from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+    version, about = tfds.core.Version(facts.version), card.title
     identity = DatasetIdentity(
-        name=card.name, version=tfds.core.Version(version), data_dir=os.fspath(folder), module_name="data_pipelines"
+        name=card.name, version=version, data_dir=os.fspath(folder), module_name="data_pipelines"
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description=card.title if limit is None else f"{card.title}: the first {limit} tiles of each split",
+        description=about if facts.limit is None else f"{about}: the first {facts.limit} tiles of each split",
         features=tfds.features.FeaturesDict(tfds_features(block_card(card))),
         homepage=card.url or None,
         citation=card.citation or None,
@@ -264,11 +258,11 @@ def write_metadata(
         tfds.core.SplitInfo(
             name=split,
             # To TFDS each block of a tile is an example.
-            shard_lengths=[length * card.blocks**2 for length in lengths],
-            num_bytes=record_bytes[split],
+            shard_lengths=[tiles * card.blocks**2 for tiles in lengths[split]],
+            num_bytes=sizes[split],
             filename_template=ShardedFileTemplate(split=split, **common),
         )
-        for split, lengths in shard_lengths.items()
+        for split in lengths
     ]
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(folder)

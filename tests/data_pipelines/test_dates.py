@@ -75,7 +75,10 @@ def test_milliseconds_are_days_in_utc_wherever_the_machine_stands(zone, monkeypa
     time.tzset()
     last, first = 1_577_836_799_999, 1_577_836_800_000  # around the midnight that began 2020
     try:
-        assert from_epoch_milliseconds([last, first]) == [datetime.date(2019, 12, 31), datetime.date(2020, 1, 1)]
+        assert [from_epoch_milliseconds(stamp) for stamp in (last, first)] == [
+            datetime.date(2019, 12, 31),
+            datetime.date(2020, 1, 1),
+        ]
     finally:
         monkeypatch.undo()
         time.tzset()
