@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0  # beyond any backscatter; values outside are in other units
-SMALLEST_POWER = 1e-10  # linear power below any real backscatter, so that a ratio stays finite
+# Beyond any backscatter: values outside are in other units.
+LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0
+# Linear power below any real backscatter, so that a ratio stays finite.
+SMALLEST_POWER = 1e-10
 
 
 def pick_bands(

@@ -103,7 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_ERROR
     except (ValueError, OSError, ImportError) as error:
         message = str(error)
-        if isinstance(error, OSError) and error.strerror:  # without the number that systems give it
+        # Without the number that systems give it.
+        if isinstance(error, OSError) and error.strerror:
             message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return EXIT_ERROR

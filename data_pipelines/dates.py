@@ -18,12 +18,8 @@ _SEPARATED_DAY = re.compile(r"(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\
 def parse_day(text: str, where: str) -> datetime.date:
     """Parses the day of a text that starts with yyyymmdd, yyyy-mm-dd or yyyy/mm/dd, also yyyy-m-d.
 
-    Args:
-      text: e.g. "20190917T101031" or "2019/09/17".
-      where: file and field, for the error.
-
     Raises:
-      ValueError: it is not such a day.
+      ValueError: it is not such a day; the message names `where`, file and field.
     """
     match = _COMPACT_DAY.match(text.strip()) or _SEPARATED_DAY.match(text.strip())
     try:
@@ -51,14 +47,10 @@ def day_in_name(name: str, field: int, where: str, example: str) -> datetime.dat
 
 
 def parse_day_of_year(text: str, where: str) -> datetime.date:
-    """Parses the day of a text yyyyddd, a year and a day of it counted from 1, as HLS names have it.
-
-    Args:
-      text: e.g. "2018285".
-      where: file or field, for the error.
+    """Parses the day of a text yyyyddd ("2018285"), a year and a day of it counted from 1, as HLS names have it.
 
     Raises:
-      ValueError: it is not such a day, or the year has fewer days.
+      ValueError: it is not such a day, or the year has fewer days; the message names `where`, file or field.
     """
     if not (len(text) == 7 and text.isascii() and text.isdigit() and int(text[:4])):
         raise ValueError(f"{where}: {text!r} is not a day; expected yyyyddd")

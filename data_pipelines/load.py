@@ -187,7 +187,8 @@ def train_iterator(
       ValueError: a dataset has no training split, a batch size cannot be cut into equal shares, or `num_workers` is
         negative.
     """
-    from data_pipelines.sampler import StepIterator, Stream, mixture  # grain takes a second to import
+    # grain takes a second to import.
+    from data_pipelines.sampler import StepIterator, Stream, mixture
 
     if num_workers < 0:
         raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")

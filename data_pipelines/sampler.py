@@ -26,27 +26,26 @@ from data_pipelines.options import SMALLEST_WEIGHT, DatasetOptions
 from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended
 
 
+@dataclasses.dataclass(frozen=True)
 class Schedule(grain.transforms.DatasetSelectionMap):
     """The dataset of each step.
 
-    Steps come in blocks. Within a block every dataset has its exact number of steps; their order is shuffled in
+    Steps come in blocks. Within a block every dataset has its exact number of `steps`; their order is shuffled in
     each block by (seed, block).
     """
 
-    def __init__(self, steps: Sequence[int], seed: int) -> None:
-        """Takes the steps of each dataset in a block, and the seed of their order."""
-        self._steps = tuple(steps)
-        self._seed = seed
+    steps: tuple[int, ...]
+    seed: int
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, step: int) -> tuple[int, int]:
         """Returns the number of the step's dataset, and the number of the batch among that dataset's own."""
-        block, position = divmod(int(step), sum(self._steps))
-        datasets, ranks = block_order(self._steps, self._seed, block)
+        block, position = divmod(int(step), sum(self.steps))
+        datasets, ranks = block_order(self.steps, self.seed, block)
         dataset = int(datasets[position])
-        return dataset, block * self._steps[dataset] + int(ranks[position])
+        return dataset, block * self.steps[dataset] + int(ranks[position])
 
 
 @functools.lru_cache(maxsize=8)
@@ -113,7 +112,7 @@ def schedule_of(options: Sequence[DatasetOptions], seed: int) -> Schedule:
     scale = math.lcm(*(weight.denominator for weight in weights))
     steps = [int(weight * scale) for weight in weights]
     divisor = math.gcd(*steps)
-    return Schedule([count // divisor for count in steps], seed)
+    return Schedule(tuple(count // divisor for count in steps), seed)
 
 
 class StepIterator:

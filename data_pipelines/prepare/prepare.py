@@ -307,7 +307,8 @@ def is_finished(target: pathlib.Path | str, card: DatasetCard, facts: PlanFacts)
     except ValueError as error:
         raise ValueError(f"{target}/{PLAN_FILE}: {error}; {_REMEDY}") from error
     if there.limit not in (None, facts.limit):
-        return False  # a sample of the data, which this run replaces
+        # A sample of the data, which this run replaces.
+        return False
     if there.limit != facts.limit:
         raise ValueError(f"{target} holds all tiles, and a run with a limit does not replace it; {_REMEDY}")
     if there.card != facts.card:

@@ -98,7 +98,8 @@ def _sensor_report(name: str, splits: Mapping[str, ShardStats]) -> dict[str, Any
     if not any(name in one.lengths for one in splits.values()):
         return report
     counts = np.concatenate([np.asarray(one.lengths[name], np.int32) for one in splits.values()])
-    counts = counts[counts > 0]  # 0 stands for a tile without the sensor
+    # 0 stands for a tile without the sensor.
+    counts = counts[counts > 0]
     least, most = (int(counts.min()), int(counts.max())) if counts.size else (0, 0)
     width = -(-(most - least + 1) // BARS)
     starts = range(least, most + 1, width) if counts.size else ()
@@ -148,7 +149,8 @@ def _table(rows: list[list[Any]], headers: list[str]) -> str:
 
 
 def _label_text(counts: dict[str, Any]) -> str:
-    if isinstance(counts.get("unit"), str):  # a regression's; a class of that name would have a count
+    # Of a regression: a class of that name would have a count.
+    if isinstance(counts.get("unit"), str):
         if not counts["count"]:
             return "no value"
         spread = f"mean {counts['mean']:.4g}, std {counts['std']:.4g}, {counts['min']:.4g} to {counts['max']:.4g}"

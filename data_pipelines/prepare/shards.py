@@ -181,7 +181,8 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
-_JOB: list[ShardJob] = []  # of a worker process: sent once, as a reader's list of keys may take megabytes
+# Of a worker process: sent once, as a reader's list of keys may take megabytes.
+_JOB: list[ShardJob] = []
 
 
 def _start_worker(job: ShardJob) -> None:
@@ -190,7 +191,8 @@ def _start_worker(job: ShardJob) -> None:
             parent.join()
             os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    # Ctrl-C reaches all processes of the terminal; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Otherwise a worker whose parent was killed waits for its next shard for ever.
     threading.Thread(target=exit_with_parent, daemon=True).start()
     _JOB.append(job)

@@ -286,7 +286,8 @@ def upload(folder: pathlib.Path, url: str) -> None:
             with remote_errors(url):
                 file_system.makedirs(target, exist_ok=True)
                 file_system.put_file(str(path), address)
-                file_system.invalidate_cache()  # else the size would be that of the listing before
+                # Otherwise the size would be that of a listing before.
+                file_system.invalidate_cache()
                 found = file_system.size(address)
             if found != size:
                 raise OSError(errno.EREMOTEIO, f"{url}/{path.name} has {found} bytes after an upload of {size}")
@@ -342,7 +343,8 @@ def _fetch_all(url: str, output: Output, manifest: bytes) -> None:
 
 
 def _fetch(file_system: Any, address: str, output: Output, name: str, size: int) -> None:
-    if "/" in name or name in (".", ".."):  # a name must not lead out of the folder
+    # A name of a manifest must not lead out of the folder.
+    if "/" in name or name in (".", ".."):
         raise OSError(errno.EINVAL, f"{address} is not a file name")
     temporary = output.parts / temporary_name(name)
     with remote_errors(address):

@@ -155,7 +155,7 @@ def test_all_patch_sizes_are_drawn():
 @quick
 @given(shares=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=SEEDS)
 def test_each_block_has_every_dataset_its_share_and_no_batch_is_left_out(shares, seed):
-    schedule = Schedule(shares, seed)
+    schedule = Schedule(tuple(shares), seed)
     block = sum(shares)
     steps = [schedule[k] for k in range(3 * block)]
     for start in range(0, 3 * block, block):
@@ -166,7 +166,7 @@ def test_each_block_has_every_dataset_its_share_and_no_batch_is_left_out(shares,
 
 
 def test_blocks_are_shuffled_and_seeking_is_quick():
-    schedule = Schedule([3, 3, 3], 0)
+    schedule = Schedule((3, 3, 3), 0)
     blocks = {tuple(schedule[k][0] for k in range(9 * b, 9 * b + 9)) for b in range(10)}
     assert len(blocks) > 5
     assert schedule[10**12][1] > 0
