@@ -47,7 +47,6 @@ class Study:
     """The samples of a task, its models and its scores.
 
     Attributes:
-      title: of its table.
       samples: of each split.
       measures: scores of (truth, prediction) by name; the first decides which penalty is chosen.
       make: a model of a strength; `strengths` are those tried, 1 the one that is not chosen.

@@ -59,7 +59,6 @@ class BatchMaker:
 
     Attributes:
       source: the examples, by position; `blocks` reads some blocks of one, where the card's tiles have several.
-      transform: writes them.
       counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
       skip_corrupt: whether corrupt tiles are skipped; otherwise they are an error.
     """

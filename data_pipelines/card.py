@@ -57,8 +57,7 @@ class DatasetCard:
       date_origin: "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January.
       tile_label: kind of the label "tile", one for each tile.
       tile_classes: its class names, in order.
-      dense_label: kind of the label "dense".
-      dense_classes: its class names, in order.
+      dense_label, dense_classes: the same of the label "dense", one for each pixel.
       dense_colours: official colour "#rrggbb" of each dense class.
       dense_metres: side of a pixel of "dense" in metres.
       ignore_label: value of a class map where there is no label.

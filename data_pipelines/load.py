@@ -31,7 +31,6 @@ class OpenDataset:
 
     Attributes:
       options: of the config's `data.datasets.NAME`, with the dataset's card.
-      prepared: the files.
       skip_corrupt: whether tiles with damaged records are left out; otherwise they are an error.
     """
 

@@ -127,11 +127,7 @@ def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Cal
 
 
 class WorkerDiedError(ChildProcessError):
-    """A worker process ended before its work did.
-
-    Attributes:
-      pid: the process, if known.
-    """
+    """A worker process, `pid` if known, ended before its work did."""
 
     pid: int | None = None
 
