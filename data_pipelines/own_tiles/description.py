@@ -75,15 +75,11 @@ class SensorFiles(SensorTable, kw_only=True):
 
     @property
     def computes_ratio(self) -> bool:
-        """Whether the sensor's third band, a ratio of the others, is not in the files."""
+        """True if the sensor's third band, a ratio of the others, is not in the files."""
         bands = self.record.bands
         return len(bands) == 3 and bands[2] == f"{bands[0]}/{bands[1]}" and bands[2] not in self.bands
 
     def __post_init__(self) -> None:
-        self._check_bands()
-        self._check_dates()
-
-    def _check_bands(self) -> None:
         wanted = self.record.bands[:2] if self.computes_ratio else self.record.bands
         if len(set(self.bands)) != len(self.bands):
             raise ValueError(f"bands names a band twice: {', '.join(self.bands)}")
@@ -92,6 +88,7 @@ class SensorFiles(SensorTable, kw_only=True):
                 f"bands is {', '.join(self.bands)} and lacks {', '.join(missing)}; sensor {self.record.name!r} has the "
                 f"bands {', '.join(self.record.bands)}. Name the files' bands like these, further ones as you like"
             )
+        # The ratio of powers is a difference of decibels: without the units, it cannot be computed.
         if self.computes_ratio and self.units not in (DECIBELS, LINEAR):
             raise ValueError(
                 f"units is {self.units!r}; the band {self.record.bands[2]} is computed from the others, so expected "
@@ -103,20 +100,18 @@ class SensorFiles(SensorTable, kw_only=True):
             raise ValueError(f"natural_colour has {len(self.natural_colour)} bands; expected red, green and blue")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        self._check_dates()
 
     def _check_dates(self) -> None:
         name, in_npz = self.record.name, self.files.text.endswith(".npz")
         ways = "{date} in the file names, or dates = a CSV file (columns tile, date) or the name of an npz file's array"
         if self.record.has_dates and self.files.has_date == bool(self.dates):
             found = "two sources of" if self.dates else "no"
-            raise ValueError(
-                f"dates is {self.dates!r}: {name!r} is a series with {found} dates; expected one of: {ways}"
-            )
+            what = f"{name!r} is a series with {found} dates"
+            raise ValueError(f"dates is {self.dates!r}: {what}; expected one of: {ways}")
         if not self.record.has_dates and (self.files.has_date or self.dates):
-            raise ValueError(
-                f"dates is {self.dates!r}, files is {self.files.text!r}: {name!r} is an image, which has no dates; "
-                "leave them out"
-            )
+            what = f"{name!r} is an image, which has no dates; leave them out"
+            raise ValueError(f"dates is {self.dates!r}, files is {self.files.text!r}: {what}")
         if self.dates and not self.dates.endswith(".csv") and not in_npz:
             raise ValueError(f"dates is {self.dates!r}; expected a CSV file (or, for npz files, an array's name)")
         if self.array and not in_npz:
@@ -263,35 +258,31 @@ def read_description(path: pathlib.Path) -> Description:
 
 
 def _sensor(path: pathlib.Path, name: str, table: Mapping[str, Any]) -> SensorFiles:
+    """Returns a sensor's files with its record: the registered one of that name, or the one that the table defines."""
     section = f"sensors.{name}"
     if not _SENSOR_NAME.fullmatch(name) or name in _TAKEN or name.endswith(_ENDS):
         raise ValueError(
             f"{path}: {section}: a sensor cannot be called {name!r}; expected letters, digits, '_' and '-', a letter "
             f"first, none of {', '.join(_TAKEN)}, and no end like {', '.join(_ENDS)}"
         )
-    decoded = _decode(path, section, table, SensorTable)
+    files, record = _decode(path, section, table, SensorTable), SENSORS.get(name)
+    kind, metres, subpatch = files.kind, files.metres_per_pixel, files.subpatch_pixels
     with _prefixed(f"{path}: {section}: "):
-        record = _record(name, decoded)
+        if record is not None and not kind and (metres or subpatch):
+            raise ValueError(
+                f"{name!r} is a known sensor of {record.metres_per_pixel:g} m per pixel; leave out metres_per_pixel "
+                "and subpatch_pixels, or, if the pixels have another size, give the sensor a name of its own"
+            )
+        if (kind or record is None) and (not kind or not metres or (kind == "image" and not subpatch)):
+            raise ValueError(
+                f"{name!r} is none of the known sensors ({', '.join(SENSORS)}); to register it, write its kind (image, "
+                "series or context), metres_per_pixel and, for an image, subpatch_pixels"
+            )
+        if kind:  # a description may repeat what another one has registered; `register` refuses other facts
+            bands = files.bands if record is None else record.bands
+            record = Sensor(name, kind, bands, metres, subpatch_pixels=subpatch or 1)
     with _prefixed(f"{path}: {section}."):
-        return SensorFiles(**asdict(decoded), record=record)
-
-
-def _record(name: str, table: SensorTable) -> Sensor:
-    """Returns the registered sensor of that name, or the one that the table defines."""
-    known, kind, metres, subpatch = SENSORS.get(name), table.kind, table.metres_per_pixel, table.subpatch_pixels
-    if known is not None and not any((kind, metres, subpatch)):
-        return known
-    if known is not None and not kind:
-        raise ValueError(
-            f"{name!r} is a known sensor of {known.metres_per_pixel:g} m per pixel; leave out metres_per_pixel and "
-            "subpatch_pixels, or, if the pixels have another size, give the sensor a name of its own"
-        )
-    if not kind or not metres or (kind == "image" and not subpatch):
-        raise ValueError(
-            f"{name!r} is none of the known sensors ({', '.join(SENSORS)}); to register it, write its kind (image, "
-            "series or context), metres_per_pixel and, for an image, subpatch_pixels"
-        )
-    return Sensor(name, kind, table.bands if known is None else known.bands, metres, subpatch_pixels=subpatch or 1)
+        return SensorFiles(**asdict(files), record=record)
 
 
 @contextlib.contextmanager
@@ -341,7 +332,7 @@ def _explanation(file: pathlib.Path, section: str, table: Any, kind: type[_Table
 
 
 def _whole_floats_as_ints(value: Any) -> Any:
-    """TOML's 10.0 is as good as 10, for which msgspec insists on an int; a float field takes both."""
+    # In TOML 10.0 is as good as 10, for which msgspec insists on an int; a float field takes both.
     if isinstance(value, dict):
         return {key: _whole_floats_as_ints(one) for key, one in value.items()}
     if isinstance(value, list):

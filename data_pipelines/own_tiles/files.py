@@ -2,17 +2,16 @@
 
 import dataclasses
 import datetime
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Num
+from jaxtyping import Bool, Float64, Num
 
 from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
 from data_pipelines.card import Example
-from data_pipelines.dates import day_fields, in_time_order, parse_day
+from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import check_array, georeference, read_npy, read_npz, read_raster_and_nodata
 from data_pipelines.own_tiles.description import DECIBELS, LINEAR, MaskFiles, SensorFiles
 
@@ -62,44 +61,37 @@ def read_file(path: pathlib.Path, array: str = "", dates: str = "") -> Read:
     return Read(path, values, nowhere, others=arrays)
 
 
-def validity(values: Num[np.ndarray, "*T c H W"], nodata: tuple[float | None, ...]) -> Bool[np.ndarray, "*T 1 H W"]:
-    """Returns where all bands were observed (True): none is NaN, infinite, or a nodata value."""
-    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, np.bool_)
-    for value in nodata:
-        if value is not None and np.isfinite(value):
-            valid &= values != value
-    return valid.all(axis=-3, keepdims=True)
-
-
 def to_sensor(
     files: SensorFiles, read: Read, values: Num[np.ndarray, "*T c H W"]
 ) -> tuple[Num[np.ndarray, "*T C H W"], Bool[np.ndarray, "*T 1 H W"]]:
     """Returns the sensor's bands in its order and dtype, and where they are valid (True); elsewhere they are 0.
+
+    A pixel is valid if no band is NaN, infinite, or a nodata value.
 
     Raises:
       ValueError: a value does not fit the dtype, or the polarisations are not in the described units.
     """
     bands = files.record.bands[:2] if files.computes_ratio else files.record.bands
     picked = pick_bands(values, files.bands, bands)
-    mask = validity(picked, (files.nodata, read.nodata))
+    mask = np.isfinite(picked)
+    for value in (files.nodata, read.nodata):
+        if value is not None:
+            mask &= picked != value
+    mask = mask.all(axis=-3, keepdims=True)
     if files.computes_ratio:
-        _check_units(files, read, picked, mask)
+        # Power is never negative, and a scene in decibels always has negative values.
+        negative = bool((mask & (picked < 0)).any())
+        if mask.any() and negative == (files.units == LINEAR):
+            found, other = ("values below 0", DECIBELS) if negative else ("no value below 0", LINEAR)
+            raise ValueError(
+                f"{read.path} has {found}, so that it cannot be in {files.units}; expected the units of the "
+                f'description, [sensors.{files.record.name}]. Write units = "{other}" there, or declare values without '
+                "data as nodata"
+            )
+        # 1 in place of what is not valid: a quotient of zeros would warn.
         safe = np.where(mask, picked, 1).astype(np.float32)
         picked = with_ratio(safe) if files.units == LINEAR else with_ratio_of_decibels(safe)
     return _cast(read.path, files, np.where(mask, picked, 0)), mask
-
-
-def _check_units(
-    files: SensorFiles, read: Read, polarisations: Num[np.ndarray, "*T 2 H W"], mask: Bool[np.ndarray, "*T 1 H W"]
-) -> None:
-    # Power is never negative, and a scene in decibels always has negative values.
-    negative = bool((mask & (polarisations < 0)).any())
-    if mask.any() and negative == (files.units == LINEAR):
-        found, other = ("values below 0", DECIBELS) if negative else ("no value below 0", LINEAR)
-        raise ValueError(
-            f"{read.path} has {found}, so that it cannot be in {files.units}; expected the units of the description, "
-            f'[sensors.{files.record.name}]. Write units = "{other}" there, or declare values without data as nodata'
-        )
 
 
 def _cast(path: pathlib.Path, files: SensorFiles, values: np.ndarray) -> np.ndarray:
@@ -158,14 +150,13 @@ def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.dat
         values, mask = to_sensor(files, reads[0], reads[0].values)
         return {name: values, f"{name}_mask": mask}
     parts = [to_sensor(files, read, read.values) for read in reads]
-    join = np.stack if files.files.has_date else functools.partial(np.concatenate, axis=0)
+    join = np.stack if files.files.has_date else np.concatenate
     values, mask = (join(arrays) for arrays in zip(*parts, strict=True))
     if len(values) != len(days):
         raise ValueError(f"{reads[0].path} has {len(values)} dates, but {files.dates} lists {len(days)}")
-    seen = [i for i in in_time_order(days) if mask[i].any()]
-    if not seen:
+    if not mask.any():
         raise ValueError(f"{reads[0].path}: no date of {name!r} has a valid pixel (nodata is {files.nodata})")
-    return {name: values[seen], f"{name}_mask": mask[seen], **day_fields(name, [days[i] for i in seen])}
+    return observed_series(name, values, mask, days)
 
 
 NO_LABEL = -1  # the number in the files may be that of a class once classes count from 0
@@ -190,30 +181,21 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
             f"{read.path} has the shape {read.values.shape}; expected one band of {side} x {side} pixels, the "
             f"described extent of {side * metres:g} m in pixels of {metres:g} m (mask.metres_per_pixel)"
         )
-    return _classes(mask, read, values, dtype) if mask.classes else _numbers(mask, read, values)
-
-
-def _numbers(mask: MaskFiles, read: Read, values: Num[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    numbers = values.astype(np.float32)
-    known = np.isfinite(numbers)
-    for nothing in (read.nodata, mask.ignore):
-        if nothing is not None:
-            known &= values != nothing
-    return np.where(known, numbers, np.float32(np.nan))
-
-
-def _classes(mask: MaskFiles, read: Read, values: Num[np.ndarray, "h w"], dtype: np.dtype) -> Int[np.ndarray, "h w"]:
-    known = np.isfinite(values) & (values != mask.ignore)
-    if read.nodata is not None and read.nodata not in mask.values:
-        known &= values != read.nodata
-    classes = np.full(values.shape, NO_LABEL, dtype)
-    for number, value in enumerate(mask.values):
-        classes[values == value] = number
+    # A GeoTIFF may declare the number of a class as its nodata; the description counts.
+    nothing = [v for v in (read.nodata, mask.ignore) if v is not None and v not in mask.values]
+    known = np.isfinite(values if mask.classes else values.astype(np.float32))
+    for value in nothing:
+        known &= values != value
+    if not mask.classes:
+        return np.where(known, values.astype(np.float32), np.float32(np.nan))
     if strangers := sorted(set(np.unique(values[known]).tolist()) - set(mask.values)):
         raise ValueError(
             f"{read.path} holds {', '.join(f'{v:g}' for v in strangers[:8])}; expected {mask.values} for the classes "
             f"{', '.join(mask.classes)}, or {mask.ignore} for no label (mask.values, mask.ignore)"
         )
+    classes = np.full(values.shape, NO_LABEL, dtype)
+    for number, value in enumerate(mask.values):
+        classes[values == value] = number
     return classes
 
 
@@ -229,31 +211,24 @@ def check_places(reads: Sequence[Read]) -> None:
       ValueError: the message names the file.
     """
     placed = [read for read in reads if read.place["crs"] and tuple(read.place["transform"]) != _IDENTITY]
-    for read in placed:
-        _check_upright(read)
     firsts: dict[str, Read] = {}
     for read in placed:
-        _check_same_ground(read, firsts.setdefault(read.place["crs"], read))
-
-
-def _check_upright(read: Read) -> None:
-    a, _, _, _, e, _ = read.place["transform"]
-    if a < 0 or e > 0:
-        raise ValueError(
-            f"{read.path} has its first row in the {'south' if e > 0 else 'north'} and its first column in the "
-            f"{'east' if a < 0 else 'west'}; expected north and west, as in the other files: gdalwarp writes it so"
-        )
-
-
-def _check_same_ground(read: Read, first: Read) -> None:
-    # Grids of different sensors may differ by up to a pixel of the coarser one.
-    away = np.hypot(*(_centre(read) - _centre(first)))
-    pixels = float(away / max(_pixel(read), _pixel(first)))
-    if pixels > 1 + 1e-6:
-        raise ValueError(
-            f"{read.path} is centred {pixels:.3g} pixels away from {first.path}; expected the files of a tile to cover "
-            "the same ground: cut them to the same bounds"
-        )
+        a, _, _, _, e, _ = read.place["transform"]
+        if a < 0 or e > 0:
+            raise ValueError(
+                f"{read.path} has its first row in the {'south' if e > 0 else 'north'} and its first column in the "
+                f"{'east' if a < 0 else 'west'}; expected north and west, as in the other files: gdalwarp writes it so"
+            )
+    for read in placed:
+        first = firsts.setdefault(read.place["crs"], read)
+        # Grids of different sensors may differ by up to a pixel of the coarser one.
+        away = np.hypot(*(_centre(read) - _centre(first)))
+        pixels = float(away / max(_pixel(read), _pixel(first)))
+        if pixels > 1 + 1e-6:
+            raise ValueError(
+                f"{read.path} is centred {pixels:.3g} pixels away from {first.path}; expected the files of a tile to "
+                "cover the same ground: cut them to the same bounds"
+            )
 
 
 def _centre(read: Read) -> Float64[np.ndarray, "2"]:

@@ -37,21 +37,18 @@ class FilePattern:
         Raises:
           ValueError: it leads out of the folder, names no tile, has another placeholder or an unknown suffix.
         """
-        self.text, self.where = text, where
-        self.parts = tuple(text.split("/"))
-        self._check()
-
-    def _check(self) -> None:
-        if "\\" in self.text or any(part in ("", ".", "..") for part in self.parts):
-            raise ValueError(f"{self.where} is {self.text!r}; expected a path below the folder, without '..' or '\\'")
-        if "{tile}" not in self.text:
-            raise ValueError(f"{self.where} is {self.text!r}; write {{tile}} in place of the tile's name")
-        if strange := set(re.findall(r"\{[^}]*\}", self.text)) - {"{tile}", "{date}"}:
-            raise ValueError(f"{self.where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
-        if set("{}") & set(re.sub(r"\{[^{}]*\}", "", self.text)):
-            raise ValueError(f"{self.where} is {self.text!r}, where a brace is not closed; write {{tile}} and {{date}}")
-        if not self.text.endswith(SUFFIXES):
-            raise ValueError(f"{self.where} is {self.text!r}; it must end with one of {', '.join(SUFFIXES)}")
+        self.text, self.where, self.parts = text, where, tuple(text.split("/"))
+        found = f"{where} is {text!r}"
+        if "\\" in text or any(part in ("", ".", "..") for part in self.parts):
+            raise ValueError(f"{found}; expected a path below the folder, without '..' or '\\'")
+        if "{tile}" not in text:
+            raise ValueError(f"{found}; write {{tile}} in place of the tile's name")
+        if strange := set(re.findall(r"\{[^}]*\}", text)) - {"{tile}", "{date}"}:
+            raise ValueError(f"{where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
+        if set("{}") & set(re.sub(r"\{[^{}]*\}", "", text)):
+            raise ValueError(f"{found}, where a brace is not closed; write {{tile}} and {{date}}")
+        if not text.endswith(SUFFIXES):
+            raise ValueError(f"{found}; it must end with one of {', '.join(SUFFIXES)}")
 
     @property
     def has_date(self) -> bool:
@@ -59,12 +56,7 @@ class FilePattern:
 
     def head(self, root: pathlib.Path) -> pathlib.Path:
         """Returns the folder down to which the pattern has no placeholder."""
-        plain = []
-        for part in self.parts[:-1]:
-            if _PLACE.search(part):
-                break
-            plain.append(part)
-        return root.joinpath(*plain)
+        return root.joinpath(*itertools.takewhile(lambda part: not _PLACE.search(part), self.parts[:-1]))
 
     def find(self, root: pathlib.Path) -> Found:
         """Lists the files of each tile.
@@ -80,22 +72,21 @@ class FilePattern:
             found.setdefault(same_letters(tile), []).append((day, path))
         if not found:
             raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
-        return {tile: self._ordered(root, files) for tile, files in sorted(found.items())}
-
-    def _ordered(self, root: pathlib.Path, files: list[tuple[datetime.date | None, str]]) -> list:
-        files = sorted(files, key=lambda one: (one[0] or datetime.date.min, one[1]))
-        for (day, path), (next_day, next_path) in itertools.pairwise(files):
-            if day == next_day:
-                when = f"on {day}" if day else "for which there is no {date}"
-                raise ValueError(f"{root}: {path} and {next_path} fit {self.where} for one tile {when}; expected one")
-        return files
+        for files in found.values():
+            files.sort(key=lambda one: (one[0] or datetime.date.min, one[1]))
+            for (day, path), (next_day, other) in itertools.pairwise(files):
+                if day == next_day:
+                    when = f"on {day}" if day else "for which there is no {date}"
+                    raise ValueError(f"{root}: {path} and {other} fit {self.where} for one tile {when}; expected one")
+        return dict(sorted(found.items()))
 
     def _walk(
         self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
     ) -> Iterator[tuple[str, str, str]]:
         """Yields paths below `root`, with their tile and the text of their date."""
         part, rest = parts[0], parts[1:]
-        for name, fields in self._entries(root, folder, part, bool(rest)):
+        for name, fields in _entries(root, folder, part, bool(rest)):
+            # A placeholder that comes twice, as in {tile}/{tile}.tif, stands for the same text.
             if any(known.get(key, value) != value for key, value in fields.items()):
                 continue
             path, fields = f"{folder}{name}", known | fields
@@ -104,34 +95,26 @@ class FilePattern:
             else:
                 yield path, fields["tile"], fields.get("date", "")
 
-    def _entries(
-        self, root: pathlib.Path, folder: str, part: str, is_folder: bool
-    ) -> Iterator[tuple[str, dict[str, str]]]:
-        """Yields the entries of a folder that match one part of the pattern, from one listing."""
-        place = root / folder
-        if not place.is_dir():
-            return
-        with os.scandir(place) as entries:
-            for entry in entries:
-                hidden = entry.name.startswith(".") and not part.startswith(".")
-                match = None if hidden else _match(part, entry.name)
-                if match is not None and not _is_text(entry.name):
-                    raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is not UTF-8; rename it")
-                if match is None or (entry.is_dir() if is_folder else entry.is_file()) is False:
-                    continue
-                if entry.is_symlink():
-                    inside(root, f"{folder}{entry.name}")
-                yield entry.name, match
 
-
-def _is_text(name: str) -> bool:
-    """Returns whether a name is UTF-8; other bytes arrive as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def _match(part: str, name: str) -> dict[str, str] | None:
-    match = _regex(part, _DAY).fullmatch(name) or _regex(part, _ANY_DAY).fullmatch(name)
-    return match.groupdict() if match else None
+def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields the entries of a folder that match one part of a pattern, from one listing."""
+    place = root / folder
+    if not place.is_dir():
+        return
+    with os.scandir(place) as entries:
+        for entry in entries:
+            hidden = entry.name.startswith(".") and not part.startswith(".")
+            match = _regex(part, _DAY).fullmatch(entry.name) or _regex(part, _ANY_DAY).fullmatch(entry.name)
+            if hidden or match is None:
+                continue
+            # Bytes that are not UTF-8 arrive as lone surrogates, which no table and no TFRecord can hold.
+            if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
+                raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is not UTF-8; rename it")
+            if not (entry.is_dir() if is_folder else entry.is_file()):
+                continue
+            if entry.is_symlink():
+                inside(root, f"{folder}{entry.name}")
+            yield entry.name, match.groupdict()
 
 
 @functools.cache

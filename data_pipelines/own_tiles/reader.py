@@ -1,6 +1,7 @@
 """Card and reader of a described folder of tiles."""
 
 import colorsys
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -15,7 +16,7 @@ from anysat_jax.sensors import Sensor, register, whole_number
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import parse_day
 from data_pipelines.files import inside, read_table
-from data_pipelines.own_tiles.description import Description, MaskFiles, SensorFiles, SplitRule, TileLabels
+from data_pipelines.own_tiles.description import Description, SensorFiles, TileLabels
 from data_pipelines.own_tiles.files import (
     Read,
     check_places,
@@ -40,10 +41,15 @@ def folder_card(description: Description) -> DatasetCard:
       ValueError: a sensor is registered with other facts, a patch is not a whole number of sub-patches, or the like;
         the message names the description's file.
     """
+    mask, extent = description.mask, description.extent
     try:
         for files in description.sensors:
             register(files.record)
-        _check_mask_pixels(description)
+        if mask and not whole_number(extent / mask.metres_per_pixel):
+            raise ValueError(
+                f"mask.metres_per_pixel is {mask.metres_per_pixel:g}, and the extent of {extent:g} m is not a whole "
+                "number of such pixels"
+            )
         card = _card(description)
         check_card(card)
     except ValueError as error:
@@ -51,33 +57,27 @@ def folder_card(description: Description) -> DatasetCard:
     return card
 
 
-def _check_mask_pixels(description: Description) -> None:
-    mask, extent = description.mask, description.extent
-    if mask and not whole_number(extent / mask.metres_per_pixel):
-        raise ValueError(
-            f"mask.metres_per_pixel is {mask.metres_per_pixel:g}, and the extent of {extent:g} m is not a whole number "
-            "of such pixels"
-        )
-
-
 def _card(description: Description) -> DatasetCard:
-    sensors, labels, mask = description.sensors, description.labels, description.mask
-    rasters = [files.record.name for files in sensors if files.files.text.endswith((".tif", ".tiff"))]
-    everywhere = [files.record.name for files in sensors if not files.optional and files.record.name in rasters]
+    labels, mask, splits = description.labels, description.mask, description.splits
+    sensors = {files.record.name: files for files in description.sensors}
+    # Only what every tile has can give each tile its place.
+    placed = (n for n, f in sensors.items() if not f.optional and f.files.text.endswith((".tif", ".tiff")))
+    drawn = f"drawn by the tiles' names: {splits.val:.0%} val, {splits.test:.0%} test, seed {splits.seed}"
+    dense_dtype = class_dtype(len(mask.classes)).name if mask and mask.classes else "float32"
     return DatasetCard(
         name=description.name,
         title=description.title or description.name,
-        sensors=tuple(files.record.name for files in sensors),
+        sensors=tuple(sensors),
         extent=description.extent,
         patch_sizes=description.patch_sizes,
         splits=SPLITS,
-        arrays={files.record.name: files.dtype for files in sensors} | _dense_dtype(mask),
-        sides={files.record.name: files.pixels for files in sensors if files.pixels},
-        masks={files.record.name: "pixel" for files in sensors},
-        optional=tuple(files.record.name for files in sensors if files.optional),
-        georeferenced=everywhere[0] if everywhere else "",
-        file_bands={files.record.name: files.bands for files in sensors if files.bands != files.record.bands},
-        units={files.record.name: files.units for files in sensors if files.units},
+        arrays={name: files.dtype for name, files in sensors.items()} | ({"dense": dense_dtype} if mask else {}),
+        sides={name: files.pixels for name, files in sensors.items() if files.pixels},
+        masks=dict.fromkeys(sensors, "pixel"),
+        optional=tuple(name for name, files in sensors.items() if files.optional),
+        georeferenced=next(placed, ""),
+        file_bands={name: files.bands for name, files in sensors.items() if files.bands != files.record.bands},
+        units={name: files.units for name, files in sensors.items() if files.units},
         tile_label=labels.kind if labels else "none",
         tile_classes=labels.classes if labels else (),
         dense_label=("segmentation" if mask.classes else "regression") if mask else "none",
@@ -85,9 +85,9 @@ def _card(description: Description) -> DatasetCard:
         dense_colours=(mask.colours or palette(len(mask.classes))) if mask else (),
         dense_metres=mask.metres_per_pixel if mask else 10.0,
         label_unit=(labels.unit if labels else "") or (mask.unit if mask else ""),
-        split_rule=_split_rule(description.splits, description.table),
-        own_sensors=tuple(files.record for files in sensors if files.kind),
-        natural_colour={f.record.name: shown for f in sensors if (shown := _natural_colour(f))},
+        split_rule=f"column {splits.column!r} of {description.table}" if splits.column else drawn,
+        own_sensors=tuple(files.record for files in sensors.values() if files.kind),
+        natural_colour={name: shown for name, files in sensors.items() if (shown := _natural_colour(files))},
         size="as many tiles as the folder holds",
         notes=(f"A folder of one's own, described by {description.path.name}.",),
         licence=description.licence,
@@ -98,20 +98,14 @@ def _card(description: Description) -> DatasetCard:
 
 def class_dtype(num_classes: int) -> np.dtype:
     """Returns the smallest dtype for class numbers, counted from 0, and -1 for no label."""
-    candidates = [np.dtype(name) for name in ("int8", "int16", "int32")]
-    return next(dtype for dtype in candidates if num_classes - 1 <= np.iinfo(dtype).max)
-
-
-def _dense_dtype(mask: MaskFiles | None) -> dict[str, str]:
-    if mask is None:
-        return {}
-    return {"dense": class_dtype(len(mask.classes)).name if mask.classes else "float32"}
+    return np.min_scalar_type(-num_classes)  # a signed type reaches from -n to n - 1
 
 
 def palette(count: int) -> tuple[str, ...]:
     """Returns distinct colours "#rrggbb", for descriptions without colours."""
     colours = []
     for number in range(count):
+        # Steps of the golden ratio keep all hues apart, however many there are.
         hue, value = (number * 0.618034) % 1.0, (0.9, 0.65)[number % 2]
         colours.append("#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, 0.65, value)))
     return tuple(colours)
@@ -124,12 +118,6 @@ def _natural_colour(files: SensorFiles) -> tuple[int, int, int] | None:
             red, green, blue = (record.bands.index(band) for band in bands)
             return red, green, blue
     return None
-
-
-def _split_rule(rule: SplitRule, table: str) -> str:
-    if rule.column:
-        return f"column {rule.column!r} of {table}"
-    return f"drawn by the tiles' names: {rule.val:.0%} val, {rule.test:.0%} test, seed {rule.seed}"
 
 
 TILE = "tile"  # the column that names the tile
@@ -203,8 +191,12 @@ def tile_label(description: Description, labels: TileLabels, rows: Rows, tile: s
     text = cell(description, rows, tile, labels.column)
     where = f"{description.table}: column {labels.column!r} of tile {tile!r}"
     if labels.kind == "regression":
-        return _number(text, where)
+        with contextlib.suppress(ValueError):
+            if math.isfinite(float(text)):
+                return np.asarray(float(text), np.float32)
+        raise ValueError(f"{where} is {text!r}; expected a number")
     names = [name.strip() for name in text.split(";")] if labels.kind == "multi_label" else [text]
+    # An empty cell is a tile without any of the classes if it may have several, else a label that is missing.
     names = [name for name in names if name or labels.kind == "class"]
     if unknown := [name for name in names if name not in labels.classes]:
         raise ValueError(f"{where} is {unknown[0]!r}; expected one of {', '.join(labels.classes)}")
@@ -214,16 +206,6 @@ def tile_label(description: Description, labels: TileLabels, rows: Rows, tile: s
     hot = np.zeros(len(labels.classes), np.uint8)
     hot[numbers] = 1
     return hot
-
-
-def _number(text: str, where: str) -> np.ndarray:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where} is {text!r}; expected a number")
-    return np.asarray(number, np.float32)
 
 
 def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str, list[datetime.date]]:
@@ -266,10 +248,11 @@ class FolderReader(ArchiveReader):
         self.masks: Found = description.mask.files.find(root) if description.mask else {}
         tiles = sorted(set().union(*self.files.values()))
         self._check_files(tiles)
-        rows = read_rows(description, root)
+        rows, labels = read_rows(description, root), description.labels
         splits = {tile: split_of(description, rows, tile) for tile in tiles}
-        self.labels = self._read_labels(rows, tiles)
-        self.dates = self._read_dates(root)
+        self.labels = {tile: tile_label(description, labels, rows, tile) for tile in tiles} if labels else {}
+        listed = {files.record.name: files.dates for files in description.sensors if files.dates.endswith(".csv")}
+        self.dates = {name: read_dates(root, file, self.files[name]) for name, file in listed.items()}
         super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
         self.card = dataclasses.replace(self.card, splits=self.splits())
         if missing := len(set(rows) - set(tiles)):
@@ -285,27 +268,17 @@ class FolderReader(ArchiveReader):
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
     def _check_files(self, tiles: list[str]) -> None:
-        for files in self.description.sensors:
-            found = self.files[files.record.name]
-            if not files.optional and (lacking := [tile for tile in tiles if tile not in found]):
-                raise ValueError(
-                    f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no file "
-                    f"{files.files.text!r}; add them, or write optional = true under [sensors.{files.record.name}]"
-                )
-        if self.description.mask and (lacking := [tile for tile in tiles if tile not in self.masks]):
-            raise ValueError(
-                f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no label "
-                f"{self.description.mask.files.text!r}; add them, or take the tiles' files out"
-            )
-
-    def _read_labels(self, rows: Rows, tiles: list[str]) -> dict[str, np.ndarray]:
-        labels = self.description.labels
-        return {tile: tile_label(self.description, labels, rows, tile) for tile in tiles} if labels else {}
-
-    def _read_dates(self, root: pathlib.Path) -> dict[str, dict[str, list[datetime.date]]]:
-        """Reads the dates of stacked files from CSV files, by sensor and tile."""
-        stacked = [files for files in self.description.sensors if files.dates.endswith(".csv")]
-        return {f.record.name: read_dates(root, f.dates, self.files[f.record.name]) for f in stacked}
+        wanted = [
+            (self.files[f.record.name], "file", f.files.text, f"write optional = true under [sensors.{f.record.name}]")
+            for f in self.description.sensors
+            if not f.optional
+        ]
+        if self.description.mask:
+            wanted.append((self.masks, "label", self.description.mask.files.text, "take the tiles' files out"))
+        for found, kind, pattern, remedy in wanted:
+            if lacking := [tile for tile in tiles if tile not in found]:
+                what = f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no {kind} {pattern!r}"
+                raise ValueError(f"{what}; add them, or {remedy}")
 
     def example(self, split: str, key: str) -> Example:
         """Reads one tile.
@@ -325,15 +298,11 @@ class FolderReader(ArchiveReader):
         if self.description.labels:
             example["tile"] = self.labels[key]
         rasters = [read for parts, _ in reads.values() for read in parts]
-        if self.description.mask:
-            rasters.append(read := self._read_mask(self.description.mask, key))
-            side, dtype = self.card.side("dense"), self.card.dtype("dense")
-            example["dense"] = dense_label(self.description.mask, read, side, dtype)
+        if mask := self.description.mask:
+            rasters.append(read := read_file(inside(self.root, self.masks[key][0][1]), mask.array))
+            example["dense"] = dense_label(mask, read, self.card.side("dense"), self.card.dtype("dense"))
         check_places(rasters)
         return example
-
-    def _read_mask(self, mask: MaskFiles, key: str) -> Read:
-        return read_file(inside(self.root, self.masks[key][0][1]), mask.array)
 
     def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
         """Reads a sensor's files of a tile, each with the bands first, and the days of a series."""
@@ -350,20 +319,18 @@ class FolderReader(ArchiveReader):
 
     def _check_extents(self, key: str, reads: dict[str, list[Read]]) -> None:
         """Refuses a tile in which a sensor does not cover the extent."""
-        sides = {name: {read.values.shape[-2:] for read in parts} for name, parts in reads.items()}
-        wanted = {name: {(self.card.side(name),) * 2} for name in sides}
-        if sides != wanted:
-            covers = ", ".join(self._cover(files, reads) for files in self.description.sensors)
-            raise ValueError(
-                f"tile {key!r} of {self.root}: {covers}; expected all to cover the described extent of "
-                f"{self.card.extent:g} m"
-            )
-
-    def _cover(self, files: SensorFiles, reads: dict[str, list[Read]]) -> str:
-        name, metres = files.record.name, files.record.metres_per_pixel
-        if name not in reads:
-            return f"{name} is missing"
-        odd = [r for r in reads[name] if r.values.shape[-2:] != (self.card.side(name),) * 2] or reads[name]
-        height, width = odd[0].values.shape[-2:]
-        size = f"{width * metres:g} m" if width == height else f"{width * metres:g} x {height * metres:g} m"
-        return f"{name} covers {size} ({width} x {height} pixels of {metres:g} m, {odd[0].path.name})"
+        covers, fits = [], True
+        for files in self.description.sensors:
+            name, metres = files.record.name, files.record.metres_per_pixel
+            if name not in reads:
+                covers.append(f"{name} is missing")
+                continue
+            odd = [read for read in reads[name] if read.values.shape[-2:] != (self.card.side(name),) * 2]
+            shown, fits = (odd or reads[name])[0], fits and not odd
+            height, width = shown.values.shape[-2:]
+            size = f"{width * metres:g} m" if width == height else f"{width * metres:g} x {height * metres:g} m"
+            covers.append(f"{name} covers {size} ({width} x {height} pixels of {metres:g} m, {shown.path.name})")
+        # All sensors are named, as the description may be wrong rather than one of them.
+        if not fits:
+            expected = f"expected all to cover the described extent of {self.card.extent:g} m"
+            raise ValueError(f"tile {key!r} of {self.root}: {', '.join(covers)}; {expected}")
