@@ -111,29 +111,10 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-_ARRAYS = {
-    "aerial": "uint8",
-    "aerial-flair": "uint8",
-    "spot": "uint8",
-    "naip": "uint8",
-    "s2": "int16",
-    "l7": "int16",
-    "l8": "uint16",
-    "modis": "int16",
-    "s1": "float32",
-    "s1-asc": "float32",
-    "alos": "float32",
-}
-_NATURAL_COLOUR = {
-    "aerial": (0, 1, 2),
-    "aerial-flair": (0, 1, 2),
-    "spot": (0, 1, 2),
-    "naip": (0, 1, 2),
-    "s2": (2, 1, 0),
-    "l7": (2, 1, 0),
-    "l8": (4, 3, 2),
-    "modis": (0, 3, 2),
-}
+_ARRAYS = dict.fromkeys(IMAGES, "uint8") | dict.fromkeys(RADAR, "float32")
+_ARRAYS |= dict.fromkeys(("s2", "l7", "modis"), "int16") | {"l8": "uint16"}
+_NATURAL_COLOUR = dict.fromkeys(IMAGES, (0, 1, 2)) | {"s2": (2, 1, 0), "l7": (2, 1, 0), "l8": (4, 3, 2)}
+_NATURAL_COLOUR |= {"modis": (0, 3, 2)}
 
 
 MINI_SIZES: dict[str, dict[str, int]] = {name: {"train": 128, "val": 64} for name in RECIPES}
@@ -189,7 +170,7 @@ LEAST_SHARE = 0.07
 
 
 class MiniReader:
-    """Makes the tiles of one mini dataset (the Reader of `card.py`).
+    """Makes the tiles of one mini dataset (the Reader of `reader.py`).
 
     Args:
       name: one of MINI_CARDS.
@@ -213,7 +194,7 @@ class MiniReader:
         return tuple(split for split in self.card.splits if self.sizes.get(split))
 
     def keys(self, split: str) -> Sequence[str]:
-        """Keys of a split's tiles.
+        """Returns the keys of a split's tiles.
 
         Raises:
           ValueError: the dataset has no such split.
@@ -223,15 +204,23 @@ class MiniReader:
 
     def example(self, split: str, key: str) -> Example:
         """Generates one tile; the same (seed, dataset, split, index) always gives the same."""
-        index = int(key.removeprefix(f"{split}_"))
+        index, recipe = int(key.removeprefix(f"{split}_")), RECIPES[self.card.name]
+        # crc32, as Python's own hash of a text differs from process to process.
         seed = (self.seed, zlib.crc32(self.card.name.encode()), _SPLIT_SEED[split], index)
-        recipe = RECIPES[self.card.name]
+        # A stream for each sensor: one that draws more does not change the others.
         ground, *rngs = np.random.default_rng(seed).spawn(1 + len(self.card.sensors))
         land = make_landscape(self.card.extent, recipe.fine_metres, recipe.mix, ground)
         example: Example = {"id": f"{self.card.name}_{split}_{index:05d}"}
         for sensor, rng in zip(self.card.sensors, rngs, strict=True):
             example |= _observe(land, sensor, self.card.dtype(sensor), recipe, rng)
-        return example | _labels(land, self.card, recipe)
+        if recipe.dense:
+            groups = np.full(len(lc.COVERS), -1, np.int64)
+            for number, names in enumerate(recipe.dense.values()):
+                groups[[lc.COVER_INDEX[name] for name in names]] = number
+            example["dense"] = land.majority(self.card.dense_metres, groups)
+        if self.card.tile_label != "none":
+            example["tile"] = tile_label(land, self.card, recipe)
+        return example
 
     def _check_split(self, split: str) -> None:
         if split not in self.card.splits:
@@ -241,9 +230,14 @@ class MiniReader:
 def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng: np.random.Generator) -> Example:
     """Returns one sensor's fields of the example."""
     if sensor in IMAGES:
-        return {sensor: _picture(land, sensor, rng)}
-    repeat = 12 if sensor in RADAR else 3
-    dates = sensing.draw_dates(recipe.dates[sensor], rng, repeat)
+        # Taken from early summer to autumn, as flights are.
+        grey, height = sensing.image(land, sensor, int(rng.integers(140, 260)), rng)
+        if "elevation" in get_sensor(sensor).bands:
+            # In steps of 0.2 m, as in FLAIR; uint8 holds 51 m.
+            grey = np.concatenate([grey, np.clip(5.0 * height, 0.0, 255.0)[None]])
+        return {sensor: grey.astype(np.uint8)}
+    # Sentinel-1 comes back to an orbit after 12 days, optical satellites and their neighbours' orbits after about 3.
+    dates = sensing.draw_dates(recipe.dates[sensor], rng, repeat=12 if sensor in RADAR else 3)
     if sensor in RADAR:
         series = sensing.radar_series(land, sensor, dates, rng, recipe.decibel)
     else:
@@ -256,24 +250,6 @@ def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng:
     return example
 
 
-def _picture(land: Landscape, sensor: str, rng: np.random.Generator) -> np.ndarray:
-    """Simulates an image of early summer to autumn, uint8; elevation in steps of 0.2 m, at most 51 m."""
-    grey, height = sensing.image(land, sensor, int(rng.integers(140, 260)), rng)
-    if "elevation" in get_sensor(sensor).bands:
-        grey = np.concatenate([grey, np.clip(5.0 * height, 0.0, 255.0)[None]])
-    return grey.astype(np.uint8)
-
-
-def _labels(land: Landscape, card: DatasetCard, recipe: Recipe) -> Example:
-    """Returns the labels of the card."""
-    labels: Example = {}
-    if card.dense_classes:
-        labels["dense"] = land.majority(card.dense_metres, _group_numbers(recipe.dense))
-    if card.tile_label != "none":
-        labels["tile"] = tile_label(land, card, recipe)
-    return labels
-
-
 def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray:
     """Returns the group that fills most of the tile, int32 (), or all that fill more than LEAST_SHARE, (K,) uint8."""
     shares = land.cover_shares(land.extent)[0, 0]
@@ -281,11 +257,3 @@ def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray
     if card.tile_label == "class":
         return np.asarray(totals.argmax(), np.int32)
     return (totals > LEAST_SHARE).astype(np.uint8)
-
-
-def _group_numbers(groups: Groups) -> np.ndarray:
-    """Returns the number of the group of each cover, -1 for those in none."""
-    numbers = np.full(len(lc.COVERS), -1, np.int64)
-    for number, names in enumerate(groups.values()):
-        numbers[[lc.COVER_INDEX[name] for name in names]] = number
-    return numbers

@@ -12,18 +12,8 @@ from jaxtyping import Float
 Kind = Literal["field", "forest", "town", "water"]
 KINDS: tuple[Kind, ...] = ("field", "forest", "town", "water")
 
-BANDS = (
-    "B2",
-    "B3",
-    "B4",
-    "B5",
-    "B6",
-    "B7",
-    "B8",
-    "B8A",
-    "B11",
-    "B12",
-)  # Sentinel-2 names, order of every spectrum here
+BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
+"""Sentinel-2's names, in the order of every spectrum here."""
 
 SPECTRA: dict[str, tuple[float, ...]] = {
     "soil": (0.070, 0.100, 0.130, 0.150, 0.180, 0.200, 0.220, 0.240, 0.310, 0.270),

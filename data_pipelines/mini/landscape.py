@@ -72,7 +72,18 @@ class Landscape:
           ValueError: the pixel is not a whole number of fine pixels, or the tile not a whole number of pixels.
         """
         if metres not in self._shares:
-            self._shares[metres] = _pixel_shares(self.segments, len(self.cover), self.extent, self.metres, metres)
+            size, factor = whole_number(self.extent / metres), whole_number(metres / self.metres)
+            if not size or not factor:
+                raise ValueError(
+                    f"a pixel of {metres:g} m must be a whole number of fine pixels of {self.metres:g} m "
+                    f"and divide the extent, {self.extent:g} m"
+                )
+            row, count = np.arange(len(self.segments)) // factor, len(self.cover)
+            pixel = row[:, None] * size + row[None, :]
+            # One bincount over (pixel, segment) pairs, as a one-hot map of the fine grid would take megabytes.
+            flat = np.bincount((pixel * count + self.segments).ravel(), minlength=size * size * count)
+            fractions = flat.reshape(size, size, count) / np.float32(factor * factor)
+            self._shares[metres] = fractions.astype(np.float32)
         return self._shares[metres]
 
     def cover_shares(self, metres: float) -> Float[np.ndarray, "n n covers"]:
@@ -271,16 +282,3 @@ def _plots(
     place = np.clip(inside, 0.0, None) / plot
     row = np.floor(place).astype(np.int64) + plots * np.floor(position / block).astype(np.int64)
     return inside < 0.0, row, np.mod(place, 1.0) - 0.5
-
-
-def _pixel_shares(segments: np.ndarray, count: int, extent: float, fine: float, metres: float) -> np.ndarray:
-    size, factor = whole_number(extent / metres), whole_number(metres / fine)
-    if not size or not factor:
-        raise ValueError(
-            f"a pixel of {metres:g} m must be a whole number of fine pixels of {fine:g} m "
-            f"and divide the extent, {extent:g} m"
-        )
-    row = np.arange(len(segments)) // factor
-    pixel = row[:, None] * size + row[None, :]
-    flat = np.bincount((pixel * count + segments).ravel(), minlength=size * size * count)
-    return (flat.reshape(size, size, count) / np.float32(factor * factor)).astype(np.float32)

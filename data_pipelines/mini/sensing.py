@@ -83,7 +83,10 @@ def optical_series(land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], r
     if sensor == "l8":
         return Series(_landsat8_numbers(values, land, dates, opacity, rng), dates, clear)
     if sensor == "l7":
-        values, clear = _scanner_gaps(values, clear, rng)
+        # Since 2003 its scanner leaves gaps: on half of the dates, a row of the tile is 0 and not clear.
+        row = rng.integers(0, 2 * size, len(dates))
+        gap = (row[:, None] == np.arange(size)[None, :])[:, None, :, None]
+        values, clear = np.where(gap, np.float32(0.0), values), clear & ~gap
     return Series(np.clip(values * 1e4, 0.0, 32767.0), dates, clear)
 
 
@@ -125,21 +128,15 @@ def _through_air(
     return np.maximum(seen * (1.0 + 0.03 * noise) + 0.002 * noise[::-1], 0.0)
 
 
-def _scanner_gaps(values: np.ndarray, clear: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Landsat 7 since 2003: on some dates a row of the tile was not scanned; its values are 0 and not clear."""
-    count, _, height, _ = values.shape
-    row = rng.integers(0, 2 * height, count)  # half of the dates have no gap here
-    gap = (row[:, None] == np.arange(height)[None, :])[:, None, :, None]
-    return np.where(gap, np.float32(0.0), values), clear & ~gap
-
-
 def _landsat8_numbers(
     values: np.ndarray, land: Landscape, dates: np.ndarray, opacity: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Digital numbers of Landsat 8: 5,000 + 50,000 times the reflectance; thermal bands, 100 times the kelvins."""
+    """Returns digital numbers of Landsat 8: 5,000 + 50,000 times the reflectance; 100 times the kelvins."""
     numbers = 5000.0 + 50000.0 * values
+    # B9 lies where water vapour absorbs all that comes from the ground: it shows high clouds alone.
     numbers[:, 8:9] = 5000.0 + 300.0 * opacity
     season = 283.0 + 11.0 * np.cos(2 * np.pi * (dates - 200.0) / 365.0) + rng.normal(0.0, 3.0, len(dates))
+    # Plants cool by evaporation; clouds are cold at their tops.
     warm = 6.0 * (1.0 - land.green(dates)) - 8.0 * (land.cover == lc.COVER_INDEX["water"])[None, :]
     kelvin = np.einsum("hwk,tk->thw", _blurred(land.shares(10.0)), warm.astype(np.float32))
     kelvin = (kelvin + season[:, None, None])[:, None] - 25.0 * opacity
@@ -154,24 +151,26 @@ def radar_series(
 
     Args:
       sensor: "s1-asc" (VV, VH), "s1" (VV, VH, VV/VH) or "alos" (HH, HV, HH/HV).
-      decibel: whether the values are in dB, where the third band, the ratio, is the difference of the first two;
-        otherwise they are linear power, and the third band is their quotient.
+      decibel: True for values in dB, where the third band, the ratio, is the difference of the first two; otherwise
+        they are linear power, and the third band is their quotient.
     """
-    record = get_sensor(sensor)
+    record, kind = get_sensor(sensor), lc.KIND[land.cover]
     green = land.green(dates)[:, :, None]
-    table = lc.C_BAND[land.cover] if record.name != "alos" else _l_band(land)
+    table = lc.C_BAND[land.cover]
+    if record.name == "alos":
+        # L band passes through leaves: only field crops add to it, in proportion to their height.
+        crop = (kind == lc.KINDS.index("field")).astype(np.float32) * lc.HEIGHT[land.cover]
+        table = np.concatenate([lc.L_BAND[land.cover], np.stack([crop, 2.0 * crop], axis=1)], axis=1)
     level = table[None, :, :2] + green * table[None, :, 2:]
-    forest = (lc.KIND[land.cover] == lc.KINDS.index("forest"))[None, :, None]
-    town = (lc.KIND[land.cover] == lc.KINDS.index("town"))[None, :, None]
-    moisture = (
-        rng.normal(0.0, 1.6, (len(dates), 1, 1))
-        * (1.0 - 0.6 * green)
-        * np.where(forest, 0.3, 1.0)
-        * np.where(town, 0.3, 1.0)
-    )
+    # Wet soil echoes; little of it shows through plants, and little between houses.
+    forest, town = ((kind == lc.KINDS.index(name))[None, :, None] for name in ("forest", "town"))
+    moisture = rng.normal(0.0, 1.6, (len(dates), 1, 1)) * (1.0 - 0.6 * green)
+    moisture = moisture * np.where(forest, 0.3, 1.0) * np.where(town, 0.3, 1.0)
     gain = rng.normal(0.0, 0.5, (1, 1, 2)) + rng.normal(0.0, 0.5, (len(dates), 1, 2))
+    # Power adds up over a pixel, decibels do not.
     power = np.power(10.0, 0.1 * (level + moisture + gain)).astype(np.float32)
     pixels = np.einsum("hwk,tkc->tchw", land.shares(record.metres_per_pixel), power, optimize=True)
+    # Speckle of the mean of n looks is gamma-distributed with shape n and mean 1.
     speckle = rng.standard_gamma(RADAR_LOOKS, pixels.shape, dtype=np.float32) / np.float32(RADAR_LOOKS)
     linear = np.maximum(pixels * speckle, 1e-5)
     values = 10.0 * np.log10(linear) if decibel else linear
@@ -179,12 +178,6 @@ def radar_series(
         ratio = values[:, :1] - values[:, 1:] if decibel else values[:, :1] / (values[:, 1:] + 1e-10)
         values = np.concatenate([values, ratio], axis=1)
     return Series(values.astype(np.float32), dates)
-
-
-def _l_band(land: Landscape) -> Float[np.ndarray, "segments 4"]:
-    """L band passes through leaves: only field crops add to it, in proportion to their height."""
-    crop = (lc.KIND[land.cover] == lc.KINDS.index("field")).astype(np.float32) * lc.HEIGHT[land.cover]
-    return np.concatenate([lc.L_BAND[land.cover], np.stack([crop, 2.0 * crop], axis=1)], axis=1)
 
 
 def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -227,8 +220,14 @@ def _relief(land: Landscape, rng: np.random.Generator) -> tuple[np.ndarray, np.n
             shade[where] *= light
             height[where] *= dome
         elif record.kind == "field" and record.spacing:
-            shade[where] *= _rows(x, y, land, number, rng)
+            # Rows along the field, and the wheel marks of its tractor every 14 m.
+            across = rotate(x, y, land.angle)[0] + np.float32(rng.uniform(0.0, 20.0))
+            spacing = lc.SPACING[number]
+            strength = 0.16 if spacing > 3.0 else 0.07
+            rows = 1.0 + np.float32(strength) * np.sin(np.float32(2 * np.pi) * across / spacing)
+            shade[where] *= np.where(np.mod(across, 14.0) < 0.9, 0.75 * rows, rows).astype(np.float32)
         elif record.name == "tiled roof":
+            # One side of a roof lies in the light, the other does not.
             ridge = np.sin(2 * np.pi * rotate(x, y, land.angle + 0.3)[0] / 9.0)
             shade[where] *= np.where(ridge > 0, 1.18, 0.8).astype(np.float32)
     return shade, height
@@ -259,22 +258,13 @@ def _crowns(x: np.ndarray, y: np.ndarray, spacing: float, rng: np.random.Generat
     return light.astype(np.float32), (0.35 + 0.65 * dome) * tall.ravel()[tree]
 
 
-def _rows(x: np.ndarray, y: np.ndarray, land: Landscape, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the brightness of a sown field: rows along the field and the wheel marks of its tractor."""
-    across, _ = rotate(x, y, land.angle)
-    across = across + np.float32(rng.uniform(0.0, 20.0))
-    spacing = lc.SPACING[number]
-    strength = 0.16 if spacing > 3.0 else 0.07
-    rows = 1.0 + np.float32(strength) * np.sin(np.float32(2 * np.pi) * across / spacing)
-    return np.where(np.mod(across, 14.0) < 0.9, 0.75 * rows, rows).astype(np.float32)
-
-
 def _shadows(height: Float[np.ndarray, "n n"], metres: float, steps: int = 8, reach: float = 12.0) -> np.ndarray:
     """Returns the light on the ground: 1, or 0.5 in the shadow of something taller (sun 45 degrees high)."""
     dark = np.zeros(height.shape, np.float32)
     for step in range(1, steps + 1):
         away = reach * step / steps
         down, right = round(-SUN[1] * away / metres), round(SUN[0] * away / metres)
+        # At 45 degrees, a shadow is as long as its caster is tall.
         caster = height[down:, : len(height) - right] - np.float32(away)
         target = np.s_[: len(height) - down, right:]
         dark[target] = np.maximum(dark[target], np.clip(0.5 * (caster - height[target]), 0.0, 1.0))

@@ -138,7 +138,7 @@ class View:
 
     @property
     def is_pixel(self) -> bool:
-        """Whether it is a single pixel, which is drawn as curves, not as an image."""
+        """True if it is a single pixel, which is drawn as curves, not as an image."""
         return self.valid.shape[1:] == (1, 1)
 
     @property
@@ -168,48 +168,25 @@ def view_of(card: DatasetCard, name: str, example: Example) -> View | None:
     """Returns the view of a sensor of an example; None if the tile lacks the sensor."""
     if name not in example:
         return None
-    sensor = get_sensor(name)
-    inner = {
-        key: without_margin(card, name, example[key])
-        for key in (name, f"{name}_mask", f"{name}_cloud")
-        if key in example
-    }
-    values = _with_dates(sensor, inner[name])
-    mask = np.broadcast_to(_mask(sensor, inner), values.shape) & np.isfinite(values)
+    sensor, keys = get_sensor(name), (name, f"{name}_mask", f"{name}_cloud")
+    inner = {key: without_margin(card, name, example[key]) for key in keys if key in example}
+    if not sensor.has_dates:
+        inner = {key: array[None] for key, array in inner.items()}
+    values, cloud = inner[name], inner.get(f"{name}_cloud")
+    mask = np.broadcast_to(inner.get(f"{name}_mask", np.True_), values.shape) & np.isfinite(values)
     planes, valid, scale, how = _planes(card, sensor, values, mask)
-    cloud = inner[f"{name}_cloud"][:, 0].astype(np.float32) if f"{name}_cloud" in inner else None
-    return View(
-        sensor=sensor,
-        how=how,
-        scale=scale,
-        planes=planes,
-        valid=valid,
-        clear=valid if cloud is None else valid & (cloud < CLOUDY),
-        days=_days(card, sensor, example),
-        day_format=DAY_FORMATS[card.date_precision.get(name, "day")],
-        cloud=None if cloud is None else _mean_where(cloud, valid),
-    )
-
-
-def _days(card: DatasetCard, sensor: Sensor, example: Example) -> tuple[datetime.date, ...]:
-    name = sensor.name
-    if not sensor.has_dates or card.date_precision.get(name) == "none":
-        return ()
-    return tuple(calendar_days(example[f"{name}_dates"], example[f"{name}_years"]))
-
-
-def _with_dates(sensor: Sensor, array: np.ndarray) -> np.ndarray:
-    return array if sensor.has_dates else array[None]
-
-
-def _mask(sensor: Sensor, inner: Example) -> np.ndarray:
-    if f"{sensor.name}_mask" not in inner:
-        return np.ones((1, 1, 1, 1), np.bool_)
-    return _with_dates(sensor, inner[f"{sensor.name}_mask"])
-
-
-def _mean_where(values: np.ndarray, where: np.ndarray) -> Float32[np.ndarray, "T"]:
-    return ((values * where).sum(axis=(1, 2)) / np.maximum(where.sum(axis=(1, 2)), 1)).astype(np.float32)
+    clear, mean = valid, None
+    if cloud is not None:
+        percent = cloud[:, 0].astype(np.float32)
+        clear = valid & (percent < CLOUDY)
+        # Of valid pixels only; a date without any counts as clear.
+        mean = (percent * valid).sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
+    precision = card.date_precision.get(name, "day")
+    days: list[datetime.date] = []
+    if sensor.has_dates and precision != "none":
+        days = calendar_days(example[f"{name}_dates"], example[f"{name}_years"])
+    cloud = None if mean is None else mean.astype(np.float32)
+    return View(sensor, how, scale, planes, valid, clear, tuple(days), DAY_FORMATS[precision], cloud)
 
 
 def _planes(

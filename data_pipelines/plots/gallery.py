@@ -1,19 +1,41 @@
-"""Pictures of some tiles of a split, and the page that shows them."""
+"""A tile as a figure, and the page that shows the figures of some tiles of a split."""
 
 import dataclasses
+import functools
 import html
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.locate import find_prepared
-from data_pipelines.plots.colours import tile_label
-from data_pipelines.plots.tile import draw_tile
+from data_pipelines.plots.colours import View, tile_label, view_of
+from data_pipelines.plots.tile import (
+    AXIS_INCHES,
+    CURVES_INCHES,
+    FAINT_COLOUR,
+    HEADING_INCHES,
+    LABEL_LEGEND_INCHES,
+    MARGIN,
+    STRIP_INCHES,
+    TITLE_INCHES,
+    WIDTH,
+    Sheet,
+    draw_curves,
+    draw_dense,
+    draw_panel,
+    draw_strips,
+    draw_timeline,
+    in_rows,
+    new_sheet,
+    timeline_inches,
+)
 from data_pipelines.prepare.records import check_example
 from data_pipelines.reader import Reader
 
@@ -74,17 +96,106 @@ def prepared_tiles(name: str, root: str, split: str) -> Tiles:
     return Tiles(card, split, len(records), lambda n: as_read(card, records[n]), f"prepared in {prepared.folder}")
 
 
+_TEXTS = ("id", "crs")
+
+
 def as_read(card: DatasetCard, complete: Example) -> Example:
     """Returns a prepared example without the empty arrays of sensors that the tile lacks."""
     absent = [name for name in card.optional if not complete[f"{name}_present"]]
-    fields = {f"{name}{end}" for name in absent for end in ("", "_dates", "_years", "_mask", "_cloud")}
-    flags = {f"{name}_present" for name in card.optional}
-    texts = {key: _text(complete[key]) for key in ("id", "crs") if key in complete}
-    return {key: value for key, value in complete.items() if key not in fields | flags} | texts
+    dropped = {f"{name}{end}" for name in absent for end in ("", "_dates", "_years", "_mask", "_cloud")}
+    dropped |= {f"{name}_present" for name in card.optional}
+    example = {key: value for key, value in complete.items() if key not in dropped}
+    # TFRecords hold bytes where readers give texts.
+    texts = {key: one.decode() if isinstance(one, bytes) else str(one) for key, one in example.items() if key in _TEXTS}
+    return example | texts
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+HEADER_INCHES = 1.0
+LINE_INCHES = 0.22
+LINE_CHARACTERS = 125  # of the tile's label
+TITLE_CHARACTERS = 95
+LARGEST_PANEL = 4.2
+PANEL_GAP = 0.28
+SPACE = 0.22
+LONGITUDE_LATITUDE = "EPSG:4326"
+
+
+Drawing = Callable[[Sheet, float], None]
+"""Draws a part of the figure from a position on, in inches from the sheet's upper edge."""
+
+
+def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, example: Example) -> None:
+    """Draws a tile to a PNG file.
+
+    Args:
+      path: the file.
+      card: the dataset's facts.
+      split: the tile's split, for the title.
+      key: the tile's key, for the title.
+      example: the tile, as its reader gives it.
+    """
+    views = {name: view_of(card, name, example) for name in card.sensors}
+    # A pixel is drawn as curves; where it is missing, an empty panel would promise an image.
+    panels = {n: v for n, v in views.items() if (not v.is_pixel if v else get_sensor(n).kind != "context")}
+    series = [view for view in views.values() if view is not None and len(view.days) > 1]
+    lacking = [name for name, view in views.items() if view is None and name not in panels]
+    facts = [f"split {split}", f"{card.extent:g} m x {card.extent:g} m", place(card, example)]
+    facts += [f"not in this tile: {', '.join(lacking)}"] if lacking else []
+    label = tile_label(card, example)
+    lines = textwrap.wrap(f"label of the tile: {label}", LINE_CHARACTERS) if label else []
+    # All heights are known before anything is drawn: matplotlib places by fractions of the whole sheet.
+    header = HEADER_INCHES + (LINE_INCHES * len(lines) + 0.1 if lines else 0)
+    parts: list[tuple[float, Drawing]] = [
+        (header, functools.partial(_draw_header, title=f"{card.title}: {key}", facts=facts, label=lines))
+    ]
+    if count := len(panels) + (card.dense_label != "none"):
+        room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * (card.dense_label != "none")
+        side = min(LARGEST_PANEL, room / count)
+        draw = functools.partial(_draw_panels, side=side, card=card, example=example, panels=panels)
+        parts.append((TITLE_INCHES + side + SPACE, draw))
+    for row in in_rows([view for view in series if not view.is_pixel]):
+        parts.append((STRIP_INCHES + SPACE, functools.partial(draw_strips, row=row)))
+    for view in (view for view in series if view.is_pixel):
+        draw = functools.partial(draw_curves, view=view, example=example, views=series)
+        parts.append((HEADING_INCHES + CURVES_INCHES + AXIS_INCHES, draw))
+    if series:
+        parts.append((timeline_inches(series), functools.partial(draw_timeline, views=series)))
+    with new_sheet(path, sum(height for height, _ in parts) + (0 if series else 0.1)) as sheet:
+        top = 0.0
+        for height, draw in parts:
+            draw(sheet, top)
+            top += height
+
+
+def _draw_header(sheet: Sheet, top: float, title: str, facts: Sequence[str], label: Sequence[str]) -> None:
+    title = title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 3]}..."
+    sheet.text(MARGIN, top + 0.22, title, fontsize=15, fontweight="bold")
+    text = "   |   ".join(fact for fact in facts if fact)
+    sheet.text(MARGIN, top + 0.57, text, fontsize=10, color=FAINT_COLOUR)
+    sheet.text(MARGIN, top + 0.86, "\n".join(label), fontsize=11.5)
+
+
+def _draw_panels(
+    sheet: Sheet, top: float, side: float, card: DatasetCard, example: Example, panels: Mapping[str, View | None]
+) -> None:
+    left = MARGIN
+    for name, view in panels.items():
+        draw_panel(sheet, left, top, side, get_sensor(name), view, card.extent)
+        left += side + PANEL_GAP
+    if card.dense_label != "none":
+        draw_dense(sheet, left, top, side, card, example)
+
+
+def place(card: DatasetCard, example: Example) -> str:
+    """Returns the coordinate system and centre of a tile; "" if the archive has none."""
+    if not card.georeferenced or not example["crs"]:
+        return ""
+    a, b, c, d, e, f = np.asarray(example["transform"], np.float64)
+    half = card.side(card.georeferenced) / 2
+    x, y = (a + b) * half + c, (d + e) * half + f
+    if example["crs"] == LONGITUDE_LATITUDE:
+        return f"{abs(y):.5f}° {'S' if y < 0 else 'N'}, {abs(x):.5f}° {'W' if x < 0 else 'E'}"
+    return f"{example['crs']}, centre at x {x:,.0f}, y {y:,.0f}"
 
 
 Picture = tuple[str, str]
@@ -169,28 +280,24 @@ def file_name(split: str, position: int, key: str) -> str:
 
 def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[Picture]) -> pathlib.Path:
     """Writes `index.html`, which shows the pictures beside it and loads nothing else."""
-    escaped = [(html.escape(file), html.escape(caption)) for file, caption in pictures]
-    links = [f'<a href="#tile{number}">{number}</a>' for number in range(1, len(escaped) + 1)]
-    figures = [
-        FIGURE.format(anchor=f"tile{number}", file=file, caption=caption)
-        for number, (file, caption) in enumerate(escaped, start=1)
-    ]
-    page = folder / "index.html"
+    card, sensors, figures = tiles.card, [], []
+    for name in card.sensors:
+        known = [card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else ""]
+        facts = f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}"
+        sensors.append(f"<li>{html.escape(facts)}</li>")
+    # Escaped: names of tiles come from archives.
+    for number, (file, caption) in enumerate(pictures, start=1):
+        figures.append(FIGURE.format(anchor=f"tile{number}", file=html.escape(file), caption=html.escape(caption)))
     text = PAGE.format(
-        title=html.escape(tiles.card.title),
+        title=html.escape(card.title),
         origin=html.escape(tiles.origin),
         count=len(pictures),
         total=f"{tiles.count:,}",
         split=html.escape(tiles.split),
-        sensors="\n".join(f"<li>{html.escape(_facts(tiles.card, name))}</li>" for name in tiles.card.sensors),
-        links=" ".join(links),
+        sensors="\n".join(sensors),
+        links=" ".join(f'<a href="#tile{number}">{number}</a>' for number in range(1, len(pictures) + 1)),
         figures="\n".join(figures),
     )
+    page = folder / "index.html"
     page.write_text(text, encoding="utf-8")
     return page
-
-
-def _facts(card: DatasetCard, name: str) -> str:
-    """Returns units and dates of a sensor in a line."""
-    known = (card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else "")
-    return f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}"

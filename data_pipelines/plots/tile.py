@@ -1,70 +1,157 @@
-"""One tile as a figure: images of all sensors and the label, strips of dates, curves of single pixels, a timeline."""
+"""Parts of a tile's figure: the sheet, panels of sensors and labels, strips of dates, curves of pixels, a timeline.
 
+Positions are inches from the sheet's upper left corner. matplotlib is imported where figures are drawn, not with the
+package.
+"""
+
+import contextlib
+import dataclasses
 import datetime
 import pathlib
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from anysat_jax.sensors import Sensor, get_sensor
+from anysat_jax.sensors import Sensor
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.plots.colours import (
-    CLOUDY,
-    PERCENTILES,
-    LegendEntry,
-    View,
-    hatched,
-    legend_entries,
-    paint,
-    tile_label,
-    view_of,
-)
-from data_pipelines.plots.sheet import (
-    DOTS_PER_INCH,
-    EDGE_COLOUR,
-    FAINT_COLOUR,
-    MARGIN,
-    WIDTH,
-    Sheet,
-    add_scale_bar,
-    bare,
-    draw_titles,
-    new_sheet,
-    show_image,
-)
+from data_pipelines.plots.colours import CLOUDY, PERCENTILES, View, hatched, legend_entries, paint
 from data_pipelines.windows import without_margin
+
+WIDTH = 14.0
+MARGIN = 0.35
+DOTS_PER_INCH = 120
+TEXT_COLOUR = "#222222"
+FAINT_COLOUR = "#6b6b6b"
+EDGE_COLOUR = "#999999"
+BAR_FRACTION = 0.3  # of the panel's width, which a scale bar stays below
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": EDGE_COLOUR,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "hatch.linewidth": 0.6,
+    "text.color": TEXT_COLOUR,
+    "text.parse_math": False,  # names from archives may hold dollars
+    "xtick.color": FAINT_COLOUR,
+    "ytick.color": FAINT_COLOUR,
+    "xtick.labelcolor": TEXT_COLOUR,
+    "ytick.labelcolor": TEXT_COLOUR,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A figure of WIDTH by `height` inches; positions count from its upper left corner."""
+
+    figure: Any
+    height: float
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Any:
+        """Adds axes whose upper left corner is at (left, top)."""
+        bottom = self.height - top - height
+        place = (left / WIDTH, bottom / self.height, width / WIDTH, height / self.height)
+        return self.figure.add_axes(place)
+
+    def text(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Writes text whose upper left corner is at (left, top)."""
+        placed = dict(ha="left", va="top") | style
+        self.figure.text(left / WIDTH, 1 - top / self.height, text, **placed)
+
+
+@contextlib.contextmanager
+def new_sheet(path: pathlib.Path, height: float) -> Iterator[Sheet]:
+    """Yields a sheet to draw on and saves it to `path`; never opens a window, whatever the backend."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasAgg(figure)
+        yield Sheet(figure, height)
+        figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
+def show_image(ax: Any, image: np.ndarray) -> None:
+    """Draws an image (H, W, 3) that fills its axes, without ticks, thinly framed."""
+    ax.imshow(image, interpolation="auto", aspect="auto")
+    bare(ax)
+
+
+def bare(ax: Any) -> None:
+    """Removes the ticks and draws a thin frame all around."""
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=EDGE_COLOUR, linewidth=0.6)
+
+
+def draw_titles(sheet: Sheet, left: float, top: float, name: str, *lines: str) -> None:
+    """Writes a panel's name and up to two lines below it."""
+    sheet.text(left, top, name, fontsize=11.5, fontweight="bold")
+    sheet.text(left, top + 0.2, "\n".join(lines), fontsize=8.5, color=FAINT_COLOUR, linespacing=1.15)
+
+
+def bar_metres(extent: float) -> float:
+    """Returns the longest of 1, 2, 5, 10, ... metres that is at most BAR_FRACTION of the extent."""
+    longest = BAR_FRACTION * extent
+    power = 10.0 ** (len(str(int(longest))) - 1) if longest >= 1 else 0.1
+    return max((step * power for step in (1, 2, 5) if step * power <= longest), default=power)
+
+
+def add_scale_bar(ax: Any, extent: float) -> None:
+    """Draws a bar and its length in metres in the lower left corner, with an outline readable on any ground."""
+    from matplotlib import patheffects
+
+    metres = bar_metres(extent)
+    outline = [patheffects.withStroke(linewidth=3, foreground="black")]
+    place = dict(transform=ax.transAxes, color="white", clip_on=True)
+    ends = [0.05, 0.05 + metres / extent]
+    ax.plot(ends, [0.05, 0.05], linewidth=2, path_effects=outline, solid_capstyle="butt", **place)
+    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    ax.text(0.05, 0.075, label, fontsize=9, va="bottom", path_effects=outline, **place)
+
 
 TITLE_INCHES = 0.56
 
 
-def draw_view(sheet: Sheet, left: float, top: float, side: float, view: View, extent: float) -> None:
-    """Draws one sensor as an image of `side` inches, below its titles; `extent` in metres."""
-    draw_titles(sheet, left, top, view.sensor.name, _caption(view), view.how)
+def draw_panel(
+    sheet: Sheet, left: float, top: float, side: float, sensor: Sensor, view: View | None, extent: float
+) -> None:
+    """Draws one sensor as an image of `side` inches below its titles, or a placeholder if the tile lacks it.
+
+    Args:
+      sheet: the figure.
+      left, top, side: inches.
+      sensor: the sensor.
+      view: its data; None if the tile has none.
+      extent: of the tile, in metres.
+    """
+    metres = f"{sensor.metres_per_pixel:g} m"
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
+    if view is None:
+        draw_titles(sheet, left, top, sensor.name, metres)
+        bare(ax)
+        ax.patch.set(facecolor="#f4f4f4", edgecolor="#d0d0d0", hatch="//")
+        box = dict(facecolor="white", edgecolor=EDGE_COLOUR, boxstyle="round,pad=0.5")
+        ax.text(0.5, 0.5, f"no {sensor.name}\nin this tile", ha="center", va="center", bbox=box, transform=ax.transAxes)
+        return
+    when = ""
+    if sensor.has_dates:
+        kind = "clear median" if view.cloud is not None else "median"
+        several = f", {kind} of {len(view.days)} dates"
+        one = f", {view.days[0]:{view.day_format}}" if view.days else ", date not known"
+        when = several if len(view.days) > 1 else one
+    draw_titles(sheet, left, top, sensor.name, metres + when, view.how)
     show_image(ax, hatched(*view.summary(), display=round(side * DOTS_PER_INCH)))
     add_scale_bar(ax, extent)
-
-
-def draw_missing(sheet: Sheet, left: float, top: float, side: float, sensor: Sensor) -> None:
-    """Draws a placeholder for a sensor that the tile lacks."""
-    draw_titles(sheet, left, top, sensor.name, f"{sensor.metres_per_pixel:g} m")
-    ax = sheet.axes(left, top + TITLE_INCHES, side, side)
-    bare(ax)
-    ax.patch.set(facecolor="#f4f4f4", edgecolor="#d0d0d0", hatch="//")
-    box = dict(facecolor="white", edgecolor=EDGE_COLOUR, boxstyle="round,pad=0.5")
-    ax.text(0.5, 0.5, f"no {sensor.name}\nin this tile", ha="center", va="center", bbox=box, transform=ax.transAxes)
-
-
-def _caption(view: View) -> str:
-    metres = f"{view.sensor.metres_per_pixel:g} m"
-    if not view.days:
-        return f"{metres}, date not known" if view.sensor.has_dates else metres
-    if len(view.days) == 1:
-        return f"{metres}, {view.days[0]:{view.day_format}}"
-    return f"{metres}, {'clear ' if view.cloud is not None else ''}median of {len(view.days)} dates"
 
 
 HEADING_INCHES = 0.3
@@ -97,6 +184,8 @@ def timeline_inches(views: Sequence[View]) -> float:
 
 def draw_timeline(sheet: Sheet, top: float, views: Sequence[View]) -> None:
     """Draws every date of every series as a stroke, coloured by cloud."""
+    from matplotlib.lines import Line2D
+
     sheet.text(MARGIN, top, "dates", fontsize=11.5, fontweight="bold")
     ax = sheet.axes(_LEFT, top + HEADING_INCHES, _AXIS_WIDTH, ROW_INCHES * len(views))
     for row, view in enumerate(views):
@@ -108,13 +197,8 @@ def draw_timeline(sheet: Sheet, top: float, views: Sequence[View]) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     _date_axis(ax, views)
-    if any(view.cloud is not None for view in views):
-        _cloud_legend(sheet, top)
-
-
-def _cloud_legend(sheet: Sheet, top: float) -> None:
-    from matplotlib.lines import Line2D
-
+    if all(view.cloud is None for view in views):
+        return
     stroke = dict(marker="|", linestyle="none", markersize=10, markeredgewidth=2)
     texts = (f"cloud < {PARTLY:g} %", f"{PARTLY:g} to {CLOUDY:g} %", f"{CLOUDY:g} % and more", "not known")
     colours = (CLEAR_COLOUR, PARTLY_COLOUR, CLOUDY_COLOUR, UNKNOWN_COLOUR)
@@ -135,7 +219,7 @@ def draw_curves(sheet: Sheet, top: float, view: View, example: Example, views: S
     """
     import matplotlib
 
-    name, bands = view.sensor.name, view.sensor.bands
+    name, bands, dates = view.sensor.name, view.sensor.bands, np.asarray(view.days, "datetime64[D]")
     sheet.text(MARGIN, top, name, fontsize=11.5, fontweight="bold")
     text = f"{len(view.days)} dates of one pixel: its bands over time"
     sheet.text(_LEFT, top + 0.03, text, fontsize=9, color=FAINT_COLOUR)
@@ -143,31 +227,18 @@ def draw_curves(sheet: Sheet, top: float, view: View, example: Example, views: S
     values = example[name][:, :, 0, 0].astype(np.float64)
     mask = example.get(f"{name}_mask")
     valid = np.ones(values.shape, np.bool_) if mask is None else np.broadcast_to(mask[:, :, 0, 0], values.shape)
-    cloudy = view.valid[:, :, 0] & ~view.clear[:, :, 0]
+    cloudy = view.valid[:, 0, 0] & ~view.clear[:, 0, 0]
     for number, band in enumerate(bands):
         if not valid[:, number].any():
             continue
         colour = matplotlib.colormaps["turbo"](0.05 + 0.9 * number / max(len(bands) - 1, 1))
-        _draw_band(ax, view.days, values[:, number], valid[:, number], cloudy[:, 0], colour, band)
+        clear, hollow, style = valid[:, number] & ~cloudy, valid[:, number] & cloudy, dict(color=colour, markersize=3.5)
+        ax.plot(dates[clear], values[clear, number], "o-", linewidth=1.2, label=band, **style)
+        ax.plot(dates[hollow], values[hollow, number], "o", markerfacecolor="none", alpha=0.6, **style)
     ax.grid(axis="y")
     _date_axis(ax, views)
     title = "hollow: cloud" if cloudy.any() else None
     ax.legend(loc="upper left", bbox_to_anchor=(1.005, 1.03), fontsize=8.5, title=title, title_fontsize=8.5)
-
-
-def _draw_band(
-    ax: Any,
-    days: Sequence[datetime.date],
-    values: np.ndarray,
-    valid: Bool[np.ndarray, "T"],
-    cloudy: Bool[np.ndarray, "T"],
-    colour: Any,
-    label: str,
-) -> None:
-    dates = np.asarray(days, "datetime64[D]")
-    clear, hollow = valid & ~cloudy, valid & cloudy
-    ax.plot(dates[clear], values[clear], "o-", color=colour, markersize=3.5, linewidth=1.2, label=label)
-    ax.plot(dates[hollow], values[hollow], "o", color=colour, markersize=3.5, markerfacecolor="none", alpha=0.6)
 
 
 def _date_axis(ax: Any, views: Sequence[View]) -> None:
@@ -215,32 +286,26 @@ def in_rows(views: Sequence[View]) -> list[list[tuple[int, View]]]:
     return rows
 
 
-def draw_strip(sheet: Sheet, top: float, first: int, view: View) -> None:
-    """Draws thumbnails of a series with one stretch, from the position `first` on; day and cloud below each."""
-    shown = shown_dates(len(view.days))
-    of = f"{len(shown)} of " if len(shown) < len(view.days) else ""
-    left = MARGIN + first * (_SIDE + GAP)
-    sheet.text(left, top, view.sensor.name, fontsize=11.5, fontweight="bold")
-    sheet.text(left + 1.0, top + 0.03, f"{of}{len(view.days)} dates, stretched alike", fontsize=9, color=FAINT_COLOUR)
-    for date, colours in zip(shown, view.colours(shown), strict=True):
-        ax = sheet.axes(left, top + HEADING_INCHES, _SIDE, _SIDE)
-        show_image(ax, hatched(colours, view.valid[date], display=round(_SIDE * DOTS_PER_INCH)))
-        _caption_of_strips(sheet, left + _SIDE / 2, top + HEADING_INCHES + _SIDE + 0.05, view, date)
-        left += _SIDE + GAP
-
-
-def _caption_of_strips(sheet: Sheet, middle: float, top: float, view: View, date: int) -> None:
-    sheet.text(middle, top, f"{view.days[date]:{view.day_format}}", fontsize=9, ha="center")
-    sheet.text(middle, top + 0.16, _warning(view, date), fontsize=8, ha="center", color=WARNING_COLOUR)
-
-
-def _warning(view: View, date: int) -> str:
-    """Returns the larger of cloud and invalid pixels of a date, in percent; "" if neither matters."""
-    invalid = 100 * (1 - view.valid[date].mean())
-    cloud = 0.0 if view.cloud is None else float(view.cloud[date])
-    if cloud >= max(PARTLY, invalid):
-        return f"cloud {cloud:.0f} %"
-    return f"not valid {invalid:.0f} %" if invalid >= INVALID_PERCENT else ""
+def draw_strips(sheet: Sheet, top: float, row: Sequence[tuple[int, View]]) -> None:
+    """Draws a row of `in_rows`: each series as thumbnails with one stretch, day and cloud below each."""
+    for first, view in row:
+        shown = shown_dates(len(view.days))
+        of = f"{len(shown)} of " if len(shown) < len(view.days) else ""
+        left, text = MARGIN + first * (_SIDE + GAP), f"{of}{len(view.days)} dates, stretched alike"
+        sheet.text(left, top, view.sensor.name, fontsize=11.5, fontweight="bold")
+        sheet.text(left + 1.0, top + 0.03, text, fontsize=9, color=FAINT_COLOUR)
+        for date, colours in zip(shown, view.colours(shown), strict=True):
+            ax = sheet.axes(left, top + HEADING_INCHES, _SIDE, _SIDE)
+            show_image(ax, hatched(colours, view.valid[date], display=round(_SIDE * DOTS_PER_INCH)))
+            middle, below = left + _SIDE / 2, top + HEADING_INCHES + _SIDE + 0.05
+            sheet.text(middle, below, f"{view.days[date]:{view.day_format}}", fontsize=9, ha="center")
+            # The larger of cloud and invalid pixels; nothing if neither matters.
+            invalid = 100 * (1 - view.valid[date].mean())
+            cloud = 0.0 if view.cloud is None else float(view.cloud[date])
+            warning = f"not valid {invalid:.0f} %" if invalid >= INVALID_PERCENT else ""
+            warning = f"cloud {cloud:.0f} %" if cloud >= max(PARTLY, invalid) else warning
+            sheet.text(middle, below + 0.16, warning, fontsize=8, ha="center", color=WARNING_COLOUR)
+            left += _SIDE + GAP
 
 
 COLOURS_OF_NUMBERS = "viridis"
@@ -250,6 +315,8 @@ _ROOMY = 14  # largest number of classes for a legend in its usual size
 
 def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: DatasetCard, example: Example) -> None:
     """Draws the label "dense" as a panel, and its legend at the right."""
+    from matplotlib.patches import Patch
+
     values = without_margin(card, "dense", example["dense"])
     kind = {"segmentation": "class map", "change": "change map", "regression": "map of numbers"}[card.dense_label]
     draw_titles(sheet, left, top, "label", f"{card.dense_metres:g} m, {kind}")
@@ -258,24 +325,18 @@ def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: Dataset
         _draw_numbers(sheet, ax, left + side + 0.15, top + TITLE_INCHES, side, card, values)
     else:
         show_image(ax, paint(card, values))
-        _draw_legend(ax, legend_entries(card, values))
+        entries = legend_entries(card, values)
+        ax.legend(
+            handles=[Patch(facecolor=c, edgecolor=EDGE_COLOUR, linewidth=0.6, label=text) for text, c in entries],
+            loc="upper left",
+            bbox_to_anchor=(1.03, 1.0),
+            borderaxespad=0,
+            handlelength=1.3,
+            handleheight=1.3,
+            labelspacing=0.45 if len(entries) <= _ROOMY else 0.1,
+            fontsize=9.5 if len(entries) <= _ROOMY else 7.2,
+        )
     add_scale_bar(ax, card.extent)
-
-
-def _draw_legend(ax: Any, entries: Sequence[LegendEntry]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(facecolor=c, edgecolor=EDGE_COLOUR, linewidth=0.6, label=text) for text, c in entries]
-    ax.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(1.03, 1.0),
-        borderaxespad=0,
-        handlelength=1.3,
-        handleheight=1.3,
-        labelspacing=0.45 if len(entries) <= _ROOMY else 0.1,
-        fontsize=9.5 if len(entries) <= _ROOMY else 7.2,
-    )
 
 
 def _draw_numbers(
@@ -293,114 +354,3 @@ def _draw_numbers(
     show_image(ax, hatched(colours.astype(np.float32), known, display=round(side * DOTS_PER_INCH)))
     bar = sheet.axes(left, top, 0.16, side)
     sheet.figure.colorbar(ScalarMappable(norm, COLOURS_OF_NUMBERS), cax=bar, label=card.label_unit)
-
-
-HEADER_INCHES = 1.0
-LINE_INCHES = 0.22
-LINE_CHARACTERS = 125  # of the tile's label
-TITLE_CHARACTERS = 95
-LARGEST_PANEL = 4.2
-PANEL_GAP = 0.28
-SPACE = 0.22
-LONGITUDE_LATITUDE = "EPSG:4326"
-
-
-def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, example: Example) -> None:
-    """Draws a tile to a PNG file.
-
-    Args:
-      path: the file.
-      card: the dataset's facts.
-      split: the tile's split, for the title.
-      key: the tile's key, for the title.
-      example: the tile, as its reader gives it.
-    """
-    title = f"{card.title}: {key}"
-    shown = title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 3]}..."
-    _Picture(card, example).draw(path, shown, split)
-
-
-class _Picture:
-    """The parts of a tile's figure and their heights."""
-
-    def __init__(self, card: DatasetCard, example: Example) -> None:
-        self.card, self.example = card, example
-        views = {name: view_of(card, name, example) for name in card.sensors}
-        self.panels = {n: v for n, v in views.items() if (not v.is_pixel if v else get_sensor(n).kind != "context")}
-        self.lacking = [name for name, view in views.items() if view is None and name not in self.panels]
-        self.series = [view for view in views.values() if view is not None and len(view.days) > 1]
-        self.curves = [view for view in self.series if view.is_pixel]
-        self.strips = in_rows([view for view in self.series if not view.is_pixel])
-        self.has_dense = card.dense_label != "none"
-        label = tile_label(card, example)
-        self.label = textwrap.wrap(f"label of the tile: {label}", LINE_CHARACTERS) if label else []
-
-    @property
-    def side(self) -> float:
-        """Side of a panel in inches."""
-        count = len(self.panels) + self.has_dense
-        room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * self.has_dense
-        return min(LARGEST_PANEL, room / max(count, 1))
-
-    @property
-    def header(self) -> float:
-        """Height of the titles in inches."""
-        return HEADER_INCHES + (LINE_INCHES * len(self.label) + 0.1 if self.label else 0)
-
-    @property
-    def height(self) -> float:
-        """Height of the sheet in inches."""
-        parts = [self.header]
-        if self.panels or self.has_dense:
-            parts.append(TITLE_INCHES + self.side + SPACE)
-        parts += [STRIP_INCHES + SPACE] * len(self.strips)
-        parts += [HEADING_INCHES + CURVES_INCHES + AXIS_INCHES] * len(self.curves)
-        return sum(parts) + (timeline_inches(self.series) if self.series else 0.1)
-
-    def draw(self, path: pathlib.Path, title: str, split: str) -> None:
-        with new_sheet(path, self.height) as sheet:
-            self._header(sheet, title, split)
-            top = self._panels(sheet, self.header)
-            for row in self.strips:
-                for first, view in row:
-                    draw_strip(sheet, top, first, view)
-                top += STRIP_INCHES + SPACE
-            for view in self.curves:
-                draw_curves(sheet, top, view, self.example, self.series)
-                top += HEADING_INCHES + CURVES_INCHES + AXIS_INCHES
-            if self.series:
-                draw_timeline(sheet, top, self.series)
-
-    def _header(self, sheet: Sheet, title: str, split: str) -> None:
-        sheet.text(MARGIN, 0.22, title, fontsize=15, fontweight="bold")
-        facts = [f"split {split}", f"{self.card.extent:g} m x {self.card.extent:g} m", place(self.card, self.example)]
-        facts += [f"not in this tile: {', '.join(self.lacking)}"] if self.lacking else []
-        sheet.text(MARGIN, 0.57, "   |   ".join(fact for fact in facts if fact), fontsize=10, color=FAINT_COLOUR)
-        sheet.text(MARGIN, 0.86, "\n".join(self.label), fontsize=11.5)
-
-    def _panels(self, sheet: Sheet, top: float) -> float:
-        left, side = MARGIN, self.side
-        for name, view in self.panels.items():
-            self._panel(sheet, left, top, name, view)
-            left += side + PANEL_GAP
-        if self.has_dense:
-            draw_dense(sheet, left, top, side, self.card, self.example)
-        return top + (TITLE_INCHES + side + SPACE if self.panels or self.has_dense else 0)
-
-    def _panel(self, sheet: Sheet, left: float, top: float, name: str, view: View | None) -> None:
-        if view is None:
-            draw_missing(sheet, left, top, self.side, get_sensor(name))
-        else:
-            draw_view(sheet, left, top, self.side, view, self.card.extent)
-
-
-def place(card: DatasetCard, example: Example) -> str:
-    """Returns the coordinate system and centre of a tile; "" if the archive has none."""
-    if not card.georeferenced or not example["crs"]:
-        return ""
-    a, b, c, d, e, f = np.asarray(example["transform"], np.float64)
-    half = card.side(card.georeferenced) / 2
-    x, y = (a + b) * half + c, (d + e) * half + f
-    if example["crs"] == LONGITUDE_LATITUDE:
-        return f"{abs(y):.5f}° {'S' if y < 0 else 'N'}, {abs(x):.5f}° {'W' if x < 0 else 'E'}"
-    return f"{example['crs']}, centre at x {x:,.0f}, y {y:,.0f}"

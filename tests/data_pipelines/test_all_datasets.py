@@ -6,8 +6,7 @@ from ml_collections import ConfigDict
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
-from data_pipelines.plots.gallery import prepared_tiles, raw_tiles
-from data_pipelines.plots.tile import draw_tile
+from data_pipelines.plots.gallery import draw_tile, prepared_tiles, raw_tiles
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.registry import ARCHIVE_NAMES, get_entry

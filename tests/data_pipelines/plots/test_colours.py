@@ -19,7 +19,7 @@ from data_pipelines.plots.colours import (
     tile_label,
     view_of,
 )
-from data_pipelines.plots.tile import draw_tile
+from data_pipelines.plots.gallery import draw_tile
 from tests.data_pipelines.fake_reader import CARD, CELLS, MARGIN, FakeReader
 from tests.data_pipelines.plots.figures import caught, collisions, legend_texts, texts
 

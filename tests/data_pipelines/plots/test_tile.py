@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.card import DatasetCard
 from data_pipelines.mini.datasets import MINI_CARDS, MiniReader
 from data_pipelines.plots.colours import view_of
-from data_pipelines.plots.sheet import bar_metres
+from data_pipelines.plots.gallery import draw_tile, place
 from data_pipelines.plots.tile import (
     CLEAR_COLOUR,
     CLOUDY_COLOUR,
@@ -17,11 +17,10 @@ from data_pipelines.plots.tile import (
     PARTLY_COLOUR,
     THUMBNAILS,
     UNKNOWN_COLOUR,
+    bar_metres,
     cloud_colour,
-    draw_strip,
-    draw_tile,
+    draw_strips,
     in_rows,
-    place,
     shown_dates,
 )
 from tests.data_pipelines.fake_reader import CARD, FakeReader
@@ -203,6 +202,6 @@ def test_strips_say_how_many_of_the_dates_they_show():
 
     reader = MiniReader("mini_pastis_hd")
     view = view_of(reader.card, "s2", reader.example("train", "train_00001"))
-    draw_strip(Paper(), 0.0, 0, view)
+    draw_strips(Paper(), 0.0, [(0, view)])
     total = len(view.days)
     assert f"{f'12 of {total}' if total > 12 else total} dates, stretched alike" in written
