@@ -85,7 +85,7 @@ def get_entry(name: str) -> DatasetEntry:
       ValueError: no dataset has that name (the message lists the known ones), or a description is wrong.
     """
     if name.endswith(".toml"):
-        from data_pipelines.own_tiles import folder_entry
+        from data_pipelines.own_tiles.reader import folder_entry
 
         entry = folder_entry(name)
         # A description may be read again, after a change; the name of another dataset is refused.

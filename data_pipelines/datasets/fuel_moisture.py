@@ -127,24 +127,12 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (base / SITES).is_file() and (base / "npy" / f"{SERIES}.npy").is_file()
 
 
-def open_reader(root: pathlib.Path) -> "FuelMoistureReader":
-    """Opens the raw data in `root`."""
-    return FuelMoistureReader(root)
-
-
 class FuelMoistureReader(ArchiveReader):
-    """Reads the pixels, which are all in memory: 250 kB."""
+    """Reads the pixels, which are all in memory: 250 kB; `root` holds npy, or a folder fuel_moisture that does."""
 
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder that holds npy, or the folder fuel_moisture that does.
-
-        Raises:
-          FileNotFoundError: a file is missing.
-          ValueError: one is not as published, or a site has no split.
-        """
         self._table = read_table(_base(root))
         self._labels, labelled = self.labels(self._table)
         splits, rows = self._table.splits, np.flatnonzero(labelled)
@@ -175,6 +163,9 @@ class FuelMoistureReader(ArchiveReader):
             **day_fields("s1", days),
             "tile": self._labels[row],
         }
+
+
+open_reader = FuelMoistureReader
 
 
 class LandCoverReader(FuelMoistureReader):

@@ -93,8 +93,7 @@ def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> 
 
 @functools.lru_cache(maxsize=4096)
 def _ordinal(day: str) -> int:
-    """Returns the day's ordinal, 0 if there is no such day."""
-    # Cached, because the tables have millions of rows and few days; so it cannot name a line.
+    # Cached, because the tables have millions of rows and few days; so it cannot name a line, and returns 0 for none.
     with contextlib.suppress(ValueError):
         return parse_day(day, "").toordinal()
     return 0

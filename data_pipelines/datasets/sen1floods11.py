@@ -91,24 +91,12 @@ def holds_raw(folder: pathlib.Path) -> bool:
     return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or is_sample(folder)
 
 
-def open_reader(root: pathlib.Path) -> "Sen1FloodsReader":
-    """Opens the raw data in `root`."""
-    return Sen1FloodsReader(root)
-
-
 class Sen1FloodsReader(ArchiveReader):
-    """Reads the hand-labelled chips of Sen1Floods11."""
+    """Reads the hand-labelled chips; `root` holds the folder v1.1, is it, or is the git repository."""
 
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder that holds v1.1, is it, or is the git repository.
-
-        Raises:
-          FileNotFoundError: a list or the metadata are missing, or none of the listed chips is on disk.
-          ValueError: a list or the metadata are not as published, or the metadata lack the flood of a chip.
-        """
         sample = is_sample(root)
         base = root if sample else _base(root)
         self._folders = {layer: base / "sample" / SAMPLE[layer] if sample else base / DATA / layer for layer in LAYERS}
@@ -154,6 +142,9 @@ class Sen1FloodsReader(ArchiveReader):
         kinds = "whole numbers -1 (no label), 0 (not water), 1 (water)"
         dense = read_class_map(label, SIDE, (-1, 0, 1), f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, {kinds}")
         return {"id": key, **place, **series, "dense": dense}
+
+
+open_reader = Sen1FloodsReader
 
 
 def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str]]:
@@ -243,17 +234,14 @@ def holds_sample(folder: pathlib.Path) -> bool:
 
 
 class ChipReader(ArchiveReader):
-    """Reads the sample window by window; a window that a sensor has not seen lacks that sensor."""
+    """Reads the sample window by window; a window that a sensor has not seen lacks that sensor.
+
+    `root` is the git repository's folder, or holds it as sen1floods11.
+    """
 
     card = CHIP_CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: the git repository's folder, or one that holds it as sen1floods11.
-
-        Raises:
-          FileNotFoundError, ValueError: as `Sen1FloodsReader`.
-        """
         self._chips = Sen1FloodsReader(_repository(root))
         self._latest: tuple[str, Example] = ("", {})
         keys: dict[str, list[str]] = {split: [] for split in CHIP_CARD.splits}
@@ -268,13 +256,7 @@ class ChipReader(ArchiveReader):
         return self._chips.fingerprint
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one window; its key is "chip/row/column", counted in windows.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published, or no sensor has seen the
-            window; the message names it.
-          ImportError: rasterio is not installed.
-        """
+        """Reads one window; its key is "chip/row/column", counted in windows. Raises as the base, or if none saw it."""
         name, row, column = key.split("/")
         # The windows of a chip come one after another; its files are read once for all 64.
         if self._latest[0] != name:

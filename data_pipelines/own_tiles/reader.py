@@ -1,4 +1,4 @@
-"""Card and reader of a described folder of tiles."""
+"""Card, reader and registry entry of a described folder of tiles."""
 
 import colorsys
 import contextlib
@@ -16,7 +16,7 @@ from anysat_jax.sensors import Sensor, register, whole_number
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import parse_day
 from data_pipelines.files import inside, read_table
-from data_pipelines.own_tiles.description import Description, SensorFiles, TileLabels
+from data_pipelines.own_tiles.description import Description, SensorFiles, TileLabels, read_description
 from data_pipelines.own_tiles.files import (
     Read,
     check_places,
@@ -28,7 +28,7 @@ from data_pipelines.own_tiles.files import (
 )
 from data_pipelines.own_tiles.pattern import Found, same_letters
 from data_pipelines.prepare.records import check_card
-from data_pipelines.reader import ArchiveReader, hashed_split
+from data_pipelines.reader import ArchiveReader, DatasetEntry, hashed_split
 
 SPLITS = ("train", "val", "test")
 _SHOWN = (("R", "G", "B"), ("B4", "B3", "B2"))  # bands that are red, green and blue, as most sensors call them
@@ -334,3 +334,25 @@ class FolderReader(ArchiveReader):
         if not fits:
             expected = f"expected all to cover the described extent of {self.card.extent:g} m"
             raise ValueError(f"tile {key!r} of {self.root}: {', '.join(covers)}; {expected}")
+
+
+def folder_entry(path: pathlib.Path | str, source: pathlib.Path | None = None) -> DatasetEntry:
+    """Returns the dataset of a described folder of tiles and registers the description's own sensors.
+
+    Args:
+      path: the description, a TOML file.
+      source: folder of the tiles; that of the description unless given.
+
+    Raises:
+      FileNotFoundError: the description does not exist.
+      ValueError: it cannot be read or is impossible; the message names the field.
+    """
+    description = read_description(pathlib.Path(path).expanduser())
+    return DatasetEntry(
+        card=folder_card(description),
+        open_reader=lambda root: FolderReader(description, root),
+        holds_raw=lambda root: all(f.files.head(root).is_dir() for f in description.sensors if not f.optional),
+        layout=", ".join(files.files.text for files in description.sensors),
+        version=description.version,
+        source=description.path.resolve().parent if source is None else source,
+    )

@@ -178,12 +178,11 @@ def _draw_header(sheet: Sheet, top: float, title: str, facts: Sequence[str], lab
 def _draw_panels(
     sheet: Sheet, top: float, side: float, card: DatasetCard, example: Example, panels: Mapping[str, View | None]
 ) -> None:
-    left = MARGIN
-    for name, view in panels.items():
+    lefts = [MARGIN + number * (side + PANEL_GAP) for number in range(len(panels) + 1)]
+    for left, (name, view) in zip(lefts, panels.items()):
         draw_panel(sheet, left, top, side, get_sensor(name), view, card.extent)
-        left += side + PANEL_GAP
     if card.dense_label != "none":
-        draw_dense(sheet, left, top, side, card, example)
+        draw_dense(sheet, lefts[-1], top, side, card, example)
 
 
 def place(card: DatasetCard, example: Example) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import rasterio
 
-from data_pipelines.own_tiles import folder_entry
+from data_pipelines.own_tiles.reader import folder_entry
 from data_pipelines.prepare.records import check_example
 
 DESCRIPTION = """

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.sensors import SENSORS, Sensor
-from data_pipelines.own_tiles import folder_card, read_description
-from data_pipelines.own_tiles.reader import class_dtype, palette
+from data_pipelines.own_tiles.description import read_description
+from data_pipelines.own_tiles.reader import class_dtype, folder_card, palette
 from tests.data_pipelines.own_tiles.folders import DESCRIPTION, describe
 
 SCANNER = """

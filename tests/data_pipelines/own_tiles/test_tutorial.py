@@ -12,8 +12,15 @@ from ml_collections import ConfigDict
 from anysat_jax.sensors import SENSORS
 from data_pipelines import load, registry
 from data_pipelines.cli import main
-from data_pipelines.own_tiles import folder_card, read_description
-from data_pipelines.own_tiles.description import DescriptionTable, MaskFiles, SensorTable, SplitRule, TileLabels
+from data_pipelines.own_tiles.description import (
+    DescriptionTable,
+    MaskFiles,
+    SensorTable,
+    SplitRule,
+    TileLabels,
+    read_description,
+)
+from data_pipelines.own_tiles.reader import folder_card
 from tests.data_pipelines.own_tiles.folders import DESCRIPTION, describe
 from tests.data_pipelines.own_tiles.real_tiles import cut_tiles
 
