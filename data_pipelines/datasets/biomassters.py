@@ -119,6 +119,7 @@ def _months(folder: pathlib.Path) -> Months:
     months: Months = {}
     if not folder.is_dir():
         return months
+    # One listing: the folders hold 310,000 images, and a look-up for each month would take minutes on a disk afar.
     with os.scandir(folder) as entries:
         for entry in entries:
             match = _FILE.fullmatch(entry.name)
@@ -135,6 +136,7 @@ def _splits(root: pathlib.Path, there: Mapping[str, Sequence[str]]) -> dict[str,
         expected = "a CSV file with the column chip_id"
         rows = {split: read_table(root / f"{split}_Data_list.csv", ["chip_id"], expected) for split in chips}
         return {split: [c for row in rows[split] if (c := row["chip_id"].strip()) in chips[split]] for split in chips}
+    # By name, so that chips that are downloaded later do not move others.
     drawn = {chip: hashed_split(chip, VAL_SHARE) for chip in there["train"]}
     return {s: [c for c in there["train"] if drawn[c] == s] for s in ("train", "val")} | {"test": list(there["test"])}
 

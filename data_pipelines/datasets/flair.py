@@ -295,6 +295,7 @@ open_reader = FlairReader
 
 def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
     """Returns the split of a domain's tiles, "" for none; tiles of the test folders are in no other split."""
+    # A published test tile is never trained on, whatever splits.json says.
     if named is not None:
         split = named.get(domain, "")
         return split if (split == "test") == held_out else ""
@@ -330,6 +331,7 @@ def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:
 
 def _cut(path: pathlib.Path, whole: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     """Returns a tile's pixels: five on each side of the pixel corner `place`."""
+    # The place is the corner between four pixels: 10 pixels have no middle one.
     row, column = place
     height, width = whole.shape[-2:]
     if not (5 <= row <= height - 5 and 5 <= column <= width - 5):

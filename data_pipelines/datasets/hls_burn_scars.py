@@ -70,6 +70,7 @@ def split_of(folder: str, square: str) -> str:
     """Returns the split of a scene from its folder and its square of the satellites' grid, e.g. "T10TGS"."""
     if folder == "validation":
         return "test"
+    # By square: scenes of one place on several days must not lie in two splits.
     return "val" if hashlib.sha256(square.encode()).digest()[0] < 26 else "train"  # 26 of 256
 
 

@@ -73,6 +73,7 @@ def _read_feature(where: str, feature: Any, crs: str) -> tuple[str, Patch]:
     days = {s: _days(where, field, properties.get(field)) for s, field in DATE_FIELDS.items() if properties.get(field)}
     if "s2" not in days:
         raise ValueError(f"{where}: no 'dates-S2'; expected the days of its series, like {{'0': 20180924, ...}}")
+    # Without a coordinate system, a transform means nothing.
     transform = _transform(feature.get("geometry")) if crs else np.full(6, np.nan)
     known = bool(np.isfinite(transform).all())
     return str(number), Patch(fold, days, crs if known else "", tuple(transform.tolist()))

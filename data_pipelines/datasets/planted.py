@@ -108,6 +108,7 @@ class RecordKeys(Sequence[str]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         place = range(len(self))[index]
+        # The ends of the files' ranges ascend; a position lies in the first one that ends behind it.
         file = bisect.bisect_right(self._ends, place)
         return f"{self._names[file]}:{place - (self._ends[file - 1] if file else 0)}"
 
@@ -123,7 +124,7 @@ def record_files(root: pathlib.Path) -> dict[str, list[str]]:
 
 
 class PlantedRecords(ArchiveReader):
-    """Reads PLANTED's TFRecords, any record at a time.
+    """Reads PLANTED's TFRecords, any record at a time; refuses files of one split in several folders.
 
     Attributes:
       species: names of the classes, in order; () where there is no species.txt.
@@ -132,14 +133,6 @@ class PlantedRecords(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Args:
-          root: folder of the TFRecord files.
-
-        Raises:
-          FileNotFoundError: not one TFRecord file names a split.
-          ValueError: a file is damaged, a split's files are in several folders, or species.txt does not name 40
-            species.
-        """
         self.root, self.species, files = root, (), record_files(root)
         if (path := root / SPECIES).is_file():
             self.species = tuple(read_lines(path, "the names of the 40 species, one a line"))
@@ -171,12 +164,7 @@ class PlantedRecords(ArchiveReader):
         return digest([sizes, self.species])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one record.
-
-        Raises:
-          FileNotFoundError, ValueError: the record is damaged or not as expected; the message names file and record.
-          KeyError: there is no such record.
-        """
+        """Reads one record; raises as the base, and KeyError if there is no such record."""
         where, features = self.features(key)
         label = species_name(where, features)
         if isinstance(label, str) and label not in self.species:
@@ -280,6 +268,7 @@ def holds_raw(folder: pathlib.Path) -> bool:
 
 def open_reader(root: pathlib.Path) -> PlantedRecords | PlantedFiles:
     """Opens the raw data in `root`: TFRecords where there are any, else `.npz` files."""
+    # TFRecords are the published form; .npz files are copies of some of them.
     return PlantedFiles(root) if label_files(root) and not record_files(root) else PlantedRecords(root)
 
 

@@ -160,6 +160,7 @@ class S2NaipReader(ArchiveReader):
     def __init__(self, root: pathlib.Path) -> None:
         self._files = TileFiles(root)
         listed, self._dates = read_split_dicts(root)
+        # The published reader's lists come first: they have the dates as well.
         listed = listed or listed_splits(root)
         present = self._files.tiles
         tiles = {split: [name for name in names if name in present] for split, names in listed.items()}
@@ -269,4 +270,5 @@ def _read_stack(
 def _by_date(path: pathlib.Path, stack: Num[np.ndarray, "TC H W"], bands: int, expected: str) -> np.ndarray:
     if len(stack) % bands or not len(stack):
         raise ValueError(f"{path} has {len(stack)} bands, not a multiple of {bands}; expected {expected}")
+    # Images are stacked date after date, each with its bands.
     return stack.reshape(-1, bands, *stack.shape[1:])

@@ -156,6 +156,7 @@ def listed_splits(root: pathlib.Path) -> dict[str, list[str]]:
 def split_of(tile: str) -> str:
     """Returns the split of a tile without lists: one in ten blocks of 10 km is held out, by a hash of its position."""
     zone, column, row = tile.split("_")
+    # crc32 of a text is the same in every process and version, unlike hash().
     block = json.dumps([zone, int(column) // BLOCK, int(row) // BLOCK])
     return "train" if zlib.crc32(block.encode()) % VAL_EVERY else "val"
 
@@ -194,6 +195,7 @@ def draw_map(path: pathlib.Path, geojson: Any) -> Int8[np.ndarray, "512 512"]:
     try:
         objects = [(_CLASS.get(one["properties"]["category"], _OTHER), one["geometry"]) for one in geojson["features"]]
         areas = [(area, number) for number, geometry in objects for area in _areas(geometry)]
+        # What is drawn last lies on top: a house in a park is a house, a park around houses is not all of them.
         areas.sort(key=lambda area: _ORDER.index(area[1]))
         if not areas:
             return np.zeros((SIDE, SIDE), np.int8)
@@ -231,6 +233,7 @@ def _polygon(rings: Any) -> dict[str, Any]:
 def _strip(start: Float64[np.ndarray, "2"], end: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "5 2"]:
     """Returns the corners of a line of `LINE_WIDTH` pixels that extends by half of that beyond both ends."""
     length = float(np.hypot(*(end - start)))
+    # A point is a line without length; any direction will do.
     along = (end - start if length else np.array([1.0, 0.0])) * (LINE_WIDTH / 2 / (length or 1.0))
     across = np.array([-along[1], along[0]])
     first, last = start - along, end + along
@@ -238,6 +241,7 @@ def _strip(start: Float64[np.ndarray, "2"], end: Float64[np.ndarray, "2"]) -> Fl
 
 
 def _points(coordinates: Any) -> Float64[np.ndarray, "N 2"]:
+    # A third coordinate, the height, may follow.
     points = np.asarray([point[:2] for point in coordinates], np.float64)
     if not np.isfinite(points).all():
         raise ValueError("a coordinate is not finite")

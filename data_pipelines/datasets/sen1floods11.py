@@ -114,13 +114,7 @@ class Sen1FloodsReader(ArchiveReader):
         return digest([super().fingerprint, days])
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one chip, without a sensor that has no data.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as published; the message names it and
-            what was expected.
-          ImportError: rasterio is not installed.
-        """
+        """Reads one chip, without a sensor that has no data; raises as the base, or if no sensor has any."""
         radar, optical, label = (folder / f"{key}_{layer}.tif" for layer, folder in self._folders.items())
         days = self._days[_event(key)]
         expected = f"a GeoTIFF of 13 bands B1 to B12 with B8A, {SIDE} x {SIDE} pixels, int16 or uint16"
@@ -269,6 +263,7 @@ class ChipReader(ArchiveReader):
 
 def split_of(column: int) -> str:
     """Returns the split of a column of windows."""
+    # By column: neighbours look alike, and here splits only meet along two lines.
     return "train" if column < VAL_COLUMN else "val" if column < TEST_COLUMN else "test"
 
 

@@ -152,6 +152,7 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, fr
         if split != "test":
             uids[split][str(_number(path, number, row, "UNIQUE_ID"))] = None
             plots[split].add(_number(path, number, row, "PLOT_ID"))
+    # A plot has a row for each season, whose splits may differ: what is held out once is not trained on.
     lists = {"val": list(uids["val"]), "train": [uid for uid in uids["train"] if uid not in uids["val"]]}
     return lists, {split: frozenset(found) for split, found in plots.items()}
 
@@ -159,6 +160,7 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, fr
 def _number(path: pathlib.Path, line: int, row: dict[str, str], column: str) -> int:
     """Returns a whole number, also of "12.0", as tables with empty cells have it."""
     text = row[column].strip()
+    # A spreadsheet or pandas writes whole numbers as "12.0" where a column has empty cells.
     whole = text.removesuffix(".0")
     if not (whole.isascii() and whole.isdigit()):
         raise ValueError(f"{path}, line {line}: {column} is {text!r}, expected a whole number")
@@ -220,5 +222,6 @@ def _read_label(path: pathlib.Path, plots: frozenset[int]) -> Int8[np.ndarray, "
     wrong = crop[(crop > MAX_CROP) | (crop != np.rint(crop))]
     if wrong.size:
         raise ValueError(f"{path}: the second band holds {wrong[0]:g}; expected crop numbers up to {MAX_CROP}")
+    # A tile shows plots of its neighbours too, some of which belong to another split.
     labelled = (crop >= 1) & np.isin(plot, sorted(plots))
     return np.where(labelled, crop > 1, CARD.ignore_label).astype(np.int8)

@@ -129,6 +129,7 @@ open_reader = So2SatReader
 
 def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
     """Returns Sentinel-2 of one date; the file's bands are in our order, after rows and columns."""
+    # Files have the bands last, examples first.
     reflectance = np.moveaxis(values, -1, 0).astype(np.float32)
     mask = np.isfinite(reflectance).all(axis=0, keepdims=True) & (reflectance != 0).any(axis=0, keepdims=True)
     highest = reflectance.max(where=mask, initial=0.0)

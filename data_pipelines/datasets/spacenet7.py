@@ -43,6 +43,7 @@ def read_buildings(
     if path.suffix == ".tif":
         expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, above 0 where there is one"
         return read_raster(path, (1, *shape), "iuf", expected)[0][0] > 0
+    # labels_match_pix is in pixels of the mosaic, labels_match in its coordinates.
     return _rasterised(path, shape, None if path.parent.name == "labels_match_pix" else place)
 
 
@@ -260,5 +261,6 @@ def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str
 
 def stretch(array: Shaped[np.ndarray, "*axes h w"]) -> Shaped[np.ndarray, "*axes 1024 1024"]:
     """Resamples to 1024 x 1024 pixels by the nearest one; files of 1024 stay as they are."""
+    # The nearest pixel, as labels and masks cannot be interpolated, and images must fit them.
     rows, columns = (((np.arange(SIDE) + 0.5) * side / SIDE).astype(np.int64) for side in array.shape[-2:])
     return np.ascontiguousarray(array[..., rows[:, None], columns])

@@ -28,6 +28,7 @@ def smooth(
     """
     *axes, height, width = shape
     coarse = rng.random((*axes, *(2 + side // PATCH for side in (height, width))), np.float32)
+    # Bilinear: linear along each of the two axes in turn.
     noise = _weights(height) @ coarse @ _weights(width).T
     return _within(np.float32(low) + np.float32(high - low) * noise, low, high, dtype)
 
@@ -52,6 +53,7 @@ def _within(values: Num[np.ndarray, "*axes"], low: float, high: float, dtype: An
 def _weights(side: int) -> Float32[np.ndarray, "side nodes"]:
     """Returns the matrix of linear interpolation from nodes `PATCH` pixels apart to pixels."""
     position = (np.arange(side) + 0.5) / PATCH
+    # A pixel lies between two nodes, whose weights fall to 0 at their neighbours.
     distance = np.abs(position[:, None] - np.arange(2 + side // PATCH)[None])
     return np.maximum(1 - distance, 0).astype(np.float32)
 

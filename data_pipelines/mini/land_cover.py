@@ -138,6 +138,7 @@ def _column(attribute: str) -> Float[np.ndarray, "covers ..."]:
 
 GROUND: Float[np.ndarray, "covers 10"] = np.array([SPECTRA[cover.ground] for cover in COVERS], np.float32)
 CANOPY: Float[np.ndarray, "covers 10"] = np.array([SPECTRA[cover.canopy] for cover in COVERS], np.float32)
+# A cover without an accent has a share of 0 in ACCENT_CURVE; any spectrum will do for it.
 ACCENT: Float[np.ndarray, "covers 10"] = np.array([SPECTRA[c.accent[0] or c.ground] for c in COVERS], np.float32)
 ACCENT_CURVE: Float[np.ndarray, "covers 3"] = np.array([cover.accent[1:] for cover in COVERS], np.float32)
 GREEN: Float[np.ndarray, "covers 2"] = _column("green")

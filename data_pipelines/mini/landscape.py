@@ -95,6 +95,7 @@ class Landscape:
         day = days[:, None].astype(np.float32) - self.shift[None, :]
         base, rise = lc.GREEN[self.cover].T
         (start, end), (up, down) = lc.SEASON[self.cover].T, lc.PACE[self.cover].T
+        # Rises at the start of the season and falls at its end; the product is near 1 between them.
         curve = _logistic((day - start[None, :]) / up[None, :]) * _logistic((end[None, :] - day) / down[None, :])
         return np.clip((base[None, :] + rise[None, :] * curve) * self.vigour[None, :], 0.0, 1.0)
 
@@ -106,6 +107,7 @@ class Landscape:
         plain = green * canopy[None] + (1.0 - green) * ground[None]
         centre, width, most = lc.ACCENT_CURVE[self.cover].T
         day = days[:, None].astype(np.float32) - self.shift[None, :]
+        # The accent takes the place of ground and canopy alike: ripe grain hides both.
         share = most[None, :] * np.exp(-0.5 * ((day - centre[None, :]) / width[None, :]) ** 2)
         return plain + share[:, :, None] * ((lc.ACCENT[self.cover] * self.leaf[:, None])[None] - plain)
 
@@ -152,6 +154,7 @@ def make_landscape(extent: float, metres: float, mix: Mix, rng: np.random.Genera
     first_parcel = len(site_cover) + len(TOWN_PARTS)
     segments = np.where(kind == lc.KINDS.index("field"), first_parcel + parcel, site)
     segments = np.where(kind == lc.KINDS.index("town"), len(site_cover) + town, segments)
+    # Only segments with a pixel are kept, numbered without gaps: sensors carry an axis for each of them.
     used = np.bincount(segments.ravel(), minlength=len(cover)) > 0
     segments = (np.cumsum(used) - 1)[segments]
     return _grow(extent, metres, segments.astype(np.int32), cover[used], angle, rng)
@@ -248,9 +251,11 @@ def _parcels(
       (n, n) number of the field, and how many there are.
     """
     across, along = rotate(x, y, angle)
+    # Beyond the tile's corners, whichever way the strips run.
     reach = 1.5 * extent
     strips = int(2 * reach / (0.6 * mix.parcel_metres)) + 1
     edges = -reach + np.cumsum(rng.uniform(0.6, 1.4, strips) * mix.parcel_metres)
+    # searchsorted, as the strips are of different widths.
     strip = np.searchsorted(edges, across.ravel()).reshape(x.shape)
     length = rng.uniform(1.6, 3.2, strips + 1).astype(np.float32) * mix.parcel_metres
     offset = rng.uniform(0.0, 1.0, strips + 1).astype(np.float32)
@@ -262,9 +267,11 @@ def _parcels(
 def _town(x: np.ndarray, y: np.ndarray, angle: float, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
     """Returns the index into TOWN_PARTS of each pixel: blocks of plots between roads, a house on most plots."""
     across, along = rotate(x, y, angle)
+    # Far from 0, where a block would always begin at the tile's corner.
     across, along = across + rng.uniform(200.0, 300.0), along + rng.uniform(200.0, 300.0)
     plot = (rng.uniform(11.0, 15.0), rng.uniform(13.0, 18.0))
     (road_a, row, local_a), (road_b, column, local_b) = _plots(across, plot[0], 2), _plots(along, plot[1], 3)
+    # A hash of the plot: it draws one of 64 houses without a table of plots.
     number = np.mod(row * 37 + column * 11, 64)
     half = rng.uniform(0.24, 0.42, (64, 2)).astype(np.float32)
     house = (np.abs(local_a) < half[number, 0]) & (np.abs(local_b) < half[number, 1])

@@ -59,6 +59,7 @@ class Series:
 
 def draw_dates(limits: tuple[int, int], rng: np.random.Generator, repeat: int = 3) -> Int[np.ndarray, " T"]:
     """Draws between limits[0] and limits[1] ascending days of a year, on the days of an orbit of `repeat` days."""
+    # A tile has an orbit of its own, whose phase is drawn.
     passes = np.arange(int(rng.integers(0, repeat)), 365, repeat)
     count = int(rng.integers(limits[0], limits[1] + 1))
     return np.sort(rng.choice(passes, min(count, len(passes)), replace=False)).astype(np.int32)
@@ -75,6 +76,7 @@ def optical_series(land: Landscape, sensor: str, dates: Int[np.ndarray, " T"], r
     shares = land.shares(metres)
     shares = _blurred(shares) if sensor == "l8" else shares
     response = np.array(RESPONSES[sensor], np.float32)
+    # Bands are mixed before pixels are: both are linear, and there are far fewer segments than pixels.
     segments = land.reflectance(dates) @ response.T
     clean = np.einsum("hwk,tkc->tchw", shares, segments, optimize=True)
     opacity, shadow = _clouds(len(dates), size, rng)
@@ -113,6 +115,7 @@ def _through_air(
 ) -> np.ndarray:
     """Adds illumination, haze, clouds and sensor noise to the reflectance of the ground."""
     count, bands, size, _ = clean.shape
+    # Once for the tile and once for each date: a gain, and a weaker colour cast by band.
     scale = np.exp(rng.normal(0.0, 0.12, (1, 1, 1, 1)) + rng.normal(0.0, 0.03, (1, bands, 1, 1)))
     scale = scale * np.exp(rng.normal(0.0, 0.12, (count, 1, 1, 1)) + rng.normal(0.0, 0.03, (count, bands, 1, 1)))
     slope = 1.0 + 0.06 * smooth_noise((1, 1), size, 3, rng)
@@ -125,6 +128,7 @@ def _through_air(
     lit = clean * scale.astype(np.float32) * slope * (1.0 - 0.6 * shadow) + haze.astype(np.float32)
     seen = lit * (1.0 - opacity) + cloud.astype(np.float32) * opacity
     noise = rng.standard_normal(seen.shape, dtype=np.float32)
+    # noise[::-1] is as good as a second draw, which would take half of the time.
     return np.maximum(seen * (1.0 + 0.03 * noise) + 0.002 * noise[::-1], 0.0)
 
 
@@ -194,6 +198,7 @@ def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> t
     shade, height = _relief(land, rng)
     light = shade * _shadows(height, land.metres)
     exposure = np.exp(rng.normal(0.0, 0.15) + rng.normal(0.0, 0.045, len(response))).astype(np.float32)
+    # A camera is exposed for what is bright in a band: plants in the infrared, roofs in the others.
     exposure = exposure * 255.0 / np.where(response[:, lc.BANDS.index("B8")] > 0, 0.62, 0.26).astype(np.float32)
     haze = np.float32(rng.exponential(0.012)) * (response @ np.array(lc.SPECTRA["haze"], np.float32))
     grey = (table * exposure[None, :]).T[:, land.segments] * light[None] + (haze * exposure)[:, None, None]

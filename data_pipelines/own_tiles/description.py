@@ -127,6 +127,7 @@ class TileLabels(_Table, kw_only=True):
     unit: Text = ""
 
     def __post_init__(self) -> None:
+        # The defaults depend on other fields, and Structs are frozen, so that a description cannot change later.
         force_setattr(self, "kind", self.kind or ("class" if self.classes else "regression"))
         if self.kind not in ("class", "multi_label", "regression") or bool(self.classes) == (self.kind == "regression"):
             raise ValueError(
@@ -191,6 +192,7 @@ class SplitRule(_Table, kw_only=True):
     seed: Whole = 0
 
     def __post_init__(self) -> None:
+        # Each is within [0, 1] by its type; without a rest, no tile would be for training.
         if self.val + self.test >= 1:
             raise ValueError(f"val is {self.val:g} and test {self.test:g}; expected fractions that sum to less than 1")
 
@@ -314,6 +316,7 @@ def _decode(file: pathlib.Path, section: str, table: Mapping[str, Any], kind: ty
 def _explanation(file: pathlib.Path, section: str, table: Any, kind: type[_Table], error: str) -> str:
     """Adds the file, the field's path and its value to msgspec's message "... - at `$.mask.classes[0]`"."""
     message, _, path = error.rstrip("`").partition(" - at `$")
+    # msgspec wraps the errors of `decode_pattern` and of __post_init__ like its own.
     if message.startswith(str(file)):  # of FilePattern, complete
         return message
     place = f"{file}: {f'{section}{path}'.lstrip('.')}".removesuffix(": ")
@@ -324,6 +327,7 @@ def _explanation(file: pathlib.Path, section: str, table: Any, kind: type[_Table
         return f"{place} has {found[1].rstrip('`')}, which is not known; known are {', '.join(sorted(fields))}"
     if not message.startswith(("Expected", "Number")):  # of a check of ours, which begins with the field
         return f"{place}.{message}"
+    # Follows the path to the value, which msgspec does not name.
     for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         table = table[key or int(index)]
     # msgspec names types as JSON does

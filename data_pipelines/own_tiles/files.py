@@ -98,6 +98,7 @@ def _cast(path: pathlib.Path, files: SensorFiles, values: np.ndarray) -> np.ndar
     dtype = np.dtype(files.dtype)
     if dtype.kind != "f" and values.size:
         limits, low, high = np.iinfo(dtype), values.min(), values.max()
+        # A cast to whole numbers would cut fractions and wrap what is out of range, both without an error.
         whole = values.dtype.kind != "f" or (values == np.rint(values)).all()
         if low < limits.min or high > limits.max or not whole:
             kind = "" if whole else ", not all whole,"
@@ -116,6 +117,7 @@ def with_bands(files: SensorFiles, read: Read) -> Read:
     """
     values, count = read.values, len(files.bands)
     stacked = files.record.has_dates and not files.files.has_date
+    # A GeoTIFF has one axis for bands and dates; bands change faster.
     if values.ndim == 3 and stacked and len(values) % count == 0:  # a GeoTIFF of all bands of all dates
         values = values.reshape(-1, count, *values.shape[1:])
     axes = "(dates, bands, height, width)" if stacked else "(bands, height, width)"
@@ -239,4 +241,5 @@ def _centre(read: Read) -> Float64[np.ndarray, "2"]:
 
 def _pixel(read: Read) -> float:
     a, b, _, d, e, _ = read.place["transform"]
+    # The longer side, also of a grid that is turned.
     return max(float(np.hypot(a, d)), float(np.hypot(b, e)))

@@ -119,6 +119,7 @@ def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Ite
 
 @functools.cache
 def _regex(part: str, day: str) -> re.Pattern[str]:
+    # A group may be defined once only; the second time, the pattern refers to it.
     seen: set[str] = set()
     pieces = []
     for piece in _PLACE.split(part):

@@ -113,6 +113,7 @@ def palette(count: int) -> tuple[str, ...]:
 
 def _natural_colour(files: SensorFiles) -> tuple[int, int, int] | None:
     record: Sensor = files.record
+    # Most sensors have bands of either name; those that have neither are shown in grey.
     for bands in (files.natural_colour, *_SHOWN):
         if bands and all(band in record.bands for band in bands):
             red, green, blue = (record.bands.index(band) for band in bands)
@@ -229,20 +230,13 @@ def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str,
 
 
 class FolderReader(ArchiveReader):
-    """Reads a folder of tiles (the Reader of `data_pipelines.card`).
+    """Reads a folder of tiles.
 
     The tiles are those whose files are found; a row of the table without files is left out and counted in `summary`.
+    Raises ValueError if a tile lacks a sensor, a label or a split, or the table is not as described.
     """
 
     def __init__(self, description: Description, root: pathlib.Path) -> None:
-        """Args:
-          description: what is in the folder.
-          root: the folder.
-
-        Raises:
-          FileNotFoundError: a file or a sensor's or a mask's files are missing.
-          ValueError: a tile lacks a sensor, a label or a split, or the table is not as described.
-        """
         self.description, self.card = description, folder_card(description)
         self.files: dict[str, Found] = {f.record.name: f.files.find(root) for f in description.sensors}
         self.masks: Found = description.mask.files.find(root) if description.mask else {}
@@ -254,6 +248,7 @@ class FolderReader(ArchiveReader):
         listed = {files.record.name: files.dates for files in description.sensors if files.dates.endswith(".csv")}
         self.dates = {name: read_dates(root, file, self.files[name]) for name, file in listed.items()}
         super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
+        # The card of a description has all three splits; a folder may lack tiles of some.
         self.card = dataclasses.replace(self.card, splits=self.splits())
         if missing := len(set(rows) - set(tiles)):
             self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
@@ -281,14 +276,9 @@ class FolderReader(ArchiveReader):
                 raise ValueError(f"{what}; add them, or {remedy}")
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
-
-        Raises:
-          FileNotFoundError, ValueError: a file is missing, unreadable or not as described; the message names it.
-          ImportError: rasterio is not installed.
-        """
         there = [files for files in self.description.sensors if key in self.files[files.record.name]]
         reads = {files.record.name: self._read(files, key) for files in there}
+        # Before anything is computed, so that a wrong extent is not reported as a fault of one file.
         self._check_extents(key, {name: read for name, (read, *_) in reads.items()})
         example: Example = {"id": key}
         if self.card.georeferenced:

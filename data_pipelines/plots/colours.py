@@ -44,6 +44,7 @@ def limits(
     channels = np.moveaxis(values, -3, 0).reshape(values.shape[-3], -1)[:, use.reshape(-1)].astype(np.float32)
     if not channels.size:
         return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
+    # Percentiles: a few glints or dead pixels would take the whole range.
     low, high = np.percentile(channels, PERCENTILES, axis=1).astype(np.float32)
     if scale == "decibel":
         span = max(float((high - low).max()), DECIBELS)
@@ -95,6 +96,7 @@ def hatched(
     colours: Float32[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], display: int
 ) -> Float32[np.ndarray, "H W 3"]:
     """Returns an image with diagonal stripes where it is not valid, repeated to about `display` pixels if smaller."""
+    # Repeated before the stripes are drawn, which are of the display's pixels, not of a coarse image's.
     factor = max(1, display // max(valid.shape))
     image, mask = (a.repeat(factor, axis=0).repeat(factor, axis=1) for a in (colours, valid))
     rows, columns = np.indices(mask.shape)
@@ -196,6 +198,7 @@ def _planes(
     if sensor.bands[:2] in (("VV", "VH"), ("HH", "HV")):
         first, second = sensor.bands[:2]
         power = decibels(values[:, :2], mask[:, :2])
+        # The ratio of powers is a difference of decibels; it tells plants, which depolarise, from bare ground.
         planes = np.concatenate([power, power[:, :1] - power[:, 1:]], axis=1)
         return planes, mask[:, :2].all(axis=1), "decibel", f"false colour ({first}, {second}, {first}/{second}; dB)"
     channels = list(card.natural_colour.get(sensor.name, (0,)))
@@ -207,14 +210,12 @@ def _planes(
 
 NO_LABEL = "#ffffff"
 
-LegendEntry = tuple[str, str]
-"""Text and colour."""
-
 
 def paint(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 3"]:
     """Returns a class map in the card's colours; pixels without a label are white."""
     from matplotlib.colors import to_rgb
 
+    # The last colour is for all numbers that are not a class.
     palette = np.asarray([to_rgb(colour) for colour in (*card.dense_colours, NO_LABEL)], np.float32)
     return palette[np.where(_known(card, classes), classes, len(palette) - 1)]
 
@@ -223,8 +224,8 @@ def _known(card: DatasetCard, classes: np.ndarray) -> np.ndarray:
     return (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
 
 
-def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[LegendEntry]:
-    """Returns the classes on the map with their fractions, in the card's order, then pixels without a label."""
+def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[tuple[str, str]]:
+    """Returns text and colour of the classes on the map, in the card's order, then of pixels without a label."""
     known = _known(card, classes)
     counts = np.bincount(classes[known].astype(np.int64), minlength=len(card.dense_classes))
     entries = [
@@ -235,6 +236,7 @@ def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[L
 
 
 def _percent(fraction: float) -> str:
+    # Rounded, these would read "100%" and "0%", as if there were no other pixels.
     if 0.995 <= fraction < 1:
         return "> 99%"
     return f"{fraction:.0%}" if fraction >= 0.01 else "< 1%"

@@ -145,9 +145,8 @@ def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, examp
     lines = textwrap.wrap(f"label of the tile: {label}", LINE_CHARACTERS) if label else []
     # All heights are known before anything is drawn: matplotlib places by fractions of the whole sheet.
     header = HEADER_INCHES + (LINE_INCHES * len(lines) + 0.1 if lines else 0)
-    parts: list[tuple[float, Drawing]] = [
-        (header, functools.partial(_draw_header, title=f"{card.title}: {key}", facts=facts, label=lines))
-    ]
+    draw = functools.partial(_draw_header, title=f"{card.title}: {key}", facts=facts, label=lines)
+    parts: list[tuple[float, Drawing]] = [(header, draw)]
     if count := len(panels) + (card.dense_label != "none"):
         room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * (card.dense_label != "none")
         side = min(LARGEST_PANEL, room / count)
@@ -190,15 +189,13 @@ def place(card: DatasetCard, example: Example) -> str:
     if not card.georeferenced or not example["crs"]:
         return ""
     a, b, c, d, e, f = np.asarray(example["transform"], np.float64)
+    # The centre, as the corner depends on the margin that some archives add around a tile.
     half = card.side(card.georeferenced) / 2
     x, y = (a + b) * half + c, (d + e) * half + f
     if example["crs"] == LONGITUDE_LATITUDE:
         return f"{abs(y):.5f}° {'S' if y < 0 else 'N'}, {abs(x):.5f}° {'W' if x < 0 else 'E'}"
     return f"{example['crs']}, centre at x {x:,.0f}, y {y:,.0f}"
 
-
-Picture = tuple[str, str]
-"""File name and caption."""
 
 PAGE = """\
 <!doctype html>
@@ -259,6 +256,7 @@ def draw_gallery(
     Raises:
       ValueError, OSError: a tile cannot be read, or the folder cannot be written.
     """
+    # mkdir's own error would only say that the file exists.
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the pictures need a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -277,8 +275,8 @@ def file_name(split: str, position: int, key: str) -> str:
     return f"{split}_{position:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', key)[:80]}.png"
 
 
-def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[Picture]) -> pathlib.Path:
-    """Writes `index.html`, which shows the pictures beside it and loads nothing else."""
+def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[tuple[str, str]]) -> pathlib.Path:
+    """Writes `index.html`, which shows pictures beside it, by file name and caption, and loads nothing else."""
     card, sensors, figures = tiles.card, [], []
     for name in card.sensors:
         known = [card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else ""]

@@ -73,6 +73,7 @@ def new_sheet(path: pathlib.Path, height: float) -> Iterator[Sheet]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Without pyplot, which keeps every figure until it is closed and may open a window.
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, height))
         FigureCanvasAgg(figure)
@@ -111,6 +112,7 @@ def add_scale_bar(ax: Any, extent: float) -> None:
     from matplotlib import patheffects
 
     metres = bar_metres(extent)
+    # White on black, as the ground below may be of any colour.
     outline = [patheffects.withStroke(linewidth=3, foreground="black")]
     place = dict(transform=ax.transAxes, color="white", clip_on=True)
     ends = [0.05, 0.05 + metres / extent]
@@ -247,6 +249,7 @@ def _date_axis(ax: Any, views: Sequence[View]) -> None:
 
     first = min(view.days[0] for view in views)
     last = max(view.days[-1] for view in views)
+    # At least two days, as all dates may be one.
     room = max((last - first) / 60, datetime.timedelta(days=2))
     ax.set_xlim(first - room, last + room)
     locator = dates.AutoDateLocator(minticks=4, maxticks=14)
@@ -348,7 +351,9 @@ def _draw_numbers(
     from matplotlib.colors import Normalize
 
     known = np.isfinite(values)
+    # As for images: outliers of a regression would leave all others one colour.
     low, high = np.percentile(values[known], PERCENTILES) if known.any() else (0.0, 1.0)
+    # A map of a single value has no range to stretch.
     norm = Normalize(low, high if high > low else low + 1)
     colours = matplotlib.colormaps[COLOURS_OF_NUMBERS](norm(np.where(known, values, low)))[..., :3]
     show_image(ax, hatched(colours.astype(np.float32), known, display=round(side * DOTS_PER_INCH)))
