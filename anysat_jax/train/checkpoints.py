@@ -161,7 +161,6 @@ class Checkpoints:
             self._manager.save(meta["step"], args=args)
 
     def _seal(self) -> None:
-        """Adds the checksums."""
         # Orbax calls this in the background, when all is written and before the rename: no checkpoint is without them.
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
             write_checksums(folder)

@@ -22,6 +22,7 @@ from anysat_jax.train.sharding import replicated
 from anysat_jax.train.status import JobStatus
 from anysat_jax.train.workdir import StopRequest
 
+# While the devices compute a step the next one is copied; one more gives a new program a head start on its step.
 LOOKAHEAD = 2  # steps whose inputs are on the devices, and whose programs are compiled, before they run
 
 

@@ -20,6 +20,7 @@ from absl import logging
 
 Interval = tuple[float, float]  # begin and end, nanoseconds
 STEP, INPUT = "train", "input"  # names in a profile: of a step, and of waiting for a batch
+# Names of HLO on TPUs and CPUs, and of NCCL's kernels on GPUs.
 COLLECTIVES = re.compile(
     r"all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast|nccl"
     r"|^(send|recv)\b",

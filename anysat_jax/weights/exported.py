@@ -148,7 +148,7 @@ def _content(path: pathlib.Path, description: dict[str, Any], tensors: Mapping[s
         sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
         if SENSORS.get(sensor.name, sensor) != sensor:
             raise ValueError(f"{path} was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
-        register(sensor)
+        register(sensor)  # a sensor of the user's own: the file must be enough to use it
     trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
     head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
     model = description["model"]

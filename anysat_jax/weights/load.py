@@ -160,6 +160,7 @@ def _exported_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tupl
     check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
     params = init_student(model, seed)
     _warn_of_random(path, [name for name in params["encoder"] if name not in exported.encoder_params])
+    # Projectors of sensors that this run lacks are left out: no gradient would reach them.
     encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
     return params | {"encoder": encoder}, encoder
 
