@@ -6,7 +6,7 @@ Give one folder or both: Presto's data/fuel_moisture, and the git repository of 
 minute on two CPU cores; wants `pip install -e '.[test]'`. Samples and splits are those of `data_pipelines`.
 
 Every model standardises its features by the samples that it is fitted on. Pixels have 12 bands of three dates, 36
-numbers: ten of Sentinel-2, VV and VH; VV - VH would add nothing to a linear model. No coordinates, dates or weather.
+numbers: ten of Sentinel-2, VV and VH. No coordinates, dates or weather.
 Where a penalty is chosen, it is the one that does best on val, fitted on train; "train + val" is fitted once more on
 both. The macro-F1 of the land cover is over the classes that the test or the predictions have.
 """
@@ -31,7 +31,8 @@ from sklearn.preprocessing import StandardScaler
 from data_pipelines.reader import Reader
 from data_pipelines.registry import get_entry
 
-BANDS = slice(0, 12)  # of Sentinel-2's ten and Sentinel-1's three
+# Of Sentinel-2's ten and Sentinel-1's three: VV - VH would add nothing to a linear model.
+BANDS = slice(0, 12)
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # scikit-learn's C, the inverse of the penalty
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # its alpha
 MAX_ITERATIONS = 1000

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+# Before JAX is imported; and a script has its own folder on the path, not the repository.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -149,6 +150,7 @@ def batches_of(source: Any, prepared: Any, case: Case, threads: int) -> Iterator
 
 def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
     """Measures batches per second of a warm iterator and CPU seconds per batch; closes the iterator."""
+    # The first batches open files, import packages and fill the buffers.
     next(batches), next(batches)
     start, cpu_start, count = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - start) < seconds:
@@ -156,7 +158,8 @@ def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
         count += 1
     cpu = time.process_time() - cpu_start
     batches.close()
-    time.sleep(0.3)  # for batches that were begun ahead
+    # Batches that were begun ahead would slow what is measured next.
+    time.sleep(0.3)
     return count / passed, cpu / count
 
 
