@@ -22,7 +22,7 @@ class PatchTokens:
       index: (B, K) int, each patch's index on the grid, raster order; None where K is the whole grid, in order.
       mask: (B, M, K) bool, True for tokens that take part; None for all.
       unplaced: (B, M, K) bool, True for tokens that get no position: those that the mask token replaces; None for none.
-      context: (B, 1, D), a token of the whole tile without a position (MODIS); None for none.
+      context: (B, 1, D), a token of the whole tile without a position (MODIS; paper: supplement C); None for none.
       context_mask: (B,) bool, True where the tile has its context token; None for all.
       grid: patches along rows and columns of the tile.
       patch_size: side of a patch in metres.
@@ -51,6 +51,7 @@ class PatchTokens:
         """Returns distance buckets of [class; patches] against [class; context; sensors' patches]."""
         table = jnp.asarray(patch_buckets(self.grid))
         inner = table[None] if self.index is None else table[self.index[:, :, None], self.index[:, None, :]]
+        # Patches of all sensors at one place have the same distances.
         inner = jnp.tile(inner, (1, 1, self.values.shape[1]))
         return jnp.pad(inner, ((0, 0), (1, 0), (self.num_leading, 0)), constant_values=CLASS_BUCKET)
 
@@ -67,10 +68,7 @@ class PatchTokens:
 
 
 class CrossAttention(nn.Module):
-    """Cross-attention of learned queries, one a patch and one for the tile, to all tokens; no residual around it.
-
-    The relative term uses the first head's unscaled query, as in the training of the published weights.
-    """
+    """Cross-attention of learned queries, one a patch and one for the tile, to all tokens; no residual around it."""
 
     config: ModelConfig
 
@@ -80,23 +78,21 @@ class CrossAttention(nn.Module):
         normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_attention")(x)
         key = self._heads(Linear(config.dim, dtype, COLUMNS, name="key")(normed))
         value = self._heads(Linear(config.dim, dtype, COLUMNS, name="value")(normed))
-        query = self._heads(self._queries(tokens))
+        # The tile's query, the first, has no position.
+        position = jnp.pad(tokens.positions(config), ((0, 0), (1, 0), (0, 0)))
+        query = self._heads((declare(self, "query", config.dim)[None, None] + position).astype(dtype))
         table = declare(self, "relative", config.head_dim, NUM_BUCKETS)
+        # The query is not scaled here, unlike in the blocks, as in the training of the published weights.
         bias = relative_term(query[:, :, 0], table, tokens.buckets())
+        # Whole grids share queries and buckets; the attention wants them for each sample.
         batch = x.shape[0]
         query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
         bias = jnp.broadcast_to(bias, (batch, *bias.shape[1:]))
         out = attend(query, key, value, bias, tokens.key_mask())
+        # The queries are the same for every tile, so a residual around the attention would add nothing of the tile.
         out = Linear(config.dim, dtype, ROWS, name="out")(out)
         normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_mlp")(out)
         return out + Mlp(config.mlp_ratio * config.dim, dtype, name="mlp")(normed)
-
-    def _queries(self, tokens: PatchTokens) -> Float[Array, "b 1+K D"]:
-        """Returns the learned vector plus each patch's position; the tile's query has no position."""
-        learned = declare(self, "query", self.config.dim)
-        position = tokens.positions(self.config)
-        position = jnp.pad(position, ((0, 0), (1, 0), (0, 0)))
-        return (learned[None, None] + position).astype(self.config.compute_dtype)
 
     def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N H d"]:
         return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
@@ -126,18 +122,12 @@ class Combiner(nn.Module):
         if tokens.context is not None:
             parts.append(tokens.context.astype(dtype))
         position = tokens.positions(config)[:, None].astype(dtype)
+        # The mask token replaces a patch's embedding together with its position.
         if tokens.unplaced is not None:
             position = jnp.where(tokens.unplaced[..., None], 0, position)
         placed = tokens.values.astype(dtype) + position
         x = jnp.concatenate([*parts, placed.reshape(batch, sensors * count, dim)], axis=1)
-        blocks = block_stack(
-            config,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            epsilon=NORM_EPSILON,
-            relative=False,
-            name="blocks",
-            drops=drop_path is not None,
-        )
+        drops = drop_path is not None
+        blocks = block_stack(config, config.depth, config.num_heads, NORM_EPSILON, relative=False, drops=drops)
         x, _ = blocks(x, None, tokens.key_mask(), drop_path)
         return CrossAttention(config, name="cross")(x, tokens)

@@ -20,6 +20,7 @@ def rematerialised(module: type[nn.Module], policy: str, **how: Any) -> type[nn.
     """The module's class under a policy of `POLICIES`; `how`: more arguments of `nn.remat`."""
     if policy == NONE:
         return module
+    # Products "with no batch dims" are those with weights; attention's products are computed again.
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == DOTS else None
     return nn.remat(module, policy=saved, **how)
 

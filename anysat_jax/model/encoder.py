@@ -43,20 +43,14 @@ class SpatialTransformer(nn.Module):
           The patch embeddings (the class token's output), and the sub-patches' features in raster order.
         """
         config, dtype = self.config, self.config.compute_dtype
+        # Patches are square, so n is a square number.
         side = math.isqrt(tokens.shape[1])
         position = subpatch_positions(side, subpatch_metres, config.dim, config.positions)
         class_token = declare(self, "class_token", config.dim)
         first = jnp.broadcast_to(class_token.astype(dtype), (tokens.shape[0], 1, config.dim))
         x = jnp.concatenate([first, tokens.astype(dtype) + jnp.asarray(position, dtype)[None]], axis=1)
-        blocks = block_stack(
-            config,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            epsilon=NORM_EPSILON,
-            relative=True,
-            name="blocks",
-            drops=drop_path is not None,
-        )
+        drops = drop_path is not None
+        blocks = block_stack(config, config.depth, config.num_heads, NORM_EPSILON, relative=True, drops=drops)
         buckets = jnp.asarray(subpatch_buckets(side, subpatch_metres, config.positions))[None]
         x, _ = blocks(x, buckets, None, drop_path)
         x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x)
@@ -100,6 +94,7 @@ def stack_patches(batch: Batch, patches: Mapping[str, Float[Array, "B N D"]]) ->
     Raises:
       ValueError: there are several context sensors.
     """
+    # In sorted order, which jit keeps: the student's masks count sensors by it.
     names = tuple(name for name in batch.sensors if not is_context(name))
     contexts = [name for name in batch.sensors if is_context(name)]
     if len(contexts) > 1:
@@ -136,13 +131,14 @@ class Encoder(nn.Module):
           deterministic: False applies dropout in every projector; needs an rng "dropout".
           training: sensors whose projectors apply dropout in any case.
         """
-        return {name: self._project(name, batch, deterministic and name not in training) for name in batch.sensors}
-
-    def _project(self, name: str, batch: Batch, deterministic: bool) -> Float[Array, "B N n D"]:
-        if name not in self.projector:
-            raise ValueError(f"this model has no projector for sensor {name!r}; it has {', '.join(self.projector)}")
-        grid = (1, 1) if is_context(name) else batch.grid
-        return self.projector[name](batch.observations[name], grid, deterministic)
+        tokens = {}
+        for name in batch.sensors:
+            if name not in self.projector:
+                raise ValueError(f"this model has no projector for sensor {name!r}; it has {', '.join(self.projector)}")
+            # The one pixel of a context sensor covers the whole tile, whatever the patches.
+            grid = (1, 1) if is_context(name) else batch.grid
+            tokens[name] = self.projector[name](batch.observations[name], grid, deterministic and name not in training)
+        return tokens
 
     def embed(
         self,
@@ -153,14 +149,13 @@ class Encoder(nn.Module):
     ) -> Embedded:
         """Returns patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
 
-        Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer, larger
-        products.
-
         Args:
           deterministic, training: as of `project`.
           drop_path: as of `SpatialTransformer`.
         """
         tokens = self.project(batch, deterministic, training)
+        # Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer and larger
+        # products use a device better.
         groups: dict[tuple[int, float], list[str]] = {}
         for name in batch.sensors:
             metres = batch.patch_size if is_context(name) else get_sensor(name).subpatch_metres

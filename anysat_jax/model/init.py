@@ -48,33 +48,29 @@ class _EveryProjector(nn.Module):
             self.student(batch, place, place[None], deterministic=True)
 
 
-def _one_patch_batches(config: ModelConfig) -> list[Batch]:
-    """Returns the smallest tile of each sensor: one patch of one sub-patch, a context sensor beside another."""
-    spatial = next((name for name in config.sensors if not is_context(name)), None)
-    if spatial is None:
-        raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
-    batches = []
-    for name in config.sensors:
-        names = (spatial, name) if is_context(name) else (name,)
-        side = get_sensor(names[0]).subpatch_metres
-        batches.append(fake_batch(names, batch_size=1, extent=side, patch_size=side, num_dates=1))
-    return batches
-
-
 def student_shapes(config: ModelConfig) -> Params:
     """Returns shapes and dtypes of the student's parameters, {"encoder", "predictor", "mask_token"}, without memory.
 
     Raises:
       ValueError: the model has context sensors only.
     """
-    init = _EveryProjector(config).init
-    return jax.eval_shape(init, jax.random.key(0), _one_patch_batches(config))["params"]["student"]
+    spatial = next((name for name in config.sensors if not is_context(name)), None)
+    if spatial is None:
+        raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
+    batches = []
+    for name in config.sensors:
+        # The smallest tile: one patch of one sub-patch. A context sensor alone would have no patches.
+        names = (spatial, name) if is_context(name) else (name,)
+        side = get_sensor(names[0]).subpatch_metres
+        batches.append(fake_batch(names, batch_size=1, extent=side, patch_size=side, num_dates=1))
+    return jax.eval_shape(_EveryProjector(config).init, jax.random.key(0), batches)["params"]["student"]
 
 
 def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> Float[np.ndarray, "..."]:
     """Draws a leaf, float32: zeros for biases (but for the projectors' first layers), ones for the scales of norms,
     LeCun normal for matrices, a small normal for tokens and tables.
     """
+    # crc32 and not hash(), which Python salts anew in every process.
     rng = np.random.default_rng((seed, zlib.crc32("/".join(path).encode())))
     kind, module = path[-1], path[-2] if len(path) > 1 else ""
     first_of_projector = module == "hidden_0" and any(name.startswith("projector_") for name in path)
@@ -84,10 +80,12 @@ def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> F
         return np.zeros(shape, np.float32)
     if kind == "bias":
         std = FIRST_BIAS_STD
-    elif "attention" in path and (kind == "query" or module == "key"):  # of L-TAE, as its authors draw them
+    elif "attention" in path and (kind == "query" or module == "key"):
+        # Of L-TAE, as its authors draw them.
         std = math.sqrt(2 / KEY_WIDTH)
     elif kind == "kernel":
-        inputs = shape[1:-1] if "blocks" in path else shape[:-1]  # blocks of a scan are stacked along the first axis
+        # Blocks of a scan are stacked along the first axis, which is not an input.
+        inputs = shape[1:-1] if "blocks" in path else shape[:-1]
         std = 1 / math.sqrt(math.prod(inputs))
     else:
         std = TOKEN_STD

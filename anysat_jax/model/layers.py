@@ -16,10 +16,8 @@ Dtype = Any
 
 
 def declare(module: nn.Module, name: str, *shape: int) -> jax.Array:
-    """Declares a float32 parameter of a module.
-
-    Its initial value comes from `model.init`, by path; `Module.init` gives zeros and serves shapes only.
-    """
+    """Declares a float32 parameter of a module."""
+    # Initial values come from `model.init`, by path; `Module.init` serves shapes only.
     return module.param(name, nn.initializers.zeros, shape)
 
 
@@ -40,6 +38,7 @@ class Linear(nn.Module):
         bias = declare(self, "bias", self.features)
         # Gathers the kernel along "fsdp", already in `dtype`; left alone, the compiler may gather the activations.
         out = x.astype(self.dtype) @ constrain(kernel.astype(self.dtype), *self.cut)
+        # Explicit axes: implicit promotion of ranks hides mistakes, and the tests forbid it.
         return out + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -49,11 +48,13 @@ COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # axis of a kernel that a mesh s
 def relative_term(
     query: Float[Array, "B Q d"], table: Float[Array, "d 8"], buckets: Int[Array, "b Q K"]
 ) -> Float[Array, "B Q K"]:
-    """Computes query_i . table[:, buckets_ij] by selects, which fuse into the logits in both passes, unlike a gather.
+    """Computes query_i . table[:, buckets_ij], the relative position term of the logits.
 
     Args:
       buckets: b is B, or 1 where all samples share them.
     """
+    # Selects fuse into the logits in both passes. A gather would write its result to memory, and its gradient would be
+    # a scatter-add.
     product = query @ table.astype(query.dtype)
     term = jnp.zeros((), product.dtype)
     for bucket in USED_BUCKETS:
@@ -73,7 +74,9 @@ def attend(
     Args:
       key_mask: True where a key may be attended to. At least one key of each sample must be.
     """
+    # Heads are independent of one another, so a mesh shards them without any message.
     query, key, value = (constrain(x, BATCH_AXES, None, TENSOR, None) for x in (query, key, value))
+    # Masked logits become a large finite number before the softmax: after it the other weights would not sum to 1.
     out = jax.nn.dot_product_attention(
         query,
         key,
@@ -93,13 +96,12 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         hidden = constrain(Linear(self.hidden, self.dtype, COLUMNS, name="up")(x), BATCH_AXES, None, TENSOR)
+        # The published weights were trained with the exact GELU; JAX's default is the tanh approximation.
         return Linear(x.shape[-1], self.dtype, ROWS, name="down")(nn.gelu(hidden, approximate=False))
 
 
 class HeadsProjection(nn.Module):
-    """A Linear to every head's query, key and value. Its columns are (query | key | value, head, channel), as in the
-    published weights; the heads get an axis of their own before the product, so that a mesh can shard it over them.
-    """
+    """A Linear to every head's query, key and value."""
 
     num_heads: int
     dtype: Dtype
@@ -108,7 +110,9 @@ class HeadsProjection(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H d"]:
         dim = x.shape[-1]
         split = (3, self.num_heads, dim // self.num_heads)
+        # Columns are (query | key | value, head, channel), as in the published weights.
         kernel, bias = declare(self, "kernel", dim, 3 * dim), declare(self, "bias", 3 * dim)
+        # The heads get an axis of their own before the product, so that a mesh can shard the product over them.
         kernel = constrain(kernel.astype(self.dtype), TENSOR, None).reshape(dim, *split)
         kernel = constrain(kernel, None, None, TENSOR, None)
         out = jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias.astype(self.dtype).reshape(1, 1, *split)
@@ -137,6 +141,7 @@ class SelfAttention(nn.Module):
         bias = None
         if self.relative:
             table = declare(self, "relative", head_dim, NUM_BUCKETS)
+            # `attend` scales the logits, but not the bias that it adds to them.
             bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
         out = attend(query, key, value, bias, key_mask)
         return Linear(dim, self.dtype, ROWS, name="out")(out)
@@ -145,8 +150,8 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants.
 
-    With a `drop_path` rate each sequence drops each of the two branches at that rate, and a kept branch is scaled up to
-    keep the expectation (Huang et al. 2016, stochastic depth).
+    With a `drop_path` rate each sequence drops each of the two branches at that rate (Huang et al. 2016, stochastic
+    depth).
     """
 
     num_heads: int
@@ -163,6 +168,8 @@ class Block(nn.Module):
         key_mask: Bool[Array, "B N"] | None,
         drop_path: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B N D"], None]:
+        # Between blocks only the batch is sharded; left alone, the compiler may keep channels sharded, which every norm
+        # would have to gather.
         x = constrain(x, BATCH_AXES, None, None)
         normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
         branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
@@ -174,6 +181,7 @@ class Block(nn.Module):
     def _drop(self, branch: Float[Array, "B N D"], rate: Float[Array, ""] | None) -> Float[Array, "B N D"]:
         if rate is None:
             return branch
+        # A kept branch is scaled up, so that its expectation is that of evaluation, in which none is dropped.
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (branch.shape[0], 1, 1))
         return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), 0)
 
@@ -189,18 +197,21 @@ def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"]
         raise ValueError(f"drop_path = {last} must be at least 0 and less than 1")
     if last == 0:
         return None, None
+    # Early blocks, whose features all later ones read, are dropped least (Huang et al. 2016, section 3).
     spatial, combiner = np.split(np.linspace(0, last, 2 * depth, dtype=np.float32), 2)
     return spatial, combiner
 
 
 def block_stack(
-    config: ModelConfig, *, depth: int, num_heads: int, epsilon: float, relative: bool, name: str, drops: bool = False
+    config: ModelConfig, depth: int, num_heads: int, epsilon: float, relative: bool, drops: bool = False
 ) -> nn.Module:
-    """Makes `depth` blocks in one scan: parameters get a leading depth axis, the program holds the code of one block.
+    """Makes `depth` blocks named "blocks", whose parameters get a leading depth axis.
 
     Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
     """
+    # Inside a scan XLA cannot merge the recomputation with the forward pass, so barriers against that are not needed.
     block = rematerialised(Block, config.remat, prevent_cse=False)
+    # A scan compiles the code of one block instead of `depth` copies of it.
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -208,4 +219,4 @@ def block_stack(
         in_axes=(nn.broadcast, nn.broadcast, 0),
         length=depth,
     )
-    return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name=name)
+    return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name="blocks")

@@ -36,12 +36,10 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    entries = zip(x.shape, axes, strict=True)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(_entry(mesh.shape, size, one) for size, one in entries)))
-
-
-def _entry(mesh_shape: Mapping[str, int], size: int, axes: Axes) -> Axes | object:
-    if size % parts(mesh_shape, axes):
-        return PartitionSpec.UNCONSTRAINED
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return tuple(name for name in names if name in mesh_shape) or None
+    entries = []
+    for size, one in zip(x.shape, axes, strict=True):
+        names = (one,) if isinstance(one, str) else one or ()
+        known = tuple(name for name in names if name in mesh.shape) or None
+        # JAX refuses shards of unequal sizes, so the compiler chooses how to lay out such an axis.
+        entries.append(PartitionSpec.UNCONSTRAINED if size % parts(mesh.shape, one) else known)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))

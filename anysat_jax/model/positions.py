@@ -14,7 +14,8 @@ from anysat_jax.sensors import CELL_METRES, whole_number
 NUM_BUCKETS = 8
 OWN_PATCH_BUCKET = 3  # a patch and itself
 CLASS_BUCKET = 7  # any pair with a class or a context token
-USED_BUCKETS = (OWN_PATCH_BUCKET, 4, 5, 6, CLASS_BUCKET)  # the table has eight columns; its first three are never read
+# The published table has eight columns, of which the first three are never read.
+USED_BUCKETS = (OWN_PATCH_BUCKET, 4, 5, 6, CLASS_BUCKET)
 
 
 def grid_coordinates(rows: int, columns: int) -> Int[np.ndarray, "rows*columns 2"]:
@@ -49,22 +50,20 @@ def sinusoids(
 
     Source: paper, supplement, equation A; the released code differs and is kept for its weights.
     """
-    axis_code = _paper_code if kind == "paper" else _released_code
     rows, columns = np.asarray(coordinates, np.float64).T
-    code = [axis_code(axis * metres, dim // 2, dim) for axis in (columns, rows)]
-    return np.concatenate(code, axis=1).astype(np.float32)
-
-
-def _paper_code(metres: np.ndarray, half: int, dim: int) -> np.ndarray:
-    channel = np.arange(half)
-    return np.sin(metres[:, None] / 10000.0 ** (channel / dim)[None, :] + np.pi / 2 * (channel % 2)[None, :])
-
-
-def _released_code(metres: np.ndarray, half: int, dim: int) -> np.ndarray:
-    del dim
-    frequency = 10000.0 ** (-np.arange(half // 2) / (half // 2))
-    angle = metres[:, None] * frequency[None, :]
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    half, codes = dim // 2, []
+    for axis in (columns, rows):
+        # In float64: a sine of thousands of metres loses digits in float32.
+        position = (axis * metres)[:, None]
+        if kind == "paper":
+            channel = np.arange(half)
+            phase = np.pi / 2 * (channel % 2)
+            codes.append(np.sin(position / (10000.0 ** (channel / dim))[None, :] + phase[None, :]))
+        else:
+            # All sines, then all cosines, where the paper's code alternates: the published weights were trained so.
+            angle = position * (10000.0 ** (-np.arange(half // 2) / (half // 2)))[None, :]
+            codes += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(codes, axis=1).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=256)

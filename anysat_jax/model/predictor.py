@@ -40,8 +40,7 @@ class Predictor(nn.Module):
         blocks, batch, targets = target_index.shape
         dim = config.dim
         position = jnp.asarray(patch_positions(grid, patch_size, dim, config.positions), dtype)
-        class_token = declare(self, "class_token", dim)
-        mask_token = declare(self, "mask_token", dim)
+        class_token, mask_token = (declare(self, name, dim) for name in ("class_token", "mask_token"))
         known = Linear(dim, dtype, name="embed")(context) + position[context_index]
         first = jnp.broadcast_to(class_token.astype(dtype), (batch, 1, dim))
         known = jnp.concatenate([first, known], axis=1)
@@ -50,15 +49,10 @@ class Predictor(nn.Module):
         known = jnp.broadcast_to(known[:, None], (batch, blocks, *known.shape[1:]))
         x = jnp.concatenate([known, queries], axis=2).reshape(batch * blocks, -1, dim)
         key_mask = _key_mask(blocks, batch, x.shape[1] - targets, targets, context_mask, target_mask)
-        stack = block_stack(
-            config,
-            depth=config.predictor_depth,
-            num_heads=config.predictor_heads,
-            epsilon=NORM_EPSILON,
-            relative=False,
-            name="blocks",
-        )
+        heads = config.predictor_heads
+        stack = block_stack(config, config.predictor_depth, heads, NORM_EPSILON, relative=False)
         x, _ = stack(x, None, key_mask, None)
+        # Only the targets' tokens are predictions; norm and output layer skip the context.
         x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x[:, -targets:])
         x = Linear(dim, dtype, name="out")(x).reshape(batch, blocks, targets, dim)
         return jnp.swapaxes(x, 0, 1)
@@ -75,6 +69,7 @@ def _key_mask(
     """Returns True for [class; context; targets] that may be attended to; None for all."""
     if context_mask is None and target_mask is None:
         return None
+    # The class token is always visible, so that no row of the softmax is empty.
     context = jnp.ones((batch, known - 1), bool) if context_mask is None else context_mask
     target = jnp.ones(targets, bool) if target_mask is None else target_mask
     rows = jnp.concatenate(
@@ -126,16 +121,18 @@ class Student(nn.Module):
             sorted order, context sensors not counted. None keeps all.
           context_mask, target_mask: True for real places, False for padding.
         """
+        # All patches are embedded, also those outside of the context: the contrastive loss needs them.
         embedded = self.encoder.embed(batch, deterministic)
         tokens = stack_patches(batch, embedded.patches)
         values = jnp.take_along_axis(tokens.values, context_index[:, None, :, None], axis=2)
         if keep is not None:
             values = jnp.where(keep[..., None], values, self.mask_token.astype(values.dtype)[None, None, None])
+        # A sensor is present in all patches of a tile or in none, so any n of the columns will do.
         mask = None if tokens.mask is None else tokens.mask[:, :, : context_index.shape[1]]
         if context_mask is not None:
             real = jnp.broadcast_to(context_mask[:, None], values.shape[:3])
             mask = real if mask is None else mask & real
-        unplaced = None if keep is None else ~keep  # the mask token replaces a patch's embedding and its position
+        unplaced = None if keep is None else ~keep
         tokens = tokens.replace(values=values, index=context_index, mask=mask, unplaced=unplaced)
         context = self.encoder.combine(tokens)
         predicted = self.predictor(

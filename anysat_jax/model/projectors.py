@@ -65,7 +65,8 @@ class ImageProjector(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
-        del deterministic  # image projectors have no dropout
+        # Image projectors have no dropout; the argument is there for the call that all projectors share.
+        del deterministic
         values = observation.values
         if observation.pixel_mask is not None:
             values = jnp.where(observation.pixel_mask, values, 0)
@@ -84,26 +85,23 @@ def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -
         epsilon=NORM_EPSILON,
         dtype=dtype,
         reduction_axes=(-2, -1) if over_dates else (-1,),
+        # The fast formula, E[x^2] - E[x]^2, loses all digits where the mean is large beside the deviation.
         use_fast_variance=False,
         name=name,
     )
 
 
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
-    """Returns the mask, all True for a series without any date: such a tile lacks the sensor and is masked out later,
-    and until then its features must stay finite (0 * nan is nan).
-    """
+    """Returns the mask, all True for a series without any date."""
     if date_mask is None:
         return None
+    # Such a tile lacks the sensor and is masked out later; until then its features must stay finite (0 * nan is nan).
     return jnp.asarray(date_mask) | ~jnp.any(date_mask, axis=1, keepdims=True)
 
 
 class TemporalAttention(nn.Module):
-    """Attention over dates with one learned query a head; the values are the inputs, each head taking its
-    slice of channels.
-
-    Query and key projection are multiplied into one D x 16 matrix first: an eighth of the products of the published
-    order.
+    """Attention over dates with one learned query a head; the values are the inputs, a slice of channels for each head
+    (Garnot and Landrieu 2020, L-TAE).
     """
 
     dropout: float
@@ -116,11 +114,15 @@ class TemporalAttention(nn.Module):
         heads, dim = TEMPORAL_HEADS, x.shape[-1]
         query = declare(self, "query", heads, KEY_WIDTH)
         kernel, bias = KeyProjection(heads * KEY_WIDTH, name="key")(dim)
+        # Query and key projection are multiplied into one D x 16 matrix first: an eighth of the products of the
+        # published order.
         kernel = jnp.einsum("dhk,hk->dh", kernel.reshape(dim, heads, KEY_WIDTH), query)
         bias = jnp.einsum("hk,hk->h", bias.reshape(heads, KEY_WIDTH), query)
+        # The softmax is taken in float32: bfloat16 keeps eight bits, too few to add the weights of a hundred dates.
         logits = (x @ kernel.astype(x.dtype)).astype(jnp.float32) + bias[None, None, None]
         logits = logits / math.sqrt(KEY_WIDTH)
         if date_mask is not None:
+            # Before the softmax, so that the weights of real dates sum to 1; finite, since -inf - -inf would be NaN.
             logits = jnp.where(date_mask[:, None, :, None], logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits, axis=2).astype(x.dtype)
         weights = nn.Dropout(self.dropout, deterministic=deterministic)(weights)
@@ -155,12 +157,18 @@ class SeriesProjector(nn.Module):
         rate = self.sensor.dropout if self.dropout else 0.0
         tokens, shape = self._pixels(observation, grid)
         tokens = constrain(tokens, BATCH_AXES, TENSOR, None, None)
-        x = self._embed_dates(tokens.astype(self.dtype), rate, deterministic)
+        x = tokens.astype(self.dtype)
+        for layer, width in enumerate((self.dim // 8, self.dim // 2, self.dim, 2 * self.dim, self.dim)):
+            x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
+            x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
+            x = nn.Dropout(rate, deterministic=deterministic)(x)
         mask = usable_dates(observation.date_mask)
         if self.sensor.normalise_over_dates:
             norm = group_norm(TEMPORAL_HEADS, self.dtype, "date_norm", over_dates=True)
+            # Padded dates must not count in the mean over dates. GroupNorm cuts the mask's last axis into groups too.
             shape_of_mask = (x.shape[0], 1, *x.shape[2:])
             x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None, :, None], shape_of_mask))
+        # In float32: bfloat16 holds whole days exactly up to 256 only.
         dates = jnp.asarray(observation.dates, jnp.float32)
         x = x + date_code(dates, self.dim, self.sensor.date_period)[:, None].astype(x.dtype)
         x = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype, name="attention")(
@@ -177,20 +185,13 @@ class SeriesProjector(nn.Module):
     ) -> tuple[Float[Array, "B Q T C"], tuple[int, int, int]]:
         """Returns the pixels of all patches, invalid values filled, and their shape (B, N, n)."""
         values = observation.values
+        # Declared without masks too: the parameters' tree must not depend on the batch.
         pad_value = declare(self, "pad_value")
         if observation.pixel_mask is not None:
             values = jnp.where(observation.pixel_mask, values, pad_value)
         batch, dates, bands, height, width = values.shape
         x = split_patches(values.reshape(batch, dates * bands, height, width), grid, 1)
         return x.reshape(batch, -1, dates, bands), x.shape[:3]
-
-    def _embed_dates(self, x: Float[Array, "B Q T C"], rate: float, deterministic: bool) -> Float[Array, "B Q T D"]:
-        dim = self.dim
-        for layer, width in enumerate((dim // 8, dim // 2, dim, 2 * dim, dim)):
-            x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
-            x = nn.Dropout(rate, deterministic=deterministic)(x)
-        return x
 
 
 def make_projector(sensor: Sensor, config: ModelConfig) -> nn.Module:
