@@ -1,7 +1,7 @@
 """The command `anysat`: every program of this package by a short name.
 
-Each command is also a module: `anysat data list` is `python -m data_pipelines list`. The named configs are found
-without a checkout: `anysat train --config=geoplex` takes configs/pretrain.py:geoplex of this package.
+Each command is also a module: `anysat data list` is `python -m data_pipelines list`. Named configs do not need a
+checkout: `anysat train --config=geoplex` uses configs/pretrain.py:geoplex of this package.
 """
 
 import runpy
@@ -14,9 +14,9 @@ class Command(NamedTuple):
 
     Attributes:
       help: what it does, in a line.
-      module: what `python -m` would run.
-      config: the file in which --config=NAME is looked up, and which is taken where there is no --config.
-      flags: added to the user's.
+      module: the module, as for `python -m`.
+      config: the file of --config=NAME, and the default of --config.
+      flags: added to those of the user.
     """
 
     help: str
@@ -33,8 +33,8 @@ COMMANDS = {
     "evaluate": Command("scores a finished run: --config=NAME --config.init=RUN", MAIN, "evaluate.py"),
     "describe": Command("prints the parameters of a model", MAIN, "pretrain.py", ("--config.job=describe",)),
     "data": Command("lists, shows, draws, fakes and prepares datasets", "data_pipelines"),
-    "status": Command("prints how runs are doing: RUN ...", "anysat_jax.status"),
-    "report": Command("puts finished runs beside the paper's tables: RUN ...", "anysat_jax.report"),
+    "status": Command("prints the progress of runs: RUN ...", "anysat_jax.status"),
+    "report": Command("compares finished runs with the paper's tables: RUN ...", "anysat_jax.report"),
     "export": Command("writes weights to one .safetensors file: RUN FILE", "anysat_jax.export"),
     "aot": Command("estimates memory and time on TPUs and GPUs", "anysat_jax.launch.aot", "pretrain.py"),
     "local": Command("runs several processes on this machine: -- FLAGS of train", "anysat_jax.launch.local"),
@@ -51,7 +51,7 @@ def usage() -> str:
 
 
 def with_config(flags: list[str], file: str) -> list[str]:
-    """Returns the flags with --config=NAME as --config=FILE:NAME, and with --config=FILE where there is none."""
+    """Returns the flags with --config=NAME as --config=FILE:NAME, and with --config=FILE if they lack --config."""
     flags = list(flags)
     for place, flag in reversed(list(enumerate(flags))):
         if flag in ("--config", "-config"):  # the value is the next word
@@ -82,7 +82,7 @@ def main() -> None:
         if command.config and not {"-h", "--help", "--helpfull"} & set(flags):
             flags = with_config(flags, command.config)
         sys.argv = [f"anysat {name}", *flags, *command.flags]
-        # As the module __main__, so that its docstring is the help and worker processes find it.
+        # Run as __main__, so that the module's docstring is the help text and spawned workers can import it.
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)
 
 

@@ -1,9 +1,9 @@
-"""Writes trained weights into one file that can be shared.
+"""Export of trained weights to one file.
 
 python -m anysat_jax.export SOURCE FILE.safetensors
 
-SOURCE is the workdir of a pretraining (its teacher is written), the workdir of a finished fine-tuning or probe (encoder
-and head), or a published .pth file. The file is read by AnySat.from_pretrained and by --config.init.
+SOURCE is the workdir of a pretraining run (exports the teacher) or of a finished fine-tuning or probing run (encoder
+and head), or a published .pth file. AnySat.from_pretrained and --config.init read the file.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from anysat_jax.weights.load import exported_file, load_encoder
 
 
 def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:
-    """Writes the weights of `source` into the file `target`.
+    """Writes the weights of `source` to the file `target`.
 
     Returns:
-      A line that says what was written.
+      A summary of the file in one line.
 
     Raises:
       RunError, ValueError, ImportError, OSError: as `load_encoder` and `save_exported`.
@@ -41,7 +41,7 @@ def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> st
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line. Returns the exit code."""
+    """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m anysat_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

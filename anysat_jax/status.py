@@ -2,7 +2,7 @@
 
 python -m anysat_jax.status RUN [RUN ...]
 
-RUN is a workdir. The exit code is 1 if a run failed, its process is gone, or it has no status.
+RUN is a workdir. The exit code is 1 if a run failed, is dead or stale, or does not have a status.
 """
 
 import argparse

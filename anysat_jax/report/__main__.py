@@ -1,8 +1,8 @@
-"""Writes our numbers beside the paper's: results.md and results.html from the folders of finished runs.
+"""Comparison of finished runs with the paper's tables: writes results.md and results.html.
 
 python -m anysat_jax.report runs/a runs/b --out results
 
-Runs that cannot be shown are named, here and on the page; the exit code is 1 if none can.
+Runs that cannot be read are listed on stderr and on the page; the exit code is 1 if there is no other run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from anysat_jax.report.runs import read_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the pages; prints their path and the runs that are not on them. Returns the exit code."""
+    """Writes the pages, prints their path and the runs that cannot be read, and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m anysat_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
