@@ -126,7 +126,7 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
 
 def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:
     """Returns the second of the archive's masks, in one array or a list: forest lost by the second of its dates."""
-    # Some writers of tensors keep the two masks apart; arrays of unlike shapes are refused below.
+    # Masks of unlike shapes cannot be stacked; their list is refused below, with the file's name.
     if isinstance(label, list) and len({np.shape(one) for one in label}) == 1:
         label = np.stack(label)
     masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)

@@ -295,7 +295,7 @@ open_reader = FlairReader
 
 def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
     """Returns the split of a domain's tiles, "" for none; tiles of the test folders are in no other split."""
-    # A published test tile is never trained on, whatever splits.json says.
+    # A published test tile is never trained on, whatever its domain's entry in splits.json.
     if named is not None:
         split = named.get(domain, "")
         return split if (split == "test") == held_out else ""

@@ -74,7 +74,7 @@ def _read_labels(path: pathlib.Path) -> Mapping[str, np.int32]:
     if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
         raise ValueError(f"{path} is not of the form {{ID: class number}}; expected whole numbers from 0 to 39")
     for name in labels:
-        # A million of them: `inside`, which asks the disk, is for those that are more than a name.
+        # `inside` resolves links on the disk, too slow for a million names: only those with a path in them need it.
         if "/" in name or not name.strip("."):
             inside(path.parent, name)
     return {name: class_number(f"{path}, tile {name!r}", number) for name, number in labels.items()}
@@ -268,7 +268,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 
 def open_reader(root: pathlib.Path) -> PlantedRecords | PlantedFiles:
     """Opens the raw data in `root`: TFRecords where there are any, else `.npz` files."""
-    # TFRecords are the published form; .npz files are copies of some of them.
     return PlantedFiles(root) if label_files(root) and not record_files(root) else PlantedRecords(root)
 
 

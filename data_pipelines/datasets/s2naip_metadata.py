@@ -70,7 +70,7 @@ def read_date_table(path: pathlib.Path, sensor: str, tiles: Collection[str]) -> 
     several, by the satellite's product names or, without any, by dates. Images are in the order of the rows.
 
     Raises:
-      FileNotFoundError, ValueError: the table is missing, no text, names none of the tiles, or an impossible day.
+      FileNotFoundError, ValueError: the table is missing, not text, names none of the tiles, or an impossible day.
     """
     found: dict[str, array.array] = {}
     expected = f"the published table of the scenes of {FOLDERS[sensor]!r}, with one tile a row"

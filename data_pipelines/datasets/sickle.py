@@ -76,7 +76,7 @@ MASK = "a GeoTIFF with the plot's number in the first band and the crop in the s
 
 @dataclasses.dataclass(frozen=True)
 class _Series:
-    """A satellite's folder, its bands in the files by ours, those a file may lack, and how its names tell the day."""
+    """A satellite's folder, its bands in the files by ours, those a file may lack, and the day's field in its names."""
 
     folder: str
     bands: dict[str, str]

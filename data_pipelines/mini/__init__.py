@@ -1,1 +1,1 @@
-"""The embedded datasets: a seeded landscape as every sensor would see it."""
+"""Generated datasets: a seeded landscape, simulated as each sensor observes it."""

@@ -192,7 +192,7 @@ class SplitRule(_Table, kw_only=True):
     seed: Whole = 0
 
     def __post_init__(self) -> None:
-        # Each is within [0, 1] by its type; without a rest, no tile would be for training.
+        # Each is within [0, 1] by its type; together, they must leave tiles for training.
         if self.val + self.test >= 1:
             raise ValueError(f"val is {self.val:g} and test {self.test:g}; expected fractions that sum to less than 1")
 

@@ -198,7 +198,7 @@ def _planes(
     if sensor.bands[:2] in (("VV", "VH"), ("HH", "HV")):
         first, second = sensor.bands[:2]
         power = decibels(values[:, :2], mask[:, :2])
-        # The ratio of powers is a difference of decibels; it tells plants, which depolarise, from bare ground.
+        # The ratio of powers is a difference of decibels; it separates plants, which depolarise, from bare ground.
         planes = np.concatenate([power, power[:, :1] - power[:, 1:]], axis=1)
         return planes, mask[:, :2].all(axis=1), "decibel", f"false colour ({first}, {second}, {first}/{second}; dB)"
     channels = list(card.natural_colour.get(sensor.name, (0,)))
