@@ -185,6 +185,7 @@ def middles_of_months(months: Sequence[int]) -> list[datetime.date]:
     """Returns the 15th of each month (from 0) of a series; a lower number than the one before starts the next year."""
     year, days = FIRST_YEAR, []
     for number, month in enumerate(months):
+        # Series only run forward: a lower month than the one before lies in the next year.
         year += number > 0 and month < months[number - 1]
         days.append(datetime.date(year, month + 1, 15))
     return days

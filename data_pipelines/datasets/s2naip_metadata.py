@@ -45,6 +45,7 @@ class DateTable:
         names = sorted(days)
         self._tiles = np.asarray(names)
         self._ends = np.cumsum([len(days[name]) for name in names], dtype=np.int64)
+        # One array for all tiles: half a million lists of dates would take some hundred megabytes.
         flat = [np.asarray(days[name], np.int32) for name in names]
         self._ordinals = np.concatenate(flat) if flat else np.zeros(0, np.int32)
 

@@ -209,6 +209,7 @@ def _read_image(
 
 def nearest(values: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, "side side"]:
     """Resamples to a grid over the same ground by the nearest pixel; target pixel i takes floor(i * height / side)."""
+    # The nearest pixel, as numbers of plots and crops cannot be averaged.
     rows, columns = (np.arange(side) * count // side for count in values.shape)
     return values[np.ix_(rows, columns)]
 

@@ -141,6 +141,7 @@ def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
 
 def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
     """Returns Sentinel-1 of one date: filtered intensities VV and VH, and VV / VH."""
+    # By name: the file has VH before VV.
     power = pick_bands(np.moveaxis(values, -1, 0), RADAR, ("VV", "VH")).astype(np.float32)
     mask = np.isfinite(power).all(axis=0, keepdims=True) & (power > 0).all(axis=0, keepdims=True)
     # A patch in decibels is below 0 nearly everywhere; some zeros at a swath's edge are not unusual.

@@ -125,6 +125,7 @@ class TimeSen2CropReader(ArchiveReader):
         values, mask = (np.zeros((len(days), len(ours), 1, 1), dtype) for dtype in (np.float32, np.bool_))
         values[:, places, 0, 0] = np.where(finite, bands, 0)
         mask[:, places, 0, 0] = finite & measured[:, None]
+        # A flag has no probability: what is not clear counts as wholly clouded.
         clouds = np.where(flags == CLEAR, 0, 100).astype(np.uint8)[:, None, None, None]
         return {"id": key, **observed_series("s2", values, mask, days, clouds), "tile": np.int32(crop)}
 

@@ -165,6 +165,7 @@ def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.nd
     hot = np.zeros(len(GENERA), np.uint8)
     try:
         for genus, area in labels[f"{name}.tif"]:
+            # A genus may be listed with several areas, of which one suffices.
             hot[GENERA.index(genus)] |= float(area) > MIN_AREA
     except (ValueError, TypeError) as error:
         raise ValueError(

@@ -50,4 +50,5 @@ def _write_area(
         grid = dict(crs="EPSG:2154", transform=transform)
         write_raster(root / folders.aerial / place / "img" / f"IMG_{number}.tif", image, **grid)
         write_raster(root / folders.labels / place / "msk" / f"MSK_{number}.tif", labels, **grid, compress="deflate")
+        # Row and column of the tile's centre in the series of its area.
         centroids[f"IMG_{number}.tif"] = [MARGIN + 5, MARGIN + 5 + 10 * column]

@@ -57,6 +57,7 @@ def _series(rng: np.random.Generator, sensor: str) -> dict[str, np.ndarray]:
     mask[rng.random(num_dates) < 0.125] = False
     mask &= rng.random() > 0.125  # now and then the sensor is missing
     days = some_days(rng, num_dates, datetime.date(2013, 1, 1), datetime.date(2017, 12, 31))
+    # With an hour, as acquisitions have: a reader that took the local day would be wrong near midnight.
     stamps = [1000 * calendar.timegm((*day.timetuple()[:3], int(rng.integers(24)), 0, 0)) for day in days]
     stored = {"": np.where(mask, values, 0), "_mask": mask.astype(np.uint8)}
     arrays = {suffix: np.moveaxis(array, 1, -1) for suffix, array in stored.items()}

@@ -52,6 +52,7 @@ def _footprints(boxes: Int[np.ndarray, "N 4"], corner: tuple[float, float] | Non
     features = []
     for number, (column, row, width, height) in enumerate(boxes.tolist()):
         right, bottom = column + width, row + height
+        # GeoJSON closes a ring with its first corner.
         ring = np.asarray([(column, row), (right, row), (right, bottom), (column, bottom), (column, row)], np.float64)
         if corner is not None:
             ring = np.asarray(corner) + ring * (METRES, -METRES)

@@ -38,6 +38,7 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
 def _write_pixel(path: pathlib.Path, rng: np.random.Generator, crop: int, days: list[datetime.date]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     peak = START + datetime.timedelta(days=200 + 8 * crop)
+    # Days since the peak, modulo a year: none is farther from it than half a year.
     season = np.asarray([(day - peak).days % 365 for day in days])
     green = np.exp(-((np.minimum(season, 365 - season) / 40) ** 2))[:, None]
     bands = SOIL * (1 - green) + CANOPY * green + rng.normal(0, 60, (len(days), len(SOIL)))

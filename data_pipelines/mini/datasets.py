@@ -253,6 +253,7 @@ def _observe(land: Landscape, sensor: str, dtype: np.dtype, recipe: Recipe, rng:
 def tile_label(land: Landscape, card: DatasetCard, recipe: Recipe) -> np.ndarray:
     """Returns the group that fills most of the tile, int32 (), or all that fill more than LEAST_SHARE, (K,) uint8."""
     shares = land.cover_shares(land.extent)[0, 0]
+    # Over covers, as a group may consist of several.
     totals = np.array([sum(shares[lc.COVER_INDEX[name]] for name in names) for names in recipe.tile.values()])
     if card.tile_label == "class":
         return np.asarray(totals.argmax(), np.int32)
