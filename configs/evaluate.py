@@ -23,7 +23,7 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
       ValueError: the name is unknown.
     """
     config, name, options = tasks.make("evaluate", arg, NAMES)
-    # The best parameters were chosen on val, whose score is too good therefore.
+    # The best parameters were chosen on val, so its score is optimistic.
     if "test" in config.evaluate.splits:
         config.evaluate.splits = ("test",)
     return tasks.finish(config, name, options)
