@@ -7,7 +7,6 @@ counts the body of a scan once. Tests hold these numbers against the traced step
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from anysat_jax.batch import Batch
@@ -59,7 +58,13 @@ def step_flops_by_part(
         micro-batches, times devices where these keep to themselves.
     """
     teacher = encoder_flops(model, batch)
-    student = student_work(model, batch, masks, mask_dates)
+    # The student sees few dates, embeds every patch, combines the context and predicts the targets.
+    student = {
+        "projectors": projector_work(model, batch, mask_dates),
+        "spatial": Work(spatial_flops(model, batch)),
+        "combiner": Work(combiner_flops(model, batch, masks.size[0])),
+        "predictor": Work(predictor_flops(model, masks)),
+    }
     total = {part: student[part].training + teacher.get(part, 0.0) for part in student}
     return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
 
@@ -73,16 +78,6 @@ def encoder_flops(model: ModelConfig, batch: Batch) -> dict[str, float]:
         "combiner": combiner_flops(model, batch, patches),
     }
     return {part: float(value) for part, value in work.items()}
-
-
-def student_work(model: ModelConfig, batch: Batch, masks: PatchMasks, mask_dates: bool = True) -> Mapping[str, Work]:
-    """The student's forward pass by part: few dates, every patch embedded, the context combined, targets predicted."""
-    return {
-        "projectors": projector_work(model, batch, mask_dates),
-        "spatial": Work(spatial_flops(model, batch)),
-        "combiner": Work(combiner_flops(model, batch, masks.size[0])),
-        "predictor": Work(predictor_flops(model, masks)),
-    }
 
 
 def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:

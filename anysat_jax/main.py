@@ -121,8 +121,7 @@ def describe(model: ModelConfig) -> str:
     notes = {"projectors": " (all sensors)", "encoder": " (the model: projectors, spatial, combiner)"}
     rows += [(name + notes.get(name, ""), table[name]) for name in TOTALS]
     shared = 100 * (table["spatial"] + table["combiner"]) / table["encoder"]
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{label:<{width}}  {count / 1e6:8.2f} M" for label, count in rows]
+    lines = [f"{label:<{max(len(label) for label, _ in rows)}}  {count / 1e6:8.2f} M" for label, count in rows]
     title = f"dim {model.dim}, depth {model.depth}, {model.num_heads} heads; predictor depth {model.predictor_depth}"
     return "\n".join([title, *lines, f"{shared:.1f} % of the encoder is shared by all sensors"])
 

@@ -309,9 +309,6 @@ class Compiler:
     def __init__(self, config: ConfigDict, topology: Topology, results: Results):
         """Makes the config's mesh of the topology's devices.
 
-        Args:
-          results: folder of the measurements, and whether XLA optimises little.
-
         Raises:
           ConfigError: the mesh does not fit the topology or the model.
         """

@@ -106,19 +106,16 @@ class Program:
 
     def _callees(self, one: Instruction) -> Iterator[tuple[str, int]]:
         if one.kind == "while":
-            yield one.attribute("body"), self._trips(one.attribute("condition"))
+            # The trip count is the constant that the loop's counter is compared with; 1 without one.
+            condition = self.computations[one.attribute("condition")].values()
+            constants = [other.operands[0] for other in condition if other.kind == "constant"]
+            yield one.attribute("body"), max((int(text) for text in constants if text.isdigit()), default=1)
         elif one.kind == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
             for name in re.findall(r"%?([\w.\-]+)", branches[1]) if branches else ():
                 yield name, 1
         elif one.kind in ("call", "async-start"):
             yield one.attribute("to_apply") or one.attribute("calls"), 1
-
-    def _trips(self, condition: str) -> int:
-        """Returns the constant that a loop's counter is compared with; 1 where there is none."""
-        constants = [one for one in self.computations[condition].values() if one.kind == "constant"]
-        numbers = [int(one.operands[0]) for one in constants if one.operands[0].isdigit()]
-        return max(numbers, default=1)
 
     def collectives(self) -> list[Collective]:
         """Returns the messages between chips in one run, summed by kind and group size."""
@@ -183,7 +180,7 @@ class Program:
 
 
 def _read(parameter: str, inner: Computation, whole: float) -> float:
-    """Returns the bytes that a fusion reads of a parameter: the slices that it takes, or the whole."""
+    # A fusion may need only slices of what it is given, or write a slice in place and read nothing.
     users = [one for one in inner.values() if parameter in one.operands]
     if not users or any(one.operands[0] != parameter for one in users):
         return whole
@@ -223,7 +220,7 @@ def _kind(one: Instruction) -> str:
 
 
 def _identity(one: Instruction, fused: bool) -> str:
-    """Returns a key of a collective. One that XLA splits over several fusions is in each, on one channel."""
+    # XLA may split a collective over several fusions: it is in each of them, on one channel.
     channel = re.search(r"channel_id=(\d+)", one.rest)
     if channel and channel[1] != SHARED_CHANNEL:
         return channel[1]

@@ -159,10 +159,9 @@ Point = tuple[float, float, float]
 
 
 def label_lines(groups: Iterable[Group]) -> dict[str, list[Point]]:
-    """Returns the scores of each method that was tried with several fractions of the labels, by its name in words.
+    """Returns scores of one task by the words for a method, if it was tried with several fractions of the labels.
 
-    Args:
-      groups: runs of one task; the score is the metric that each chose its best epoch by.
+    The score is the metric that each run chose its best epoch by.
     """
     lines: dict[str, list[Point]] = {}
     for group in groups:

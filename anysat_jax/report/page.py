@@ -40,15 +40,10 @@ INPUTS = (
 
 
 def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Writes results.md, results.html and their figures.
+    """Writes results.md, results.html and figures/ into the folder `out`, and returns the path of results.html.
 
-    Args:
-      runs: workdirs of fine-tuning, probing and evaluation runs; those that are not finished or that are broken are
-        named on the page with the reason, and the others are shown.
-      out: the folder of the pages, made if there is none; figures go to `<out>/figures`.
-
-    Returns:
-      The path of results.html.
+    Of `runs`, workdirs of fine-tuning, probing and evaluation, the unfinished and broken ones are named on the page,
+    with the reason.
     """
     found, problems = read_runs(runs)
     # Figures are drawn while the page is put together: drawing finds the last of the problems, listed at its top.
@@ -123,12 +118,7 @@ class ResultsFigures:
         ]
 
     def of_group(self, group: Group, number: int) -> list[str]:
-        """Returns samples, confusion matrix and curves of runs, as far as there are any.
-
-        Args:
-          group: repetitions; samples and matrix are of the first one.
-          number: of the group on the page, for the names of the files.
-        """
+        """Returns samples and confusion matrix of the first run, and curves of all, as far as there are any."""
         # The number makes names unique after all that is not a letter or a digit is replaced.
         name = f"{number:02d}-{re.sub('[^a-z0-9]+', '-', group.first.label.lower()).strip('-')[:40]}"
         return [*self._samples(group, name), *self._confusion(group, name), *self._curves(group, name)]

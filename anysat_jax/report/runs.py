@@ -245,7 +245,6 @@ def _confusion(task: TaskInfo, values: Any) -> Int[np.ndarray, "K ..."] | None:
 
 
 def _start_words(init: Mapping[str, Any]) -> str:
-    """Returns kind and name of the initial weights, without the folders above."""
     kind = clean(init.get("kind") or "unknown")
     # Only the last part of the path: the page is shared, and folders are private.
     name = clean(str(init.get("source") or "").replace("\\", "/").rstrip("/").rpartition("/")[2])

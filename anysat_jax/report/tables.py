@@ -34,11 +34,7 @@ OURS, PAPER = "our number", "paper"
 
 
 def overview_table(groups: Mapping[str, Sequence[Group]]) -> str:
-    """Returns the numbers of the radar: the paper's AnySat, the best of the others, and ours.
-
-    Args:
-      groups: our runs by the row that they repeat.
-    """
+    """Returns the numbers of the radar: the paper's AnySat, the best of the others, and ours by the row they repeat."""
     rows = []
     for block in paper.BLOCKS:
         theirs, other = headline_rows(block)
@@ -129,11 +125,7 @@ def run_cells(group: Group) -> tuple[str, ...]:
 
 
 def score_cell(group: Group, metric: str, neighbours: bool = False) -> str:
-    """Returns our number: the mean over the group's runs, with their spread if there are several.
-
-    Args:
-      neighbours: whether it is of the nearest-neighbour probe.
-    """
+    """Returns our number, see `Group.score`: the mean over the group's runs, with their spread if there are several."""
     mean, spread = group.score(metric, neighbours)
     if math.isnan(mean):
         return emphasis("not measured")
