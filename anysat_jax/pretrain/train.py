@@ -65,7 +65,7 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       RunError: the config does not fit the machine, the data or the workdir; a loss or a gradient is not finite; the
-        run was asked to stop.
+        run received a stop signal.
     """
     config = PretrainConfig.read(given)
     mesh = make_mesh(config.mesh)
@@ -166,7 +166,7 @@ def train(
       given: the config file's values.
 
     Raises:
-      Preempted: the run was asked to stop, and is saved.
+      Preempted: the run received a stop signal, and is saved.
     """
     optimizer, total = pretraining_optimizer(config), config.total_steps
     stored = as_json(given)

@@ -77,7 +77,7 @@ class Section:
 
     Attributes:
       NAME: of the section in the config, "" for the whole config.
-      RENAMED: former keys and the sentence that says what replaces each.
+      RENAMED: former keys, each with a sentence that names its replacement.
 
     Raises:
       ConfigError: by the constructor: a value breaks its rule; the message names its dotted key.

@@ -77,7 +77,7 @@ class MetricsLog:
         folder.mkdir(exist_ok=True)
         # tensorboardX's own SummaryWriter works in the background: on a full disk its thread dies, and the next number
         # waits for ever. This one writes in the caller's thread, and raises. TensorBoard reads files by name: that of a
-        # later step comes later, whatever the clock says.
+        # later step comes later, even if the clock was set back.
         self._board, self._flushed = EventsWriter(str(folder / f"events.{step + 1:09d}"), f".{os.getpid()}"), 0.0
         # TensorBoard drops what earlier files have of this step and later ones.
         self._add_event(step + 1, session_log=SessionLog(status=SessionLog.START))

@@ -30,7 +30,7 @@ class Meter:
     """
 
     def __init__(self, peak: float | None = None):
-        """Begins the first lap. `peak` is the FLOP/s of all devices together; None: unknown, and there is no MFU."""
+        """Begins the first lap. `peak` is the FLOP/s of all devices together; None: unknown, as then is the MFU."""
         self.latest = math.nan
         self._peak, self._excluded = peak, False
         self._laps: collections.deque[tuple[float, ...]] = collections.deque(maxlen=WINDOW)

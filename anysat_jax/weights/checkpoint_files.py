@@ -82,7 +82,7 @@ def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
     """Refuses the remains of a checkpoint whose deletion was interrupted.
 
     Raises:
-      CheckpointError: `meta` says that the checkpoint has checksums, and they are gone.
+      CheckpointError: the checkpoint had checksums by its `meta`, and they are gone.
     """
     # A process that is killed while it deletes the folder may have removed the checksums first.
     if meta.get(SEALED) and not has_checksums(folder):

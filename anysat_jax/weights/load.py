@@ -208,7 +208,7 @@ def initial_encoder(
         except ValueError as error:
             raise ConfigError(str(error)) from None
         params = init_encoder(model, seed)
-    # The digest tells results of different weights apart, whatever their files are called.
+    # By the digest results of different weights can be told apart, whatever their files are called.
     return Initial(model, params, {"source": init, "kind": kind, "digest": checksum(params)})
 
 
