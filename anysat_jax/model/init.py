@@ -35,7 +35,7 @@ OWN_PATCH_LOGIT = 4.0
 
 
 class _EveryProjector(nn.Module):
-    """A student run on one tile of each sensor, so that every projector gets parameters."""
+    """A student run on one tile of each group of sensors, so that every projector gets parameters."""
 
     config: ModelConfig
 
@@ -54,15 +54,19 @@ def student_shapes(config: ModelConfig) -> Params:
     Raises:
       ValueError: the model has context sensors only.
     """
-    spatial = next((name for name in config.sensors if not is_context(name)), None)
-    if spatial is None:
-        raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
-    batches = []
+    # Sensors with sub-patches of one size share a tile of one patch: tracing the student takes most of the time here.
+    groups: dict[float, list[str]] = {}
     for name in config.sensors:
-        # The smallest tile: one patch of one sub-patch. A context sensor alone would have no patches.
-        names = (spatial, name) if is_context(name) else (name,)
-        side = get_sensor(names[0]).subpatch_metres
-        batches.append(fake_batch(names, batch_size=1, extent=side, patch_size=side, num_dates=1))
+        if not is_context(name):
+            groups.setdefault(get_sensor(name).subpatch_metres, []).append(name)
+    if not groups:
+        raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
+    # A context sensor alone would have no patches.
+    next(iter(groups.values())).extend(name for name in config.sensors if is_context(name))
+    batches = [
+        fake_batch(tuple(names), batch_size=1, extent=side, patch_size=side, num_dates=1)
+        for side, names in groups.items()
+    ]
     return jax.eval_shape(_EveryProjector(config).init, jax.random.key(0), batches)["params"]["student"]
 
 
