@@ -2,15 +2,22 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from anysat_jax.configs import pretrain
+from anysat_jax.model.init import student_shapes
+from anysat_jax.pretrain.config import PretrainConfig
+from anysat_jax.pretrain.masking import sample_patch_masks
+from anysat_jax.pretrain.objective import jepa_loss
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
@@ -23,11 +30,13 @@ MOST_STEPS = 60
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The five archives as published, each in a folder of its name."""
+    """The five archives as published, each in a folder of its name; what is prepared lies in a cache of this file."""
     folder = tmp_path_factory.mktemp("geoplex")
     for name in GEOPLEX_NAMES:
         write_fake(name, folder / name, tiles=1)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield folder
 
 
 def flags(root):
@@ -49,35 +58,66 @@ def all_batches():
     return {(name, float(size)) for name in datasets for size in datasets[name].patch_sizes}
 
 
-def steps_until_all(values):
-    """Steps after which every (dataset, patch size) had its turn, as the data's iterator gives them."""
+def make_config(values):
     config = pretrain.get_config("geoplex")
     config.update_from_flattened_dict(values)
-    missing = all_batches()
+    return config
+
+
+def first_batches(config, wanted):
+    """A batch of each (dataset, patch size), as the data's iterator gives them, and the steps until all were there."""
+    found = {}
     with contextlib.closing(load.train_iterator(load.open_datasets(config.data), seed=config.seed)) as batches:
         for step in range(1, MOST_STEPS):
             batch = next(batches)
-            missing.discard((batch.dataset, batch.patch_size))
-            if not missing:
-                return step
-    raise AssertionError(f"{missing} did not come within {MOST_STEPS} steps")
+            found.setdefault((batch.dataset, batch.patch_size), batch)
+            if set(found) == wanted:
+                return found, step
+    raise AssertionError(f"{wanted - set(found)} did not come within {MOST_STEPS} steps")
 
 
-def test_five_datasets_train_at_every_patch_size_from_published_layouts(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    values = flags(root)
-    steps = steps_until_all(values)
+def assert_trains(values, wanted, workdir):
+    """Runs the command until each (dataset, patch size) had its turn."""
+    _, steps = first_batches(make_config(values), wanted)
     command = [sys.executable, "-m", "anysat_jax.main", "--config=configs/pretrain.py:geoplex"]
-    command += [f"--workdir={tmp_path / 'run'}", f"--config.total_steps={steps}"]
+    command += [f"--workdir={workdir}", f"--config.total_steps={steps}"]
     command += [f"--config.{name}={value}" for name, value in values.items()]
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     result = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr[-3000:]
 
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+    with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {(row["dataset"], float(row["patch_size"])) for row in rows} == all_batches()
+    assert {(row["dataset"], float(row["patch_size"])) for row in rows} == wanted
     assert all(0 < float(row["loss"]) < 100 for row in rows)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((workdir / "summary.json").read_text())
     assert summary["steps"] == steps == sum(summary["batches"].values())
-    assert set(summary["batches"]) == {f"{name} {size:g} m" for name, size in all_batches()}
+    assert set(summary["batches"]) == {f"{name} {size:g} m" for name, size in wanted}
+
+
+def test_five_datasets_train_from_published_layouts(root, tmp_path):
+    """At one patch size each, the largest: each takes a program, and as many seconds to compile."""
+    largest = {name: max(size for other, size in all_batches() if other == name) for name in GEOPLEX_NAMES}
+    one_size = {f"data.datasets.{name}.patch_sizes": (size,) for name, size in largest.items()}
+    assert_trains(flags(root) | one_size, set(largest.items()), tmp_path)
+
+
+def test_every_batch_of_every_patch_size_fits_the_model(root):
+    """From published layouts to finite losses' shapes: the loss is traced, not compiled."""
+    given = make_config(flags(root))
+    datasets = load.open_datasets(given.data)
+    config = PretrainConfig.read(given).with_sensors(given.model.sensors, [one.card for one in datasets.values()])
+    params = student_shapes(config.model)
+    loss = functools.partial(jepa_loss, model=config.model, config=config.pretrain)
+    batches, _ = first_batches(given, all_batches())
+    for (name, size), batch in batches.items():
+        side = round(datasets[name].options.extent / size)
+        assert batch.grid == (side, side)
+        masks = sample_patch_masks(np.random.default_rng(0), batch.grid, batch.batch_size, config.pretrain)
+        total, _ = jax.eval_shape(loss, params, params["encoder"], batch.replace(labels={}), masks, jax.random.key(0))
+        assert total.shape == () and total.dtype == np.float32
+
+
+@pytest.mark.slow
+def test_five_datasets_train_at_every_patch_size(root, tmp_path):
+    assert_trains(flags(root), all_batches(), tmp_path)
