@@ -1,13 +1,11 @@
 """The command line on a fake dataset, in a process of its own, with accidents on demand.
 
 python fake_run.py FLAGS...; $FAKE_ROOT is where the data are prepared. $FAKE_SIGNAL=15@7 sends signal 15 when step 7 is
-logged, and first waits until the folder $FAKE_AWAIT is there, if that is set. $FAKE_NAN=7,9 spoils the batches of steps
-7 and 9. $FAKE_HANG=7 never comes back from step 7.
+logged. $FAKE_NAN=7,9 spoils the batches of steps 7 and 9. $FAKE_HANG=7 never comes back from step 7.
 """
 
 import dataclasses
 import os
-import pathlib
 import time
 
 import numpy as np
@@ -51,6 +49,12 @@ def get_config() -> ConfigDict:
     return config
 
 
+def register() -> None:
+    """Makes the dataset known."""
+    sizes = {"train": 7, "val": 3}
+    registry._ENTRIES[FAKE_CARD.name] = lambda: DatasetEntry(FAKE_CARD, generate=lambda: SmallReader(sizes))
+
+
 def send_signal(number: int, at: int) -> None:
     """Sends this process a signal right after a step was logged."""
     write = MetricsLog.write
@@ -58,8 +62,6 @@ def send_signal(number: int, at: int) -> None:
     def write_and_send(self, step, *rest):
         write(self, step, *rest)
         if step == at:
-            while not pathlib.Path(os.environ.get("FAKE_AWAIT", "/")).exists():
-                time.sleep(0.02)
             os.kill(os.getpid(), number)
 
     MetricsLog.write = write_and_send
@@ -103,8 +105,7 @@ def spoil_batch(at: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    sizes = {"train": 7, "val": 3}
-    registry._ENTRIES[FAKE_CARD.name] = lambda: DatasetEntry(FAKE_CARD, generate=lambda: SmallReader(sizes))
+    register()
     if "FAKE_SIGNAL" in os.environ:
         send_signal(*map(int, os.environ["FAKE_SIGNAL"].split("@")))
     if "FAKE_NAN" in os.environ:

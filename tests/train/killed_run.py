@@ -18,8 +18,6 @@ from anysat_jax.train.compile import StepPrograms
 from anysat_jax.train.input import DeviceFeed
 from anysat_jax.train.metrics_log import MetricsLog
 from anysat_jax.train.workdir import lock_workdir
-from data_pipelines import registry
-from data_pipelines.reader import DatasetEntry
 from tests.train import fake_run
 
 MOMENTS = {
@@ -58,9 +56,7 @@ def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, kill: Kill | No
     """Pretrains in a workdir, or goes on there, until it is done or killed."""
     jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    registry._ENTRIES[fake_run.FAKE_CARD.name] = lambda: DatasetEntry(
-        fake_run.FAKE_CARD, generate=lambda: fake_run.SmallReader({"train": 7, "val": 3})
-    )
+    fake_run.register()
     if kill is not None:
         arrange(kill)
     with lock_workdir(workdir):

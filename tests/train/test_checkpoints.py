@@ -1,5 +1,6 @@
 """Checkpoints: exact, on any mesh, checked against the config, and read past damage."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -28,8 +29,14 @@ def at_step(state, step):
     return state.replace(step=state.step * 0 + step)
 
 
-def save_steps(folder, *steps, **optimizer):
-    state = toy_state(mesh_of(), **optimizer)
+@functools.cache
+def first_state():
+    """Compiled once for the file."""
+    return toy_state(mesh_of())
+
+
+def save_steps(folder, *steps):
+    state = first_state()
     with Checkpoints(folder) as checkpoints:
         for step in steps:
             checkpoints.save(at_step(state, step), {"next_step": step}, {"step": step, "config": CONFIG, "record": {}})
