@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from ml_collections import ConfigDict
 
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
@@ -316,6 +317,7 @@ def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     monkeypatch.setattr(aot_compile, "libtpu_version", lambda: "none")
     config = pretrain.get_config("mini")
     config.model.update(TINY)
+    config.data.datasets = ConfigDict(dict(mini_flair=config.data.datasets.mini_flair))  # two sensors, not eleven
     compiler = aot_compile.Compiler(config, parse_topology("v5e:2x2"), Results(config, tmp_path))
     case = all_cases(config, "mini_flair")[0]
     found = compiler.measure(case)
