@@ -62,7 +62,7 @@ def test_equals_the_full_matrix_in_value_and_gradient(block_size, masked):
 
 def test_no_mask_means_all_valid():
     tokens = make_tokens()
-    np.testing.assert_array_equal(loss(tokens), loss(tokens, np.ones(SHAPE[:3], bool)))
+    np.testing.assert_array_equal(contrastive_loss(tokens), contrastive_loss(tokens, np.ones(SHAPE[:3], bool)))
 
 
 def test_a_low_temperature_does_not_overflow():
