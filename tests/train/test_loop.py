@@ -22,6 +22,7 @@ from tests.train import fake_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tests" / "train" / "fake_run.py"
+ONE_PROGRAM = "--config.data.datasets.fake_run.patch_sizes=(20,)"
 EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")
 
 
@@ -73,6 +74,16 @@ def steps_kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
+def assert_refused(launch, workdir, name, value, message):
+    """In this process: that such an error becomes a sentence and an exit code is tested with those of processes."""
+    fake_run.register()
+    config = fake_run.get_config()
+    config.data.root, config.mesh.data = str(launch.root), 1
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(RunError, match=re.escape(message)):
+        pretrain(config, workdir)
+
+
 def assert_same_end(workdir, other):
     assert rows(workdir) == rows(other)
     jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(other))
@@ -103,8 +114,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(launch, straight, tmp_path):
     """To the numbers of a run without a stop, and finished it is not trained again; test_kills has runs that die."""
     stopped = launch(tmp_path, signal=f"{signal.SIGTERM:d}@6")
     assert stopped.returncode == 75 and "saved step 7" in stopped.stderr and steps_kept(tmp_path) == [7]
-    wider = launch(tmp_path, "--config.model.dim=64")
-    assert wider.returncode == 1 and "model.dim: 32 there, 64 now" in wider.stderr
+    assert_refused(launch, tmp_path, "model.dim", 64, "model.dim: 32 there, 64 now")
     assert launch(tmp_path).returncode == 0
     again = launch(tmp_path)
     assert again.returncode == 0 and "already trained for 20 steps" in again.stderr
@@ -125,7 +135,7 @@ def test_a_value_that_is_not_finite_stops_the_run(launch, straight, tmp_path):
 
 
 def test_a_step_that_hangs_ends_the_run_to_be_started_again(launch, tmp_path):
-    hung = launch(tmp_path, "--config.watchdog_seconds=10", hang=12)
+    hung = launch(tmp_path, ONE_PROGRAM, "--config.watchdog_seconds=10", hang=12)
     assert hung.returncode == 75 and "no step finished for 10 s" in hung.stderr
     assert "in write_and_hang" in (tmp_path / "stacks-0.txt").read_text()
     assert "no step finished for 10 s" in json.loads((tmp_path / "status.json").read_text())["error"]
@@ -152,7 +162,7 @@ def test_a_corrupt_record_ends_the_run_in_one_sentence(launch, damaged, tmp_path
 
 def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_path):
     """A record that is corrupt, and two steps in a row that are not finite."""
-    flags = ("--config.data.skip_corrupt", "--config.max_nonfinite_steps=3")
+    flags = (ONE_PROGRAM, "--config.data.skip_corrupt", "--config.max_nonfinite_steps=3")
     done = launch(tmp_path / "run", *flags, root=damaged, nan="7,8")
     assert done.returncode == 0, done.stderr
     assert "tiles of fake_run cannot be read and are left out" in done.stderr
@@ -174,11 +184,5 @@ def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_p
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_compiled(launch, tmp_path, monkeypatch, name, value, message):
-    """In this process: that such an error becomes a sentence and an exit code is tested above."""
-    fake_run.register()
     monkeypatch.setattr(StepPrograms, "prepare", lambda *_: pytest.fail("it compiles"))
-    config = fake_run.get_config()
-    config.data.root, config.mesh.data = str(launch.root), 1
-    config.update_from_flattened_dict({name: value})
-    with pytest.raises(RunError, match=re.escape(message)):
-        pretrain(config, tmp_path)
+    assert_refused(launch, tmp_path, name, value, message)
