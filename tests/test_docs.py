@@ -52,7 +52,7 @@ def in_order(page: pathlib.Path) -> list[tuple[str, str]]:
 README = in_order(REPOSITORY / "README.md")
 SHORT = {  # by the file of the config: the only change to a command is how long it trains, and how many tiles it probes
     "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=32",
-    "finetune.py": "--config.epochs=1",
+    "finetune.py": "--config.epochs=2",
     "probe.py": "",
     "evaluate.py": "",
 }
