@@ -26,6 +26,19 @@ RUNS = "/runs"  # where the pods see the volume that they share
 EXIT_STOPPED = 75  # of anysat_jax.main: stopped by SIGTERM, with a checkpoint
 RETRIES = 3  # after any other failure
 
+FAILURE_POLICY = {
+    "maxRestarts": RETRIES,
+    # No process of one start lives when the next begins: both would write the same workdir.
+    "restartStrategy": "BlockingRecreate",
+    "rules": [
+        {
+            "name": "savedAndStopped",
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": ["PodFailurePolicy"],  # the Job's rules below; other failures have no rule
+        }
+    ],
+}
+
 
 def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> Manifest:
     """Returns a JobSet of one Job. When one of its pods fails, all are replaced.
@@ -37,18 +50,6 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
       pod: their template, see `pod_template`.
       annotations: of the JobSet.
     """
-    failure_policy = {
-        "maxRestarts": RETRIES,
-        # No process of one start lives when the next begins: both would write the same workdir.
-        "restartStrategy": "BlockingRecreate",
-        "rules": [
-            {
-                "name": "savedAndStopped",
-                "action": "RestartJobSetAndIgnoreMaxRestarts",
-                "onJobFailureReasons": ["PodFailurePolicy"],  # the Job's rules below; other failures have no rule
-            }
-        ],
-    }
     stopped = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_STOPPED]}
     moved = {"type": "DisruptionTarget", "status": "True"}
     job = {
@@ -70,7 +71,7 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
         "kind": "JobSet",
         "metadata": {"name": name, "annotations": annotations},
         "spec": {
-            "failurePolicy": failure_policy,
+            "failurePolicy": FAILURE_POLICY,
             "replicatedJobs": [{"name": HOSTS, "replicas": 1, "template": {"spec": job}}],
         },
     }
