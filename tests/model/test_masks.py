@@ -12,7 +12,7 @@ from anysat_jax.sensors import GEOPLEX_SENSORS, SENSORS
 from anysat_jax.validate import to_batch
 from tests.validate.fakes import make_data
 
-TOLERANCE = 3e-5
+TOLERANCE = 1e-4  # rounding reaches 4e-5 under some versions of XLA; what a mask lets through is of order 1
 # At smaller widths some norms have one or two channels a group, whose ratio magnifies rounding.
 SMALL = dict(dim=64, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
 
