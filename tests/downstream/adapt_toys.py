@@ -15,7 +15,7 @@ SIDE = 4  # pixels of 10 m
 CARD = DatasetCard(
     name="toy_fields",
     title="Toy fields",
-    sensors=("spot", "s2"),
+    sensors=("s2",),  # one: programs with two take longer to compile
     extent=10.0 * SIDE,
     patch_sizes=(10, 20),
     splits=("train", "val", "test"),
@@ -24,6 +24,11 @@ CARD = DatasetCard(
     dense_label="segmentation",
     dense_classes=("dark", "bright"),
     dense_colours=("#000000", "#ffffff"),
+    arrays={"s2": "uint16"},
+    natural_colour={"s2": (2, 1, 0)},
+)
+WITH_SPOT = dict(  # changes of the card
+    sensors=("spot", "s2"),
     arrays={"spot": "uint8", "s2": "uint16"},
     natural_colour={"spot": (0, 1, 2), "s2": (2, 1, 0)},
 )
@@ -60,6 +65,8 @@ class ToyReader:
             "s2_years": np.full(len(dates), 2020, np.int16),
             "dense": np.where(rng.random((SIDE, SIDE)) < 0.1, -1, dense).astype(np.int8),
         }
+        if "spot" not in self.card.sensors:
+            del example["spot"]
         return example if self.card.tile_label == "none" else example | {"tile": np.int32(index % 3)}
 
 

@@ -15,7 +15,7 @@ TILE = make_task(adapt_toys.CARD, "tile")
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    adapt_toys.register_toy()
+    adapt_toys.register_toy(**adapt_toys.WITH_SPOT)
     root = tmp_path_factory.mktemp("toy")
     (dataset,) = load.open_datasets(adapt_toys.toy_config(root).data).values()
     return dataset

@@ -1,6 +1,7 @@
 """Fine-tuning, probing and evaluation from a config to a report, on a toy dataset."""
 
 import csv
+import functools
 import json
 
 import jax
@@ -206,14 +207,11 @@ def test_last_block_trains_the_last_block_and_the_head(root, tuned, tmp_path):
 
 
 def test_projector_trains_the_new_sensors_projector_and_the_head(root, tuned, tmp_path):
-    found = load_exported(tuned[1] / "model.safetensors")
-    model = type(found.model)(**{**vars(found.model), "sensors": ("s2",)})
-    encoder = {name: part for name, part in found.encoder_params.items() if name != "projector_spot"}
-    save_exported(tmp_path / "s2.safetensors", model, encoder, source={})
-    init = str(tmp_path / "s2.safetensors")
+    adapt_toys.register_toy("toy_spot", **adapt_toys.WITH_SPOT)
+    toy = functools.partial(adapt_toys.toy_config, root, name="toy_spot", init=str(tuned[1]))
     with pytest.raises(ConfigError, match="none for spot of the data"):
-        finetune(adapt_toys.toy_config(root, init=init), tmp_path / "run")
-    config = adapt_toys.toy_config(root, mode="projector", new_sensors=("spot",), init=init, epochs=1)
+        finetune(toy(), tmp_path / "run")
+    config = toy(mode="projector", new_sensors=("spot",), epochs=1)
     before = starting_weights(config)
     finetune(config, tmp_path / "run")
     changed = changed_names(before, weights(tmp_path / "run"))

@@ -26,7 +26,7 @@ def launch(tmp_path_factory):
         environment = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
             "XDG_CACHE_HOME": str(shared / "cache"),
             "TOY_ROOT": str(shared),
             **{f"TOY_{key.upper()}": str(value) for key, value in accident.items()},
@@ -69,15 +69,7 @@ def test_killed_half_way_it_resumes_exactly(launch, tmp_path, name):
     assert results(killed) == results(straight)
 
 
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--config.init=nowhere", "no nowhere; expected"),
-        ("--config.evaluate.patch_sizes=(15,)", "patches of 15 m do not fit"),
-        ("--config.model.num_heads=3", "model.num_heads = 3 must divide model.dim = 32"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_one_sentence(launch, tmp_path, flag, message):
-    refused = launch("finetune", tmp_path, flag)
-    assert refused.returncode == 1 and message in refused.stderr
+def test_what_cannot_be_is_refused_in_one_sentence(launch, tmp_path):
+    refused = launch("finetune", tmp_path, "--config.init=nowhere")
+    assert refused.returncode == 1 and "no nowhere; expected" in refused.stderr
     assert "Traceback" not in refused.stderr and "compiling" not in refused.stderr
