@@ -79,11 +79,11 @@ def test_a_short_series_beside_a_long_one(model):
 
 @pytest.mark.parametrize("absent", ["spot", "s1", "modis"])
 def test_absent_sensors_are_as_left_out(model, absent):
-    data = make_data("spot", "s2", "s1", "modis", extent=(20.0, 30.0))
+    data = make_data("spot", "s1", "modis", extent=(20.0, 30.0))
     data[absent] = np.where(
         np.arange(2).reshape(-1, *[1] * (data[absent].ndim - 1)) == 0, 40 * data[absent], data[absent]
     )
-    mixed = data | {f"{name}_present": np.array([name != absent, True]) for name in ("spot", "s2", "s1", "modis")}
+    mixed = data | {f"{name}_present": np.array([name != absent, True]) for name in ("spot", "s1", "modis")}
     features = np.asarray(model(mixed, 10, "all"))
     assert_same(features[:1], model(without(rows(data, [0]), absent), 10, "all"))
     assert_same(features[1:], model(rows(data, [1]), 10, "all"))
