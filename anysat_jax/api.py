@@ -105,9 +105,9 @@ class AnySat:
         Args:
           data: numpy or jax arrays by sensor name, standardised (mean 0 and standard deviation 1 for each band over
             the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of the year
-            from 0. Optional masks, bool, True where valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or
-            (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for padded dates; `<sensor>_present` (B,), False for
-            tiles without the sensor.
+            from 0, or calendar days: datetime64, or texts like "2020-12-31". Optional masks, bool, True where valid:
+            `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for
+            padded dates; `<sensor>_present` (B,), False for tiles without the sensor.
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
           output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.

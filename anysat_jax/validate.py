@@ -4,12 +4,13 @@ import difflib
 import functools
 import math
 import numbers
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
@@ -17,6 +18,7 @@ from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
 # A standardised band has mean 0 and deviation 1 over its data set; a single cloudy tile stays far below these.
 MEAN_LIMIT, STD_LIMIT = 10.0, 20.0
+PADDED_DATE = "1970-01-01"  # in place of what padding holds
 MICRONS = 1_000_000
 # "date_mask" before "mask", with which it ends.
 SUFFIXES = ("date_mask", "dates", "mask", "present")
@@ -169,12 +171,15 @@ def _values(sensor: Sensor, values: Any) -> Float[np.ndarray, "B *T C H W"]:
 def _dates(
     sensor: Sensor, dates: Any, shape: tuple[int, int], real: Bool[np.ndarray, "B T"] | None
 ) -> Int[np.ndarray, "B T"]:
-    """Returns the dates as int32 days of the year, 1 January = 0; 0 for padding."""
+    """Returns the dates as int32 days of the year, 1 January = 0; 0 for padding.
+
+    Dates that are calendar days become the days of their years.
+    """
     name, batch_size, num_dates = f"{sensor.name}_dates", *shape
     if dates is None:
         raise ValueError(
             f"{name!r} is missing: {sensor.name!r} is a series and needs ({batch_size}, {num_dates}) dates, "
-            "days of the year as integers, 1 January = 0"
+            "days of the year as integers, 1 January = 0, or calendar days (datetime64, or texts like 2020-12-31)"
         )
     try:
         dates = np.asarray(dates)
@@ -183,6 +188,8 @@ def _dates(
         raise ValueError(f"{name!r} is not a rectangular array ({remedy}): {error}") from None
     if dates.shape != shape:
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
+    if dates.dtype.kind in "MOSU":
+        return _days_of_year(name, dates if real is None else np.where(real, dates, np.array(PADDED_DATE, dates.dtype)))
     if dates.dtype.kind not in "iuf":
         raise ValueError(f"{name!r} has dtype {dates.dtype}; dates are integers, days of the year, 1 January = 0")
     # Padding may hold anything, so it is replaced before the days are checked.
@@ -197,6 +204,20 @@ def _dates(
             f"where a series runs into following years. Padding is marked in {sensor.name}_date_mask, not here"
         )
     return dates.astype(np.int32)
+
+
+def _days_of_year(name: str, dates: Shaped[np.ndarray, "B T"]) -> Int[np.ndarray, "B T"]:
+    """Returns the days of their years, 1 January = 0, of datetime64, texts like "2020-12-31", or datetime objects."""
+    texts = dates.astype(str)
+    # numpy would take months and years without a day as well, and read them as their first day.
+    wrong = [one for one in texts.flat if not re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", str(one), re.ASCII)]
+    try:
+        days = texts.astype("U10").astype("datetime64[D]")
+    except ValueError as error:
+        wrong = wrong or [str(error)]
+    if wrong:
+        raise ValueError(f"{name!r} holds {str(wrong[0])!r}; dates with a year are days like 2020-12-31")
+    return (days - days.astype("datetime64[Y]")).astype(np.int32)
 
 
 def _mask(

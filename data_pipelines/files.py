@@ -9,6 +9,7 @@ import functools
 import importlib
 import io
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -235,14 +236,43 @@ def _open_hdf5(path: pathlib.Path, process: int, state: tuple[int, int, int]) ->
     return h5py.File(path)
 
 
+LARGEST_JSON = 2**30  # bytes; parsed it takes ten times as much memory
+
+
 def read_json(path: pathlib.Path, expected: str) -> Any:
     """Reads a JSON file.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing or not JSON.
+      FileNotFoundError, ValueError: it is missing, larger than `LARGEST_JSON`, or refused by `parse_json`.
     """
-    with explained(path, expected, ValueError):
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+    with explained(path, expected):
+        if (size := path.stat().st_size) > LARGEST_JSON:
+            raise OSError(f"{size} bytes are more than any JSON file of an archive has")
+        content = path.read_bytes()
+    return parse_json(path, content, expected)
+
+
+def parse_json(path: pathlib.Path, content: str | bytes, expected: str) -> Any:
+    """Returns the value of a JSON text; `path` only names it.
+
+    Raises:
+      ValueError: it is not JSON, nested too deeply, or holds a number that is infinite or of more than 20 digits.
+    """
+    with explained(path, expected, ValueError, RecursionError):
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError(f"{text[:20]}... is a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is infinite")
+    return number
 
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:

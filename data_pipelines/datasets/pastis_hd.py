@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import read_json, read_npy, read_raster, stems
+from data_pipelines.files import parse_json, read_json, read_npy, read_raster, stems
 from data_pipelines.reader import ArchiveReader, digest
 
 DATE_FIELDS = {"s2": "dates-S2", "s1": "dates-S1A"}
@@ -91,7 +91,7 @@ def _days(where: str, field: str, table: Any) -> tuple[int, ...]:
     expected = "expected days numbered from 0, like {'0': 20180924, '1': 20180929}"
     try:
         # Tools that copy the metadata write the table as a text.
-        numbered = json.loads(table) if isinstance(table, str) else table
+        numbered = parse_json(pathlib.Path(where), table, expected) if isinstance(table, str) else table
         days = {int(position): int(day) for position, day in numbered.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{where}: {field!r} is {str(table)[:60]}; {expected}") from None

@@ -4,7 +4,6 @@ No published file was at hand: folders, names, tables and bytes are those of the
 public reader, read from made-up archives only.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -28,7 +27,7 @@ from data_pipelines.datasets.s2naip_metadata import (
     split_of,
 )
 from data_pipelines.dates import observed_series
-from data_pipelines.files import explained, read_png, read_raster, read_raster_and_nodata, stems, to_uint16
+from data_pipelines.files import parse_json, read_png, read_raster, read_raster_and_nodata, stems, to_uint16
 from data_pipelines.reader import ArchiveReader, digest
 
 IMAGES = "naip"
@@ -200,9 +199,7 @@ class S2NaipReader(ArchiveReader):
         }
         path, content = self._files.read("openstreetmap", key, ".geojson")
         if content is not None:
-            with explained(path, "a GeoJSON file", ValueError):
-                objects = json.loads(content)
-            example["dense"] = draw_map(path, objects)
+            example["dense"] = draw_map(path, parse_json(path, content, "a GeoJSON file"))
         return example | self._optical("s2", key) | self._optical("l8", key) | self._radar(key)
 
     def _optical(self, sensor: str, tile: str) -> Example:

@@ -16,6 +16,7 @@ from data_pipelines.own_tiles.pattern import FilePattern
 DECIBELS, LINEAR = "dB", "linear power"
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
+LARGEST_DESCRIPTION = 2**20  # bytes
 _LARGEST = 2**31  # of whole numbers: what files, seeds and sides are made of
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -247,11 +248,13 @@ def read_description(path: pathlib.Path) -> Description:
         what was expected.
     """
     try:
+        if path.stat().st_size > LARGEST_DESCRIPTION:
+            raise OSError(f"it is larger than {LARGEST_DESCRIPTION} bytes")
         text = path.read_text(encoding="utf-8-sig")  # Windows' Notepad writes a byte order mark first
-        table = tomllib.loads(text)
+        table = _whole_floats_as_ints(tomllib.loads(text))
     except FileNotFoundError:
         raise FileNotFoundError(f"no description {path}; docs/DATA.md shows how to write one") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file ({error}); docs/DATA.md shows how to write one") from error
     facts = asdict(_decode(path, "", table, DescriptionTable))
     facts["sensors"] = tuple(_sensor(path, name, one) for name, one in facts["sensors"].items())
@@ -308,7 +311,7 @@ def _decode(file: pathlib.Path, section: str, table: Mapping[str, Any], kind: ty
         return FilePattern(text, place)
 
     try:
-        return msgspec.convert(_whole_floats_as_ints(table), kind, dec_hook=decode_pattern)
+        return msgspec.convert(table, kind, dec_hook=decode_pattern)
     except msgspec.ValidationError as error:
         raise ValueError(_explanation(file, section, table, kind, str(error))) from error
 

@@ -57,6 +57,22 @@ def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
     assert files.read_json(tmp_path / "one.json", "numbers") == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "[1e999]", "[-Infinity]", f"[{'9' * 400}]", f"[{'9' * 5000}]"]
+)
+def test_json_that_is_too_deep_or_holds_numbers_that_are_too_large_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=f"a.json cannot be read .*; expected {EXPECTED}"):
+        files.read_json(tmp_path / "a.json", EXPECTED)
+
+
+def test_huge_json_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(files.LARGEST_JSON + 1)
+    with pytest.raises(ValueError, match=f"a.json cannot be read .*more than any JSON file.*; expected {EXPECTED}"):
+        files.read_json(tmp_path / "a.json", EXPECTED)
+
+
 def test_a_raster_comes_with_its_place(tmp_path):
     values = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     write_raster(tmp_path / "a.tif", values, crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 6e6))

@@ -1,3 +1,4 @@
+import datetime
 import re
 
 import jax.numpy as jnp
@@ -65,7 +66,12 @@ def test_values_of_any_real_dtype_become_float32(dtype):
         ),
         ([[0, 1, 2, 3.5]] * 2, "'s2_dates' holds 3.5; dates are whole days"),
         ([[0, 1, 2, np.nan]] * 2, "'s2_dates' holds nan; dates are whole days"),
-        (np.full((2, 4), "2020-01-01", "datetime64[D]"), "'s2_dates' has dtype datetime64[D]; dates are integers"),
+        (np.full((2, 4), "2020-01", "datetime64[M]"), "'s2_dates' holds '2020-01'; dates with a year are days like"),
+        ([["2020-02-01", "2020-03", "2020-04-01", "2020-05-01"]] * 2, "'s2_dates' holds '2020-03'"),
+        ([["2020-02-01", "2020-02-30", "2020-04-01", "2020-05-01"]] * 2, "'s2_dates' holds"),
+        ([["01.02.2020"] * 4] * 2, "'s2_dates' holds '01.02.2020'"),
+        (np.full((2, 4), "NaT", "datetime64[s]"), "'s2_dates' holds 'NaT'"),
+        ([[None] * 4] * 2, "'s2_dates' holds 'None'"),
         (np.ones((2, 4), bool), "'s2_dates' has dtype bool"),
     ],
 )
@@ -81,6 +87,32 @@ def test_dates_may_be_lists_and_run_into_the_years_after():
     dates = to_batch(make_data() | {"s2_dates": [[0, 1.0, 366, 731]] * 2}, 10, ALL).observations["s2"].dates
     assert dates.dtype == np.int32
     assert dates.tolist() == [[0, 1, 366, 731]] * 2
+
+
+DAYS = ["2020-01-01", "2020-12-31", "2021-03-01", "2020-03-01"]
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        DAYS,
+        [f"{day}T23:59:59.9Z" for day in DAYS],
+        np.array(DAYS, "datetime64[ns]"),
+        np.array(DAYS, "S"),
+        [datetime.date.fromisoformat(day) for day in DAYS],
+        [datetime.datetime.fromisoformat(day) for day in DAYS],
+    ],
+)
+def test_calendar_days_are_days_of_their_years(dates):
+    days = to_batch(make_data() | {"s2_dates": [dates] * 2}, 10, ALL).observations["s2"].dates
+    assert days.dtype == np.int32 and days.tolist() == [[0, 365, 59, 60]] * 2
+
+
+@pytest.mark.parametrize(("padding", "kind"), [("", "U10"), ("NaT", "datetime64[D]"), (None, object)])
+def test_padded_calendar_days_may_be_anything(padding, kind):
+    dates, mask = np.array([[*DAYS[:3], padding]] * 2, kind), np.array([[True, True, True, False]] * 2)
+    days = to_batch(make_data() | {"s2_dates": dates, "s2_date_mask": mask}, 10, ALL).observations["s2"].dates
+    assert days.tolist() == [[0, 365, 59, 0]] * 2
 
 
 def test_dates_under_padding_do_not_matter():

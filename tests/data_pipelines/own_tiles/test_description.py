@@ -207,6 +207,12 @@ def test_dates_from_an_array_need_npz(tmp_path):
         card_of(tmp_path, text)
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, f"x{'.x' * 3000} = 1", f"extent = {'9' * 5000}", "#" * 2**21])
+def test_descriptions_that_are_too_deep_or_too_large_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="own.toml is not a TOML file .*; docs/DATA.md shows how to write one"):
+        card_of(tmp_path, text)
+
+
 def test_whole_floats_are_whole_numbers(tmp_path):
     text = DESCRIPTION.replace("[10, 20]", "[10.0, 20.0]") + MASK + "ignore = 7.0\n"
     assert card_of(tmp_path, text).patch_sizes == (10, 20)
