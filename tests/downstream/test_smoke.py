@@ -10,10 +10,19 @@ import pytest
 from anysat_jax.configs import evaluate, finetune, probe, tasks
 from anysat_jax.downstream import evaluate as evaluation
 from anysat_jax.downstream import finetune as fine_tuning
+from anysat_jax.downstream.data import open_data, start_network
+from anysat_jax.downstream.features import check_size
 from anysat_jax.downstream.task import METRICS
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
-PROBED = [*(name for name in probe.NAMES if name in ARCHIVES), "fuel_moisture", "mini_flair"]
+# With one sensor and with three, in whose runs the whole network trains. In the other rows the head and the last block
+# do, whose step compiles in half the time; test_finetune_job.py trains the whole network for classes of pixels.
+WHOLE = ("timesen2crop", "treesatai_ts")
+# One of each kind of task, whose weights are evaluated again.
+AGAIN = ("timesen2crop", "treesatai_ts", "hls_burn_scars", "biomassters")
+# Classes of tiles, of pixels that are sampled, and of a sensor whose projector trains; two probes that are solved. The
+# features of the other rows are made by the same programs.
+PROBED = ("timesen2crop", "sickle", "hls_burn_scars", "fuel_moisture", "mini_flair")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,34 +44,44 @@ def check_summary(summary, config, workdir):
         assert (workdir / name).is_file()
 
 
-@pytest.mark.parametrize("name", [*ARCHIVES, *(name for name in PROBED if name not in ARCHIVES)])
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_row(name, tmp_path):
-    """Fine-tuning, evaluation of its weights and probing, in one test: they share compiled programs."""
+    """Fine-tuning from an archive to scores; then its data are there for a probe."""
     if name == "bradd_s1ts":
         pytest.importorskip("torch", reason="its archive is a file of PyTorch")
-    if name in ARCHIVES:
-        fine_tune_and_evaluate(name, tmp_path)
-    if name in PROBED:
-        config = probe.get_config(f"{name},smoke")
-        summary = fine_tuning.finetune(config, tmp_path / "probe")
-        check_summary(summary, config, tmp_path / "probe")
-        trained, head = summary["parameters"]["trainable"], summary["parameters"]["head"]
-        assert trained == head if config.mode == "probe" else head < trained < summary["parameters"]["total"]
-
-
-def fine_tune_and_evaluate(name, folder):
     config = finetune.get_config(f"{name},smoke")
-    summary = fine_tuning.finetune(config, folder / "run")
-    check_summary(summary, config, folder / "run")
+    if name not in WHOLE:
+        config.mode = "last_block"
+    summary = fine_tuning.finetune(config, tmp_path / "run")
+    check_summary(summary, config, tmp_path / "run")
     assert summary["steps"] > 0
-    assert summary["parameters"]["trainable"] == summary["parameters"]["total"]
-    again = evaluate.get_config(f"{name},smoke")
-    again.init = str(folder / "run")
-    again.evaluate.splits = config.evaluate.splits[-1:]
-    measured = evaluation.evaluate(again, folder / "again")
-    check_summary(measured, again, folder / "again")
+    parameters = summary["parameters"]
+    assert (parameters["trainable"] == parameters["total"]) == (name in WHOLE)
+    if name in AGAIN:
+        evaluate_again(name, summary, tmp_path)
+    if name in probe.NAMES and name not in PROBED:
+        config = probe.get_config(f"{name},smoke")
+        data = open_data(config, ("train", "val", *config.evaluate.splits))
+        start = start_network(data)
+        check_size(data, start.network, "train", data.dataset.num_samples("train"))
+
+
+def evaluate_again(name, summary, folder):
+    config = evaluate.get_config(f"{name},smoke")
+    config.init = str(folder / "run")
+    measured = evaluation.evaluate(config, folder / "again")
+    check_summary(measured, config, folder / "again")
     for split, scores in measured["scores"].items():
         assert scores == pytest.approx(summary["scores"][split], rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_probe(name, tmp_path):
+    config = probe.get_config(f"{name},smoke")
+    summary = fine_tuning.finetune(config, tmp_path / "probe")
+    check_summary(summary, config, tmp_path / "probe")
+    trained, head = summary["parameters"]["trainable"], summary["parameters"]["head"]
+    assert trained == head if config.mode == "probe" else head < trained < summary["parameters"]["total"]
 
 
 def test_evaluating_a_random_network(tmp_path):
