@@ -16,9 +16,10 @@ from tests.downstream import adapt_toys
 
 
 def get_config(name: str = "finetune") -> ConfigDict:
-    """Three epochs of three steps; with two patch sizes and dropout, so that there is something to resume."""
+    """Three epochs of three steps, with dropout or with two patch sizes, so that there is something to resume."""
     config = adapt_toys.toy_config(pathlib.Path(os.environ.get("TOY_ROOT", ".")), job=name, mode=name, epochs=3)
-    config.data.datasets.toy_fields.patch_sizes = (10, 20)
+    # Each patch size has a program: those of a probe are small.
+    config.data.datasets.toy_fields.patch_sizes = (10, 20) if name == "probe" else (10,)
     config.model.drop_path = 0.1 if name == "finetune" else 0.0
     config.checkpoint_every = 2
     return config

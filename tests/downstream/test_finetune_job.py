@@ -259,11 +259,12 @@ def test_a_solved_head_is_the_whole_probe(root, tuned, tmp_path):
 
 
 def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
-    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_init="probe", epochs=1)
+    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_init="probe")
+    config.task.class_weights = "balanced"  # as in the test of a dense task, whose programs are compiled
     config.cache.folder = str(tmp_path / "cache")
     found = finetune(config, tmp_path / "run")
     table = rows(tmp_path / "run" / "evaluation.csv")
-    assert [row["epoch"] for row in table] == ["0", "1"]
+    assert [row["epoch"] for row in table] == ["0", "1", "2"]
     assert found["best"]["value"] == max(float(row["mean_iou"]) for row in table)
 
 
