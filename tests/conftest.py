@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 # Compiling takes most of the tests' time, and at level 0 half as long.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-# Without the fusion emitters it takes a third of that. Later versions have nothing else, and refuse the flag.
+# Without the fusion emitters it takes a third of that. jaxlib 0.12 has nothing else, and refuses the flag.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
