@@ -24,7 +24,8 @@ REQUIRED = [
     "absl-py>=2.1",  # flags and app of the command line
     "jaxtyping>=0.3,<0.4",  # shapes in signatures
     "numpy>=2.0,<3",  # the bounds of jax
-    "protobuf>=5.28.3",  # its DecodeError marks damaged metadata of prepared data; the oldest that grain takes
+    # DecodeError marks damaged metadata of prepared data; tensorflow-metadata 1.21 fails to import beside older ones.
+    "protobuf>=6.31.1",
     "matplotlib>=3.9",  # figures of reports; the first built for numpy 2
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # progress bar
