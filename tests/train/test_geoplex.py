@@ -24,7 +24,9 @@ from data_pipelines.registry import GEOPLEX_NAMES, get_entry
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 EXTENTS = {"pastis_hd": 320.0, "s2naip": 320.0}  # a corner of the large tiles: two patches of 160 m a side
-MODEL = dict(preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat="none")
+MODEL = dict(
+    preset="tiny", dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, remat="none", dropout=False
+)
 MOST_STEPS = 60
 
 
