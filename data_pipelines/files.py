@@ -15,7 +15,7 @@ import pathlib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,18 @@ def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
     # Strings, as a Path for each of a million takes seconds. macOS copies a file "._NAME" beside each NAME.
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     return {n[len(prefix) : len(n) - len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix)}
+
+
+def find_place(root: pathlib.Path, layouts: Mapping[str, Mapping[str, str]], kind: str, **names: str) -> pathlib.Path:
+    """Returns where a file or folder lies: in the first of an archive's layouts in which it exists, else in the first.
+
+    Args:
+      layouts: by the layout's name, the path of each kind of file, like "split/{split}_filenames.lst".
+      kind: of the file or folder that is looked for.
+      **names: fill the braces of its path.
+    """
+    paths = [root / layout[kind].format(**names) for layout in layouts.values()]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 @contextlib.contextmanager

@@ -165,9 +165,10 @@ class DatasetEntry:
         )
 
     def found_deeper(self, base: pathlib.Path) -> str:
-        """Returns, for the error of a folder without the layout, a hint at a folder one level down that has it."""
+        """Returns, for the error of a folder without the layout, a hint at a folder one level up or down with it."""
         tops = [place for place in (base, base / self.card.name) if place.is_dir()]
         # A folder with more names is not one of downloads, and listing it would take long.
         below = itertools.chain.from_iterable(itertools.islice(os.scandir(top), 100) for top in tops)
-        found = [entry.path for entry in below if entry.is_dir() and self.find_raw(pathlib.Path(entry.path))]
-        return f"; {min(found)} does: name that folder" if found else ""
+        near = [base.resolve().parent, *(pathlib.Path(entry.path) for entry in below if entry.is_dir())]
+        found = sorted(str(place) for place in near if self.find_raw(place))
+        return f"; {' or '.join(found[:3])} does: name that folder" if found else ""

@@ -62,7 +62,8 @@ CARD = DatasetCard(
         "The third band of s1 is VV - VH in dB. The published reader divides one by the other, which is no ratio of "
         "power.",
         "An orbit that is -9999 at every pixel of a month is left out; single such pixels are masked.",
-        "s2 is masked where all its bands are 0. Where the cloud probability is 255, unknown, it is given as 0.",
+        "s2 is masked where any of its bands is 0; a month of zeros is left out. Where the cloud probability is 255, "
+        "unknown, it is given as 0.",
         "The organisers say tonnes; with a mean of 63 for pixels of 100 m2 that can only be tonnes per hectare.",
         "That bands 1 and 2 of s1 are the ascending orbit rests on the published reader; VV before VH on the values.",
         "The archive's places were removed on purpose.",
@@ -76,6 +77,8 @@ LAYOUT = (
     "train_features/CHIP_S1_00.tif to CHIP_S1_11.tif and CHIP_S2_00.tif to CHIP_S2_11.tif, train_agbm/CHIP_agbm.tif; "
     "test_features and test_agbm alike"
 )
+
+VERSION = "1.1.0"  # pixels with a single band of 0 are masked since 1.1
 
 Months = dict[str, dict[str, list[int]]]
 """For each chip and each of S1 and S2, the months that there are."""
@@ -182,7 +185,8 @@ def _read_s2(folder: pathlib.Path, chip: str, months: Sequence[int]) -> Example:
             )
         # Unknown counts as clear: else months whose probability was not computed would never be drawn.
         clouds.append(np.where(cloud == UNKNOWN_CLOUD, 0, cloud).astype(np.uint8))
-        masks.append((bands != 0).any(axis=0, keepdims=True))
+        # 0 is nodata, and a band that saw nothing is 0 where others have values.
+        masks.append((bands != 0).all(axis=0, keepdims=True))
     if not months:
         return {}
     days = [month_day(month) for month in months]

@@ -1,6 +1,7 @@
 """HLS Burn Scars: Harmonized Landsat and Sentinel-2 scenes of the United States, 15 km wide, with the burnt area.
 
-Read from published files: one mask. Scenes were read from made-up archives, and with values of another HLS product.
+Read from published files: one mask. Scenes and lists were read from made-up archives, and scenes with values of another
+HLS product.
 """
 
 import datetime
@@ -12,8 +13,8 @@ import numpy as np
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields, parse_day_of_year
-from data_pipelines.files import read_class_map, read_raster, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.files import read_class_map, read_lines, read_raster, stems
+from data_pipelines.reader import ArchiveReader, num_tiles
 
 SIDE = 512
 NODATA = 9999.0
@@ -37,8 +38,9 @@ CARD = DatasetCard(
     dense_classes=("not burned", "burn scar"),
     dense_colours=("#d9e4c5", "#b5261e"),
     dense_metres=30.0,
-    split_rule="test is the published folder validation; of training, the scenes of about every tenth square of the "
-    "satellites' grid (by a hash of its name, so that a place is on one side only) are val",
+    split_rule="the published lists, if there are any; else test is the published folder validation, and of training, "
+    "the scenes of about every tenth square of the satellites' grid (by a hash of its name, so that a place is on one "
+    "side only) are val",
     natural_colour={"hls": (2, 1, 0)},
     size="804 scenes (two thirds in training), 190,000 km2",
     notes=(
@@ -56,14 +58,33 @@ CARD = DatasetCard(
     url="https://huggingface.co/datasets/ibm-nasa-geospatial/hls_burn_scars",
 )
 
-LAYOUT = "training/ and validation/, each with *_merged.tif and *.mask.tif"
+LAYOUTS = {
+    "original": {"train": "training", "val": "training", "test": "validation"},
+    "download": {"train": "data", "val": "data", "test": "data", "lists": "splits/{split}.txt"},
+}
+"""Folders of each split's *_merged.tif and *.mask.tif in the archive's first form, and in its later one, whose lists
+name a scene a line, like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4."""
+LAYOUT = "data/ with *_merged.tif and *.mask.tif, and splits/{train,val,test}.txt; or training/ and validation/ alike"
 SCENE, MASK = "_merged.tif", ".mask.tif"
 NAME = re.compile(r"HLS\.[SL]30\.(?P<square>T\w{5})\.(?P<day>\d{7})\.")
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds the published layout."""
-    return any(stems(folder / split, SCENE) for split in ("training", "validation"))
+    listed = _list_of(folder, "train").is_file() and bool(stems(folder / "data", SCENE))
+    return listed or any(stems(folder / name, SCENE) for name in LAYOUTS["original"].values())
+
+
+def _list_of(root: pathlib.Path, split: str) -> pathlib.Path:
+    return root / LAYOUTS["download"]["lists"].format(split=split)
+
+
+def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
+    """Reads the scenes of each split from the lists; {} if there are none."""
+    if not _list_of(root, "train").is_file():
+        return {}
+    lines = {s: read_lines(_list_of(root, s), f"HLS Burn Scars as published: {LAYOUT}") for s in CARD.splits}
+    return {s: sorted({line.removesuffix(SCENE).removesuffix(MASK) for line in lines[s]}) for s in lines}
 
 
 def split_of(folder: str, square: str) -> str:
@@ -75,15 +96,16 @@ def split_of(folder: str, square: str) -> str:
 
 
 class BurnScarsReader(ArchiveReader):
-    """Reads HLS Burn Scars in its published layout; a scene's key is its file's name without what follows v1.4."""
+    """Reads HLS Burn Scars in its layouts; a scene's key is its file's name without what follows v1.4."""
 
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
+        lists = _read_lists(root)
         self._scenes: dict[str, tuple[str, datetime.date]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         alone = 0
-        for folder in ("training", "validation"):
+        for folder in dict.fromkeys(LAYOUTS["download" if lists else "original"][split] for split in CARD.splits):
             scenes, masks = stems(root / folder, SCENE), stems(root / folder, MASK)
             alone += len(scenes ^ masks)
             for key in sorted(scenes & masks):
@@ -93,9 +115,13 @@ class BurnScarsReader(ArchiveReader):
                     expected = f"a name like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4{SCENE}"
                     raise ValueError(f"{path} does not name a place and a day; expected {expected}")
                 self._scenes[key] = folder, parse_day_of_year(named["day"], str(path))
-                tiles[split_of(folder, named["square"])].append(key)
-        super().__init__(root, tiles)
+                if not lists:
+                    tiles[split_of(folder, named["square"])].append(key)
+        super().__init__(root, {s: [k for k in lists[s] if k in self._scenes] for s in lists} or tiles)
         self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
+        if lists:
+            num_listed, there = sum(map(len, lists.values())), num_tiles(self)
+            self.summary += f"; {there} of {num_listed} listed scenes, {len(self._scenes) - there} in no list left out"
 
     def example(self, split: str, key: str) -> Example:
         folder, day = self._scenes[key]

@@ -3,14 +3,15 @@
 The git repository's sample, one chip, is a dataset of its own, `sen1floods11_chip`: windows of 640 m, the left half for
 training and the right half for testing.
 
-Read from published files: the repository's sample and the floods' metadata. The bucket's folder v1.1 and its lists were
-read from made-up archives only.
+Read from published files: the repository's sample and the floods' metadata. The bucket's folder v1.1, the tar of v1.1
+and their lists were read from made-up archives only.
 """
 
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import inside, read_class_map, read_json, read_lines, read_raster, stems
+from data_pipelines.files import find_place, inside, read_class_map, read_json, read_lines, read_raster, stems
 from data_pipelines.reader import ArchiveReader, DatasetEntry, digest
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -70,38 +71,59 @@ LIST_NAMES = {"train": "train", "val": "valid", "test": "test", "bolivia": "boli
 DATA = "data/flood_events/HandLabeled"
 LAYERS = ("S1Hand", "S2Hand", "LabelHand")
 SAMPLE = {"S1Hand": "S1", "S2Hand": "S2", "LabelHand": "Labels"}  # folders of the git repository's sample
-LAYOUT = f"v1.1/{METADATA}, v1.1/{LISTS}/flood_*_data.csv, v1.1/{DATA}/{{{','.join(LAYERS)}}}/*.tif"
+LAYOUTS: dict[str, dict[str, str]] = {
+    "original": {"lists": f"{LISTS}/flood_{{split}}_data.csv"} | {layer: f"{DATA}/{layer}" for layer in LAYERS},
+    "download": {
+        "lists": "splits/flood_{split}_data.txt",  # a chip's name a line
+        "S1Hand": "data/S1GRDHand",
+        "S2Hand": "data/S2L1CHand",
+        "LabelHand": "data/LabelHand",
+    },
+}
+"""Where lists and layers lie, below the bucket's folder v1.1 and below the tar's sen1floods11_v1.1."""
+LAYOUT = (
+    f"v1.1/{METADATA}, v1.1/{LISTS}/flood_*_data.csv, v1.1/{DATA}/{{{','.join(LAYERS)}}}/*.tif; or as one tar: "
+    f"{METADATA}, splits/flood_*_data.txt, data/{{S1GRDHand,S2L1CHand,LabelHand}}/*.tif"
+)
 EVENTS = {"Mekong": "Cambodia"}  # where the chips' name of a flood is not the metadata's
 
 Days = dict[str, datetime.date]
 
 
 def _base(root: pathlib.Path) -> pathlib.Path:
-    """Returns the folder v1.1 of the bucket, which `root` holds or is."""
-    return root / "v1.1" if (root / "v1.1").is_dir() else root
+    """Returns the folder v1.1 of the bucket or that of the tar, which `root` holds or is."""
+    return next((root / name for name in ("v1.1", "sen1floods11_v1.1") if (root / name).is_dir()), root)
+
+
+def _layout(base: pathlib.Path) -> Mapping[str, str]:
+    """Returns the layout whose lists are below `base`, else the original."""
+    found = find_place(base, LAYOUTS, "lists", split="train")
+    return next(one for one in LAYOUTS.values() if base / one["lists"].format(split="train") == found)
 
 
 def is_sample(root: pathlib.Path) -> bool:
     """Returns whether it is the git repository, whose sample has no lists."""
-    return (root / "sample" / "S1").is_dir() and not (_base(root) / LISTS).is_dir()
+    lists = find_place(_base(root), LAYOUTS, "lists", split="train").parent
+    return (root / "sample" / "S1").is_dir() and not lists.is_dir()
 
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds the published layout, or the git repository's with its sample."""
-    return (_base(folder) / LISTS / "flood_train_data.csv").is_file() or is_sample(folder)
+    return find_place(_base(folder), LAYOUTS, "lists", split="train").is_file() or is_sample(folder)
 
 
 class Sen1FloodsReader(ArchiveReader):
-    """Reads the hand-labelled chips; `root` holds the folder v1.1, is it, or is the git repository."""
+    """Reads the hand-labelled chips; `root` holds the folder v1.1 or the tar's, is it, or is the git repository."""
 
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
         sample = is_sample(root)
         base = root if sample else _base(root)
-        self._folders = {layer: base / "sample" / SAMPLE[layer] if sample else base / DATA / layer for layer in LAYERS}
+        places = {layer: f"sample/{SAMPLE[layer]}" for layer in LAYERS} if sample else _layout(base)
+        self._folders = {layer: base / places[layer] for layer in LAYERS}
         present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._folders.items()))
-        listed = {"train": sorted(present)} if sample else _read_lists(base / LISTS, self._folders["S1Hand"])
+        listed = {"train": sorted(present)} if sample else _read_lists(base, places, self._folders["S1Hand"])
         super().__init__(root, {split: [k for k in keys if k in present] for split, keys in listed.items()})
         chips = [key for keys in self.tiles.values() for key in keys]
         self._days = _read_days(base / METADATA, {_event(key) for key in chips})
@@ -141,21 +163,25 @@ class Sen1FloodsReader(ArchiveReader):
 open_reader = Sen1FloodsReader
 
 
-def _read_lists(folder: pathlib.Path, radar: pathlib.Path) -> dict[str, list[str]]:
+def _read_lists(base: pathlib.Path, places: Mapping[str, str], radar: pathlib.Path) -> dict[str, list[str]]:
     """Reads the keys of each split's chips from the lists; `radar` is the folder of their files."""
     lists: dict[str, list[str]] = {}
     for split, name in LIST_NAMES.items():
-        path = folder / f"flood_{name}_data.csv"
+        path = base / places["lists"].format(split=name)
         if split == "bolivia" and not path.is_file():
             continue
         lists[split] = []
         for line in read_lines(path, f"Sen1Floods11 as published: {LAYOUT}"):
             file, _, label = (part.strip() for part in line.partition(","))
             key = file.removesuffix("_S1Hand.tif")
-            if key == file or "_" not in key or label != f"{key}_LabelHand.tif":
+            if path.suffix == ".txt":
+                fits, expected = re.fullmatch(r"[\w-]+_\d+", line), "a line like Ghana_103272"
+            else:
+                fits = key != file and "_" in key and label == f"{key}_LabelHand.tif"
                 expected = "a line like Ghana_103272_S1Hand.tif,Ghana_103272_LabelHand.tif"
+            if not fits:
                 raise ValueError(f"{path}: {line!r}, expected {expected}")
-            inside(radar, file)
+            inside(radar, f"{key}_S1Hand.tif")
             lists[split].append(key)
     return lists
 
@@ -167,7 +193,7 @@ def _event(key: str) -> str:
 
 def _read_days(path: pathlib.Path, events: Iterable[str]) -> dict[str, Days]:
     """Reads the days of acquisition of "s1" and "s2" by the chips' name of the flood."""
-    expected = "the floods' metadata: features with location, s1_date and s2_date"
+    expected = f"the floods' metadata: features with location, s1_date and s2_date, as in {CARD.url}"
     metadata = read_json(path, expected)
     try:
         floods = {f["properties"]["location"]: f["properties"] for f in metadata["features"]}

@@ -41,8 +41,13 @@ def read_buildings(
     if path is None:
         raise FileNotFoundError(f"no buildings of {stem} in {folder}; expected one of {', '.join(LABELS)}")
     if path.suffix == ".tif":
-        expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, above 0 where there is one"
-        return read_raster(path, (1, *shape), "iuf", expected)[0][0] > 0
+        kinds = "0 (no building) and 1 or 255 (building)"
+        expected = f"a GeoTIFF of one band, {shape[1]} x {shape[0]} pixels like the mosaic, {kinds}"
+        raster = read_raster(path, (1, *shape), "iuf", expected)[0][0]
+        # Classes of 1 and 2 would all be buildings, and so would a month without any, all 1.
+        if (found := set(np.unique(raster).tolist())) not in ({0}, {0, 1}, {0, 255}):
+            raise ValueError(f"{path} holds {sorted(found)[:8]}; expected {expected}; recode it")
+        return raster > 0
     # labels_match_pix is in pixels of the mosaic, labels_match in its coordinates.
     return _rasterised(path, shape, None if path.parent.name == "labels_match_pix" else place)
 

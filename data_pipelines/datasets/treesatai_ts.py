@@ -1,10 +1,12 @@
 """TreeSatAI Time-Series: 60 m forest tiles of Lower Saxony; aerial image, Sentinel-1 and -2 series, 15 tree genera.
 
-Read from published files: one tile (GeoTIFF and HDF5), all labels, and the lists of train and test. The list of val,
-which comes with the series, was read from made-up archives only.
+Read from published files: one tile (GeoTIFF and HDF5), all labels, and the lists of train and test, in the original
+layout. The list of val, which comes with the series, and the layout of the download were read from made-up archives
+only.
 """
 
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +17,16 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_in_name, observed_series
-from data_pipelines.files import check_array, read_hdf5, read_json, read_lines, read_raster, stems, to_uint16
+from data_pipelines.files import (
+    check_array,
+    find_place,
+    read_hdf5,
+    read_json,
+    read_lines,
+    read_raster,
+    stems,
+    to_uint16,
+)
 from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
 GENERA = (
@@ -62,14 +73,29 @@ CARD = DatasetCard(
         "Labels are genera on more than 7 % of the tile; tiles without any are left out, as in the published reader.",
         "The paper's text says 20 classes; the archive's labels name 15.",
         "The aerial image has 304 pixels a side; the 300 in its centre match six Sentinel pixels.",
+        "The download names a series TILE_YEAR.h5, the authors' own disk TILE.h5; both are read.",
     ),
     licence="CC-BY-4.0",
     citation="Ahlswede et al., TreeSatAI Benchmark Archive, ESSD 2023; time series: Astruc et al., OmniSat, ECCV 2024",
     url="https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series",
 )
 
-LABELS = "labels/TreeSatBA_v9_60m_multi_labels.json"
-LAYOUT = f"train_filenames.lst, test_filenames.lst, aerial/*.tif, sentinel/*.h5, {LABELS}"
+_LABELS = "TreeSatBA_v9_60m_multi_labels.json"
+LAYOUTS = {
+    "original": {"lists": "{split}_filenames.lst", "labels": f"labels/{_LABELS}", "series": "sentinel/{tile}.h5"},
+    "download": {
+        "lists": "split/{split}_filenames.lst",
+        "labels": _LABELS,
+        "series": "sentinel-ts/{tile}_{year}.h5",  # e.g. Abies_alba_1_1005_WEFL_NLF_2020.h5
+    },
+}
+"""Where files lie on the authors' disk, and where the zips of the card's address put them; the aerial images are in
+aerial/ in both. The download's folder sentinel/ holds single dates, which are not read."""
+LABELS = LAYOUTS["original"]["labels"]
+LAYOUT = (
+    "aerial/TILE.tif; split/train_filenames.lst and test_filenames.lst, sentinel-ts/TILE_YEAR.h5, "
+    f"{_LABELS}; or the lists at the top, sentinel/TILE.h5 and {LABELS}"
+)
 _PUBLISHED = f"TreeSatAI-TS as published: {LAYOUT}"
 CLOUDS = "sen-2-masks"
 VERSION = "1.1.0"  # clouds, years and places since 1.1
@@ -77,7 +103,7 @@ VERSION = "1.1.0"  # clouds, years and places since 1.1
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds the published layout."""
-    return (folder / "train_filenames.lst").is_file() and (folder / "aerial").is_dir()
+    return find_place(folder, LAYOUTS, "lists", split="train").is_file() and (folder / "aerial").is_dir()
 
 
 # The beginning of a series' HDF5 keys, the "_" field of its products' names that is the date, and such a name.
@@ -88,7 +114,7 @@ _SERIES = {
 
 
 class TreeSatReader(ArchiveReader):
-    """Reads TreeSatAI-TS in its published layout.
+    """Reads TreeSatAI-TS in its layouts, which may be mixed.
 
     The lists name the tiles of each split; those on disk are read. A tile in two lists belongs to the one held out.
     Tiles without any genus above 7 % of the area are left out, as in the published reader.
@@ -97,20 +123,21 @@ class TreeSatReader(ArchiveReader):
     card = CARD
 
     def __init__(self, root: pathlib.Path) -> None:
-        labels = read_json(root / LABELS, _PUBLISHED)
+        path = find_place(root, LAYOUTS, "labels")
+        labels = read_json(path, _PUBLISHED)
         if not isinstance(labels, dict):
-            found = f"{root / LABELS} holds a {type(labels).__name__}"
+            found = f"{path} holds a {type(labels).__name__}"
             raise ValueError(f"{found}, expected tile names with lists of [genus, area]")
         listed = _read_lists(root)
-        present = stems(root / "aerial", ".tif") & stems(root / "sentinel", ".h5")
-        found = {split: [name for name in names if name in present] for split, names in listed.items()}
+        self._series = _find_series(root, stems(root / "aerial", ".tif"))
+        found = {split: [name for name in names if name in self._series] for split, names in listed.items()}
         num_listed, num_found = (sum(map(len, lists.values())) for lists in (listed, found))
         if not num_found:
             raise FileNotFoundError(
                 f"none of the {num_listed} tiles listed in {root} is there; expected aerial/TILE.tif and "
-                "sentinel/TILE.h5"
+                "sentinel-ts/TILE_YEAR.h5 or sentinel/TILE.h5"
             )
-        self._labels = {name: _label(root, labels, name) for names in found.values() for name in names}
+        self._labels = {name: _label(path, labels, name) for names in found.values() for name in names}
         super().__init__(root, {s: [n for n in names if self._labels[n].any()] for s, names in found.items()})
         dropped = num_found - num_tiles(self)
         without = f"; {dropped} without a genus above {MIN_AREA:.0%} left out" if dropped else ""
@@ -119,16 +146,16 @@ class TreeSatReader(ArchiveReader):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the tiles on disk, their splits and their labels."""
-        labels = [self._labels[name].tolist() for split in self.splits() for name in self.keys(split)]
-        return digest([super().fingerprint, labels])
+        """Changes with the tiles on disk, their splits and their labels, and with the years of their series."""
+        tiles = [name for split in self.splits() for name in self.keys(split)]
+        return digest([super().fingerprint, [[self._labels[t].tolist(), self._series[t]] for t in tiles]])
 
     def example(self, split: str, key: str) -> Example:
         expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
         image, place = read_raster(self.root / "aerial" / f"{key}.tif", (4, 304, 304), "uint8", expected)
         # The archive's first band is the infrared, where the sensor's order is R, G, B, NIR.
         aerial = pick_bands(image, CARD.file_bands["aerial"], get_sensor("aerial").bands)
-        path = self.root / "sentinel" / f"{key}.h5"
+        path = self.root / self._series[key]
         keys = [f"{name}-{kind}" for name, *_ in _SERIES.values() for kind in ("data", "products")]
         arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
         series = _read_series(path, "s2", arrays) | _read_series(path, "s1-asc", arrays)
@@ -144,7 +171,7 @@ def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
     lists = {}
     # The parts that are held out come first: a tile that one of them names is not trained on.
     for split in ("test", "val", "train"):
-        path = root / f"{split}_filenames.lst"
+        path = find_place(root, LAYOUTS, "lists", split=split)
         if split == "val" and not path.is_file():  # the original archive has none
             continue
         lines = read_lines(path, _PUBLISHED)
@@ -157,9 +184,24 @@ def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
     return lists
 
 
-def _label(root: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.ndarray, "15"]:
+def _find_series(root: pathlib.Path, tiles: set[str]) -> dict[str, str]:
+    """Returns the file of each tile's series, relative to `root`; the download's names have a year after the tile's."""
+    found: dict[str, str] = {}
+    for folder in (layout["series"].partition("/")[0] for layout in LAYOUTS.values()):
+        here: dict[str, str] = {}
+        for stem in sorted(stems(root / folder, ".h5")):
+            tile = stem if stem in tiles else re.sub(r"_(19|20)\d\d$", "", stem)
+            if tile in here:
+                raise ValueError(
+                    f"{root}: {here[tile]} and {stem}.h5 are of one tile; expected one year, keep that file"
+                )
+            here[tile] = f"{folder}/{stem}.h5"
+        found |= here  # the download's folder sentinel/ holds something else
+    return {tile: file for tile, file in found.items() if tile in tiles}
+
+
+def _label(path: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.ndarray, "15"]:
     """Returns the genera that cover more than 7 % of the tile, multi-hot."""
-    path = root / LABELS
     if f"{name}.tif" not in labels:
         raise ValueError(f"{path}: no labels of tile {name}.tif, which a split list names")
     hot = np.zeros(len(GENERA), np.uint8)

@@ -1,4 +1,4 @@
-"""Made-up archives in the published layouts, to try the whole way from a download to batches without a download.
+"""Made-up archives in the layouts of their readers, to try the whole way from a download to batches without a download.
 
 Each module is named after its dataset and has `write_archive(folder, tiles, seed)`:
   folder: the archive's folder, made if missing.
@@ -17,9 +17,17 @@ _WRITERS = {
 }
 
 
-def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0) -> None:
-    """Writes a dataset's made-up archive with `tiles` tiles in each split."""
+def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0, layout: str = "original") -> None:
+    """Writes a dataset's made-up archive with `tiles` tiles in each split.
+
+    Args:
+      name: of the dataset.
+      folder, tiles, seed: see above.
+      layout: "original" or "download", the one that the card's address hands out; only some archives have two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     module, writer = _WRITERS.get(name, (name, "write_archive"))
     write = getattr(importlib.import_module(f"data_pipelines.fakes.{module}"), writer)
-    write(folder, dict.fromkeys(get_entry(name).card.splits, tiles), seed)
+    layouts = getattr(importlib.import_module(f"data_pipelines.datasets.{module}"), "LAYOUTS", {})
+    chosen = {"layout": layout} if layout in layouts and writer == "write_archive" else {}
+    write(folder, dict.fromkeys(get_entry(name).card.splits, tiles), seed, **chosen)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines.datasets.hls_burn_scars import MASK, NODATA, SCENE, SIDE, split_of
+from data_pipelines.datasets.hls_burn_scars import LAYOUTS, MASK, NODATA, SCENE, SIDE, split_of
 from data_pipelines.fakes.common import smooth, write_raster
 
 GREEN = np.asarray([0.03, 0.05, 0.04, 0.32, 0.18, 0.09], np.float32)[:, None, None]
@@ -14,11 +14,11 @@ BURNT = np.asarray([0.03, 0.04, 0.05, 0.10, 0.20, 0.18], np.float32)[:, None, No
 ZONE = 10  # of UTM, and of the squares of the grid
 
 
-def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes scenes and masks in the published layout; each scene has pixels without data and a few below 0."""
-    rng = np.random.default_rng(seed)
+def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, layout: str = "original") -> None:
+    """Writes scenes and masks in one of the reader's `LAYOUTS`; each scene has pixels without data and some below 0."""
+    rng, places = np.random.default_rng(seed), LAYOUTS[layout]
     for split in ("train", "val", "test"):
-        part = folder / ("validation" if split == "test" else "training")
+        part, scenes = folder / places[split], []
         part.mkdir(parents=True, exist_ok=True)
         # A square belongs to one split, so that validation and training share none.
         letters = "VWXYZ" if split == "test" else "ABCDEFGHJKLMN"
@@ -26,7 +26,12 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
         squares = (name for name in names if split == "test" or split_of("training", name) == split)
         for number, square in enumerate(itertools.islice(squares, tiles.get(split, 0))):
             day = f"{2018 + number % 4}{100 + 7 * (number % 36):03d}"
-            _write_scene(part, f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4", rng)
+            scenes.append(f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4")
+            _write_scene(part, scenes[-1], rng)
+        if "lists" in places:
+            path = folder / places["lists"].format(split=split)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(f"{name}\n" for name in scenes))
 
 
 def _write_scene(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from data_pipelines.datasets.sen1floods11 import (
-    DATA,
     LAYERS,
+    LAYOUTS,
     LIST_NAMES,
-    LISTS,
     METADATA,
     S2_BANDS,
     SAMPLE,
@@ -25,21 +24,23 @@ EVENTS = ("Ghana", "Mekong", "Sri-Lanka", "USA")  # as chips are named; the meta
 DEGREES = 8.983152841195215e-05  # a pixel
 
 
-def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0) -> None:
-    """Writes chips, lists and metadata in the published layout, below a folder v1.1.
+def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, layout: str = "original") -> None:
+    """Writes chips, lists and metadata in one of the reader's `LAYOUTS`, below a folder v1.1 or sen1floods11_v1.1.
 
     Every third chip has radar outside its swath; the seventh has no radar at all.
     """
-    base, rng = folder / "v1.1", np.random.default_rng(seed)
-    (base / LISTS).mkdir(parents=True, exist_ok=True)
+    base = folder / ("v1.1" if layout == "original" else "sen1floods11_v1.1")
+    places, rng = LAYOUTS[layout], np.random.default_rng(seed)
+    (base / places["lists"]).parent.mkdir(parents=True, exist_ok=True)
     write_metadata(base / METADATA)
     for first, (split, name) in enumerate(LIST_NAMES.items()):
         events = ("Bolivia",) if split == "bolivia" else EVENTS
         keys = [f"{events[number % len(events)]}_{100000 * first + number}" for number in range(tiles.get(split, 0))]
         for number, key in enumerate(keys):
-            write_chip({layer: base / DATA / layer for layer in LAYERS}, key, number, rng)
-        lines = "".join(f"{k}_S1Hand.tif,{k}_LabelHand.tif\n" for k in keys)
-        (base / LISTS / f"flood_{name}_data.csv").write_text(lines)
+            write_chip({layer: base / places[layer] for layer in LAYERS}, key, number, rng)
+        path = base / places["lists"].format(split=name)
+        line = "{0}\n" if path.suffix == ".txt" else "{0}_S1Hand.tif,{0}_LabelHand.tif\n"
+        path.write_text("".join(line.format(key) for key in keys))
 
 
 def write_metadata(path: pathlib.Path) -> None:

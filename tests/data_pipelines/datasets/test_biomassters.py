@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines import load
-from data_pipelines.datasets.biomassters import CARD, SIDE, BioMasstersReader, holds_raw, month_day, open_reader
+from data_pipelines.datasets.biomassters import CARD, SIDE, VERSION, BioMasstersReader, holds_raw, month_day
 from data_pipelines.fakes.biomassters import S1_MONTHS, S2_MONTHS, write_archive
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.prepare.prepare import prepare_dataset
@@ -57,7 +57,7 @@ def test_the_card():
 
 
 def test_all_made_up_tiles_keep_the_cards_promise(archive):
-    reader = open_reader(archive)
+    reader = BioMasstersReader(archive)
     for split in CARD.splits:
         for example in examples_of(reader, split):
             check_example(CARD, example["id"], example)
@@ -102,12 +102,27 @@ def test_bands_and_clouds_of_sentinel_2(one_chip):
     image = flat(*range(1, 12), dtype="uint16")
     image[10, 0, 0], image[10, 0, 1] = 100, 255
     image[:10, 2, 2] = 0
-    image[4, 3, 3] = 0  # one dark band is an observation
+    image[4, 3, 3] = 0  # a single band that saw nothing
     optical(one_chip, 1, image)
     example = example_of(one_chip)
     assert example["s2"][0, :, 9, 9].tolist() == list(range(1, 11))
     assert example["s2_cloud"][0, 0, 0, :3].tolist() == [100, 0, 11]
-    assert np.argwhere(~example["s2_mask"][0]).tolist() == [[0, 2, 2]]
+    assert np.argwhere(~example["s2_mask"][0]).tolist() == [[0, 2, 2], [0, 3, 3]]
+
+
+def test_a_month_of_zeros_is_left_out(one_chip):
+    dates = example_of(one_chip)["s2_dates"].tolist()
+    optical(one_chip, 1, flat(*[0] * 10, 255, dtype="uint16"))
+    assert example_of(one_chip)["s2_dates"].tolist() == dates[1:]
+
+
+def test_the_table_and_the_parts_of_split_zips_are_passed_over(one_chip):
+    """As re-hosted: the table under another name, and what the images were unpacked from."""
+    (one_chip / "The_BioMassters_-_features_metadata.csv.csv").write_text("filename,chip_id\n")
+    for name in ("train_features.zip", "train_features.z01", "test_features_splits.zip", "train_agbm.zip"):
+        (one_chip / name).touch()
+    assert BioMasstersReader(one_chip).keys("train") == (CHIP,)
+    assert example_of(one_chip)["id"] == CHIP
 
 
 def test_missing_months_are_skipped(one_chip):
@@ -127,43 +142,43 @@ def test_unknown_biomass_is_nan(one_chip):
 
 
 def test_val_is_drawn_from_train_by_name(archive):
-    reader = open_reader(archive)
+    reader = BioMasstersReader(archive)
     assert all((archive / "train_agbm" / f"{chip}_agbm.tif").is_file() for chip in reader.keys("val"))
     assert not set(reader.keys("train")) & set(reader.keys("val"))
 
 
 def test_lists_decide_where_there_are_any(archive, tmp_path):
     write_archive(tmp_path, {"train": 3, "test": 1})
-    train, test = open_reader(tmp_path).tiles["train"], open_reader(tmp_path).tiles["test"]
+    train, test = BioMasstersReader(tmp_path).tiles["train"], BioMasstersReader(tmp_path).tiles["test"]
     lists = {"train": train[:1], "val": [*train[1:2], "elsewhere"], "test": test}
     for split, chips in lists.items():
         (tmp_path / f"{split}_Data_list.csv").write_text("\n".join(["chip_id", *chips]))
-    assert open_reader(tmp_path).tiles == {"train": train[:1], "val": train[1:2], "test": test}
+    assert BioMasstersReader(tmp_path).tiles == {"train": train[:1], "val": train[1:2], "test": test}
     (tmp_path / "val_Data_list.csv").write_text("id\nx\n")
     with pytest.raises(ValueError, match=r"val_Data_list\.csv has columns \['id'\] and lacks \['chip_id'\]"):
-        open_reader(tmp_path)
+        BioMasstersReader(tmp_path)
     (tmp_path / "val_Data_list.csv").write_text(f"chip_id\n{train[0]}\n../../etc/passwd\n")
     with pytest.raises(ValueError, match=f"tile {train[0]!r} is listed in 'train' and in 'val'"):
-        open_reader(tmp_path)
+        BioMasstersReader(tmp_path)
 
 
 def test_test_chips_without_labels_are_left_out(tmp_path):
     write_archive(tmp_path, {"train": 1, "test": 2})
     for path in (tmp_path / "test_agbm").iterdir():
         path.unlink()
-    reader = open_reader(tmp_path)
+    reader = BioMasstersReader(tmp_path)
     assert reader.splits() == ("train",) and reader.summary.endswith("2 chips lack their images or their label")
 
 
 def test_the_fingerprint_follows_the_chips(one_chip):
-    before = open_reader(one_chip).fingerprint
+    before = BioMasstersReader(one_chip).fingerprint
     write_archive(one_chip, {"train": 2})
-    assert open_reader(one_chip).fingerprint != before
+    assert BioMasstersReader(one_chip).fingerprint != before
 
 
 def test_prepared_and_batched(archive, tmp_path):
-    prepare_dataset(open_reader(archive), tmp_path, "1.0.0")
-    assert (tmp_path / "biomassters" / "1.0.0").is_dir()
+    prepare_dataset(BioMasstersReader(archive), tmp_path, VERSION)
+    assert (tmp_path / "biomassters" / VERSION).is_dir()
     section = dict(batch_size=2, weight=1.0, patch_sizes=(160,), max_dates=3)
     config = ConfigDict(dict(root=str(tmp_path), datasets={"biomassters": section}))
     batch = next(load.train_iterator(load.open_datasets(config), seed=0))
@@ -173,13 +188,13 @@ def test_prepared_and_batched(archive, tmp_path):
 def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'biomassters'; see https://huggingface"):
-        open_reader(tmp_path)
+        BioMasstersReader(tmp_path)
 
 
 def test_other_files_in_the_folders_do_not_matter(one_chip):
     (one_chip / "train_features" / f"{CHIP}_S1_12.tif").touch()
     (one_chip / "train_features" / "readme.txt").touch()
-    assert num_tiles(open_reader(one_chip)) == 1
+    assert num_tiles(BioMasstersReader(one_chip)) == 1
 
 
 DAMAGE = {
@@ -200,7 +215,7 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_files_name_themselves(one_chip, case):
     spoil, message = DAMAGE[case]
-    reader = open_reader(one_chip)
+    reader = BioMasstersReader(one_chip)
     spoil(one_chip)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         reader.example("train", CHIP)

@@ -1,6 +1,7 @@
 """So2Sat LCZ42: files written here in the published layout, and a file of others' with that layout."""
 
 import pickle
+import shutil
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from data_pipelines.fakes.so2sat import write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepared import PreparedDataset
+from data_pipelines.registry import get_entry
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
 COUNTS = {"training": 3, "validation": 1, "testing": 2}
@@ -124,6 +126,18 @@ def test_a_file_may_be_missing(archive):
     assert not holds_raw(archive)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'so2sat'; see https"):
         open_reader(archive)
+
+
+def test_a_partition_of_the_third_version_is_read_and_named(archive, tmp_path):
+    """Version 3 has three partitions, each with training and testing only; which one is for its user to choose."""
+    top = tmp_path / "version3"
+    for name in ("random", "block", "culture_10"):
+        shutil.copytree(archive, top / name)
+        (top / name / "validation.h5").unlink()
+    entry = get_entry("so2sat")
+    assert entry.reader(top / "block").splits() == ("train", "test")
+    with pytest.raises(FileNotFoundError, match=r"block or \S+culture_10 or \S+random does: name that folder"):
+        entry.reader(top)
 
 
 def test_a_file_that_went_away_is_named(archive):

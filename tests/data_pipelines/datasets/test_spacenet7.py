@@ -1,6 +1,7 @@
 """SpaceNet 7: an archive made up in the published layout, with known values put into single files."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -105,12 +106,20 @@ def test_clouds_are_masked_and_have_no_label(archive):
     np.testing.assert_array_equal(example["dense"] == -1, ~expected)
 
 
-def test_rasters_are_taken_first_and_count_above_zero(archive):
+@pytest.mark.parametrize("building", [1, 255])
+def test_rasters_are_taken_first_and_count_above_zero(archive, building):
     raster = np.zeros((1, SIDE, SIDE), np.uint8)
-    raster[0, 5:8, 2:4] = 255
-    raster[0, 9, 9] = 1
+    raster[0, 5:8, 2:4] = raster[0, 9, 9] = building
     write_raster(label_path(archive, "labels_raster", ".tif"), raster)
     np.testing.assert_array_equal(example_of(archive)["dense"], raster[0] > 0)
+
+
+@pytest.mark.parametrize("values", [(1, 2), (1,), (0, 1, 2), (0, 1, 255), (-1, 0, 1)])
+def test_rasters_of_other_classes_are_refused(archive, values):
+    raster = np.resize(np.asarray(values, np.int16), (1, SIDE, SIDE))
+    write_raster(label_path(archive, "labels_raster", ".tif"), raster)
+    with pytest.raises(ValueError, match=rf"_Buildings\.tif holds {re.escape(str(list(values)))}; expected .* recode"):
+        example_of(archive)
 
 
 def test_footprints_in_pixels(archive):
