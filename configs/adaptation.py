@@ -52,15 +52,6 @@ def common(job: str, name: str) -> ConfigDict:
     return config
 
 
-def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None) -> ConfigDict:
-    """Returns a dataset, see `common.dataset`, with fields for small labelled datasets."""
-    section = shared.dataset(batch_size, patch_sizes, max_dates)
-    section.noise = 0.0  # standard deviation of noise on standardised values in training, against overfitting
-    section.fraction = 1.0  # of the training tiles; smaller fractions are subsets of larger ones
-    section.fraction_seed = 0  # another seed selects other tiles
-    return section
-
-
 def classification(config: ConfigDict, metric: str) -> None:
     """Sets one prediction per tile, with the paper's schedule for it: linear warm-up, then cosine."""
     config.task.update(dict(level="tile", metric=metric))

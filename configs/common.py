@@ -51,9 +51,12 @@ def common(job: str, name: str = "") -> ConfigDict:
     return config
 
 
-def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None) -> ConfigDict:
+def dataset(
+    batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
+) -> ConfigDict:
     """Returns a dataset: batch size over all devices, patch sizes in metres, maximum number of dates of a series."""
     section = ConfigDict(dict(batch_size=batch_size))
+    section.weight = weight  # number of steps, relative to the other datasets
     section.patch_sizes = placeholder(tuple)  # one is sampled for each batch; None: all of the dataset's card
     section.max_dates = placeholder(int)  # None: all
     section.temporal_dropout = 0.0  # fraction of the dates dropped at random in training
@@ -62,5 +65,8 @@ def dataset(batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dat
     section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
     section.dates = "day_of_year"  # or published: days since the card's date_origin
     section.augment = True  # flips and quarter turns
+    section.noise = 0.0  # standard deviation of noise on standardised values in training, against overfitting
+    section.fraction = 1.0  # of the training tiles; smaller fractions are subsets of larger ones
+    section.fraction_seed = 0  # another seed selects other tiles
     section.update(dict(patch_sizes=patch_sizes, max_dates=max_dates))
     return section

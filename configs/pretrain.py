@@ -16,6 +16,7 @@ docs/RESULTS.md has the measured results. All but mini need --config.data.root=D
 overridden, for instance --config.model.dim=128 --config.total_steps=1000. The same command and --workdir resume a run.
 """
 
+from anysat_jax.configs.common import dataset
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -84,15 +85,6 @@ def common() -> ConfigDict:
     config.evaluate.pixels_per_tile = 48  # per training tile, for the probe of dense features
     config.evaluate.pictures = 4  # tiles of each dataset in the report
     return config
-
-
-def dataset(
-    batch_size: int, patch_sizes: tuple[int, ...] | None = None, max_dates: int | None = None, weight: float = 1.0
-) -> ConfigDict:
-    """Returns a dataset, see `common.dataset`, with its sampling weight."""
-    section = shared.dataset(batch_size, patch_sizes, max_dates)
-    section.weight = weight
-    return section
 
 
 def mini() -> ConfigDict:

@@ -6,7 +6,8 @@ estimates for eight accelerators of 80 GB. Epochs, patience and numbers of dates
 
 from collections.abc import Callable, Collection
 
-from anysat_jax.configs.adaptation import classification, common, dataset, large, segmentation, smoke
+from anysat_jax.configs.adaptation import classification, common, large, segmentation, smoke
+from anysat_jax.configs.common import dataset
 from ml_collections import ConfigDict
 
 TASKS: dict[str, Callable[[ConfigDict], None]] = {}

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -51,7 +53,8 @@ class Rule:
 
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
-COUNT = Rule(lambda value: value >= 0, "0 or more")
+COUNT = Rule(lambda value: 0 <= value < math.inf, "0 or more")
+SEED = Rule(lambda value: 0 <= value < 2**32, "0 or more, and at most 4294967295")  # 32 bits of a random generator
 FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 POSITIVE_OR_NONE = Rule(lambda value: value is None or value > 0, "None or above 0")
@@ -87,6 +90,7 @@ class Section:
     RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             rule, value = field.metadata.get("rule"), getattr(self, field.name)
             try:
@@ -95,6 +99,15 @@ class Section:
                 passes = False
             if not passes:
                 raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be {rule.wanted}")
+            if not dataclasses.is_dataclass(value):  # which has checked itself
+                self._check_type(field.name, value, types[field.name])
+
+    def _check_type(self, key: str, value: Any, kind: Any) -> None:
+        try:
+            msgspec.convert(value, kind)  # also of each value inside a tuple
+        except msgspec.ValidationError:
+            wanted = kind.__name__ if isinstance(kind, type) else kind
+            raise ConfigError(f"{self.dotted(key)} = {value!r} must be of the type {wanted}") from None
 
     @classmethod
     def dotted(cls, key: str) -> str:
@@ -195,7 +208,7 @@ class RunConfig(Section):
 
     job: str
     name: str = ""
-    seed: int = checked(COUNT, 0)
+    seed: int = checked(SEED, 0)
     init: str = ""
     checkpoint_every: int = checked(POSITIVE, 1000)  # steps
     log_every: int = checked(POSITIVE, 1)  # steps

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from anysat_jax.configs import adaptation, evaluate, finetune, pretrain, probe
+from anysat_jax.configs import adaptation, common, evaluate, finetune, pretrain, probe
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train import config as settings
 
@@ -40,7 +40,7 @@ def test_the_config_is_as_it_was(name):
 
 def defaults():
     config = adaptation.common(job="", name="")
-    config.data.datasets.DATASET = adaptation.dataset(batch_size=0)
+    config.data.datasets.DATASET = common.dataset(batch_size=0)
     return without_dataset_name(config)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from anysat_jax.configs import adaptation
+from anysat_jax.configs import adaptation, common
 from anysat_jax.sensors import get_sensor
 from data_pipelines import registry
 from data_pipelines.card import DatasetCard
@@ -101,7 +101,7 @@ def toy_config(root, *, job="finetune", level="tile", name="toy_fields", **chang
     config.optimizer.update(dict(warmup_epochs=0, learning_rate=1e-3))
     config.model.update(dict(preset="tiny", dim=32, depth=1, num_heads=2))
     config.data.root = str(root)
-    config.data.datasets[name] = adaptation.dataset(4, (10,), 4)
+    config.data.datasets[name] = common.dataset(4, (10,), 4)
     config.cache.folder = str(root / "cache")
     config.evaluate.update(dict(batch_size=4, panels=3))
     config.mesh.data = 1

@@ -6,7 +6,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from anysat_jax.configs import adaptation
+from anysat_jax.configs import adaptation, common
 from anysat_jax.downstream import data as data_module
 from anysat_jax.downstream.data import check_labels, open_data
 from anysat_jax.downstream.task import Task, make_task
@@ -120,7 +120,7 @@ def fake_data(tmp_path, monkeypatch):
     config = adaptation.common("finetune", "fake")
     config.init = "none"
     config.data.root = str(tmp_path)
-    config.data.datasets[CARD.name] = adaptation.dataset(8)
+    config.data.datasets[CARD.name] = common.dataset(8)
     config.evaluate.splits = ("val",)
 
     def prepare(**reader):

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from anysat_jax import main
-from anysat_jax.configs import pretrain
+from anysat_jax.configs import common, pretrain
 from anysat_jax.train.metrics_log import MetricsLog
 from data_pipelines import load, registry
 from data_pipelines.reader import DatasetEntry
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 10
     config.model.update(dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2, sensors=SENSORS))
     config.data.root = os.environ.get("FAKE_ROOT", "")
-    config.data.datasets = ConfigDict(dict(fake_run=pretrain.dataset(4, (10, 20), 4)))
+    config.data.datasets = ConfigDict(dict(fake_run=common.dataset(4, (10, 20), 4)))
     config.evaluate.probe = False
     return config
 

@@ -53,6 +53,15 @@ def test_sections_inside_a_section_are_read_and_lists_become_tuples():
     [
         (dict(inner={"size": 0, "names": []}), r"^outer\.inner\.size = 0 must be above 0$"),
         (dict(inner={"size": None, "names": []}), r"^outer\.inner\.size = None must be above 0$"),
+        (dict(inner={"size": "3", "names": []}), r"^outer\.inner\.size = '3' must be above 0$"),
+        (dict(inner={"size": 2.5, "names": []}), r"^outer\.inner\.size = 2.5 must be of the type int$"),
+        (dict(inner={"size": True, "names": []}), r"^outer\.inner\.size = True must be of the type int$"),
+        (
+            dict(inner={"size": 3, "names": [1]}),
+            r"^outer\.inner\.names = \(1,\) must be of the type tuple\[str, \.\.\.\]",
+        ),
+        (dict(inner={"size": 3, "names": "ab"}), r"^outer\.inner\.names = 'ab' must be of the type tuple\[str, "),
+        (dict(title=None), r"^outer\.title = None must be of the type str$"),
         (dict(inner={"names": []}), r"^the config has no outer\.inner\.size; FILE\.py shows every field$"),
         (dict(colour="red"), r"^the config's outer\.colour is unknown; FILE\.py shows every field$"),
         (dict(width=3), r"^the config's outer\.width is gone: it is inner\.size now$"),
