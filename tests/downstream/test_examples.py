@@ -59,7 +59,8 @@ def test_the_most_varied_maps_are_kept_and_padding_is_not(toy):
 
 def test_windows_show_their_part_of_the_tile(toy, tmp_path):
     whole = show(ExampleChoice(DENSE, 7), toy).arrays(toy.card, toy.records("test"), 40.0)
-    adapt_toys.register_toy("toy_maps", tile_label="none", tile_classes=())  # classes of whole tiles are not of parts
+    # Without classes of tiles, which are not those of parts.
+    adapt_toys.register_toy("toy_maps", tile_label="none", tile_classes=(), **adapt_toys.WITH_SPOT)
     cut = adapt_toys.toy_config(tmp_path, level="dense", name="toy_maps").data
     cut.datasets.toy_maps.extent = 20.0
     maps = load.open_datasets(cut)["toy_maps"]
