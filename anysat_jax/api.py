@@ -42,7 +42,13 @@ class AnySat:
     """
 
     def __init__(self, config: ModelConfig, params: Params | None = None, seed: int = 0):
-        """Makes a model with the given encoder parameters; None: random ones, initialised from `seed` on first use."""
+        """Makes a model with the given encoder parameters; None: random ones, initialised from `seed` on first use.
+
+        Raises:
+          ValueError: the seed is not a whole number from 0.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed = {seed!r} must be a whole number, 0 or more")
         self.config = config
         self._given = params
         self._seed = seed
@@ -107,7 +113,9 @@ class AnySat:
             the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of the year
             from 0, or calendar days: datetime64, or texts like "2020-12-31". Optional masks, bool, True where valid:
             `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for
-            padded dates; `<sensor>_present` (B,), False for tiles without the sensor.
+            padded dates; `<sensor>_present` (B,), False for tiles without the sensor. What a mask leaves out has no
+            part: a date or an image without a valid pixel is as one that is not there. Of numpy's masked arrays the
+            mask counts, too.
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
           output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.
@@ -157,7 +165,8 @@ def check_output(batch: Batch, output: str, output_modality: str | None = None) 
     if present is not None and not present.all():
         tile = int(np.flatnonzero(~present)[0])
         raise ValueError(
-            f"tile {tile} has no {output_modality!r} ({output_modality}_present is False): it has no dense map"
+            f"tile {tile} has no {output_modality!r} ({output_modality}_present is False, or its masks leave nothing): "
+            "it has no dense map"
         )
     return output_modality
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -23,10 +24,11 @@ class Observation:
     Attributes:
       values: standardised values, float32. An image is (B, C, H, W), a series (B, T, C, H, W).
       dates: days of the year, 1 January = 0; values past 365 are days of a following year. Series only.
-      date_mask: True for real dates, False for padding, which does not affect the model.
+      date_mask: True for real dates, False for padding, which does not affect the model. Dates without a valid pixel
+        count as padding.
       pixel_mask: True for valid values; the channel axis has length C, or 1 if all bands share one mask. An image has
         (B, C|1, H, W), a series (B, T, C|1, H, W).
-      present: True for tiles with this sensor; for the others its tokens are masked.
+      present: True for tiles with a valid pixel of this sensor; for the others its tokens are masked.
     """
 
     values: Float[Array, "B *T C H W"]
@@ -85,6 +87,34 @@ def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
             height, width = observation.values.shape[-2:]
             return height * sensor.metres_per_pixel, width * sensor.metres_per_pixel
     raise ValueError(f"no sensor with a spatial extent among {sorted(observations)}; give at least one image or series")
+
+
+def to_numpy(name: str, value: Any) -> np.ndarray:
+    """Returns a user's array as one of numpy; a masked array stays one.
+
+    Args:
+      name: of the array, for errors.
+
+    Raises:
+      TypeError: the array is traced by jax.
+      ValueError: it is not rectangular, or numpy cannot read it, such as a torch tensor with gradients.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name!r} is traced by jax, but inputs are checked in numpy, outside of jit, grad and vmap: make a batch "
+            "with anysat_jax.validate.to_batch first, and inside call anysat_jax.model.encoder.encode"
+        )
+    try:
+        if isinstance(value, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in value):
+            return np.ma.stack(value)
+        return np.asanyarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(value, list | tuple):
+            raise ValueError(f"{name!r} is not a rectangular array (pad, and give masks): {error}") from None
+        raise ValueError(
+            f"{name!r} is a {type(value).__name__} that numpy cannot read ({error}); give a numpy array, of a torch "
+            "tensor tensor.detach().cpu().float().numpy()"
+        ) from None
 
 
 def fake_observation(

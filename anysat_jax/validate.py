@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from anysat_jax.batch import Batch, Observation
+from anysat_jax.batch import Batch, Observation, to_numpy
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
 # A standardised band has mean 0 and deviation 1 over its data set; a single cloudy tile stays far below these.
 MEAN_LIMIT, STD_LIMIT = 10.0, 20.0
 PADDED_DATE = "1970-01-01"  # in place of what padding holds
+UNIT_SHARE, FEW = 0.99, 16  # share of values in 0..1 that standardised bands do not have, unless they are few
 MICRONS = 1_000_000
+LARGEST_PATCH = 1e9  # metres, more than the Earth has
 # "date_mask" before "mask", with which it ends.
 SUFFIXES = ("date_mask", "dates", "mask", "present")
 
@@ -101,8 +103,8 @@ def _check_presence(observations: Mapping[str, Observation]) -> None:
     present = [observations[sensor.name].present for sensor in _spatial(observations)]
     if all(flags is not None for flags in present) and (empty := ~np.any(present, axis=0)).any():
         raise ValueError(
-            f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there. "
-            "Leave the tile out"
+            f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there, or "
+            "<sensor>_mask (True where valid) leaves no pixel. Leave the tile out"
         )
 
 
@@ -119,6 +121,8 @@ def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> O
     Raises:
       ValueError: an array has the wrong shape, dtype or values; the message names the sensor.
     """
+    values = to_numpy(sensor.name, values)
+    hidden = np.ma.getmask(values)  # of a masked array, True where invalid
     values = _values(sensor, values)
     batch_size = values.shape[0]
     if not sensor.has_dates:
@@ -126,23 +130,26 @@ def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> O
             raise ValueError(f"{sensor.name}_{suffix} is given, but {sensor.name!r} is an image: images have no dates")
     present = _mask(sensor, companions, "present", {(batch_size,): "(B,)"})
     pixel_mask = _pixel_mask(sensor, companions, values.shape)
+    if np.any(hidden):
+        pixel_mask = ~hidden if pixel_mask is None else pixel_mask & ~hidden
+    # What the pixel mask leaves nothing of has no part, by its date or its sensor neither.
+    observed = None if pixel_mask is None else pixel_mask.any(axis=(-3, -2, -1))
     if not sensor.has_dates:
+        present = _narrowed(present, observed)
         values = _clean(sensor, values, _valid(values.ndim, None, pixel_mask, present))
         return Observation(values, pixel_mask=pixel_mask, present=present)
     date_mask = _mask(sensor, companions, "date_mask", {values.shape[:2]: "(B, T)"})
     _check_some_date(sensor, date_mask, present)
+    date_mask = _narrowed(date_mask, observed)
+    present = _narrowed(present, None if date_mask is None else date_mask.any(axis=1))
     real = _valid(2, date_mask, None, present)
     dates = _dates(sensor, companions.get("dates"), values.shape[:2], real)
     values = _clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present))
     return Observation(values, dates=dates, date_mask=date_mask, pixel_mask=pixel_mask, present=present)
 
 
-def _values(sensor: Sensor, values: Any) -> Float[np.ndarray, "B *T C H W"]:
+def _values(sensor: Sensor, values: np.ndarray) -> Float[np.ndarray, "B *T C H W"]:
     """Returns the values as float32, once rank, dtype, bands and pixels are those of the sensor."""
-    try:
-        values = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{sensor.name!r}: the values are not a rectangular array: {error}") from None
     axes = ("B", "T", "C", "H", "W") if sensor.has_dates else ("B", "C", "H", "W")
     if values.ndim != len(axes):
         raise ValueError(
@@ -165,7 +172,7 @@ def _values(sensor: Sensor, values: Any) -> Float[np.ndarray, "B *T C H W"]:
             f"{sensor.name!r} has {values.shape[-2]} x {values.shape[-1]} pixels; it is a context sensor, "
             "whose one pixel covers the whole tile: give (B, T, C, 1, 1)"
         )
-    return values.astype(np.float32)
+    return np.asarray(values).astype(np.float32)
 
 
 def _dates(
@@ -181,11 +188,9 @@ def _dates(
             f"{name!r} is missing: {sensor.name!r} is a series and needs ({batch_size}, {num_dates}) dates, "
             "days of the year as integers, 1 January = 0, or calendar days (datetime64, or texts like 2020-12-31)"
         )
-    try:
-        dates = np.asarray(dates)
-    except ValueError as error:
-        remedy = f"pad, and give {sensor.name}_date_mask"
-        raise ValueError(f"{name!r} is not a rectangular array ({remedy}): {error}") from None
+    dates = to_numpy(name, dates)
+    if np.any(np.ma.getmask(dates)):
+        raise ValueError(f"{name!r} is a masked array: mark padding in {sensor.name}_date_mask (B, T), False there")
     if dates.shape != shape:
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
     if dates.dtype.kind in "MOSU":
@@ -226,7 +231,8 @@ def _mask(
     """Returns a boolean companion, which has one of `shapes` ({shape: its axes, for messages}), or None."""
     if companions.get(suffix) is None:
         return None
-    name, mask = f"{sensor.name}_{suffix}", np.asarray(companions[suffix])
+    name = f"{sensor.name}_{suffix}"
+    mask = np.ma.filled(to_numpy(name, companions[suffix]), False)
     if mask.dtype != np.bool_:
         raise ValueError(
             f"{name!r} has dtype {mask.dtype}; masks are boolean, True where valid: give mask.astype(bool)"
@@ -256,6 +262,13 @@ def _valid(
     masks = [mask for mask in (date_mask, pixel_mask, present) if mask is not None]
     masks = [mask.reshape(mask.shape + (1,) * (ndim - mask.ndim)) for mask in masks]
     return functools.reduce(np.logical_and, masks) if masks else None
+
+
+def _narrowed(mask: np.ndarray | None, observed: np.ndarray | None) -> np.ndarray | None:
+    """Returns a mask without what is not observed; as it was given where all is."""
+    if observed is None or observed.all():
+        return mask
+    return observed if mask is None else mask & observed
 
 
 def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.ndarray | None) -> None:
@@ -296,6 +309,11 @@ def _warn_unnormalised(sensor: Sensor, values: np.ndarray, valid: np.ndarray | N
         for i, band in enumerate(sensor.bands)
         if abs(mean[i]) > MEAN_LIMIT or std[i] > STD_LIMIT
     ]
+    # Invalid values are 0, which is inside.
+    outside, total = np.count_nonzero((values < 0) | (values > 1)), values.shape[-3] * int(np.min(count))
+    if not suspects and total >= FEW and values.any() and outside <= (1 - UNIT_SHARE) * total:
+        bands = ", ".join(f"{band} (mean {mean[i]:.4g}, std {std[i]:.4g})" for i, band in enumerate(sensor.bands))
+        suspects = [f"its values lie between 0 and 1 as those of reflectance or of an image / 255: {bands}"]
     if suspects:
         warnings.warn(
             f"{sensor.name!r} looks unnormalised: {', '.join(suspects)}; the model takes each band standardised to "
@@ -344,8 +362,8 @@ def check_patch_size(patch_size: float, extent: tuple[float, float], sensors: tu
     """
     if not isinstance(patch_size, numbers.Real) or isinstance(patch_size, bool):
         raise TypeError(f"patch_size is {patch_size!r}; it must be a number of metres")
-    if not (math.isfinite(patch_size) and patch_size > 0):
-        raise ValueError(f"patch_size is {patch_size}; it must be a positive number of metres")
+    if not 0 < patch_size < LARGEST_PATCH:
+        raise ValueError(f"patch_size is {patch_size}; it must be a positive number of metres, below {LARGEST_PATCH:g}")
     tile = f"{extent[0]:g} x {extent[1]:g} m"
     if _microns(patch_size) > min(_microns(side) for side in extent):
         problem = f"a patch of {patch_size:g} m is larger than the tile ({tile}, height x width)"

@@ -110,7 +110,8 @@ class TileTransform:
             dates=None if length is None else np.zeros(axes, np.int32),
             date_mask=None if length is None else np.zeros(axes, np.bool_),
             pixel_mask=None if channels is None else np.zeros((*axes, channels, side, side), np.bool_),
-            present=np.zeros(batch_size, np.bool_) if name in card.optional else None,
+            # A mask may leave nothing of a window.
+            present=np.zeros(batch_size, np.bool_) if name in card.optional or channels else None,
         )
 
     def write(self, batch: Batch, row: int, blocks: Sequence[Block], window: Window, rng: Rng) -> None:
@@ -122,23 +123,32 @@ class TileTransform:
         """
         example = blocks[0].example
         for name, target in batch.observations.items():
-            if not (example.get(f"{name}_present", True) and len(example[name])):
-                continue
-            if target.present is not None:
-                target.present[row] = True
-            self._observe(name, target, row, blocks, window, rng)
+            if example.get(f"{name}_present", True) and len(example[name]):
+                self._observe(name, target, row, blocks, window, rng)
         write_labels(self.card, batch.labels, row, blocks, window)
 
     def _observe(
         self, name: str, target: Observation, row: int, blocks: Sequence[Block], window: Window, rng: Rng
     ) -> None:
-        """Writes values and mask, of chosen dates of a series; in training with the option's noise."""
-        example, sampling, place, chosen = blocks[0].example, self.sampling, (row,), None
+        """Writes values and mask, of chosen dates of a series; in training with the option's noise.
+
+        Dates and images without a valid pixel in the window are left out, as if they did not exist.
+        """
+        example, sampling, place, chosen, mask = blocks[0].example, self.sampling, (row,), None, None
+        observed = np.ones(len(example[name]), np.bool_)
+        if target.pixel_mask is not None:
+            mask = window.cut(self.card, name, blocks, "_mask")
+            observed = mask.any(axis=(-3, -2, -1))
+        if not observed.any():
+            target.values[row] = 0  # of an image they are not set yet
+            return
+        if target.present is not None:
+            target.present[row] = True
         if get_sensor(name).has_dates:
             cloud = None
             if sampling.max_cloud is not None and name in self.card.clouds:
-                cloud = window.cut(self.card, name, blocks, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)
-            chosen = choose_dates(len(example[name]), sampling, rng, cloud)
+                cloud = window.cut(self.card, name, blocks, "_cloud").mean(axis=(1, 2, 3), dtype=np.float32)[observed]
+            chosen = np.flatnonzero(observed)[choose_dates(int(observed.sum()), sampling, rng, cloud)]
             days = example[f"{name}_dates"]
             if sampling.dates == "published":
                 days = days_since(self.card.date_origin, days, example[f"{name}_years"])
@@ -151,7 +161,7 @@ class TileTransform:
         if rng is not None and sampling.noise:
             out += np.float32(sampling.noise) * rng.standard_normal(out.shape, dtype=np.float32)
         if target.pixel_mask is not None:
-            mask = window.dihedral(window.cut(self.card, name, blocks, "_mask", chosen))
+            mask = window.dihedral(mask if chosen is None else mask[chosen])
             target.pixel_mask[place] = hide_invalid(values, mask, out)
 
 

@@ -82,6 +82,12 @@ def test_half_precision_gives_float32_features(model, data):
     np.testing.assert_allclose(half, model(data, 20), atol=0.1)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", True])
+def test_a_seed_is_a_whole_number_from_0(seed):
+    with pytest.raises(ValueError, match=f"seed = {seed!r} must be a whole number, 0 or more"):
+        AnySat.from_config("tiny", seed=seed)
+
+
 def test_errors_reach_the_user(model, data):
     with pytest.raises(ValueError, match="does not divide the tile"):
         model(data, 30)

@@ -15,7 +15,7 @@ def check_batch(card: DatasetCard, batch: Batch, extent: float | None = None) ->
     assert set(batch.observations) == set(card.sensors)
     for name, observation in batch.observations.items():
         _check_observation(card, name, observation, batch.batch_size, extent)
-        assert (observation.present is not None) == (name in card.optional)
+        assert (observation.present is not None) == (name in card.optional or name in card.masks)
     _check_labels(card, batch, extent)
 
 
@@ -36,6 +36,8 @@ def _check_observation(card: DatasetCard, name: str, observation: Observation, s
         channels = sensor.num_bands if card.masks[name] == "band" else 1
         assert observation.pixel_mask.shape == (*axes, channels, *values.shape[-2:])
         assert observation.pixel_mask.dtype == np.bool_
+        observed = observation.pixel_mask.any(axis=(-3, -2, -1))
+        np.testing.assert_array_equal(observed, observation.date_mask if sensor.has_dates else observation.present)
         assert not values[~np.broadcast_to(observation.pixel_mask, values.shape)].any()
     else:
         assert observation.pixel_mask is None

@@ -68,7 +68,7 @@ def test_a_missing_sensor_is_zero_and_not_present():
     alos = written(make_tile(alos_dates=0)).observations["alos"]
     assert not alos.present[0] and not alos.values.any() and not alos.date_mask.any() and not alos.pixel_mask.any()
     assert written(make_tile()).observations["alos"].present[0]
-    assert written(make_tile()).observations["s2"].present is None  # never missing
+    assert written(make_tile()).observations["spot"].present is None  # never missing
 
 
 def test_a_missing_image_is_zero_where_it_is_not_stored_as_zero():
@@ -82,6 +82,41 @@ def test_a_missing_image_is_zero_where_it_is_not_stored_as_zero():
         transform.write(batch, row, [Block(example, card.extent)], WHOLE, None)
     assert batch.observations["spot"].present.tolist() == [True, False]
     assert not batch.observations["spot"].values[1].any() and batch.observations["spot"].values[0].min() < -99
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.none() | st.integers(0, 2**32 - 1))
+def test_dates_without_a_valid_pixel_in_the_window_are_as_if_they_did_not_exist(seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    example = make_tile(num_dates=6)
+    example["s2_mask"] = example["s2_mask"].copy()
+    example["s2_mask"][[1, 4]] = False
+    example["s2_mask"][3, :, :6] = False  # the upper half
+    example["s2_cloud"] = np.asarray([0, 0, 0, 0, 0, 99], np.uint8)[:, None, None, None] + np.zeros_like(
+        example["s2_mask"], np.uint8
+    )
+    transform = transform_of(max_cloud=50.0, max_dates=3, extent=60.0)
+    upper, lower = (
+        written(example, transform, Window(60.0, (top, 0.0)), rng).observations["s2"] for top in (0.0, 60.0)
+    )
+    assert upper.dates[0, :2].tolist() == [0, 2] and upper.date_mask.sum() == 2
+    assert lower.dates[0, :3].tolist() == [0, 2, 3] and lower.date_mask.sum() == 3
+    assert upper.present.all() and lower.present.all()
+
+
+def test_sensors_without_a_valid_pixel_in_the_window_are_absent():
+    card = dataclasses.replace(CARD, masks={"s2": "pixel", "spot": "pixel"})
+    transform = TileTransform(card, neutral_statistics(), Sampling(extent=60.0))
+    example = make_tile() | {"spot_mask": np.ones((1, 120, 120), bool)}
+    example["spot_mask"][:, :60] = False
+    example["s2_mask"] = example["s2_mask"] & (np.arange(12) < 6)[:, None]
+    batch = transform.empty_batch(2, LENGTHS, 30)
+    for row, top in enumerate((0.0, 60.0)):
+        batch.observations["spot"].values[row] = np.nan  # as memory that was not set
+        transform.write(batch, row, [Block(example, card.extent)], Window(60.0, (top, 0.0)), None)
+    spot, s2 = batch.observations["spot"], batch.observations["s2"]
+    assert spot.present.tolist() == [False, True] and s2.present.tolist() == [True, False]
+    assert not spot.values[0].any() and spot.values[1].any() and not s2.date_mask[1].any() and not s2.dates[1].any()
 
 
 def test_a_series_without_dates_is_zero():

@@ -117,6 +117,19 @@ def test_what_stands_under_an_invalid_pixel_does_not_matter(model, per_band):
     assert np.abs(unmasked - features).max() > 1e-3  # the mask does matter
 
 
+def test_dates_and_images_without_a_valid_pixel_are_as_left_out(model):
+    """By the pixels' mask as by those of dates and sensors: the day of such a date, and the sensor, have no part."""
+    data = make_data("spot", "s2", extent=20.0, num_dates=3)
+    clear = {"spot_mask": np.ones((2, 20, 20), bool), "s2_mask": np.ones((2, 3, 2, 2), bool)}
+    clear["spot_mask"][1] = clear["s2_mask"][:, 1] = False
+    masked = np.asarray(model(data | clear, 10, "all"))
+    left_out = {"spot_present": np.array([True, False]), "s2_date_mask": np.array([[True, False, True]] * 2)}
+    np.testing.assert_array_equal(model(data | clear | left_out, 10, "all"), masked)
+    other = data | {"s2_dates": data["s2_dates"] + np.array([[0, 77, 0]])}
+    np.testing.assert_array_equal(model(other | clear, 10, "all"), masked)
+    assert_same(masked, model(data | left_out, 10, "all"))
+
+
 def test_a_mask_of_ones_is_no_mask(model):
     data = make_data("spot", "s2", extent=20.0)
     masks = {f"{name}_present": np.ones(2, bool) for name in ("spot", "s2")}
@@ -127,8 +140,15 @@ def test_a_mask_of_ones_is_no_mask(model):
 def test_gradients_are_finite_where_nothing_is_valid(model):
     data = make_data("spot", "s2", "modis", extent=10.0)
     data |= {"s2_present": np.array([True, False]), "s2_date_mask": np.array([[True] * 4, [False] * 4])}
-    data |= {"modis_present": np.array([False, False]), "spot_mask": np.zeros((2, 10, 10), bool)}
-    batch = jax.device_put(to_batch(data, 10, GEOPLEX_SENSORS))
+    data |= {
+        "modis_present": np.array([False, False]),
+        "spot_mask": np.arange(2)[:, None, None] > np.zeros((2, 10, 10)),
+    }
+    batch = to_batch(data, 10, GEOPLEX_SENSORS)
+    assert batch.observations["spot"].present.tolist() == [False, True]
+    # In training windows of tiles may hold nothing at all.
+    batch.observations["spot"].present[:] = False
+    batch = jax.device_put(batch)
 
     def loss(params):
         return jnp.square(encode(model.config, params, batch, "all")).sum()

@@ -1,6 +1,7 @@
 import datetime
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -159,6 +160,72 @@ def test_pixel_masks_get_a_channel_axis(sensor, shape, stored):
     assert to_batch(data, 10, ALL).observations[sensor].pixel_mask.shape == stored
 
 
+def observed(data, name="s2"):
+    return to_batch(data, 10, ALL).observations[name]
+
+
+@pytest.mark.parametrize("bands", [(), (1,), (10,)])
+def test_dates_without_a_valid_pixel_are_padding(bands):
+    mask = np.ones((2, 4, *bands, 6, 6), bool)
+    whole = observed(make_data() | {"s2_mask": mask})
+    assert whole.date_mask is None and whole.present is None
+    mask[0, 2] = False
+    mask[1, 0, ..., 0, 0] = False
+    data = make_data() | {"s2_mask": mask}
+    data["s2_dates"][0, 2] = -5
+    s2 = observed(data)
+    assert s2.date_mask.tolist() == [[True, True, False, True], [True] * 4] and s2.present is None
+    assert s2.dates[0, 2] == 0
+
+
+def test_series_and_images_without_a_valid_pixel_are_absent():
+    data = make_data("s2", "spot", "modis")
+    data["s2_mask"] = np.arange(2).reshape(2, 1, 1, 1) * np.ones((2, 4, 6, 6)) > 0
+    data["spot_mask"] = np.arange(2).reshape(2, 1, 1) * np.ones((2, 60, 60)) == 0
+    data["modis_mask"] = np.zeros((2, 4, 1, 1), bool)
+    batch = to_batch(data, 10, ALL)
+    found = {name: one.present.tolist() for name, one in batch.observations.items()}
+    assert found == {"s2": [False, True], "spot": [True, False], "modis": [False, False]}
+    # Two masks that have no valid date in common.
+    data |= {"s2_date_mask": np.array([[True] * 4, [True, False, False, False]])}
+    data["s2_mask"][1, 0] = False
+    refused(data, "tile 1 has no image or series: every <sensor>_present is False there, or <sensor>_mask (True where")
+
+
+def test_a_cloud_mask_upside_down_is_refused():
+    refused(make_data() | {"s2_mask": np.zeros((2, 4, 6, 6), bool)}, "<sensor>_mask (True where valid) leaves no pixel")
+
+
+def test_masked_arrays_of_numpy_keep_their_mask():
+    data, rng = make_data(), np.random.default_rng(0)
+    hidden, mask = rng.random((2, 4, 10, 6, 6)) > 0.7, rng.random((2, 4, 6, 6)) > 0.3
+    masked = np.ma.masked_array(with_nan(data["s2"], hidden), hidden)
+    expected = observed(data | {"s2_mask": ~hidden & mask[:, :, None]})
+    for values in (masked, list(masked)):
+        found = observed(data | {"s2": values, "s2_mask": mask})
+        np.testing.assert_array_equal(found.pixel_mask, expected.pixel_mask)
+        np.testing.assert_array_equal(found.values, expected.values)
+    assert observed(data | {"s2": np.ma.masked_array(data["s2"])}).pixel_mask is None
+    dates = np.ma.masked_array(np.ones((2, 4), bool), np.arange(4) + np.zeros((2, 4)) == 1)
+    assert observed(data | {"s2_date_mask": dates}).date_mask.tolist() == [[True, False, True, True]] * 2
+    refused(data | {"s2_dates": np.ma.masked_less(data["s2_dates"], 400)}, "'s2_dates' is a masked array: mark padding")
+
+
+def test_arrays_that_numpy_cannot_read_are_refused():
+    torch = pytest.importorskip("torch")
+    values = torch.zeros((2, 4, 10, 6, 6))
+    assert observed(make_data() | {"s2": values}).values.dtype == np.float32
+    for wrong in (values.requires_grad_(), values.to(torch.bfloat16)):
+        refused(make_data() | {"s2": wrong}, "give a numpy array, of a torch tensor tensor.detach().cpu().float().num")
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
+def test_traced_arrays_are_refused(transform):
+    data = make_data()
+    with pytest.raises(TypeError, match=r"'s2' is traced by jax.*inside call anysat_jax\.model\.encoder\.encode"):
+        transform(lambda values: observed(data | {"s2": values}).values.sum())(data["s2"])
+
+
 def test_nan_and_infinite_values_are_counted():
     data = make_data("s2", "spot")
     data["spot"] = with_nan(data["spot"], 0, 1, slice(0, 5), 3)
@@ -203,9 +270,30 @@ def test_unnormalised_values_are_warned_about(change, bands):
         to_batch(data | {"s2": change(data["s2"])}, 10, ALL)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng, shape: rng.uniform(0.02, 0.6, shape),  # reflectance
+        lambda rng, shape: np.where(rng.random(shape) < 0.005, -0.01, rng.uniform(0, 0.5, shape)),  # of deep shadow
+        lambda rng, shape: rng.integers(0, 256, shape) / 255,
+    ],
+)
+def test_values_between_0_and_1_are_warned_about(make):
+    data, rng = make_data("s2", "spot"), np.random.default_rng(0)
+    message = r"'s2' looks unnormalised: its values lie between 0 and 1.*B12 \(mean 0\."
+    with pytest.warns(UserWarning, match=message) as found:
+        to_batch(data | {"s2": make(rng, data["s2"].shape)}, 10, ALL)
+    assert len(found) == 1
+    mask = rng.random((2, 4, 6, 6)) > 0.5
+    with pytest.warns(UserWarning, match="mean 0 and standard deviation 1"):
+        to_batch(data | {"s2": np.where(mask[:, :, None], make(rng, data["s2"].shape), 7), "s2_mask": mask}, 10, ALL)
+
+
 @pytest.mark.filterwarnings("error")
 def test_standardised_values_are_not_warned_about():
     data = make_data("s2", "aerial")
+    to_batch(data | {"s2": np.zeros_like(data["s2"])}, 10, ALL)
+    to_batch(data | {"s2": np.abs(data["s2"])}, 10, ALL)  # a bright tile
     data["s2"][0, 0] += 8  # a cloud
     to_batch(data, 10, ALL)
 

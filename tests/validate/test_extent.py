@@ -79,7 +79,7 @@ def test_a_tile_that_no_patch_fits_is_told_to_be_cropped():
     refused(data, 10, "does not divide the tile (55 x 60 m", "No patch size fits this tile and its sensors (spot)")
 
 
-@pytest.mark.parametrize("patch_size", [0, -10, float("nan"), float("inf")])
+@pytest.mark.parametrize("patch_size", [0, -10, float("nan"), float("inf"), 1e305, 10**400])
 def test_a_patch_size_is_a_positive_number(patch_size):
     refused(make_data(), patch_size, f"patch_size is {patch_size}; it must be a positive number of metres")
 
