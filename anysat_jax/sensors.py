@@ -6,6 +6,7 @@ Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the shape
 
 import dataclasses
 import math
+import re
 from typing import Literal
 
 Kind = Literal["image", "series", "context"]
@@ -41,12 +42,16 @@ class Sensor:
     def __post_init__(self) -> None:
         if not self.name or any(self.name.endswith(s) for s in ("_dates", "_mask", "_date_mask", "_present")):
             raise ValueError(f"sensor name {self.name!r} must not be empty or end like the key of dates or a mask")
+        if re.search(r"[\s/\\]", self.name):  # names of parameters and of files are made of it
+            raise ValueError(f"sensor name {self.name!r} must not contain a slash or a space")
         if self.kind not in ("image", "series", "context"):
             raise ValueError(f"sensor {self.name!r}: kind is {self.kind!r}; it must be 'image', 'series' or 'context'")
         if not self.bands:
             raise ValueError(f"sensor {self.name!r}: bands is empty; name at least one band")
         if not (math.isfinite(self.metres_per_pixel) and self.metres_per_pixel > 0):
             raise ValueError(f"sensor {self.name!r}: metres_per_pixel is {self.metres_per_pixel}; it must be positive")
+        if not (math.isfinite(self.date_period) and self.date_period > 0):
+            raise ValueError(f"sensor {self.name!r}: date_period is {self.date_period}; it must be a positive number")
         if self.subpatch_pixels < 1 or (self.kind != "image" and self.subpatch_pixels != 1):
             raise ValueError(
                 f"sensor {self.name!r}: subpatch_pixels is {self.subpatch_pixels}; images take 1 or more, "

@@ -41,19 +41,29 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
     if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
         found = f"torch 2.6 or newer, and {torch.__version__} is here"
         raise ImportError(f"reading {path} needs {found}: pip install -e '.[torch]'")
-    errors = (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, ValueError)
+    errors = (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, ValueError, zipfile.BadZipFile)
     try:
         with explained(path, expected, *errors), _SAFE_CLASSES, torch.serialization.safe_globals(list(classes)):
-            mapped = True if mmap and zipfile.is_zipfile(path) else None
+            mapped = True if _is_whole_zip(path) and mmap else None
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # Not chained: its message advises to switch the protection off.
         foreign = _FOREIGN_CLASS.search(str(error))
-    problem, remedy = "cannot be read (its pickle is damaged, or of a kind that could run code)", REMEDY
+    problem, remedy = "cannot be read (it is cut off or damaged, or its pickle of a kind that could run code)", REMEDY
     if foreign:
         problem = f"holds a pickled {foreign[1]}, which is refused since reading it could run code"
         remedy = "download it again from its publisher"
     raise ValueError(f"{path} {problem}; expected {expected}; {remedy}")
+
+
+def _is_whole_zip(path: pathlib.Path) -> bool:
+    """Returns whether a file is a zip, once its entries match their checksums, which torch does not compare."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        if damaged := file.testzip():
+            raise ValueError(f"{damaged} in it does not match its checksum")
+    return True
 
 
 def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:
@@ -83,7 +93,8 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     The file holds a dictionary of tensors, or one below the key "state_dict", beside which all is ignored.
 
     Raises:
-      FileNotFoundError, ValueError, ImportError: as `load_torch`, or it holds values that are not dense tensors.
+      FileNotFoundError, ValueError, ImportError: as `load_torch`, or it holds values that are not dense
+        floating-point tensors.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -96,8 +107,12 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     import torch
 
     for name, tensor in state.items():
+        found = f"entry {name!r} is of type {type(tensor).__name__}"
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            found = f"entry {name!r} is of type {type(tensor).__name__}"
             raise ValueError(f"{path}: {found}; expected a dense tensor: save a model's state_dict")
+        # Integers and complex numbers would lose a part; quantised and "meta" tensors do not have their values.
+        if not tensor.is_floating_point() or tensor.is_quantized or tensor.is_meta:
+            found = f"{found}, {tensor.dtype}" + (", without values (device meta)" if tensor.is_meta else "")
+            raise ValueError(f"{path}: {found}; expected floating-point values: save the state_dict of the whole model")
     # numpy has no bfloat16.
     return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}

@@ -43,6 +43,8 @@ def test_a_sensor_joins_with_one_record(monkeypatch: pytest.MonkeyPatch) -> None
         ({"kind": "video"}, "'image', 'series' or 'context'"),
         ({"bands": ()}, "at least one band"),
         ({"metres_per_pixel": -1.0}, "must be positive"),
+        ({"name": "a/b"}, "must not contain a slash or a space"),
+        ({"kind": "series", "date_period": 0.0}, "date_period is 0.0; it must be a positive number"),
         ({"kind": "series", "subpatch_pixels": 2}, "series exactly 1"),
     ],
 )

@@ -20,7 +20,7 @@ from anysat_jax.downstream.data import Data, Start, band_statistics, open_data, 
 from anysat_jax.downstream.examples import ExampleChoice
 from anysat_jax.downstream.features import with_labels
 from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch, json_values
-from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, Params, apply_network, head_shapes
 from anysat_jax.downstream.split_pass import pass_over_split, skipped_tiles, whole_batch
 from anysat_jax.downstream.task import LossConfig, Task
 from anysat_jax.errors import ConfigError
@@ -113,6 +113,9 @@ def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[Hea
         head, task = HeadConfig(**exported.head.config), Task.from_json(exported.head.task)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} has a head that cannot be read ({error}); export it again") from error
+    wanted = jax.tree.map(lambda leaf: leaf.shape, head_shapes(NetworkConfig(exported.model, head, task)))
+    if jax.tree.map(np.shape, exported.head.params) != wanted:
+        raise ConfigError(f"{path} has a head whose tensors are not those of its description; export it again")
     # What decides the meaning of an output. Another dataset of the same classes may be evaluated.
     for name in ("level", "kind", "classes", "metres", "unit"):
         theirs, ours = getattr(task, name), getattr(data.task, name)

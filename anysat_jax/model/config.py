@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from anysat_jax.sensors import GEOPLEX_SENSORS, get_sensor
 
@@ -65,6 +66,7 @@ class ModelConfig:
     dropout: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         for field, heads in (("num_heads", self.num_heads), ("predictor_heads", self.predictor_heads)):
             if heads < 1 or self.dim % heads:
                 raise ValueError(f"model.{field} = {heads} must divide model.dim = {self.dim}")
@@ -88,6 +90,20 @@ class ModelConfig:
         for name in self.sensors:
             get_sensor(name)
 
+    def _check_types(self) -> None:
+        """Refuses values of another type, which would fail in the middle of the model; a list of sensors is a tuple."""
+        for field in ("dim", "depth", "num_heads", "predictor_depth", "predictor_heads", "mlp_ratio"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ValueError(f"model.{field} = {value!r} must be a whole number")
+        if self.dim < 1 or self.mlp_ratio < 1:
+            raise ValueError(f"model.dim = {self.dim} and model.mlp_ratio = {self.mlp_ratio} must be at least 1")
+        if not isinstance(self.dropout, bool):
+            raise ValueError(f"model.dropout = {self.dropout!r} must be True or False")
+        if not isinstance(self.sensors, tuple | list) or not all(isinstance(name, str) for name in self.sensors):
+            raise ValueError(f"model.sensors = {self.sensors!r} must be a tuple of names, such as ('s2', 's1')")
+        object.__setattr__(self, "sensors", tuple(self.sensors))
+
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
@@ -103,8 +119,11 @@ class ModelConfig:
         Raises:
           ValueError: there is no such preset, or the fields do not fit together.
         """
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(overrides.keys() - set(fields)):
+            raise ValueError(f"unknown fields of the model: {', '.join(unknown)}; there are {', '.join(fields)}")
         return cls(**{**PRESETS[preset], **overrides})
 
     @classmethod

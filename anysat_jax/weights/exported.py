@@ -5,6 +5,7 @@ a damaged file is recognised.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from anysat_jax.model.config import ModelConfig, policy_name
-from anysat_jax.model.init import flat_names
+from anysat_jax.model.init import flat_names, student_shapes
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
 from data_pipelines.prepare.storage import move_whole, temporary_name
 
@@ -94,12 +95,13 @@ def save_exported(
 
 
 def load_exported(path: str | os.PathLike[str]) -> Exported:
-    """Reads an exported file, and registers those of its sensors that are unknown here.
+    """Reads an exported file, and registers those of its model's sensors that are unknown here.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is cut off, damaged, of another program or of a later version, or one of its sensors has
-        another description here; the message names the file.
+      ValueError: the file is cut off, damaged, of another program or of a later version, its tensors are not finite
+        float32 in the shapes of its model, or one of its sensors has another description here; the message names the
+        file. Nothing is registered then.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -111,11 +113,15 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is cut off or damaged ({error}); {_AGAIN}") from error
+    except (TypeError, AttributeError) as error:  # of dtypes that numpy lacks
+        raise ValueError(f"{path} holds tensors that cannot be read ({error}); expected float32; {_AGAIN}") from error
     if checksum(tensors, metadata["description"]) != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: it does not match its checksum; {_AGAIN}")
     try:
-        return _content(path, json.loads(metadata["description"]), tensors)
-    except (KeyError, TypeError) as error:
+        return _content(json.loads(metadata["description"]), tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {_AGAIN}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} does not have the content of a file of version {VERSION} ({error!r}); {_AGAIN}"
         ) from error
@@ -143,14 +149,46 @@ def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
         )
 
 
-def _content(path: pathlib.Path, description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
-    for record in description["sensors"]:
+def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
+    """Returns the content, once tensors and description fit; registers the sensors only then."""
+    model, known = description["model"], dict(SENSORS)
+    try:
+        return _checked_content(model, description, tensors)
+    except BaseException:
+        for name in SENSORS.keys() - known:
+            del SENSORS[name]
+        raise
+
+
+def _checked_content(model: dict[str, Any], description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
+    for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
         sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
         if SENSORS.get(sensor.name, sensor) != sensor:
-            raise ValueError(f"{path} was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
+            raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
         register(sensor)  # a sensor of the user's own: the file must be enough to use it
+    model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+    _check_tensors(tensors, _encoder_shapes(model, tuple(map(get_sensor, model.sensors))), description["head"])
     trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
     head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
-    model = description["model"]
-    model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
     return Exported(model, trees["encoder"], head, description["statistics"], description["source"])
+
+
+@functools.lru_cache(maxsize=8)
+def _encoder_shapes(model: ModelConfig, sensors: tuple[Sensor, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor of the encoder; the records of the model's sensors belong to the cache's key."""
+    return {name: leaf.shape for name, leaf in flat_names({"encoder": student_shapes(model)["encoder"]}).items()}
+
+
+def _check_tensors(tensors: Mapping[str, np.ndarray], encoder: Mapping[str, tuple[int, ...]], head: Any) -> None:
+    """Refuses tensors that are not finite float32, or not those of the encoder and, where there is one, a head."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ValueError(f"{name} has dtype {tensor.dtype}, expected float32")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinite values, and such weights are of no use")
+    found = {name: one.shape for name, one in tensors.items() if not (head and name.startswith("head/"))}
+    wrong = sorted(name for name in {**found, **encoder} if found.get(name) != encoder.get(name))
+    if wrong:
+        lines = (f"{name} {found.get(name, 'absent')}, expected {encoder.get(name, 'absent')}" for name in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"its tensors are not those of the model that it describes: {'; '.join(lines)}{more}")

@@ -182,6 +182,16 @@ def test_an_encoder_alone_cannot_be_evaluated(root, tuned, tmp_path):
         evaluate(config, tmp_path)
 
 
+def test_a_head_that_is_not_that_of_its_description_cannot_be_evaluated(root, tuned, tmp_path):
+    found = load_exported(tuned[1] / "model.safetensors")
+    params = jax.tree.map(lambda leaf: leaf[..., :-1], found.head.params)
+    options = dict(head=found.head._replace(params=params), source={})
+    save_exported(tmp_path / "head.safetensors", found.model, found.encoder_params, **options)
+    config = adapt_toys.toy_config(root, job="evaluate", init=str(tmp_path / "head.safetensors"))
+    with pytest.raises(ConfigError, match=r"head.safetensors has a head whose tensors are not those of its desc"):
+        evaluate(config, tmp_path)
+
+
 def test_a_dense_task(root, tmp_path):
     config = adapt_toys.toy_config(root, level="dense", mode="scratch")
     config.task.class_weights = "balanced"

@@ -34,11 +34,25 @@ def test_section_falls_back_on_its_preset() -> None:
         ({"dtype": "float16"}, "dtype = 'float16'"),
         ({"sensors": ()}, "model.sensors is empty"),
         ({"sensors": ("s3",)}, "unknown sensor 's3'"),
+        ({"sensors": "s2"}, r"model.sensors = 's2' must be a tuple of names"),
+        ({"sensors": (1,)}, r"model.sensors = \(1,\) must be a tuple of names"),
+        ({"dim": "64"}, "model.dim = '64' must be a whole number"),
+        ({"dim": 64.0}, "model.dim = 64.0 must be a whole number"),
+        ({"depth": True}, "model.depth = True must be a whole number"),
+        ({"dim": 0}, "model.dim = 0 and model.mlp_ratio = 4 must be at least 1"),
+        ({"mlp_ratio": 0}, "model.mlp_ratio = 0 must be at least 1"),
+        ({"dropout": "false"}, "model.dropout = 'false' must be True or False"),
+        ({"width": 64}, "unknown fields of the model: width; there are dim, depth"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_preset("tiny", **fields)
+
+
+def test_a_list_of_sensors_is_a_tuple() -> None:
+    config = ModelConfig(sensors=["s2", "s1"])
+    assert config.sensors == ("s2", "s1") and hash(config) == hash(ModelConfig(sensors=("s2", "s1")))
 
 
 def test_unknown_preset_lists_those_there_are() -> None:

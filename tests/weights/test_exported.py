@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
 from anysat_jax.downstream.task import Task
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_encoder
+from anysat_jax.model.init import flat_names, init_encoder
 from anysat_jax.sensors import SENSORS, Sensor, register
 from anysat_jax.weights import exported
 from anysat_jax.weights.exported import FORMAT, ExportedHead, checksum, load_exported, save_exported
@@ -60,7 +60,7 @@ def small_file(small, tmp_path_factory):
 
 
 def test_an_encoder_comes_back_bit_for_bit(tmp_path, encoder):
-    encoder["spatial"]["class_token"][..., :3] = [-0.0, 1e-45, np.inf]  # what arithmetic would lose
+    encoder["spatial"]["class_token"][..., :3] = [-0.0, 1e-45, 3e38]  # what arithmetic would lose
     save_exported(tmp_path / "a.safetensors", MODEL, encoder, source=SOURCE)
     found = load_exported(str(tmp_path / "a.safetensors"))
     assert found.model == MODEL and found.head is None and found.statistics == {} and found.source == SOURCE
@@ -180,17 +180,80 @@ def test_a_name_that_says_another_format(tmp_path, encoder):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sensor_of_the_users_own_is_registered_and_not_confused(tmp_path, small, monkeypatch):
+def write_whole(path, tensors, model=MODEL, description=None):
+    """Writes a file with its checksum, as another program could; `description` replaces the one of the model."""
+    records = [dataclasses.asdict(SENSORS[name]) for name in SENSORS]
+    content = dict(model=dataclasses.asdict(model), sensors=records, head=None, statistics={}, source=SOURCE)
+    description = description or json.dumps(content)
+    metadata = {"format": FORMAT, "version": "1", "description": description, "sha256": checksum(tensors, description)}
+    save_file(tensors, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: np.full_like(one, np.nan), "encoder/spatial/class_token holds NaN or infinite values"),
+        (lambda one: one.astype(np.int32), "encoder/spatial/class_token has dtype int32, expected float32"),
+        (lambda one: one.astype(np.float16), "encoder/spatial/class_token has dtype float16, expected float32"),
+        (lambda one: one[:-1], r"encoder/spatial/class_token \(31,\), expected \(32,\)"),
+        (None, r"encoder/spatial/class_token absent, expected \(32,\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, encoder, change, message):
+    tensors = {f"encoder/{name}": np.ascontiguousarray(leaf) for name, leaf in flat_names(encoder).items()}
+    token = tensors.pop("encoder/spatial/class_token")
+    tensors |= {} if change is None else {"encoder/spatial/class_token": np.ascontiguousarray(change(token))}
+    with pytest.raises(ValueError, match=rf"a\.safetensors: .*{message}.*; get the file again"):
+        load_exported(write_whole(tmp_path / "a.safetensors", tensors))
+
+
+@pytest.mark.parametrize("description", ["{", "[" * 100_000, '"text"'])
+def test_a_description_that_is_damaged_names_its_file(tmp_path, encoder, description):
+    tensors = {"encoder/bias": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match=r"a\.safetensors.* get the file again"):
+        load_exported(write_whole(tmp_path / "a.safetensors", tensors, description=description))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_dtypes_that_numpy_lacks_name_the_file(tmp_path, dtype):
+    import jax.numpy as jnp
+    from safetensors.flax import save_file as save
+
+    metadata = {"format": FORMAT, "version": "1", "description": "{}", "sha256": ""}
+    save({"encoder/bias": jnp.zeros(3, dtype)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"a\.safetensors "):
+        load_exported(tmp_path / "a.safetensors")
+
+
+def test_sensors_are_registered_only_of_a_file_that_is_whole_and_by_its_model(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr("anysat_jax.sensors.SENSORS", SENSORS.copy())
+    monkeypatch.setattr(exported, "SENSORS", register.__globals__["SENSORS"])
+    drone = register(Sensor("drone", "image", ("R", "G", "B"), 0.1, subpatch_pixels=10))
+    monkeypatch.setitem(SENSORS, "drone", drone)  # among the records that `write_whole` describes
+    del exported.SENSORS["drone"]
+    tensors = {f"encoder/{name}": np.ascontiguousarray(leaf) for name, leaf in flat_names(encoder).items()}
+    assert load_exported(write_whole(tmp_path / "a.safetensors", tensors)).model == MODEL
+    assert "drone" not in exported.SENSORS
+    exported.SENSORS["drone"] = drone
+    model = dataclasses.replace(MODEL, sensors=("s2", "modis", "drone"))
+    del exported.SENSORS["drone"]
+    with pytest.raises(ValueError, match=r"projector_drone/embed/kernel absent, expected"):
+        load_exported(write_whole(tmp_path / "a.safetensors", tensors, model))
+    assert "drone" not in exported.SENSORS
+
+
+def test_a_sensor_of_the_users_own_is_registered_and_not_confused(tmp_path, monkeypatch):
     monkeypatch.setattr("anysat_jax.sensors.SENSORS", SENSORS.copy())
     monkeypatch.setattr(exported, "SENSORS", register.__globals__["SENSORS"])
     drone = register(Sensor("drone", "image", ("R", "G", "B"), 0.1, subpatch_pixels=10))
     model = ModelConfig(dim=32, num_heads=2, predictor_heads=2, sensors=("drone",))
-    save_exported(tmp_path / "a.safetensors", model, small, source=SOURCE)
+    save_exported(tmp_path / "a.safetensors", model, init_encoder(model, 0), source=SOURCE)
     del exported.SENSORS["drone"]
     assert load_exported(tmp_path / "a.safetensors").model == model
     assert exported.SENSORS["drone"] == drone
     exported.SENSORS["drone"] = Sensor("drone", "image", ("R", "G", "B", "NIR"), 0.1, subpatch_pixels=10)
-    with pytest.raises(ValueError, match=r"a\.safetensors was made with .*'B'\).*, and here that name is .*'NIR'"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: it was made with .*'B'\).*, and here that name is .*'NIR'"):
         load_exported(tmp_path / "a.safetensors")
 
 
@@ -203,14 +266,14 @@ def overwrite_and_die(path, small):
     save_exported(path, MODEL, small, source={})
 
 
-def test_a_killed_write_leaves_the_file_before_it(saved, small):
+def test_a_killed_write_leaves_the_file_before_it(saved, small, encoder):
     before = saved.read_bytes()
     process = multiprocessing.get_context("spawn").Process(target=overwrite_and_die, args=(saved, small))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert saved.read_bytes() == before
-    save_exported(saved, MODEL, small, source={})
+    save_exported(saved, MODEL, encoder, source={})
     assert load_exported(saved).source == {}
 
 

@@ -92,7 +92,7 @@ def test_positions_are_the_released_ones_whatever_the_config_says(tmp_path, bare
     assert load_published(save(tmp_path, bare), config).config.positions == "released"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
 def test_other_precisions_become_float32(tmp_path, bare, params, dtype):
     weights = load_published(save(tmp_path, {name: tensor.to(dtype) for name, tensor in bare.items()}))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(weights.encoder_params))
@@ -164,6 +164,14 @@ def test_no_shape_tells_the_predictors_heads(tmp_path, pretraining):
         (lambda state: {}, "the content is an empty dictionary"),
         (lambda state: {"epoch": 3}, "entry 'epoch' is of type int; expected a dense tensor"),
         (lambda state: {**state, "cls_token": state["cls_token"].to_sparse()}, "expected a dense tensor"),
+        (lambda state: {**state, WEIGHT: state[WEIGHT].to(torch.int64)}, rf"{WEIGHT}' is .* torch\.int64; expected fl"),
+        (lambda state: {**state, WEIGHT: state[WEIGHT] > 0}, r"torch\.bool; expected floating-point values"),
+        (lambda state: {**state, WEIGHT: state[WEIGHT] + 1j}, r"torch\.complex64; expected floating-point values"),
+        (lambda state: {**state, WEIGHT: state[WEIGHT].to("meta")}, r"without values \(device meta\); expected fl"),
+        (
+            lambda state: {**state, WEIGHT: torch.quantize_per_tensor(state[WEIGHT], 0.1, 0, torch.qint8)},
+            r"torch\.qint8; expected floating-point values",
+        ),
     ],
 )
 def test_contents_that_are_no_model(tmp_path, bare, change, message):
@@ -203,6 +211,15 @@ def test_a_truncated_file(tmp_path, bare, zipped, kept):
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"cannot be read .*expected a PyTorch checkpoint: .* again"):
+        load_published(path)
+
+
+def test_a_flipped_bit_of_a_tensor_is_found(tmp_path, bare):
+    path = save(tmp_path, bare)
+    content = bytearray(path.read_bytes())
+    content[content.index(bare[WEIGHT].numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth cannot be read \(.* in it does not match its checksum\)"):
         load_published(path)
 
 
