@@ -4,13 +4,14 @@ Both are pytrees of numpy or jax arrays. Masks are True where valid; `None` mean
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from anysat_jax.sensors import Sensor, get_sensor
 
@@ -115,6 +116,24 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
             f"{name!r} is a {type(value).__name__} that numpy cannot read ({error}); give a numpy array, of a torch "
             "tensor tensor.detach().cpu().float().numpy()"
         ) from None
+
+
+def days_of_year(name: str, dates: Shaped[np.ndarray, "B T"]) -> Int[np.ndarray, "B T"]:
+    """Returns the days of their years, 1 January = 0, of datetime64, texts like "2020-12-31", or datetime objects.
+
+    Raises:
+      ValueError: one of them is not a day; the message has `name`.
+    """
+    texts = dates.astype(str)
+    # numpy would take months and years without a day as well, and read them as their first day.
+    wrong = [one for one in texts.flat if not re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", str(one), re.ASCII)]
+    try:
+        days = texts.astype("U10").astype("datetime64[D]")
+    except ValueError as error:
+        wrong = wrong or [str(error)]
+    if wrong:
+        raise ValueError(f"{name!r} holds {str(wrong[0])!r}; dates with a year are days like 2020-12-31")
+    return (days - days.astype("datetime64[Y]")).astype(np.int32)
 
 
 def fake_observation(

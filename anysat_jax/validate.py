@@ -4,15 +4,14 @@ import difflib
 import functools
 import math
 import numbers
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
-from anysat_jax.batch import Batch, Observation, to_numpy
+from anysat_jax.batch import Batch, Observation, days_of_year, to_numpy
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
@@ -194,7 +193,7 @@ def _dates(
     if dates.shape != shape:
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
     if dates.dtype.kind in "MOSU":
-        return _days_of_year(name, dates if real is None else np.where(real, dates, np.array(PADDED_DATE, dates.dtype)))
+        return days_of_year(name, dates if real is None else np.where(real, dates, np.array(PADDED_DATE, dates.dtype)))
     if dates.dtype.kind not in "iuf":
         raise ValueError(f"{name!r} has dtype {dates.dtype}; dates are integers, days of the year, 1 January = 0")
     # Padding may hold anything, so it is replaced before the days are checked.
@@ -209,20 +208,6 @@ def _dates(
             f"where a series runs into following years. Padding is marked in {sensor.name}_date_mask, not here"
         )
     return dates.astype(np.int32)
-
-
-def _days_of_year(name: str, dates: Shaped[np.ndarray, "B T"]) -> Int[np.ndarray, "B T"]:
-    """Returns the days of their years, 1 January = 0, of datetime64, texts like "2020-12-31", or datetime objects."""
-    texts = dates.astype(str)
-    # numpy would take months and years without a day as well, and read them as their first day.
-    wrong = [one for one in texts.flat if not re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", str(one), re.ASCII)]
-    try:
-        days = texts.astype("U10").astype("datetime64[D]")
-    except ValueError as error:
-        wrong = wrong or [str(error)]
-    if wrong:
-        raise ValueError(f"{name!r} holds {str(wrong[0])!r}; dates with a year are days like 2020-12-31")
-    return (days - days.astype("datetime64[Y]")).astype(np.int32)
 
 
 def _mask(
