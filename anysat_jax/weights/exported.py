@@ -115,6 +115,8 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
         raise ValueError(f"{path} is not a safetensors file, or is cut off or damaged ({error}); {_AGAIN}") from error
     except (TypeError, AttributeError) as error:  # of dtypes that numpy lacks
         raise ValueError(f"{path} holds tensors that cannot be read ({error}); expected float32; {_AGAIN}") from error
+    if other := [f"{name} has dtype {one.dtype}" for name, one in tensors.items() if one.dtype != np.float32]:
+        raise ValueError(f"{path} is not in float32: {other[0]}, expected float32; {_AGAIN}")
     if checksum(tensors, metadata["description"]) != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: it does not match its checksum; {_AGAIN}")
     try:
@@ -180,10 +182,8 @@ def _encoder_shapes(model: ModelConfig, sensors: tuple[Sensor, ...]) -> dict[str
 
 
 def _check_tensors(tensors: Mapping[str, np.ndarray], encoder: Mapping[str, tuple[int, ...]], head: Any) -> None:
-    """Refuses tensors that are not finite float32, or not those of the encoder and, where there is one, a head."""
+    """Refuses tensors that are not finite, or not those of the encoder and, where there is one, a head."""
     for name, tensor in tensors.items():
-        if tensor.dtype != np.float32:
-            raise ValueError(f"{name} has dtype {tensor.dtype}, expected float32")
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinite values, and such weights are of no use")
     found = {name: one.shape for name, one in tensors.items() if not (head and name.startswith("head/"))}
