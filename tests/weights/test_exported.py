@@ -201,9 +201,9 @@ def write_whole(path, tensors, model=MODEL, description=None):
     ],
 )
 def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, encoder, change, message):
-    tensors = {f"encoder/{name}": np.ascontiguousarray(leaf) for name, leaf in flat_names(encoder).items()}
+    tensors = {f"encoder/{name}": np.array(leaf, order="C") for name, leaf in flat_names(encoder).items()}
     token = tensors.pop("encoder/spatial/class_token")
-    tensors |= {} if change is None else {"encoder/spatial/class_token": np.ascontiguousarray(change(token))}
+    tensors |= {} if change is None else {"encoder/spatial/class_token": np.array(change(token), order="C")}
     with pytest.raises(ValueError, match=rf"a\.safetensors.*{message}.*; get the file again"):
         load_exported(write_whole(tmp_path / "a.safetensors", tensors))
 
@@ -232,7 +232,7 @@ def test_sensors_are_registered_only_of_a_file_that_is_whole_and_by_its_model(tm
     drone = register(Sensor("drone", "image", ("R", "G", "B"), 0.1, subpatch_pixels=10))
     monkeypatch.setitem(SENSORS, "drone", drone)  # among the records that `write_whole` describes
     del exported.SENSORS["drone"]
-    tensors = {f"encoder/{name}": np.ascontiguousarray(leaf) for name, leaf in flat_names(encoder).items()}
+    tensors = {f"encoder/{name}": np.array(leaf, order="C") for name, leaf in flat_names(encoder).items()}
     assert load_exported(write_whole(tmp_path / "a.safetensors", tensors)).model == MODEL
     assert "drone" not in exported.SENSORS
     exported.SENSORS["drone"] = drone
