@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import warnings
 import zipfile
 import zlib
@@ -23,6 +24,23 @@ from jaxtyping import Int8, Num, UInt8, UInt16
 
 SURPLUS: Any = None  # csv's key for the cells of a row beyond the header's
 REMEDY = "download or copy it again"
+
+MOST_BYTES = 2**31  # of the arrays of one file; no archive has more, and a machine may have several readers
+# By suffix: rasterio's driver, as GDAL would take any format, also those that name further files and addresses to
+# read (VRT), and how such files begin.
+_TIFF = ("GTiff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+DRIVERS = {".tif": _TIFF, ".tiff": _TIFF, ".jp2": ("JP2OpenJPEG", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"))}
+
+
+class TooLargeError(ValueError):
+    """A file whose arrays would take more memory than `MOST_BYTES`."""
+
+
+def check_size(path: pathlib.Path, size: int) -> None:
+    """Raises TooLargeError if a file announces arrays of more than `MOST_BYTES` bytes."""
+    if size > MOST_BYTES:
+        limit = f"expected at most {MOST_BYTES / 2**30:g} GiB in one file"
+        raise TooLargeError(f"{path} announces arrays of {size / 2**30:,.1f} GiB; {limit}: cut it into smaller ones")
 
 
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
@@ -67,6 +85,8 @@ def explained(path: pathlib.Path, expected: str, *errors: type[Exception]) -> It
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path}; expected {expected}") from None
+    except TooLargeError:
+        raise
     except (OSError, *errors) as error:
         raise ValueError(f"{path} cannot be read ({error}); expected {expected}; {REMEDY}") from error
 
@@ -103,19 +123,46 @@ def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16
     return (values if values.dtype.kind in "iu" else np.rint(values)).astype(np.uint16)
 
 
-def read_raster(
-    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Reads all bands of a raster (C, H, W), and its georeference as an example's "crs" and "transform".
+@contextlib.contextmanager
+def open_raster(path: pathlib.Path, expected: str, content: bytes | None = None) -> Iterator[Any]:
+    """Opens a TIFF (or JPEG 2000) file with rasterio, and no file or address that it might lead to.
 
     Args:
-      shape, dtype, expected: as in `check_array`.
       content: the file's bytes if they come from an archive, where `path` only names them.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, unreadable, or of another shape or dtype.
+      FileNotFoundError, ValueError: it is missing, unreadable, of another format, or larger than `MOST_BYTES`.
       ImportError: rasterio is not installed.
     """
+    rasterio = _import("rasterio", path)
+    driver, starts = DRIVERS.get(path.suffix.lower(), _TIFF)
+    with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        _check_start(path, driver, starts, content)
+        # Masks and overviews beside the file, which GDAL opens on its own, with any driver.
+        for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
+            if os.path.lexists(path.parent / name):
+                _check_start(inside(path.parent, name), *_TIFF)
+        source = path if content is None else io.BytesIO(content)
+        # The option lets the file of that name alone be read over the network.
+        with rasterio.Env(CPL_VSIL_CURL_ALLOWED_FILENAME="none"), rasterio.open(source, driver=driver) as file:
+            size = sum(int(re.sub(r"\D", "", dtype)) // 8 for dtype in file.dtypes)  # bytes of one in all bands
+            check_size(path, size * file.height * file.width)
+            yield file
+
+
+def _check_start(path: pathlib.Path, driver: str, starts: Sequence[bytes], content: bytes | None = None) -> None:
+    if content is None:
+        with path.open("rb") as file:
+            content = file.read(12)
+    if not content.startswith(tuple(starts)):
+        raise ValueError(f"{path.name} begins with {content[:12]!r}, not like a file of the format {driver}")
+
+
+def read_raster(
+    path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads a raster (C, H, W) and its "crs" and "transform"; arguments and errors of `open_raster`, `check_array`."""
     return read_raster_and_nodata(path, shape, dtype, expected, content)[:2]
 
 
@@ -123,13 +170,8 @@ def read_raster_and_nodata(
     path: pathlib.Path, shape: Sequence[int | None], dtype: Any, expected: str, content: bytes | None = None
 ) -> tuple[np.ndarray, dict[str, Any], float | None]:
     """Reads as `read_raster`, and the file's value of pixels without data (None: it has none)."""
-    rasterio = _import("rasterio", path)
-    with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        if content is None and not path.is_file():
-            raise FileNotFoundError(path)
-        with rasterio.open(path if content is None else io.BytesIO(content)) as file:
-            values, place, nodata = file.read(), georeference(file.crs, file.transform), file.nodata
+    with open_raster(path, expected, content) as file:
+        values, place, nodata = file.read(), georeference(file.crs, file.transform), file.nodata
     return check_array(path, values, shape, dtype, expected), place, nodata
 
 
@@ -145,8 +187,9 @@ def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: 
     """
     from PIL import Image
 
+    errors = (SyntaxError, ValueError, Image.DecompressionBombError)
     # GDAL would fill up an image that is cut off.
-    with explained(path, expected, SyntaxError, ValueError), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+    with explained(path, expected, *errors), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         values = np.array(image)
     shaped = np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 0))
     return check_array(path, shaped, (bands, side, side), "uint8", expected)
@@ -190,8 +233,18 @@ def read_npy(
       FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.
     """
     with explained(path, expected, ValueError, EOFError):
+        with path.open("rb") as file:
+            check_size(path, 0 if mapped else _announced(file))
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     return check_array(path, array, [None] * np.ndim(array) if shape is None else shape, dtype, expected)
+
+
+def _announced(file: Any) -> int:
+    """Returns the bytes of an array by its `.npy` header; numpy would take that memory whatever the file holds."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return math.prod(shape) * dtype.itemsize
 
 
 def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
@@ -200,13 +253,27 @@ def read_npz(path: pathlib.Path, expected: str) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or pickled.
     """
-    errors = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError)
-    with explained(path, expected, *errors), np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    errors = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError, NotImplementedError)
+    with explained(path, expected, *errors):
+        size = 0
+        with zipfile.ZipFile(path) as members:
+            for member in members.infolist():
+                with members.open(member) as file:  # numpy returns the bytes of one that is not an array
+                    size += max(_announced(file) if member.filename.endswith(".npy") else 0, member.file_size)
+        check_size(path, size)
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+
+def _dataset(file: Any, key: str) -> Any:
+    dataset = file[key]  # perhaps a link to another file, or made of parts of others
+    if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external:
+        raise ValueError(f"its {key!r} lies in another file")
+    return dataset
 
 
 def read_hdf5(
-    path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any] = lambda dataset: dataset[()]
+    path: pathlib.Path, keys: Sequence[str], expected: str, use: Callable[[Any], Any] | None = None
 ) -> dict[str, Any]:
     """Reads datasets of an HDF5 file by key: their values, or what `use` takes from each, such as `np.shape`.
 
@@ -218,7 +285,9 @@ def read_hdf5(
     errors = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
     with explained(path, expected, *errors), h5py.File(path) as file:
         missing = [key for key in keys if key not in file]
-        found = {key: use(file[key]) for key in keys if key in file}
+        datasets = {key: _dataset(file, key) for key in keys if key in file}
+        check_size(path, 0 if use else sum(dataset.nbytes for dataset in datasets.values()))
+        found = {key: use(dataset) if use else dataset[()] for key, dataset in datasets.items()}
     if missing:
         raise ValueError(f"{path} has no {missing}; expected {expected}")
     return found
@@ -237,7 +306,9 @@ def read_hdf5_row(path: pathlib.Path, keys: Sequence[str], row: int, expected: s
     with explained(path, expected, KeyError, RuntimeError, ValueError, TypeError, IndexError):
         state = path.stat()
         file = _open_hdf5(path, os.getpid(), (state.st_ino, state.st_mtime_ns, state.st_size))
-        return {key: file[key][row] for key in keys}
+        datasets = {key: _dataset(file, key) for key in keys}
+        check_size(path, sum(dataset.nbytes // max(len(dataset), 1) for dataset in datasets.values()))
+        return {key: dataset[row] for key, dataset in datasets.items()}
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,8 +1,12 @@
 """Raw files: whatever is wrong with one, the error names it, says what was expected and what to do."""
 
+import http.server
 import json
+import pathlib
 import pickle
 import sys
+import threading
+import zipfile
 
 import h5py
 import numpy as np
@@ -309,3 +313,122 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch, packa
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"needs {package}: pip install -e '\.\[data\]'"):
         READERS[name](tmp_path / name)
+
+
+VRT = """<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
+<SourceFilename relativeToVRT="0">{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>
+</VRTDataset>"""
+
+
+@pytest.fixture
+def requests():
+    """The address of a server of this machine, and the list of what was requested of it."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/a.tif", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("prefix", ["/vsicurl/", ""])
+def test_a_raster_leads_to_no_other_file_and_no_address(tmp_path, requests, prefix):
+    address, asked = requests
+    path, secret = tmp_path / "a.tif", tmp_path / "elsewhere" / "secret.tif"
+    secret.parent.mkdir()
+    write_raster(secret, np.full((1, 2, 2), 7, np.uint8))
+    for source in (str(secret), prefix + address):
+        path.write_text(VRT.format(source=source))
+        for content in (None, path.read_bytes()):
+            with pytest.raises(ValueError, match=r"a\.tif begins with b'<VRTDataset ', not like .* GTiff\); expected"):
+                files.read_raster(path, (1, 2, 2), "uint8", EXPECTED, content)
+    # A mask beside the file, which GDAL opens on its own.
+    write_raster(path, np.full((1, 2, 2), 7, np.uint8))
+    for name in ("a.tif.msk", "a.tif.ovr"):
+        (tmp_path / name).write_text(VRT.format(source=prefix + address))
+        with pytest.raises(ValueError, match=rf"{name} begins with b'<VRTDataset '"):
+            files.read_raster(path, (1, 2, 2), "uint8", EXPECTED)
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to(tmp_path.parent / "a.msk")
+        with pytest.raises(ValueError, match=f"{name}.* leads out of"):
+            files.read_raster(path, (1, 2, 2), "uint8", EXPECTED)
+        (tmp_path / name).unlink()
+    assert not asked
+
+
+def test_the_network_is_off_while_a_raster_is_open(tmp_path, requests):
+    address, asked = requests
+    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.uint8))
+    with files.open_raster(tmp_path / "a.tif", EXPECTED), pytest.raises(rasterio.errors.RasterioIOError):
+        rasterio.open(f"/vsicurl/{address}")
+    assert not asked
+
+
+def test_rasters_are_opened_in_one_place():
+    """All readers share the list of drivers; made-up archives are only written."""
+    package = pathlib.Path(files.__file__).parent
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if "rasterio.open(" in path.read_text()}
+    assert found == {"files.py", "fakes/common.py"}
+
+
+@pytest.mark.parametrize("form", ["link", "virtual", "external"])
+def test_hdf5_datasets_that_lie_in_other_files_are_refused(tmp_path, form):
+    write_hdf5(tmp_path / "b.h5", x=np.arange(3))
+    (tmp_path / "raw").write_bytes(bytes(24))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if form == "link":
+            file["x"] = h5py.ExternalLink("b.h5", "x")
+        elif form == "external":
+            file.create_dataset("x", (3,), "i8", external=[("raw", 0, 24)])
+        else:
+            layout = h5py.VirtualLayout((3,), "i8")
+            layout[:] = h5py.VirtualSource("b.h5", "x", (3,))
+            file.create_virtual_dataset("x", layout)
+    for read in (READERS["a.h5"], READERS["row.h5"]):
+        with pytest.raises(ValueError, match=r"a\.h5 cannot be read \(its 'x' lies in another file\)"):
+            read(tmp_path / "a.h5")
+
+
+def npy_header(shape, dtype="<f8"):
+    text = repr({"descr": dtype, "fortran_order": False, "shape": shape})
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
+
+
+def test_sizes_are_checked_before_memory_is_taken(tmp_path):
+    """What files announce is compared with one limit; each of these files is small."""
+    limit = r"announces arrays of [\d,.]+ GiB; expected at most 2 GiB in one file: cut it into smaller ones"
+    (tmp_path / "a.npy").write_bytes(npy_header((2**50, 64)))
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        archive.writestr("x.npy", npy_header((2**50,)))
+    sparse = dict(count=1, height=60_000, width=60_000, dtype="uint8", SPARSE_OK=True, tiled=True)
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **sparse):
+        pass
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (2, 2**40), "f4", chunks=(1, 2**10))
+    readers = {"header.npz": READERS["a.npz"]} | {name: READERS[name] for name in ("a.npy", "a.tif", "a.h5")}
+    for name, read in readers.items():
+        assert (tmp_path / name).stat().st_size < 1e6
+        with pytest.raises(files.TooLargeError, match=f"{name} {limit}"):
+            read(tmp_path / name)
+    with pytest.raises(files.TooLargeError, match=limit):
+        files.read_hdf5_row(tmp_path / "a.h5", ["x"], 0, EXPECTED)
+    assert files.read_hdf5(tmp_path / "a.h5", ["x"], EXPECTED, np.shape) == {"x": (2, 2**40)}
+
+
+def test_an_npz_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(2**20, np.uint8), y=np.zeros(2**20, np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 1e4 and READERS["a.npz"](tmp_path / "a.npz").keys() == {"x", "y"}
+    monkeypatch.setattr(files, "MOST_BYTES", 2**21)
+    with pytest.raises(files.TooLargeError, match=r"a\.npz announces arrays"):
+        READERS["a.npz"](tmp_path / "a.npz")
