@@ -1,5 +1,6 @@
 """Bands by name: from the order of a file to the order of a sensor, and the radar's ratio band."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,11 @@ from jaxtyping import Bool, Float32, Num
 LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0
 # Linear power below any real backscatter, so that a ratio stays finite.
 SMALLEST_POWER = 1e-10
+
+
+def band_key(name: str) -> str:
+    """Returns a band's name in the spelling by which names are compared: "b02" is "B2"."""
+    return re.sub(r"^B0+(?=\d)", "B", name.strip().upper())
 
 
 def pick_bands(

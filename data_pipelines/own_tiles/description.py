@@ -1,6 +1,7 @@
 """The description of a folder of tiles: a TOML file decoded into msgspec Structs, which check themselves."""
 
 import contextlib
+import dataclasses
 import pathlib
 import re
 import tomllib
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec.structs import asdict, force_setattr
+from msgspec.structs import asdict, force_setattr, replace
 
 from anysat_jax.sensors import SENSORS, Sensor
 from data_pipelines.own_tiles.pattern import FilePattern
@@ -37,6 +38,24 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the tables of a description; the messages of their checks begin with the field."""
 
 
+class ClearPixels(_Table, kw_only=True):
+    """The table [sensors.NAME.clear]: which pixels count, by a classification of the scene.
+
+    Attributes:
+      values: numbers of the classes that count, such as 4, 5, 6, 7 of Sentinel-2's; a cloud mask may have 0 alone.
+      files: pattern of the classification's files, for each date one if the images have a file for each.
+      band: in place of files, a band of the images.
+    """
+
+    values: Annotated[tuple[Whole, ...], msgspec.Meta(min_length=1)]
+    files: FilePattern | None = None
+    band: Text = ""
+
+    def __post_init__(self) -> None:
+        if (self.files is None) != bool(self.band) or (self.files and self.files.has_band):
+            raise ValueError(f"band is {self.band!r}; expected a band of the images, or files without {{band}}")
+
+
 class SensorTable(_Table, kw_only=True):
     """A table [sensors.NAME].
 
@@ -50,6 +69,8 @@ class SensorTable(_Table, kw_only=True):
       pixels: along a side, where the files reach beyond the extent.
       optional: True if tiles may lack the sensor.
       units: of the values.
+      clear: which pixels count; all unless given.
+      same_day: "join" if a tile may have several files of a day, which become one date; "" if that is an error.
       natural_colour: bands to show as red, green and blue.
       kind, metres_per_pixel, subpatch_pixels: of a sensor that this description registers.
     """
@@ -63,6 +84,8 @@ class SensorTable(_Table, kw_only=True):
     pixels: Count | None = None
     optional: bool = False
     units: Text = ""
+    clear: ClearPixels | None = None
+    same_day: Text = ""
     natural_colour: Texts = ()
     kind: Text = ""
     metres_per_pixel: Positive | None = None
@@ -101,10 +124,12 @@ class SensorFiles(SensorTable, kw_only=True):
             raise ValueError(f"natural_colour has {len(self.natural_colour)} bands; expected red, green and blue")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        if self.same_day not in ("", "join"):
+            raise ValueError(f'same_day is {self.same_day!r}; expected "join", or leave it out')
         self._check_dates()
 
     def _check_dates(self) -> None:
-        name, in_npz = self.record.name, self.files.text.endswith(".npz")
+        name, in_npz = self.record.name, self.files.suffix == ".npz"
         ways = "{date} in the file names, or dates = a CSV file (columns tile, date) or the name of an npz file's array"
         if self.record.has_dates and self.files.has_date == bool(self.dates):
             found = "two sources of" if self.dates else "no"
@@ -117,6 +142,14 @@ class SensorFiles(SensorTable, kw_only=True):
             raise ValueError(f"dates is {self.dates!r}; expected a CSV file (or, for npz files, an array's name)")
         if self.array and not in_npz:
             raise ValueError(f"array is {self.array!r}, which only npz files have; files is {self.files.text!r}")
+        if self.files.has_band and self.record.has_dates and not self.files.has_date:
+            raise ValueError(
+                f"files is {self.files.text!r}; expected {{date}} beside {{band}}: a file for each of both"
+            )
+        if self.clear and self.clear.band and self.clear.band not in self.bands:
+            raise ValueError(f"clear.band is {self.clear.band!r}; expected one of bands: {', '.join(self.bands)}")
+        if self.clear and self.clear.files and self.clear.files.has_date != self.files.has_date:
+            raise ValueError(f"clear.files is {self.clear.files.text!r}; expected {{date}} in both files or in neither")
 
 
 class TileLabels(_Table, kw_only=True):
@@ -163,8 +196,10 @@ class MaskFiles(_Table, kw_only=True):
         if self.classes and self.ignore is None:
             force_setattr(self, "ignore", -1)
         _check_classes(self.classes, self.unit)
-        if self.files.has_date:
-            raise ValueError(f"files is {self.files.text!r}; a mask has no {{date}}, one file belongs to a tile")
+        if self.files.has_date or self.files.has_band:
+            raise ValueError(
+                f"files is {self.files.text!r}; a mask has no {{date}} or {{band}}, but one file for a tile"
+            )
         if len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values):
             raise ValueError(f"values has {self.values} for {len(self.classes)} classes; expected one number each")
         if self.classes and not isinstance(self.ignore, int):
@@ -257,7 +292,12 @@ def read_description(path: pathlib.Path) -> Description:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file ({error}); docs/DATA.md shows how to write one") from error
     facts = asdict(_decode(path, "", table, DescriptionTable))
-    facts["sensors"] = tuple(_sensor(path, name, one) for name, one in facts["sensors"].items())
+    sensors = tuple(_sensor(path, name, one) for name, one in facts["sensors"].items())
+    if len(sensors) == 1 and sensors[0].record.kind == "context":
+        # A context has no place in the tile: alone, it is an ordinary series, with as many pixels as the tile has.
+        record = dataclasses.replace(sensors[0].record, name=f"{sensors[0].record.name}-series", kind="series")
+        sensors = (replace(sensors[0], record=record, kind="series"),)
+    facts["sensors"] = sensors
     with _prefixed(f"{path}: "):
         return Description(**facts, path=path, text=text)
 
@@ -326,7 +366,9 @@ def _explanation(file: pathlib.Path, section: str, table: Any, kind: type[_Table
     if found := re.fullmatch("Object missing required field `(.+)`?", message):
         return f"{place} has no {found[1].rstrip('`')}; docs/DATA.md describes it"
     if found := re.fullmatch("Object contains unknown field `(.+)`?", message):
-        fields = {".labels": TileLabels, ".mask": MaskFiles, ".splits": SplitRule}.get(path, kind).__struct_fields__
+        fields = {".labels": TileLabels, ".mask": MaskFiles, ".splits": SplitRule, ".clear": ClearPixels}.get(
+            path, kind
+        ).__struct_fields__
         return f"{place} has {found[1].rstrip('`')}, which is not known; known are {', '.join(sorted(fields))}"
     if not message.startswith(("Expected", "Number")):  # of a check of ours, which begins with the field
         return f"{place}.{message}"

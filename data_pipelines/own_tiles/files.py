@@ -1,10 +1,10 @@
-"""Files of a tile: GeoTIFF, npy and npz as arrays, with validity, dates, labels and alignment."""
+"""Files of a tile as arrays of an example: bands, validity, dates, labels and places."""
 
 import dataclasses
 import datetime
+import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Num
@@ -12,53 +12,35 @@ from jaxtyping import Bool, Float64, Num
 from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
 from data_pipelines.card import Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import check_array, georeference, read_npy, read_npz, read_raster_and_nodata
+from data_pipelines.files import explained
+from data_pipelines.own_tiles.declared import Read, with_declarations
 from data_pipelines.own_tiles.description import DECIBELS, LINEAR, MaskFiles, SensorFiles
 
 
-@dataclasses.dataclass(frozen=True)
-class Read:
-    """The content of a file.
-
-    Attributes:
-      path: the file.
-      values: as stored.
-      place: "crs" and "transform"; "" and NaN of a file without a georeference.
-      nodata: the nodata value that the file declares.
-      others: further arrays of an npz file.
-    """
-
-    path: pathlib.Path
-    values: np.ndarray
-    place: dict[str, Any]
-    nodata: float | None = None
-    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
-def read_file(path: pathlib.Path, array: str = "", dates: str = "") -> Read:
-    """Reads a file of numbers.
+def with_clear(files: SensorFiles, read: Read, classes: Read | None) -> Read:
+    """Returns a sensor's file with `valid` False where the classification's class is not one that counts.
 
     Args:
-      path: a .tif, .tiff, .npy or .npz file.
-      array: name of the array in an npz file; "" for the only one besides `dates`.
-      dates: name of an npz file's array of dates, if any.
+      classes: the classification's file, with pixels of the same size or a multiple; None if a band of `read` has it.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, unreadable, or holds no such array of numbers.
+      ValueError: it is of another size, or elsewhere.
     """
-    if path.suffix in (".tif", ".tiff"):
-        values, place, nodata = read_raster_and_nodata(path, (None, None, None), "iuf", "a GeoTIFF of numbers")
-        return Read(path, values, place, nodata)
-    nowhere = georeference(None, None)
-    if path.suffix == ".npy":
-        return Read(path, read_npy(path, None, "iuf", "an npy array of numbers"), nowhere)
-    arrays = read_npz(path, "an npz file of arrays")
-    names = [array] if array else [name for name in arrays if name != dates]
-    if len(names) != 1 or names[0] not in arrays:
-        raise ValueError(f'{path} has the arrays {sorted(arrays)}; say which one to read: array = "NAME"')
-    values = arrays[names[0]]
-    check_array(path, values, values.shape, "iuf", f"numbers in the array {names[0]!r}")
-    return Read(path, values, nowhere, others=arrays)
+    *axes, _, height, width = read.values.shape
+    if classes is None:
+        band = files.bands.index(files.clear.band)
+        clear = np.isin(read.values[..., band : band + 1, :, :], files.clear.values)
+    else:
+        check_places([(read, None), (classes, None)])
+        clear = np.isin(classes.values, files.clear.values) & (True if classes.valid is None else classes.valid)
+        times = max(width // clear.shape[-1], 1)
+        clear = clear.repeat(times, -1).repeat(times, -2)
+        if clear.shape[-2:] != (height, width) or clear.size != np.prod([*axes, height, width]):
+            raise ValueError(
+                f"{classes.path} has the shape {classes.values.shape}; expected a class for each pixel of {read.path}, "
+                f"{(*axes, 1, height, width)}, or for squares of them"
+            )
+    return dataclasses.replace(read, valid=read.valid & clear.reshape(*axes, 1, height, width))
 
 
 def to_sensor(
@@ -73,11 +55,7 @@ def to_sensor(
     """
     bands = files.record.bands[:2] if files.computes_ratio else files.record.bands
     picked = pick_bands(values, files.bands, bands)
-    mask = np.isfinite(picked)
-    for value in (files.nodata, read.nodata):
-        if value is not None:
-            mask &= picked != value
-    mask = mask.all(axis=-3, keepdims=True)
+    mask = pick_bands(read.valid, files.bands, bands).all(axis=-3, keepdims=True)
     if files.computes_ratio:
         # Power is never negative, and a scene in decibels always has negative values.
         negative = bool((mask & (picked < 0)).any())
@@ -110,11 +88,12 @@ def _cast(path: pathlib.Path, files: SensorFiles, values: np.ndarray) -> np.ndar
 
 
 def with_bands(files: SensorFiles, read: Read) -> Read:
-    """Returns the values as (bands, H, W) or, of a stacked file, (dates, bands, H, W).
+    """Returns values and `valid` as (bands, H, W) or, of a stacked file, (dates, bands, H, W).
 
     Raises:
-      ValueError: the file has other bands than described.
+      ValueError: the file has other bands than described, or as `with_declarations`.
     """
+    read = with_declarations(files, read)
     values, count = read.values, len(files.bands)
     stacked = files.record.has_dates and not files.files.has_date
     # A GeoTIFF has one axis for bands and dates; bands change faster.
@@ -126,7 +105,7 @@ def with_bands(files: SensorFiles, read: Read) -> Read:
             f"{read.path} has the shape {read.values.shape}; expected {axes} with {count} bands: "
             f"{', '.join(files.bands)}"
         )
-    return dataclasses.replace(read, values=values)
+    return dataclasses.replace(read, values=values, valid=read.valid.reshape(values.shape))
 
 
 def days_of_array(read: Read, name: str) -> list[datetime.date]:
@@ -158,7 +137,20 @@ def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.dat
         raise ValueError(f"{reads[0].path} has {len(values)} dates, but {files.dates} lists {len(days)}")
     if not mask.any():
         raise ValueError(f"{reads[0].path}: no date of {name!r} has a valid pixel (nodata is {files.nodata})")
+    if files.same_day:
+        values, mask, days = _joined_days(values, mask, days)
     return observed_series(name, values, mask, days)
+
+
+def _joined_days(
+    values: Num[np.ndarray, "T C H W"], mask: Bool[np.ndarray, "T 1 H W"], days: list[datetime.date]
+) -> tuple[Num[np.ndarray, "D C H W"], Bool[np.ndarray, "D 1 H W"], list[datetime.date]]:
+    """Returns one date for each day: the one with most valid pixels, and from the others what it lacks."""
+    joined: dict[datetime.date, tuple[np.ndarray, np.ndarray]] = {}
+    for date in sorted(range(len(days)), key=lambda date: -mask[date].sum()):
+        best, seen = joined.get(days[date], (values[date], mask[date]))
+        joined[days[date]] = np.where(seen, best, values[date]), seen | mask[date]
+    return *(np.stack(arrays) for arrays in zip(*joined.values(), strict=True)), list(joined)
 
 
 NO_LABEL = -1  # the number in the files may be that of a class once classes count from 0
@@ -176,7 +168,8 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
     Raises:
       ValueError: the file is of another size, or holds an unknown class.
     """
-    values = read.values[0] if read.values.ndim == 3 and len(read.values) == 1 else read.values
+    one_band = read.values.ndim == 3 and len(read.values) == 1
+    values, valid = (array[0] if one_band and array is not None else array for array in (read.values, read.valid))
     if values.shape != (side, side):
         metres = mask.metres_per_pixel
         raise ValueError(
@@ -188,6 +181,10 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
     known = np.isfinite(values if mask.classes else values.astype(np.float32))
     for value in nothing:
         known &= values != value
+    if valid is not None:
+        known &= valid
+    if read.scales:
+        values = values * read.scales[0] + read.offsets[0]
     if not mask.classes:
         return np.where(known, values.astype(np.float32), np.float32(np.nan))
     if strangers := sorted(set(np.unique(values[known]).tolist()) - set(mask.values)):
@@ -197,49 +194,99 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
         )
     classes = np.full(values.shape, NO_LABEL, dtype)
     for number, value in enumerate(mask.values):
-        classes[values == value] = number
+        classes[known & (values == value)] = number
     return classes
 
 
 _IDENTITY = (1, 0, 0, 0, 1, 0)  # transform of a raster that has a coordinate system and no position in it
+_DEGREE = 6378137.0  # metres of an angle of 1 along the equator, as coordinate systems in degrees are exported
 
 
-def check_places(reads: Sequence[Read]) -> None:
-    """Refuses rasters that are upside down, or away from the first one in the same coordinate system.
+def check_places(reads: Sequence[tuple[Read, float | None]]) -> None:
+    """Refuses rasters that are turned or upside down, have pixels of another size, or lie away from the first one.
 
-    Files without a georeference, or in another coordinate system, are not checked.
+    Args:
+      reads: files of a tile, each with the described metres per pixel; None of a sensor whose pixel covers the tile.
+        Files without a georeference are not checked.
 
     Raises:
-      ValueError: the message names the file.
+      ValueError: the message names the file and both sides.
     """
-    placed = [read for read in reads if read.place["crs"] and tuple(read.place["transform"]) != _IDENTITY]
+    placed = [(r, metres) for r, metres in reads if r.place["crs"] and tuple(r.place["transform"]) != _IDENTITY]
+    for read, metres in placed:
+        _check_grid(read, metres)
     firsts: dict[str, Read] = {}
-    for read in placed:
-        a, _, _, _, e, _ = read.place["transform"]
-        if a < 0 or e > 0:
-            raise ValueError(
-                f"{read.path} has its first row in the {'south' if e > 0 else 'north'} and its first column in the "
-                f"{'east' if a < 0 else 'west'}; expected north and west, as in the other files: gdalwarp writes it so"
-            )
-    for read in placed:
+    for read, _ in placed:
         first = firsts.setdefault(read.place["crs"], read)
-        # Grids of different sensors may differ by up to a pixel of the coarser one.
-        away = np.hypot(*(_centre(read) - _centre(first)))
-        pixels = float(away / max(_pixel(read), _pixel(first)))
-        if pixels > 1 + 1e-6:
+        if first is read:
+            first = placed[0][0]
+        away = float(np.hypot(*(_centre(read, first.place["crs"]) - _centre(first, first.place["crs"]))))
+        same = read.place["crs"] == first.place["crs"]
+        # Grids of different sensors may differ by up to a pixel of the coarser one. A tile that was cut in another
+        # coordinate system is turned against the first one, and its centre is a little elsewhere.
+        unit, first_unit = (_metres_per_unit(one.place["crs"])[0] or 1 for one in (read, first))
+        pixel = max(_pixel(read) * unit / first_unit, _pixel(first))
+        allowed = pixel if same else max(pixel, 0.1 * _pixel(first) * max(first.values.shape[-2:]))
+        if not away <= allowed * (1 + 1e-6):
+            systems = "" if same else f" ({read.place['crs']} and {first.place['crs']})"
             raise ValueError(
-                f"{read.path} is centred {pixels:.3g} pixels away from {first.path}; expected the files of a tile to "
-                "cover the same ground: cut them to the same bounds"
+                f"{read.path} is centred {away / pixel:.3g} pixels away from {first.path}{systems}; expected the files "
+                "of a tile to cover the same ground: cut them to the same bounds"
             )
 
 
-def _centre(read: Read) -> Float64[np.ndarray, "2"]:
+def _check_grid(read: Read, metres: float | None) -> None:
+    a, b, _, d, e, _ = read.place["transform"]
+    if max(abs(b), abs(d)) > 1e-6 * max(abs(a), abs(e)):
+        raise ValueError(f"{read.path} is turned or sheared (transform {a:g}, {b:g}, {d:g}, {e:g}); {_NORTH_UP}")
+    if a < 0 or e > 0:
+        raise ValueError(
+            f"{read.path} has its first row in the {'south' if e > 0 else 'north'} and its first column in the "
+            f"{'east' if a < 0 else 'west'}; {_NORTH_UP}"
+        )
+    unit, is_angle = _metres_per_unit(read.place["crs"])
+    if metres is None or unit is None:
+        return
+    across, down = a * unit, -e * unit
+    # Squares in degrees, as most tools write them, are narrower than high on the ground; some tools write true squares.
+    narrow = across * np.cos(np.radians(_centre(read, read.place["crs"])[1])) if is_angle else across
+    near = 0.05 if is_angle else 0.02
+    if abs(down - metres) > near * metres or min(abs(across - metres), abs(narrow - metres)) > near * metres:
+        raise ValueError(
+            f"{read.path} has pixels of {across:.4g} x {down:.4g} m ({read.place['crs']}), the description of "
+            f"{metres:g} m; expected the same: resample the file (gdalwarp -tr), or describe the size that it has"
+        )
+
+
+_NORTH_UP = "expected rows from north to south and columns from west to east, as in other files: gdalwarp writes it so"
+
+
+@functools.lru_cache(maxsize=256)
+def _metres_per_unit(crs: str) -> tuple[float | None, bool]:
+    """Returns the metres of a coordinate system's unit (None: unknown), and whether it is an angle."""
+    from rasterio.crs import CRS
+
+    system = CRS.from_user_input(crs)
+    if not (system.is_projected or system.is_geographic):
+        return None, False
+    _, factor = system.units_factor  # in metres, or radians
+    return factor * (_DEGREE if system.is_geographic else 1), system.is_geographic
+
+
+def _centre(read: Read, crs: str) -> Float64[np.ndarray, "2"]:
+    """Returns the centre of a raster in a coordinate system."""
     a, b, c, d, e, f = read.place["transform"]
     height, width = read.values.shape[-2:]
-    return np.asarray([a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f])
+    x, y = a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f
+    if crs != read.place["crs"]:
+        from rasterio.errors import RasterioError
+        from rasterio.warp import transform
+
+        with explained(read.path, f"a place that has coordinates in {crs}", RasterioError, ValueError):
+            (x,), (y,) = transform(read.place["crs"], crs, [x], [y])
+    return np.asarray([x, y])
 
 
 def _pixel(read: Read) -> float:
-    a, b, _, d, e, _ = read.place["transform"]
-    # The longer side, also of a grid that is turned.
-    return max(float(np.hypot(a, d)), float(np.hypot(b, e)))
+    a, _, _, _, e, _ = read.place["transform"]
+    return max(abs(float(a)), abs(float(e)))

@@ -1,4 +1,4 @@
-"""File patterns such as `s2/{tile}_{date}.tif`: finds the files below a folder, and none outside it."""
+"""File patterns such as `s2/{tile}_{date}_{band}.tif`: finds the files below a folder, and none outside it."""
 
 import datetime
 import functools
@@ -7,16 +7,21 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from data_pipelines.bands import band_key
 from data_pipelines.dates import parse_day
 from data_pipelines.files import inside
 
-Found = dict[str, list[tuple[datetime.date | None, str]]]
-"""For each tile, the days and paths (relative to the folder) of its files, in time order."""
+Found = dict[str, list[tuple[datetime.date | None, str | tuple[str, ...]]]]
+"""For each tile, the days and paths (relative to the folder) of its files, in time order.
 
-SUFFIXES = (".tif", ".tiff", ".npy", ".npz")
-_PLACE = re.compile(r"(\{tile\}|\{date\}|\*)")
+With a file for each band, their paths are a tuple in the order of the bands.
+"""
+
+RASTERS = (".tif", ".tiff", ".jp2")
+SUFFIXES = (*RASTERS, ".npy", ".npz")
+_PLACE = re.compile(r"(\{tile\}|\{date\}|\{band\}|\*)")
 _DAY = r"\d{8}|\d{4}-\d{2}-\d{2}"
 _ANY_DAY = r"[^_/]+"  # matches a malformed day too, so that an error can name it
 
@@ -27,7 +32,10 @@ def same_letters(tile: str) -> str:
 
 
 class FilePattern:
-    """A pattern of file names: {tile} is the tile's name, {date} its day, * anything; none of them holds a "/"."""
+    """A pattern of file names: {tile} is the tile's name, {date} its day, {band} a band, * anything; none holds a "/".
+
+    The suffix may be in capitals, in the pattern and in the names.
+    """
 
     def __init__(self, text: str, where: str) -> None:
         """Args:
@@ -43,47 +51,79 @@ class FilePattern:
             raise ValueError(f"{found}; expected a path below the folder, without '..' or '\\'")
         if "{tile}" not in text:
             raise ValueError(f"{found}; write {{tile}} in place of the tile's name")
-        if strange := set(re.findall(r"\{[^}]*\}", text)) - {"{tile}", "{date}"}:
-            raise ValueError(f"{where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}} and *")
+        if strange := set(re.findall(r"\{[^}]*\}", text)) - {"{tile}", "{date}", "{band}"}:
+            raise ValueError(f"{where} has {', '.join(sorted(strange))}; there are {{tile}}, {{date}}, {{band}} and *")
         if set("{}") & set(re.sub(r"\{[^{}]*\}", "", text)):
             raise ValueError(f"{found}, where a brace is not closed; write {{tile}} and {{date}}")
-        if not text.endswith(SUFFIXES):
+        if not text.lower().endswith(SUFFIXES):
             raise ValueError(f"{found}; it must end with one of {', '.join(SUFFIXES)}")
 
     @property
     def has_date(self) -> bool:
         return "{date}" in self.text
 
+    @property
+    def has_band(self) -> bool:
+        return "{band}" in self.text
+
+    @property
+    def suffix(self) -> str:
+        return pathlib.PurePath(self.text).suffix.lower()
+
     def head(self, root: pathlib.Path) -> pathlib.Path:
         """Returns the folder down to which the pattern has no placeholder."""
         return root.joinpath(*itertools.takewhile(lambda part: not _PLACE.search(part), self.parts[:-1]))
 
-    def find(self, root: pathlib.Path) -> Found:
+    def find(self, root: pathlib.Path, bands: Sequence[str] = (), same_day: str = "") -> Found:
         """Lists the files of each tile.
 
+        Args:
+          bands: names for {band}; files of other bands are passed over. "B02" is "B2".
+          same_day: "join" if a tile may have several files of a day.
+
         Raises:
-          FileNotFoundError: no file matches.
-          ValueError: the text at {date} is not a day, two files are of one tile and day, or a link leads out of
+          FileNotFoundError: no file matches, or not for each band.
+          ValueError: the text at {date} is not a day, two files are of one tile, day and band, or a link leads out of
             the folder.
         """
-        found: Found = {}
-        for path, tile, date in self._walk(root, "", self.parts, {}):
-            day = parse_day(date, f"{root / path} (pattern {self.text!r})") if self.has_date else None
-            found.setdefault(same_letters(tile), []).append((day, path))
-        if not found:
+        numbers = {band_key(band): number for number, band in enumerate(bands)} if self.has_band else {"": 0}
+        listed: dict[str, list[tuple[datetime.date | None, int, str]]] = {}
+        for path, fields in self._walk(root, "", self.parts, {}):
+            if (number := numbers.get(band_key(fields.get("band", "")))) is None:
+                continue
+            day = parse_day(fields["date"], f"{root / path} (pattern {self.text!r})") if self.has_date else None
+            listed.setdefault(same_letters(fields["tile"]), []).append((day, number, path))
+        if not listed:
             raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
-        for files in found.values():
-            files.sort(key=lambda one: (one[0] or datetime.date.min, one[1]))
-            for (day, path), (next_day, other) in itertools.pairwise(files):
-                if day == next_day:
-                    when = f"on {day}" if day else "for which there is no {date}"
-                    raise ValueError(f"{root}: {path} and {other} fit {self.where} for one tile {when}; expected one")
-        return dict(sorted(found.items()))
+        for files in listed.values():
+            files.sort(key=lambda one: (one[0] or datetime.date.min, *one[1:]))
+            for (*one, path), (*following, other) in itertools.pairwise(files):
+                if one == following and not (same_day and one[0] and not self.has_band):
+                    when = f"on {one[0]}" if one[0] else "for which there is no {date}"
+                    remedy = ', or same_day = "join"' if one[0] and not self.has_band else ""
+                    raise ValueError(
+                        f"{root}: {path} and {other} fit {self.where} for one tile {when}; expected one{remedy}"
+                    )
+        return {tile: self._join(root, tile, files, bands) for tile, files in sorted(listed.items())}
+
+    def _join(
+        self, root: pathlib.Path, tile: str, files: list[tuple[datetime.date | None, int, str]], bands: Sequence[str]
+    ) -> list[tuple[datetime.date | None, str | tuple[str, ...]]]:
+        if not self.has_band:
+            return [(day, path) for day, _, path in files]
+        joined: list[tuple[datetime.date | None, str | tuple[str, ...]]] = []
+        for day, group in itertools.groupby(files, key=lambda one: one[0]):
+            paths = {number: path for _, number, path in group}
+            if missing := [band for number, band in enumerate(bands) if number not in paths]:
+                what = f"tile {tile!r} has no file {self.text!r} of {', '.join(missing)}{f' on {day}' if day else ''}"
+                raise FileNotFoundError(f"{root}: {what}; {self.where} asks for one of each band")
+            joined.append((day, tuple(paths.values())))
+        return joined
 
     def _walk(
         self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
-    ) -> Iterator[tuple[str, str, str]]:
-        """Yields paths below `root`, with their tile and the text of their date."""
+    ) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yields paths below `root`, with their tile and the texts of their date and band."""
         part, rest = parts[0], parts[1:]
         for name, fields in _entries(root, folder, part, bool(rest)):
             # A placeholder that comes twice, as in {tile}/{tile}.tif, stands for the same text.
@@ -93,7 +133,7 @@ class FilePattern:
             if rest:
                 yield from self._walk(root, f"{path}/", rest, fields)
             else:
-                yield path, fields["tile"], fields.get("date", "")
+                yield path, fields
 
 
 def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Iterator[tuple[str, dict[str, str]]]:
@@ -125,10 +165,13 @@ def _regex(part: str, day: str) -> re.Pattern[str]:
     for piece in _PLACE.split(part):
         if piece == "*":
             pieces.append("[^/]*")
-        elif piece in ("{tile}", "{date}"):
+        elif piece in ("{tile}", "{date}", "{band}"):
             key = piece.strip("{}")
-            pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{'[^/]+' if key == 'tile' else day})")
+            text = {"tile": "[^/]+", "date": day, "band": "[^_/]+"}[key]
+            pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{text})")
             seen.add(key)
         else:
-            pieces.append(re.escape(piece))
+            stem, dot, suffix = piece.rpartition(".")
+            is_suffix = f".{suffix}".lower() in SUFFIXES
+            pieces.append(f"{re.escape(stem + dot)}(?i:{suffix})" if is_suffix else re.escape(piece))
     return re.compile("".join(pieces))

@@ -16,17 +16,17 @@ from anysat_jax.sensors import Sensor, register, whole_number
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import parse_day
 from data_pipelines.files import inside, read_table
+from data_pipelines.own_tiles.declared import Read, check_scales, read_bands, read_file
 from data_pipelines.own_tiles.description import Description, SensorFiles, TileLabels, read_description
 from data_pipelines.own_tiles.files import (
-    Read,
     check_places,
     days_of_array,
     dense_label,
-    read_file,
     sensor_fields,
     with_bands,
+    with_clear,
 )
-from data_pipelines.own_tiles.pattern import Found, same_letters
+from data_pipelines.own_tiles.pattern import RASTERS, Found, same_letters
 from data_pipelines.prepare.records import check_card
 from data_pipelines.reader import ArchiveReader, DatasetEntry, hashed_split
 
@@ -61,7 +61,7 @@ def _card(description: Description) -> DatasetCard:
     labels, mask, splits = description.labels, description.mask, description.splits
     sensors = {files.record.name: files for files in description.sensors}
     # Only what every tile has can give each tile its place.
-    placed = (n for n, f in sensors.items() if not f.optional and f.files.text.endswith((".tif", ".tiff")))
+    placed = (n for n, f in sensors.items() if not f.optional and f.files.suffix in RASTERS)
     drawn = f"drawn by the tiles' names: {splits.val:.0%} val, {splits.test:.0%} test, seed {splits.seed}"
     dense_dtype = class_dtype(len(mask.classes)).name if mask and mask.classes else "float32"
     return DatasetCard(
@@ -238,7 +238,13 @@ class FolderReader(ArchiveReader):
 
     def __init__(self, description: Description, root: pathlib.Path) -> None:
         self.description, self.card = description, folder_card(description)
-        self.files: dict[str, Found] = {f.record.name: f.files.find(root) for f in description.sensors}
+        self.files: dict[str, Found] = {
+            f.record.name: f.files.find(root, f.bands, f.same_day) for f in description.sensors
+        }
+        self.clear: dict[str, Found] = {
+            f.record.name: f.clear.files.find(root) for f in description.sensors if f.clear and f.clear.files
+        }
+        self._firsts: dict[str, Read] = {}
         self.masks: Found = description.mask.files.find(root) if description.mask else {}
         tiles = sorted(set().union(*self.files.values()))
         self._check_files(tiles)
@@ -260,6 +266,7 @@ class FolderReader(ArchiveReader):
         """Changes with the description, the files, the splits, the labels and the dates."""
         labels = {tile: label.tolist() for tile, label in self.labels.items()}
         parts = [super().fingerprint, self.description.text, self.files, self.masks, labels, self.dates]
+        parts += [self.clear] if self.clear else []  # folders that were prepared before keep theirs
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
     def _check_files(self, tiles: list[str]) -> None:
@@ -287,9 +294,14 @@ class FolderReader(ArchiveReader):
             example |= sensor_fields(files, *reads[files.record.name])
         if self.description.labels:
             example["tile"] = self.labels[key]
-        rasters = [read for parts, _ in reads.values() for read in parts]
+        rasters = []
+        for files in there:
+            # The one pixel of a context sensor covers the tile, whatever its side.
+            metres = None if files.record.kind == "context" else files.record.metres_per_pixel
+            rasters += [(read, metres) for read in reads[files.record.name][0]]
         if mask := self.description.mask:
-            rasters.append(read := read_file(inside(self.root, self.masks[key][0][1]), mask.array))
+            read = read_file(inside(self.root, self.masks[key][0][1]), mask.array)
+            rasters.append((read, mask.metres_per_pixel))
             example["dense"] = dense_label(mask, read, self.card.side("dense"), self.card.dtype("dense"))
         check_places(rasters)
         return example
@@ -297,8 +309,20 @@ class FolderReader(ArchiveReader):
     def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
         """Reads a sensor's files of a tile, each with the bands first, and the days of a series."""
         found = self.files[files.record.name][key]
-        reads = [read_file(inside(self.root, path), files.array, files.dates) for _, path in found]
+        reads = [self._open(files, path) for _, path in found]
+        if files.files.suffix in RASTERS:
+            for read in reads:
+                check_scales(files, read, self._first(files))
         reads = [with_bands(files, read) for read in reads]
+        if files.clear:
+            classes = dict(self.clear.get(files.record.name, {}).get(key, ()))
+            if files.clear.files and (without := [day for day, _ in found if day not in classes]):
+                when = f" on {without[0]}" if without[0] else ""
+                raise ValueError(
+                    f"tile {key!r} has no file {files.clear.files.text!r}{when}; add it, or take the image out"
+                )
+            one_each = [read_file(inside(self.root, classes[day])) if classes else None for day, _ in found]
+            reads = [with_clear(files, *pair) for pair in zip(reads, one_each, strict=True)]
         if not files.record.has_dates:
             return reads, []
         if files.files.has_date:
@@ -306,6 +330,21 @@ class FolderReader(ArchiveReader):
         if files.dates.endswith(".csv"):
             return reads, self.dates[files.record.name][key]
         return reads, days_of_array(reads[0], files.dates)
+
+    def _first(self, files: SensorFiles) -> Read:
+        """Returns the sensor's first file that can be read, the same in every process."""
+        name = files.record.name
+        for path in (path for found in self.files[name].values() for _, path in found):
+            if name in self._firsts:
+                break
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                self._firsts[name] = self._open(files, path)
+        return self._firsts[name]
+
+    def _open(self, files: SensorFiles, path: str | tuple[str, ...]) -> Read:
+        if isinstance(path, tuple):
+            return read_bands([inside(self.root, one) for one in path], files.array)
+        return read_file(inside(self.root, path), files.array, files.dates)
 
     def _check_extents(self, key: str, reads: dict[str, list[Read]]) -> None:
         """Refuses a tile in which a sensor does not cover the extent."""

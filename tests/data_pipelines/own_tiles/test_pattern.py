@@ -100,8 +100,8 @@ def test_links_may_not_lead_out(tmp_path):
         ("/data/{tile}.tif", "expected a path below the folder"),
         ("s2\\{tile}.tif", "expected a path below the folder"),
         ("s2/all.tif", r"write \{tile\} in place of the tile's name"),
-        ("s2/{tile}_{day}.tif", r"has \{day\}; there are \{tile\}, \{date\} and \*"),
-        ("s2/{tile}.jp2", r"must end with one of \.tif, \.tiff, \.npy, \.npz"),
+        ("s2/{tile}_{day}.tif", r"has \{day\}; there are \{tile\}, \{date\}, \{band\} and \*"),
+        ("s2/{tile}.png", r"must end with one of \.tif, \.tiff, \.jp2, \.npy, \.npz"),
     ],
 )
 def test_patterns_that_cannot_be(pattern, message):

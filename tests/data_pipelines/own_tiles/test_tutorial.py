@@ -13,6 +13,7 @@ from anysat_jax.sensors import SENSORS
 from data_pipelines import load, registry
 from data_pipelines.cli import main
 from data_pipelines.own_tiles.description import (
+    ClearPixels,
     DescriptionTable,
     MaskFiles,
     SensorTable,
@@ -86,7 +87,13 @@ def test_the_sensor_of_ones_own(tmp_path, monkeypatch):
 
 def test_every_field_is_explained():
     """Every field of the description's tables is in the page's table."""
-    tables = (DescriptionTable, SensorTable, TileLabels, MaskFiles, SplitRule)
-    fields = {field for table in tables for field in table.__struct_fields__} - {"sensors", "labels", "mask", "splits"}
+    tables = (DescriptionTable, SensorTable, ClearPixels, TileLabels, MaskFiles, SplitRule)
+    fields = {field for table in tables for field in table.__struct_fields__} - {
+        "sensors",
+        "clear",
+        "labels",
+        "mask",
+        "splits",
+    }
     shown = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| [^|]* \|", tutorial(), re.MULTILINE))))
     assert fields <= shown

@@ -1,0 +1,216 @@
+"""Files of a tile as they are stored, and what they declare of their values: masks, names, scales."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.bands import band_key
+from data_pipelines.files import check_array, georeference, open_raster, read_npy, read_npz
+from data_pipelines.own_tiles.description import SensorFiles
+from data_pipelines.own_tiles.pattern import RASTERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """The content of a file, and what the file declares of it.
+
+    Attributes:
+      path: the file.
+      values: as stored.
+      place: "crs" and "transform"; "" and NaN of a file without a georeference.
+      nodata: the nodata value that the file declares.
+      others: further arrays of an npz file.
+      valid: like the values, False where a mask in the file or beside it (.msk) leaves pixels out; None without one.
+      names: of the bands, "" where the file has none.
+      alpha: position of the band that is transparency, None without one.
+      scales, offsets: a number for each band; values are to be multiplied, then added to. () in place of 1 and 0.
+    """
+
+    path: pathlib.Path
+    values: np.ndarray
+    place: dict[str, Any]
+    nodata: float | None = None
+    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    valid: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    alpha: int | None = None
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+
+
+def read_file(path: pathlib.Path, array: str = "", dates: str = "") -> Read:
+    """Reads a file of numbers.
+
+    Args:
+      path: a .tif, .tiff, .npy or .npz file.
+      array: name of the array in an npz file; "" for the only one besides `dates`.
+      dates: name of an npz file's array of dates, if any.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, unreadable, or holds no such array of numbers.
+    """
+    if path.suffix.lower() in RASTERS:
+        return _read_raster(path)
+    nowhere = georeference(None, None)
+    if path.suffix.lower() == ".npy":
+        return Read(path, read_npy(path, None, "iuf", "an npy array of numbers"), nowhere)
+    arrays = read_npz(path, "an npz file of arrays")
+    names = [array] if array else [name for name in arrays if name != dates]
+    if len(names) != 1 or names[0] not in arrays:
+        raise ValueError(f'{path} has the arrays {sorted(arrays)}; say which one to read: array = "NAME"')
+    values = arrays[names[0]]
+    check_array(path, values, values.shape, "iuf", f"numbers in the array {names[0]!r}")
+    return Read(path, values, nowhere, others=arrays)
+
+
+def read_bands(paths: Sequence[pathlib.Path], array: str = "") -> Read:
+    """Reads files of one band each as one, in that order.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_file`, or they do not have one band each, of the same size and place.
+    """
+    reads = [read_file(path, array) for path in paths]
+    first, shape = reads[0], (1, *reads[0].values.shape[-2:])
+    grids = [f"{read.place['crs']} {read.place['transform'].round(9).tolist()}" for read in reads]
+    for read, grid in zip(reads, grids, strict=True):
+        if read.values.shape not in (shape, shape[1:]) or grid != grids[0]:
+            raise ValueError(
+                f"{read.path} has the shape {read.values.shape} at {grid}; expected one band, on the grid of "
+                f"{first.path}: {shape} at {grids[0]}"
+            )
+    valid = []
+    for read in reads:
+        # Each band may have a nodata value of its own.
+        observed = np.full(shape, True) if read.nodata is None else (read.values != read.nodata).reshape(shape)
+        valid.append(observed if read.valid is None else observed & read.valid)
+    return dataclasses.replace(
+        first,
+        values=np.concatenate([read.values.reshape(shape) for read in reads]),
+        valid=np.concatenate(valid),
+        nodata=None,
+        alpha=None,
+        names=tuple("".join(read.names) for read in reads),
+        scales=tuple((read.scales or (1.0,))[0] for read in reads),
+        offsets=tuple((read.offsets or (0.0,))[0] for read in reads),
+    )
+
+
+def _read_raster(path: pathlib.Path) -> Read:
+    expected = "a GeoTIFF of numbers"
+    with open_raster(path, expected) as file:
+        values, valid = file.read(), None
+        for band, flags in enumerate(file.mask_flag_enums):
+            # Other masks are those of nodata and alpha bands, which are seen to by value.
+            if not {"all_valid", "nodata", "alpha"} & {flag.name for flag in flags}:
+                valid = np.ones(values.shape, np.bool_) if valid is None else valid
+                valid[band] = file.read_masks(band + 1) != 0
+        alphas = [band for band, colour in enumerate(file.colorinterp) if colour.name == "alpha"]
+        scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
+        read = Read(
+            path,
+            values,
+            georeference(file.crs, file.transform),
+            file.nodata,
+            valid=valid,
+            names=tuple(name or "" for name in file.descriptions),
+            alpha=alphas[0] if alphas else None,
+            scales=file.scales if scaled else (),
+            offsets=file.offsets if scaled else (),
+        )
+    if not np.isfinite(read.scales + read.offsets).all() or 0 in read.scales:
+        raise ValueError(
+            f"{path} declares the scales {read.scales} and offsets {read.offsets}; expected numbers, not 0"
+        )
+    check_array(path, values, (None, None, None), "iuf", expected)
+    return read
+
+
+def check_scales(files: SensorFiles, read: Read, first: Read) -> None:
+    """Refuses a file whose values have another unit than those of the sensor's first file, by their scales.
+
+    Floats become what scale and offset make of them: then only files with and without a scale have different units.
+
+    Raises:
+      ValueError: the message has both files and scales.
+    """
+    # Those of the first date; an alpha band may follow, and files may have more dates.
+    own, other = (r.scales[: len(files.bands)] for r in (read, first))
+    own, other = (scales if any(scale != 1 for scale in scales) else () for scales in (own, other))
+    both_applied = bool(own and other) and np.dtype(files.dtype).kind == "f"
+    if own != other and not both_applied:
+        raise ValueError(
+            f"{read.path} declares scales of {own or 1}, {first.path} of {other or 1}; expected those of all files of "
+            f"{files.record.name!r} to be the same, as their values have different units: write them anew"
+        )
+
+
+def with_declarations(files: SensorFiles, read: Read) -> Read:
+    """Returns bands without alpha, `valid` for each value, and values with the file's scale and offset.
+
+    Floats are value * scale + offset. In a dtype of whole numbers, values keep the steps of a scale that is a fraction:
+    reflectance in steps of 0.0001 stays a number to 10000, and an offset of -0.1 takes 1000 from it.
+
+    Raises:
+      ValueError: the file's names of its bands contradict the description, or a band is both alpha and described.
+    """
+    read = _without_alpha(files, read)
+    _check_names(files, read)
+    values, valid = read.values, np.isfinite(read.values)
+    if read.valid is not None:
+        valid &= read.valid
+    for value in (files.nodata, read.nodata):
+        if value is not None:
+            valid &= values != value
+    if any(read.offsets) and len(values) % (count := len(files.bands)) == 0 and count > 1:
+        # A fill of 0 in all bands of a date is nothing observed; after the offset, it would look like a value.
+        empty = (values.reshape(-1, count, *values.shape[1:]) == 0).all(axis=1)
+        valid &= ~empty.repeat(count, axis=0)
+    if read.scales:
+        scales, offsets = (np.asarray(numbers)[:, None, None] for numbers in (read.scales, read.offsets))
+        stays = np.dtype(files.dtype).kind != "f" and scales != np.rint(scales)
+        unit = np.where(stays, scales, 1)
+        shift, whole = offsets / unit, np.rint(offsets / unit)
+        # -0.1 / 0.0001 is whole up to rounding only.
+        values = values * (scales / unit) + np.where(np.abs(shift - whole) < 1e-6, whole, shift)
+    return dataclasses.replace(read, values=values, valid=valid)
+
+
+def _without_alpha(files: SensorFiles, read: Read) -> Read:
+    if read.alpha is None:
+        return read
+    band, count, total = read.alpha, len(files.bands), len(read.values)
+    alpha, others = read.values[band], [i for i in range(total) if i != band]
+    stacked = files.record.has_dates and not files.files.has_date
+    if len(others) == count or (stacked and len(others) % count == 0):
+        valid = True if read.valid is None else read.valid[others]
+        kept = {
+            key: tuple(np.take(numbers, others)) for key in ("scales", "offsets") if (numbers := getattr(read, key))
+        }
+        names = tuple(read.names[i] for i in others)
+        valid = np.broadcast_to(alpha != 0, (len(others), *alpha.shape)) & valid
+        return dataclasses.replace(read, values=read.values[others], valid=valid, names=names, alpha=None, **kept)
+    # GDAL declares the fourth of four 8-bit bands as alpha, whatever it is: if it looks like colour, it is data.
+    if np.isin(alpha, (0, np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1)).all():
+        raise ValueError(
+            f"{read.path}: band {band + 1} is alpha in the file, which marks valid pixels, and "
+            f"{files.bands[band % count]!r} in the description; take it out of bands, [sensors.{files.record.name}]"
+        )
+    return read
+
+
+def _check_names(files: SensorFiles, read: Read) -> None:
+    known = {band_key(band): band for band in (*files.record.bands, *files.bands)}
+    for number, text in enumerate(read.names):
+        described = files.bands[number % len(files.bands)]
+        codes = [word for word in re.split(r"[^A-Z0-9]+", text.upper()) if re.fullmatch(r"B\d+A?|[VH]{2}", word)]
+        # The whole text, or the only code in it: "B4 (665 nm)".
+        found = band_key(codes[0] if len(codes) == 1 and band_key(text) not in known else text)
+        if found in known and found != band_key(described):
+            raise ValueError(
+                f"{read.path}: band {number + 1} is {text!r} in the file, {described!r} in the description; expected "
+                f"bands in the order of the file, [sensors.{files.record.name}]: {', '.join(read.names)}"
+            )
