@@ -5,8 +5,11 @@ checkout: `anysat train --config=geoplex` uses configs/pretrain.py:geoplex of th
 """
 
 import runpy
+import signal
 import sys
 from typing import NamedTuple
+
+from anysat_jax import end_at_once
 
 
 class Command(NamedTuple):
@@ -69,6 +72,8 @@ def with_config(flags: list[str], file: str) -> list[str]:
 def main() -> None:
     """Runs the command of the command line, as `python -m` would run its module."""
     name, flags = "".join(sys.argv[1:2]), sys.argv[2:]
+    # The commands of datasets answer Ctrl-C by themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler if name == "data" else end_at_once)
     if name == "--version":
         from anysat_jax import __version__
 

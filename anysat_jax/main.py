@@ -20,8 +20,8 @@ expected score. Every value can be overridden: --config.model.dim=128 --config.t
 Results are written to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; for fine-tuning and
 probing also evaluation.csv, best/ and model.safetensors. The same command on the same workdir resumes the run.
 
-Exit codes: 0 success; 1 an error, reported in one sentence; 75 stopped by SIGTERM after saving, or a step hung: start
-the same command again.
+Exit codes: 0 success; 1 an error, reported in one sentence; 75 stopped by SIGTERM or Ctrl-C after saving, or a step
+hung: start the same command again; 130 interrupted where there was nothing to save.
 
 On several hosts, run the same command on each, with a --workdir that all of them see, and with --processes=auto (on
 Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES is the default. To try several
@@ -39,7 +39,9 @@ import pathlib
 import platform
 import re
 import runpy
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -49,7 +51,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from anysat_jax import configs
+from anysat_jax import EXIT_INTERRUPTED, configs
 from anysat_jax.errors import ConfigError, Preempted, RunError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import parameter_table
@@ -60,6 +62,8 @@ from anysat_jax.train.record import versions
 from anysat_jax.train.workdir import lock_workdir
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
+INTERRUPTED = "interrupted; the same command, with the same --workdir, goes on from what is saved"
+PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread does not answer
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
 OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ between hosts
@@ -96,9 +100,9 @@ def run_job(config: ConfigDict) -> None:
     if config.job not in known:
         raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(known)}")
     distributed.check_same(lambda: shared_facts(config), "start all processes with the same command and code")
+    if config.job in ("pretrain", "describe") and "pretrain" not in config:
+        raise ConfigError(f"the job {config.job} takes a config of configs/pretrain.py, and {config.name!r} is not one")
     if config.job == "describe":
-        if "pretrain" not in config:
-            raise ConfigError(f"the job describe takes a config of configs/pretrain.py, and {config.name!r} is not one")
         print(describe(settings.model_config(config)))
         return
     if config.job == "pretrain":
@@ -268,6 +272,7 @@ def main(argv: list[str]) -> int:
     """Joins the other processes and runs the job of --config. Returns the exit code."""
     del argv
     quiet_logs()
+    end_soon_on_interrupt()
     code = 0
     try:
         if _CONFIG.value is None:
@@ -279,13 +284,16 @@ def main(argv: list[str]) -> int:
         code = EXIT_STOPPED
     except RunError as error:
         code = complain(error)
-    except (Exception, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        complain(INTERRUPTED)
+        code = EXIT_INTERRUPTED
+    except Exception:
         if not jax.distributed.is_initialized():
             raise
         # The other processes are in the middle of a step: an exit by the exception would wait for them.
         traceback.print_exc()
         code = EXIT_ERROR
-    return distributed.shutdown(code, failed=EXIT_ERROR)
+    return distributed.shutdown(code, failed=EXIT_INTERRUPTED if code == EXIT_INTERRUPTED else EXIT_ERROR)
 
 
 def complain(error: object, program: str = "anysat_jax") -> int:
@@ -302,9 +310,40 @@ def parse_or_exit(argv: list[str], program: str = "anysat_jax") -> list[str]:
         sys.exit(complain(error, program))
 
 
+def end_soon_on_interrupt() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt; if the main thread is in a long call of C, a thread ends the process.
+
+    Not while a `StopRequest` is active, which has a handler of its own: then there is something to save.
+    """
+    seen, (reading, writing) = threading.Event(), os.pipe()
+
+    def interrupt(*_: Any) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is interrupt and not seen.wait(PATIENCE):
+                complain(INTERRUPTED)
+                os._exit(EXIT_INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupt)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to by C, whatever the main thread does
+    threading.Thread(target=watch, name="interrupts", daemon=True).start()
+
+
 def run() -> None:
     """The command line."""
-    app.run(main, flags_parser=parse_or_exit)
+    try:
+        app.run(main, flags_parser=parse_or_exit)
+    except SystemExit as end:
+        if end.code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+            logging.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)  # Python would wait for programs that threads compile, which may take minutes
+        raise
 
 
 if __name__ == "__main__":

@@ -106,6 +106,13 @@ class DatasetCard:
     citation: str = ""
     url: str = ""
 
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                # Cards come from others' files, and a terminal would obey such characters.
+                if isinstance(text, str) and not text.replace("\n", "").replace("\t", "").isprintable():
+                    raise ValueError(f"the card's {field} is {text!r}, which has control characters; leave them out")
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         # The registry of a worker process has the library's sensors only.

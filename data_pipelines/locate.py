@@ -96,6 +96,8 @@ def _find(name: str, root: str | None, version: str | None) -> pathlib.Path | No
 
 def _unknown(name: str, root: str | None) -> DatasetEntry:
     """Raises the registry's error on an unknown name, with the prepared folder that was looked for."""
+    if root and not is_url(root) and not pathlib.Path(root).expanduser().is_dir():
+        raise ValueError(f"data.root is {root}, which is not a folder; expected one with a prepared {name}/<version>")
     try:
         return get_entry(name)
     except ValueError as error:

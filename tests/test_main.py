@@ -1,13 +1,16 @@
 """The command line: what it answers before any work."""
 
 import pathlib
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from anysat_jax import main
-from anysat_jax.configs import pretrain
+from anysat_jax.configs import finetune, pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.main import describe
 from anysat_jax.model.config import ModelConfig
@@ -75,6 +78,46 @@ def test_overrides_reach_the_config():
 def test_mistakes_are_answered_in_one_sentence(flags, message):
     result = command(*flags)
     assert result.returncode == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("job", ["pretrain", "describe"])
+def test_a_config_of_another_job_is_refused(job):
+    config = finetune.get_config("mini_flair")
+    config.job = job
+    with pytest.raises(ConfigError, match=f"the job {job} takes a config of configs/pretrain.py, and 'mini_flair' is"):
+        main.run_job(config)
+
+
+# In a long call of C, which Python's own handler would wait for.
+BUSY = "import hashlib; from anysat_jax import main; main.end_soon_on_interrupt(); print(1, flush=True); {}"
+LONG_CALL = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+
+
+@pytest.mark.parametrize("how", ["imports", "command", "busy"])
+def test_an_interrupt_is_answered_in_one_sentence(how):
+    modules = {"imports": ["-m", "anysat_jax.main"], "command": ["-m", "anysat_jax", "train"]}
+    arguments = modules.get(how, ["-c", BUSY.format(LONG_CALL)])
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if how == "busy":
+            process.stdout.readline()
+        else:
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.startswith("anysat_jax: interrupted; ") and error.count("\n") == 1
+
+
+def test_an_interrupted_job_ends_in_one_sentence(monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "run_job", interrupted)
+    monkeypatch.setattr(main, "end_soon_on_interrupt", lambda: None)
+    monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=1))
+    monkeypatch.setattr(main, "_PROCESSES", SimpleNamespace(value=""))
+    assert main.main([]) == 130 and capsys.readouterr().err == f"anysat_jax: {main.INTERRUPTED}\n"
 
 
 @pytest.mark.parametrize(

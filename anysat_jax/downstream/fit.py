@@ -262,7 +262,10 @@ def train(
         stopping, due = loop.should_stop(store.checkpoints), plan.due(step, selection)
         # After a stop request there is little time: the run saves now, and evaluates when it is resumed.
         if due and not stopping:
-            evaluate()
+            try:
+                evaluate()
+            except Preempted:  # while its program was compiled
+                stopping = True
         if due or stopping or step % plan.config.checkpoint_every == 0:
             save()
     if stopping or loop.stop_requested:  # before or during the last evaluation

@@ -154,6 +154,8 @@ class Checkpoints:
           StorageError: this checkpoint, or the one before, could not be written.
         """
         self.wait()  # one save at a time: its error belongs to its step, and two would need memory for two copies
+        if meta["step"] in self.steps:  # before a stop request that came while the next step's program was compiled
+            return
         self._saving, self._megabytes = meta["step"], sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
         meta = {**meta, SEALED: True}
         args = ARGS.Composite(state=ARGS.StandardSave(state), data=ARGS.JsonSave(data), meta=ARGS.JsonSave(meta))

@@ -13,12 +13,15 @@ from typing import Any, Self
 import jax
 from absl import logging
 
+from anysat_jax.errors import Preempted
 from anysat_jax.train.distributed import barrier
 from anysat_jax.train.input import StepInput
+from anysat_jax.train.workdir import StopRequest
 
 PROGRAMS_PER_KIND = 4  # of a (dataset, patch size) for which the caller expects no number
 THREADS = 2  # programs compiled side by side: the host needs its other cores for data
 WAIT_SECONDS = 0.5  # between two reports while a step waits for its program
+_POOL = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
 Signature = tuple[Any, ...]
 Program = Callable[..., Any]
 
@@ -27,6 +30,21 @@ def signature_of(inputs: StepInput) -> Signature:
     """Returns (dataset, patch size, shapes and dtypes), which determines the program of a step."""
     shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(inputs.inputs))
     return inputs.batch.dataset, inputs.batch.patch_size, shapes
+
+
+def wait_for(program: concurrent.futures.Future[Program], on_wait: Callable[[], None] = lambda: None) -> Program:
+    """Returns a program that is being compiled in a thread; calls `on_wait` now and then.
+
+    Raises:
+      Preempted: a stop was requested meanwhile (see `StopRequest`).
+    """
+    # XLA cannot be interrupted, but the thread that waits for it can.
+    while not program.done():
+        on_wait()
+        if StopRequest.active is not None and StopRequest.active.requested:
+            raise Preempted("asked to stop while a program was compiled; the same command starts again from there")
+        concurrent.futures.wait([program], WAIT_SECONDS)
+    return program.result()
 
 
 class Compiled:
@@ -54,7 +72,7 @@ class Compiled:
             try:
                 # Not by calling the jitted function, which would compile and run in one: a program that hangs would
                 # pass for one that compiles.
-                self._programs[kind] = self._function.lower(*arguments).compile()
+                self._programs[kind] = wait_for(_POOL.submit(self._function.lower(*arguments).compile))
             finally:
                 self.compiling = False
         return self._programs[kind](*arguments)
@@ -120,15 +138,20 @@ class StepPrograms:
             logging.warning(text, dataset, patch_size, most)
 
     def run(self, state: Any, inputs: StepInput) -> tuple[Any, dict[str, jax.Array]]:
-        """Returns the step's outputs; waits for its program, which must be prepared. The state is donated."""
+        """Returns the step's outputs; waits for its program, which must be prepared. The state is donated.
+
+        Raises:
+          Preempted: a stop was requested while its program was compiled; the state is unchanged.
+        """
         signature = signature_of(inputs)
         program = self._programs[signature]
-        while not program.done():
+
+        def show_progress() -> None:
             begun, seconds = len(self), time.monotonic() - self._since
             total = max(begun, sum(self._expected.values()))
             self._on_wait(f"compiling {begun} of {total} programs, {seconds:.0f} s")
-            concurrent.futures.wait([program], WAIT_SECONDS)
-        compiled = program.result()
+
+        compiled = wait_for(program, show_progress)
         if signature not in self._run:
             # The processes compile at their own speed, and the first collective of a program waits for all of them,
             # but not long: CPUs give up after 30 s.

@@ -159,7 +159,8 @@ def open_same_datasets(section: Any, check: Callable[[list[DatasetCard]], Any]) 
             check([options.card for options in read_options(section).values()])
             return open_datasets(section)
         except (ValueError, OSError) as error:  # its message is one sentence, for the user
-            raise ConfigError(str(error)) from error
+            named = isinstance(error, OSError) and error.strerror and not error.filename
+            raise ConfigError(error.strerror if named else str(error)) from error
 
     datasets = agree(open_here)
     check_same_datasets(datasets)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import jax
 from jax.sharding import Mesh
 
+from anysat_jax.errors import Preempted
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import StepPrograms
 from anysat_jax.train.config import RunConfig
@@ -58,6 +59,7 @@ class StepLoop:
     def __post_init__(self) -> None:
         config, mesh, is_first = self.config, self.mesh, jax.process_index() == 0
         self.step, self._ahead = self.record.steps, collections.deque()
+        self._first = self.step  # of this start; what it began with is saved, or can be made again
         self.meter = Meter(mesh_peak(mesh) if self.count_flops else None)
         # A program is compiled for one sharding of the state, so that each step must return it in that sharding.
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(mesh)
@@ -107,8 +109,13 @@ class StepLoop:
             if self._programs.compiling or self._profiler.disturbs(step):
                 self.meter.exclude()
             # A copy within a step would wait for the devices: everything must have been put there beforehand.
-            with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
-                self.state, metrics = self._programs.run(self.state, inputs)
+            try:
+                with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
+                    self.state, metrics = self._programs.run(self.state, inputs)
+            except Preempted:  # while it was compiled: the caller saves the last step that was made, if there is one
+                if self.step > self._first:
+                    yield self.step
+                raise
             self.step, self.position = step, inputs.position
             self._look_ahead(min(LOOKAHEAD, left - 1))  # while the devices compute
             self.monitor.after_step(step, inputs, metrics)
@@ -121,7 +128,7 @@ class StepLoop:
 
     @property
     def stop_requested(self) -> bool:
-        """Returns whether this process received SIGTERM."""
+        """Returns whether this process received SIGTERM or Ctrl-C."""
         return self._stop.requested
 
     def should_stop(self, checkpoints: Checkpoints) -> bool:

@@ -1,4 +1,4 @@
-"""The folder of a run: checked to be writable, locked against other runs, released when the run ends; SIGTERM."""
+"""The folder of a run: writable, locked against other runs, released when the run ends; SIGTERM and Ctrl-C."""
 
 import contextlib
 import datetime
@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 import jax
 from absl import logging
@@ -120,18 +120,35 @@ def _content(path: pathlib.Path) -> str | None:
 
 
 class StopRequest:
-    """Within this context SIGTERM only sets `requested`; the loop then saves and ends by itself."""
+    """Within this context SIGTERM and Ctrl-C only set `requested`; the loop then saves and ends by itself.
+
+    A second Ctrl-C interrupts. With several processes SIGTERM is handled elsewhere, and Ctrl-C becomes SIGTERM.
+
+    Attributes:
+      active: the request of the innermost context; None outside.
+    """
+
+    active: ClassVar[Self | None] = None
 
     def __init__(self, enabled: bool = True):
+        handlers: dict[int, Any] = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+        if enabled:
+            handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._request)
         # Python sets handlers in the main thread only; a notebook or a test may train in another.
-        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._handlers = handlers if threading.current_thread() is threading.main_thread() else {}
         self.requested = False
 
+    def _request(self, number: int, frame: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
     def __enter__(self) -> Self:
-        if self._enabled:
-            self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "requested", True))
+        self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
+        self._outer, StopRequest.active = StopRequest.active, self
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._enabled:
-            signal.signal(signal.SIGTERM, self._before)
+        StopRequest.active = self._outer
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

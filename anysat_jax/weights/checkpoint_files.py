@@ -45,7 +45,7 @@ def find_damage(folder: pathlib.Path) -> str | None:
     try:
         written = json.loads((folder / FILE).read_bytes())["files"]
     except FileNotFoundError:
-        return None  # a checkpoint of an earlier version
+        return _remains(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{FILE} cannot be read: {error}"
     missing = [name for name in written if not (folder / name).is_file()]
@@ -57,6 +57,17 @@ def find_damage(folder: pathlib.Path) -> str | None:
         return f"a file cannot be read: {error}"
     changed = [name for name in written if found[name] != written[name]]
     return _first_of(changed, "is not what was written") if changed else None
+
+
+def _remains(folder: pathlib.Path) -> str | None:
+    """Describes what is left of a folder without checksums; None for a whole one of an earlier version."""
+    try:
+        sealed = json.loads((folder / "meta" / "metadata").read_bytes()).get(SEALED)
+    except FileNotFoundError:
+        return "its files are gone"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"meta cannot be read: {error}"
+    return "it is half deleted: its checksums are gone" if sealed else None
 
 
 def has_checksums(folder: pathlib.Path) -> bool:

@@ -80,7 +80,10 @@ def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
       path: the lock's file, whose folder is made.
       work: what is done under the lock, for the message of a process that waits.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, NotADirectoryError) as error:  # of a home that does not exist
+        raise PermissionError(errno.EACCES, f"the folder {path.parent} cannot be made") from error
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,6 +27,12 @@ def test_every_card_comes_back():
         assert again == card and found == essentials(card)
 
 
+@pytest.mark.parametrize("changes", [{"title": "a\x1b[31mred"}, {"notes": ("fine", "\x9b31m")}, {"url": "a\rb"}])
+def test_texts_that_would_command_a_terminal_are_refused(changes):
+    with pytest.raises(ValueError, match=rf"the card's {next(iter(changes))} is '.*', which has control characters"):
+        dataclasses.replace(CARD, **changes)
+
+
 def test_own_sensors_are_registered_at_opening(own_sensors):
     drone = Sensor("drone", "image", ("R", "G"), 0.5, subpatch_pixels=4)
     sensors.register(drone)

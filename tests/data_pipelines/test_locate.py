@@ -105,6 +105,8 @@ def test_own_data_that_are_nowhere(tmp_path):
             find(NAME, str(tmp_path))
         with pytest.raises(ValueError, match=rf"unknown dataset '{NAME}'.*; and data\.root is not set"):
             find(NAME, None)
+        with pytest.raises(ValueError, match=rf"^data\.root is {tmp_path / 'none'}, which is not a folder"):
+            find(NAME, str(tmp_path / "none"))
     assert find_prepared(NAME, str(tmp_path)) is None and find_prepared(NAME, None) is None
 
 

@@ -1,8 +1,11 @@
 """Fitting that is killed, stopped and started again ends exactly as if nothing had happened."""
 
+import concurrent.futures
 import csv
+import itertools
 import json
 import multiprocessing
+import os
 import pathlib
 import signal
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.errors import ConfigError, Preempted
+from anysat_jax.train import compile
 from anysat_jax.train.checkpoints import Checkpoints
 from tests.downstream.fit_toys import (
     FitResult,
@@ -92,8 +96,9 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(straight, tmp
     [("logged", 7, 8, 1), ("evaluated", 8, 9, 2), ("evaluated", 20, 20, 5)],
 )
 def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, step, saved, evaluations):
+    number = signal.SIGINT if moment == "logged" else signal.SIGTERM
     with pytest.MonkeyPatch.context() as patch:
-        arrange_signal(patch.setattr, signal.SIGTERM, moment, step)
+        arrange_signal(patch.setattr, number, moment, step)
         with pytest.raises(Preempted, match=f"stop: saved step {saved}; the same command continues from there"):
             fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 1 + evaluations
@@ -102,6 +107,35 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
     found = fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert found.record["resumed_from"] == (None if saved == 20 else saved)
     assert_same_end(tmp_path, found, straight)
+
+
+@pytest.mark.parametrize(("step", "saved"), [(1, None), (7, 6), (9, 8)])  # step 8 is saved before the request
+def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, step, saved):
+    waits, wait_for = itertools.count(1), compile.wait_for
+
+    def interrupted(program, *args):
+        if next(waits) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+            program = concurrent.futures.Future()
+        return wait_for(program, *args)
+
+    message = "while a program was compiled" if saved is None else f"saved step {saved}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compile, "wait_for", interrupted)
+        with pytest.raises(Preempted, match=f"asked to stop.* {message}"):
+            fit(toy_problem(), toy_config(), one_device(), tmp_path)
+    found = fit(toy_problem(), toy_config(), one_device(), tmp_path)
+    assert found.record["resumed_from"] == saved
+    assert_same_end(tmp_path, found, straight)
+
+
+def test_asked_to_stop_while_the_program_of_an_evaluation_is_compiled_it_saves(straight, tmp_path):
+    def stop(params):
+        raise Preempted("asked to stop while a program was compiled")
+
+    with pytest.raises(Preempted, match="asked to stop: saved step 4; the same command"):
+        fit(toy_problem(validate=stop), toy_config(), one_device(), tmp_path)
+    assert_same_end(tmp_path, fit(toy_problem(), toy_config(), one_device(), tmp_path), straight)
 
 
 @pytest.mark.parametrize(("where", "what"), [("step", "step"), ("validation", "batch of val")])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.errors import Preempted
 from anysat_jax.train.compile import Compiled, StepPrograms
 from anysat_jax.train.input import StepInput
+from anysat_jax.train.workdir import StopRequest
 from tests.train.toys import toy_masks
 
 
@@ -71,6 +73,18 @@ def test_waiting_for_a_program_is_reported_at_once_with_how_many_of_how_many():
         programs.run(jnp.int32(0), step_input())
         programs.run(jnp.int32(0), step_input())  # nothing is left to wait for
     assert len(reports) >= 2 and all(one.startswith("compiling 2 of 5 programs, ") for one in reports)
+
+
+@pytest.mark.parametrize("compiled", ["ahead", "when called"])
+def test_a_stop_request_is_not_kept_waiting_by_a_program(monkeypatch, compiled):
+    step = Compiling(released=False)
+    monkeypatch.setattr(jax, "jit", lambda function: function)
+    with StopRequest() as stop, StepPrograms(step, jnp.int32(0)) as programs:
+        programs.prepare(step_input())
+        stop.requested = True
+        with pytest.raises(Preempted, match="asked to stop while a program was compiled"):
+            programs.run(jnp.int32(0), step_input()) if compiled == "ahead" else Compiled(step)(jnp.int32(0))
+        step.released.set()
 
 
 def test_batches_of_other_lengths_are_compiled_side_by_side():

@@ -206,15 +206,31 @@ def test_two_processes_lock_one_folder_or_are_both_refused(tmp_path):
         assert "run.lock" in answer and answer.endswith("give a --workdir on a file system that all machines share")
 
 
+@pytest.fixture
+def received():
+    """The signals that reach the handlers of before."""
+    found = []
+    before = {
+        number: signal.signal(number, lambda *_: found.append(True)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    yield found
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("enabled", [True, False])  # False: of several processes, JAX's coordinator handles it
-def test_the_signal_only_sets_a_flag_and_the_old_handler_comes_back(enabled):
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    try:
-        with StopRequest(enabled) as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.requested == enabled and bool(received) != enabled
+def test_the_signal_only_sets_a_flag_and_the_old_handler_comes_back(received, enabled, number):
+    with StopRequest(enabled) as stop:
+        os.kill(os.getpid(), number)
+        assert stop.requested == enabled and bool(received) != enabled and StopRequest.active is stop
+    os.kill(os.getpid(), number)
+    assert received and stop.requested == enabled and StopRequest.active is None
+
+
+def test_a_second_interrupt_is_one(received):
+    with StopRequest():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert received and stop.requested == enabled
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not received

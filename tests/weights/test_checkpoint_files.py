@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from anysat_jax.weights.checkpoint_files import FILE, find_damage, write_checksums
+from anysat_jax.weights.checkpoint_files import FILE, SEALED, find_damage, write_checksums
 from tests.train.damage import cut_short, flip_bit
 
 
@@ -59,7 +59,14 @@ def test_checksums_cut_short_are_damage_and_none_at_all_are_not(folder):
     cut_short(folder / FILE)
     assert find_damage(folder).startswith(f"{FILE} cannot be read: ")
     (folder / FILE).unlink()
+    assert find_damage(folder) == "its files are gone"
+    (folder / "meta").mkdir()
+    (folder / "meta" / "metadata").write_text("{}")
     assert find_damage(folder) is None  # a folder of an earlier version
+    (folder / "meta" / "metadata").write_text(f'{{"{SEALED}": true}}')
+    assert find_damage(folder) == "it is half deleted: its checksums are gone"
+    cut_short(folder / "meta" / "metadata")
+    assert find_damage(folder).startswith("meta cannot be read: ")
 
 
 def test_writing_again_writes_the_same(folder):
