@@ -102,8 +102,7 @@ def test_an_interrupt_is_answered_in_one_sentence(how):
     ) as process:
         if how == "busy":
             process.stdout.readline()
-        else:
-            time.sleep(0.5)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and error.startswith("anysat_jax: interrupted; ") and error.count("\n") == 1

@@ -100,20 +100,12 @@ def parse(processes: str) -> dict[str, Any]:
         raise ConfigError(f"--processes={processes}: of {count} processes the last has index {count - 1}, not {index}")
     found = dict(coordinator_address=address, num_processes=count, process_id=index)
     # By default the coordinator would listen on all addresses of the machine, also those of other networks.
-    return found | ({"coordinator_bind_address": address} if _is_own_address(address.rpartition(":")[0]) else {})
+    return found | ({"coordinator_bind_address": address} if _is_loopback(address.rpartition(":")[0]) else {})
 
 
-def _is_own_address(host: str) -> bool:
-    """Returns whether a host is "localhost" or an IP address of this machine; of a name, others may see another one."""
-    if host != "localhost" and not re.fullmatch(r"[\d.]+|\[[\da-fA-F:.]+\]", host):
-        return False
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.bind((host.strip("[]"), 0))
-    except OSError:
-        return False
-    return True
+def _is_loopback(host: str) -> bool:
+    """Returns whether a host is "localhost" or a loopback address, which other machines cannot reach."""
+    return host in ("localhost", "[::1]") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def shutdown(code: int, failed: int = 1) -> int:
