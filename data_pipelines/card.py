@@ -20,6 +20,7 @@ Example = dict[str, Any]
 `<sensor>_dates`: (T,) int32, days of the year, 1 January = 0, in time order; `<sensor>_years`: (T,) int16.
 `<sensor>_mask`: bool, True where valid, (*T, C, H, W) or (*T, 1, H, W); for the card's `masks`.
 `<sensor>_cloud`: (T, 1, H, W) uint8, probability of cloud or snow in percent; for the card's `clouds`.
+`<sensor>_empty`: int32 (), dates left out as nothing was observed, if any; for the report, not stored.
     A sensor that the tile lacks (one of the card's `optional`) has none of these keys.
 "tile": int32 () class, (K,) uint8 multi-hot, or float32 ().
 "dense": (h, w), class numbers in the card's dtype, or float32 with NaN where there is no label.

@@ -82,8 +82,8 @@ def observed_series(
       cloud: percent of cloud, where the archive has it.
 
     Returns:
-      `<sensor>`, `<sensor>_mask`, `<sensor>_dates`, `<sensor>_years`, and `<sensor>_cloud` if given; {} if no date has
-      an observation.
+      `<sensor>`, `<sensor>_mask`, `<sensor>_dates`, `<sensor>_years`, `<sensor>_cloud` if given, and `<sensor>_empty`,
+      the number of dates left out, if any; {} if no date has an observation.
     """
     seen = [i for i in in_time_order(days) if mask[i].any()]
     if not seen:
@@ -91,6 +91,8 @@ def observed_series(
     fields = {sensor: values[seen], f"{sensor}_mask": mask[seen]}
     if cloud is not None:
         fields[f"{sensor}_cloud"] = cloud[seen]
+    if len(seen) < len(days):
+        fields[f"{sensor}_empty"] = np.int32(len(days) - len(seen))
     return fields | day_fields(sensor, [days[i] for i in seen])
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.units import check_values
 
 
 class ArchiveReader:
     """Base of the readers of published archives.
 
-    A subclass takes the archive's folder, lists its tiles, passes them on, and implements `example`. It raises
+    A subclass takes the archive's folder, lists its tiles, passes them on, and implements `read`. It raises
       FileNotFoundError: a list or table of the archive is missing, or not one of its tiles is on disk.
       ValueError: a list, a table or a file's name is not as published, or a tile is in two splits.
       ImportError: the package for the files' format is not installed.
@@ -59,6 +60,14 @@ class ArchiveReader:
 
     def keys(self, split: str) -> Sequence[str]:
         return self.tiles[split]
+
+    def example(self, split: str, key: str) -> Example:
+        """Reads one tile and checks its values; see `Reader`."""
+        return check_values(self.card, f"{self.root}, tile {key!r}", self.read(split, key))
+
+    def read(self, split: str, key: str) -> Example:
+        """Reads one tile, as `Reader.example`; values are checked afterwards."""
+        raise NotImplementedError
 
 
 def digest(facts: Any) -> str:

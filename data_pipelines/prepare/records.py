@@ -53,6 +53,8 @@ def check_example(card: DatasetCard, key: str, example: Example) -> None:
     where, complete = f"dataset {card.name!r}, tile {key!r}", complete_example(card, example)
     spec = example_spec(card)
     texts = {"id", "crs"} if card.georeferenced else {"id"}
+    for name in card.sensors:  # counts, which are not stored
+        complete.pop(f"{name}_empty", None)
     if set(complete) != set(spec) | texts:
         lacking, more = sorted((set(spec) | texts) - set(complete)), sorted(set(complete) - set(spec) - texts)
         raise ValueError(f"{where}: lacks {lacking} and has {more} besides, against the dataset's card")
@@ -154,7 +156,8 @@ class Serialiser:
         self._serialiser = example_serializer.ExampleSerializer(self._features.get_serialized_info())
 
     def __call__(self, example: Example) -> bytes:
-        message = self._serialiser.get_tf_example(self._features.encode_example(example))
+        stored = {key: value for key, value in example.items() if not key.endswith("_empty")}
+        message = self._serialiser.get_tf_example(self._features.encode_example(stored))
         # Otherwise the order of the fields, which are a map, differs between processes.
         return message.SerializeToString(deterministic=True)
 

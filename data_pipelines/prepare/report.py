@@ -1,5 +1,6 @@
 """The report of a preparation: `report.json` in the prepared folder, and the same as Markdown."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 from data_pipelines.prepare.plan import Plan
 from data_pipelines.prepare.statistics import CLOUDY, SensorCounts, ShardStats, SplitCounts, merge
@@ -95,6 +97,7 @@ def _sensor_report(name: str, splits: Mapping[str, ShardStats]) -> dict[str, Any
         report["invalid_share"] = total.invalid / total.pixels
     if total.seen:
         report["cloudy_share"] = total.cloudy / total.seen
+    report["values"] = _values_report(name, total, splits)
     if not any(name in one.lengths for one in splits.values()):
         return report
     counts = np.concatenate([np.asarray(one.lengths[name], np.int32) for one in splits.values()])
@@ -104,6 +107,7 @@ def _sensor_report(name: str, splits: Mapping[str, ShardStats]) -> dict[str, Any
     width = -(-(most - least + 1) // BARS)
     starts = range(least, most + 1, width) if counts.size else ()
     report["dates"] = {
+        "empty": total.empty,
         "least": least,
         "most": most,
         "mean": round(float(counts.mean()), 3) if counts.size else 0.0,
@@ -113,6 +117,33 @@ def _sensor_report(name: str, splits: Mapping[str, ShardStats]) -> dict[str, Any
         ],
     }
     return report
+
+
+def _values_report(name: str, total: SensorCounts, splits: Mapping[str, ShardStats]) -> dict[str, Any]:
+    """Returns the extremes of a sensor's values, ratios left out, and the most frequent value with its fraction."""
+    bands = [number for number, band in enumerate(get_sensor(name).bands) if "/" not in band]
+    moments = [one.moments[name] for one in splits.values()]
+    pairs = [(np.append(one.minimum[bands], one.maximum[bands])) for one in moments]
+    found = [value for value in np.concatenate(pairs).tolist() if value == value]  # NaN of bands without values
+    report: dict[str, Any] = {"smallest": min(found), "largest": max(found)} if found else {}
+    counts: collections.Counter[float] = collections.Counter()
+    for value, count in total.frequent:
+        counts[value] += count
+    if counts:
+        value, count = max(counts.items(), key=lambda one: (one[1], one[0]))
+        report |= {"most_frequent": value, "most_frequent_share": count / total.sampled}
+    return report
+
+
+def _values_text(name: str, one: dict[str, Any]) -> str:
+    """Returns a line on a sensor's values; "" of one without values, and of reports of earlier releases."""
+    if "smallest" not in (values := one.get("values", {})):
+        return ""
+    text = f"- {name}: values from {values['smallest']:.6g} to {values['largest']:.6g}"
+    if "most_frequent" in values:
+        text += f", of which {values['most_frequent']:.6g} makes up {values['most_frequent_share']:.1%}"
+    empty = one.get("dates", {}).get("empty", 0)
+    return text + (f"; {empty:,} dates without data are left out" if empty else "")
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -132,6 +163,7 @@ def report_text(report: dict[str, Any]) -> str:
     blocks.append("\n".join(f"- {split}, {key}: {_label_text(facts)}" for split, key, facts in labels))
     headers = ["sensor", "dates", "mean", "missing", "masked", f"cloudy (from {report['cloudy_percent']} %)"]
     blocks.append(_table([_sensor_row(name, one) for name, one in sensors.items()], headers))
+    blocks.append("\n".join(line for name, one in sensors.items() if (line := _values_text(name, one))))
     for name, one in sensors.items():
         if len(histogram := one.get("dates", {}).get("histogram", [])) > 1:
             blocks.append("\n".join([f"Tiles by their dates of {name}:", *_bars(histogram)]))

@@ -21,6 +21,7 @@ from data_pipelines.prepare.records import Serialiser, check_example, check_writ
 from data_pipelines.prepare.statistics import ShardStats, Skipped
 from data_pipelines.prepare.storage import Output, move_whole, temporary_name, write_whole
 from data_pipelines.reader import Reader
+from data_pipelines.units import check_values
 from data_pipelines.windows import split_example
 
 # One record per group, for fast random access. Compression would save a tenth of noisy images and perhaps half of an
@@ -62,6 +63,8 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
     try:
         example = complete_example(card, reader.example(split, key))
         check_example(card, key, example)
+        # Readers of other classes than this package's have not done it.
+        example = complete_example(card, check_values(card, f"dataset {card.name!r}, tile {key!r}", example))
     except (OSError, ValueError) as error:
         # Faults of the machine would spoil every other tile, too.
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
@@ -102,7 +105,7 @@ def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Cal
     from array_record.python.array_record_module import ArrayRecordWriter
 
     card = job.reader.card
-    stats, serialise = ShardStats.empty(card, shard.split), Serialiser(card)
+    stats, serialise = ShardStats.empty(card), Serialiser(card)
     with record_errors():
         writer = ArrayRecordWriter(os.fspath(path), RECORD_OPTIONS)
     try:

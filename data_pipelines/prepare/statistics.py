@@ -21,6 +21,8 @@ from data_pipelines.card import DatasetCard, Example
 STATISTICS_FILE = "statistics.json"
 SPLIT = "train"
 CLOUDY = 50  # percent from which a pixel counts as cloudy
+SAMPLE = 4096  # values of a tile in which its most frequent one is searched
+FREQUENT = 0.02  # fraction of a tile's values from which one of them is counted
 
 
 @dataclasses.dataclass
@@ -134,6 +136,8 @@ class SensorCounts:
       missing: tiles without it.
       pixels, invalid: values of its masks, and how many of them are False.
       seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
+      empty: dates that were left out, as nothing was observed.
+      sampled: valid values of which `frequent` are (value, count) of the most frequent one of each tile.
     """
 
     missing: int = 0
@@ -141,6 +145,9 @@ class SensorCounts:
     invalid: int = 0
     seen: int = 0
     cloudy: int = 0
+    empty: int = 0
+    sampled: int = 0
+    frequent: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
     def update(self, name: str, example: Example) -> None:
         """Adds a complete example."""
@@ -153,6 +160,18 @@ class SensorCounts:
         if (cloud := example.get(f"{name}_cloud")) is not None:
             self.seen += cloud.size
             self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
+        self.empty += int(example.get(f"{name}_empty", 0))
+        self._update_frequent(example[name], example.get(f"{name}_mask", np.True_))
+
+    def _update_frequent(self, values: np.ndarray, mask: np.ndarray) -> None:
+        # A sample, as sorting all values of a tile would take longer than reading it.
+        places = np.random.default_rng(0).integers(values.size, size=SAMPLE) if values.size > SAMPLE else slice(None)
+        flat = np.arange(values.size)[places]
+        at = np.unravel_index(flat, values.shape)
+        found, counts = np.unique(values[at][np.broadcast_to(mask, values.shape)[at]], return_counts=True)
+        self.sampled += int(counts.sum())
+        if counts.size and counts.max() > FREQUENT * counts.sum():
+            self.frequent.append((float(found[counts.argmax()]), int(counts.max())))
 
 
 @dataclasses.dataclass
@@ -210,7 +229,7 @@ class ShardStats:
     """Everything that is kept of the examples of a shard, or of all shards of a split, beside the records.
 
     Attributes:
-      moments: of each sensor's valid values; none but in the split "train".
+      moments: of each sensor's valid values.
       counts: of sensors and labels, for the report.
       lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
       examples: number of tiles written; `skipped` are those left out.
@@ -225,11 +244,10 @@ class ShardStats:
     file_bytes: int = 0
 
     @classmethod
-    def empty(cls, card: DatasetCard, split: str) -> "ShardStats":
+    def empty(cls, card: DatasetCard) -> "ShardStats":
         """Returns the statistics of a shard without examples."""
         lengths: dict[str, list[int]] = {name: [] for name in card.sensors if get_sensor(name).has_dates}
-        measured = card.sensors if split == SPLIT else ()
-        moments = {name: RunningMoments.empty(get_sensor(name).num_bands) for name in measured}
+        moments = {name: RunningMoments.empty(get_sensor(name).num_bands) for name in card.sensors}
         return cls(moments, SplitCounts.empty(card), lengths)
 
     def update(self, example: Example, record_bytes: int) -> None:

@@ -158,7 +158,7 @@ def test_standardise_is_float32_whatever_is_stored(dtype):
 
 def test_standardised_once_with_the_pooled_statistics():
     card = fake_reader.CARD
-    stats = ShardStats.empty(card, "train")
+    stats = ShardStats.empty(card)
     examples = [fake_reader.make_example("train", index) for index in range(6)]
     for example in examples:
         stats.update(example, 0)

@@ -139,6 +139,7 @@ def test_what_was_not_observed_is_masked_and_empty_dates_are_left_out(archive):
     optical[1] = -10000
     optical[2, 3, 4, 5] = -10000
     optical[3, :, 0, 0] = -50  # dark water, after the correction of the atmosphere
+    radar -= 102  # decibels
     radar[0, 1, 6, 7] = np.nan
     set_days(archive, dates_S2=numbered(S2_DAYS), dates_S1A=numbered((20180901, 20190901)))
     replace(archive / S2, optical)

@@ -82,7 +82,7 @@ def test_the_text(rich):
 
 def test_wide_ranges_of_dates_make_few_bars():
     card, reader = CARD, FakeReader()
-    part = ShardStats.empty(card, "train")
+    part = ShardStats.empty(card)
     for index in range(40):
         example = make_example("train", index % 3)
         part.update(example | {"modis": np.zeros((1 + 3 * index, 7, 1, 1), np.int16)}, 10)
@@ -113,7 +113,7 @@ def test_many_classes_are_cut_short(rich):
 
 def test_shard_statistics_come_back_as_they_were():
     reader = RichReader()
-    part = ShardStats.empty(RICH_CARD, "train")
+    part = ShardStats.empty(RICH_CARD)
     for key in reader.keys("train"):
         part.update(complete_example(RICH_CARD, reader.example("train", key)), 100)
     part.skipped.append(Skipped("train", "x", "y"))

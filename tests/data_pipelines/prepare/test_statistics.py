@@ -104,7 +104,7 @@ def gather(train, val=()):
     """Statistics of shards of training tiles, each given by its tiles' indices, and of held-out tiles."""
     splits = {}
     for split, indices in [*(("train", one) for one in train), ("val", val)]:
-        shard = ShardStats.empty(CARD, split)
+        shard = ShardStats.empty(CARD)
         for index in indices:
             shard.update(make_example(split, index), 0)
         splits[split] = merge(splits[split], shard) if split in splits else shard
@@ -120,7 +120,7 @@ def test_merged_shards_equal_one_pass():
 
 
 def test_json_keeps_every_bit():
-    shard = ShardStats.empty(CARD, "train")
+    shard = ShardStats.empty(CARD)
     shard.update(make_example("train", 0), 0)
     restored = ShardStats.from_json(shard.to_json())
     for one in (shard, restored):

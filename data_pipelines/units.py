@@ -1,0 +1,116 @@
+"""Units of sensors' values: the values that cannot be in each, and which zeros are nothing observed."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from anysat_jax.sensors import get_sensor
+from data_pipelines.card import DatasetCard, Example
+
+
+class Unit(NamedTuple):
+    """A unit of a sensor's values.
+
+    Attributes:
+      name: for messages.
+      least, most: values outside cannot be in it.
+      empty_zeros: whether 0 in all bands is nothing observed.
+    """
+
+    name: str
+    least: float
+    most: float
+    empty_zeros: bool
+
+
+DECIBELS = Unit("dB", -101.0, 60.0, True)  # beyond any backscatter
+# Noise that was subtracted leaves powers slightly below 0.
+POWER = Unit("linear power", -0.1, 1e6, True)
+RADAR = Unit("dB or linear power", DECIBELS.least, POWER.most, True)
+# Corrections of the atmosphere go below 0, glint and clouds beyond 1; a fill of -9999 x 0.0001 is -1.
+REFLECTANCE = Unit("reflectance", -0.5, 10.0, True)
+SCALED = Unit("reflectance x 10000", -5000.0, 1e5, True)
+OPTICAL = Unit("reflectance of any scale", SCALED.least, SCALED.most, True)
+GREY = Unit("grey values", 0.0, 255.0, False)
+UNKNOWN = Unit("any unit", -1e19, 1e19, False)
+
+# By the first of these that a card's words contain.
+_WORDS = {"x 10000": SCALED, "linear": POWER, "grey": GREY}
+_WORDS |= dict.fromkeys(("digital numbers", "as stored", "as the archive scales"))  # None: by the sensor
+_WORDS |= {"dB": DECIBELS, "decibel": DECIBELS, "reflectance": REFLECTANCE}
+_SENSORS = dict.fromkeys(("s2", "l7", "l8", "modis", "hls"), OPTICAL) | dict.fromkeys(("s1", "s1-asc"), RADAR)
+_HIGH_POWER = 10.0  # no scene has half of its values above 10 dB
+
+
+def unit_of(card: DatasetCard, name: str) -> Unit:
+    """Returns the unit of a sensor's values by the card's words, or what a sensor of that name can have."""
+    words = card.units.get(name, "")
+    found = next((unit for word, unit in _WORDS.items() if word in words), None)
+    return found or _SENSORS.get(name, UNKNOWN)
+
+
+def check_values(card: DatasetCard, where: str, example: Example) -> Example:
+    """Checks the values of an example and returns it without zeros and dates that are nothing observed.
+
+    Pixels that are 0 in all bands become invalid where the unit implies it and the card has a mask; dates without a
+    valid pixel are left out and counted in `<sensor>_empty`.
+
+    Raises:
+      ValueError: a valid value cannot be in its unit, or a sensor that is not optional has no valid pixel.
+    """
+    checked = dict(example)
+    for name in card.sensors:
+        if name in example and example.get(f"{name}_present", True):
+            unit = unit_of(card, name)
+            if unit.empty_zeros and f"{name}_mask" in example:
+                _leave_out_zeros(card, name, where, checked)
+            if name in checked:
+                _check_unit(unit, name, where, checked[name], checked.get(f"{name}_mask", np.True_))
+    return checked
+
+
+def _leave_out_zeros(card: DatasetCard, name: str, where: str, example: Example) -> None:
+    mask = example[f"{name}_mask"]
+    empty = (example[name] == 0).all(axis=-3, keepdims=True)
+    if not (mask & empty).any():
+        return
+    example[f"{name}_mask"] = mask = mask & ~empty
+    keys = [key for key in (name, *(f"{name}_{k}" for k in ("dates", "years", "mask", "cloud"))) if key in example]
+    if not mask.any():
+        if name not in card.optional:
+            raise ValueError(f"{where}: {name!r} is 0 in all bands of all valid pixels; leave the tile out")
+        for key in (*keys, f"{name}_present", f"{name}_empty"):
+            example.pop(key, None)
+    elif get_sensor(name).has_dates and not (seen := mask.any(axis=(1, 2, 3))).all():
+        example |= {key: example[key][seen] for key in keys}
+        example[f"{name}_empty"] = np.int32(example.get(f"{name}_empty", 0) + np.count_nonzero(~seen))
+
+
+def _check_unit(unit: Unit, name: str, where: str, values: np.ndarray, mask: np.ndarray) -> None:
+    valid, smallest, largest, count, high = np.broadcast_to(mask, values.shape), [], [], 0, 0
+    for number, band in enumerate(get_sensor(name).bands):
+        keep, seen = valid[..., number, :, :], values[..., number, :, :]
+        seen = seen if keep.all() else seen[keep]
+        # Ratios have no limits: their divisor may be as small as noise.
+        if "/" in band or not seen.size or not np.isfinite([low := float(seen.min()), top := float(seen.max())]).all():
+            continue
+        if low < unit.least or top > unit.most:
+            raise ValueError(
+                f"{where}: band {band!r} of {name!r} runs from {low:g} to {top:g}; expected {unit.name}, "
+                f"{unit.least:g} to {unit.most:g}: correct the units, or declare the value of missing pixels as nodata"
+            )
+        smallest, largest = [*smallest, low], [*largest, top]
+        count, high = count + seen.size, high + (np.count_nonzero(seen > _HIGH_POWER) if unit is POWER else 0)
+    low, top, floats = min(smallest, default=0.0), max(largest, default=0.0), values.dtype.kind == "f"
+    others = {
+        DECIBELS: ("linear power", low >= 0 and top > 0),
+        POWER: ("digital numbers", 2 * high > count),
+        SCALED: ("reflectance of 0 to 1", floats and 0 < top <= 2),
+        GREY: ("values divided by 255", floats and 0 < top <= 1),
+    }
+    other, wrong = others.get(unit, ("", False))
+    if wrong:
+        raise ValueError(
+            f"{where}: {name!r} runs from {low:g} to {top:g}, as {other} does; expected {unit.name}: correct the "
+            "units, or convert the values"
+        )
