@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-# Beyond any backscatter: values outside are in other units.
-LEAST_DECIBELS, MOST_DECIBELS = -101.0, 60.0
+from data_pipelines.units import DECIBELS
+
 # Linear power below any real backscatter, so that a ratio stays finite.
 SMALLEST_POWER = 1e-10
 
@@ -60,7 +60,7 @@ def in_decibels(
     # Power is not negative, except slightly where noise was subtracted; a scene in dB always has values below -1 dB.
     linear = low >= -1
     numbers = linear and high > 1 and np.asarray(backscatter).dtype.kind in "iu"
-    if numbers or low < LEAST_DECIBELS or (10 * np.log10(max(high, 1.0)) if linear else high) > MOST_DECIBELS:
+    if numbers or low < DECIBELS.least or (10 * np.log10(max(high, 1.0)) if linear else high) > DECIBELS.most:
         kind = np.asarray(backscatter).dtype
         raise ValueError(f"{where}: backscatter runs from {low:g} to {high:g} ({kind}); expected dB or linear power")
     if not linear:

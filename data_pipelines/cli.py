@@ -140,6 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     argument("--cluster", metavar="ADDRESS", help="Dask scheduler whose workers read the tiles instead")
     argument("--limit", type=int, metavar="N", help="maximum number of tiles of each split")
     argument("--skip-bad", action="store_true", help="skip tiles that cannot be read, and list them")
+    argument("--refuse-leaks", action="store_true", help="refuse held-out tiles that are in train, too")
     command = add("look", LOOK_HELP, look)
     argument = command.add_argument
     argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the pictures")
@@ -174,8 +175,7 @@ def _folder(text: str) -> pathlib.Path:
 
 def list_datasets(arguments: argparse.Namespace) -> None:
     """Prints a table of all datasets."""
-    rows = [table_row(get_entry(name).card) for name in dataset_names()]
-    print(fitted_table(HEADER, rows, terminal_width()))
+    print(fitted_table(HEADER, [table_row(get_entry(name).card) for name in dataset_names()], terminal_width()))
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -198,7 +198,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         lines.append(line)
         print(line)
 
-    options = {key: getattr(arguments, key) for key in ("workers", "cluster", "limit", "skip_bad")}
+    options = {key: getattr(arguments, key) for key in ("workers", "cluster", "limit", "skip_bad", "refuse_leaks")}
     options["source"] = str(source or entry.source or "")
     try:
         folder = prepare_dataset(reader, out, entry.version, say=say, **options)

@@ -72,7 +72,8 @@ def prepare_dataset(reader: Reader, base: pathlib.Path | str, version: str, **op
     Raises:
       OSError: the folder cannot be written, the disk is full, or a worker process died; finished shards are kept.
       ValueError: a tile is not what its card promises (finished shards are kept), no tile is left for the statistics,
-        or the folder holds other tiles, another card, or a dataset without a limit.
+        held-out tiles are in the training split, too, and `refuse_leaks`, or the folder holds other tiles, another
+        card, or a dataset without a limit.
       ImportError: `cluster` needs a package that is not installed.
     """
     return Preparation(reader, base, version, **options).run()
@@ -94,6 +95,7 @@ class Preparation:
       limit: takes only the first tiles of each split, which the report and the description mention. A later run with
         another limit, or none, replaces the result.
       skip_bad: leaves out tiles that cannot be read or break a promise of the card, and reports them.
+      refuse_leaks: refuses a dataset in which held-out tiles have the bytes or the ground of training tiles.
       source: where the raw data are, for the report.
       say: receives messages and, at the end, the report.
     """
@@ -106,6 +108,7 @@ class Preparation:
     cluster: str | None = None
     limit: int | None = None
     skip_bad: bool = False
+    refuse_leaks: bool = False
     source: str | None = None
     say: Callable[[str], None] = to_stderr
 
@@ -140,6 +143,8 @@ class Preparation:
         with _explained(name, self.base):
             if not is_url(self.base):
                 self._prepare()
+                if self.refuse_leaks:  # of a folder that was finished before, too
+                    self._check_leaks(preparation_report.read_report(target))
                 return target
             with storage.hold_lock(target.with_name(f".{self.version}.upload.lock"), f"preparing {address}"):
                 if not is_finished(address, self.card, facts):
@@ -218,7 +223,9 @@ class Preparation:
             try:
                 stats = ShardStats.from_json(read_file(output.parts, shard.stats_name) or b"")
                 has_gaps = bool(stats.skipped) and (not self.skip_bad or not stats.examples)
-                complete = sizes.get(shard.file_name) == stats.file_bytes and not has_gaps
+                # Shards of earlier releases have no footprints.
+                known = len(stats.footprints) == stats.examples
+                complete = sizes.get(shard.file_name) == stats.file_bytes and known and not has_gaps
             except ValueError:
                 complete = False
             if not complete:
@@ -258,6 +265,7 @@ class Preparation:
                 what = f"not one tile of split {split!r} could be read ({reasons})"
                 raise ValueError(f"dataset {card.name!r}: {what}; check the source")
         report = preparation_report.make_report(card, plan, splits)
+        self._check_leaks(report)
         sizes = {split: one.record_bytes for split, one in splits.items()}
         write_metadata(output.data, card, plan.facts, shard_lengths, sizes)
         save_statistics(output.data, card.name, sensor_statistics(splits))
@@ -270,6 +278,11 @@ class Preparation:
             (output.data / name).write_text(text, encoding="utf-8")
         storage.write_manifest(output.data, [shard.file_name for shard in shards])
         return report
+
+    def _check_leaks(self, report: dict[str, Any]) -> None:
+        if self.refuse_leaks and (leaks := preparation_report.leaks_text(report)):
+            remedy = "take them out of one of the splits, or prepare without --refuse-leaks (refuse_leaks=True)"
+            raise ValueError(f"dataset {self.card.name!r}: {leaks}; {remedy}")
 
     @contextlib.contextmanager
     def _advice(self, plan: Plan | None) -> Iterator[None]:

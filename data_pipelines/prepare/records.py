@@ -156,7 +156,7 @@ class Serialiser:
         self._serialiser = example_serializer.ExampleSerializer(self._features.get_serialized_info())
 
     def __call__(self, example: Example) -> bytes:
-        stored = {key: value for key, value in example.items() if not key.endswith("_empty")}
+        stored = {key: example[key] for key in self._features}  # without counts for the report
         message = self._serialiser.get_tf_example(self._features.encode_example(stored))
         # Otherwise the order of the fields, which are a map, differs between processes.
         return message.SerializeToString(deterministic=True)

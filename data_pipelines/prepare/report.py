@@ -13,8 +13,9 @@ from tabulate import tabulate
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
+from data_pipelines.prepare.leaks import find_leaks
 from data_pipelines.prepare.plan import Plan
-from data_pipelines.prepare.statistics import CLOUDY, SensorCounts, ShardStats, SplitCounts, merge
+from data_pipelines.prepare.statistics import CLOUDY, SPLIT, SensorCounts, ShardStats, SplitCounts, merge
 from data_pipelines.windows import in_list
 
 REPORT_FILE = "report.json"
@@ -22,6 +23,7 @@ NO_LABEL = "(no label)"
 BARS = 8  # of a histogram of dates
 BAR_WIDTH = 30
 SHOWN_SKIPPED = 5
+SHOWN_LEAKS = 5
 SHOWN_CLASSES = 20  # the most frequent
 SHOWN_EMPTY = 5
 
@@ -46,6 +48,7 @@ def make_report(card: DatasetCard, plan: Plan, splits: Mapping[str, ShardStats])
             for split, one in splits.items()
         },
         "sensors": {name: _sensor_report(name, splits) for name in card.sensors},
+        "leaks": [leak._asdict() for leak in find_leaks(SPLIT, {s: one.footprints for s, one in splits.items()})],
         "skipped": [dataclasses.asdict(tile) for one in splits.values() for tile in one.skipped],
     }
 
@@ -146,6 +149,15 @@ def _values_text(name: str, one: dict[str, Any]) -> str:
     return text + (f"; {empty:,} dates without data are left out" if empty else "")
 
 
+def leaks_text(report: dict[str, Any]) -> str:
+    """Returns the tiles of held-out splits that are in the training split, too; "" without any."""
+    if not (leaks := report.get("leaks")):
+        return ""
+    shown = [f"{one['tile']} of {one['split']} and {one['train']} of train ({one['reason']})" for one in leaks]
+    more = f", and {len(leaks) - SHOWN_LEAKS:,} more, in {REPORT_FILE}" if len(leaks) > SHOWN_LEAKS else ""
+    return f"LEAKS: {len(leaks):,} held-out tiles are in train, too: {', '.join(shown[:SHOWN_LEAKS])}{more}"
+
+
 def report_text(report: dict[str, Any]) -> str:
     """Returns the report as Markdown, for a terminal."""
     origin = f" from {report['source']}" if report["source"] else ""
@@ -167,6 +179,8 @@ def report_text(report: dict[str, Any]) -> str:
     for name, one in sensors.items():
         if len(histogram := one.get("dates", {}).get("histogram", [])) > 1:
             blocks.append("\n".join([f"Tiles by their dates of {name}:", *_bars(histogram)]))
+    if leaks := leaks_text(report):
+        blocks.append(leaks)
     if skipped := report["skipped"]:
         shown = [f"- {one['split']} {one['tile']}: {one['reason']}" for one in skipped[:SHOWN_SKIPPED]]
         rest = len(skipped) - SHOWN_SKIPPED

@@ -16,6 +16,7 @@ from typing import Any
 
 from anysat_jax.sensors import Sensor, register
 from data_pipelines.card import Example
+from data_pipelines.prepare.leaks import footprint
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.records import Serialiser, check_example, check_written, complete_example, record_errors
 from data_pipelines.prepare.statistics import ShardStats, Skipped
@@ -122,6 +123,7 @@ def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Cal
                     for record in records:
                         writer.write(record)
                 stats.update(example, sum(map(len, records)))
+                stats.footprints.append(footprint(card, example))
             on_tile()
     finally:
         with record_errors():

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float64, Int64, Num
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
+from data_pipelines.prepare.leaks import Footprint
 
 STATISTICS_FILE = "statistics.json"
 SPLIT = "train"
@@ -232,12 +233,14 @@ class ShardStats:
       moments: of each sensor's valid values.
       counts: of sensors and labels, for the report.
       lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
+      footprints: of each tile, for leaks between splits.
       examples: number of tiles written; `skipped` are those left out.
     """
 
     moments: dict[str, RunningMoments]
     counts: SplitCounts
     lengths: dict[str, list[int]]
+    footprints: list[Footprint] = dataclasses.field(default_factory=list)
     examples: int = 0
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     record_bytes: int = 0
