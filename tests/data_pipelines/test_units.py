@@ -227,10 +227,10 @@ def test_what_cannot_be_refused_is_reported(tmp_path):
     folder = prepare_dataset(reader_of(path), tmp_path / "prepared", "1.0.0", say=lambda _: None)
     report = read_report(folder)
     values = report["sensors"]["s2"]["values"]
-    assert (values["smallest"], values["largest"], values["most_frequent"]) == (201.0, 9999.0, 9999.0)
+    assert (values["smallest"], values["largest"], values["most_frequent"]) == (200.0, 9999.0, 9999.0)
     assert values["most_frequent_share"] == pytest.approx(0.25)
     assert report["sensors"]["s2"]["dates"]["empty"] == 1
-    line = "- s2: values from 201 to 9999, of which 9999 makes up 25.0%; 1 dates without data are left out"
+    line = "- s2: values from 200 to 9999, of which 9999 makes up 25.0%; 1 dates without data are left out"
     assert line in report_text(report)
     del report["sensors"]["s2"]["values"]  # as in reports of earlier releases
     assert "values from" not in report_text(report)
