@@ -22,6 +22,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
+from data_pipelines import registry
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -60,3 +62,12 @@ def forget_compiled_programs() -> Iterator[None]:
     """Frees a file's compiled programs at its end: hundreds of files' would fill the memory of a worker process."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_datasets() -> Iterator[None]:
+    """Leaves the registry as it was before a file: others list what is in it."""
+    known = dict(registry._ENTRIES)
+    yield
+    registry._ENTRIES.clear()
+    registry._ENTRIES.update(known)

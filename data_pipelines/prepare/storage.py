@@ -82,7 +82,7 @@ def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileNotFoundError, NotADirectoryError) as error:  # of a home that does not exist
+    except FileNotFoundError as error:  # of a home that does not exist
         raise PermissionError(errno.EACCES, f"the folder {path.parent} cannot be made") from error
     with path.open("w") as file:
         try:
