@@ -16,7 +16,7 @@ _IDENTITY = (1, 0, 0, 0, 1, 0)  # of a raster that has a coordinate system and n
 
 
 class Footprint(NamedTuple):
-    """What a tile is compared by.
+    """Key, digest and bounds of a tile, by which tiles are compared.
 
     Attributes:
       tile: its key.

@@ -273,7 +273,8 @@ def test_a_regression_has_a_colour_bar_with_its_unit_and_hatches_what_has_no_lab
 
 @pytest.mark.parametrize("value", [np.nan, 3.0])
 def test_a_regression_without_contrast_is_drawn(monkeypatch, value):
-    draw(monkeypatch, HEIGHT, dense=np.full((CELLS, CELLS), value, np.float32))
+    figure = draw(monkeypatch, HEIGHT, dense=np.full((CELLS, CELLS), value, np.float32))
+    assert "10 m, map of numbers" in texts(figure)
 
 
 def test_many_classes_fit_beside_the_map(monkeypatch):
