@@ -124,7 +124,7 @@ class Topology:
 
     @property
     def generation(self) -> Generation:
-        """How to order the slice (TPUs only)."""
+        """Returns the generation, by which a slice is ordered (TPUs only)."""
         return GENERATIONS[self.chip.name]
 
     @property
