@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -148,6 +148,18 @@ def to_json(card: DatasetCard) -> str:
     return msgspec.json.format(msgspec.json.encode(content, enc_hook=_builtin), indent=1).decode() + "\n"
 
 
+def decode_json(text: str | bytes, kind: Any = Any, dec_hook: Callable[[type, Any], Any] | None = None) -> Any:
+    """Decodes a JSON file of a prepared dataset as a value of a type, with msgspec and its `dec_hook`.
+
+    Raises:
+      ValueError: it is not JSON, nested too deeply, of another type, or has a number that its array cannot hold.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind, dec_hook=dec_hook)
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
 def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any]]:
     """Reads the text of `to_json`, in the file `where`; registers sensors that are not known yet.
 
@@ -158,7 +170,7 @@ def from_json(text: str | bytes, where: str) -> tuple[DatasetCard, dict[str, Any
       ValueError: it is not a card, or one of another format.
     """
     try:
-        content = msgspec.json.decode(text)
+        content = decode_json(text)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this release reads {FORMAT}")
         if strangers := set(content["card"]) - {field.name for field in dataclasses.fields(DatasetCard)}:

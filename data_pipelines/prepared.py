@@ -109,7 +109,8 @@ class PreparedDataset:
             splits = builder.info.splits
             raw = DeserializeMethod.RAW_BYTES
             source = builder.as_data_source(split=split, deserialize_method=raw) if split in splits else None
-        except (ParseError, ValueError, OSError, KeyError) as error:
+        except (ParseError, ValueError, OSError, KeyError, TypeError, RecursionError, ImportError) as error:
+            # TFDS checks no type of features.json, and imports TensorFlow for dtypes that numpy does not have.
             remedy = f"delete {self.folder} and prepare it again"
             raise ValueError(f"dataset {self.card.name!r}: the metadata cannot be read ({error}); {remedy}") from error
         if source is None:

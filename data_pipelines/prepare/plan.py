@@ -5,10 +5,9 @@ import itertools
 import json
 import re
 
-import msgspec
 import numpy as np
 
-from data_pipelines.card import essentials
+from data_pipelines.card import decode_json, essentials
 from data_pipelines.reader import Reader, digest
 
 PLAN_FILE = "plan.json"
@@ -103,7 +102,7 @@ class Plan:
           ValueError: the text is not a plan.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            return decode_json(text, cls)
         except ValueError as error:
             raise ValueError(f"not a plan of a preparation ({error})") from error
 

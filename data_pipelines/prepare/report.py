@@ -12,7 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard
+from data_pipelines.card import DatasetCard, decode_json
 from data_pipelines.prepare.leaks import find_leaks
 from data_pipelines.prepare.plan import Plan
 from data_pipelines.prepare.statistics import CLOUDY, SPLIT, SensorCounts, ShardStats, SplitCounts, merge
@@ -67,7 +67,7 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / REPORT_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return decode_json(path.read_bytes(), dict[str, Any])
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path}; delete {folder} and prepare the dataset again") from None
     except ValueError as error:

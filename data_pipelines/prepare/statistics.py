@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Num
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard, Example
+from data_pipelines.card import DatasetCard, Example, decode_json
 from data_pipelines.prepare.leaks import Footprint
 
 STATISTICS_FILE = "statistics.json"
@@ -275,7 +275,7 @@ class ShardStats:
         Raises:
           ValueError: the content is something else.
         """
-        return msgspec.json.decode(content, type=cls, dec_hook=list_to_array)
+        return decode_json(content, cls, list_to_array)
 
 
 def merge(total: Any, other: Any) -> Any:
@@ -329,7 +329,7 @@ def load_statistics(folder: pathlib.Path, card: DatasetCard) -> dict[str, Sensor
     path = folder / STATISTICS_FILE
     remedy = f"delete {folder} and prepare the dataset again"
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_StatisticsFile, dec_hook=list_to_array)
+        content = decode_json(path.read_bytes(), _StatisticsFile, list_to_array)
     except FileNotFoundError:
         missing = f"dataset {card.name!r}: no {path}, so its inputs cannot be standardised; {remedy}"
         raise FileNotFoundError(missing) from None

@@ -19,6 +19,8 @@ from typing import Any
 import msgspec
 import tqdm
 
+from data_pipelines.card import decode_json
+
 MANIFEST_FILE = "contents.json"
 
 _progress = functools.partial(tqdm.tqdm, unit="B", unit_scale=True, mininterval=0.5)
@@ -203,7 +205,7 @@ def check_manifest(folder: pathlib.Path) -> None:
     """
     path, remedy = folder / MANIFEST_FILE, f"copy the dataset again, or delete {folder} and prepare it again"
     try:
-        listed = msgspec.json.decode(path.read_bytes(), type=_Manifest).files
+        listed = decode_json(path.read_bytes(), _Manifest).files
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path}, the list of the dataset's files; {remedy}") from None
     except ValueError as error:
@@ -329,7 +331,7 @@ def _fetch_all(url: str, output: Output, manifest: bytes) -> None:
         write_whole(output.data / MANIFEST_FILE, manifest)
     file_system, folder = open_url(url)
     with remote_errors(f"{url}/{MANIFEST_FILE}"):
-        files = {name: one.bytes for name, one in msgspec.json.decode(manifest, type=_Manifest).files.items()}
+        files = {name: one.bytes for name, one in decode_json(manifest, _Manifest).files.items()}
     there = {path.name: path.stat().st_size for path in output.data.iterdir()}
     missing = {name: size for name, size in files.items() if there.get(name) != size}
     needed, free = sum(missing.values()), shutil.disk_usage(output.parts).free

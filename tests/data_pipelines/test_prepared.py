@@ -1,6 +1,7 @@
 """Reading what was prepared, and what is said when the files are not what they were."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -95,6 +96,31 @@ def test_a_changed_digit_does_not_pass(folder, name):
         content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}.* (damaged|no numbers|no plan|not a statistics).*again"):
+        PreparedDataset.open(CARD, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["card.json", "plan.json", "statistics.json", "contents.json", "dataset_info.json", "features.json"]
+)
+def test_json_that_is_deep_or_of_another_kind_is_refused(folder, name):
+    """Also where the list of files does not list the file, so that its digest does not count."""
+    path, manifest, deep = folder / name, folder / "contents.json", "[" * 100_000 + "]" * 100_000
+    listed = json.loads(manifest.read_text())
+    listed["files"].pop(name, None)
+    manifest.write_text(json.dumps(listed))
+    inside = path.read_text().rstrip().removesuffix("}") + f', "more": {deep}}}'
+    for text in (deep, inside, "9" * 5000, "1e999", '"text"', "null", '{"featuresDict": null}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{name}|'fake_tiles': the metadata cannot be read"):
+            PreparedDataset.open(CARD, folder).records("train")
+
+
+@pytest.mark.parametrize("value", [10**19, 1e300])
+def test_counts_that_no_array_can_hold_are_refused(folder, value):
+    content = json.loads((folder / "statistics.json").read_text())
+    content["sensors"]["spot"]["count"][0] = value
+    (folder / "statistics.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"statistics\.json is not a statistics file .*too large.*prepare the dataset"):
         PreparedDataset.open(CARD, folder)
 
 
