@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.reader import Reader
 from data_pipelines.registry import get_entry
 
@@ -108,14 +109,15 @@ NUMBER_SCORES: Measures = {
 
 def read_pixels(reader: Reader, split: str) -> Samples:
     """Returns series of one pixel, all dates side by side."""
-    examples = [reader.example(split, key) for key in reader.keys(split)]
+    examples = [read_tile(reader, split, key) for key in reader.keys(split)]
     bands = np.stack([np.concatenate([e["s2"], e["s1"]], axis=1)[:, BANDS, 0, 0] for e in examples])
     return bands.reshape(len(examples), -1), np.asarray([e["tile"] for e in examples])
 
 
 def read_map(reader: Reader, split: str) -> Samples:
     """Returns the pixels of all windows that have a label and that both sensors have seen."""
-    examples = [e for e in (reader.example(split, key) for key in reader.keys(split)) if "s2" in e and "s1" in e]
+    examples = (read_tile(reader, split, key) for key in reader.keys(split))
+    examples = [e for e in examples if e["s2_present"] and e["s1_present"]]
     bands = np.stack([np.concatenate([e["s2"][0], e["s1"][0]])[BANDS] for e in examples])
     labels = np.stack([e["dense"] for e in examples])
     # Radar and clouds leave gaps of their own; a linear model cannot do without a band.

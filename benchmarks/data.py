@@ -42,7 +42,7 @@ from data_pipelines.card import Example
 from data_pipelines.fakes import pastis_hd, treesatai_ts
 from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.prepare.prepare import prepare_dataset
-from data_pipelines.prepare.records import complete_example
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import DatasetEntry
 from data_pipelines.registry import get_entry
@@ -130,7 +130,7 @@ class Raw:
         return len(self.reader.keys("train"))
 
     def __getitem__(self, index: int) -> Example:
-        return complete_example(self.reader.card, self.reader.example("train", self.reader.keys("train")[index]))
+        return read_tile(self.reader, "train", self.reader.keys("train")[index])
 
     def blocks(self, index: int, numbers: Sequence[int]) -> list[Block]:
         """Reads the whole tile, as raw files cannot be read by blocks."""

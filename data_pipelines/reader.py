@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.units import check_values
 
 
 class ArchiveReader:
     """Base of the readers of published archives.
 
-    A subclass takes the archive's folder, lists its tiles, passes them on, and implements `read`. It raises
+    A subclass takes the archive's folder, lists its tiles, passes them on, and implements `Reader.example`. It raises
       FileNotFoundError: a list or table of the archive is missing, or not one of its tiles is on disk.
       ValueError: a list, a table or a file's name is not as published, or a tile is in two splits.
       ImportError: the package for the files' format is not installed.
@@ -61,14 +60,6 @@ class ArchiveReader:
     def keys(self, split: str) -> Sequence[str]:
         return self.tiles[split]
 
-    def example(self, split: str, key: str) -> Example:
-        """Reads one tile and checks its values; see `Reader`."""
-        return check_values(self.card, f"{self.root}, tile {key!r}", self.read(split, key))
-
-    def read(self, split: str, key: str) -> Example:
-        """Reads one tile, as `Reader.example`; values are checked afterwards."""
-        raise NotImplementedError
-
 
 def digest(facts: Any) -> str:
     """Returns the SHA-256 of what JSON can hold, for fingerprints."""
@@ -105,7 +96,7 @@ class Reader(Protocol):
         """Returns the keys of a split's tiles in a fixed order, unique over all splits."""
 
     def example(self, split: str, key: str) -> Example:
-        """Reads one tile.
+        """Reads one tile; `prepare.shards.read_tile` checks it afterwards.
 
         Raises:
           ValueError, OSError: a file is missing, unreadable or not as published; the message has its name, the

@@ -56,7 +56,8 @@ def check_values(card: DatasetCard, where: str, example: Example) -> Example:
     valid pixel are left out and counted in `<sensor>_empty`.
 
     Raises:
-      ValueError: a valid value cannot be in its unit, or a sensor that is not optional has no valid pixel.
+      ValueError: a valid value cannot be in its unit, or a sensor that is not optional has no valid pixel, or none
+        of the sensors has one.
     """
     checked = dict(example)
     for name in card.sensors:
@@ -66,6 +67,8 @@ def check_values(card: DatasetCard, where: str, example: Example) -> Example:
                 _leave_out_zeros(card, name, where, checked)
             if name in checked:
                 _check_unit(unit, name, where, checked[name], checked.get(f"{name}_mask", np.True_))
+    if not any(name in checked and checked.get(f"{name}_present", True) for name in card.sensors):
+        raise ValueError(f"{where}: {', '.join(card.sensors)} have no valid pixel that is not 0; leave the tile out")
     return checked
 
 

@@ -102,7 +102,7 @@ class BioMasstersReader(ArchiveReader):
         known = [chip for part, months in self._months.items() for chip in set(months) | labelled[part]]
         self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         part = "test" if split == "test" else "train"
         features, months = self.root / f"{part}_features", self._months[part][key]
         expected = f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, above-ground biomass as floats"

@@ -77,7 +77,7 @@ class BraddReader(ArchiveReader):
         super().__init__(root, {s: [name for name in names if name in present] for s, names in listed.items()})
         self.summary += f"; meta.csv lists {sum(map(len, listed.values())):,} with a split"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         path = inside(self.root / "Samples", f"{key}.pt")
         content = read_torch(path, ["image", "image_dates", "label"], EXPECTED, _DATE_CLASSES)
         series = _read_series(path, content["image"], content["image_dates"])

@@ -268,7 +268,7 @@ class FlairReader(ArchiveReader):
         """Changes with the tiles, their splits, the series and the tiles' places in them."""
         return digest([super().fingerprint, sorted(self._series.items()), sorted(self._places.items())])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         folders = self._test if split == "test" else self._train
         domain, area, number = key.split("-")
         path = file_folder(self.root / folders.aerial / domain / area, "img") / f"IMG_{number}.tif"

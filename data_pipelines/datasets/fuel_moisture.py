@@ -150,7 +150,7 @@ class FuelMoistureReader(ArchiveReader):
         """Returns the label of each pixel, and whether it has one."""
         return table.moisture, np.isfinite(table.moisture)
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         """Reads one pixel; its key is its row."""
         table, row = self._table, int(key)
         optical, radar = (one[row][:, :, None, None] for one in (table.optical, table.radar))

@@ -123,7 +123,7 @@ class BurnScarsReader(ArchiveReader):
             num_listed, there = sum(map(len, lists.values())), num_tiles(self)
             self.summary += f"; {there} of {num_listed} listed scenes, {len(self._scenes) - there} in no list left out"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         folder, day = self._scenes[key]
         path, bands = self.root / folder / f"{key}{SCENE}", CARD.file_bands["hls"]
         expected = f"a GeoTIFF of {len(bands)} bands {', '.join(bands)}, {SIDE} x {SIDE} pixels, float32"

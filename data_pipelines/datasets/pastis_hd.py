@@ -229,7 +229,7 @@ class PastisReader(ArchiveReader):
         having = {sensor: sorted(keys) for sensor, keys in self._having.items()}
         return digest([super().fingerprint, patches, having])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         patch = self.patches[key]
         example: Example = {"id": key, "crs": patch.crs, "transform": np.asarray(patch.transform, np.float64)}
         example |= self._series("s2", key, self.root / "DATA_S2" / f"S2_{key}.npy")

@@ -57,7 +57,7 @@ class PlantedFiles(ArchiveReader):
         labels = [int(self._labels[key]) for split in self.splits() for key in self.keys(split)]
         return digest([super().fingerprint, labels])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         folder = inside(self._folders[split], key)
         present = {path.name for path in folder.iterdir()}
         example: Example = {"id": key, "tile": self._labels[key]}
@@ -163,7 +163,7 @@ class PlantedRecords(ArchiveReader):
         sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
         return digest([sizes, self.species])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         """Reads one record; raises as the base, and KeyError if there is no such record."""
         where, features = self.features(key)
         label = species_name(where, features)

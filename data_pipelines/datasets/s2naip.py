@@ -180,7 +180,7 @@ class S2NaipReader(ArchiveReader):
         dates = {sensor: table.fingerprint for sensor, table in sorted(self._dates.items())}
         return digest([super().fingerprint, dates, self._counts])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         expected = f"a PNG of 4 bands R, G, B, NIR, {SIDE} x {SIDE} pixels, uint8"
         path, content = self._files.read(IMAGES, key, ".png")
         if content is None:

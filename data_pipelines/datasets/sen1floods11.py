@@ -135,7 +135,7 @@ class Sen1FloodsReader(ArchiveReader):
         days = {event: [str(day) for day in days.values()] for event, days in sorted(self._days.items())}
         return digest([super().fingerprint, days])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         """Reads one chip, without a sensor that has no data; raises as the base, or if no sensor has any."""
         radar, optical, label = (folder / f"{key}_{layer}.tif" for layer, folder in self._folders.items())
         days = self._days[_event(key)]
@@ -275,7 +275,7 @@ class ChipReader(ArchiveReader):
         """Changes with the chips and their dates."""
         return self._chips.fingerprint
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         """Reads one window; its key is "chip/row/column", counted in windows. Raises as the base, or if none saw it."""
         name, row, column = key.split("/")
         # The windows of a chip come one after another; its files are read once for all 64.

@@ -127,7 +127,7 @@ class SickleReader(ArchiveReader):
         plots = {split: sorted(numbers) for split, numbers in self._plots.items()}
         return f"{super().fingerprint} {plots}"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         example: Example = {"id": key}
         for sensor, one in _SERIES.items():
             folder = inside(self._images / one.folder / "npy", key)

@@ -111,7 +111,7 @@ class So2SatReader(ArchiveReader):
                 counts[split] = rows.pop()
         super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         name, _, row = key.rpartition("_")
         path = self.root / f"{name}.h5"
         arrays = read_hdf5_row(path, tuple(SHAPES), int(row), EXPECTED)

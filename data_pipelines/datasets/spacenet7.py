@@ -199,7 +199,7 @@ class SpaceNet7Reader(ArchiveReader):
         super().__init__(root, tiles)
         self.summary += f" of {len(areas)} areas; {unlabelled} mosaics without a label left out"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         area, stem = self._frames[key]
         folder = self.root / "train" / area
         path = folder / IMAGES / f"{stem}.tif"

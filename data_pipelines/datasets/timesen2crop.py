@@ -106,7 +106,7 @@ class TimeSen2CropReader(ArchiveReader):
         super().__init__(root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()})
         self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         """Reads one pixel; its key is "tile/class/number"."""
         tile, crop, number = key.split("/")
         path = inside(self.root / tile / crop, f"{number}.csv")  # where the tiles' folders may be links to another disk

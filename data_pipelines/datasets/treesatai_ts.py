@@ -150,7 +150,7 @@ class TreeSatReader(ArchiveReader):
         tiles = [name for split in self.splits() for name in self.keys(split)]
         return digest([super().fingerprint, [[self._labels[t].tolist(), self._series[t]] for t in tiles]])
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         expected = "a GeoTIFF of 4 bands IR, G, B, R, 304 x 304 pixels, uint8"
         image, place = read_raster(self.root / "aerial" / f"{key}.tif", (4, 304, 304), "uint8", expected)
         # The archive's first band is the infrared, where the sensor's order is R, G, B, NIR.

@@ -282,7 +282,7 @@ class FolderReader(ArchiveReader):
                 what = f"{len(lacking)} of {len(tiles)} tiles, such as {lacking[0]!r}, have no {kind} {pattern!r}"
                 raise ValueError(f"{what}; add them, or {remedy}")
 
-    def read(self, split: str, key: str) -> Example:
+    def example(self, split: str, key: str) -> Example:
         there = [files for files in self.description.sensors if key in self.files[files.record.name]]
         reads = {files.record.name: self._read(files, key) for files in there}
         # Before anything is computed, so that a wrong extent is not reported as a fault of one file.

@@ -36,7 +36,7 @@ from data_pipelines.plots.tile import (
     new_sheet,
     timeline_inches,
 )
-from data_pipelines.prepare.records import check_example
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.reader import Reader
 
 
@@ -67,14 +67,9 @@ def raw_tiles(reader: Reader, split: str) -> Tiles:
     """
     if split not in reader.splits():
         raise ValueError(f"{reader.card.name} has no tiles of split {split!r}; there are {', '.join(reader.splits())}")
-    keys = reader.keys(split)
-
-    def read(position: int) -> Example:
-        example = reader.example(split, keys[position])
-        check_example(reader.card, keys[position], example)
-        return example
-
-    return Tiles(reader.card, split, len(keys), read, getattr(reader, "summary", "made by this project's code"))
+    card, keys = reader.card, reader.keys(split)
+    origin = getattr(reader, "summary", "made by this project's code")
+    return Tiles(card, split, len(keys), lambda n: as_read(card, read_tile(reader, split, keys[n])), origin)
 
 
 def prepared_tiles(name: str, root: str, split: str) -> Tiles:
@@ -100,7 +95,7 @@ _TEXTS = ("id", "crs")
 
 
 def as_read(card: DatasetCard, complete: Example) -> Example:
-    """Returns a prepared example without the empty arrays of sensors that the tile lacks."""
+    """Returns a complete example without the empty arrays of sensors that the tile lacks."""
     absent = [name for name in card.optional if not complete[f"{name}_present"]]
     dropped = {f"{name}{end}" for name in absent for end in ("", "_dates", "_years", "_mask", "_cloud")}
     dropped |= {f"{name}_present" for name in card.optional}

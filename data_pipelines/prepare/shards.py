@@ -55,17 +55,16 @@ class ShardJob:
 
 
 def read_tile(reader: Reader, split: str, key: str) -> Example:
-    """Reads a complete example that keeps the promises of its card.
+    """Reads a complete example that keeps the promises of its card, with values that its units allow.
 
     Raises:
       BadTileError: the tile cannot be read, or breaks a promise. Other errors of the reader are faults of its code.
     """
     card = reader.card
     try:
-        example = complete_example(card, reader.example(split, key))
+        example = reader.example(split, key)
         check_example(card, key, example)
-        # Readers of other classes than this package's have not done it.
-        example = complete_example(card, check_values(card, f"dataset {card.name!r}, tile {key!r}", example))
+        example = check_values(card, f"{getattr(reader, 'root', card.name)}, tile {key!r}", example)
     except (OSError, ValueError) as error:
         # Faults of the machine would spoil every other tile, too.
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
@@ -74,7 +73,7 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
     except Exception as error:
         error.add_note(f"while reading tile {key!r} of split {split!r} of dataset {card.name!r}")
         raise
-    return example
+    return complete_example(card, example)
 
 
 def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda: None) -> None:

@@ -162,7 +162,11 @@ def test_a_sensor_of_zeros_only_is_missing_or_refused():
     card, example = tile("s2", optical(0), "reflectance")
     with pytest.raises(ValueError, match="x: 's2' is 0 in all bands of all valid pixels"):
         check_values(card, "x", example)
-    assert set(check_values(dataclasses.replace(card, optional=("s2",)), "x", example)) == {"id"}
+    optional = dataclasses.replace(card, sensors=("s2", "s1"), optional=("s2",))
+    _, radar_alone = tile("s1", radar(DECIBELS))
+    assert set(check_values(optional, "x", example | radar_alone)) == set(radar_alone)
+    with pytest.raises(ValueError, match="x: s2, s1 have no valid pixel that is not 0; leave the tile out"):
+        check_values(optional, "x", example)
 
 
 def test_every_tile_of_a_preparation_is_checked():
@@ -214,7 +218,7 @@ def test_radar_borders_of_own_tiles_are_masked(tmp_path, unit, fill):
 def test_radar_borders_that_cannot_be_decibels_are_refused(tmp_path, fill):
     path = write_radar(tmp_path, "dB", fill)
     with pytest.raises(ValueError, match=r"tile 'a': band 'VV' of 's1' runs from .*; expected dB, .* as nodata"):
-        reader_of(path).example("train", "a")
+        read_tile(reader_of(path), "train", "a")
 
 
 def test_what_cannot_be_refused_is_reported(tmp_path):

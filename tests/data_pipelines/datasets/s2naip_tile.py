@@ -6,8 +6,8 @@ import numpy as np
 
 from data_pipelines.datasets.s2naip import CARD, open_reader
 from data_pipelines.fakes.common import write_raster
-from data_pipelines.prepare.records import check_example
-from tests.data_pipelines.fake_reader import examples_of
+from data_pipelines.plots.gallery import as_read
+from data_pipelines.prepare import shards
 
 TILE = "32612_960_-6049"  # the example of the dataset's own description
 S2_DAYS, S1_DAYS, L8_DAYS = ("20200602", "20200607"), ("20191230", "20200105"), ("20200101", "20201231", "20200303")
@@ -63,6 +63,5 @@ def write_tile(root):
 def read_tile(root):
     reader = open_reader(root)
     (split,) = reader.splits()
-    (example,) = examples_of(reader, split)
-    check_example(CARD, example["id"], example)
-    return example
+    (key,) = reader.keys(split)
+    return as_read(CARD, shards.read_tile(reader, split, key))

@@ -10,6 +10,7 @@ import pytest
 from data_pipelines.datasets.s2naip import holds_raw, open_reader
 from data_pipelines.datasets.s2naip_metadata import read_date_table, split_of
 from data_pipelines.fakes.common import write_raster
+from data_pipelines.prepare.shards import BadTileError
 from tests.data_pipelines.datasets.s2naip_tile import (
     L8_DAYS,
     S1_DAYS,
@@ -196,7 +197,7 @@ def test_an_image_that_went_away(archive):
 
 def test_half_of_a_series(archive):
     (archive / "sentinel2" / f"{TILE}_16.tif").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"no .*{TILE}_16\.tif; expected a GeoTIFF of the bands B5, B6"):
+    with pytest.raises(BadTileError, match=rf"no .*{TILE}_16\.tif; expected a GeoTIFF of the bands B5, B6"):
         read_tile(archive)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import rasterio
 
 from data_pipelines.own_tiles.reader import folder_entry
-from data_pipelines.prepare.records import check_example
+from data_pipelines.plots.gallery import as_read
+from data_pipelines.prepare.shards import read_tile
 
 DESCRIPTION = """
 name = "own_tiles"
@@ -85,9 +86,7 @@ def reader_of(path):
 def example_of(path, tile="a"):
     reader = reader_of(path)
     (split,) = (split for split in reader.splits() if tile in reader.keys(split))
-    example = reader.example(split, tile)
-    check_example(reader.card, tile, example)
-    return example
+    return as_read(reader.card, read_tile(reader, split, tile))
 
 
 def write_everything(root):

@@ -11,6 +11,7 @@ import rasterio
 
 from anysat_jax.sensors import SENSORS
 from data_pipelines.own_tiles.reader import folder_entry
+from data_pipelines.prepare.shards import read_tile
 
 DESCRIPTION = """
 name = "random_tiles"
@@ -125,9 +126,9 @@ def test_random_files_are_read_as_declared_or_refused(both, stored, dtype, nodat
         reader = folder_entry(root / "own.toml").reader()
         if impossible or not any(valid.any() for _, valid in right):
             with pytest.raises(ValueError, match=r"a_2020\d+\.tif"):
-                reader.example("train", "a")
+                read_tile(reader, "train", "a")
             return
-        example = reader.example("train", "a")
+        example = read_tile(reader, "train", "a")
     kept = [(values, valid) for values, valid in right if valid.any()]
     np.testing.assert_array_equal(example["fixture_random_mask"][:, 0], [valid for _, valid in kept])
     assert example["fixture_random"].dtype == dtype
