@@ -136,7 +136,12 @@ def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.dat
     if len(values) != len(days):
         raise ValueError(f"{reads[0].path} has {len(values)} dates, but {files.dates} lists {len(days)}")
     if not mask.any():
-        raise ValueError(f"{reads[0].path}: no date of {name!r} has a valid pixel (nodata is {files.nodata})")
+        declared = "each band's own" if files.files.has_band else reads[0].nodata
+        raise ValueError(
+            f"{reads[0].path}: no date of {name!r} has a valid pixel; expected some that are finite, not masked, and "
+            f"neither the file's nodata ({declared}) nor that of the description ({files.nodata}): correct it, or take "
+            "the tile's files out"
+        )
     if files.same_day:
         values, mask, days = _joined_days(values, mask, days)
     return observed_series(name, values, mask, days)

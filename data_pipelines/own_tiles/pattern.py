@@ -79,7 +79,8 @@ class FilePattern:
 
         Args:
           bands: names for {band}; files of other bands are passed over. "B02" is "B2".
-          same_day: "join" if a tile may have several files of a day.
+          same_day: "join" if a tile may have several files of a day; with {band}, files of all bands whose paths
+            are otherwise the same.
 
         Raises:
           FileNotFoundError: no file matches, or not for each band.
@@ -87,38 +88,50 @@ class FilePattern:
             the folder.
         """
         numbers = {band_key(band): number for number, band in enumerate(bands)} if self.has_band else {"": 0}
-        listed: dict[str, list[tuple[datetime.date | None, int, str]]] = {}
+        listed: dict[str, list[tuple[datetime.date | None, str, int, str]]] = {}
         for path, fields in self._walk(root, "", self.parts, {}):
             if (number := numbers.get(band_key(fields.get("band", "")))) is None:
                 continue
             day = parse_day(fields["date"], f"{root / path} (pattern {self.text!r})") if self.has_date else None
-            listed.setdefault(same_letters(fields["tile"]), []).append((day, number, path))
+            product = self._without_band(path) if self.has_band and same_day else ""
+            listed.setdefault(same_letters(fields["tile"]), []).append((day, product, number, path))
         if not listed:
             raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
         for files in listed.values():
             files.sort(key=lambda one: (one[0] or datetime.date.min, *one[1:]))
             for (*one, path), (*following, other) in itertools.pairwise(files):
-                if one == following and not (same_day and one[0] and not self.has_band):
+                if one == following and (self.has_band or not (same_day and one[0])):
                     when = f"on {one[0]}" if one[0] else "for which there is no {date}"
-                    remedy = ', or same_day = "join"' if one[0] and not self.has_band else ""
+                    remedy = "" if self.has_band else ", {band} in the pattern for a file of each band"
+                    remedy += ', or same_day = "join" for products of a day' if one[0] else ""
                     raise ValueError(
                         f"{root}: {path} and {other} fit {self.where} for one tile {when}; expected one{remedy}"
                     )
         return {tile: self._join(root, tile, files, bands) for tile, files in sorted(listed.items())}
 
     def _join(
-        self, root: pathlib.Path, tile: str, files: list[tuple[datetime.date | None, int, str]], bands: Sequence[str]
+        self,
+        root: pathlib.Path,
+        tile: str,
+        files: Sequence[tuple[datetime.date | None, str, int, str]],
+        bands: Sequence[str],
     ) -> list[tuple[datetime.date | None, str | tuple[str, ...]]]:
         if not self.has_band:
-            return [(day, path) for day, _, path in files]
+            return [(day, path) for day, *_, path in files]
         joined: list[tuple[datetime.date | None, str | tuple[str, ...]]] = []
-        for day, group in itertools.groupby(files, key=lambda one: one[0]):
-            paths = {number: path for _, number, path in group}
+        for (day, _), group in itertools.groupby(files, key=lambda one: one[:2]):
+            paths = {number: path for *_, number, path in group}
             if missing := [band for number, band in enumerate(bands) if number not in paths]:
                 what = f"tile {tile!r} has no file {self.text!r} of {', '.join(missing)}{f' on {day}' if day else ''}"
                 raise FileNotFoundError(f"{root}: {what}; {self.where} asks for one of each band")
             joined.append((day, tuple(paths.values())))
         return joined
+
+    def _without_band(self, path: str) -> str:
+        """Returns a path without the texts at {band}: the same for all files of a product."""
+        matches = [_match(part, name) for part, name in zip(self.parts, path.split("/"), strict=True)]
+        spans = [match.span("band") if "band" in match.groupdict() else (0, 0) for match in matches]
+        return "/".join(match.string[:start] + match.string[end:] for match, (start, end) in zip(matches, spans))
 
     def _walk(
         self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
@@ -144,7 +157,7 @@ def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Ite
     with os.scandir(place) as entries:
         for entry in entries:
             hidden = entry.name.startswith(".") and not part.startswith(".")
-            match = _regex(part, _DAY).fullmatch(entry.name) or _regex(part, _ANY_DAY).fullmatch(entry.name)
+            match = _match(part, entry.name)
             if hidden or match is None:
                 continue
             # Bytes that are not UTF-8 arrive as lone surrogates, which no table and no TFRecord can hold.
@@ -155,6 +168,10 @@ def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Ite
             if entry.is_symlink():
                 inside(root, f"{folder}{entry.name}")
             yield entry.name, match.groupdict()
+
+
+def _match(part: str, name: str) -> re.Match[str] | None:
+    return _regex(part, _DAY).fullmatch(name) or _regex(part, _ANY_DAY).fullmatch(name)
 
 
 @functools.cache

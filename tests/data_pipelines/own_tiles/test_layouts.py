@@ -222,13 +222,34 @@ def test_two_products_of_a_day_are_joined(tmp_path):
     with pytest.raises(ValueError, match=r"same_day is 'better'; expected .join., or leave"):
         reader_of(path)
     describe(tmp_path, text.replace('same_day = "join"', ""))
-    with pytest.raises(ValueError, match=r'for one tile on 2020-03-01; expected one, or same_day = "join"'):
+    with pytest.raises(
+        ValueError, match=r'for one tile on 2020-03-01; expected one, \{band\} in .*, or same_day = "join"'
+    ):
         reader_of(path)
 
 
 def test_two_products_of_a_day_in_files_of_bands(tmp_path):
-    path = write_bands(tmp_path, SAFE.replace("uint16", 'uint16"\nsame_day = "join'))
-    name = f"a_{DAYS[0]}T105441_B02_10m.TIF"
-    (tmp_path / "s2" / name.replace("T105441", "T105512")).write_bytes((tmp_path / "s2" / name).read_bytes())
-    with pytest.raises(ValueError, match=r"fit .* for one tile on 2020-03-01; expected one$"):
+    text = SAFE.replace("uint16", 'uint16"\nsame_day = "join')
+    path = write_bands(tmp_path, text)
+    for file in list((tmp_path / "s2").glob(f"a_{DAYS[0]}T105441_B*")):
+        with rasterio.open(file) as tif:
+            values = tif.read()
+        seen, first = np.arange(16).reshape(4, 4) % 3 > 0, np.arange(16).reshape(4, 4) % 2 > 0
+        second = tmp_path / "s2" / file.name.replace("T105441", "T105512")
+        write_raster(file, np.where(first & ~seen, values, 0).astype(np.uint16), nodata=0)
+        write_raster(second, np.where(seen, values + np.uint16(5000), 0).astype(np.uint16), nodata=0)
+    example = example_of(path)
+    assert example["s2_dates"].tolist() == [364, 60]
+    np.testing.assert_array_equal(example["s2_mask"][1, 0], seen | first)
+    joined = s2_values("a", DAYS[0])[1:] + np.where(seen, 5000, 0)
+    np.testing.assert_array_equal(example["s2"][1], np.where(seen | first, joined, 0))
+    describe(tmp_path, SAFE)
+    with pytest.raises(ValueError, match=r'fit .* for one tile on 2020-03-01; expected one, or same_day = "join" for'):
+        reader_of(path)
+    describe(tmp_path, text)
+    (tmp_path / "s2" / f"a_{DAYS[0]}T105512_B02_10m.TIF").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tile 'a' has no file .* of B2 on 2020-03-01; .* one of each band"):
+        reader_of(path)
+    (tmp_path / "s2" / f"a_{DAYS[0]}T105441_B2_10m.TIF").touch()
+    with pytest.raises(ValueError, match=r"T105441_B02_10m\.TIF and .*T105441_B2_10m\.TIF fit .* for one tile on"):
         reader_of(path)

@@ -110,6 +110,9 @@ def test_dates_without_a_valid_pixel_are_left_out(tmp_path):
     path = write_folder(tmp_path)
     write_raster(tmp_path / "s2" / f"a_{DAYS[0]}.tif", np.zeros((11, 4, 4), np.uint16), nodata=0)
     assert example_of(path)["s2_dates"].tolist() == [364]
+    write_raster(tmp_path / "s2" / f"a_{DAYS[1]}.tif", np.zeros((11, 4, 4), np.uint16), nodata=0)
+    with pytest.raises(ValueError, match=r"no date of 's2' .*the file's nodata \(0\.0\) nor .* description \(None\)"):
+        example_of(path)
 
 
 @pytest.mark.parametrize(
