@@ -219,7 +219,7 @@ def _program(network: NetworkConfig, patch_sizes: tuple[float, ...], loss: LossC
         return logits, counts, labels.get("skipped")
 
     same = replicated(mesh)
-    return Compiled(compute, out_shardings=(batch_sharding(mesh), same, same))
+    return Compiled(jax.jit(compute, out_shardings=(batch_sharding(mesh), same, same)))
 
 
 def local_rows(array: Shaped[jax.Array, "B ..."]) -> Shaped[np.ndarray, "b ..."]:

@@ -245,7 +245,7 @@ def _program(network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh) -> Compiled:
             features = take_subpatches(features, batch.labels["sampled"])
         return features.astype(dtype), batch.labels
 
-    return Compiled(compute, out_shardings=replicated(mesh))
+    return Compiled(jax.jit(compute, out_shardings=replicated(mesh)))
 
 
 # ---------------------------------------------------------------- batches of features

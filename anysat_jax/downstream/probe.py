@@ -90,7 +90,7 @@ def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
         labels = batches[0].labels
         return count_batch(network.task, logits, labels[network.task.level], labels["valid"], loss)
 
-    return Compiled(compute, out_shardings=replicated(mesh))
+    return Compiled(jax.jit(compute, out_shardings=replicated(mesh)))
 
 
 # ---------------------------------------------------------------- the probe-initialised head

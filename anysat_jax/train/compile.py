@@ -48,38 +48,37 @@ def wait_for(program: concurrent.futures.Future[Program], on_wait: Callable[[], 
 
 
 class Compiled:
-    """A function compiled once per structure, shapes, dtypes and shardings of its arguments, when it is called.
+    """A function compiled once per structure, shapes, dtypes and shardings of its arguments, when it is called."""
 
-    Attributes:
-      compiling: whether it is being compiled now; the watchdog's thread reads it.
-    """
-
-    def __init__(self, function: Callable[..., Any], **options: Any):
-        """Takes a traceable function of arrays, and options of `jax.jit`."""
-        self._function = jax.jit(function, **options)
-        self._programs: dict[Hashable, Program] = {}
-        self.compiling = False
+    def __init__(self, function: Any):
+        """Takes a function of arrays made by `jax.jit`."""
+        self._function = function
+        self._programs: dict[Hashable, concurrent.futures.Future[Program]] = {}
 
     def __len__(self) -> int:
-        """Returns the number of programs."""
+        """Returns the number of programs whose compilation has begun."""
         return len(self._programs)
+
+    @property
+    def compiling(self) -> bool:
+        """Returns whether a program is being compiled now: then the time of a step is not its speed."""
+        return any(not program.done() for program in list(self._programs.values()))  # a copy: the watchdog reads it too
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         kind = structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
         if kind not in self._programs:
-            self.compiling = True
-            try:
-                # Not by calling the jitted function, which would compile and run in one: a program that hangs would
-                # pass for one that compiles.
-                self._programs[kind] = wait_for(_POOL.submit(self._function.lower(*arguments).compile))
-            finally:
-                self.compiling = False
-        return self._programs[kind](*arguments)
+            self._programs[kind] = _POOL.submit(self._compile, *arguments)
+        # Not by calling the jitted function, which would compile and run in one: a program that hangs would pass for
+        # one that compiles.
+        return wait_for(self._programs[kind])(*arguments)
+
+    def _compile(self, *arguments: Any) -> Program:
+        return self._function.lower(*arguments).compile()
 
 
-class StepPrograms:
-    """Compiles the programs of a training step in the background, and runs them. Use as a context manager."""
+class StepPrograms(Compiled):
+    """The programs of a training step, which are compiled ahead. Use as a context manager."""
 
     def __init__(
         self,
@@ -98,11 +97,9 @@ class StepPrograms:
           expected: largest number of programs of each (dataset, patch size), where it is known.
           on_wait: called at once and now and then while a step waits for its program, with the progress.
         """
-        self._step = step
+        super().__init__(step)
         self._state, self._constants = _abstract(state), constants
         self._expected, self._on_wait = expected, on_wait
-        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
-        self._programs: dict[Signature, concurrent.futures.Future[Program]] = {}
         self._run: set[Signature] = set()
         self._since = time.monotonic()  # when something began to compile after nothing did
 
@@ -110,16 +107,8 @@ class StepPrograms:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)  # XLA cannot be interrupted, and the run should end
-
-    def __len__(self) -> int:
-        """Returns the number of programs whose compilation has begun."""
-        return len(self._programs)
-
-    @property
-    def compiling(self) -> bool:
-        """Returns whether a program is being compiled now: then the time of a step is not its speed."""
-        return any(not program.done() for program in list(self._programs.values()))  # a copy: the watchdog reads it too
+        for program in self._programs.values():  # those that wait for a thread: XLA itself cannot be interrupted
+            program.cancel()
 
     def prepare(self, inputs: StepInput) -> None:
         """Starts to compile the program of a step, unless that was done."""
@@ -129,7 +118,8 @@ class StepPrograms:
         if not self.compiling:
             self._since = time.monotonic()
         # Shapes only: a thread that waits for its turn must not keep a batch in the devices' memory.
-        self._programs[signature] = self._pool.submit(self._compile, _abstract(inputs.inputs))
+        arguments = self._state, *_abstract((*self._constants, *inputs.inputs))
+        self._programs[signature] = _POOL.submit(self._compile, *arguments)
         kind = dataset, patch_size = signature[:2]
         count = sum(other[:2] == kind for other in self._programs)
         logging.info("compiling program %d: %s at %g m, its number %d", len(self), dataset, patch_size, count)
@@ -158,9 +148,6 @@ class StepPrograms:
             self._run.add(signature)
             barrier()
         return compiled(state, *self._constants, *inputs.inputs)
-
-    def _compile(self, inputs: tuple[Any, ...]) -> Program:
-        return self._step.lower(self._state, *_abstract(self._constants), *inputs).compile()
 
 
 def _abstract(tree: Any) -> Any:

@@ -183,7 +183,7 @@ def fit_and_hang(workdir: pathlib.Path, where: str) -> None:
         time.sleep(600)
 
     def validate_and_hang(params: dict) -> dict:
-        with status.over_split("evaluating", "val", 100, Compiled(forward)):
+        with status.over_split("evaluating", "val", 100, Compiled(jax.jit(forward))):
             return hang()
 
     problem = toy_problem()

@@ -204,7 +204,7 @@ def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     status = JobStatus(tmp_path, watchdog_seconds=0.4)
 
     def judge(params):
-        with status.over_split("evaluating", "val", 4, Compiled(validate)) as passing:
+        with status.over_split("evaluating", "val", 4, Compiled(jax.jit(validate))) as passing:
             for _ in range(4):
                 now[0] += 0.3
                 assert not ended.wait(0.15)  # watchdogs look every 0.1 s
@@ -252,10 +252,10 @@ def test_eight_devices_find_what_one_finds(tmp_path):
 def test_another_seed_is_another_run_of_the_same_program(tmp_path, monkeypatch):
     texts, compile_program = [], StepPrograms._compile
 
-    def noting(self, inputs):
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (*self._constants, *inputs))
-        texts.append(self._step.lower(self._state, *shapes).as_text())
-        return compile_program(self, inputs)
+    def noting(self, state, *others):
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), others)
+        texts.append(self._function.lower(state, *shapes).as_text())
+        return compile_program(self, state, *others)
 
     monkeypatch.setattr(StepPrograms, "_compile", noting)
     losses = []

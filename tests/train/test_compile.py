@@ -76,9 +76,8 @@ def test_waiting_for_a_program_is_reported_at_once_with_how_many_of_how_many():
 
 
 @pytest.mark.parametrize("compiled", ["ahead", "when called"])
-def test_a_stop_request_is_not_kept_waiting_by_a_program(monkeypatch, compiled):
+def test_a_stop_request_is_not_kept_waiting_by_a_program(compiled):
     step = Compiling(released=False)
-    monkeypatch.setattr(jax, "jit", lambda function: function)
     with StopRequest() as stop, StepPrograms(step, jnp.int32(0)) as programs:
         programs.prepare(step_input())
         stop.requested = True
@@ -146,7 +145,7 @@ def test_it_is_compiled_once_for_each_kind_of_arguments():
         traced.append(tree["x"].shape)
         return 2 * tree["x"]
 
-    program = Compiled(double)
+    program = Compiled(jax.jit(double))
     for length in (2, 3, 2, 3):
         found = program({"x": np.arange(length, dtype=np.float32)})
         np.testing.assert_array_equal(found, 2 * np.arange(length))
@@ -158,7 +157,7 @@ def test_it_is_compiled_once_for_each_kind_of_arguments():
 
 def test_it_tells_that_it_compiles():
     told = []
-    program = Compiled(lambda x: told.append(program.compiling) or jnp.sin(x))
+    program = Compiled(jax.jit(lambda x: told.append(program.compiling) or jnp.sin(x)))
     program(np.ones(2))
     program(np.ones(2))
     assert told == [True] and not program.compiling
@@ -168,7 +167,17 @@ def test_a_mistake_while_compiling_is_not_taken_for_compiling():
     def broken(x):
         raise ValueError("shapes do not fit")
 
-    program = Compiled(broken)
-    with pytest.raises(ValueError, match="shapes do not fit"):
-        program(np.ones(2))
-    assert not program.compiling and len(program) == 0
+    program = Compiled(jax.jit(broken))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="shapes do not fit"):
+            program(np.ones(2))
+    assert not program.compiling
+
+
+def test_programs_that_wait_for_a_thread_are_dropped_at_the_end():
+    step = Compiling(released=False)
+    with StepPrograms(step, jnp.int32(0)) as programs:
+        for targets in range(2, 6):
+            programs.prepare(step_input(targets=targets))
+    step.released.set()
+    assert sum(program.cancelled() for program in programs._programs.values()) >= 2

@@ -6,6 +6,7 @@ import threading
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -142,7 +143,7 @@ def ended(monkeypatch):
 
 
 def double():
-    return Compiled(lambda x: 2 * x)
+    return Compiled(jax.jit(lambda x: 2 * x))
 
 
 def test_batches_on_their_way_are_told(tmp_path, monkeypatch):
@@ -203,7 +204,7 @@ def test_neither_compiling_nor_many_batches_do(tmp_path, ended, monkeypatch):
         pass_time(5.0)
         return 2 * x
 
-    program = Compiled(slow_to_trace)
+    program = Compiled(jax.jit(slow_to_trace))
     with JobStatus(tmp_path, watchdog_seconds=0.4).over_split("evaluating", "val", 10, program) as progress:
         for _ in range(3):
             program(np.ones(2))
