@@ -9,6 +9,7 @@ from anysat_jax.configs import common as shared
 def common(job: str, name: str) -> ConfigDict:
     """Returns every field with its default: the paper's value, where the paper has one."""
     config = shared.common(job, name)  # init may be none, too; a field of model that is None is as in the weights
+    config.update({section: ConfigDict() for section in ("task", "head", "evaluate", "cache", "knn")})
     config.row = ""  # row of the paper's tables to compare the result with, such as A/flair/finetune; "": none
     config.mode = "finetune"  # or probe, last_block, projector, scratch: which parameters train
     config.new_sensors = ()  # not in pretraining: their projectors start at random
@@ -16,7 +17,6 @@ def common(job: str, name: str) -> ConfigDict:
     config.model.drop_path = 0.0  # rate of the last block; 0: off
     config.data.fake_tiles = 0  # fake tiles per split, in place of data.root; 0: none
 
-    config.task = ConfigDict()
     config.task.level = "tile"  # or dense: a prediction for each pixel of the label map
     config.task.metric = ""  # selects the best checkpoint; "": the default of the task
     config.task.sensor = ""  # its sub-patches make a dense prediction; "": the one that fits the label map
@@ -25,10 +25,8 @@ def common(job: str, name: str) -> ConfigDict:
     config.task.label_smoothing = 0.0
     config.task.allow_absent_classes = False  # whether val or test may have a class that train lacks
 
-    config.head = ConfigDict()
-    config.head.kind = "linear"  # LayerNorm and Linear, the paper's; or mlp
+    config.head.update(dict(kind="linear", hidden=512))  # LayerNorm and Linear, the paper's; or mlp, of that width
     config.head.input = "tile"  # or dense (sub-patches), or mean (of the sub-patches over the tile)
-    config.head.hidden = 512  # width of the mlp
     config.head.upsample = "shuffle"  # or bilinear, where a sub-patch has several label pixels
     config.head_init = "random"  # or probe: a linear head starts as the best probe of frozen features
 
@@ -37,18 +35,16 @@ def common(job: str, name: str) -> ConfigDict:
     config.average_decay = 0.0  # decay of the moving average of the weights that is evaluated and saved; 0: no average
     config.early_stopping = placeholder(int)  # evaluations without improvement; None: all epochs
 
-    config.evaluate = ConfigDict()
     config.evaluate.every = 1  # epochs
     config.evaluate.splits = ("val", "test")  # evaluated at the end, with the best checkpoint
     config.evaluate.patch_sizes = placeholder(tuple)  # metres; logits are averaged over several. None: as in training
     config.evaluate.batch_size = 16
     config.evaluate.panels = 4  # tiles in the report
 
-    config.cache = ConfigDict()  # features of a frozen encoder, in mode probe
-    config.cache.folder = ""  # "": the user's cache
+    config.cache.folder = ""  # of the features of a frozen encoder, in mode probe; "": the user's cache
     config.cache.max_gb = 50.0  # per split; larger ones are an error, see pixels_per_tile
     config.cache.pixels_per_tile = placeholder(int)  # sampled from each tile; None: all
-    config.knn = ConfigDict(dict(neighbours=0))  # nearest training tiles that vote on frozen features; 0: none
+    config.knn.neighbours = 0  # nearest training tiles that vote on frozen features; 0: none
     return config
 
 

@@ -6,7 +6,7 @@ from ml_collections.config_dict import placeholder
 
 def common(job: str, name: str = "") -> ConfigDict:
     """Returns the shared fields with their defaults: the paper's values, where the paper has one."""
-    config = ConfigDict()
+    config = ConfigDict({section: ConfigDict() for section in ("model", "data", "optimizer", "mesh", "profile")})
     config.job = job
     config.name = name
     config.seed = 0
@@ -17,7 +17,6 @@ def common(job: str, name: str = "") -> ConfigDict:
     config.max_nonfinite_steps = 1  # successive non-finite steps that end the run; their updates are not applied
     config.watchdog_seconds = 1800.0  # time without a finished step or batch after which the run ends as hung; 0: never
 
-    config.model = ConfigDict()
     config.model.preset = placeholder(str)  # tiny, small, base: values of the fields below that are None
     config.model.dim = placeholder(int)
     config.model.depth = placeholder(int)
@@ -28,25 +27,21 @@ def common(job: str, name: str = "") -> ConfigDict:
     config.model.remat = "none"  # dots: less memory, little more compute; full: least memory, about a third more
     config.model.dropout = True  # in the projectors that train
 
-    config.data = ConfigDict()
     config.data.root = ""
     config.data.num_workers = 0
     config.data.skip_corrupt = False  # skips and counts tiles whose records are damaged
     config.data.datasets = ConfigDict()
 
-    config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-5
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = placeholder(float)  # None: gradients are not clipped
     config.optimizer.schedule = "cosine"  # or plateau
     config.optimizer.plateau = ConfigDict(dict(factor=0.1, patience=10))  # patience: evaluations, or windows of steps
 
-    config.mesh = ConfigDict()
     config.mesh.data = placeholder(int)  # None: all remaining devices
     config.mesh.fsdp = 1  # devices over which parameters are sharded
     config.mesh.tensor = 1  # devices over which attention heads and hidden channels of each tile are sharded
 
-    config.profile = ConfigDict()
     config.profile.steps = placeholder(tuple)  # first and last step of a trace, such as (20, 24); None: no trace
     return config
 

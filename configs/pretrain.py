@@ -31,9 +31,7 @@ def get_config(arg: str = "mini") -> ConfigDict:
     Raises:
       ValueError: the name is unknown.
     """
-    makers = dict(
-        zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base, fuel_moisture, sen1floods11_chip), strict=True)
-    )
+    makers = dict(zip(NAMES, (mini, geoplex, treesatai_ts, treesatai_ts_base, fuel_moisture, sen1floods11_chip)))
     if arg.startswith("prepared,") and (names := [name for name in arg.split(",")[1:] if name]):
         return prepared(*names)
     if arg not in makers:
@@ -44,14 +42,13 @@ def get_config(arg: str = "mini") -> ConfigDict:
 def common() -> ConfigDict:
     """Returns every field with its default: the paper's value, where the paper has one."""
     config = shared.common("pretrain")  # job: or describe
+    config.update({section: ConfigDict() for section in ("pretrain", "health", "evaluate")})
     config.total_steps = 1000
     config.checkpoint_every = 100
     config.accumulate = 1  # micro-batches per step: less memory; each has its own contrastive negatives
-    config.model.preset = "tiny"
-    config.model.positions = "paper"
+    config.model.update(dict(preset="tiny", positions="paper"))
     config.model.sensors = placeholder(tuple)  # None: those of the datasets
 
-    config.pretrain = ConfigDict()
     config.pretrain.ema_start = 0.996
     config.pretrain.temperature = 0.1
     config.pretrain.predictive_weight = 1.0
@@ -66,17 +63,14 @@ def common() -> ConfigDict:
     config.pretrain.contrastive_block = 1024  # rows of the similarity matrix that are in memory at once
     config.pretrain.negatives = "global"  # from all devices; or device: from the token's own, as originally trained
 
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.schedule = "plateau"
-    config.optimizer.warmup_steps = 0
+    config.optimizer.update(dict(weight_decay=0.05, schedule="plateau", warmup_steps=0))
     config.optimizer.plateau.window = 100  # steps per mean loss
 
-    config.health = ConfigDict()  # limits for the teacher's features; beyond them the run warns of a collapse
+    # Limits for the teacher's features; beyond them the run warns of a collapse.
     config.health.min_rank_share = 0.2  # fraction of the initial rank between tiles
     config.health.max_cosine = 0.999  # between tiles at the same position
     config.health.min_variance = 1e-3  # over all patches, at most 1; 0: never warns
 
-    config.evaluate = ConfigDict()
     config.evaluate.probe = True  # linear probes at the end; curves are always drawn
     config.evaluate.datasets = placeholder(tuple)  # None: all of data.datasets
     config.evaluate.patch_size = placeholder(float)  # in metres; None: the smallest of each dataset in training
