@@ -77,7 +77,7 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
       ConfigError: the mesh does not match the slice; a batch size is not divisible, and --noround was given.
     """
     data, fsdp, _ = mesh_shape(config, topology)
-    cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.get("accumulate", 1)
+    cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.accumulate
     if chips := _BATCHES_FOR.value:
         cases = [case.with_batch(-(-case.batch_size * topology.chips // chips)) for case in cases]
     if uneven := {case.dataset: case.batch_size for case in cases if case.batch_size % unit}:

@@ -27,8 +27,8 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import MASK_SPECS, MaskConfig, PatchMasks, context_sizes, target_sizes
 from anysat_jax.pretrain.step import abstract_state, make_train_step, pretraining_optimizer
-from anysat_jax.sensors import SENSORS, get_sensor
-from anysat_jax.train import config as settings
+from anysat_jax.sensors import get_sensor
+from anysat_jax.train.config import flatten
 from anysat_jax.train.sharding import batch_parts, batch_sharding, check_heads, make_mesh, replicated
 from data_pipelines.load import read_options
 from data_pipelines.options import DatasetOptions
@@ -89,13 +89,10 @@ def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
     return [case for case in cases if not wanted or case.dataset in wanted or case.name in wanted]
 
 
-def model_of(config: ConfigDict) -> ModelConfig:
-    """Returns the config's model; where it names no sensors, with those of its datasets."""
-    config = config.copy_and_resolve_references()
-    if config.model.sensors is None:
-        wanted = {sensor for one in read_options(config.data).values() for sensor in one.card.sensors}
-        config.model.sensors = tuple(name for name in SENSORS if name in wanted)
-    return settings.model_config(config)
+def settings_of(config: ConfigDict) -> PretrainConfig:
+    """Returns the config's sections; a model that names no sensors has those of the datasets."""
+    cards = [one.card for one in read_options(config.data).values()]
+    return PretrainConfig.read(config).with_sensors(config.model.sensors, cards)
 
 
 def batch_shapes(case: Case) -> Batch:
@@ -204,7 +201,7 @@ def mesh_shape(config: ConfigDict, topology: Topology) -> MeshShape:
     Raises:
       ConfigError: their product is not the number of chips.
     """
-    fsdp, tensor = config.mesh.fsdp, config.mesh.get("tensor", 1)
+    fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
     data = config.mesh.data or max(1, topology.chips // (fsdp * tensor))
     if data * fsdp * tensor != topology.chips:
         raise ConfigError(
@@ -250,7 +247,7 @@ class Results:
         # Batch size and mesh are in the file's name; weight and patch sizes of other cases change no program.
         free = {"batch_size": None, "weight": None, "patch_sizes": None}
         parts = [self.config.model.to_dict(), self.config.pretrain.to_dict(), section | free]
-        parts += [self.config.dtype, self.config.get("accumulate", 1), self.config.optimizer.to_dict()]
+        parts += [self.config.dtype, self.config.accumulate, self.config.optimizer.to_dict()]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         return f"{digest}-quick" if self.quick else digest
 
@@ -313,15 +310,14 @@ class Compiler:
           ConfigError: the mesh does not fit the topology or the model.
         """
         self.config, self.topology, self.results = config, topology, results
-        self.model: ModelConfig = model_of(config)
-        self.settings = dataclasses.replace(PretrainConfig.read(config), model=self.model)
+        self.settings = settings_of(config)
         self.mesh: Mesh = make_mesh(self.settings.mesh, topology_devices(topology.name))
-        check_heads(self.model, self.mesh)
+        check_heads(self.settings.model, self.mesh)
 
     @property
     def unit(self) -> int:
         """Number of tiles of which batch sizes are multiples."""
-        return batch_parts(self.mesh) * self.config.get("accumulate", 1)
+        return batch_parts(self.mesh) * self.settings.accumulate
 
     def measure(self, case: Case) -> Measured:
         """Returns the case's measurements, from its file if there is one."""
@@ -341,8 +337,8 @@ class Compiler:
         return search(lambda size: self.measure(case.with_batch(size)), first, self.unit, limit)
 
     def _compile(self, case: Case) -> Measured:
-        flat = settings.flatten(self.config)
-        chosen = {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives") if name in flat}
+        flat = flatten(self.config)
+        chosen = {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives")}
         known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size, settings=chosen)
         known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()))
         known |= dict(versions=f"jax {jax.__version__}, libtpu {libtpu_version()}")
@@ -368,12 +364,12 @@ class Compiler:
         """Lowers the step with shapes, shardings and donation of `pretrain.train`."""
         config, mesh = self.settings, self.mesh
         batch = batch_shapes(case)
-        masks = mask_shapes(self.model, batch, config.pretrain)
+        masks = mask_shapes(config.model, batch, config.pretrain)
         specs = {name: NamedSharding(mesh, spec) for name, spec in MASK_SPECS.items()}
         masks = masks.replace(**{name: getattr(masks, name).update(sharding=at) for name, at in specs.items()})
         batch = jax.tree.map(lambda one: one.update(sharding=batch_sharding(mesh)), batch)
         optimizer = pretraining_optimizer(config)
-        state = abstract_state(self.model, optimizer, mesh)
+        state = abstract_state(config.model, optimizer, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         step = make_train_step(config, optimizer, mesh)
         # The donated state shares its memory with the new one; without it the program would need both.

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from anysat_jax import flops
@@ -26,8 +25,8 @@ from .aot_compile import (
     found,
     mask_shapes,
     mesh_shape,
-    model_of,
     predicted,
+    settings_of,
 )
 from .chips import GIB, Topology
 from .hlo import Collective
@@ -105,30 +104,26 @@ def estimate(work: Work, topology: Topology, traffic: float, messages: Sequence[
     return Estimate(work.seconds(topology), traffic / chip.bandwidth, network, work.model / (chips * chip.flops))
 
 
-def work_of(config: ConfigDict, model: ModelConfig, case: Case, batch_parts: int) -> Work:
-    """Returns the FLOPs of a step.
-
-    Args:
-      batch_parts: number of devices that share a batch.
-    """
-    batch = batch_shapes(case)
-    masks = mask_shapes(model, batch, PretrainConfig.read(config).pretrain)
+def work_of(config: PretrainConfig, case: Case, batch_parts: int) -> Work:
+    """Returns the FLOPs of a step on a batch that `batch_parts` devices share."""
+    model, batch = config.model, batch_shapes(case)
+    masks = mask_shapes(model, batch, config.pretrain)
     # Each part of the batch has negatives of its own in the contrastive loss.
-    of_devices = batch_parts if config.pretrain.get("negatives", "global") == "device" else 1
-    parts = of_devices * config.get("accumulate", 1)
+    parts = config.accumulate * (batch_parts if config.pretrain.negatives == "device" else 1)
     by_part = flops.step_flops_by_part(model, batch, masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
     again = flops.recomputed_flops(model, batch, masks) if model.remat == "full" else 0.0
     return Work(by_part, again, case.batch_size)
 
 
-def paper_messages(config: ConfigDict, model: ModelConfig, case: Case, chips: int) -> list[Collective]:
+def paper_messages(config: PretrainConfig, case: Case, chips: int) -> list[Collective]:
     """Returns the messages of data parallelism: gradients in the compute dtype, contrastive tokens in float32."""
     if chips == 1:
         return []
+    model = config.model
     used = tuple(name for name in model.sensors if name in case.options.card.sensors)
     gradients = _parameters(dataclasses.replace(model, sensors=used)) * model.compute_dtype.itemsize
     messages = [Collective("all-reduce", chips, 1, float(gradients))]
-    if config.pretrain.get("negatives", "global") == "global":
+    if config.pretrain.negatives == "global":
         batch = batch_shapes(case)
         sensors = sum(not is_context(name) for name in batch.sensors)
         tokens = case.batch_size * sensors * math.prod(batch.grid)
@@ -181,21 +176,16 @@ class Row:
     network_ms: float | None
     about: str = ""
 
-    @property
-    def sent(self) -> float:
-        """Bytes sent by each chip in a step."""
-        return sum(one.sent for one in self.collectives)
-
 
 def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
     """Returns the row of a compiled program."""
     measured = Measured.read(results.path(topology, case))
     known = results.of_all_batches(topology, case)
     data, fsdp, _ = measured.mesh
-    unit = data * fsdp * results.config.get("accumulate", 1)
+    unit = data * fsdp * results.config.accumulate
     fits, fails = bounds(known)
     exact = found(fits, fails, unit)
-    work = work_of(results.config, model_of(results.config), case, data * fsdp)
+    work = work_of(settings_of(results.config), case, data * fsdp)
     # Traffic and messages of a program that does not fit are unknown.
     step = estimate(work, topology, measured.traffic, measured.collectives) if measured.fits else None
     return Row(
@@ -215,8 +205,8 @@ def paper_row(results: Results, case: Case, topology: Topology) -> Row:
     Raises:
       ConfigError: the config also shards the model.
     """
-    config, model = results.config, model_of(results.config)
-    if config.mesh.fsdp * config.mesh.get("tensor", 1) > 1:
+    config = settings_of(results.config)
+    if config.mesh.fsdp * config.mesh.tensor > 1:
         raise ConfigError("the analytic estimate covers data parallelism only; set mesh.fsdp and mesh.tensor to 1")
     tiles = case.batch_size / topology.chips
     traffic, peak, about = 0.0, None, ""
@@ -225,11 +215,11 @@ def paper_row(results: Results, case: Case, topology: Topology) -> Row:
         scale = tiles / similar.tiles_per_chip
         traffic, peak = similar.traffic * scale, similar.state + (similar.peak - similar.state) * scale
         about = f"{similar.topology}, {similar.tiles_per_chip:g} tiles a chip"
-    work, messages = work_of(config, model, case, topology.chips), paper_messages(config, model, case, topology.chips)
+    work, messages = work_of(config, case, topology.chips), paper_messages(config, case, topology.chips)
     return Row(
         **_common(case, topology, work, traffic, estimate(work, topology, traffic, messages)),
         collectives=tuple(messages),
-        mesh=mesh_shape(config, topology),
+        mesh=mesh_shape(results.config, topology),
         fits=None if peak is None else peak < topology.chip.memory,
         peak=peak,
         largest=None,
@@ -273,7 +263,7 @@ COLUMNS: tuple[Column, ...] = (
     ("GiB a chip", lambda row: "" if row.peak is None else f"{row.peak / GIB:.1f} of {row.memory / GIB:.0f}"),
     ("largest batch", lambda row: "" if row.largest is None else f"{'about ' * row.guessed}{row.largest}"),
     ("TFLOP a tile", lambda row: f"{sum(row.flops_per_tile.values()) / 1e12:.3g}"),
-    ("MB sent", lambda row: _number(row.sent / 1e6, 0)),
+    ("MB sent", lambda row: _number(sum(one.sent for one in row.collectives) / 1e6, 0)),
     ("FLOP a byte", lambda row: _number(row.intensity, 0)),
     ("step, ms", lambda row: _number(row.step_ms)),
     ("of messages, ms", lambda row: _number(row.network_ms)),

@@ -26,10 +26,10 @@ from launch.aot_compile import (
     batch_shapes,
     mask_shapes,
     mesh_shape,
-    model_of,
     out_of_memory,
     possible_masks,
     search,
+    settings_of,
 )
 from launch.chips import CHIPS, GIB, parse_topology
 from launch.hlo import Collective
@@ -100,7 +100,7 @@ def test_masks_that_training_draws_are_among_the_programs(config):
         sizes = {one.size for one in possible_masks(batch, masks)}
         drawn = {sample_patch_masks(np.random.default_rng(seed), batch.grid, 3, masks).size for seed in range(8)}
         assert drawn <= sizes, case.name
-        most = mask_shapes(model_of(config), batch, masks).size
+        most = mask_shapes(settings_of(config).model, batch, masks).size
         assert most in sizes and sum(most) >= max(map(sum, drawn))
 
 
@@ -164,10 +164,10 @@ def test_a_step_takes_as_long_as_what_takes_longest():
 
 def test_messages_on_paper(config):
     case = all_cases(config, "flair-20")[0]
-    gradients, tokens = paper_messages(config, model_of(config), case, 8)
+    gradients, tokens = paper_messages(settings_of(config), case, 8)
     assert tokens.size == 96 * 2 * 25 * TINY["dim"] * 4  # two sensors, 25 patches
     assert 0 < gradients.size < 1e6
-    assert paper_messages(config, model_of(config), case, 1) == []
+    assert paper_messages(settings_of(config), case, 1) == []
     config.mesh.fsdp = 2
     with pytest.raises(ConfigError, match="data parallelism only"):
         paper_row(Results(config, REPOSITORY), case, parse_topology("h100:8"))
@@ -188,7 +188,7 @@ def test_rows_from_files(config, tmp_path):
     measured(336, peak=15.7).write(results.path(slice_, case.with_batch(336)))
     row = compiled_row(results, case, slice_)
     assert (row.largest, row.guessed) == (336, False)
-    work = work_of(config, model_of(config), case, 16)
+    work = work_of(settings_of(config), case, 16)
     assert sum(row.flops_per_tile.values()) == pytest.approx(
         work.model / work.tiles
     ) and row.intensity == pytest.approx(work.model / 16 / 81.9e9)
@@ -196,7 +196,7 @@ def test_rows_from_files(config, tmp_path):
     # As many tiles on each GPU: the state, and the rest as it was on the TPU.
     paper = paper_row(results, case.with_batch(48), parse_topology("h100:8"))
     assert paper.peak == 5 * GIB and paper.fits and "v5e:4x4" in paper.about
-    half = work_of(config, model_of(config), case.with_batch(48), 8)
+    half = work_of(settings_of(config), case.with_batch(48), 8)
     assert paper.intensity == pytest.approx(half.model / (16 * 81.9e9 / 2))
     assert json.loads(as_json([row, paper]))[0]["mfu"] == row.mfu
     assert (
@@ -323,7 +323,7 @@ def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     found = compiler.measure(case)
     assert found.fits and found.mesh == (4, 1, 1) and compiler.unit == 4
     assert {one.group for one in found.collectives} == {4}
-    _, tokens = paper_messages(config, model_of(config), case, 4)
+    _, tokens = paper_messages(settings_of(config), case, 4)
     (gathered,) = (one.size for one in found.collectives if one.kind == "all-gather")
     assert tokens.size <= gathered < 2.5 * tokens.size  # CPUs may make two, and gather flags too
     assert found.peak > found.state > 0 and found.traffic > found.state
