@@ -13,19 +13,12 @@ from anysat_jax import end_at_once
 
 
 class Command(NamedTuple):
-    """A command of `anysat`.
+    """A command of `anysat`."""
 
-    Attributes:
-      help: what it does, in a line.
-      module: the module, as for `python -m`.
-      config: the file of --config=NAME, and the default of --config.
-      flags: added to those of the user.
-    """
-
-    help: str
-    module: str
-    config: str = ""
-    flags: tuple[str, ...] = ()
+    help: str  # what it does, in a line
+    module: str  # the module, as for `python -m`
+    config: str = ""  # the file of --config=NAME, and the default of --config
+    flags: tuple[str, ...] = ()  # added to those of the user
 
 
 MAIN = "anysat_jax.main"

@@ -22,15 +22,10 @@ PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
 
 
 class Work(NamedTuple):
-    """FLOPs of the products of a forward pass.
+    """FLOPs of the products of a forward pass."""
 
-    Attributes:
-      forward: FLOPs.
-      of_data: those of them whose input is data: the backward pass needs no gradient of it.
-    """
-
-    forward: float
-    of_data: float = 0.0
+    forward: float  # FLOPs
+    of_data: float = 0.0  # those of them whose input is data: the backward pass needs no gradient of it
 
     @property
     def training(self) -> float:
@@ -92,16 +87,12 @@ def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> flo
 
 
 class Stack(NamedTuple):
-    """Blocks over sequences of one length.
-
-    Attributes:
-      relative: width of the queries that meet a table of distance buckets; 0 for none.
-    """
+    """Blocks over sequences of one length."""
 
     depth: int
     sequences: int
     length: int
-    relative: int = 0
+    relative: int = 0  # width of the queries that meet a table of distance buckets; 0 for none
 
     def flops(self, model: ModelConfig) -> float:
         """Forward: queries, keys, values and output; logits and their sums; the MLP."""

@@ -46,21 +46,14 @@ Measures = Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """The samples of a task, its models and its scores.
-
-    Attributes:
-      samples: of each split.
-      measures: scores of (truth, prediction) by name; the first decides which penalty is chosen.
-      make: a model of a strength; `strengths` are those tried, 1 the one that is not chosen.
-      blind: a model that does not look at the features.
-    """
+    """The samples of a task, its models and its scores."""
 
     title: str
-    samples: Mapping[str, Samples]
-    measures: Measures
-    make: Callable[[float], Any]
-    strengths: Sequence[float]
-    blind: Any
+    samples: Mapping[str, Samples]  # of each split
+    measures: Measures  # scores of (truth, prediction) by name; the first decides which penalty is chosen
+    make: Callable[[float], Any]  # a model of a strength
+    strengths: Sequence[float]  # those tried; 1 is the one that is not chosen
+    blind: Any  # a model that does not look at the features
 
     def together(self, *splits: str) -> Samples:
         features, labels = zip(*(self.samples[split] for split in splits))

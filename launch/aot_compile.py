@@ -149,35 +149,24 @@ MeshShape = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One compiled program, or one that does not fit.
+    """One compiled program, or one that does not fit."""
 
-    Attributes:
-      topology, dataset, patch_size, batch_size: what was compiled.
-      mesh: sizes of the axes data, fsdp, tensor.
-      settings: accumulate, remat, negatives.
-      peak: bytes of a chip's memory at its maximum; where the program does not fit, what it needs.
-      limit: bytes available to XLA; None where unknown.
-      state: bytes of the arguments on each chip: parameters, teacher, optimizer, batch.
-      traffic: bytes that a chip reads from and writes to its memory in a step, see `hlo.Program.memory_traffic`.
-      collectives: messages of one step.
-      seconds: compile time on this machine.
-      versions: of jax and libtpu.
-    """
-
+    # topology, dataset, patch_size, batch_size: what was compiled.
     topology: str
     dataset: str
     patch_size: float
     batch_size: int
-    mesh: MeshShape
-    settings: dict[str, Any]
+    mesh: MeshShape  # sizes of the axes data, fsdp, tensor
+    settings: dict[str, Any]  # accumulate, remat, negatives
     fits: bool
-    peak: float
-    limit: float | None = None
-    state: float = 0.0
+    peak: float  # bytes of a chip's memory at its maximum; where the program does not fit, what it needs
+    limit: float | None = None  # bytes available to XLA; None where unknown
+    state: float = 0.0  # bytes of the arguments on each chip: parameters, teacher, optimizer, batch
+    # Bytes that a chip reads from and writes to its memory in a step, see `hlo.Program.memory_traffic`.
     traffic: float = 0.0
-    collectives: tuple[Collective, ...] = ()
-    seconds: float = 0.0
-    versions: str = ""
+    collectives: tuple[Collective, ...] = ()  # messages of one step
+    seconds: float = 0.0  # compile time on this machine
+    versions: str = ""  # of jax and libtpu
 
     @property
     def tiles_per_chip(self) -> float:
@@ -213,15 +202,11 @@ def mesh_shape(config: ConfigDict, topology: Topology) -> MeshShape:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The measurements of one config, each in a file below `folder`.
-
-    Attributes:
-      quick: whether XLA optimised the programs little; these have files of their own.
-    """
+    """The measurements of one config, each in a file below `folder`."""
 
     config: ConfigDict
     folder: pathlib.Path
-    quick: bool = False
+    quick: bool = False  # whether XLA optimised the programs little; these have files of their own
 
     def path(self, topology: Topology, case: Case) -> pathlib.Path:
         """Returns the file of a case's measurements."""

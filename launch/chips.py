@@ -24,31 +24,18 @@ CHIPS_PER_HOST = 4  # of every slice of TPUs that spans hosts
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator.
+    """One accelerator."""
 
-    Attributes:
-      name: as in a topology, "v5e".
-      kind: TPUs are compiled for, GPUs are estimated on paper.
-      flops: peak rate of bfloat16 products, FLOP/s.
-      flops32: of float32 products at full precision.
-      memory: bytes.
-      bandwidth: of the memory, bytes/s.
-      links: rate of sending to neighbours over all links together, bytes/s.
-      network: rate of sending to other hosts (GPUs only), bytes/s.
-      axes: dimensions of the torus (TPUs only).
-      wraps: sides that are multiples of it close to a ring; others are open (TPUs only).
-    """
-
-    name: str
-    kind: Literal["tpu", "gpu"]
-    flops: float
-    flops32: float
-    memory: float
-    bandwidth: float
-    links: float
-    network: float = 0.0
-    axes: int = 0
-    wraps: int = 0
+    name: str  # as in a topology, "v5e"
+    kind: Literal["tpu", "gpu"]  # TPUs are compiled for, GPUs are estimated on paper
+    flops: float  # peak rate of bfloat16 products, FLOP/s
+    flops32: float  # of float32 products at full precision
+    memory: float  # bytes
+    bandwidth: float  # of the memory, bytes/s
+    links: float  # rate of sending to neighbours over all links together, bytes/s
+    network: float = 0.0  # rate of sending to other hosts (GPUs only), bytes/s
+    axes: int = 0  # dimensions of the torus (TPUs only)
+    wraps: int = 0  # sides that are multiples of it close to a ring; others are open (TPUs only)
 
     @property
     def usable_memory(self) -> float:
@@ -79,21 +66,13 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """Names by which slices of a TPU generation are ordered.
+    """Names by which slices of a TPU generation are ordered."""
 
-    Attributes:
-      accelerator: beginning of the accelerator type; a number follows.
-      numbers_per_chip: 1 where that number counts chips, 2 where it counts TensorCores.
-      runtime: software of the hosts.
-      gke_label: of the nodes of Kubernetes.
-      shapes: those whose accelerator type gives them by default.
-    """
-
-    accelerator: str
-    numbers_per_chip: int
-    runtime: str
-    gke_label: str
-    shapes: tuple[str, ...]
+    accelerator: str  # beginning of the accelerator type; a number follows
+    numbers_per_chip: int  # 1 where that number counts chips, 2 where it counts TensorCores
+    runtime: str  # software of the hosts
+    gke_label: str  # of the nodes of Kubernetes
+    shapes: tuple[str, ...]  # those whose accelerator type gives them by default
 
 
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -107,16 +86,11 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of connected chips.
+    """A slice of connected chips."""
 
-    Attributes:
-      name: "v5e:4x4" or "h100:8".
-      shape: sides of the torus; the number of GPUs.
-    """
-
-    name: str
+    name: str  # "v5e:4x4" or "h100:8"
     chip: Chip
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # sides of the torus; the number of GPUs
 
     @property
     def chips(self) -> int:

@@ -26,19 +26,12 @@ _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Messages of one kind within groups of one size.
+    """Messages of one kind within groups of one size."""
 
-    Attributes:
-      kind: one of `COLLECTIVES`.
-      group: number of chips that take part in one of them.
-      count: number in a step.
-      size: bytes of all their arrays, gathered or reduced.
-    """
-
-    kind: str
-    group: int
-    count: int
-    size: float
+    kind: str  # one of `COLLECTIVES`
+    group: int  # number of chips that take part in one of them
+    count: int  # number in a step
+    size: float  # bytes of all their arrays, gathered or reduced
 
     @property
     def sent(self) -> float:
@@ -69,15 +62,10 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program.
+    """A compiled program."""
 
-    Attributes:
-      computations: by name; each maps names to instructions.
-      entry: name of the first to run.
-    """
-
-    computations: dict[str, Computation]
-    entry: str
+    computations: dict[str, Computation]  # by name; each maps names to instructions
+    entry: str  # name of the first to run
 
     @classmethod
     def parse(cls, text: str) -> "Program":

@@ -34,17 +34,12 @@ from .hlo import Collective
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """FLOPs of one step on all chips together.
+    """FLOPs of one step on all chips together."""
 
-    Attributes:
-      parts: FLOPs that count for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
-      again: FLOPs that rematerialisation adds.
-      tiles: of the step.
-    """
-
+    # FLOPs that count for MFU, see `flops.step_flops_by_part`; the contrastive part is done in float32.
     parts: dict[str, float]
-    again: float
-    tiles: int
+    again: float  # FLOPs that rematerialisation adds
+    tiles: int  # of the step
 
     @property
     def model(self) -> float:
@@ -59,17 +54,12 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of a step for compute, memory and network, each at its peak rate.
+    """Seconds of a step for compute, memory and network, each at its peak rate."""
 
-    Attributes:
-      compute, memory, network: products; reading and writing memory; messages between chips.
-      useful: the part of `compute` that counts for MFU, all of it at the rate of bfloat16.
-    """
-
-    compute: float
-    memory: float
-    network: float
-    useful: float
+    compute: float  # products
+    memory: float  # reading and writing memory
+    network: float  # messages between chips
+    useful: float  # the part of `compute` that counts for MFU, all of it at the rate of bfloat16
 
     @property
     def least(self) -> float:
@@ -139,42 +129,27 @@ def _parameters(model: ModelConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program on one slice.
-
-    Attributes:
-      mesh: sizes of the axes data, fsdp, tensor.
-      fits: None where its memory is unknown.
-      peak: maximum of the bytes used of a chip's memory; memory: bytes that a chip has.
-      largest: the largest batch that fits, 0 for none; guessed: predicted from compiled ones, whose bounds are too far
-        apart.
-      flops_per_tile: of the model, forward and backward, counted analytically; by part.
-      collectives: messages of one step.
-      intensity: FLOPs per byte of memory traffic.
-      step_ms: lower bound; bound: compute, memory or network; mfu: upper bound of the model FLOP utilisation.
-      one_by_one_ms: step time where messages overlap with nothing.
-      network_ms: part of it for messages.
-      about: source of memory and traffic, if not this very program.
-    """
+    """One program on one slice."""
 
     topology: str
-    mesh: tuple[int, int, int]
+    mesh: tuple[int, int, int]  # sizes of the axes data, fsdp, tensor
     dataset: str
     patch_size: float
     batch_size: int
-    fits: bool | None
-    peak: float | None
-    memory: float
-    largest: int | None
-    guessed: bool
-    flops_per_tile: dict[str, float]
-    collectives: tuple[Collective, ...]
-    intensity: float | None
-    step_ms: float | None
-    bound: str
-    mfu: float | None
-    one_by_one_ms: float | None
-    network_ms: float | None
-    about: str = ""
+    fits: bool | None  # None where its memory is unknown
+    peak: float | None  # maximum of the bytes used of a chip's memory
+    memory: float  # bytes that a chip has
+    largest: int | None  # the largest batch that fits, 0 for none
+    guessed: bool  # predicted from compiled ones, whose bounds are too far apart
+    flops_per_tile: dict[str, float]  # of the model, forward and backward, counted analytically; by part
+    collectives: tuple[Collective, ...]  # messages of one step
+    intensity: float | None  # FLOPs per byte of memory traffic
+    step_ms: float | None  # lower bound
+    bound: str  # compute, memory or network
+    mfu: float | None  # upper bound of the model FLOP utilisation
+    one_by_one_ms: float | None  # step time where messages overlap with nothing
+    network_ms: float | None  # part of it for messages
+    about: str = ""  # source of memory and traffic, if not this very program
 
 
 def compiled_row(results: Results, case: Case, topology: Topology) -> Row:

@@ -165,23 +165,14 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Devices, dataset and task of a job.
+    """Devices, dataset and task of a job."""
 
-    Attributes:
-      config: of the job.
-      values: the whole config, JSON values.
-      mesh: the devices.
-      dataset: with card, options, records and statistics.
-      task: of the labels.
-      counts: of the labels by split, see `check_labels`.
-    """
-
-    config: DownstreamConfig
-    values: dict[str, Any]
-    mesh: Mesh
-    dataset: OpenDataset
-    task: Task
-    counts: dict[str, Int64[np.ndarray, "K"]]
+    config: DownstreamConfig  # of the job
+    values: dict[str, Any]  # the whole config, JSON values
+    mesh: Mesh  # the devices
+    dataset: OpenDataset  # with card, options, records and statistics
+    task: Task  # of the labels
+    counts: dict[str, Int64[np.ndarray, "K"]]  # of the labels by split, see `check_labels`
 
     @property
     def name(self) -> str:
@@ -195,19 +186,12 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A network before its first step.
+    """A network before its first step."""
 
-    Attributes:
-      network: encoder, head and task.
-      params: {"encoder", "head"}, float32 numpy arrays.
-      source: origin of the weights: {"source", "kind", "digest"}.
-      mode: which parameters train, or, of a finished network, trained.
-    """
-
-    network: NetworkConfig
-    params: Params
-    source: dict[str, Any]
-    mode: str
+    network: NetworkConfig  # encoder, head and task
+    params: Params  # {"encoder", "head"}, float32 numpy arrays
+    source: dict[str, Any]  # origin of the weights: {"source", "kind", "digest"}
+    mode: str  # which parameters train, or, of a finished network, trained
 
 
 def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:

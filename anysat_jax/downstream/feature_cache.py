@@ -28,19 +28,14 @@ META = "meta.json"
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Frozen features of samples with their labels; memory-mapped.
+    """Frozen features of samples with their labels; memory-mapped."""
 
-    Attributes:
-      features: input of a head, (N, F), or (N, h, w, F) for a dense task; float32 or bfloat16, as they were computed.
-      labels: of the task, (N, ...); of sampled sub-patches only, where a dense task samples them.
-      index: position in the split of each sample's tile.
-      left_out: positions of the tiles that could not be read when the features were computed.
-    """
-
+    # Input of a head, (N, F), or (N, h, w, F) for a dense task; float32 or bfloat16, as they were computed.
     features: Float[np.ndarray, "N *hw F"]
+    # Of the task, (N, ...); of sampled sub-patches only, where a dense task samples them.
     labels: Shaped[np.ndarray, "N ..."]
-    index: Int32[np.ndarray, "N"]
-    left_out: tuple[int, ...] = ()
+    index: Int32[np.ndarray, "N"]  # position in the split of each sample's tile
+    left_out: tuple[int, ...] = ()  # positions of the tiles that could not be read when the features were computed
 
     def __len__(self) -> int:
         return len(self.index)

@@ -253,19 +253,13 @@ def _program(network: NetworkConfig, dtype: jnp.dtype, mesh: Mesh) -> Compiled:
 
 @flax.struct.dataclass
 class FeatureBatch:
-    """Batch of frozen features, the counterpart of `Batch` for observations.
+    """Batch of frozen features, the counterpart of `Batch` for observations."""
 
-    Attributes:
-      features: (B, F), or (B, h, w, F) for a dense task; float32 or bfloat16.
-      labels: of the task's level, and "index" (B,); in an evaluation "valid" (B,), False for padding.
-      dataset: the dataset's name. Static.
-      patch_size: side of a patch in metres. Static.
-    """
-
-    features: Float[Array, "B *hw F"]
+    features: Float[Array, "B *hw F"]  # (B, F), or (B, h, w, F) for a dense task; float32 or bfloat16
+    # Of the task's level, and "index" (B,); in an evaluation "valid" (B,), False for padding.
     labels: dict[str, Shaped[Array, "B ..."]]
-    dataset: str = flax.struct.field(pytree_node=False, default="")
-    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)
+    dataset: str = flax.struct.field(pytree_node=False, default="")  # the dataset's name; static
+    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)  # side of a patch in metres; static
 
     @property
     def batch_size(self) -> int:
@@ -274,14 +268,10 @@ class FeatureBatch:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """Frozen features of a split at one or several patch sizes.
+    """Frozen features of a split at one or several patch sizes."""
 
-    Attributes:
-      task: of the labels.
-      sizes: features by patch size in metres: the same samples in the same order.
-    """
-
-    task: Task
+    task: Task  # of the labels
+    # Features by patch size in metres: the same samples in the same order.
     sizes: Mapping[float, feature_cache.Features]
 
     def __len__(self) -> int:
@@ -325,14 +315,10 @@ class FeatureSet:
 
 @flax.struct.dataclass
 class FrozenFeatures:
-    """Frozen features for the probes of a pretraining.
+    """Frozen features for the probes of a pretraining."""
 
-    Attributes:
-      tile: the tile's vector.
-      dense: by sensor, map of [patch vector, sub-patch feature] of its sub-patches.
-    """
-
-    tile: Float[Array, "B D"]
+    tile: Float[Array, "B D"]  # the tile's vector
+    # By sensor, map of [patch vector, sub-patch feature] of its sub-patches.
     dense: dict[str, Float[Array, "B h w 2*D"]]
 
 

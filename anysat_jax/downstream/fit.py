@@ -32,37 +32,26 @@ from anysat_jax.train.status import JobStatus, training_fields
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A task to train: parameters, batches, loss and validation.
+    """A task to train: parameters, batches, loss and validation."""
 
-    Attributes:
-      task: of the labels; `task.metric` chooses the best parameters.
-      forward: (whole parameters, batch, rng or None) -> logits float32, traceable.
-      trainable: the parameters that train, float32, nested dicts.
-      frozen: the others; the optimizer allocates nothing for them.
-      loss: class weights and label smoothing.
-      batches: makes the endless training batches of this process, numpy, see `DeviceFeed`. Of their labels, the task's
-        level and "index" (B,) are read, and "valid" (B,) bool if there is one.
-      steps_per_epoch: batches of an epoch.
-      validate: scores of the whole parameters (on the devices) on the validation split: finite floats or nan, the same
-        on every process, always the same keys: "loss" and the task's metrics. It has a watchdog of its own.
-      sample_ids: names of samples by their label "index", for messages.
-      fingerprint: JSON values that must not differ between a start and a resume: dataset, model, head, task, the
-        weights' digest.
-      count_flops: analytic FLOPs of a step by its `StepInput`; None: unknown, and there is no MFU.
-      multipliers: of the learning rate, by leaf of `trainable`, scalars or arrays that can be broadcast to it; None: 1.
-    """
-
-    task: Task
-    forward: Forward
-    trainable: Params
-    frozen: Params
-    loss: LossConfig
+    task: Task  # of the labels; `task.metric` chooses the best parameters
+    forward: Forward  # (whole parameters, batch, rng or None) -> logits float32, traceable
+    trainable: Params  # the parameters that train, float32, nested dicts
+    frozen: Params  # the others; the optimizer allocates nothing for them
+    loss: LossConfig  # class weights and label smoothing
+    # Makes the endless training batches of this process, numpy, see `DeviceFeed`. Of their labels, the task's level and
+    # "index" (B,) are read, and "valid" (B,) bool if there is one.
     batches: Callable[[], Any]
-    steps_per_epoch: int
+    steps_per_epoch: int  # batches of an epoch
+    # Scores of the whole parameters (on the devices) on the validation split: finite floats or nan, the same on every
+    # process, always the same keys: "loss" and the task's metrics. It has a watchdog of its own.
     validate: Callable[[Params], Mapping[str, float]]
-    sample_ids: Callable[[Sequence[int]], list[str]]
+    sample_ids: Callable[[Sequence[int]], list[str]]  # names of samples by their label "index", for messages
+    # JSON values that must not differ between a start and a resume: dataset, model, head, task, the weights' digest.
     fingerprint: dict[str, Any]
+    # Analytic FLOPs of a step by its `StepInput`; None: unknown, and there is no MFU.
     count_flops: Callable[[Any], float] | None = None
+    # Of the learning rate, by leaf of `trainable`, scalars or arrays that can be broadcast to it; None: 1.
     multipliers: Any | None = None
 
 

@@ -25,15 +25,11 @@ Rows = tuple[Float[np.ndarray, "N F"], Shaped[np.ndarray, "N *K"]]
 
 @flax.struct.dataclass
 class LinearProbe:
-    """A fitted probe; an axis in front of every leaf for several penalties.
+    """A fitted probe; an axis in front of every leaf for several penalties."""
 
-    Attributes:
-      mean, scale: mean and standard deviation of the LayerNormed training features.
-      kernel, bias: of the linear layer. LayerNorm has no affine map: the linear layer contains it.
-    """
-
-    mean: Float[Array, "*P F"]
-    scale: Float[Array, "*P F"]
+    mean: Float[Array, "*P F"]  # of the LayerNormed training features
+    scale: Float[Array, "*P F"]  # their standard deviation
+    # Of the linear layer, as the bias. LayerNorm has no affine map: the linear layer contains it.
     kernel: Float[Array, "*P F K"]
     bias: Float[Array, "*P K"]
 

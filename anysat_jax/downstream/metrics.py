@@ -22,20 +22,13 @@ ROUNDING = 1e-12  # variance of equal labels, relative to their square, that flo
 
 @flax.struct.dataclass
 class Moments:
-    """Sufficient statistics of a regression's scores for a group of labels; an axis in front for several groups.
+    """Sufficient statistics of a regression's scores for a group of labels; an axis in front for several groups."""
 
-    Attributes:
-      count: number of labels.
-      mean: of the labels; 0 where there are none.
-      spread: sum of the labels' squared distances from that mean.
-      squared_error, absolute_error: sums over the labels.
-    """
-
-    count: Int[Array, "*groups"]
-    mean: Float[Array, "*groups"]
-    spread: Float[Array, "*groups"]
-    squared_error: Float[Array, "*groups"]
-    absolute_error: Float[Array, "*groups"]
+    count: Int[Array, "*groups"]  # number of labels
+    mean: Float[Array, "*groups"]  # of the labels; 0 where there are none
+    spread: Float[Array, "*groups"]  # sum of the labels' squared distances from that mean
+    squared_error: Float[Array, "*groups"]  # sum over the labels
+    absolute_error: Float[Array, "*groups"]  # sum over the labels
 
     def merged(self, other: Self) -> Self:
         """Returns the moments of all groups of both, in float64 (Chan, Golub and LeVeque 1979). On the host."""
@@ -53,21 +46,16 @@ class Moments:
 
 @flax.struct.dataclass
 class EvalCounts:
-    """Counts of a batch.
+    """Counts of a batch."""
 
-    Attributes:
-      samples: number of samples, padding left out.
-      labelled: those that have a label.
-      loss: sum of their losses, each sample's own mean counting once; 0 if no loss was computed.
-      confusion: number of times that each class (row) was predicted as each (column), int32; of a multi-label task one
-        2 x 2 matrix for each label, [[true negatives, false alarms], [misses, hits]]. None for a regression.
-      moments: of a regression, of each sample's labels and errors, (B,), in units of the task's offset and scale.
-    """
-
-    samples: Int[Array, ""]
-    labelled: Int[Array, ""]
+    samples: Int[Array, ""]  # number of samples, padding left out
+    labelled: Int[Array, ""]  # those that have a label
+    # Sum of their losses, each sample's own mean counting once; 0 if no loss was computed.
     loss: Float[Array, ""] | float
+    # Number of times that each class (row) was predicted as each (column), int32; of a multi-label task one 2 x 2
+    # matrix for each label, [[true negatives, false alarms], [misses, hits]]. None for a regression.
     confusion: Int[Array, "K K"] | Int[Array, "K 2 2"] | None = None
+    # Of a regression, of each sample's labels and errors, (B,), in units of the task's offset and scale.
     moments: Moments | None = None
 
 

@@ -26,21 +26,17 @@ NORM_EPSILON = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig(Section):
-    """The section `head`: input and layers of a head.
-
-    Attributes:
-      kind: "linear" for LayerNorm and Linear (the paper's probe), "mlp" for LayerNorm, Linear, exact GELU, Linear.
-      input: "tile" for the tile's vector (D), "dense" for [patch vector, sub-patch feature] of each sub-patch (2D),
-        "mean" for their mean over the tile (2D), which gives So2Sat's probe the paper's 29K parameters.
-      hidden: width between the two layers of an MLP.
-      upsample: prediction of a sub-patch of p x p label pixels: "shuffle" gives each pixel outputs of its own,
-        "bilinear" gives the sub-patch one output and interpolates between sub-patches.
-    """
+    """The section `head`: input and layers of a head."""
 
     NAME = "head"
+    # "linear" for LayerNorm and Linear (the paper's probe), "mlp" for LayerNorm, Linear, exact GELU, Linear.
     kind: str = checked(one_of("linear", "mlp"), "linear")
+    # "tile" for the tile's vector (D), "dense" for [patch vector, sub-patch feature] of each sub-patch (2D), "mean" for
+    # their mean over the tile (2D), which gives So2Sat's probe the paper's 29K parameters.
     input: str = checked(one_of("tile", "dense", "mean"), "tile")
-    hidden: int = checked(POSITIVE, 512)
+    hidden: int = checked(POSITIVE, 512)  # width between the two layers of an MLP
+    # Prediction of a sub-patch of p x p label pixels: "shuffle" gives each pixel outputs of its own, "bilinear" gives
+    # the sub-patch one output and interpolates between sub-patches.
     upsample: str = checked(one_of("shuffle", "bilinear"), "shuffle")
 
     def features(self, dim: int) -> int:

@@ -30,19 +30,13 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Rules of selection.
+    """Rules of selection."""
 
-    Attributes:
-      metric: name of the score.
-      lower_is_better: whether it is an error.
-      patience: evaluations in a row without a new best one after which training stops; None: never.
-      plateau: after `plateau.patience` evaluations in a row without a new best one, the learning rate is multiplied by
-        `plateau.factor`, and the count restarts; None: never.
-    """
-
-    metric: str
-    lower_is_better: bool
-    patience: int | None = None
+    metric: str  # name of the score
+    lower_is_better: bool  # whether it is an error
+    patience: int | None = None  # evaluations in a row without a new best one after which training stops; None: never
+    # After `plateau.patience` evaluations in a row without a new best one, the learning rate is multiplied by
+    # `plateau.factor`, and the count restarts; None: never.
     plateau: PlateauConfig | None = None
 
     def better(self, value: float, than: float) -> bool:
@@ -54,23 +48,14 @@ class Rules:
 
 @dataclasses.dataclass
 class Selection:
-    """Evaluations of a run; part of every checkpoint.
+    """Evaluations of a run; part of every checkpoint."""
 
-    Attributes:
-      evaluations: how many there were.
-      step: that of the last one, 0 before the first.
-      best: the best one; of equal ones the first.
-      since_best: evaluations after it.
-      since_change: evaluations after it, or after the rate last fell.
-      rate_scale: what the learning rate is multiplied by.
-    """
-
-    evaluations: int = 0
-    step: int = 0
-    best: Best | None = None
-    since_best: int = 0
-    since_change: int = 0
-    rate_scale: float = 1.0
+    evaluations: int = 0  # how many there were
+    step: int = 0  # that of the last one, 0 before the first
+    best: Best | None = None  # the best one; of equal ones the first
+    since_best: int = 0  # evaluations after it
+    since_change: int = 0  # evaluations after it, or after the rate last fell
+    rate_scale: float = 1.0  # what the learning rate is multiplied by
 
     def update(self, rules: Rules, epoch: int, step: int, value: float) -> bool:
         """Adds an evaluation; returns whether it is the best so far, as the first always is."""

@@ -24,21 +24,14 @@ LOSSES = ("loss",)
 
 @flax.struct.dataclass
 class DownstreamState:
-    """Everything that a step changes.
+    """Everything that a step changes."""
 
-    Attributes:
-      step: updates so far, int32; schedule and randomness depend on it.
-      params: the parameters that train, float32; the frozen ones are not part of the state.
-      opt_state: the optimizer's state over `params` alone.
-      rate_scale: factor of the learning rate from the plateau schedule, float32; changed between epochs, not by a step.
-      average: a moving average of `params`, float32; None where none is kept.
-    """
-
-    step: Int[Array, ""]
-    params: Params
-    opt_state: optax.OptState
+    step: Int[Array, ""]  # updates so far, int32; schedule and randomness depend on it
+    params: Params  # the parameters that train, float32; the frozen ones are not part of the state
+    opt_state: optax.OptState  # the optimizer's state over `params` alone
+    # Factor of the learning rate from the plateau schedule, float32; changed between epochs, not by a step.
     rate_scale: Float[Array, ""]
-    average: Params | None = None
+    average: Params | None = None  # a moving average of `params`, float32; None where none is kept
 
     @property
     def eval_params(self) -> Params:

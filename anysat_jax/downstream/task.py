@@ -27,32 +27,20 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Prediction of a label for each tile, or for each pixel of its label map.
+    """Prediction of a label for each tile, or for each pixel of its label map."""
 
-    Attributes:
-      dataset: the dataset's name.
-      title: the name shown to people.
-      level: "tile" for a prediction for each tile, "dense" for each pixel of the label map; the key of `Batch.labels`.
-      kind: "class" for one class of several, "multi_label" for any number of them, "regression" for a number.
-      classes: names of the classes; none for a regression.
-      colours: a colour "#rrggbb" for each class of a dense task; may be empty.
-      metric: chooses the best checkpoint; one of `METRICS[kind]`.
-      metres: side of a pixel of the label map; 0 for a tile task.
-      sensor: sensor whose sub-patches the dense prediction is made of; "" for a tile task.
-      unit: of a regression.
-      offset, scale: of a regression: the label is offset + scale * the network's output.
-    """
-
-    dataset: str
-    title: str
+    dataset: str  # the dataset's name
+    title: str  # the name shown to people
+    # "tile" for a prediction for each tile, "dense" for each pixel of the label map; the key of `Batch.labels`.
     level: Level
-    kind: Kind
-    classes: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
-    metric: str = "accuracy"
-    metres: float = 0.0
-    sensor: str = ""
-    unit: str = ""
+    kind: Kind  # "class" for one class of several, "multi_label" for any number of them, "regression" for a number
+    classes: tuple[str, ...] = ()  # names of the classes; none for a regression
+    colours: tuple[str, ...] = ()  # a colour "#rrggbb" for each class of a dense task; may be empty
+    metric: str = "accuracy"  # chooses the best checkpoint; one of `METRICS[kind]`
+    metres: float = 0.0  # side of a pixel of the label map; 0 for a tile task
+    sensor: str = ""  # sensor whose sub-patches the dense prediction is made of; "" for a tile task
+    unit: str = ""  # of a regression
+    # offset, scale: of a regression: the label is offset + scale * the network's output.
     offset: float = 0.0
     scale: float = 1.0
 
@@ -193,16 +181,11 @@ def check_shapes(task: Task, logits: Shaped[Array, "..."], labels: Shaped[Array,
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Options of the loss; `DownstreamConfig` checks their values.
+    """Options of the loss; `DownstreamConfig` checks their values."""
 
-    Attributes:
-      class_weights: weight of each class, or of each label of a multi-label task. None: equal weights. None for a
-        regression.
-      label_smoothing: fraction of the target that is spread evenly over the classes; 0 for a regression.
-    """
-
+    # Weight of each class, or of each label of a multi-label task. None: equal weights. None for a regression.
     class_weights: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # fraction of the target that is spread evenly over the classes; 0 for a regression
 
 
 def task_loss(

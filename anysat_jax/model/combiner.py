@@ -15,27 +15,20 @@ NORM_EPSILON = 1e-6
 
 @flax.struct.dataclass
 class PatchTokens:
-    """Input of the combiner: M sensors' tokens of the same K patches.
+    """Input of the combiner: M sensors' tokens of the same K patches."""
 
-    Attributes:
-      values: (B, M, K, D).
-      index: (B, K) int, each patch's index on the grid, raster order; None where K is the whole grid, in order.
-      mask: (B, M, K) bool, True for tokens that take part; None for all.
-      unplaced: (B, M, K) bool, True for tokens that get no position: those that the mask token replaces; None for none.
-      context: (B, 1, D), a token of the whole tile without a position (MODIS; paper: supplement C); None for none.
-      context_mask: (B,) bool, True where the tile has its context token; None for all.
-      grid: patches along rows and columns of the tile.
-      patch_size: side of a patch in metres.
-    """
-
-    values: Float[Array, "B M K D"]
+    values: Float[Array, "B M K D"]  # (B, M, K, D)
+    # (B, K) int, each patch's index on the grid, raster order; None where K is the whole grid, in order.
     index: Int[Array, "B K"] | None = None
-    mask: Bool[Array, "B M K"] | None = None
+    mask: Bool[Array, "B M K"] | None = None  # (B, M, K) bool, True for tokens that take part; None for all
+    # (B, M, K) bool, True for tokens that get no position: those that the mask token replaces; None for none.
     unplaced: Bool[Array, "B M K"] | None = None
+    # (B, 1, D), a token of the whole tile without a position (MODIS; paper: supplement C); None for none.
     context: Float[Array, "B 1 D"] | None = None
-    context_mask: Bool[Array, "B"] | None = None
+    context_mask: Bool[Array, "B"] | None = None  # (B,) bool, True where the tile has its context token; None for all
+    # Patches along rows and columns of the tile.
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(1, 1))
-    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)
+    patch_size: float = flax.struct.field(pytree_node=False, default=10.0)  # side of a patch in metres
 
     @property
     def num_leading(self) -> int:

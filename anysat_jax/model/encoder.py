@@ -63,15 +63,10 @@ OUTPUTS: tuple[Output, ...] = ("tile", "patch", "dense", "all")
 
 @flax.struct.dataclass
 class Embedded:
-    """Embeddings of each sensor by itself, before the combiner.
+    """Embeddings of each sensor by itself, before the combiner."""
 
-    Attributes:
-      patches: (B, N, D) patch embeddings by sensor; N is 1 for a context sensor.
-      subpatches: (B, N, n, D) sub-patch features by sensor, raster order.
-    """
-
-    patches: dict[str, Float[Array, "B N D"]]
-    subpatches: dict[str, Float[Array, "B N n D"]]
+    patches: dict[str, Float[Array, "B N D"]]  # (B, N, D) patch embeddings by sensor; N is 1 for a context sensor
+    subpatches: dict[str, Float[Array, "B N n D"]]  # (B, N, n, D) sub-patch features by sensor, raster order
 
 
 def is_context(sensor: str) -> bool:

@@ -80,17 +80,12 @@ def _key_mask(
 
 @flax.struct.dataclass
 class StudentOutput:
-    """Output of the student, from which the losses are computed.
+    """Output of the student, from which the losses are computed."""
 
-    Attributes:
-      embedded: each sensor's patches and sub-patches, before any masking of patches.
-      context: (B, 1 + n, D), the combiner's output on the context patches, the tile's vector first.
-      predicted: (k, B, m, D), the prediction of the teacher's target patches.
-    """
-
-    embedded: Embedded
+    embedded: Embedded  # each sensor's patches and sub-patches, before any masking of patches
+    # (B, 1 + n, D), the combiner's output on the context patches, the tile's vector first.
     context: Float[Array, "B 1+n D"]
-    predicted: Float[Array, "k B m D"]
+    predicted: Float[Array, "k B m D"]  # (k, B, m, D), the prediction of the teacher's target patches
 
 
 class Student(nn.Module):

@@ -133,23 +133,15 @@ def _split_batches(dataset: OpenDataset, settings: EvaluateConfig, bar: tqdm, sp
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Tasks of a dataset that are probed, and the sensors of its pictures.
+    """Tasks of a dataset that are probed, and the sensors of its pictures."""
 
-    Attributes:
-      card: of the dataset.
-      tasks: by level; "dense" where the sub-patches of `Task.sensor` are the pixels of the label map.
-      picture_sensor: the sensor with the finest sub-patches, whose dense features the pictures show.
-      natural_sensor: the sensor with the finest pixels that has natural colours; None: none has.
-      sensors: those whose dense maps are needed.
-      held_out: the split of the scores: "test", or "val" where there is no test split.
-    """
-
-    card: DatasetCard
+    card: DatasetCard  # of the dataset
+    # By level; "dense" where the sub-patches of `Task.sensor` are the pixels of the label map.
     tasks: Mapping[Level, Task]
-    picture_sensor: str
-    natural_sensor: str | None
-    sensors: tuple[str, ...]
-    held_out: str
+    picture_sensor: str  # the sensor with the finest sub-patches, whose dense features the pictures show
+    natural_sensor: str | None  # the sensor with the finest pixels that has natural colours; None: none has
+    sensors: tuple[str, ...]  # those whose dense maps are needed
+    held_out: str  # the split of the scores: "test", or "val" where there is no test split
 
 
 def make_plan(card: DatasetCard) -> Plan:
@@ -240,17 +232,11 @@ def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitScores]) -> list[
 
 
 class ProbeRows(NamedTuple):
-    """Rows of a task: tiles, or pixels of their label maps.
+    """Rows of a task: tiles, or pixels of their label maps."""
 
-    Attributes:
-      features: by network, (N, F) float32.
-      labels: (N,) classes, or (N, K) multi-hot.
-      tiles: (N,) number of each row's tile.
-    """
-
-    features: dict[str, Float[np.ndarray, "N F"]]
-    labels: Shaped[np.ndarray, "N *K"]
-    tiles: Int[np.ndarray, "N"]
+    features: dict[str, Float[np.ndarray, "N F"]]  # by network, (N, F) float32
+    labels: Shaped[np.ndarray, "N *K"]  # (N,) classes, or (N, K) multi-hot
+    tiles: Int[np.ndarray, "N"]  # (N,) number of each row's tile
 
 
 def take_tiles(batches: Iterable[Batch], most: int) -> Iterator[Batch]:

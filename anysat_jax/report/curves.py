@@ -109,22 +109,15 @@ def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FitLog:
-    """Log of a fine-tuning; the arrays of evaluations may be empty.
+    """Log of a fine-tuning; the arrays of evaluations may be empty."""
 
-    Attributes:
-      name: of the run, for the legend.
-      steps, loss, rate: number of each logged update, its loss and its learning rate.
-      epochs, values: of each evaluation, and its value of the task's metric.
-      best: the epoch whose parameters were kept; None if unknown.
-    """
-
-    name: str
-    steps: Series
-    loss: Series
-    rate: Series
-    epochs: Float[np.ndarray, "m"]
-    values: Float[np.ndarray, "m"]
-    best: int | None
+    name: str  # of the run, for the legend
+    steps: Series  # number of each logged update
+    loss: Series  # of each
+    rate: Series  # learning rate of each
+    epochs: Float[np.ndarray, "m"]  # of each evaluation
+    values: Float[np.ndarray, "m"]  # of the task's metric in each
+    best: int | None  # the epoch whose parameters were kept; None if unknown
 
     @property
     def best_value(self) -> float:

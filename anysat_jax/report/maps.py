@@ -32,20 +32,14 @@ SPREAD = (1.0, 99.0)  # percentiles at the ends of a colour bar
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """A few samples of an evaluation.
+    """A few samples of an evaluation."""
 
-    Attributes:
-      ids: n names.
-      inputs: (n, H, W, 3) of each sensor.
-      truth, prediction: (n, h, w), classes with -1 for void, or numbers with nan; for tile tasks n texts.
-      extent: side of a tile in metres.
-    """
-
-    ids: Sequence[str]
-    inputs: dict[str, UInt8[np.ndarray, "n H W 3"]]
+    ids: Sequence[str]  # n names
+    inputs: dict[str, UInt8[np.ndarray, "n H W 3"]]  # (n, H, W, 3) of each sensor
+    # truth, prediction: (n, h, w), classes with -1 for void, or numbers with nan; for tile tasks n texts.
     truth: Shaped[np.ndarray, "n ..."]
     prediction: Shaped[np.ndarray, "n ..."]
-    extent: float
+    extent: float  # side of a tile in metres
 
 
 def read_samples(run: Run) -> Samples | None:
@@ -189,36 +183,22 @@ COVER_TITLES = {"random": " probe of\nrandom start", "pretrained": " probe of\np
 
 @dataclasses.dataclass
 class Picture:
-    """One tile, ready to be drawn.
+    """One tile, ready to be drawn."""
 
-    Attributes:
-      extent: height and width of the tile in metres.
-      natural: red, green and blue of the sensor in `natural_sensor`, not stretched yet.
-      natural_sensor: that sensor's name.
-      features: dense features by network, "random" and "pretrained".
-      land_cover: class maps by a network's name (its probe's prediction) or "label".
-    """
-
-    extent: tuple[float, float]
-    natural: Float[np.ndarray, "H W 3"]
-    natural_sensor: str
-    features: dict[str, Float[np.ndarray, "h w F"]]
-    land_cover: dict[str, Int[np.ndarray, "h w"]]
+    extent: tuple[float, float]  # height and width of the tile in metres
+    natural: Float[np.ndarray, "H W 3"]  # red, green and blue of the sensor in `natural_sensor`, not stretched yet
+    natural_sensor: str  # that sensor's name
+    features: dict[str, Float[np.ndarray, "h w F"]]  # dense features by network, "random" and "pretrained"
+    land_cover: dict[str, Int[np.ndarray, "h w"]]  # class maps by a network's name (its probe's prediction) or "label"
 
 
 @dataclasses.dataclass(frozen=True)
 class Mosaic:
-    """Tiles of one dataset.
+    """Tiles of one dataset."""
 
-    Attributes:
-      card: of the dataset.
-      picture_sensor: the sensor of the dense features.
-      pictures: at least one.
-    """
-
-    card: DatasetCard
-    picture_sensor: str
-    pictures: list[Picture]
+    card: DatasetCard  # of the dataset
+    picture_sensor: str  # the sensor of the dense features
+    pictures: list[Picture]  # at least one
 
 
 def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:

@@ -12,42 +12,26 @@ METRIC_NAMES = {"weighted_f1": "wF1", "macro_f1": "maF1", "mean_iou": "mIoU", "a
 
 @dataclasses.dataclass(frozen=True)
 class PaperRow:
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-      model: the model, and in parentheses how it was used, with its trainable parameters.
-      pretraining: what it was pretrained on; "" in table B, which has no such column.
-      inputs: for each of the block's modalities "✓" used, "◦" used as one date or as seasonal medians, "" not used.
-      scores: for each of the block's metrics, in percent; None for a dash of the paper.
-      row: the id that a run of ours has in its config if it repeats this row; "" for rows of other models.
-    """
-
-    model: str
-    pretraining: str
+    model: str  # the model, and in parentheses how it was used, with its trainable parameters
+    pretraining: str  # what it was pretrained on; "" in table B, which has no such column
+    # For each of the block's modalities "✓" used, "◦" used as one date or as seasonal medians, "" not used.
     inputs: tuple[str, ...]
-    scores: tuple[float | None, ...]
-    row: str = ""
+    scores: tuple[float | None, ...]  # for each of the block's metrics, in percent; None for a dash of the paper
+    row: str = ""  # the id that a run of ours has in its config if it repeats this row; "" for rows of other models
 
 
 @dataclasses.dataclass(frozen=True)
 class PaperBlock:
-    """The rows of one task.
+    """The rows of one task."""
 
-    Attributes:
-      table: "A" (test sets of GeoPlex) or "B" (external datasets).
-      heading: as the paper prints it, without the number of the reference.
-      axis: short name, for the radar.
-      modalities: names of the columns of inputs.
-      metrics: names of our scores, keys of `METRIC_NAMES`.
-      rows: in the paper's order.
-    """
-
-    table: str
-    heading: str
-    axis: str
-    modalities: tuple[str, ...]
-    metrics: tuple[str, ...]
-    rows: tuple[PaperRow, ...]
+    table: str  # "A" (test sets of GeoPlex) or "B" (external datasets)
+    heading: str  # as the paper prints it, without the number of the reference
+    axis: str  # short name, for the radar
+    modalities: tuple[str, ...]  # names of the columns of inputs
+    metrics: tuple[str, ...]  # names of our scores, keys of `METRIC_NAMES`
+    rows: tuple[PaperRow, ...]  # in the paper's order
 
     def best(self, metric: int) -> float:
         """Returns the highest score of a metric, which the paper prints in bold."""

@@ -31,25 +31,16 @@ class BrokenRun(ValueError):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """The part of a task that is shown, without a regression's offset and scale, in which repetitions may differ.
+    """The part of a task that is shown, without a regression's offset and scale, in which repetitions may differ."""
 
-    Attributes:
-      dataset, title: its name and its title.
-      level: an answer for each tile, or for each pixel ("dense").
-      kind: one class, several labels, or a number.
-      classes, colours: names, and "#rrggbb" for each or nothing.
-      metric: the one that the best epoch was chosen by.
-      unit: of a regression.
-    """
-
-    dataset: str
-    level: Literal["tile", "dense"]
-    kind: Literal["class", "multi_label", "regression"]
-    metric: str
-    title: str = ""
-    classes: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
-    unit: str = ""
+    dataset: str  # its name
+    level: Literal["tile", "dense"]  # an answer for each tile, or for each pixel ("dense")
+    kind: Literal["class", "multi_label", "regression"]  # one class, several labels, or a number
+    metric: str  # the one that the best epoch was chosen by
+    title: str = ""  # its title
+    classes: tuple[str, ...] = ()  # names
+    colours: tuple[str, ...] = ()  # "#rrggbb" for each class, or nothing
+    unit: str = ""  # of a regression
 
 
 class Origin(msgspec.Struct):
@@ -85,47 +76,30 @@ class Summary(msgspec.Struct):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run of fine-tuning, probing or evaluation.
+    """A finished run of fine-tuning, probing or evaluation."""
 
-    Attributes:
-      label: the folder's name, with a number if several have the same.
-      folder: of the run; never shown.
-      name, job, mode, row: as in the config; `row` is the id of a row of the paper's tables, or "".
-      start: in words, the weights that the network started from.
-      seed: of the run.
-      fraction: of the training labels that was used, in (0, 1].
-      synthetic: whether the tiles were made up, so that the scores mean nothing for the dataset.
-      task: of the run.
-      split: of `scores`: "test", or "val" for a dataset without a test split.
-      scores: by metric: fractions in [0, 1], errors in the task's unit; nan if not measured.
-      neighbours: scores of the nearest-neighbour probe on the same split; empty if there was none.
-      confusion: (K, K) counts with the truth in the rows, (K, 2, 2) for several labels a tile, None for a regression.
-      best_epoch: of the checkpoint that was scored; None if nothing was trained.
-      commit, date: of the code and of the run's end; "" if unknown.
-      seconds: the run took; nan if unknown.
-      settings: digest of the config without the values in which repetitions may differ.
-    """
-
-    label: str
-    folder: pathlib.Path
+    label: str  # the folder's name, with a number if several have the same
+    folder: pathlib.Path  # of the run; never shown
+    # name, job, mode, row: as in the config; `row` is the id of a row of the paper's tables, or "".
     name: str
     job: str
     mode: str
     row: str
-    start: str
-    seed: int
-    fraction: float
-    synthetic: bool
-    task: TaskInfo
-    split: str
-    scores: Mapping[str, float]
-    neighbours: Mapping[str, float]
+    start: str  # in words, the weights that the network started from
+    seed: int  # of the run
+    fraction: float  # of the training labels that was used, in (0, 1]
+    synthetic: bool  # whether the tiles were made up, so that the scores mean nothing for the dataset
+    task: TaskInfo  # of the run
+    split: str  # of `scores`: "test", or "val" for a dataset without a test split
+    scores: Mapping[str, float]  # by metric: fractions in [0, 1], errors in the task's unit; nan if not measured
+    neighbours: Mapping[str, float]  # scores of the nearest-neighbour probe on the same split; empty if there was none
+    # (K, K) counts with the truth in the rows, (K, 2, 2) for several labels a tile, None for a regression.
     confusion: Int[np.ndarray, "K ..."] | None
-    best_epoch: int | None
-    commit: str
-    date: str
-    seconds: float
-    settings: str
+    best_epoch: int | None  # of the checkpoint that was scored; None if nothing was trained
+    commit: str  # of the code; "" if unknown
+    date: str  # of the run's end; "" if unknown
+    seconds: float  # the run took; nan if unknown
+    settings: str  # digest of the config without the values in which repetitions may differ
 
 
 def read_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:

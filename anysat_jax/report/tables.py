@@ -144,23 +144,14 @@ def _percent(score: float | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One score of one linear probe, on frozen features of the random start and of the pretrained network.
+    """One score of one linear probe, on frozen features of the random start and of the pretrained network."""
 
-    Attributes:
-      dataset: the dataset's title.
-      task: "tile" (one answer a tile) or "dense" (one a pixel).
-      metric: its name, such as "mIoU".
-      random: the score on the random start's features, in [0, 1]; nan if nothing could be scored.
-      pretrained: the score on the pretrained network's features.
-      headline: whether this metric represents the probe in means and figures; one for each probe.
-    """
-
-    dataset: str
-    task: Literal["tile", "dense"]
-    metric: str
-    random: float
-    pretrained: float
-    headline: bool = False
+    dataset: str  # the dataset's title
+    task: Literal["tile", "dense"]  # "tile" (one answer a tile) or "dense" (one a pixel)
+    metric: str  # its name, such as "mIoU"
+    random: float  # the score on the random start's features, in [0, 1]; nan if nothing could be scored
+    pretrained: float  # the score on the pretrained network's features
+    headline: bool = False  # whether this metric represents the probe in means and figures; one for each probe
 
 
 SCORE_COLUMNS = ("dataset", "task", "metric (%)", "random", "pretrained", "difference")
