@@ -62,8 +62,8 @@ from anysat_jax.train.record import versions
 from anysat_jax.train.workdir import lock_workdir
 
 EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
-INTERRUPTED = "interrupted; the same command, with the same --workdir, goes on from what is saved"
-PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread does not answer
+INTERRUPTED = "interrupted; the same command, with the same --workdir, continues from what is saved"
+PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread is in a long call of C
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
 OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ between hosts

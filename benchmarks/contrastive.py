@@ -9,7 +9,6 @@ Each count runs in a process of its own, so that peaks do not mix. Minutes on a 
 import argparse
 import concurrent.futures
 import multiprocessing
-import resource
 import sys
 import time
 
@@ -29,32 +28,26 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def peak_memory() -> float:
-    """Returns the peak of this process so far, in GB."""
-    # Kilobytes on Linux, bytes on macOS.
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return kilobytes * 1024 / 1e9
-
-
 def measure(count: int, width: int, block: int) -> dict[str, float]:
     """Measures a forward and backward pass over `count` tokens."""
     import jax
 
     from anysat_jax.pretrain.contrastive import contrastive_loss
+    from anysat_jax.train.record import peak_memory_mb
 
     shape = (count // (SENSORS * PATCHES), SENSORS, PATCHES, width)
     step = jax.jit(jax.value_and_grad(lambda tokens: contrastive_loss(tokens, block_size=block)))
     # Compiled without tokens, so that the compiler's memory is in the figure before they are made.
     compiled = step.lower(jax.ShapeDtypeStruct(shape, "float32")).compile()
-    before = peak_memory()
+    before = peak_memory_mb()
     tokens = jax.random.normal(jax.random.key(0), shape).block_until_ready()
     start = time.perf_counter()
     loss, grad = jax.block_until_ready(compiled(tokens))
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
-        "before": before,
-        "peak": peak_memory(),
+        "before": before * 2**20 / 1e9,
+        "peak": peak_memory_mb() * 2**20 / 1e9,
         "loss": float(loss),
         "finite": bool(jax.numpy.isfinite(grad).all()),
         "device": str(jax.devices()[0].device_kind),

@@ -10,155 +10,162 @@ from anysat_jax.configs.adaptation import classification, common, large, segment
 from anysat_jax.configs.common import dataset
 from ml_collections import ConfigDict
 
-TASKS: dict[str, Callable[[ConfigDict], None]] = {}
+Setup = Callable[[ConfigDict], None]
+TASKS: dict[str, tuple[Setup, Setup]] = {}
 SMOKE: dict[str, dict[str, object]] = {}
 
 
-def task(**options: object) -> Callable[[Callable[[ConfigDict], None]], Callable[[ConfigDict], None]]:
-    """Registers a task by the name of its function, with the options of its smoke run, see `adaptation.smoke`."""
+def short(config: ConfigDict) -> None:
+    """Sets fewer and larger steps, for small datasets and two CPU cores."""
+    config.head_init = "probe"
+    config.epochs = 40
+    config.early_stopping = 10
+    # Higher rates destroy the probe-initialised head before the encoder adapts.
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.clip_norm = 1.0
+    config.evaluate.batch_size = 64
 
-    def register(setup: Callable[[ConfigDict], None]) -> Callable[[ConfigDict], None]:
-        TASKS[setup.__name__], SMOKE[setup.__name__] = setup, options
+
+def mini(config: ConfigDict) -> None:
+    """Sets the fields for the embedded data, which do not have a test split."""
+    short(config)
+    config.average_decay = 0.9
+    config.epochs = 8
+    config.evaluate.update(dict(every=2, splits=("val",)))
+
+
+def task(size: Setup, **options: object) -> Callable[[Setup], Setup]:
+    """Registers a task by the name of its function, which runs after `size` has set the fields of runs of its size.
+
+    `options` are those of its smoke run, see `adaptation.smoke`.
+    """
+
+    def register(setup: Setup) -> Setup:
+        TASKS[setup.__name__], SMOKE[setup.__name__] = (size, setup), options
         return setup
 
     return register
 
 
-@task(tiles=4)
+@task(large, tiles=4)
 def treesatai_ts(config: ConfigDict) -> None:
     """Sets the multi-label classification of tree species, 15 classes."""
-    large(config)
     classification(config, "weighted_f1")
     config.data.datasets.treesatai_ts = dataset(384, (10,), 70)
 
 
-@task(tiles=4)
+@task(large, tiles=4)
 def planted(config: ConfigDict) -> None:
     """Sets the classification of the tree species of a plantation, 40 classes."""
-    large(config)
     classification(config, "macro_f1")
     config.data.datasets.planted = dataset(2048, (30,))
 
 
-@task(tiles=2, extent=20.0)
+@task(large, tiles=2, extent=20.0)
 def flair(config: ConfigDict) -> None:
     """Sets the segmentation of land cover in 0.2 m pixels: each sub-patch of 2 m predicts its 10 x 10 pixels."""
-    large(config)
     segmentation(config)
     config.data.datasets.flair = dataset(96, (10,), 35)
 
 
-@task(tiles=2, extent=320.0, patch_sizes=(80,))
+@task(large, tiles=2, extent=320.0, patch_sizes=(80,))
 def pastis_hd_classif(config: ConfigDict) -> None:
     """Sets the multi-label classification of crops, 18 classes."""
-    large(config)
     classification(config, "macro_f1")
     config.data.datasets.pastis_hd = dataset(8, (40,), 35)
 
 
-@task(tiles=2, extent=320.0, patch_sizes=(80,))
+@task(large, tiles=2, extent=320.0, patch_sizes=(80,))
 def pastis_hd_semseg(config: ConfigDict) -> None:
     """Sets the segmentation of crops in 10 m pixels."""
-    large(config)
     segmentation(config)
     config.data.datasets.pastis_hd = dataset(8, (40,), 35)
     config.cache.pixels_per_tile = 1024  # of 16,384
 
 
-@task(tiles=2, extent=80.0)
+@task(large, tiles=2, extent=80.0)
 def sickle(config: ConfigDict) -> None:
     """Sets the segmentation of paddy in 10 m pixels, evaluated on val as in the paper: there is no test split."""
-    large(config)
     segmentation(config)
     config.data.datasets.sickle = dataset(16, (10,), 32)
     config.evaluate.splits = ("val",)
     config.cache.pixels_per_tile = 256  # of 1,024
 
 
-@task(tiles=2, extent=160.0)
+@task(large, tiles=2, extent=160.0)
 def bradd_s1ts(config: ConfigDict) -> None:
     """Sets the segmentation of forest cut between the first and the last date, in 10 m pixels."""
-    large(config)
     segmentation(config)
     config.data.datasets.bradd_s1ts = dataset(32, (10,))
     config.cache.pixels_per_tile = 512  # of 2,304
 
 
-@task(tiles=4)
+@task(large, tiles=4)
 def timesen2crop(config: ConfigDict) -> None:
     """Sets the classification of the crop of a 10 m pixel, 16 classes."""
-    large(config)
     classification(config, "accuracy")
     config.data.datasets.timesen2crop = dataset(2048, (10,))
 
 
-@task(tiles=1, extent=640.0, patch_sizes=(40,))
+@task(large, tiles=1, extent=640.0, patch_sizes=(40,))
 def sen1floods11(config: ConfigDict) -> None:
     """Sets the segmentation of water in 10 m pixels, from one date."""
-    large(config)
     segmentation(config)
     config.data.datasets.sen1floods11 = dataset(8, (80,))
     config.cache.pixels_per_tile = 8192  # of 262,144
 
 
-@task(tiles=1, extent=1920.0, patch_sizes=(120,))
+@task(large, tiles=1, extent=1920.0, patch_sizes=(120,))
 def hls_burn_scars(config: ConfigDict) -> None:
     """Sets the segmentation of burn scars in 30 m pixels, with a sensor that pretraining did not have."""
-    large(config)
     segmentation(config)
     config.new_sensors = ("hls",)
     config.data.datasets.hls_burn_scars = dataset(8, (240,))
 
 
-@task(tiles=4, patch_sizes=(80,))
+@task(large, tiles=4, patch_sizes=(80,))
 def so2sat(config: ConfigDict) -> None:
     """Sets the classification of local climate zones, 17 classes, from the mean of the sub-patches."""
-    large(config)
     classification(config, "accuracy")
     config.head.input = "mean"  # gives the 29K parameters of the paper's probe
     config.data.datasets.so2sat = dataset(256, (10,))
 
 
-@task(tiles=1, extent=768.0)
+@task(large, tiles=1, extent=768.0)
 def spacenet7(config: ConfigDict) -> None:
     """Sets the segmentation of buildings in 3 m pixels, with a sensor that pretraining did not have."""
-    large(config)
     segmentation(config)
     config.new_sensors = ("planet",)
     config.data.datasets.spacenet7 = dataset(8, (48,))
 
 
-@task(tiles=1, extent=640.0)
+@task(large, tiles=1, extent=640.0)
 def biomassters(config: ConfigDict) -> None:
     """Sets the regression of above-ground biomass in 10 m pixels, in t/ha."""
-    large(config)
     segmentation(config, "rmse")
     config.data.datasets.biomassters = dataset(8, (40,))
 
 
-@task(tiles=8)
+@task(short, tiles=8)
 def fuel_moisture_land_cover(config: ConfigDict) -> None:
     """Sets the classification of the land cover of a 10 m pixel, from three dates."""
-    short(config)
     classification(config, "macro_f1")
     config.data.datasets.fuel_moisture_land_cover = dataset(64)
     config.task.label_smoothing = 0.1
     single_pixels(config)
 
 
-@task(tiles=8)
+@task(short, tiles=8)
 def fuel_moisture(config: ConfigDict) -> None:
     """Sets the regression of live fuel moisture in a 10 m pixel, in percent of dry weight."""
-    short(config)
     classification(config, "r2")
     config.data.datasets.fuel_moisture = dataset(64)
     single_pixels(config)
 
 
-@task(tiles=1, patch_sizes=(80,))
+@task(short, tiles=1, patch_sizes=(80,))
 def sen1floods11_chip(config: ConfigDict) -> None:
     """Sets the segmentation of water on one real chip: training on its left half, test on its right half."""
-    short(config)
     segmentation(config)
     config.data.datasets.sen1floods11_chip = dataset(4, (40,))
     config.head_init = "random"
@@ -167,28 +174,25 @@ def sen1floods11_chip(config: ConfigDict) -> None:
     config.evaluate.every = 2
 
 
-@task(tiles=0, fraction=0.05)
+@task(mini, tiles=0, fraction=0.05)
 def mini_flair(config: ConfigDict) -> None:
     """Sets the classification of the land use of embedded tiles, 6 classes."""
-    mini(config)
     classification(config, "accuracy")
     config.data.datasets.mini_flair = dataset(8, (10,), 12)
     config.optimizer.warmup_epochs = 1
 
 
-@task(tiles=0, fraction=0.05)
+@task(mini, tiles=0, fraction=0.05)
 def mini_pastis_hd_semseg(config: ConfigDict) -> None:
     """Sets the segmentation of land cover in 10 m pixels of embedded tiles."""
-    mini(config)
     segmentation(config)
     config.optimizer.update(dict(schedule="cosine", warmup_epochs=1))
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
 
 
-@task(tiles=0, fraction=0.05)
+@task(mini, tiles=0, fraction=0.05)
 def mini_pastis_hd_classif(config: ConfigDict) -> None:
     """Sets the multi-label classification of the land uses of embedded tiles, 6 classes."""
-    mini(config)
     classification(config, "weighted_f1")
     config.data.datasets.mini_pastis_hd = dataset(8, (20,), 16)
     config.optimizer.warmup_epochs = 1
@@ -213,17 +217,6 @@ def at_random(config: ConfigDict, name: str) -> None:
         config.model.update(dict(preset="tiny", dim=128))
 
 
-def short(config: ConfigDict) -> None:
-    """Sets fewer and larger steps, for small datasets and two CPU cores."""
-    config.head_init = "probe"
-    config.epochs = 40
-    config.early_stopping = 10
-    # Higher rates destroy the probe-initialised head before the encoder adapts.
-    config.optimizer.learning_rate = 1e-4
-    config.optimizer.clip_norm = 1.0
-    config.evaluate.batch_size = 64
-
-
 def single_pixels(config: ConfigDict) -> None:
     """Sets regularisation against overfitting, for about 1,200 series of single pixels."""
     # A tile has a single sub-patch; the encoder changes too much for the initial head to matter.
@@ -235,14 +228,6 @@ def single_pixels(config: ConfigDict) -> None:
     config.optimizer.update(dict(learning_rate=5e-4, warmup_epochs=4, weight_decay=0.05))
     for section in config.data.datasets.values():
         section.update(dict(noise=0.3, temporal_dropout=0.3))
-
-
-def mini(config: ConfigDict) -> None:
-    """Sets the fields for the embedded data, which do not have a test split."""
-    short(config)
-    config.average_decay = 0.9
-    config.epochs = 8
-    config.evaluate.update(dict(every=2, splits=("val",)))
 
 
 LITTLE = {
@@ -283,7 +268,11 @@ def make(job: str, arg: str, names: Collection[str], options: Collection[str] = 
             f"prepared,DATASET[,dense]{after}"
         )
     config = common(job, "_".join(word for word in (own or name, *words) if word != "smoke"))
-    prepared(config, own, "dense" in words) if own else TASKS[name](config)
+    if own:
+        prepared(config, own, "dense" in words)
+    else:
+        for setup in TASKS[name]:
+            setup(config)
     return config, name, set(words)
 
 

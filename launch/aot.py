@@ -5,11 +5,11 @@
 For each (dataset, patch size): the memory of a chip, the FLOPs of a tile, the messages between chips, and a lower bound
 of the step time at the chips' published rates. For TPUs (v5e, v5p, v6e) the step is compiled, which needs libtpu and
 minutes for each program, but no TPU (pip install -e '.[tpu]'). GPUs (a100:8, h100:64, h200:8) are estimated
-analytically; memory from a compiled TPU program of the same config, if --results has one.
+analytically, their memory from a compiled TPU program of the same config if there is one in --results.
 
 --search also finds the largest batch that fits, by compiling others. Batch sizes that the mesh does not divide are
-rounded, and the flags that training needs are printed; --noround refuses them, as training does. Every value can be
-overridden, such as --config.mesh.tensor=2. Measurements are kept below --results, so that a second start continues.
+rounded, and the flags for training are printed; with --noround they are an error, as in training. Every value can be
+overridden, such as --config.mesh.tensor=2. Measurements are kept below --results, and not made again.
 
 Exit codes: 0 everything fits; 1 an error, reported in one sentence; 3 at least one batch does not fit.
 """
@@ -113,7 +113,7 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
     if code == command_line.EXIT_ERROR:
         sys.exit(code)
     if code:
-        raise RunError(f"the process that compiles for {topology.name} ended with code {code}; start again to go on")
+        raise RunError(f"the process that compiles for {topology.name} ended with code {code}; start again to continue")
     return [compiled_row(results, case, topology) for case in cases]
 
 

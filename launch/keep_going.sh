@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a command, and runs it again as long as another start can continue from its last checkpoint.
+# Runs a command, and starts it again as long as it can continue from its last checkpoint.
 # usage: bash launch/keep_going.sh [--retries N] COMMAND...
 #
-# After exit code 75 (stopped by a signal and saved, or hung) it is run again at most $ANYSAT_RESTARTS times (100), after
-# any other failure, which may come from the death of another host, at most N times (3); each time after a pause of
-# $ANYSAT_PAUSE seconds (10). SIGTERM and SIGINT reach the command as SIGTERM, so that it saves; its exit code is then
-# returned, and it is not run again.
+# Restarts: at most $ANYSAT_RESTARTS (100) after exit code 75 (stopped by a signal and saved, or hung), and at most N (3)
+# after other failures, which may come from the death of another host; each after a pause of $ANYSAT_PAUSE seconds (10).
+# SIGTERM and SIGINT are passed on as SIGTERM, so that the command saves; its exit code is then returned, and it is
+# not run again.
 set -euo pipefail
 
 usage() { awk 'NR > 1 && !/^#( |$)/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; } # the lines above

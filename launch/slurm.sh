@@ -2,8 +2,8 @@
 # Trains on several nodes of a SLURM cluster: one process a node, with all of the node's GPUs.
 # usage: sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh --config=configs/pretrain.py:geoplex --workdir=DIR
 #
-# DIR is on a disk that all nodes share. Submit from the checkout; $ANYSAT_PYTHON names another Python than .venv's.
-# What sbatch is given wins over the lines below.
+# DIR is on a disk that all nodes share. Submit from the checkout. $ANYSAT_PYTHON: a Python in place of .venv's.
+# Options of sbatch override the lines below.
 #SBATCH --job-name=anysat
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=24:00:00
@@ -36,7 +36,7 @@ trap : TERM
 # and SLURM requeues it or not by its own rules.
 requeue() {
   if [ "${SLURM_RESTART_COUNT:-0}" -ge "$restarts" ]; then
-    echo "slurm.sh: exit code 75 after $restarts restarts: does it hang? Submit it again to go on" >&2
+    echo "slurm.sh: exit code 75 after $restarts restarts: does it hang? Submit it again to continue" >&2
   elif [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     echo "slurm.sh: exit code 75: queued again" >&2
     scontrol requeue "$SLURM_JOB_ID"

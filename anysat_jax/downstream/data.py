@@ -73,7 +73,7 @@ def check_labels(
                 absent = [name for name, is_unseen in zip(task.classes, unseen, strict=True) if is_unseen]
                 raise ConfigError(
                     f"split {split!r} of dataset {task.dataset!r} has labels of {_some(absent)}, and {TRAIN!r} has "
-                    "none, so that no model can learn them; set task.allow_absent_classes to go on nevertheless"
+                    "none, so that no model can learn them; set task.allow_absent_classes to continue nevertheless"
                 )
     return task, counts
 

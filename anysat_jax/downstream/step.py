@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from anysat_jax.downstream.task import LossConfig, Task, task_loss
 from anysat_jax.downstream.trainable import Params, merge
 from anysat_jax.train.optimizer import learning_rate, update_if_finite
-from anysat_jax.train.sharding import abstract_on, put_params, put_whole
+from anysat_jax.train.sharding import abstract_on, initialised, put_whole
 
 Metrics = dict[str, Array]
 Forward = Callable[[Params, Any, jax.Array | None], Float[Array, "B *n K"]]
@@ -60,13 +60,12 @@ def create_state(
     trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
 ) -> DownstreamState:
     """Returns the state before the first update, on the mesh."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(trainable, optimizer, mesh, averaged))
 
     def start(params: Params) -> DownstreamState:
         # A copy, since the step donates the state, and the caller still needs its parameters.
         return initial_state(jax.tree.map(jnp.copy, params), optimizer, averaged)
 
-    return jax.jit(start, out_shardings=shardings)(put_params(trainable, mesh))
+    return initialised(start, mesh, trainable)
 
 
 def with_rate_scale(state: DownstreamState, scale: float) -> DownstreamState:

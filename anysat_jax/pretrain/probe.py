@@ -22,7 +22,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import EvaluateConfig
 from anysat_jax.report.maps import Mosaic, Picture
 from anysat_jax.report.page import write_pretraining
-from anysat_jax.report.tables import Score, score_text
+from anysat_jax.report.tables import METRIC_WORDS, Score, score_text
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import OpenDataset
@@ -34,7 +34,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """Reported scores of tile labels by kind, and of class maps; the first is the headline (the paper's for TreeSatAI)."""
 
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "mean_iou": "mIoU"}
 VALIDATION_FRACTION = 0.2  # of the training tiles, which choose a probe's penalty
 
 Params = dict[str, Any]
@@ -223,7 +222,7 @@ def _scores(plan: Plan, found: Mapping[tuple[Level, str], SplitScores]) -> list[
         random, pretrained = (found[level, name].scores for name in ("random", "pretrained"))
         headline, *_ = metrics = METRICS["dense" if level == "dense" else task.kind]
         for name in metrics:
-            title = plan.card.title, level, METRIC_NAMES[name]
+            title = plan.card.title, level, METRIC_WORDS[name]
             scores.append(Score(*title, random[name], pretrained[name], headline=name == headline))
     return scores
 

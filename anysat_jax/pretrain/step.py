@@ -24,7 +24,7 @@ from anysat_jax.pretrain.objective import LOSSES, Metrics, ema_decay, jepa_loss,
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import StepColumns
 from anysat_jax.train.optimizer import learning_rate, make_optimizer, update_if_finite
-from anysat_jax.train.sharding import abstract_on, batch_parts, put_batch, put_params, state_shardings
+from anysat_jax.train.sharding import abstract_on, batch_parts, initialised, put_batch, state_shardings
 
 Params = dict[str, Any]
 HEALTH = tuple(f"feature_{name}" for name in MEASURES)
@@ -71,14 +71,7 @@ def state_from_params(
     params: Params, teacher: Params | None, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Returns the state before the first update of given weights; None: the teacher copies the encoder."""
-
-    def initialise(params: Params, teacher: Params | None) -> TrainState:
-        return initial_state(params, optimizer, teacher)
-
-    params, teacher = put_params(params, mesh), put_params(teacher, mesh)
-    # Under jit, so that each device allocates its part of the optimizer's moments only, never the whole.
-    shardings = state_shardings(mesh, jax.eval_shape(initialise, params, teacher))
-    return jax.jit(initialise, out_shardings=shardings)(params, teacher)
+    return initialised(lambda params, teacher: initial_state(params, optimizer, teacher), mesh, params, teacher)
 
 
 def random_teacher(config: PretrainConfig) -> Params:

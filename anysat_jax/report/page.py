@@ -54,7 +54,7 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
     shown += [paper_table(block, rows) for block in paper.TABLE_B]
     if others:
         same = split_by(groups, lambda group: (group.first.task, group.first.split, group.first.synthetic))
-        label_curves = [block for number, some in enumerate(same, 1) for block in drawn.label_curves(some, number)]
+        label_curves = [block for number, some in enumerate(same, 1) if (block := drawn.label_curves(some, number))]
         shown += [heading("Other runs"), *other_tables(others), *label_curves]
     for number, group in enumerate(groups, 1):
         if blocks := drawn.of_group(group, number):
@@ -101,82 +101,74 @@ class ResultsFigures:
             f"and our number on {count or 'none'} of them. The table below has the numbers.",
         )
 
-    def label_curves(self, groups: Sequence[Group], number: int) -> list[str]:
-        """Returns scores by the fraction of labels, for methods with several; `groups` of one task and metric."""
+    def label_curves(self, groups: Sequence[Group], number: int) -> str:
+        """Returns scores by the fraction of labels, "" without a method with several; the groups have one task."""
         lines, run = figures.label_lines(groups), groups[0].first
         if not lines:
-            return []
-        title, metric = run.task.title, METRIC_WORDS[run.task.metric].removesuffix(" (%)")
+            return ""
+        title, metric = run.task.title, METRIC_WORDS[run.task.metric]
         ends = (f"{name}: {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines.items())
-        return [
-            self._draw(
-                f"labels-{number:02d}",
-                lambda path: figures.draw_label_curves(path, title, metric, lines),
-                f"{title}: {metric} by the share of the training labels, mean and sample standard deviation.",
-                f"{metric} of {title} from the smallest to the largest share of labels. {'; '.join(ends)}.",
-            )
-        ]
+        return self._draw(
+            f"labels-{number:02d}",
+            lambda path: figures.draw_label_curves(path, title, metric, lines),
+            f"{title}: {metric} by the share of the training labels, mean and sample standard deviation.",
+            f"{metric} of {title} from the smallest to the largest share of labels. {'; '.join(ends)}.",
+        )
 
     def of_group(self, group: Group, number: int) -> list[str]:
         """Returns samples and confusion matrix of the first run, and curves of all, as far as there are any."""
         # The number makes names unique after all that is not a letter or a digit is replaced.
         name = f"{number:02d}-{re.sub('[^a-z0-9]+', '-', group.first.label.lower()).strip('-')[:40]}"
-        return [*self._samples(group, name), *self._confusion(group, name), *self._curves(group, name)]
+        return [block for draw in (self._samples, self._confusion, self._curves) if (block := draw(group, name))]
 
-    def _samples(self, group: Group, name: str) -> list[str]:
+    def _samples(self, group: Group, name: str) -> str:
         run, samples = group.first, self._read(maps.read_samples, group.first)
         if samples is None:
-            return []
+            return ""
         # Tiles of a single pixel have no picture.
         if run.task.level == "tile" and not samples.inputs:
             answers = zip(samples.ids, map(str, samples.prediction), map(str, samples.truth), strict=True)
-            return [table(("Tile", "Prediction", "Ground truth"), answers, caption="A few tiles")]
+            return table(("Tile", "Prediction", "Ground truth"), answers, caption="A few tiles")
         dense = run.task.level == "dense"
         inputs = ", ".join(samples.inputs) or "no inputs"
         shown = f"Tiles of {samples.extent:g} m: inputs, prediction and ground truth, run {run.label}, seed {run.seed}."
-        return [
-            self._draw(
-                f"{name}-panels",
-                lambda path: maps.draw_samples(path, describe(group), run.task, samples),
-                f"{shown} White is void." if dense else shown,
-                f"{len(samples.ids)} samples of {run.task.title}, a row each: {inputs}, then prediction and truth "
-                f"{'as maps' if dense else 'in words'}.",
-            )
-        ]
+        return self._draw(
+            f"{name}-panels",
+            lambda path: maps.draw_samples(path, describe(group), run.task, samples),
+            f"{shown} White is void." if dense else shown,
+            f"{len(samples.ids)} samples of {run.task.title}, a row each: {inputs}, then prediction and truth "
+            f"{'as maps' if dense else 'in words'}.",
+        )
 
-    def _confusion(self, group: Group, name: str) -> list[str]:
+    def _confusion(self, group: Group, name: str) -> str:
         run = group.first
         if run.confusion is None:
-            return []
+            return ""
         if len(run.confusion) > MOST_CLASSES:
             self.problems.append(
                 f"{run.label}/{SUMMARY}: a confusion matrix of {len(run.confusion)} classes is not drawn."
             )
-            return []
+            return ""
         counts, classes, which = run.confusion, run.task.classes, f"run {run.label}, seed {run.seed}"
-        return [
-            self._draw(
-                f"{name}-confusion",
-                lambda path: figures.draw_confusion(path, f"{run.task.title}, {which}", classes, counts),
-                f"Confusion matrix on the split {run.split}, {which}: percent of each row.",
-                figures.describe_confusion(classes, counts),
-            )
-        ]
+        return self._draw(
+            f"{name}-confusion",
+            lambda path: figures.draw_confusion(path, f"{run.task.title}, {which}", classes, counts),
+            f"Confusion matrix on the split {run.split}, {which}: percent of each row.",
+            figures.describe_confusion(classes, counts),
+        )
 
-    def _curves(self, group: Group, name: str) -> list[str]:
+    def _curves(self, group: Group, name: str) -> str:
         logs = [log for run in group.runs if (log := self._read(curves.read_fit_log, run)) is not None]
         if not logs:
-            return []
-        metric = METRIC_WORDS[group.first.task.metric].removesuffix(" (%)")
+            return ""
+        metric = METRIC_WORDS[group.first.task.metric]
         ends = (f"{log.label}: {log.loss[0]:.3g} to {log.loss[-1]:.3g} in {log.steps[-1]:.0f} steps" for log in logs)
-        return [
-            self._draw(
-                f"{name}-curves",
-                lambda path: curves.draw_fit_curves(path, describe(group), metric, logs),
-                "Training loss, learning rate and the validation metric; the ring marks the epoch that was kept.",
-                f"Training loss, learning rate and validation {metric}. Loss by run: {'; '.join(ends)}.",
-            )
-        ]
+        return self._draw(
+            f"{name}-curves",
+            lambda path: curves.draw_fit_curves(path, describe(group), metric, logs),
+            "Training loss, learning rate and the validation metric; the ring marks the epoch that was kept.",
+            f"Training loss, learning rate and validation {metric}. Loss by run: {'; '.join(ends)}.",
+        )
 
     def _read(self, read: Callable[[Run], T], run: Run) -> T | None:
         try:

@@ -14,11 +14,11 @@ from anysat_jax.report.runs import IN_UNITS, OF_REGRESSION, Group, split_by
 
 RUN_COLUMNS = ("Seeds", "Config", "Start", "Commit", "Date", "Seconds")
 METRIC_WORDS = {
-    "accuracy": "accuracy (%)",
-    "weighted_f1": "weighted F1 (%)",
-    "macro_f1": "macro F1 (%)",
-    "micro_f1": "micro F1 (%)",
-    "mean_iou": "mIoU (%)",
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "mean_iou": "mIoU",
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "R²",
@@ -89,8 +89,8 @@ def other_tables(groups: Iterable[Group]) -> list[str]:
     for same in split_by(groups, lambda group: msgspec.structs.replace(group.first.task, metric="")):
         task = same[0].first.task
         metrics = [name for name in METRIC_WORDS if any(name in group.first.scores for group in same)]
-        units = [f" ({task.unit})" if metric in IN_UNITS and task.unit else "" for metric in metrics]
-        names = [METRIC_WORDS[metric] + unit for metric, unit in zip(metrics, units, strict=True)]
+        unit = {"r2": ""} | dict.fromkeys(IN_UNITS, f" ({task.unit})" if task.unit else "")
+        names = [METRIC_WORDS[metric] + unit.get(metric, " (%)") for metric in metrics]
         by_labels = sorted(same, key=lambda group: group.first.fraction)
         rows = [row for group in by_labels for row in _other_rows(group, metrics)]
         columns = ("Run", "Method", "Labels (%)", *names, *RUN_COLUMNS)

@@ -22,7 +22,6 @@ from anysat_jax.errors import CheckpointError, ConfigError, StorageError
 from anysat_jax.weights.checkpoint_files import (
     SEALED,
     check_leaves,
-    check_not_half_deleted,
     check_same_model,
     find_damage,
     has_checksums,
@@ -59,7 +58,7 @@ def explained(workdir: pathlib.Path) -> Iterator[None]:
             raise
         raise StorageError(
             f"{where} cannot be written ({reason}); make room, or give another --workdir; the checkpoints that were "
-            "whole still are, and the same command goes on from the last"
+            "whole still are, and the same command continues from the last"
         ) from error
 
 
@@ -134,7 +133,7 @@ class Checkpoints:
         """Deletes the checkpoints of later steps."""
         self.wait()
         for later in [one for one in self.steps if one > step]:
-            logging.info("dropping %s/%d, which is newer than the state that the run goes on from", self.folder, later)
+            logging.info("dropping %s/%d, which is newer than the state that the run starts from", self.folder, later)
             self._manager.delete(later)
 
     @property
@@ -229,7 +228,6 @@ class Checkpoints:
 
     def _restore(self, step: int, abstract: Any, config: dict[str, Any]) -> Restored:
         meta = self._manager.restore(step, args=ARGS.Composite(meta=ARGS.JsonRestore()))["meta"]
-        check_not_half_deleted(meta, self.folder / str(step))
         # Config and leaves first: Orbax's own errors of a mismatch are pages of shapes, and look like damage.
         self._check(meta["config"], config, self.folder)
         stored = self._manager.item_metadata(step)["state"].tree

@@ -114,7 +114,7 @@ def describe_bad_samples(inputs: StepInput, tile_ids: Callable[[Sequence[int]], 
     `tile_ids` returns names of training tiles by position; it raises ValueError or OSError where they cannot be read.
     """
     if inputs.tiles is None:
-        return "the batch does not say which samples it holds"
+        return "its samples are unknown: the batch has no label 'index'"
     bad = bad_rows(inputs.batch)
     if bad.any():
         return f"samples with such values in them: {name_samples(inputs.tiles[bad].tolist(), tile_ids)}"

@@ -5,8 +5,8 @@ The mesh has three axes. Every batch is cut over "data" and "fsdp". "data" repea
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,8 @@ from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, Axes, parts
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.distributed import warm_up_collectives
 from data_pipelines.batches import HostShard
+
+T = TypeVar("T")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -159,6 +161,14 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
         ),
         abstract_state,
     )
+
+
+def initialised(make: Callable[..., T], mesh: Mesh, *params: Any) -> T:
+    """Returns the state that `make` returns of trees of parameters, which every process has, on the mesh."""
+    params = tuple(put_params(one, mesh) for one in params)
+    # Under jit, so that each device allocates its part of the optimizer's moments only, never the whole.
+    shardings = state_shardings(mesh, jax.eval_shape(make, *params))
+    return jax.jit(make, out_shardings=shardings)(*params)
 
 
 def abstract_on(mesh: Mesh, shapes: Any) -> Any:

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import datetime
 import faulthandler
+import functools
 import os
 import pathlib
 import socket
@@ -208,10 +209,7 @@ class JobStatus:
 
     def watchdog(self, what: str, busy: Callable[[], bool]) -> Watchdog:
         """Returns the watchdog of a loop in which some `what` must finish now and then; see `Watchdog`."""
-
-        def on_hang(message: str) -> None:
-            self.set_state("failed", message)
-
+        on_hang = functools.partial(self.set_state, "failed")
         return Watchdog(self._seconds, self._workdir, what=what, busy=busy, on_hang=on_hang)
 
     @contextlib.contextmanager

@@ -67,6 +67,7 @@ def _remains(folder: pathlib.Path) -> str | None:
         return "its files are gone"
     except (OSError, ValueError, AttributeError) as error:
         return f"meta cannot be read: {error}"
+    # A process that is killed while it deletes the folder may have removed the checksums first.
     return "it is half deleted: its checksums are gone" if sealed else None
 
 
@@ -87,17 +88,6 @@ def _hash_files(folder: pathlib.Path, names: list[str]) -> dict[str, dict[str, A
 
 def _first_of(names: list[str], what: str) -> str:
     return f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
-
-
-def check_not_half_deleted(meta: dict[str, Any], folder: pathlib.Path) -> None:
-    """Refuses the remains of a checkpoint whose deletion was interrupted.
-
-    Raises:
-      CheckpointError: the checkpoint had checksums by its `meta`, and they are gone.
-    """
-    # A process that is killed while it deletes the folder may have removed the checksums first.
-    if meta.get(SEALED) and not has_checksums(folder):
-        raise CheckpointError(f"{folder} is half deleted: its checksums are gone; give another run")
 
 
 def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str, Any]:
@@ -173,7 +163,6 @@ def read_newest(workdir: pathlib.Path, wanted: Callable[[dict[str, Any]], Params
         step = _newest_whole(folder, sorted(manager.all_steps()))
         path = folder / str(step)
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        check_not_half_deleted(meta, path)
         run = meta["config"]
         if "model" not in run or run.get("job", "pretrain") != "pretrain":
             raise CheckpointError(

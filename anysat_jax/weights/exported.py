@@ -155,24 +155,20 @@ def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     """Returns the content, once tensors and description fit; registers the sensors only then."""
     model, known = description["model"], dict(SENSORS)
     try:
-        return _checked_content(model, description, tensors)
+        for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
+            sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
+            if SENSORS.get(sensor.name, sensor) != sensor:
+                raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
+            register(sensor)  # a sensor of the user's own: the file must be enough to use it
+        model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+        _check_tensors(tensors, _encoder_shapes(model, tuple(map(get_sensor, model.sensors))), description["head"])
+        trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
+        head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
+        return Exported(model, trees["encoder"], head, description["statistics"], description["source"])
     except BaseException:
         for name in SENSORS.keys() - known:
             del SENSORS[name]
         raise
-
-
-def _checked_content(model: dict[str, Any], description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
-    for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
-        sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
-        if SENSORS.get(sensor.name, sensor) != sensor:
-            raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
-        register(sensor)  # a sensor of the user's own: the file must be enough to use it
-    model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
-    _check_tensors(tensors, _encoder_shapes(model, tuple(map(get_sensor, model.sensors))), description["head"])
-    trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
-    head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
-    return Exported(model, trees["encoder"], head, description["statistics"], description["source"])
 
 
 @functools.lru_cache(maxsize=8)

@@ -195,10 +195,6 @@ def initial_encoder(
         has no projector for one of the sensors.
       CheckpointError: the workdir `init` holds no checkpoint.
     """
-    if unknown := [name for name in new_sensors if name not in sensors]:
-        raise ConfigError(f"new_sensors names {', '.join(unknown)}; the data's sensors are {', '.join(sensors)}")
-    if not init:
-        raise ConfigError(f"config.init is empty; give {CHOICES}")
     if init != "none":  # a word of its own, since an empty value is more often a forgotten one
         kind, model, params = _trained(init, section, sensors, new_sensors, dtype, seed)
     else:

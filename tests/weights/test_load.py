@@ -299,13 +299,6 @@ def test_weights_of_other_sensors(exported):
         start(exported, ("s2", "modis", "l8"))
     with pytest.raises(ConfigError, match="and none for modis of the data"):
         start(exported, ("s2", "modis", "l8"), ("l8",))
-    with pytest.raises(ConfigError, match=r"new_sensors names hls; the data's sensors are s2, spot"):
-        start(exported, ("s2", "spot"), ("hls",))
-
-
-def test_no_weights_are_named():
-    with pytest.raises(ConfigError, match=r"config\.init is empty; give 'none' for a random start, the workdir of a p"):
-        start("")
 
 
 @pytest.mark.parametrize("name", ["no.safetensors", "no.pth", "no"])
