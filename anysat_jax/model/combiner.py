@@ -17,7 +17,7 @@ NORM_EPSILON = 1e-6
 class PatchTokens:
     """Input of the combiner: M sensors' tokens of the same K patches."""
 
-    values: Float[Array, "B M K D"]  # (B, M, K, D)
+    values: Float[Array, "B M K D"]
     # (B, K) int, each patch's index on the grid, raster order; None where K is the whole grid, in order.
     index: Int[Array, "B K"] | None = None
     mask: Bool[Array, "B M K"] | None = None  # (B, M, K) bool, True for tokens that take part; None for all
