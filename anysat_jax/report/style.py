@@ -5,35 +5,23 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from data_pipelines.plots import tile
+
 RANDOM_COLOUR = "#b8b8b8"
 PRETRAINED_COLOUR = "#1b6ca8"
 ACCENT_COLOUR = "#d1495b"
-TEXT_COLOUR = "#222222"
-FAINT_COLOUR = "#777777"
+TEXT_COLOUR, FAINT_COLOUR = tile.TEXT_COLOUR, tile.FAINT_COLOUR
 DATASET_COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5c", "#8e5aa8", "#c8446b", "#7a6a53", "#2aa5a0")
 DOTS_PER_INCH = 150
 T = TypeVar("T")
 
-SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+SETTINGS = tile.SETTINGS | {
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.labelsize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
     "axes.labelcolor": TEXT_COLOUR,
     "axes.titlelocation": "left",
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": FAINT_COLOUR,
-    "ytick.color": FAINT_COLOUR,
-    "xtick.labelcolor": TEXT_COLOUR,
-    "ytick.labelcolor": TEXT_COLOUR,
-    "legend.frameon": False,
     "legend.fontsize": 10,
-    "figure.facecolor": "white",
-    "text.parse_math": False,  # a dollar sign in the name of a class is a dollar sign
 }
 
 
