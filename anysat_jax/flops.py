@@ -53,12 +53,15 @@ def step_flops_by_part(
         micro-batches, times devices where these keep to themselves.
     """
     teacher = encoder_flops(model, batch)
-    # The student sees few dates, embeds every patch, combines the context and predicts the targets.
+    context, targets = masks.context_index.size, masks.target_index.size
+    # The student sees few dates, embeds every patch, combines the context and predicts the targets, with a layer before
+    # the predictor's blocks and one behind them.
+    ends = product_flops(context + targets, model.dim, model.dim)
     student = {
         "projectors": projector_work(model, batch, mask_dates),
         "spatial": Work(spatial_flops(model, batch)),
         "combiner": Work(combiner_flops(model, batch, masks.size[0])),
-        "predictor": Work(predictor_flops(model, masks)),
+        "predictor": Work(predictor_stack(model, masks).flops(model) + ends),
     }
     total = {part: student[part].training + teacher.get(part, 0.0) for part in student}
     return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
@@ -162,12 +165,6 @@ def predictor_stack(model: ModelConfig, masks: PatchMasks) -> Stack:
     """The predictor's blocks: one sequence of context and targets for each target block of each tile."""
     blocks, tiles, targets = masks.target_index.shape
     return Stack(model.predictor_depth, blocks * tiles, 1 + masks.size[0] + targets)
-
-
-def predictor_flops(model: ModelConfig, masks: PatchMasks) -> float:
-    """The predictor, forward, with the layers before and behind its blocks."""
-    context, targets = masks.context_index.size, masks.target_index.size
-    return predictor_stack(model, masks).flops(model) + product_flops(context + targets, model.dim, model.dim)
 
 
 def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1) -> float:

@@ -17,8 +17,8 @@ LAST_BLOCK = "encoder/combiner/cross/"
 PROJECTORS = "encoder/projector_"
 
 
-def trainable_names(mode: Mode, params: Params, sensors: Sequence[str], new_sensors: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names "encoder/a/b" or "head/a/b" of the leaves that train, in the order of `params`.
+def split(params: Params, mode: Mode, sensors: Sequence[str], new_sensors: Sequence[str] = ()) -> tuple[Params, Params]:
+    """Splits parameters into (trainable, frozen), two trees without a common leaf.
 
     Args:
       params: {"encoder", "head"}, of arrays or shapes.
@@ -26,21 +26,11 @@ def trainable_names(mode: Mode, params: Params, sensors: Sequence[str], new_sens
       new_sensors: sensors whose projectors mode "projector" trains.
     """
     trained = dropping_sensors(mode, sensors, new_sensors)
-    prefixes = ("head/", *(f"{PROJECTORS}{name}/" for name in trained))
-    if mode == "last_block":
-        prefixes = (*prefixes, LAST_BLOCK)
-    names = flax.traverse_util.flatten_dict(params, sep="/")
-    # Projectors of sensors that the data lack get no gradient; frozen, they take no memory of the optimizer.
-    return tuple(
-        name for name in names if name.startswith(prefixes) or (mode in WHOLE and not name.startswith(PROJECTORS))
-    )
-
-
-def split(params: Params, mode: Mode, sensors: Sequence[str], new_sensors: Sequence[str] = ()) -> tuple[Params, Params]:
-    """Splits parameters into (trainable, frozen), two trees without a common leaf; see `trainable_names`."""
-    names = set(trainable_names(mode, params, sensors, new_sensors))
+    prefixes = ("head/", *(f"{PROJECTORS}{name}/" for name in trained), *([LAST_BLOCK] if mode == "last_block" else []))
     leaves = flax.traverse_util.flatten_dict(params, sep="/")
-    parts = ({name: leaf for name, leaf in leaves.items() if (name in names) == trains} for trains in (True, False))
+    # Projectors of sensors that the data lack get no gradient; frozen, they take no memory of the optimizer.
+    trains = {n: n.startswith(prefixes) or (mode in WHOLE and not n.startswith(PROJECTORS)) for n in leaves}
+    parts = ({name: leaf for name, leaf in leaves.items() if trains[name] == part} for part in (True, False))
     return tuple(flax.traverse_util.unflatten_dict(part, sep="/") for part in parts)
 
 

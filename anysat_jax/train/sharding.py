@@ -208,14 +208,11 @@ def _fitting(shape: tuple[int, ...], axes: tuple[Axes, ...], mesh_shape: dict[st
 def host_shard(mesh: Mesh) -> HostShard:
     """Returns the rows of every batch that this process' devices hold."""
     # Two processes have the same rows if their devices repeat them, as along the axis "tensor".
-    places, width = batch_sharding(mesh).devices_indices_map((mesh.size,)), batch_width(mesh)
+    sharding, rows_of_all = batch_sharding(mesh), (mesh.size,)
+    # Rows of a batch of `mesh.size` on each device.
+    places, (width,) = sharding.devices_indices_map(rows_of_all), sharding.shard_shape(rows_of_all)
     own = [rows for device, (rows,) in places.items() if device.process_index == jax.process_index()]
     return HostShard(tuple(sorted({(rows.start or 0) // width for rows in own})), mesh.size // width)
-
-
-def batch_width(mesh: Mesh) -> int:
-    """Returns the number of rows of a batch of `mesh.size` on each device: devices along "tensor" repeat them."""
-    return batch_sharding(mesh).shard_shape((mesh.size,))[0]
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
