@@ -19,14 +19,10 @@ MISSING_GREY = 0.75  # of pixels without a valid value, and of sensors that a ti
 
 
 class Highest:
-    """Keeps the items with the highest values; of equal values the first.
-
-    Attributes:
-      size: number of items to keep.
-    """
+    """Keeps the items with the highest values; of equal values the first."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size = size  # number of items to keep
         self._kept: list[tuple[float, Any]] = []
 
     def add(self, value: float, make: Callable[[], Any]) -> None:

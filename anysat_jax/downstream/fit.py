@@ -89,15 +89,12 @@ class Plan:
 
 
 class EvaluationLog:
-    """evaluation.csv and the validation curves in TensorBoard; the bar shows the task's metric.
-
-    Attributes:
-      line: of the latest evaluation, for the progress bar.
-    """
+    """evaluation.csv and the validation curves in TensorBoard; the bar shows the task's metric."""
 
     def __init__(self, workdir: pathlib.Path, task: Task, step: int):
         """Opens the table; rows of evaluations after `step`, which the run will repeat, are dropped."""
-        self._task, self._scores, self.line = task, ("loss", *METRICS[task.kind]), ""
+        self._task, self._scores = task, ("loss", *METRICS[task.kind])
+        self.line = ""  # of the latest evaluation, for the progress bar
         self._file = None
         if jax.process_index() == 0:
             self._file = open_csv(workdir / "evaluation.csv", step, ("epoch", "step", *self._scores))

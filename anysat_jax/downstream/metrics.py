@@ -114,22 +114,18 @@ def _sample_moments(
 
 
 class SplitScores:
-    """Sum of the counts of any number of batches, and its scores: whole numbers in int64, moments in float64.
-
-    Attributes:
-      samples: number of samples: tiles, or windows of them.
-      left_out: positions in the split of the tiles that could not be read, and that the scores do without.
-      confusion: as in `EvalCounts`, int64, or None.
-      moments: of all samples together, in units of the task's offset and scale, or None.
-    """
+    """Sum of the counts of any number of batches, and its scores: whole numbers in int64, moments in float64."""
 
     def __init__(self, task: Task):
         classes, regression = task.num_outputs, task.kind == "regression"
         shape = (classes, 2, 2) if task.kind == "multi_label" else (classes, classes)
         self._task, self._labelled, self._loss = task, 0, 0.0
-        self.samples = 0
+        self.samples = 0  # number of samples: tiles, or windows of them
+        # Positions in the split of the tiles that could not be read, and that the scores do without.
         self.left_out: set[int] = set()
+        # As in `EvalCounts`, int64, or None.
         self.confusion: Int[np.ndarray, "..."] | None = None if regression else np.zeros(shape, np.int64)
+        # Of all samples together, in units of the task's offset and scale, or None.
         self.moments = Moments(0, 0.0, 0.0, 0.0, 0.0) if regression else None
 
     def add(self, counts: EvalCounts, left_out: Iterable[int] = ()) -> None:

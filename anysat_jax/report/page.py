@@ -77,15 +77,11 @@ def describe(group: Group) -> str:
 
 
 class ResultsFigures:
-    """Draws the figures of the results page.
-
-    Attributes:
-      problems: a sentence for each file that could not be shown.
-    """
+    """Draws the figures of the results page."""
 
     def __init__(self, out: pathlib.Path) -> None:
         self._out = out
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # a sentence for each file that could not be shown
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
 
     def radar(self, groups: dict[str, list[Group]]) -> str:

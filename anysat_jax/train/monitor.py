@@ -23,15 +23,11 @@ WINDOW = 50  # steps that the latest speed is a mean over
 
 
 class Meter:
-    """Speed of the latest steps of a run, or batches of an evaluation; a lap is the time from one to the next.
-
-    Attributes:
-      latest: tiles per second of the last lap, whether or not it counts.
-    """
+    """Speed of the latest steps of a run, or batches of an evaluation; a lap is the time from one to the next."""
 
     def __init__(self, peak: float | None = None):
         """Begins the first lap. `peak` is the FLOP/s of all devices together; None: unknown, as then is the MFU."""
-        self.latest = math.nan
+        self.latest = math.nan  # tiles per second of the last lap, whether or not it counts
         self._peak, self._excluded = peak, False
         self._laps: collections.deque[tuple[float, ...]] = collections.deque(maxlen=WINDOW)
         self.reset_timer()

@@ -129,15 +129,12 @@ class JobStatus:
     Within this context the state is "starting", then what `set_state` is given, and at the end "done", "stopped" or
     "failed". Only the first process writes. A disk that is full or gone costs the status, not the run. Without a
     workdir nothing is written and nothing is watched, but tiles and batches are counted all the same.
-
-    Attributes:
-      batches: that went through a network in evaluations and extractions of features.
     """
 
     def __init__(
         self, workdir: pathlib.Path | None = None, name: str = "", total_steps: int = 0, watchdog_seconds: float = 0.0
     ):
-        self.batches = 0
+        self.batches = 0  # that went through a network in evaluations and extractions of features
         self._workdir, self._seconds = workdir or pathlib.Path(), watchdog_seconds if workdir else 0.0
         self._enabled = workdir is not None and jax.process_index() == 0
         self._read: Callable[[], dict[str, Any]] = dict
