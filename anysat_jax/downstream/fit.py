@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
-from anysat_jax.downstream.selection import FitStore, Rules, Selection, summarise
+from anysat_jax.downstream.selection import FitStore, Plan, summarise
 from anysat_jax.downstream.step import LOSSES, DownstreamState, Forward, make_train_step, with_rate_scale
 from anysat_jax.downstream.task import METRICS, LossConfig, Task
 from anysat_jax.downstream.trainable import Params, merge
@@ -53,39 +53,6 @@ class Problem:
     count_flops: Callable[[Any], float] | None = None
     # Of the learning rate, by leaf of `trainable`, scalars or arrays that can be broadcast to it; None: 1.
     multipliers: Any | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Schedule of evaluations; steps count from 1."""
-
-    config: DownstreamConfig
-    task: Task
-    steps_per_epoch: int
-
-    @property
-    def rules(self) -> Rules:
-        """Rules of selection: early stopping, and the plateau if it is the schedule."""
-        schedule = self.config.optimizer
-        plateau = schedule.plateau if schedule.schedule == "plateau" else None
-        return Rules(self.task.metric, self.task.lower_is_better, self.config.early_stopping, plateau)
-
-    @property
-    def total(self) -> int:
-        """Steps without early stopping."""
-        return self.config.epochs * self.steps_per_epoch
-
-    def due(self, step: int, selection: Selection) -> bool:
-        """Returns whether a step has yet to be evaluated: the last of some epochs, or of all."""
-        if self.config.head_init == "probe" and not selection.evaluations:
-            return True  # a head that is not random may be the best already
-        every = self.config.evaluate.every * self.steps_per_epoch
-        # A step is evaluated once: a run that was stopped between evaluation and checkpoint starts before both.
-        return step > selection.step and (step % every == 0 or step == self.total)
-
-    def finished(self, step: int, selection: Selection) -> bool:
-        """Returns whether no step and no evaluation is left."""
-        return (step >= self.total or selection.stops(self.rules)) and not self.due(step, selection)
 
 
 class EvaluationLog:
@@ -225,9 +192,8 @@ def train(
     def evaluate() -> None:
         with loop.paused():
             scores = problem.validate(merge(loop.state.eval_params, frozen))
-            epoch = loop.step // plan.steps_per_epoch
-            improved = selection.update(plan.rules, epoch, loop.step, float(scores[plan.rules.metric]))
-            evaluations.write(epoch, loop.step, scores, selection.best.value, loop.log)
+            improved = selection.update(plan, loop.step, float(scores[problem.task.metric]))
+            evaluations.write(plan.epoch(loop.step), loop.step, scores, selection.best.value, loop.log)
             # Before the checkpoint, which refers to them.
             if improved:
                 store.save_best(loop.state.eval_params, loop.step)

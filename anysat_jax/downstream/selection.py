@@ -9,11 +9,13 @@ from typing import Any, Self
 import optax
 from jax.sharding import Mesh
 
+from anysat_jax.downstream.config import DownstreamConfig
 from anysat_jax.downstream.step import LOSSES, DownstreamState, abstract_state, create_state
+from anysat_jax.downstream.task import Task
 from anysat_jax.downstream.trainable import Params
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
-from anysat_jax.train.config import PlateauConfig, differences, warn_config_changes
+from anysat_jax.train.config import differences, warn_config_changes
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import abstract_on, on_host
 from anysat_jax.weights.checkpoint_files import section
@@ -28,24 +30,6 @@ class Best:
     value: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """Rules of selection."""
-
-    metric: str  # name of the score
-    lower_is_better: bool  # whether it is an error
-    patience: int | None = None  # evaluations in a row without a new best one after which training stops; None: never
-    # After `plateau.patience` evaluations in a row without a new best one, the learning rate is multiplied by
-    # `plateau.factor`, and the count restarts; None: never.
-    plateau: PlateauConfig | None = None
-
-    def better(self, value: float, than: float) -> bool:
-        """Returns whether one value is better than another; nan, the score of no samples, is worse than any number."""
-        if math.isnan(than):
-            return not math.isnan(value)
-        return value < than if self.lower_is_better else value > than  # False for nan
-
-
 @dataclasses.dataclass
 class Selection:
     """Evaluations of a run; part of every checkpoint."""
@@ -57,22 +41,19 @@ class Selection:
     since_change: int = 0  # evaluations after it, or after the rate last fell
     rate_scale: float = 1.0  # what the learning rate is multiplied by
 
-    def update(self, rules: Rules, epoch: int, step: int, value: float) -> bool:
+    def update(self, plan: "Plan", step: int, value: float) -> bool:
         """Adds an evaluation; returns whether it is the best so far, as the first always is."""
         self.evaluations, self.step = self.evaluations + 1, step
         # The first is kept even if it is nan: a run ends with some best parameters.
-        if self.best is None or rules.better(value, self.best.value):
-            self.best, self.since_best, self.since_change = Best(epoch, step, value), 0, 0
+        if self.best is None or plan.better(value, self.best.value):
+            self.best, self.since_best, self.since_change = Best(plan.epoch(step), step, value), 0, 0
             return True
         self.since_best, self.since_change = self.since_best + 1, self.since_change + 1
+        schedule = plan.config.optimizer
         # After a change the rate has `patience` evaluations to show its effect, whenever the best one was.
-        if rules.plateau is not None and self.since_change >= rules.plateau.patience:
-            self.rate_scale, self.since_change = self.rate_scale * rules.plateau.factor, 0
+        if schedule.schedule == "plateau" and self.since_change >= schedule.plateau.patience:
+            self.rate_scale, self.since_change = self.rate_scale * schedule.plateau.factor, 0
         return False
-
-    def stops(self, rules: Rules) -> bool:
-        """Returns whether the best evaluation is so long ago that training stops."""
-        return rules.patience is not None and self.since_best >= rules.patience
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
@@ -86,6 +67,46 @@ class Selection:
         if best is not None:
             best = Best(**{**best, "value": math.nan if best["value"] is None else best["value"]})
         return cls(**{**values, "best": best})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Schedule of the evaluations of a run and rules of selection; steps count from 1."""
+
+    config: DownstreamConfig
+    task: Task
+    steps_per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """Steps without early stopping."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def epoch(self, step: int) -> int:
+        """Returns the number of whole epochs after a step."""
+        return step // self.steps_per_epoch
+
+    def better(self, value: float, than: float) -> bool:
+        """Returns whether a value of the metric is better; nan, the score of no samples, is worse than any number."""
+        if math.isnan(than):
+            return not math.isnan(value)
+        return value < than if self.task.lower_is_better else value > than  # False for nan
+
+    def due(self, step: int, selection: Selection) -> bool:
+        """Returns whether a step has yet to be evaluated: the last of some epochs, or of all."""
+        if self.config.head_init == "probe" and not selection.evaluations:
+            return True  # a head that is not random may be the best already
+        every = self.config.evaluate.every * self.steps_per_epoch
+        # A step is evaluated once: a run that was stopped between evaluation and checkpoint starts before both.
+        return step > selection.step and (step % every == 0 or step == self.total)
+
+    def stops(self, selection: Selection) -> bool:
+        """Returns whether the best evaluation is so long ago that training stops."""
+        return self.config.early_stopping is not None and selection.since_best >= self.config.early_stopping
+
+    def finished(self, step: int, selection: Selection) -> bool:
+        """Returns whether no step and no evaluation is left."""
+        return (step >= self.total or self.stops(selection)) and not self.due(step, selection)
 
 
 RUN_OPTIONS = ("checkpoint_every", "log_every", "max_nonfinite_steps", "watchdog_seconds", "mesh.", "profile.")

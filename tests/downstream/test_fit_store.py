@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from anysat_jax.downstream.selection import FitStore, Rules, Selection
+from anysat_jax.downstream.selection import FitStore, Plan, Selection
+from anysat_jax.downstream.task import Task
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh, on_host
-from tests.downstream.fit_toys import toy_params
+from tests.downstream.fit_toys import toy_config, toy_params
 from tests.train.toys import assert_same, toy_optimizer
 
 CONFIG = {"problem": {"dataset": "toy"}, "settings": {"epochs": 3}}
-RULES = Rules("accuracy", lower_is_better=False)
+PLAN = Plan(toy_config(), Task("toy", "Toy", "tile", "class"), steps_per_epoch=1)
 MESH = make_mesh(MeshConfig(data=2, fsdp=1))
 
 
@@ -26,7 +27,7 @@ def begin(store):
 
 def evaluate(store, step, value):
     store.record.steps = step
-    return store.selection.update(RULES, step, step, value)
+    return store.selection.update(PLAN, step, value)
 
 
 def save(store, state, step):
