@@ -85,7 +85,7 @@ def pastis_hd_semseg(config: ConfigDict) -> None:
 
 @task(large, tiles=2, extent=80.0)
 def sickle(config: ConfigDict) -> None:
-    """Sets the segmentation of paddy in 10 m pixels, evaluated on val as in the paper: there is no test split."""
+    """Sets the segmentation of paddy in 10 m pixels, evaluated on val as in the paper, without a test split."""
     segmentation(config)
     config.data.datasets.sickle = dataset(16, (10,), 32)
     config.evaluate.splits = ("val",)
