@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -57,7 +58,10 @@ def footprint(card: DatasetCard, example: Example) -> Footprint:
 
 
 def find_leaks(training: str, splits: Mapping[str, Sequence[Footprint]]) -> list[Leak]:
-    """Returns a leak for each tile of other splits with the bytes, or some of the ground, of one of `training`."""
+    """Returns a leak for each tile of other splits with the bytes, or some of the ground, of one of `training`.
+
+    Tiles in different coordinate systems are compared, too.
+    """
     train = splits.get(training, ())
     by_digest = {one.digest: one.tile for one in reversed(train)}
     # Sorted into cells of the largest tile's side, so that a tile is compared with its neighbours only.
@@ -69,14 +73,51 @@ def find_leaks(training: str, splits: Mapping[str, Sequence[Footprint]]) -> list
     for one in train:
         for cell in _cells(one, sides):
             grid[cell].append(one)
-    leaks = []
-    for split, one in ((split, one) for split, some in splits.items() if split != training for one in some):
-        near = (other for cell in _cells(one, sides) for other in grid.get(cell, ()))
+    leaks, held_out = [], [(split, one) for split, some in splits.items() if split != training for one in some]
+    projected = _project([one for _, one in held_out], sides)
+    for split, one in held_out:
+        places = (one, *projected[one.tile])
+        near = ((place, other) for place in places for cell in _cells(place, sides) for other in grid.get(cell, ()))
         if twin := by_digest.get(one.digest):
             leaks.append(Leak(split, one.tile, twin, "same bytes"))
-        elif other := next((other for other in near if _overlap(one, other) > LEAST_OVERLAP), None):
+        elif other := next((other for place, other in near if _overlap(place, other) > LEAST_OVERLAP), None):
             leaks.append(Leak(split, one.tile, other.tile, "same ground"))
     return leaks
+
+
+def _project(some: Sequence[Footprint], sides: Mapping[str, float]) -> dict[str, list[Footprint]]:
+    """Returns, for each tile, its footprints in the other coordinate systems of `sides`."""
+    systems: dict[str, list[Footprint]] = collections.defaultdict(list)
+    for one in some:
+        systems[one.crs].append(one)
+    found: dict[str, list[Footprint]] = collections.defaultdict(list)
+    for source, target in itertools.product(systems, sides):
+        if not source or source == target:
+            continue
+        bounds = np.asarray([one.bounds for one in systems[source]])
+        corners = _corners(source, target, bounds[:, [[0, 1], [0, 3], [2, 1], [2, 3]]])
+        # The box between the inner two of four coordinates lies inside the tile, which is turned against the other
+        # system; the box around its corners would reach into its neighbours.
+        boxes = np.sort(corners, axis=1)[:, 1:3].reshape(-1, 4)
+        lengths = boxes[:, 2:] - boxes[:, :2]
+        # Far away from their zones, coordinates go wild, and a box would have millions of cells.
+        sound = ((lengths > 0) & (lengths < 100 * sides[target])).all(axis=1)
+        for one, box in zip(itertools.compress(systems[source], sound), boxes[sound].tolist(), strict=True):
+            found[one.tile].append(one._replace(crs=target, bounds=tuple(box)))
+    return found
+
+
+def _corners(source: str, target: str, corners: Float64[np.ndarray, "N 4 2"]) -> Float64[np.ndarray, "N 4 2"]:
+    """Projects the corners of tiles; NaN for tiles that have no place in the system `target`."""
+    from rasterio.warp import transform
+
+    try:
+        projected = np.stack(transform(source, target, *corners.reshape(-1, 2).T), axis=-1).reshape(corners.shape)
+        return np.where(np.isfinite(projected), projected, np.nan)
+    except Exception:  # the errors of GDAL have no public class; one corner fails all
+        if len(corners) == 1:
+            return np.full(corners.shape, np.nan)
+        return np.concatenate([_corners(source, target, half) for half in np.array_split(corners, 2)])
 
 
 def _cells(one: Footprint, sides: Mapping[str, float]) -> Iterator[tuple[str, int, int]]:

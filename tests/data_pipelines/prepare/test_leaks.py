@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.warp import transform
 
 from data_pipelines.cli import main
 from data_pipelines.prepare.leaks import Footprint, find_leaks, footprint
@@ -61,6 +62,36 @@ def test_tiles_without_a_place_are_compared_by_their_bytes(tmp_path):
     folder = prepare_dataset(FakeReader(edit=copy), tmp_path, "1.0.0", say=lambda _: None)
     (leak,) = read_report(folder)["leaks"]
     assert leak == {"split": "val", "tile": "val1", "train": "train4", "reason": "same bytes"}
+
+
+def at(crs, lon, lat, side=1280.0, east=0.0):
+    """The footprint of a tile with its centre at a place, moved to the east by `east` of its sides."""
+    (x,), (y,) = transform("EPSG:4326", crs, [lon], [lat])
+    x, half = x + east * side, side / 2
+    return Footprint(f"{crs} {lon} {east}", f"{crs} {lon} {lat} {east}", crs, (x - half, y - half, x + half, y + half))
+
+
+@pytest.mark.parametrize("lat", [-52.0, 0.5, 58.0])
+@pytest.mark.parametrize(
+    ("crs", "side", "shared"),
+    [
+        ("EPSG:32632", 1280.0, (0.0, 0.4, -0.4)),
+        ("EPSG:32732", 1280.0, (0.0, 0.4, -0.4)),
+        ("EPSG:4326", 0.01, (0.0,)),
+    ],
+)
+def test_the_same_ground_in_another_coordinate_system_is_found(lat, crs, side, shared):
+    train = [at("EPSG:32631", 6.0, lat), at("EPSG:32631", 0.5, lat), at("EPSG:32650", 117.0, lat)]
+    held_out = [at(crs, 6.0, lat, side, east) for east in (*shared, 2.0, -2.0, 1.001, -1.001)]
+    # Nor do places that no other system has hide those of others, or leave a trace.
+    nowhere = [Footprint("n", "n", crs, (1e12, 1e12, 1e13, 1e13)), Footprint("m", "m", "", (0, 0, 0, 0))]
+    nowhere.append(Footprint("local", "local", 'LOCAL_CS["x",UNIT["metre",1]]', train[0].bounds))
+    if side == 0.01:  # degrees, about 700 to 1100 m: the neighbours of larger tiles reach into them
+        held_out = [one for one in held_out if one.tile.split()[2] in ("0.0", "2.0", "-2.0")]
+    leaks = find_leaks("train", {"train": train, "val": [*nowhere, *held_out]})
+    assert [(leak.tile, leak.train, leak.reason) for leak in leaks] == [
+        (one.tile, train[0].tile, "same ground") for one in held_out[: len(shared)]
+    ]
 
 
 def plain(splits):
