@@ -17,37 +17,27 @@ class ArchiveReader:
 
     A subclass takes the archive's folder, lists its tiles, passes them on, and implements `Reader.example`. It raises
       FileNotFoundError: a list or table of the archive is missing, or not one of its tiles is on disk.
-      ValueError: a list, a table or a file's name is not as published, or a tile is in two splits.
+      ValueError: a list, a table or a file's name is not as published.
       ImportError: the package for the files' format is not installed.
 
     Attributes:
-      card: the dataset's facts; a class attribute of the subclass.
+      card: the dataset's facts.
       tiles: keys of each split, in a fixed order.
       summary: a line with the number of tiles found.
     """
 
-    card: DatasetCard
-
-    def __init__(self, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
-        """Takes the archive's folder and the keys of the tiles found, by split.
+    def __init__(self, card: DatasetCard, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
+        """Takes the archive's card and folder, and the keys of the tiles found, by split.
 
         Raises:
           FileNotFoundError: there is not a single tile.
-          ValueError: a key is in two splits, or twice in one.
         """
-        self.root = root
-        self.tiles = {split: tuple(tiles.get(split, ())) for split in self.card.splits}
+        self.card, self.root = card, root
+        self.tiles = {split: tuple(tiles.get(split, ())) for split in card.splits}
         if not any(self.tiles.values()):
-            raise FileNotFoundError(f"{root} holds no tile of {self.card.name!r}; see {self.card.url} for the download")
-        owners: dict[str, str] = {}
-        for split, keys in self.tiles.items():
-            for key in keys:
-                if key in owners:
-                    where = f"in {owners[key]!r} and in {split!r}"
-                    raise ValueError(f"{self.root}: tile {key!r} is listed {where}; expected once in all")
-                owners[key] = split
+            raise FileNotFoundError(f"{root} holds no tile of {card.name!r}; see {card.url} for the download")
         counts = ", ".join(f"{split} {len(keys):,}" for split, keys in self.tiles.items() if keys)
-        self.summary = f"{self.card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
+        self.summary = f"{card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
 
     @property
     def fingerprint(self) -> str:

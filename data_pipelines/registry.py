@@ -24,22 +24,30 @@ def _archive(name: str) -> DatasetEntry:
         return getattr(importlib.import_module(f"data_pipelines.datasets.{module}"), entry)
     module = importlib.import_module(f"data_pipelines.datasets.{name}")
     version = getattr(module, "VERSION", "1.0.0")
-    return DatasetEntry(module.CARD, module.open_reader, module.holds_raw, module.LAYOUT, version)
+    return DatasetEntry(module.CARD, getattr(module, _READERS[name]), module.holds_raw, module.LAYOUT, version)
 
 
 MINI_NAMES = ("mini_treesatai_ts", "mini_pastis_hd", "mini_flair", "mini_planted", "mini_s2naip")
 
 GEOPLEX_NAMES = ("treesatai_ts", "pastis_hd", "flair", "planted", "s2naip")
-EXTERNAL_NAMES = (
-    "bradd_s1ts",
-    "sickle",
-    "timesen2crop",
-    "sen1floods11",
-    "so2sat",
-    "hls_burn_scars",
-    "spacenet7",
-    "biomassters",
-)
+_READERS = {
+    "treesatai_ts": "TreeSatReader",
+    "pastis_hd": "PastisReader",
+    "flair": "FlairReader",
+    "planted": "open_reader",
+    "s2naip": "S2NaipReader",
+    "bradd_s1ts": "BraddReader",
+    "sickle": "SickleReader",
+    "timesen2crop": "TimeSen2CropReader",
+    "sen1floods11": "Sen1FloodsReader",
+    "so2sat": "So2SatReader",
+    "hls_burn_scars": "BurnScarsReader",
+    "spacenet7": "SpaceNet7Reader",
+    "biomassters": "BioMasstersReader",
+    "fuel_moisture": "FuelMoistureReader",
+}
+"""What opens each archive, in `datasets/<name>.py`."""
+EXTERNAL_NAMES = tuple(name for name in _READERS if name not in (*GEOPLEX_NAMES, "fuel_moisture"))
 SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover", "sen1floods11_chip")
 """Real data of a few megabytes, for experiments that take minutes; the paper has none of them."""
 _SHARED = {

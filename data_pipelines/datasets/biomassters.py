@@ -92,13 +92,11 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class BioMasstersReader(ArchiveReader):
     """Reads BioMassters. Chips without images or without a label (test_agbm came later) are left out and counted."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._months = {part: _months(root / f"{part}_features") for part in ("train", "test")}
         labelled = {part: stems(root / f"{part}_agbm", "_agbm.tif") for part in ("train", "test")}
         there = {part: sorted(set(months) & labelled[part]) for part, months in self._months.items()}
-        super().__init__(root, _splits(root, there))
+        super().__init__(CARD, root, _splits(root, there))
         known = [chip for part, months in self._months.items() for chip in set(months) | labelled[part]]
         self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
 
@@ -112,9 +110,6 @@ class BioMasstersReader(ArchiveReader):
         if not series:
             raise ValueError(f"{features}: no image of chip {key} has a valid pixel; leave the chip out")
         return {"id": key, **series, "dense": dense}
-
-
-open_reader = BioMasstersReader
 
 
 def _months(folder: pathlib.Path) -> Months:

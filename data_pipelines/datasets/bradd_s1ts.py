@@ -69,12 +69,10 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class BraddReader(ArchiveReader):
     """Reads BraDD-S1TS in its published layout; tiles that meta.csv lists and the disk lacks are left out."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         listed = _read_splits(root / "meta.csv")
         present = stems(root / "Samples", ".pt")
-        super().__init__(root, {s: [name for name in names if name in present] for s, names in listed.items()})
+        super().__init__(CARD, root, {s: [name for name in names if name in present] for s, names in listed.items()})
         self.summary += f"; meta.csv lists {sum(map(len, listed.values())):,} with a split"
 
     def example(self, split: str, key: str) -> Example:
@@ -82,9 +80,6 @@ class BraddReader(ArchiveReader):
         content = read_torch(path, ["image", "image_dates", "label"], EXPECTED, _DATE_CLASSES)
         series = _read_series(path, content["image"], content["image_dates"])
         return {"id": key, **series, "dense": _read_label(path, content["label"])}
-
-
-open_reader = BraddReader
 
 
 def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:

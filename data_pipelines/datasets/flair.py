@@ -231,8 +231,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class FlairReader(ArchiveReader):
     """Reads FLAIR in its published layout. A tile's key is DOMAIN-AREA-NUMBER; images without labels are left out."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._train, self._test = (choose_folders(root, c) for c in (TRAIN_FOLDERS, TEST_FOLDERS))
         self._series: dict[str, str] = {}
@@ -254,7 +252,7 @@ class FlairReader(ArchiveReader):
                     self._series[place] = area.series
                 else:
                     counts["without s2"] += len(whole)
-        super().__init__(root, tiles)
+        super().__init__(CARD, root, tiles)
         self._centroids, self._places = None, {}
         if self._series:
             self._centroids, places = read_centroids(root)
@@ -288,9 +286,6 @@ class FlairReader(ArchiveReader):
             example |= _read_series(self.root / series, self._places[number])
         present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
         return {**example, "dense": dense, "tile": present}
-
-
-open_reader = FlairReader
 
 
 def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:

@@ -136,7 +136,8 @@ class FuelMoistureReader(ArchiveReader):
         self._table = read_table(_base(root))
         self._labels, labelled = self.labels(self._table)
         splits, rows = self._table.splits, np.flatnonzero(labelled)
-        super().__init__(root, {s: [f"{row:05d}" for row in rows if splits[row] == s] for s in self.card.splits})
+        tiles = {split: [f"{row:05d}" for row in rows if splits[row] == split] for split in self.card.splits}
+        super().__init__(self.card, root, tiles)
         self.summary += f"; {len(splits) - len(rows):,} pixels have no label"
 
     @property
@@ -163,9 +164,6 @@ class FuelMoistureReader(ArchiveReader):
             **day_fields("s1", days),
             "tile": self._labels[row],
         }
-
-
-open_reader = FuelMoistureReader
 
 
 class LandCoverReader(FuelMoistureReader):

@@ -98,8 +98,6 @@ def split_of(folder: str, square: str) -> str:
 class BurnScarsReader(ArchiveReader):
     """Reads HLS Burn Scars in its layouts; a scene's key is its file's name without what follows v1.4."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         lists = _read_lists(root)
         self._scenes: dict[str, tuple[str, datetime.date]] = {}
@@ -117,7 +115,7 @@ class BurnScarsReader(ArchiveReader):
                 self._scenes[key] = folder, parse_day_of_year(named["day"], str(path))
                 if not lists:
                     tiles[split_of(folder, named["square"])].append(key)
-        super().__init__(root, {s: [k for k in lists[s] if k in self._scenes] for s in lists} or tiles)
+        super().__init__(CARD, root, {s: [k for k in lists[s] if k in self._scenes] for s in lists} or tiles)
         self.summary += f"; {alone} files without the scene or mask they belong to left out" if alone else ""
         if lists:
             num_listed, there = sum(map(len, lists.values())), num_tiles(self)
@@ -141,6 +139,3 @@ class BurnScarsReader(ArchiveReader):
         label = read_class_map(self.root / folder / f"{key}{MASK}", SIDE, (-1, 0, 1), expected)
         scene = {"hls": values[None].astype(np.float32), "hls_mask": mask[None], **place}
         return {"id": key, **scene, **day_fields("hls", [day]), "dense": label}
-
-
-open_reader = BurnScarsReader

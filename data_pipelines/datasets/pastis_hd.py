@@ -203,8 +203,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class PastisReader(ArchiveReader):
     """Reads PASTIS-HD in its published layout. Patches without Sentinel-2 series or annotation are left out."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         listed = read_patches(root / METADATA)
         whole = stems(root / "DATA_S2", ".npy", "S2_") & stems(root / "ANNOTATIONS", ".npy", "TARGET_")
@@ -218,7 +216,9 @@ class PastisReader(ArchiveReader):
         spot = stems(root / SPOT, ".tif", "SPOT6_RVB_1M00_2019_")
         self._having = {"s1": radar & stems(root / "DATA_S1A", ".npy", "S1A_"), "spot": spot & set(self.patches)}
         fold = {key: patch.fold for key, patch in self.patches.items()}
-        super().__init__(root, {s: [key for key in fold if fold[key] in folds] for s, folds in CARD.folds.items()})
+        super().__init__(
+            CARD, root, {s: [key for key in fold if fold[key] in folds] for s, folds in CARD.folds.items()}
+        )
         lacking = [f"{len(self.patches) - len(keys)} without {s}" for s, keys in self._having.items()]
         self.summary += f"; {len(self.patches)} of {len(listed)} listed patches, {', '.join(lacking)}"
 
@@ -271,6 +271,3 @@ class PastisReader(ArchiveReader):
         if not mask.any() and sensor not in CARD.optional:
             raise ValueError(f"{path} holds no data on any date; expected at least one with an observation")
         return observed_series(sensor, values, mask, days)
-
-
-open_reader = PastisReader

@@ -35,8 +35,6 @@ def label_files(root: pathlib.Path) -> dict[str, pathlib.Path]:
 class PlantedFiles(ArchiveReader):
     """Reads PLANTED from one folder of `.npz` files for each tile."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._folders: dict[str, pathlib.Path] = {}
         self._labels: dict[str, np.int32] = {}
@@ -48,7 +46,7 @@ class PlantedFiles(ArchiveReader):
             self._folders[split] = path.parent
             tiles[split] = [name for name in labels if name in present]
             self._labels |= {name: labels[name] for name in tiles[split]}
-        super().__init__(root, tiles)
+        super().__init__(CARD, root, tiles)
         self.summary += f", of {num_listed:,} labelled ones"
 
     @property
@@ -130,10 +128,8 @@ class PlantedRecords(ArchiveReader):
       species: names of the classes, in order; () where there is no species.txt.
     """
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
-        self.root, self.species, files = root, (), record_files(root)
+        self.card, self.root, self.species, files = CARD, root, (), record_files(root)
         if (path := root / SPECIES).is_file():
             self.species = tuple(read_lines(path, "the names of the 40 species, one a line"))
             if len(set(self.species)) != NUM_CLASSES or len(self.species) != NUM_CLASSES:

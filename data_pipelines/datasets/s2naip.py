@@ -154,8 +154,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class S2NaipReader(ArchiveReader):
     """Reads S2NAIP unpacked or out of its tar archives."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._files = TileFiles(root)
         listed, self._dates = read_split_dicts(root)
@@ -165,7 +163,7 @@ class S2NaipReader(ArchiveReader):
         tiles = {split: [name for name in names if name in present] for split, names in listed.items()}
         if not listed:
             tiles = {split: [name for name in sorted(present) if split_of(name) == split] for split in CARD.splits}
-        super().__init__(root, {split: sorted(names, key=self._files.archive) for split, names in tiles.items()})
+        super().__init__(CARD, root, {split: sorted(names, key=self._files.archive) for split, names in tiles.items()})
         self._counts = {kind: self._files.count(kind) for kind in (*FOLDERS.values(), "openstreetmap")}
         chosen = {name for names in self.tiles.values() for name in names}
         for sensor, kind in FOLDERS.items():
@@ -248,9 +246,6 @@ class S2NaipReader(ArchiveReader):
             found = f"{table.source} has {len(days)} dates of tile {tile}"
             raise ValueError(f"{found}; expected {len(values)}, as in {path}")
         return observed_series(sensor, values, valid, days)
-
-
-open_reader = S2NaipReader
 
 
 def _read_stack(

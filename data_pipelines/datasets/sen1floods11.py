@@ -115,8 +115,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class Sen1FloodsReader(ArchiveReader):
     """Reads the hand-labelled chips; `root` holds the folder v1.1 or the tar's, is it, or is the git repository."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         sample = is_sample(root)
         base = root if sample else _base(root)
@@ -124,7 +122,7 @@ class Sen1FloodsReader(ArchiveReader):
         self._folders = {layer: base / places[layer] for layer in LAYERS}
         present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._folders.items()))
         listed = {"train": sorted(present)} if sample else _read_lists(base, places, self._folders["S1Hand"])
-        super().__init__(root, {split: [k for k in keys if k in present] for split, keys in listed.items()})
+        super().__init__(CARD, root, {split: [k for k in keys if k in present] for split, keys in listed.items()})
         chips = [key for keys in self.tiles.values() for key in keys]
         self._days = _read_days(base / METADATA, {_event(key) for key in chips})
         self.summary += f"; {len(chips)} of {sum(map(len, listed.values()))} listed chips are there"
@@ -158,9 +156,6 @@ class Sen1FloodsReader(ArchiveReader):
         kinds = "whole numbers -1 (no label), 0 (not water), 1 (water)"
         dense = read_class_map(label, SIDE, (-1, 0, 1), f"a GeoTIFF of one band, {SIDE} x {SIDE} pixels, {kinds}")
         return {"id": key, **place, **series, "dense": dense}
-
-
-open_reader = Sen1FloodsReader
 
 
 def _read_lists(base: pathlib.Path, places: Mapping[str, str], radar: pathlib.Path) -> dict[str, list[str]]:
@@ -259,8 +254,6 @@ class ChipReader(ArchiveReader):
     `root` is the git repository's folder, or holds it as sen1floods11.
     """
 
-    card = CHIP_CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._chips = Sen1FloodsReader(_repository(root))
         self._latest: tuple[str, Example] = ("", {})
@@ -268,7 +261,7 @@ class ChipReader(ArchiveReader):
         for chip in self._chips.keys("train"):
             for row, column in np.ndindex(SIDE // WINDOW, SIDE // WINDOW):
                 keys[split_of(column)].append(f"{chip}/{row}/{column}")
-        super().__init__(root, keys)
+        super().__init__(CHIP_CARD, root, keys)
 
     @property
     def fingerprint(self) -> str:
@@ -282,7 +275,7 @@ class ChipReader(ArchiveReader):
         if self._latest[0] != name:
             self._latest = (name, self._chips.example("train", name))
         window = cut_window(self._latest[1], int(row) * WINDOW, int(column) * WINDOW)
-        if not any(sensor in window for sensor in self.card.sensors):
+        if not any(sensor in window for sensor in CHIP_CARD.sensors):
             raise ValueError(f"{self.root}: no sensor has seen the window {key} of the sample; leave it out")
         return window | {"id": key}
 

@@ -109,8 +109,6 @@ class SickleReader(ArchiveReader):
     A tile that has rows in both splits belongs to the validation split.
     """
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         listed, self._plots = _read_splits(root / TABLE)
         self._images = root / "images" if (root / "images").is_dir() else root
@@ -118,7 +116,7 @@ class SickleReader(ArchiveReader):
         self._masks = next((f for f in (masks / "10m", masks / "yield_distributed" / "10m") if f.is_dir()), masks)
         imaged = set().union(*(stems(self._images / one.folder / "npy", "") for one in _SERIES.values()))
         present = imaged & stems(self._masks, ".tif")
-        super().__init__(root, {split: [uid for uid in uids if uid in present] for split, uids in listed.items()})
+        super().__init__(CARD, root, {split: [uid for uid in uids if uid in present] for split, uids in listed.items()})
         self.summary += f"; the table lists {sum(map(len, listed.values())):,}"
 
     @property
@@ -135,9 +133,6 @@ class SickleReader(ArchiveReader):
         if len(example) == 1:
             raise FileNotFoundError(f"no .npz file of tile {key} below {self._images}; expected {LAYOUT}")
         return example | {"dense": _read_label(inside(self._masks, f"{key}.tif"), self._plots[split])}
-
-
-open_reader = SickleReader
 
 
 def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, frozenset[int]]]:

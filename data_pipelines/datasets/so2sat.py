@@ -98,8 +98,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class So2SatReader(ArchiveReader):
     """Reads So2Sat LCZ42 patch by patch out of its three files of up to 50 GB; a file may be missing."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         counts: dict[str, int] = {}
         for split, name in FILES.items():
@@ -109,7 +107,7 @@ class So2SatReader(ArchiveReader):
                 if len(rows) > 1 or any(shapes[key][1:] != shape for key, shape in SHAPES.items()):
                     raise ValueError(f"{path} has arrays {shapes}; expected {EXPECTED}")
                 counts[split] = rows.pop()
-        super().__init__(root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
+        super().__init__(CARD, root, {s: [f"{FILES[s]}_{row:06d}" for row in range(n)] for s, n in counts.items()})
 
     def example(self, split: str, key: str) -> Example:
         name, _, row = key.rpartition("_")
@@ -122,9 +120,6 @@ class So2SatReader(ArchiveReader):
         if not np.isin(hot, (0, 1)).all() or hot.sum() != 1:
             raise ValueError(f"{where} 'label' is {hot.tolist()}; expected a single 1 among {len(ZONES) - 1} zeros")
         return {"id": key, **images, "tile": np.asarray(hot.argmax(), np.int32)}
-
-
-open_reader = So2SatReader
 
 
 def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:

@@ -182,8 +182,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class SpaceNet7Reader(ArchiveReader):
     """Reads SpaceNet 7's labelled areas, each month as a tile."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         self._frames: dict[str, tuple[str, str]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
@@ -196,7 +194,7 @@ class SpaceNet7Reader(ArchiveReader):
                 if labelled:
                     self._frames[key] = (area, stem)
                     tiles[split].append(key)
-        super().__init__(root, tiles)
+        super().__init__(CARD, root, tiles)
         self.summary += f" of {len(areas)} areas; {unlabelled} mosaics without a label left out"
 
     def example(self, split: str, key: str) -> Example:
@@ -228,9 +226,6 @@ class SpaceNet7Reader(ArchiveReader):
             "crs": place["crs"],
             "transform": np.asarray([a * across, b * down, c, d * across, e * down, f], np.float64),
         }
-
-
-open_reader = SpaceNet7Reader
 
 
 def _wanted(root: pathlib.Path) -> set[str] | None:

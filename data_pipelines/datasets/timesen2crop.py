@@ -92,8 +92,6 @@ def holds_raw(folder: pathlib.Path) -> bool:
 class TimeSen2CropReader(ArchiveReader):
     """Reads TimeSen2Crop in its published layout: those of the 15 Sentinel-2 tiles that are on disk."""
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         present = {split: [t for t in tiles if (root / t).is_dir()] for split, tiles in TILES.items()}
         self._days: dict[str, list[datetime.date]] = {}
@@ -103,7 +101,9 @@ class TimeSen2CropReader(ArchiveReader):
             if not rows:
                 raise ValueError(f"{path} has no dates; expected one a line, like 20170904, below acquisition_date")
             self._days[tile] = [parse_day(row["acquisition_date"], str(path)) for row in rows]
-        super().__init__(root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()})
+        super().__init__(
+            CARD, root, {s: [key for t in tiles for key in _list_keys(root, t)] for s, tiles in present.items()}
+        )
         self.summary += f"; {len(self._days)} of {sum(map(len, TILES.values()))} Sentinel-2 tiles"
 
     def example(self, split: str, key: str) -> Example:
@@ -128,9 +128,6 @@ class TimeSen2CropReader(ArchiveReader):
         # A flag has no probability: what is not clear counts as wholly clouded.
         clouds = np.where(flags == CLEAR, 0, 100).astype(np.uint8)[:, None, None, None]
         return {"id": key, **observed_series("s2", values, mask, days, clouds), "tile": np.int32(crop)}
-
-
-open_reader = TimeSen2CropReader
 
 
 def _list_keys(root: pathlib.Path, tile: str) -> list[str]:

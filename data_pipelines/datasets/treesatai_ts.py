@@ -120,8 +120,6 @@ class TreeSatReader(ArchiveReader):
     Tiles without any genus above 7 % of the area are left out, as in the published reader.
     """
 
-    card = CARD
-
     def __init__(self, root: pathlib.Path) -> None:
         path = find_place(root, LAYOUTS, "labels")
         labels = read_json(path, _PUBLISHED)
@@ -138,7 +136,7 @@ class TreeSatReader(ArchiveReader):
                 "sentinel-ts/TILE_YEAR.h5 or sentinel/TILE.h5"
             )
         self._labels = {name: _label(path, labels, name) for names in found.values() for name in names}
-        super().__init__(root, {s: [n for n in names if self._labels[n].any()] for s, names in found.items()})
+        super().__init__(CARD, root, {s: [n for n in names if self._labels[n].any()] for s, names in found.items()})
         dropped = num_found - num_tiles(self)
         without = f"; {dropped} without a genus above {MIN_AREA:.0%} left out" if dropped else ""
         counts = ", ".join(f"{split} {len(self.keys(split))}" for split in self.splits())
@@ -160,9 +158,6 @@ class TreeSatReader(ArchiveReader):
         arrays = read_hdf5(path, [*keys, CLOUDS], f"an HDF5 file with {keys} and {CLOUDS!r}")
         series = _read_series(path, "s2", arrays) | _read_series(path, "s1-asc", arrays)
         return {"id": key, "aerial": aerial, **place, **series, "tile": self._labels[key]}
-
-
-open_reader = TreeSatReader
 
 
 def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:

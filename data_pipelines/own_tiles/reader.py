@@ -237,7 +237,7 @@ class FolderReader(ArchiveReader):
     """
 
     def __init__(self, description: Description, root: pathlib.Path) -> None:
-        self.description, self.card = description, folder_card(description)
+        self.description, card = description, folder_card(description)
         self.files: dict[str, Found] = {
             f.record.name: f.files.find(root, f.bands, f.same_day) for f in description.sensors
         }
@@ -253,7 +253,7 @@ class FolderReader(ArchiveReader):
         self.labels = {tile: tile_label(description, labels, rows, tile) for tile in tiles} if labels else {}
         listed = {files.record.name: files.dates for files in description.sensors if files.dates.endswith(".csv")}
         self.dates = {name: read_dates(root, file, self.files[name]) for name, file in listed.items()}
-        super().__init__(root, {s: [tile for tile in tiles if splits[tile] == s] for s in self.card.splits})
+        super().__init__(card, root, {s: [tile for tile in tiles if splits[tile] == s] for s in card.splits})
         # The card of a description has all three splits; a folder may lack tiles of some.
         self.card = dataclasses.replace(self.card, splits=self.splits())
         if missing := len(set(rows) - set(tiles)):

@@ -118,12 +118,12 @@ def plan_facts(reader: Reader, version: str, limit: int | None, source: str | No
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be positive, or None for all tiles")
-    card, owners = reader.card, {}
+    card, owners, place = reader.card, {}, f" in {source}" if source else ""
     keys = {split: list(reader.keys(split)[:limit]) for split in reader.splits()}
     for split, key in ((split, key) for split, names in keys.items() for key in names):
         if key in owners:
             where = f"twice in split {split!r}" if owners[key] == split else f"in {owners[key]!r} and {split!r}"
-            raise ValueError(f"dataset {card.name!r}: tile {key!r} comes {where}")
+            raise ValueError(f"dataset {card.name!r}{place}: tile {key!r} comes {where}; expected once in all")
         owners[key] = split
     keys = {split: names for split, names in keys.items() if names}
     # A name must neither leave its folder nor change how TFDS parses the file's name.

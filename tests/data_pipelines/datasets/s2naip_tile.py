@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from data_pipelines.datasets.s2naip import CARD, open_reader
+from data_pipelines.datasets.s2naip import CARD, S2NaipReader
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.plots.gallery import as_read
 from data_pipelines.prepare import shards
@@ -61,7 +61,7 @@ def write_tile(root):
 
 
 def read_tile(root):
-    reader = open_reader(root)
+    reader = S2NaipReader(root)
     (split,) = reader.splits()
     (key,) = reader.keys(split)
     return as_read(CARD, shards.read_tile(reader, split, key))

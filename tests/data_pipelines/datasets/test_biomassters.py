@@ -8,6 +8,7 @@ from data_pipelines import load
 from data_pipelines.datasets.biomassters import CARD, SIDE, VERSION, BioMasstersReader, holds_raw, month_day
 from data_pipelines.fakes.biomassters import S1_MONTHS, S2_MONTHS, write_archive
 from data_pipelines.fakes.common import write_raster
+from data_pipelines.prepare.plan import plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.reader import num_tiles
@@ -158,8 +159,8 @@ def test_lists_decide_where_there_are_any(archive, tmp_path):
     with pytest.raises(ValueError, match=r"val_Data_list\.csv has columns \['id'\] and lacks \['chip_id'\]"):
         BioMasstersReader(tmp_path)
     (tmp_path / "val_Data_list.csv").write_text(f"chip_id\n{train[0]}\n../../etc/passwd\n")
-    with pytest.raises(ValueError, match=f"tile {train[0]!r} is listed in 'train' and in 'val'"):
-        BioMasstersReader(tmp_path)
+    with pytest.raises(ValueError, match=f"tile {train[0]!r} comes in 'train' and 'val'"):
+        plan_facts(BioMasstersReader(tmp_path), "1.0.0", None, None)
 
 
 def test_test_chips_without_labels_are_left_out(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from data_pipelines import load
-from data_pipelines.datasets.flair import CARD, CLASSES, FlairReader, holds_raw, open_reader
+from data_pipelines.datasets.flair import CARD, CLASSES, FlairReader, holds_raw
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.flair import write_archive
 from data_pipelines.prepare.records import check_card, check_example
@@ -61,7 +61,7 @@ def example_of(root, key=KEY):
 
 def test_the_fake_archive_keeps_the_card_s_promise(written):
     check_card(CARD)
-    reader = open_reader(written)
+    reader = FlairReader(written)
     assert holds_raw(written) and not holds_raw(written / "flair_sen_train")
     assert {s: len(reader.keys(s)) for s in reader.splits()} == {"train": 5, "val": 1, "test": 1}
     assert "7 images, 0 without labels, 0 of no split, 0 without s2" in reader.summary

@@ -8,9 +8,10 @@ import pytest
 import rasterio
 
 from data_pipelines import load
-from data_pipelines.datasets.hls_burn_scars import CARD, holds_raw, open_reader, split_of
+from data_pipelines.datasets.hls_burn_scars import CARD, BurnScarsReader, holds_raw, split_of
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.hls_burn_scars import write_archive
+from data_pipelines.prepare.plan import plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
 from data_pipelines.prepare.shards import read_tile
@@ -43,7 +44,7 @@ def archive(tmp_path):
 
 
 def example_of(archive, split="train"):
-    return examples_of(open_reader(archive), split)[0]
+    return examples_of(BurnScarsReader(archive), split)[0]
 
 
 def touch_pair(root, folder, name):
@@ -74,7 +75,7 @@ def test_the_name_tells_the_date(archive):
 def test_a_day_that_the_year_lacks_is_refused(tmp_path, day, message):
     touch_pair(tmp_path, "training", f"subsetted_512x512_HLS.S30.T10TGS.{day}.v1.4")
     with pytest.raises(ValueError, match=rf"T10TGS\.{day}\.v1\.4_merged\.tif.*{message}"):
-        open_reader(tmp_path)
+        BurnScarsReader(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["scene_1", "subsetted_512x512_HLS.S30.T10TGS.v1.4", "HLS.S30.T10TGS.20181012.v1.4"])
@@ -83,14 +84,14 @@ def test_a_name_without_place_and_day_is_refused(tmp_path, name):
     with pytest.raises(
         ValueError, match=rf"{name}_merged\.tif does not name a place and a day; expected a name like subsetted"
     ):
-        open_reader(tmp_path)
+        BurnScarsReader(tmp_path)
 
 
 def test_pairs_are_made_by_name_not_by_order(archive):
     """A mask without its scene, first in the list, would shift every pair of two sorted lists."""
     other = SCENE.replace("T10TGS", "T10SDH")
     write_raster(archive / "training" / f"{other}.mask.tif", mask(1))
-    reader = open_reader(archive)
+    reader = BurnScarsReader(archive)
     assert reader.keys("train") == (SCENE,) and "1 files without the scene or mask" in reader.summary
     assert not example_of(archive)["dense"].any()
 
@@ -140,7 +141,7 @@ def test_spoiled_files(archive, case):
 
 @pytest.mark.parametrize("ending", ["_merged.tif", ".mask.tif"])
 def test_truncated_and_missing_files(archive, ending):
-    reader, path = open_reader(archive), archive / "training" / f"{SCENE}{ending}"
+    reader, path = BurnScarsReader(archive), archive / "training" / f"{SCENE}{ending}"
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=rf"{path} cannot be read .* expected a GeoTIFF"):
         reader.example("train", SCENE)
@@ -151,7 +152,7 @@ def test_truncated_and_missing_files(archive, ending):
 
 def test_nothing_on_disk(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no tile of 'hls_burn_scars'; see https"):
-        open_reader(tmp_path)
+        BurnScarsReader(tmp_path)
     assert not holds_raw(tmp_path)
 
 
@@ -161,7 +162,7 @@ def test_validation_is_the_test_split_and_a_place_is_on_one_side_of_training(tmp
         for day in ("2018285", "2020100"):
             touch_pair(tmp_path, "training", f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4")
     touch_pair(tmp_path, "validation", f"subsetted_512x512_HLS.S30.{squares[0]}.2019001.v1.4")
-    reader = open_reader(tmp_path)
+    reader = BurnScarsReader(tmp_path)
     assert reader.splits() == ("train", "val", "test") and len(reader.keys("test")) == 1
     places = [{key.split(".")[2] for key in reader.keys(split)} for split in ("train", "val")]
     assert not places[0] & places[1] and places[0] | places[1] == set(squares) and 5 <= len(places[1]) <= 15
@@ -170,22 +171,22 @@ def test_validation_is_the_test_split_and_a_place_is_on_one_side_of_training(tmp
 
 def test_a_scene_keeps_its_split_whatever_else_is_there(tmp_path):
     write_archive(tmp_path, {"train": 2, "val": 1})
-    reader = open_reader(tmp_path)
+    reader = BurnScarsReader(tmp_path)
     (held_out,), first = reader.keys("val"), reader.keys("train")[0]
     (tmp_path / "training" / f"{first}_merged.tif").unlink()
-    assert open_reader(tmp_path).keys("val") == (held_out,)
-    assert open_reader(tmp_path).fingerprint != reader.fingerprint
+    assert BurnScarsReader(tmp_path).keys("val") == (held_out,)
+    assert BurnScarsReader(tmp_path).fingerprint != reader.fingerprint
 
 
 def test_a_scene_in_both_folders_is_refused(archive):
     shutil.copytree(archive / "training", archive / "validation")
-    with pytest.raises(ValueError, match=f"'{SCENE}' is listed in 'train' and in 'test'"):
-        open_reader(archive)
+    with pytest.raises(ValueError, match=f"'{SCENE}' comes in 'train' and 'test'"):
+        plan_facts(BurnScarsReader(archive), "1.0.0", None, None)
 
 
 def test_the_made_up_archive_keeps_the_card(tmp_path):
     write_archive(tmp_path, {"train": 3, "val": 1, "test": 2}, seed=3)
-    reader = pickle.loads(pickle.dumps(open_reader(tmp_path)))
+    reader = pickle.loads(pickle.dumps(BurnScarsReader(tmp_path)))
     check_card(CARD)
     assert holds_raw(tmp_path) and [len(reader.keys(split)) for split in CARD.splits] == [3, 1, 2]
     for split in CARD.splits:
@@ -199,7 +200,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "raw"
     write_archive(root, {"train": 2})
-    folder = prepare_dataset(open_reader(root), tmp_path / "out", "1.0.0")
+    folder = prepare_dataset(BurnScarsReader(root), tmp_path / "out", "1.0.0")
     assert len(PreparedDataset.open(CARD, folder).records("train")) == 2
     config = data_config(root)
     config.datasets = {CARD.name: dict(batch_size=1, weight=1.0, patch_sizes=(240,))}
@@ -229,7 +230,7 @@ def test_real_hls_values(real_data, tmp_path):
     with pytest.raises(ValueError, match=r"goes up to 11317; expected reflectance"):
         example_of(tmp_path)
     write_pair(tmp_path, image=real / np.float32(10_000))
-    example = read_tile(open_reader(tmp_path), "train", SCENE)
+    example = read_tile(BurnScarsReader(tmp_path), "train", SCENE)
     np.testing.assert_array_equal(example["hls_mask"][0], (real >= 0) & (real != 0).any(axis=0))
     assert 0 < (~example["hls_mask"]).sum() < real.size / 50
     red, infrared = (example["hls"][0, band][example["hls_mask"][0, band]].mean() for band in (2, 3))

@@ -10,6 +10,7 @@ import pytest
 from data_pipelines import load
 from data_pipelines.datasets import hls_burn_scars, sen1floods11, treesatai_ts
 from data_pipelines.fakes import write_fake
+from data_pipelines.prepare.plan import plan_facts
 from data_pipelines.registry import get_entry
 from tests.data_pipelines.fake_reader import data_config
 
@@ -105,33 +106,33 @@ def test_half_renamed_forests(copied, case):
 
 def test_the_year_of_a_series_is_not_part_of_the_tiles_name_and_one_is_expected(copied):
     root = copied("treesatai_ts")
-    before = treesatai_ts.open_reader(root)
+    before = treesatai_ts.TreeSatReader(root)
     (tile,) = before.keys("train")
     series = root / "sentinel-ts" / f"{tile}_2020.h5"
     shutil.copy(series, series.with_name(f"{tile}_2019.h5"))
     with pytest.raises(ValueError, match=rf"sentinel-ts/{tile}_2019\.h5 and {tile}_2020\.h5 are of one tile; expected"):
-        treesatai_ts.open_reader(root)
+        treesatai_ts.TreeSatReader(root)
     series.unlink()
-    assert treesatai_ts.open_reader(root).fingerprint != before.fingerprint
+    assert treesatai_ts.TreeSatReader(root).fingerprint != before.fingerprint
     # A name that ends like a year is a tile's own where the aerial image has it, too.
     (root / "aerial" / f"{tile}.tif").rename(root / "aerial" / f"{tile}_2019.tif")
     for path in (root / "split" / "train_filenames.lst", root / FOREST):
         path.write_text(path.read_text().replace(f"{tile}.tif", f"{tile}_2019.tif"))
-    reader = treesatai_ts.open_reader(root)
+    reader = treesatai_ts.TreeSatReader(root)
     assert reader.keys("train") == (f"{tile}_2019",) and reader.example("train", f"{tile}_2019")["id"]
 
 
 def test_single_dates_beside_the_series_are_not_read(copied):
     root = copied("treesatai_ts")
-    (tile,) = treesatai_ts.open_reader(root).keys("train")
+    (tile,) = treesatai_ts.TreeSatReader(root).keys("train")
     (root / "sentinel").mkdir()
     (root / "sentinel" / f"{tile}.h5").write_text("a single date")
-    assert treesatai_ts.open_reader(root).example("train", tile)["s2"].shape[0] > 1
+    assert treesatai_ts.TreeSatReader(root).example("train", tile)["s2"].shape[0] > 1
 
 
 def test_a_damaged_series_of_the_download_names_its_file(copied):
     root = copied("treesatai_ts")
-    reader = treesatai_ts.open_reader(root)
+    reader = treesatai_ts.TreeSatReader(root)
     (tile,) = reader.keys("train")
     with h5py.File(root / "sentinel-ts" / f"{tile}_2020.h5", "a") as file:
         del file["sen-2-data"]
@@ -147,8 +148,8 @@ def test_lists_of_fires_decide_and_what_they_do_not_name_is_counted(copied):
     assert reader.keys("val") == (FIRE,) and not reader.keys("train")
     assert "2 of 3 listed scenes, 1 in no list left out" in reader.summary
     (root / "splits" / "train.txt").write_text(f"{FIRE}\n")
-    with pytest.raises(ValueError, match=f"'{FIRE}' is listed in 'train' and in 'val'"):
-        hls_burn_scars.open_reader(root)
+    with pytest.raises(ValueError, match=f"'{FIRE}' comes in 'train' and 'val'"):
+        plan_facts(hls_burn_scars.BurnScarsReader(root), "1.0.0", None, None)
 
 
 def test_fires_without_a_list_are_refused(copied):
@@ -157,7 +158,7 @@ def test_fires_without_a_list_are_refused(copied):
         get_entry("hls_burn_scars").reader(root / "data")
     (root / "splits" / "val.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"splits/val\.txt; expected HLS Burn Scars as published: data/"):
-        hls_burn_scars.open_reader(root)
+        hls_burn_scars.BurnScarsReader(root)
     shutil.rmtree(root / "splits")
     assert not hls_burn_scars.holds_raw(root)
 
@@ -167,7 +168,7 @@ def test_lines_of_the_floods_lists_that_are_not_a_chip(copied, line):
     root = copied("sen1floods11")
     (root / "sen1floods11_v1.1" / "splits" / "flood_train_data.txt").write_text(f"{line}\n")
     with pytest.raises(ValueError, match=r"flood_train_data\.txt: .*, expected a line like Ghana_103272$"):
-        sen1floods11.open_reader(root)
+        sen1floods11.Sen1FloodsReader(root)
 
 
 def test_the_floods_tar_is_read_from_its_own_folder_and_needs_its_metadata(copied):
@@ -176,7 +177,7 @@ def test_the_floods_tar_is_read_from_its_own_folder_and_needs_its_metadata(copie
     assert reader.splits() == sen1floods11.CARD.splits and "4 of 4 listed chips" in reader.summary
     assert not sen1floods11.is_sample(root)
     (root / "splits" / "flood_bolivia_data.txt").unlink()
-    assert sen1floods11.open_reader(root).splits() == ("train", "val", "test")
+    assert sen1floods11.Sen1FloodsReader(root).splits() == ("train", "val", "test")
     (root / sen1floods11.METADATA).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{sen1floods11.METADATA}; expected the floods' metadata.*github"):
-        sen1floods11.open_reader(root)
+        sen1floods11.Sen1FloodsReader(root)

@@ -63,27 +63,27 @@ def pastis(tmp_path):
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_pastis_of_wider_numbers(pastis, dtype):
     path = pastis / "DATA_S2" / "S2_10000.npy"
-    values = pastis_hd.open_reader(pastis).example("train", "10000")["s2"]
+    values = pastis_hd.PastisReader(pastis).example("train", "10000")["s2"]
     np.save(path, np.load(path).astype(dtype))
-    again = pastis_hd.open_reader(pastis).example("train", "10000")["s2"]
+    again = pastis_hd.PastisReader(pastis).example("train", "10000")["s2"]
     assert again.dtype == np.int16
     np.testing.assert_array_equal(again, values)
 
 
 def test_pastis_metadata_with_the_days_as_text(pastis):
-    reader = pastis_hd.open_reader(pastis)
+    reader = pastis_hd.PastisReader(pastis)
     table = json.loads((pastis / "metadata.geojson").read_text())
     for feature in table["features"]:
         for field in ("dates-S2", "dates-S1A"):
             feature["properties"][field] = json.dumps(feature["properties"][field])
     (pastis / "metadata.geojson").write_text(json.dumps(table))
-    assert pastis_hd.open_reader(pastis).patches == reader.patches
+    assert pastis_hd.PastisReader(pastis).patches == reader.patches
 
 
 def test_a_patch_whose_radar_saw_nothing_lacks_it(pastis):
     path = pastis / "DATA_S1A" / "S1A_10000.npy"
     np.save(path, np.full_like(np.load(path), np.nan))
-    example = pastis_hd.open_reader(pastis).example("train", "10000")
+    example = pastis_hd.PastisReader(pastis).example("train", "10000")
     check_example(pastis_hd.CARD, "10000", example)
     assert "s2" in example and not any(key.startswith("s1") for key in example)
 
@@ -95,7 +95,7 @@ def test_a_patch_whose_radar_saw_nothing_lacks_it(pastis):
 def flair_series(tmp_path):
     """The archive, its first training tile, and the file of the tile's series."""
     write_fake("flair", tmp_path, tiles=1)
-    key = flair.open_reader(tmp_path).keys("train")[0]
+    key = flair.FlairReader(tmp_path).keys("train")[0]
     (path,) = (tmp_path / "flair_sen_train").glob("D006_2020/*/sen/*data.npy")
     return tmp_path, key, path
 
@@ -103,19 +103,19 @@ def flair_series(tmp_path):
 def test_a_tile_of_flair_that_was_never_seen_lacks_s2(flair_series):
     root, key, path = flair_series
     np.save(path, np.zeros_like(np.load(path)))
-    example = flair.open_reader(root).example("train", key)
+    example = flair.FlairReader(root).example("train", key)
     check_example(flair.CARD, key, example)
     assert not any(key.startswith("s2") for key in example)
 
 
 def test_flair_of_floats_with_nan(flair_series):
     root, key, path = flair_series
-    before = flair.open_reader(root).example("train", key)
+    before = flair.FlairReader(root).example("train", key)
     values = np.load(path).astype(np.float32)
     values[1, 4, 20, 20] = np.nan  # the middle of the tile is (20, 20)
     values[2] = np.nan
     np.save(path, values)
-    example = flair.open_reader(root).example("train", key)
+    example = flair.FlairReader(root).example("train", key)
     check_example(flair.CARD, key, example)
     assert len(example["s2"]) == len(before["s2"]) - 1 and not example["s2_mask"][1, 0, 5, 5]
     assert example["s2_mask"].sum() == before["s2_mask"][[0, 1, *range(3, len(before["s2"]))]].sum() - 1
@@ -160,10 +160,10 @@ def test_tiles_of_s2naip_come_archive_by_archive(tmp_path):
                     half.addfile(member, content)
     path.unlink()
     (path.parent / "._0.tar").write_bytes(b"\0\5\x16\7" * 200)
-    keys = s2naip.open_reader(tmp_path).keys("train")
+    keys = s2naip.S2NaipReader(tmp_path).keys("train")
     assert keys == (*sorted(keys)[::2], *sorted(keys)[1::2])
     (tmp_path / "train.csv").write_text("name\n" + "\n".join(sorted(keys, reverse=True)))
-    listed = s2naip.open_reader(tmp_path).keys("train")
+    listed = s2naip.S2NaipReader(tmp_path).keys("train")
     assert listed == (*sorted(keys)[-2::-2], *sorted(keys)[-1::-2])
     files = TileFiles(tmp_path)
     assert [files.archive(key)[1] for key in keys] == ["0.tar"] * 3 + ["1.tar"] * 3
@@ -172,20 +172,20 @@ def test_tiles_of_s2naip_come_archive_by_archive(tmp_path):
 
 def test_the_fingerprint_of_s2naip_follows_dates_and_files(tmp_path):
     write_s2naip(tmp_path, {"train": 2})
-    found = [s2naip.open_reader(tmp_path).fingerprint for _ in range(2)]
+    found = [s2naip.S2NaipReader(tmp_path).fingerprint for _ in range(2)]
     assert found[0] == found[1]
     table = tmp_path / "landsat.csv"
     table.write_text(table.read_text().replace("_202", "_201"))
-    found.append(s2naip.open_reader(tmp_path).fingerprint)
+    found.append(s2naip.S2NaipReader(tmp_path).fingerprint)
     next((tmp_path / "sentinel1").glob("*.tif")).unlink()
-    found.append(s2naip.open_reader(tmp_path).fingerprint)
+    found.append(s2naip.S2NaipReader(tmp_path).fingerprint)
     assert len(set(found)) == 3
-    read_all(s2naip.open_reader(tmp_path))
+    read_all(s2naip.S2NaipReader(tmp_path))
 
 
 def test_radar_of_s2naip_with_unsaid_no_data_and_in_other_units(tmp_path):
     write_s2naip(tmp_path, {"train": 1})
-    reader = s2naip.open_reader(tmp_path)
+    reader = s2naip.S2NaipReader(tmp_path)
     (key,) = reader.keys("train")
     path = tmp_path / "sentinel1" / f"{key}.tif"
     bands, _ = read_raster(path, (None, 64, 64), "f", "bands")
@@ -203,7 +203,7 @@ def test_radar_of_s2naip_with_unsaid_no_data_and_in_other_units(tmp_path):
 
 def test_treesat_with_nan(tmp_path):
     write_fake("treesatai_ts", tmp_path, tiles=1)
-    reader = treesatai_ts.open_reader(tmp_path)
+    reader = treesatai_ts.TreeSatReader(tmp_path)
     (key,) = reader.keys("train")
     before = reader.example("train", key)
     with h5py.File(tmp_path / "sentinel" / f"{key}.h5", "a") as file:

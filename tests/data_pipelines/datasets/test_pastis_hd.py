@@ -16,7 +16,6 @@ from data_pipelines.datasets.pastis_hd import (
     SPOT,
     PastisReader,
     holds_raw,
-    open_reader,
     read_patches,
 )
 from data_pipelines.dates import day_fields, days_since
@@ -74,7 +73,7 @@ def series(count, bands, dtype):
 
 def test_the_fake_archive_keeps_the_card_s_promise(written):
     check_card(CARD)
-    reader = open_reader(written)
+    reader = PastisReader(written)
     assert holds_raw(written) and not holds_raw(written / SPOT)
     assert {s: len(reader.keys(s)) for s in reader.splits()} == {"train": 3, "val": 1, "test": 1}
     for split in reader.splits():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import load
-from data_pipelines.datasets.s2naip import CARD, holds_raw, open_reader
+from data_pipelines.datasets.s2naip import CARD, S2NaipReader, holds_raw
 from data_pipelines.datasets.s2naip_metadata import CLASSES
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.s2naip import write_archive
@@ -187,7 +187,7 @@ def test_the_made_up_archive(tmp_path, layout):
     sizes = {"train": 5, "val": 2}
     write_archive(tmp_path, sizes, seed=3, layout=layout)
     assert holds_raw(tmp_path)
-    reader = pickle.loads(pickle.dumps(open_reader(tmp_path)))
+    reader = pickle.loads(pickle.dumps(S2NaipReader(tmp_path)))
     assert {split: len(reader.keys(split)) for split in reader.splits()} == sizes
     examples = [(key, reader.example(split, key)) for split in reader.splits() for key in reader.keys(split)]
     for key, example in examples:
@@ -200,7 +200,7 @@ def test_the_made_up_archive(tmp_path, layout):
 def test_prepared_and_batched(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_archive(tmp_path / "raw", {"train": 2, "val": 1})
-    assert prepare_dataset(open_reader(tmp_path / "raw"), tmp_path / "out", "1.0.0").is_dir()
+    assert prepare_dataset(S2NaipReader(tmp_path / "raw"), tmp_path / "out", "1.0.0").is_dir()
     config = data_config(tmp_path / "raw")
     config.datasets = {"s2naip": dict(batch_size=1, weight=1.0, patch_sizes=(80,), max_dates=4)}
     batch = next(load.open_datasets(config)["s2naip"].evaluation_batches("train", patch_size=80, batch_size=1))

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.s2naip import holds_raw, open_reader
+from data_pipelines.datasets.s2naip import S2NaipReader, holds_raw
 from data_pipelines.datasets.s2naip_metadata import read_date_table, split_of
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.prepare.shards import BadTileError
@@ -69,16 +69,16 @@ def test_as_many_dates_as_images(archive):
 def test_tables_that_are_missing_or_of_other_tiles(archive):
     (archive / "landsat.csv").write_text("tile,scene\n32612_961_-6049,20190101\n")
     with pytest.raises(ValueError, match=rf"landsat\.csv names none of the 1 tiles, e\.g\. {TILE}; expected"):
-        open_reader(archive)
+        S2NaipReader(archive)
     (archive / "landsat.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*landsat\.csv; expected the published table of the scenes"):
-        open_reader(archive)
+        S2NaipReader(archive)
 
 
 def test_impossible_dates(archive):
     (archive / "sentinel2.csv").write_text(f"tile,scene\n{TILE},S2A_MSIL1C_20201345T1\n")
     with pytest.raises(ValueError, match=r"sentinel2\.csv, line 2: '20201345' is not a day"):
-        open_reader(archive)
+        S2NaipReader(archive)
 
 
 # Splits
@@ -102,7 +102,7 @@ def test_published_lists(archive):
     copies(archive, [other, "32612_962_-6049"])
     (archive / "train.csv").write_text(f"name,more\n{other},1\n32612_5_-6049,1\n")
     (archive / "val.csv").write_text(f"name\n{TILE}\n")
-    reader = open_reader(archive)
+    reader = S2NaipReader(archive)
     assert (reader.keys("train"), reader.keys("val")) == ((other,), (TILE,))
     assert "2 tiles" in reader.summary and "of 3 listed; 3 have an image" in reader.summary
 
@@ -116,7 +116,7 @@ def test_lists_with_dates_as_the_published_reader_has_them(archive):
     for table in archive.glob("*.csv"):
         table.unlink()
     (archive / "val_dict.json").write_text(json.dumps(split_dict()))
-    assert open_reader(archive).splits() == ("val",)
+    assert S2NaipReader(archive).splits() == ("val",)
     example = read_tile(archive)
     assert example["l8_dates"].tolist() == [0, 62, 365] and example["s1_dates"].tolist() == [363, 4]
 
@@ -136,13 +136,13 @@ def test_lists_with_dates_as_the_published_reader_has_them(archive):
 def test_spoiled_lists(archive, table, message):
     (archive / "train_dict.json").write_text(json.dumps(table))
     with pytest.raises(ValueError, match=rf"train_dict\.json.*({message})"):
-        open_reader(archive)
+        S2NaipReader(archive)
 
 
 def test_lists_that_lead_out(archive):
     (archive / "train.csv").write_text("name\n../../etc/passwd\n")
     with pytest.raises(ValueError, match=r"train\.csv: '\.\./\.\./etc/passwd' is not a tile; expected a name like"):
-        open_reader(archive)
+        S2NaipReader(archive)
 
 
 # Files
@@ -189,7 +189,7 @@ def test_misshapen_images(archive, shape):
 
 
 def test_an_image_that_went_away(archive):
-    reader = open_reader(archive)
+    reader = S2NaipReader(archive)
     (archive / "naip" / f"{TILE}.png").unlink()
     with pytest.raises(FileNotFoundError, match=rf"no .*{TILE}\.png; expected a PNG of 4 bands"):
         examples_of(reader, reader.splits()[0])
@@ -232,4 +232,4 @@ def test_damaged_and_missing_archives(archive):
 def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 's2naip'; see https"):
-        open_reader(tmp_path)
+        S2NaipReader(tmp_path)

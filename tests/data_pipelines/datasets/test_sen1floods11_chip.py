@@ -66,7 +66,7 @@ def test_a_window_that_a_sensor_has_not_seen_lacks_it(written):
 
 def test_the_windows_make_up_the_chip(written):
     whole, seen = chip_of(written)
-    chip = sen1floods11.open_reader(written).example("train", "Ghana_0")
+    chip = sen1floods11.Sen1FloodsReader(written).example("train", "Ghana_0")
     assert (seen == 1).all()
     np.testing.assert_array_equal(whole["dense"], chip["dense"])
     np.testing.assert_array_equal(whole["s2"], chip["s2"][0, 0])
@@ -86,7 +86,7 @@ def test_splits_are_columns_of_the_chip(written):
 
 
 def test_a_window_knows_its_place(written):
-    chip = sen1floods11.open_reader(written).example("train", "Ghana_0")
+    chip = sen1floods11.Sen1FloodsReader(written).example("train", "Ghana_0")
     window = cut_window(chip, 128, 320)
     for column, row in ((0, 0), (64, 0), (10.5, 3.5)):
         there = coordinates(chip["transform"], 320 + column, 128 + row)
@@ -112,7 +112,7 @@ def test_it_is_found_in_the_folder_above(archive, tmp_path):
 
 
 def test_the_real_chip(real_data):
-    reader, chip = ChipReader(real_data), sen1floods11.open_reader(real_data / "sen1floods11")
+    reader, chip = ChipReader(real_data), sen1floods11.Sen1FloodsReader(real_data / "sen1floods11")
     assert {split: len(reader.keys(split)) for split in reader.splits()} == COUNTS
     whole, seen = chip_of(real_data)
     example = chip.example("train", "Spain_7370579")

@@ -9,7 +9,7 @@ import pytest
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
-from data_pipelines.datasets.sickle import CARD, LAYOUT, TABLE, SickleReader, holds_raw, nearest, open_reader
+from data_pipelines.datasets.sickle import CARD, LAYOUT, TABLE, SickleReader, holds_raw, nearest
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.sickle import L8_BANDS, S2_BANDS, write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
@@ -175,7 +175,7 @@ def test_the_fingerprint_follows_the_plots(archive):
 def test_the_fake_archive_keeps_the_promise_of_the_card(tmp_path):
     check_card(CARD)
     write_archive(tmp_path, {"train": 3, "val": 2})
-    reader = open_reader(tmp_path)
+    reader = SickleReader(tmp_path)
     assert [len(reader.keys(split)) for split in CARD.splits] == [3, 2]
     for split in reader.splits():
         for key in reader.keys(split):

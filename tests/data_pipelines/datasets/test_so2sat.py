@@ -9,7 +9,7 @@ import pytest
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
-from data_pipelines.datasets.so2sat import CARD, ZONES, holds_raw, open_reader
+from data_pipelines.datasets.so2sat import CARD, ZONES, So2SatReader, holds_raw
 from data_pipelines.fakes.so2sat import write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
@@ -49,12 +49,12 @@ def archive(tmp_path):
 
 
 def example_of(archive, split="train", number=1):
-    return examples_of(open_reader(archive), split)[number]
+    return examples_of(So2SatReader(archive), split)[number]
 
 
 def test_written_values_come_back(archive):
     for seed, (split, (name, count)) in enumerate(zip(CARD.splits, COUNTS.items())):
-        arrays, reader = arrays_of(seed, count), open_reader(archive)
+        arrays, reader = arrays_of(seed, count), So2SatReader(archive)
         assert reader.keys(split) == tuple(f"{name}_{row:06d}" for row in range(count))
         for row, key in enumerate(reader.keys(split)):
             example = reader.example(split, key)
@@ -110,22 +110,22 @@ def test_pixels_without_data_are_masked(archive):
 
 
 def test_a_reader_goes_to_another_process_without_its_files(archive):
-    reader = open_reader(archive)
+    reader = So2SatReader(archive)
     first = reader.example("train", "training_000000")
     again = pickle.loads(pickle.dumps(reader)).example("train", "training_000000")
     np.testing.assert_array_equal(first["s2"], again["s2"])
 
 
 def test_a_file_may_be_missing(archive):
-    before = open_reader(archive).fingerprint
+    before = So2SatReader(archive).fingerprint
     (archive / "training.h5").unlink()
-    reader = open_reader(archive)
+    reader = So2SatReader(archive)
     assert holds_raw(archive) and reader.splits() == ("val", "test") and reader.fingerprint != before
     for name in ("validation", "testing"):
         (archive / f"{name}.h5").unlink()
     assert not holds_raw(archive)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'so2sat'; see https"):
-        open_reader(archive)
+        So2SatReader(archive)
 
 
 def test_a_partition_of_the_third_version_is_read_and_named(archive, tmp_path):
@@ -141,7 +141,7 @@ def test_a_partition_of_the_third_version_is_read_and_named(archive, tmp_path):
 
 
 def test_a_file_that_went_away_is_named(archive):
-    reader = open_reader(archive)
+    reader = So2SatReader(archive)
     (archive / "validation.h5").unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*validation\.h5; expected an HDF5 file with 'sen1'"):
         reader.example("val", "validation_000000")
@@ -153,7 +153,7 @@ def test_unreadable_files(archive, how):
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"<html>not found</html>"}[how])
     with pytest.raises(ValueError, match=rf"{path} cannot be read .* expected an HDF5 file with 'sen1'"):
-        open_reader(archive)
+        So2SatReader(archive)
 
 
 LAYOUTS = {
@@ -172,7 +172,7 @@ def test_files_of_another_layout(archive, case):
     change(arrays)
     write_file(archive, "testing", arrays)
     with pytest.raises(ValueError, match=message):
-        open_reader(archive)
+        So2SatReader(archive)
 
 
 def put(key, index, value):
@@ -199,7 +199,7 @@ def test_spoiled_patches(archive, case):
     with pytest.raises(ValueError, match=rf"(?s)training\.h5.*{message}"):
         example_of(archive)
     with pytest.raises(ValueError, match="patch 1"):
-        open_reader(archive).example("train", "training_000001")
+        So2SatReader(archive).example("train", "training_000001")
 
 
 def test_one_patch_is_read_at_a_time(archive, monkeypatch):
@@ -209,13 +209,13 @@ def test_one_patch_is_read_at_a_time(archive, monkeypatch):
     monkeypatch.setattr(
         h5py.Dataset, "__getitem__", lambda self, args, **k: (asked.append(args), real(self, args, **k))[1]
     )
-    open_reader(archive).example("train", "training_000002")
+    So2SatReader(archive).example("train", "training_000002")
     assert asked == [2, 2, 2]
 
 
 def test_the_made_up_archive_keeps_the_card(tmp_path):
     write_archive(tmp_path, {"train": 18, "val": 2, "test": 1}, seed=3)
-    reader = open_reader(tmp_path)
+    reader = So2SatReader(tmp_path)
     check_card(CARD)
     assert holds_raw(tmp_path) and [len(reader.keys(split)) for split in CARD.splits] == [18, 2, 1]
     for split in CARD.splits:
@@ -228,7 +228,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "raw"
     write_archive(root, {"train": 4})
-    folder = prepare_dataset(open_reader(root), tmp_path / "out", "1.0.0")
+    folder = prepare_dataset(So2SatReader(root), tmp_path / "out", "1.0.0")
     assert len(PreparedDataset.open(CARD, folder).records("train")) == 4
     config = data_config(root)
     config.datasets = {CARD.name: dict(batch_size=2, weight=1.0, patch_sizes=(10, 80))}
@@ -239,7 +239,7 @@ def test_prepared_and_batched(tmp_path, monkeypatch):
 def test_a_file_that_others_wrote_in_this_layout(real_data, tmp_path):
     """Random bytes, so that only layout and labels can be compared."""
     root = real_data / "FAKE_torchgeo" / "tests" / "data" / "so2sat"
-    reader = open_reader(root)
+    reader = So2SatReader(root)
     assert {split: len(reader.keys(split)) for split in CARD.splits} == {"train": 2, "val": 2, "test": 2}
     with pytest.raises(ValueError, match=r"training\.h5, patch 1: 'sen1' is not above 0"):
         reader.example("train", "training_000001")  # whole numbers 0 and 1
@@ -247,6 +247,6 @@ def test_a_file_that_others_wrote_in_this_layout(real_data, tmp_path):
         content = {key: file[key][()] for key in ("sen1", "sen2", "label")}
     content["sen1"] = content["sen1"] + 0.5
     write_file(tmp_path, "training", content)
-    example = open_reader(tmp_path).example("train", "training_000001")
+    example = So2SatReader(tmp_path).example("train", "training_000001")
     assert example["tile"] == content["label"][1].argmax()
     np.testing.assert_array_equal(example["s1"][0, :2], content["sen1"][1, ..., [5, 4]])

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines import load
-from data_pipelines.datasets.spacenet7 import CARD, SIDE, TEST, VAL, holds_raw, open_reader
+from data_pipelines.datasets.spacenet7 import CARD, SIDE, TEST, VAL, SpaceNet7Reader, holds_raw
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.spacenet7 import METRES, TRAIN, write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
@@ -56,7 +56,7 @@ def footprint(*corners, crs=None):
 
 
 def example_of(root):
-    example = open_reader(root).example("train", KEY)
+    example = SpaceNet7Reader(root).example("train", KEY)
     check_example(CARD, KEY, example)
     return example
 
@@ -74,7 +74,7 @@ def test_the_card():
 
 def test_all_made_up_tiles_keep_the_cards_promise(tmp_path):
     write_archive(tmp_path, {"train": 3, "val": 2, "test": 1})
-    reader = open_reader(tmp_path)
+    reader = SpaceNet7Reader(tmp_path)
     for split in CARD.splits:
         for example in examples_of(reader, split):
             check_example(CARD, example["id"], example)
@@ -170,7 +170,7 @@ def test_mosaics_of_1023_rows_are_stretched_with_their_label(archive):
 
 def test_splits_are_by_area(tmp_path):
     write_archive(tmp_path, {"train": 2, "val": 3, "test": 3})
-    reader = open_reader(tmp_path)
+    reader = SpaceNet7Reader(tmp_path)
     areas = {split: {key[:28] for key in reader.keys(split)} for split in reader.splits()}
     assert areas == {"train": {AREA}, "val": set(VAL[:2]), "test": set(TEST[:2])}
 
@@ -180,7 +180,7 @@ def test_frames_without_a_label_are_left_out(archive):
         archive / "train" / AREA / "images_masked" / f"{NAME}.tif",
         archive / "train" / AREA / "images_masked" / f"global_monthly_2019_01_mosaic_{AREA}.tif",
     )
-    reader = open_reader(archive)
+    reader = SpaceNet7Reader(archive)
     assert reader.keys("train") == (KEY,) and reader.summary.endswith("of 1 areas; 1 mosaics without a label left out")
 
 
@@ -189,14 +189,14 @@ def test_the_metadata_choose_frames_as_the_published_reader_does(tmp_path):
     frames = [dict(aoi_id=AREA, year=2018, month=m, mask=m == 2, label=True) for m in (1, 2)]
     frames += [dict(aoi_id=TRAIN[1], year=2018, month=m, mask=False, label=m == 2) for m in (1, 2)]
     (tmp_path / "metadata_train.json").write_text(json.dumps({AREA: frames[:2], TRAIN[1]: frames[2:]}))
-    assert open_reader(tmp_path).keys("train") == (KEY, f"{TRAIN[1]}_2018_02")
+    assert SpaceNet7Reader(tmp_path).keys("train") == (KEY, f"{TRAIN[1]}_2018_02")
     (tmp_path / "metadata_train.json").write_text(json.dumps({AREA: [{"aoi_id": AREA}]}))
     with pytest.raises(ValueError, match=r"metadata_train\.json has an entry without '\w+'; expected for each area"):
-        open_reader(tmp_path)
+        SpaceNet7Reader(tmp_path)
 
 
 def test_prepared_and_batched(archive, tmp_path):
-    prepare_dataset(open_reader(archive), tmp_path / "out", "1.0.0")
+    prepare_dataset(SpaceNet7Reader(archive), tmp_path / "out", "1.0.0")
     section = dict(batch_size=1, weight=1.0, patch_sizes=(48,), max_dates=None)
     data = ConfigDict(dict(root=str(tmp_path / "out"), datasets={"spacenet7": section}))
     batch = next(load.train_iterator(load.open_datasets(data), seed=0))
@@ -206,22 +206,22 @@ def test_prepared_and_batched(archive, tmp_path):
 def test_nothing_there(tmp_path):
     assert not holds_raw(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no tile of 'spacenet7'; see https://spacenet"):
-        open_reader(tmp_path)
+        SpaceNet7Reader(tmp_path)
 
 
 def test_the_areas_may_lie_on_another_disk(archive, tmp_path_factory):
     there = tmp_path_factory.mktemp("disk") / "train"
-    before = open_reader(archive).tiles
+    before = SpaceNet7Reader(archive).tiles
     (archive / "train").rename(there)
     (archive / "train").symlink_to(there)
-    reader = open_reader(archive)
+    reader = SpaceNet7Reader(archive)
     assert reader.tiles == before and reader.example("train", reader.keys("train")[0])["planet"].any()
 
 
 def test_areas_that_lead_out_are_refused(archive, tmp_path_factory):
     (archive / "train" / "elsewhere").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(ValueError, match="'elsewhere' leads out of .*train"):
-        open_reader(archive)
+        SpaceNet7Reader(archive)
 
 
 @pytest.mark.parametrize("name", ["global_monthly_2018_13_mosaic_{}", "global_monthly_2018_01_mosaic_L15", "mosaic_{}"])
@@ -229,7 +229,7 @@ def test_mosaics_of_no_month(archive, name):
     path = archive / "train" / AREA / "images_masked" / f"{name.format(AREA)}.tif"
     path.touch()
     with pytest.raises(ValueError, match=f"{path.stem}.tif does not name a month of {AREA}; expected a name like"):
-        open_reader(archive)
+        SpaceNet7Reader(archive)
 
 
 def bad_label(text):
@@ -256,7 +256,7 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_files_name_themselves(archive, case):
     spoil, message = DAMAGE[case]
-    reader = open_reader(archive)
+    reader = SpaceNet7Reader(archive)
     spoil(archive)
     with pytest.raises((ValueError, FileNotFoundError), match=rf"{NAME}.*{message}|{message}"):
         reader.example("train", KEY)

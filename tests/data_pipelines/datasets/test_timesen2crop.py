@@ -9,7 +9,7 @@ import pytest
 from anysat_jax.sensors import get_sensor
 from data_pipelines import load
 from data_pipelines.datasets import timesen2crop
-from data_pipelines.datasets.timesen2crop import CARD, CROPS, LAYOUT, TILES, TimeSen2CropReader, holds_raw, open_reader
+from data_pipelines.datasets.timesen2crop import CARD, CROPS, LAYOUT, TILES, TimeSen2CropReader, holds_raw
 from data_pipelines.fakes.timesen2crop import HEADER, write_archive
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
@@ -134,7 +134,7 @@ def test_pixels_are_ordered_by_class_and_number_and_listed_without_opening(archi
 def test_the_fake_archive_keeps_the_promise_of_the_card(tmp_path):
     check_card(CARD)
     write_archive(tmp_path, {"train": 20, "val": 3, "test": 2})
-    reader = open_reader(tmp_path)
+    reader = TimeSen2CropReader(tmp_path)
     assert [len(reader.keys(split)) for split in CARD.splits] == [20, 3, 2]
     for split in reader.splits():
         for key in reader.keys(split):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.treesatai_ts import CARD, LABELS, holds_raw, open_reader
+from data_pipelines.datasets.treesatai_ts import CARD, LABELS, TreeSatReader, holds_raw
 from data_pipelines.fakes.treesatai_ts import write_archive
 from data_pipelines.prepare.records import check_card, check_example
 from tests.data_pipelines.fake_reader import examples_of
@@ -20,7 +20,7 @@ def archive(tmp_path_factory):
 
 def test_it_keeps_the_card_s_promise(archive):
     check_card(CARD)
-    reader = open_reader(archive)
+    reader = TreeSatReader(archive)
     assert holds_raw(archive) and "7 of 7 listed tiles" in reader.summary
     assert {split: len(reader.keys(split)) for split in reader.splits()} == TILES
     for split in reader.splits():
@@ -30,7 +30,7 @@ def test_it_keeps_the_card_s_promise(archive):
 
 
 def test_tiles_differ(archive):
-    first, second = examples_of(open_reader(archive), "train")[:2]
+    first, second = examples_of(TreeSatReader(archive), "train")[:2]
     assert not np.array_equal(first["aerial"], second["aerial"])
 
 
@@ -39,5 +39,7 @@ def test_the_same_seed_writes_the_same_archive(archive, tmp_path):
     write_archive(tmp_path / "other", TILES, seed=1)
     text, same, other = ((folder / LABELS).read_text() for folder in (archive, tmp_path / "same", tmp_path / "other"))
     assert text == same != other
-    for old, new in zip(examples_of(open_reader(archive), "val"), examples_of(open_reader(tmp_path / "same"), "val")):
+    for old, new in zip(
+        examples_of(TreeSatReader(archive), "val"), examples_of(TreeSatReader(tmp_path / "same"), "val")
+    ):
         np.testing.assert_array_equal(old["s2"], new["s2"])
