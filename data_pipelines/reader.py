@@ -24,6 +24,7 @@ class ArchiveReader:
       card: the dataset's facts.
       tiles: keys of each split, in a fixed order.
       summary: a line with the number of tiles found.
+      fingerprint: digest of the tiles and their splits, and of what else the subclass adds that decides the examples.
     """
 
     def __init__(self, card: DatasetCard, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
@@ -38,11 +39,7 @@ class ArchiveReader:
             raise FileNotFoundError(f"{root} holds no tile of {card.name!r}; see {card.url} for the download")
         counts = ", ".join(f"{split} {len(keys):,}" for split, keys in self.tiles.items() if keys)
         self.summary = f"{card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the tiles and their splits."""
-        return digest(self.tiles)
+        self.fingerprint = digest(self.tiles)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split, keys in self.tiles.items() if keys)

@@ -47,9 +47,9 @@ _READERS = {
     "fuel_moisture": "FuelMoistureReader",
 }
 """What opens each archive, in `datasets/<name>.py`."""
-EXTERNAL_NAMES = tuple(name for name in _READERS if name not in (*GEOPLEX_NAMES, "fuel_moisture"))
 SMALL_NAMES = ("fuel_moisture", "fuel_moisture_land_cover", "sen1floods11_chip")
 """Real data of a few megabytes, for experiments that take minutes; the paper has none of them."""
+EXTERNAL_NAMES = tuple(name for name in _READERS if name not in GEOPLEX_NAMES + SMALL_NAMES)
 _SHARED = {
     "fuel_moisture_land_cover": ("fuel_moisture", "LAND_COVER_ENTRY"),
     "sen1floods11_chip": ("sen1floods11", "CHIP_ENTRY"),

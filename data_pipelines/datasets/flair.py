@@ -260,11 +260,7 @@ class FlairReader(ArchiveReader):
             numbers = {key.rsplit("-", 1)[1] for keys in self.tiles.values() for key in keys}
             self._places = {number: place for number, place in places.items() if number in numbers}
         self.summary += f"; {', '.join(f'{count:,} {what}' for what, count in counts.items())}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the tiles, their splits, the series and the tiles' places in them."""
-        return digest([super().fingerprint, sorted(self._series.items()), sorted(self._places.items())])
+        self.fingerprint = digest([self.fingerprint, sorted(self._series.items()), sorted(self._places.items())])
 
     def example(self, split: str, key: str) -> Example:
         folders = self._test if split == "test" else self._train

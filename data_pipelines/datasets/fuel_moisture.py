@@ -139,13 +139,10 @@ class FuelMoistureReader(ArchiveReader):
         tiles = {split: [f"{row:05d}" for row in rows if splits[row] == split] for split in self.card.splits}
         super().__init__(self.card, root, tiles)
         self.summary += f"; {len(splits) - len(rows):,} pixels have no label"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with any value that is read."""
         table = self._table
         arrays = (table.optical, table.radar, table.months, table.moisture, table.cover)
-        return hashlib.sha256(super().fingerprint.encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
+        content = self.fingerprint.encode() + b"".join(array.tobytes() for array in arrays)
+        self.fingerprint = hashlib.sha256(content).hexdigest()
 
     def labels(self, table: PixelTable) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the label of each pixel, and whether it has one."""

@@ -221,13 +221,9 @@ class PastisReader(ArchiveReader):
         )
         lacking = [f"{len(self.patches) - len(keys)} without {s}" for s, keys in self._having.items()]
         self.summary += f"; {len(self.patches)} of {len(listed)} listed patches, {', '.join(lacking)}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the patches on disk, their folds and dates, and the sensors that each one has."""
         patches = {key: dataclasses.astuple(patch) for key, patch in self.patches.items()}
         having = {sensor: sorted(keys) for sensor, keys in self._having.items()}
-        return digest([super().fingerprint, patches, having])
+        self.fingerprint = digest([self.fingerprint, patches, having])
 
     def example(self, split: str, key: str) -> Example:
         patch = self.patches[key]

@@ -48,12 +48,8 @@ class PlantedFiles(ArchiveReader):
             self._labels |= {name: labels[name] for name in tiles[split]}
         super().__init__(CARD, root, tiles)
         self.summary += f", of {num_listed:,} labelled ones"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the tiles, their splits and their labels."""
         labels = [int(self._labels[key]) for split in self.splits() for key in self.keys(split)]
-        return digest([super().fingerprint, labels])
+        self.fingerprint = digest([self.fingerprint, labels])
 
     def example(self, split: str, key: str) -> Example:
         folder = inside(self._folders[split], key)
@@ -152,12 +148,8 @@ class PlantedRecords(ArchiveReader):
         self.tiles = {split: RecordKeys(files.get(split, []), numbers) for split, numbers in counts.items()}
         total, parts = sum(map(len, self.tiles.values())), (f"{s} {len(self.tiles[s]):,}" for s in self.splits())
         self.summary = f"{CARD.name}: {total:,} records in {root} ({', '.join(parts)}){_missing_shards(names)}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the files, their records and the order of the classes."""
         sizes = {name: [len(offsets), int(offsets[-1])] for name, offsets in sorted(self._offsets.items())}
-        return digest([sizes, self.species])
+        self.fingerprint = digest([sizes, self.species])
 
     def example(self, split: str, key: str) -> Example:
         """Reads one record; raises as the base, and KeyError if there is no such record."""

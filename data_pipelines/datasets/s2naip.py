@@ -164,19 +164,15 @@ class S2NaipReader(ArchiveReader):
         if not listed:
             tiles = {split: [name for name in sorted(present) if split_of(name) == split] for split in CARD.splits}
         super().__init__(CARD, root, {split: sorted(names, key=self._files.archive) for split, names in tiles.items()})
-        self._counts = {kind: self._files.count(kind) for kind in (*FOLDERS.values(), "openstreetmap")}
+        counts = {kind: self._files.count(kind) for kind in (*FOLDERS.values(), "openstreetmap")}
         chosen = {name for names in self.tiles.values() for name in names}
         for sensor, kind in FOLDERS.items():
-            if sensor not in self._dates and self._counts[kind]:
+            if sensor not in self._dates and counts[kind]:
                 self._dates[sensor] = read_date_table(root / f"{kind}.csv", sensor, chosen)
         if listed:
             self.summary += f", of {sum(map(len, listed.values())):,} listed; {len(present):,} have an image"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the tiles, their splits and dates, and how many files each kind of data has."""
         dates = {sensor: table.fingerprint for sensor, table in sorted(self._dates.items())}
-        return digest([super().fingerprint, dates, self._counts])
+        self.fingerprint = digest([self.fingerprint, dates, counts])
 
     def example(self, split: str, key: str) -> Example:
         expected = f"a PNG of 4 bands R, G, B, NIR, {SIDE} x {SIDE} pixels, uint8"

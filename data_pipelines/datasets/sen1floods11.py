@@ -126,12 +126,8 @@ class Sen1FloodsReader(ArchiveReader):
         chips = [key for keys in self.tiles.values() for key in keys]
         self._days = _read_days(base / METADATA, {_event(key) for key in chips})
         self.summary += f"; {len(chips)} of {sum(map(len, listed.values()))} listed chips are there"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the chips on disk, their splits and their dates."""
         days = {event: [str(day) for day in days.values()] for event, days in sorted(self._days.items())}
-        return digest([super().fingerprint, days])
+        self.fingerprint = digest([self.fingerprint, days])
 
     def example(self, split: str, key: str) -> Example:
         """Reads one chip, without a sensor that has no data; raises as the base, or if no sensor has any."""
@@ -262,11 +258,7 @@ class ChipReader(ArchiveReader):
             for row, column in np.ndindex(SIDE // WINDOW, SIDE // WINDOW):
                 keys[split_of(column)].append(f"{chip}/{row}/{column}")
         super().__init__(CHIP_CARD, root, keys)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the chips and their dates."""
-        return self._chips.fingerprint
+        self.fingerprint = self._chips.fingerprint
 
     def example(self, split: str, key: str) -> Example:
         """Reads one window; its key is "chip/row/column", counted in windows. Raises as the base, or if none saw it."""

@@ -118,12 +118,8 @@ class SickleReader(ArchiveReader):
         present = imaged & stems(self._masks, ".tif")
         super().__init__(CARD, root, {split: [uid for uid in uids if uid in present] for split, uids in listed.items()})
         self.summary += f"; the table lists {sum(map(len, listed.values())):,}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the tiles, their splits and the plots of each split."""
         plots = {split: sorted(numbers) for split, numbers in self._plots.items()}
-        return f"{super().fingerprint} {plots}"
+        self.fingerprint += f" {plots}"
 
     def example(self, split: str, key: str) -> Example:
         example: Example = {"id": key}

@@ -260,14 +260,10 @@ class FolderReader(ArchiveReader):
             self.summary += f"; {missing} of the {len(rows):,} tiles in {description.table} have no files"
         if stray := len(set(self.masks) - set(tiles)):
             self.summary += f"; {stray} of the {len(self.masks):,} masks belong to no tile"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the description, the files, the splits, the labels and the dates."""
-        labels = {tile: label.tolist() for tile, label in self.labels.items()}
-        parts = [super().fingerprint, self.description.text, self.files, self.masks, labels, self.dates]
+        numbers = {tile: label.tolist() for tile, label in self.labels.items()}
+        parts = [self.fingerprint, self.description.text, self.files, self.masks, numbers, self.dates]
         parts += [self.clear] if self.clear else []  # folders that were prepared before keep theirs
-        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
     def _check_files(self, tiles: list[str]) -> None:
         wanted = [
