@@ -44,7 +44,11 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
     errors = (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, ValueError, zipfile.BadZipFile)
     try:
         with explained(path, expected, *errors), _SAFE_CLASSES, torch.serialization.safe_globals(list(classes)):
-            mapped = True if _is_whole_zip(path) and mmap else None
+            if is_zip := zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as file:
+                    if damaged := file.testzip():  # torch does not compare the checksums
+                        raise ValueError(f"{damaged} in it does not match its checksum")
+            mapped = True if is_zip and mmap else None
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # Not chained: its message advises to switch the protection off.
@@ -54,16 +58,6 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
         problem = f"holds a pickled {foreign[1]}, which is refused since reading it could run code"
         remedy = "download it again from its publisher"
     raise ValueError(f"{path} {problem}; expected {expected}; {remedy}")
-
-
-def _is_whole_zip(path: pathlib.Path) -> bool:
-    """Returns whether a file is a zip, once its entries match their checksums, which torch does not compare."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as file:
-        if damaged := file.testzip():
-            raise ValueError(f"{damaged} in it does not match its checksum")
-    return True
 
 
 def read_torch(path: pathlib.Path, keys: Sequence[str], expected: str, classes: Sequence[type] = ()) -> dict[str, Any]:

@@ -110,13 +110,8 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
     mask = np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
     if not mask.any():
         raise ValueError(f"{path}: 'image' is zero or NaN everywhere; expected at least one date with an observation")
-    values = np.where(mask, image, np.float32(0))
-    if values.min() >= 0:
-        raise ValueError(
-            f"{path}: 'image' runs from {values.min():g} to {values.max():g}; expected decibels, which are mostly "
-            "negative. Convert linear power p by 10 log10(p)"
-        )
-    return observed_series("s1", with_ratio_of_decibels(values), mask, days)
+    values = with_ratio_of_decibels(np.where(mask, image, np.float32(0)))
+    return observed_series("s1", values, mask, days)
 
 
 def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:

@@ -57,31 +57,17 @@ TEST_FOLDERS = (
 """By preference; of several that are there, the first is read. FLAIR #1 has no Sentinel-2 series."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Area:
-    """An area of a domain, with its tiles.
-
-    Attributes:
-      domain: name of its domain, e.g. "D004_2021".
-      name: its own, e.g. "Z1_NN".
-      images, labels: the numbers of the tiles that have one, as in the file names, in numerical order.
-      series: the path of its Sentinel-2 series, up to "data.npy"; "" for none.
-    """
-
-    domain: str
-    name: str
-    images: tuple[str, ...]
-    labels: frozenset[str]
-    series: str
-
-
 def choose_folders(root: pathlib.Path, candidates: tuple[Folders, ...]) -> Folders | None:
     """Returns the first of the candidates whose images exist."""
     return next((folders for folders in candidates if (root / folders.aerial).is_dir()), None)
 
 
-def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[Area]:
+def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[tuple[str, str, list[str], set[str], str]]:
     """Yields the areas of a part in a fixed order; lists each folder once.
+
+    Yields:
+      Names of the domain ("D004_2021") and of the area ("Z1_NN"), the numbers of its images, ascending, and of its
+      labels, as in the file names, and the path of its Sentinel-2 series, up to "data.npy"; "" for none.
 
     Raises:
       ValueError: an area has more than one Sentinel-2 series.
@@ -96,7 +82,7 @@ def find_areas(root: pathlib.Path, folders: Folders) -> Iterator[Area]:
                 raise ValueError(f"{folder} holds {len(found)} files *{DATA}; expected the one series of the area")
             series = str((folder / found[0]).relative_to(root)) if found else ""
             # By number, whether or not all names are padded with zeros.
-            yield Area(domain, name, tuple(sorted(images, key=int)), frozenset(labels), series)
+            yield domain, name, sorted(images, key=int), labels, series
 
 
 def file_folder(area: pathlib.Path, kind: str) -> pathlib.Path:
@@ -238,18 +224,18 @@ class FlairReader(ArchiveReader):
         named = read_splits(root)
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         for folders in (self._train, self._test):
-            for area in find_areas(root, folders) if folders else ():
-                whole = [number for number in area.images if number in area.labels]
-                counts["images"] += len(area.images)
-                counts["without labels"] += len(area.images) - len(whole)
-                split = _split_of(area.domain, named, held_out=folders is self._test)
+            for domain, area, images, labels, series in find_areas(root, folders) if folders else ():
+                whole = [number for number in images if number in labels]
+                counts["images"] += len(images)
+                counts["without labels"] += len(images) - len(whole)
+                split = _split_of(domain, named, held_out=folders is self._test)
                 if not split:
                     counts["of no split"] += len(whole)
                     continue
-                place = f"{area.domain}-{area.name}"
+                place = f"{domain}-{area}"
                 tiles[split] += [f"{place}-{number}" for number in whole]
-                if area.series:
-                    self._series[place] = area.series
+                if series:
+                    self._series[place] = series
                 else:
                     counts["without s2"] += len(whole)
         super().__init__(CARD, root, tiles)

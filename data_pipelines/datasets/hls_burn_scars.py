@@ -79,14 +79,6 @@ def _list_of(root: pathlib.Path, split: str) -> pathlib.Path:
     return root / LAYOUTS["download"]["lists"].format(split=split)
 
 
-def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
-    """Reads the scenes of each split from the lists; {} if there are none."""
-    if not _list_of(root, "train").is_file():
-        return {}
-    lines = {s: read_lines(_list_of(root, s), f"HLS Burn Scars as published: {LAYOUT}") for s in CARD.splits}
-    return {s: sorted({line.removesuffix(SCENE).removesuffix(MASK) for line in lines[s]}) for s in lines}
-
-
 def split_of(folder: str, square: str) -> str:
     """Returns the split of a scene from its folder and its square of the satellites' grid, e.g. "T10TGS"."""
     if folder == "validation":
@@ -99,7 +91,10 @@ class BurnScarsReader(ArchiveReader):
     """Reads HLS Burn Scars in its layouts; a scene's key is its file's name without what follows v1.4."""
 
     def __init__(self, root: pathlib.Path) -> None:
-        lists = _read_lists(root)
+        lists: dict[str, list[str]] = {}
+        for split in CARD.splits if _list_of(root, "train").is_file() else ():
+            lines = read_lines(_list_of(root, split), f"HLS Burn Scars as published: {LAYOUT}")
+            lists[split] = sorted({line.removesuffix(SCENE).removesuffix(MASK) for line in lines})
         self._scenes: dict[str, tuple[str, datetime.date]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
         alone = 0

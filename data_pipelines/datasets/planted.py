@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.archives import parse_example, read_record, record_offsets
 from data_pipelines.card import Example
-from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series, side
+from data_pipelines.datasets.planted_series import CARD, NUM_CLASSES, class_number, read_series
 from data_pipelines.files import inside, read_json, read_lines, read_npz
 from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
@@ -223,7 +223,7 @@ def _missing_shards(files: Sequence[str]) -> str:
 
 def _arrays(where: str, sensor: str, features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns values and mask (T, H, W, C) and dates (T,) of a sensor."""
-    stamps, pixels = _feature(where, f"{sensor}_timestamps", features), side(sensor)
+    stamps, pixels = _feature(where, f"{sensor}_timestamps", features), CARD.side(sensor)
     shape = (len(stamps), pixels, pixels, -1)
     arrays = []
     for name in (sensor, f"{sensor}_mask"):

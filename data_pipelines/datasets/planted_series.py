@@ -68,11 +68,6 @@ def class_number(where: str, number: int) -> np.int32:
     return np.int32(number)
 
 
-def side(sensor: str) -> int:
-    """Returns the pixels along a side of a sensor's array in the archive."""
-    return get_sensor(sensor).pixels(CARD.extent)
-
-
 def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> Example:
     """Returns a sensor's fields of an example; {} if no date has a valid value.
 
@@ -86,7 +81,14 @@ def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, s
     Raises:
       ValueError: an array is of another shape, or a date cannot be.
     """
-    _check_shapes(where, sensor, values, mask, stamps)
+    side, bands = CARD.side(sensor), (2, 3) if sensor in RADAR else (get_sensor(sensor).num_bands,)
+    expected = f"({len(stamps)}, {side}, {side}, {' or '.join(map(str, bands))})"
+    fits = values.ndim == 4 and values.shape[:3] == (len(stamps), side, side) and values.shape[3] in bands
+    if not fits or values.dtype.kind not in "fiu" or stamps.ndim != 1:
+        what = f"{sensor!r} is {values.dtype} {values.shape} with {stamps.shape} dates"
+        raise ValueError(f"{where}: {what}; expected numbers of shape {expected}, dates first and bands last")
+    if mask.shape != values.shape or mask.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: the mask of {sensor!r} is {mask.dtype} {mask.shape}; expected 0 or 1, {expected}")
     valid = np.moveaxis(np.isfinite(values) & (mask != 0), -1, 1)
     clean = np.where(valid, np.moveaxis(values, -1, 1), 0).astype(np.float32)
     if sensor in RADAR:
@@ -104,18 +106,6 @@ def read_series(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, s
     days = [_day(where, sensor, stamp) for stamp in stamps[seen]]
     clean, valid = np.ascontiguousarray(clean[seen]), np.ascontiguousarray(valid[seen])
     return observed_series(sensor, clean, valid, days)
-
-
-def _check_shapes(where: str, sensor: str, values: np.ndarray, mask: np.ndarray, stamps: np.ndarray) -> None:
-    pixels = side(sensor)
-    bands = (2, 3) if sensor in RADAR else (get_sensor(sensor).num_bands,)
-    expected = f"({len(stamps)}, {pixels}, {pixels}, {' or '.join(map(str, bands))})"
-    fits = values.ndim == 4 and values.shape[:3] == (len(stamps), pixels, pixels) and values.shape[3] in bands
-    if not fits or values.dtype.kind not in "fiu" or stamps.ndim != 1:
-        what = f"{sensor!r} is {values.dtype} {values.shape} with {stamps.shape} dates"
-        raise ValueError(f"{where}: {what}; expected numbers of shape {expected}, dates first and bands last")
-    if mask.shape != values.shape or mask.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: the mask of {sensor!r} is {mask.dtype} {mask.shape}; expected 0 or 1, {expected}")
 
 
 def _day(where: str, sensor: str, stamp: float) -> datetime.date:

@@ -63,10 +63,6 @@ class TileFiles:
         """Returns zone and name of a tile's archive; reading tiles in this order opens each archive once."""
         return self._archives.get(tile, ("", ""))
 
-    def count(self, kind: str) -> int:
-        """Counts the files of a kind of data, loose or archives, from one listing."""
-        return len(stems(self.root / kind, "")) + len(tar_files(self.root, kind))
-
     def read(self, kind: str, tile: str, suffix: str) -> tuple[pathlib.Path, bytes | None]:
         """Reads a file: its path, for messages, and its content, None if it does not exist.
 
@@ -164,7 +160,9 @@ class S2NaipReader(ArchiveReader):
         if not listed:
             tiles = {split: [name for name in sorted(present) if split_of(name) == split] for split in CARD.splits}
         super().__init__(CARD, root, {split: sorted(names, key=self._files.archive) for split, names in tiles.items()})
-        counts = {kind: self._files.count(kind) for kind in (*FOLDERS.values(), "openstreetmap")}
+        # Of loose files and of archives, from one listing of each folder.
+        kinds = (*FOLDERS.values(), "openstreetmap")
+        counts = {kind: len(stems(root / kind, "")) + len(tar_files(root, kind)) for kind in kinds}
         chosen = {name for names in self.tiles.values() for name in names}
         for sensor, kind in FOLDERS.items():
             if sensor not in self._dates and counts[kind]:

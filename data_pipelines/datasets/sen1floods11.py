@@ -142,9 +142,6 @@ class Sen1FloodsReader(ArchiveReader):
         expected = f"a GeoTIFF of VV and VH in dB, {SIDE} x {SIDE} pixels, float32"
         values, _ = read_raster(radar, (2, SIDE, SIDE), "f", expected)
         mask = np.isfinite(values).all(axis=0, keepdims=True)
-        # Every scene in dB has values below 0, and power has none.
-        if mask.any() and values[:, mask[0]].min() >= 0:
-            raise ValueError(f"{radar} has no value below 0; expected decibels, not linear power")
         three = with_ratio_of_decibels(values.astype(np.float32))
         series |= observed_series("s1", three[None], mask[None], [days["s1"]])
         if not series:

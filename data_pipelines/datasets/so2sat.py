@@ -8,7 +8,6 @@ import datetime
 import pathlib
 
 import numpy as np
-from jaxtyping import Num
 
 from data_pipelines.bands import pick_bands, with_ratio
 from data_pipelines.card import DatasetCard, Example
@@ -116,31 +115,22 @@ class So2SatReader(ArchiveReader):
         for array, shape in SHAPES.items():
             check_array(path, arrays[array], shape, "fiu", f"numbers of shape {shape} in {array!r}, patch {int(row)}")
         where, hot = f"{path}, patch {int(row)}:", arrays["label"]
-        images = _read_s2(where, arrays["sen2"]) | _read_s1(where, arrays["sen1"])
+        # Files have the bands last.
+        reflectance = np.moveaxis(arrays["sen2"], -1, 0).astype(np.float32)
+        seen = np.isfinite(reflectance).all(axis=0, keepdims=True) & (reflectance != 0).any(axis=0, keepdims=True)
+        highest = reflectance.max(where=seen, initial=0.0)
+        if not seen.any() or highest > HIGHEST:
+            found = f"goes up to {highest:g}" if seen.any() else "holds no value but zeros"
+            raise ValueError(f"{where} 'sen2' {found}; expected reflectance from 0 to about 3")
+        # By name: the file has VH before VV.
+        power = pick_bands(np.moveaxis(arrays["sen1"], -1, 0), RADAR, ("VV", "VH")).astype(np.float32)
+        echo = np.isfinite(power).all(axis=0, keepdims=True) & (power > 0).all(axis=0, keepdims=True)
+        # A patch in decibels is below 0 nearly everywhere; some zeros at a swath's edge are not unusual.
+        if 2 * echo.sum() < echo.size:
+            found = f"{where} 'sen1' is not above 0 in most of its channels 5 and 6"
+            raise ValueError(f"{found}; expected linear intensities, not decibels")
         if not np.isin(hot, (0, 1)).all() or hot.sum() != 1:
             raise ValueError(f"{where} 'label' is {hot.tolist()}; expected a single 1 among {len(ZONES) - 1} zeros")
-        return {"id": key, **images, "tile": np.asarray(hot.argmax(), np.int32)}
-
-
-def _read_s2(where: str, values: Num[np.ndarray, "H W 10"]) -> Example:
-    """Returns Sentinel-2 of one date; the file's bands are in our order, after rows and columns."""
-    # Files have the bands last, examples first.
-    reflectance = np.moveaxis(values, -1, 0).astype(np.float32)
-    mask = np.isfinite(reflectance).all(axis=0, keepdims=True) & (reflectance != 0).any(axis=0, keepdims=True)
-    highest = reflectance.max(where=mask, initial=0.0)
-    if not mask.any() or highest > HIGHEST:
-        found = f"goes up to {highest:g}" if mask.any() else "holds no value but zeros"
-        raise ValueError(f"{where} 'sen2' {found}; expected reflectance from 0 to about 3")
-    return observed_series("s2", np.ascontiguousarray(reflectance)[None], mask[None], [DAY])
-
-
-def _read_s1(where: str, values: Num[np.ndarray, "H W 8"]) -> Example:
-    """Returns Sentinel-1 of one date: filtered intensities VV and VH, and VV / VH."""
-    # By name: the file has VH before VV.
-    power = pick_bands(np.moveaxis(values, -1, 0), RADAR, ("VV", "VH")).astype(np.float32)
-    mask = np.isfinite(power).all(axis=0, keepdims=True) & (power > 0).all(axis=0, keepdims=True)
-    # A patch in decibels is below 0 nearly everywhere; some zeros at a swath's edge are not unusual.
-    if 2 * mask.sum() < mask.size:
-        found = f"{where} 'sen1' is not above 0 in most of its channels 5 and 6"
-        raise ValueError(f"{found}; expected linear intensities, not decibels")
-    return observed_series("s1", with_ratio(power)[None], mask[None], [DAY])
+        series = observed_series("s2", np.ascontiguousarray(reflectance)[None], seen[None], [DAY])
+        series |= observed_series("s1", with_ratio(power)[None], echo[None], [DAY])
+        return {"id": key, **series, "tile": np.asarray(hot.argmax(), np.int32)}

@@ -237,9 +237,6 @@ def _read_series(path: pathlib.Path, sensor: str, arrays: Mapping[str, Any]) -> 
     finite = np.isfinite(values).all(axis=1, keepdims=True)
     mask = finite & (values != 0).any(axis=1, keepdims=True)
     values = np.where(finite, values, 0)
-    # Noise that was subtracted may leave a power slightly below 0, decibels of a forest are below -5.
-    if sensor == "s1-asc" and values.min() < -1:
-        raise ValueError(f"{where} goes down to {values.min():g}; expected linear power, not decibels")
     if not mask.any():
         raise ValueError(f"{where} is zero or NaN everywhere; expected at least one date with an observation")
     values = values.astype(np.float32)

@@ -162,9 +162,7 @@ class SensorCounts:
             self.seen += cloud.size
             self.cloudy += int(np.count_nonzero(cloud >= CLOUDY))
         self.empty += int(example.get(f"{name}_empty", 0))
-        self._update_frequent(example[name], example.get(f"{name}_mask", np.True_))
-
-    def _update_frequent(self, values: np.ndarray, mask: np.ndarray) -> None:
+        values, mask = example[name], example.get(f"{name}_mask", np.True_)
         # A sample, as sorting all values of a tile would take longer than reading it.
         places = np.random.default_rng(0).integers(values.size, size=SAMPLE) if values.size > SAMPLE else slice(None)
         flat = np.arange(values.size)[places]

@@ -15,6 +15,7 @@ from data_pipelines.fakes.bradd_s1ts import COLUMNS, write_archive
 from data_pipelines.prepare.plan import plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config
 
@@ -195,7 +196,6 @@ SPOILED = {
     "side": (replace("image", lambda a: a[..., :47].copy()), r"is float32 \(3, 2, 48, 47\); expected"),
     "dtype": (replace("image", lambda a: a.astype(np.int16)), r"is int16 \(3, 2, 48, 48\); expected"),
     "no array": (replace("image", lambda a: a.tolist()), "is list; expected"),
-    "linear": (replace("image", lambda a: 10 ** (a / 10)), "expected decibels, which are mostly negative. Convert"),
     "nothing": (put("image", slice(None), np.nan), "'image' is zero or NaN everywhere"),
     "dates": (replace("image_dates", lambda d: d[:2]), "2 'image_dates' for 3 images; expected one each"),
     "texts": (put("image_dates", 0, "2021-01-06"), r"'image_dates' is \['2021-01-06'.*expected a list of datetime"),
@@ -215,6 +215,14 @@ def test_spoiled_files(archive, case):
     write_tile(archive, content)
     with pytest.raises(ValueError, match=rf"(?s){NAME}\.pt.*{message}"):
         example_of(archive)
+
+
+def test_linear_power_is_refused(archive):
+    content = known_tile()
+    write_tile(archive, content | {"image": 10 ** (content["image"] / 10)})
+    reader = BraddReader(archive)
+    with pytest.raises(ValueError, match="tile .*'s1' runs from .*, as linear power does; expected dB"):
+        read_tile(reader, "train", reader.keys("train")[0])
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "text"])

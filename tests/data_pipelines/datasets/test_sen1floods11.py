@@ -15,6 +15,7 @@ from data_pipelines.fakes.sen1floods11 import write_archive
 from data_pipelines.prepare.plan import plan_facts
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.prepared import PreparedDataset
 from tests.data_pipelines.fake_reader import data_config, examples_of
 
@@ -232,7 +233,6 @@ SPOILED = {
     "pixels": ("S2Hand", optical()[:, :500], r"S2Hand\.tif is int16 \(13, 500, 512\)"),
     "reflectance": ("S2Hand", (optical() / 1e4).astype(np.float32), r"S2Hand\.tif is float32 .* int16 or uint16"),
     "polarisations": ("S1Hand", radar()[:1], r"S1Hand\.tif is float32 \(1, 512, 512\); expected .* VV and VH in dB"),
-    "power": ("S1Hand", 10 ** (radar() / 10), r"S1Hand\.tif has no value below 0; expected decibels"),
     "label size": ("LabelHand", np.zeros((1, 256, 512), np.int16), r"LabelHand\.tif is int16 \(1, 256, 512\)"),
     "label type": ("LabelHand", np.zeros((1, 512, 512), np.float32), r"LabelHand\.tif is float32 .* whole numbers -1"),
     "classes": ("LabelHand", np.full((1, 512, 512), 2, np.int16), r"LabelHand\.tif holds \[2\]; expected"),
@@ -245,6 +245,12 @@ def test_spoiled_files(archive, case):
     write_raster(layer(archive, name), array)
     with pytest.raises(ValueError, match=message):
         example_of(archive)
+
+
+def test_linear_power_is_refused(archive):
+    write_raster(layer(archive, "S1Hand"), 10 ** (radar() / 10))
+    with pytest.raises(ValueError, match=f"tile '{CHIP}': 's1' runs from .*, as linear power does; expected dB"):
+        read_tile(Sen1FloodsReader(archive), "train", CHIP)
 
 
 @pytest.mark.parametrize("name", ["S1Hand", "S2Hand", "LabelHand"])

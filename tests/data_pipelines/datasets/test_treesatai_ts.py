@@ -12,6 +12,7 @@ from data_pipelines import load
 from data_pipelines.datasets.treesatai_ts import CARD, GENERA, LABELS, TreeSatReader, holds_raw
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.records import check_card, check_example
+from data_pipelines.prepare.shards import read_tile
 from data_pipelines.prepared import PreparedDataset
 from data_pipelines.reader import num_tiles
 from tests.data_pipelines.fake_reader import data_config, examples_of
@@ -251,7 +252,6 @@ SPOILED = {
     "NaN": (replace("sen-2-data", lambda a: a * np.nan), "'sen-2-data' is zero or NaN everywhere"),
     "negative": (put("sen-2-data", (0, 0, 1, 1), -5), "'sen-2-data' runs from -5 to .* expected digital numbers"),
     "large": (put("sen-2-data", (0, 0, 1, 1), 70000), "runs from 1?.* to 70000"),
-    "decibel": (replace("sen-1-asc-data", lambda a: 10 * np.log10(a)), "expected linear power, not decibels"),
     "product": (put("sen-2-products", 1, b"S2A_MSIL2A"), r"'sen-2-products': 'S2A_MSIL2A' does not name a day"),
     "date": (put("sen-2-products", 1, b"S2A_MSIL2A_20201345T1"), "'S2A_MSIL2A_20201345T1' does not name a day"),
     "nothing": (put("sen-1-asc-data", slice(None), 0), "'sen-1-asc-data' is zero or NaN everywhere"),
@@ -266,6 +266,14 @@ def test_spoiled_series(archive, case):
     write_sentinel(archive / "sentinel" / "Abies_1.h5", arrays)
     with pytest.raises(ValueError, match=rf"(?s)Abies_1\.h5.*{message}"):
         example_of(archive)
+
+
+def test_decibels_are_refused(archive):
+    arrays = sentinel_arrays(0)
+    replace("sen-1-asc-data", lambda a: 10 * np.log10(a))(arrays)
+    write_sentinel(archive / "sentinel" / "Abies_1.h5", arrays)
+    with pytest.raises(ValueError, match="tile 'Abies_1': band 'VV' of 's1-asc' .*; expected linear power"):
+        read_tile(TreeSatReader(archive), "train", "Abies_1")
 
 
 @pytest.mark.parametrize("package", ["rasterio", "h5py"])
