@@ -8,7 +8,7 @@ import datetime
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -96,7 +96,17 @@ class BioMasstersReader(ArchiveReader):
         self._months = {part: _months(root / f"{part}_features") for part in ("train", "test")}
         labelled = {part: stems(root / f"{part}_agbm", "_agbm.tif") for part in ("train", "test")}
         there = {part: sorted(set(months) & labelled[part]) for part, months in self._months.items()}
-        super().__init__(CARD, root, _splits(root, there))
+        if (root / "train_Data_list.csv").is_file():
+            chips = {"train": set(there["train"]), "val": set(there["train"]), "test": set(there["test"])}
+            expected = "a CSV file with the column chip_id"
+            rows = {split: read_table(root / f"{split}_Data_list.csv", ["chip_id"], expected) for split in chips}
+            tiles = {s: [c for row in rows[s] if (c := row["chip_id"].strip()) in chips[s]] for s in chips}
+        else:
+            # By name, so that chips that are downloaded later do not move others.
+            drawn = {chip: hashed_split(chip, VAL_SHARE) for chip in there["train"]}
+            tiles = {split: [chip for chip in drawn if drawn[chip] == split] for split in ("train", "val")}
+            tiles["test"] = there["test"]
+        super().__init__(CARD, root, tiles)
         known = [chip for part, months in self._months.items() for chip in set(months) | labelled[part]]
         self.summary += f"; {len(known) - sum(map(len, there.values())):,} chips lack their images or their label"
 
@@ -125,18 +135,6 @@ def _months(folder: pathlib.Path) -> Months:
                 there = months.setdefault(match["chip"], {"S1": [], "S2": []})
                 there[match["sensor"]].append(int(match["month"]))
     return {chip: {name: sorted(numbers) for name, numbers in there.items()} for chip, there in months.items()}
-
-
-def _splits(root: pathlib.Path, there: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Returns the chips of each split, from the lists if there are any."""
-    if (root / "train_Data_list.csv").is_file():
-        chips = {"train": set(there["train"]), "val": set(there["train"]), "test": set(there["test"])}
-        expected = "a CSV file with the column chip_id"
-        rows = {split: read_table(root / f"{split}_Data_list.csv", ["chip_id"], expected) for split in chips}
-        return {split: [c for row in rows[split] if (c := row["chip_id"].strip()) in chips[split]] for split in chips}
-    # By name, so that chips that are downloaded later do not move others.
-    drawn = {chip: hashed_split(chip, VAL_SHARE) for chip in there["train"]}
-    return {s: [c for c in there["train"] if drawn[c] == s] for s in ("train", "val")} | {"test": list(there["test"])}
 
 
 def month_day(month: int) -> datetime.date:

@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8
 
 from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
@@ -78,8 +77,17 @@ class BraddReader(ArchiveReader):
     def example(self, split: str, key: str) -> Example:
         path = inside(self.root / "Samples", f"{key}.pt")
         content = read_torch(path, ["image", "image_dates", "label"], EXPECTED, _DATE_CLASSES)
-        series = _read_series(path, content["image"], content["image_dates"])
-        return {"id": key, **series, "dense": _read_label(path, content["label"])}
+        series, label = _read_series(path, content["image"], content["image_dates"]), content["label"]
+        # Masks of unlike shapes cannot be stacked; their list is refused below, with the file's name.
+        if isinstance(label, list) and len({np.shape(one) for one in label}) == 1:
+            label = np.stack(label)
+        masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)
+        if len(masks) < 2:
+            raise ValueError(f"{path}: 'label' has {len(masks)} masks; expected {EXPECTED}")
+        # The second of the archive's masks: forest lost by the second of its dates.
+        if not np.isin(found := np.unique(masks[1]), (0, 1)).all():
+            raise ValueError(f"{path}: 'label' holds {found.tolist()[:8]}; expected 0 (no loss) and 1 (forest loss)")
+        return {"id": key, **series, "dense": masks[1].astype(np.int8)}
 
 
 def _read_splits(path: pathlib.Path) -> dict[str, list[str]]:
@@ -112,17 +120,3 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
         raise ValueError(f"{path}: 'image' is zero or NaN everywhere; expected at least one date with an observation")
     values = with_ratio_of_decibels(np.where(mask, image, np.float32(0)))
     return observed_series("s1", values, mask, days)
-
-
-def _read_label(path: pathlib.Path, label: Any) -> Int8[np.ndarray, "48 48"]:
-    """Returns the second of the archive's masks, in one array or a list: forest lost by the second of its dates."""
-    # Masks of unlike shapes cannot be stacked; their list is refused below, with the file's name.
-    if isinstance(label, list) and len({np.shape(one) for one in label}) == 1:
-        label = np.stack(label)
-    masks = check_array(path, label, (None, SIDE, SIDE), ("i", "u", "b", "f"), EXPECTED)
-    if len(masks) < 2:
-        raise ValueError(f"{path}: 'label' has {len(masks)} masks; expected {EXPECTED}")
-    found = np.unique(masks[1])
-    if not np.isin(found, (0, 1)).all():
-        raise ValueError(f"{path}: 'label' holds {found.tolist()[:8]}; expected 0 (no loss) and 1 (forest loss)")
-    return masks[1].astype(np.int8)

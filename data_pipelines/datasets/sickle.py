@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int8, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import with_ratio_of_decibels
@@ -128,7 +128,17 @@ class SickleReader(ArchiveReader):
             example |= _read_series(folder, sensor, one)
         if len(example) == 1:
             raise FileNotFoundError(f"no .npz file of tile {key} below {self._images}; expected {LAYOUT}")
-        return example | {"dense": _read_label(inside(self._masks, f"{key}.tif"), self._plots[split])}
+        path = inside(self._masks, f"{key}.tif")
+        layers, _ = read_raster(path, (None, None, None), ("f", "i", "u"), MASK)
+        if len(layers) < 2:
+            raise ValueError(f"{path} has {len(layers)} bands; expected {MASK}")
+        plot, crop = (np.nan_to_num(nearest(layer, SIDE).astype(np.float64), nan=0.0) for layer in layers[:2])
+        wrong = crop[(crop > MAX_CROP) | (crop != np.rint(crop))]
+        if wrong.size:
+            raise ValueError(f"{path}: the second band holds {wrong[0]:g}; expected crop numbers up to {MAX_CROP}")
+        # 0 paddy, 1 other crops. A tile shows plots of its neighbours too, some of which belong to another split.
+        labelled = (crop >= 1) & np.isin(plot, sorted(self._plots[split]))
+        return example | {"dense": np.where(labelled, crop > 1, CARD.ignore_label).astype(np.int8)}
 
 
 def _read_splits(path: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, frozenset[int]]]:
@@ -203,17 +213,3 @@ def nearest(values: Shaped[np.ndarray, "h w"], side: int) -> Shaped[np.ndarray, 
     # The nearest pixel, as numbers of plots and crops cannot be averaged.
     rows, columns = (np.arange(side) * count // side for count in values.shape)
     return values[np.ix_(rows, columns)]
-
-
-def _read_label(path: pathlib.Path, plots: frozenset[int]) -> Int8[np.ndarray, "32 32"]:
-    """Reads the label: 0 paddy, 1 other crops, -1 no known crop or a plot of another split."""
-    layers, _ = read_raster(path, (None, None, None), ("f", "i", "u"), MASK)
-    if len(layers) < 2:
-        raise ValueError(f"{path} has {len(layers)} bands; expected {MASK}")
-    plot, crop = (np.nan_to_num(nearest(layer, SIDE).astype(np.float64), nan=0.0) for layer in layers[:2])
-    wrong = crop[(crop > MAX_CROP) | (crop != np.rint(crop))]
-    if wrong.size:
-        raise ValueError(f"{path}: the second band holds {wrong[0]:g}; expected crop numbers up to {MAX_CROP}")
-    # A tile shows plots of its neighbours too, some of which belong to another split.
-    labelled = (crop >= 1) & np.isin(plot, sorted(plots))
-    return np.where(labelled, crop > 1, CARD.ignore_label).astype(np.int8)
