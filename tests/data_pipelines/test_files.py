@@ -14,18 +14,15 @@ import pytest
 import rasterio
 
 from data_pipelines import files
+from data_pipelines.fakes.common import write_raster
 
 EXPECTED = "what there should be"
 
 
-def write_raster(path, values, **profile):
-    shape = dict(count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype)
-    with rasterio.open(path, "w", driver="GTiff", **shape, **profile) as file:
-        file.write(values)
-
-
-def test_names_stay_inside(tmp_path):
-    assert files.inside(tmp_path, "a/b.tif") == tmp_path / "a" / "b.tif"
+def write_hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
 
 
 @pytest.mark.parametrize("name", ["../x.tif", "/etc/passwd", "a/../../x", "", " ", "a\0b"])
@@ -39,19 +36,16 @@ def test_links_that_lead_out_are_refused(tmp_path):
     (tmp_path / "in" / "link").symlink_to(tmp_path)
     with pytest.raises(ValueError, match=f"leads out of .*: a link leads to {tmp_path}/secret; copy the files in its"):
         files.inside(tmp_path / "in", "link/secret")
+    assert files.inside(tmp_path, "a/b.tif") == tmp_path / "a" / "b.tif"
     assert files.inside(tmp_path / "in" / "link", "in/file").name == "file"
 
 
 def test_stems_lie_between_prefix_and_suffix(tmp_path):
-    for name in ("S2_1.npy", "S2_22.npy", "S1_1.npy", "S2_3.txt"):
+    """Also beside the files that macOS lays there."""
+    for name in ("S2_1.npy", "S2_22.npy", "S1_1.npy", "S2_3.txt", "._S2_1.npy", ".DS_Store"):
         (tmp_path / name).touch()
     assert files.stems(tmp_path, ".npy", "S2_") == {"1", "22"} and files.stems(tmp_path / "none", ".npy") == set()
-
-
-def test_files_that_macos_lays_beside_others_are_no_tiles(tmp_path):
-    for name in ("S2_1.npy", "._S2_1.npy", ".DS_Store"):
-        (tmp_path / name).touch()
-    assert files.stems(tmp_path, ".npy") == {"S2_1"} and files.stems(tmp_path, "") == {"S2_1.npy"}
+    assert files.stems(tmp_path, "") == {"S2_1.npy", "S2_22.npy", "S1_1.npy", "S2_3.txt"}
 
 
 def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
@@ -85,10 +79,10 @@ def test_a_raster_comes_with_its_place(tmp_path):
     assert place["crs"] == "EPSG:32632" and place["transform"].tolist() == [10, 0, 5e5, 0, -10, 6e6]
 
 
-def test_a_raster_without_a_place_says_so(tmp_path):
-    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.uint8))
-    _, place = files.read_raster(tmp_path / "a.tif", (1, 2, 2), "uint8", EXPECTED)
-    assert place["crs"] == "" and np.isnan(place["transform"]).all()
+def test_a_raster_without_a_place_and_with_a_value_for_nothing(tmp_path):
+    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.int16), nodata=-9999)
+    _, place, nodata = files.read_raster_and_nodata(tmp_path / "a.tif", (1, 2, 2), "int16", EXPECTED)
+    assert place["crs"] == "" and np.isnan(place["transform"]).all() and nodata == -9999
 
 
 def test_a_raster_out_of_an_archive(tmp_path):
@@ -101,9 +95,7 @@ def test_a_raster_out_of_an_archive(tmp_path):
 
 
 def png(tmp_path, values):
-    shape = dict(count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype)
-    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", **shape) as file:
-        file.write(values)
+    write_raster(tmp_path / "a.png", values, driver="PNG")
     return (tmp_path / "a.png").read_bytes()
 
 
@@ -118,21 +110,14 @@ def test_a_png_keeps_its_bands(tmp_path, bands):
 
 
 def test_spoiled_png_images(tmp_path):
-    content, path = (
-        png(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 40, 40), dtype=np.uint8)),
-        tmp_path / "a",
-    )
+    content = png(tmp_path, np.random.default_rng(0).integers(0, 256, (4, 40, 40), dtype=np.uint8))
+    path = tmp_path / "a"
     for spoiled in (b"", b"<html>", content[: len(content) // 2], content[:30], content[:90] + b"x" + content[91:]):
         with pytest.raises(ValueError, match=rf"{path} cannot be read .*; expected {EXPECTED}; download"):
             files.read_png(path, 4, 40, EXPECTED, spoiled)
     for bands, side in ((3, 40), (4, 41)):
         with pytest.raises(ValueError, match=rf"{path} is uint8 \(4, 40, 40\); expected {EXPECTED}"):
             files.read_png(path, bands, side, EXPECTED, content)
-
-
-def test_what_a_raster_says_stands_for_nothing(tmp_path):
-    write_raster(tmp_path / "a.tif", np.zeros((1, 2, 2), np.int16), nodata=-9999)
-    assert files.read_raster_and_nodata(tmp_path / "a.tif", (1, 2, 2), "int16", EXPECTED)[2] == -9999
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
@@ -143,11 +128,6 @@ def test_a_map_of_classes(tmp_path, dtype):
     assert got.dtype == np.int8 and got.tolist() == numbers.tolist()
     with pytest.raises(ValueError, match=rf"a\.tif holds \[0, 2\]; expected {EXPECTED}"):
         files.read_class_map(tmp_path / "a.tif", 2, (-1, 1), EXPECTED)
-
-
-def test_an_npy_array_of_any_shape(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((1, 2, 3), np.int16))
-    assert files.read_npy(tmp_path / "a.npy", None, "iu", EXPECTED).shape == (1, 2, 3)
 
 
 READERS = {
@@ -224,23 +204,10 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path, shape, dtype):
         files.read_npy(tmp_path / "a.npy", shape, dtype, EXPECTED)
 
 
-def test_several_dtypes_may_be_allowed(tmp_path):
+def test_several_shapes_and_dtypes_may_be_allowed(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3), np.int16))
+    assert files.read_npy(tmp_path / "a.npy", None, "iu", EXPECTED).shape == (2, 3)
     assert files.read_npy(tmp_path / "a.npy", (None, 3), ("float32", "i"), EXPECTED).dtype == np.int16
-
-
-def test_hdf5_keys_that_are_missing_are_named(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["x"] = np.arange(3)
-    assert files.read_hdf5(tmp_path / "a.h5", ["x"], EXPECTED)["x"].tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"a\.h5 has no \['y'\]"):
-        files.read_hdf5(tmp_path / "a.h5", ["x", "y"], EXPECTED)
-
-
-def write_hdf5(path, **arrays):
-    with h5py.File(path, "w") as file:
-        for key, array in arrays.items():
-            file[key] = array
 
 
 def test_shapes_and_single_rows_of_hdf5(tmp_path):
@@ -250,7 +217,10 @@ def test_shapes_and_single_rows_of_hdf5(tmp_path):
     for row in (2, 0):
         got = files.read_hdf5_row(path, ["x", "y"], row, EXPECTED)
         assert got["x"].tolist() == values[row].tolist() and got["y"].tolist() == (values[row] + 10).tolist()
-    assert files.read_hdf5(path, ["x"], EXPECTED)["x"].shape == (3, 2)  # though it is open for its rows
+    # Though it is open for its rows.
+    assert files.read_hdf5(path, ["x"], EXPECTED)["x"].tolist() == values.tolist()
+    with pytest.raises(ValueError, match=r"a\.h5 has no \['z'\]"):
+        files.read_hdf5(path, ["x", "z"], EXPECTED)
     with pytest.raises(ValueError, match=r"a\.h5 cannot be read .*; expected"):
         files.read_hdf5_row(path, ["x"], 3, EXPECTED)
     with pytest.raises(ValueError, match=r"a\.h5 cannot be read .*; expected"):
@@ -278,34 +248,31 @@ def test_a_forked_process_opens_the_hdf5_file_for_itself(tmp_path, monkeypatch):
     assert files._open_hdf5.cache_info().misses == before + 1
 
 
-def test_cells_that_a_comma_has_shifted(tmp_path):
-    """A number with a comma at the end of a row would lose what follows it."""
-    (tmp_path / "a.csv").write_text(",tile,agb\n0,x,12\n1,y,12,5\n")
-    with pytest.raises(ValueError, match=r"a\.csv, line 3: more cells than the header's 3; expected numbers"):
-        files.read_table(tmp_path / "a.csv", ["tile", "agb"], "numbers")
-    (tmp_path / "a.csv").write_text(",tile,agb\n0,x,12,\n")
-    assert files.read_table(tmp_path / "a.csv", ["tile", "agb"], "numbers") == [{"": "0", "tile": "x", "agb": "12"}]
+TABLES = {
+    "a column is missing": ("x,y\n1,2\n", r" has columns \['x', 'y'\] and lacks \['z'\]"),
+    "a column is there twice": ("x,z,z\n1,2,3\n", " has the column 'z' twice"),
+    "a row is cut off": ("x,z\n1,2\n3\n", ", line 3: fewer cells"),
+    "cut off in a column that nobody asked for": ("x,z,y\n1,2,3\n3,4\n", ", line 3: fewer cells"),
+    "shifted by the comma of a number": (",x,z\n0,a,12\n1,b,12,5\n", ", line 3: more cells than the header's 3"),
+}
 
 
-def test_a_column_that_is_there_twice(tmp_path):
-    (tmp_path / "a.csv").write_text("tile,split,split\nx,train,val\n")
-    with pytest.raises(ValueError, match=r"a\.csv has the column 'split' twice; expected splits"):
-        files.read_table(tmp_path / "a.csv", ["tile", "split"], "splits")
-    assert files.read_table(tmp_path / "a.csv", ["tile"], "tiles")[0]["tile"] == "x"
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_that_are_refused(tmp_path, case):
+    text, message = TABLES[case]
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.csv{message}.*; expected {EXPECTED}"):
+        files.read_table(tmp_path / "a.csv", ["x", "z"], EXPECTED)
 
 
 def test_tables(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfx,y\r\n1,2\r\n3,\r\n")
     assert files.read_table(path, ["x", "y"], EXPECTED) == [{"x": "1", "y": "2"}, {"x": "3", "y": ""}]
-    with pytest.raises(ValueError, match=r"has columns \['x', 'y'\] and lacks \['z'\]"):
-        files.read_table(path, ["x", "z"], EXPECTED)
-    path.write_text("x,y\n1,2\n3\n")
-    with pytest.raises(ValueError, match=r"a\.csv, line 3: fewer cells"):
-        files.read_table(path, ["x", "y"], EXPECTED)
-    path.write_text("x,y,z\n1,2,3\n3,4\n")  # cut off in a column that nobody asked for
-    with pytest.raises(ValueError, match=r"a\.csv, line 3: fewer cells"):
-        files.read_table(path, ["x", "y"], EXPECTED)
+    path.write_text(",tile,agb\n0,x,12,\n")
+    assert files.read_table(path, ["tile", "agb"], "numbers") == [{"": "0", "tile": "x", "agb": "12"}]
+    path.write_text("tile,split,split\nx,train,val\n")
+    assert files.read_table(path, ["tile"], "tiles")[0]["tile"] == "x"
 
 
 @pytest.mark.parametrize(("package", "name"), [("rasterio", "a.tif"), ("h5py", "a.h5")])
