@@ -25,7 +25,7 @@ from anysat_jax.batch import Batch
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import MASK_SPECS, MaskConfig, PatchMasks, context_sizes, target_sizes
+from anysat_jax.pretrain.masking import MASK_SPECS, MaskConfig, PatchMasks, static_sizes
 from anysat_jax.pretrain.step import abstract_state, make_train_step, pretraining_optimizer
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.config import flatten
@@ -123,16 +123,9 @@ def mask_shapes(model: ModelConfig, batch: Batch, config: MaskConfig) -> PatchMa
 
 def possible_masks(batch: Batch, config: MaskConfig) -> list[PatchMasks]:
     """Returns masks of all pairs of static sizes, see `pretrain.masking.sample_patch_masks`."""
-    if batch.grid == (1, 1):
-        sizes = [(1, 1, 1)]
-    else:
-        targets = target_sizes(batch.grid, config)
-        sizes = [
-            (context, config.num_target_blocks, target)
-            for smallest, target in zip([1, *(size + 1 for size in targets[:-1])], targets, strict=True)
-            for context in context_sizes(batch.grid, smallest, config)
-        ]
-    shape, tiles = jax.ShapeDtypeStruct, batch.batch_size
+    shape, tiles, single = jax.ShapeDtypeStruct, batch.batch_size, batch.grid == (1, 1)
+    # A single patch is the context and the one target block.
+    blocks, sizes = (1, {1: [1]}) if single else (config.num_target_blocks, static_sizes(batch.grid, config))
     return [
         PatchMasks(
             context_index=shape((tiles, context), np.int32),
@@ -140,7 +133,8 @@ def possible_masks(batch: Batch, config: MaskConfig) -> list[PatchMasks]:
             target_index=shape((blocks, tiles, target), np.int32),
             target_mask=shape((target,), np.bool_),
         )
-        for context, blocks, target in sizes
+        for target, contexts in sizes.items()
+        for context in contexts
     ]
 
 

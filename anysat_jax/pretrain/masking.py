@@ -106,10 +106,15 @@ def target_sizes(grid: tuple[int, int], config: MaskConfig) -> list[int]:
     return sorted({math.ceil(step) for step in steps})
 
 
-def context_sizes(grid: tuple[int, int], smallest_target: int, config: MaskConfig) -> list[int]:
-    """Returns the rising static sizes of a context that lost at least one target block of `smallest_target` patches."""
-    largest, count = grid[0] * grid[1] - smallest_target, config.mask_buckets[1]
-    return sorted({math.ceil(largest * (i + 1) / count) for i in range(count)})
+def static_sizes(grid: tuple[int, int], config: MaskConfig) -> dict[int, list[int]]:
+    """Returns for each static size of a target block, rising, those of the context; every pair is a program."""
+    count, before, sizes = config.mask_buckets[1], 0, {}
+    for target in target_sizes(grid, config):
+        # The context lost at least one target block, which is larger than the static size before.
+        largest = grid[0] * grid[1] - before - 1
+        sizes[target] = sorted({math.ceil(largest * (i + 1) / count) for i in range(count)})
+        before = target
+    return sizes
 
 
 def _block_grids(
@@ -167,17 +172,16 @@ def sample_patch_masks(
         index, real = np.zeros((batch_size, 1), np.int32), np.ones((batch_size, 1), np.bool_)
         return PatchMasks(index, real, index[None], real[0])
     largest = grid[0] * grid[1] - min_context(grid)
-    sizes = target_sizes(grid, config)
+    sizes = static_sizes(grid, config)
     # One size for all tiles, as in I-JEPA: blocks of a step can be stacked with little padding.
     scale, aspect = rng.uniform(*config.target_scale), rng.uniform(*config.target_aspect)
-    size = block_size(grid, scale, aspect, min(largest, sizes[-1]))
+    size = block_size(grid, scale, aspect, min(largest, max(sizes)))
     targets, contexts = _draw_blocks(rng, grid, batch_size, config, size)
-    bucket = next(i for i, bound in enumerate(sizes) if bound >= math.prod(size))
-    smallest = 1 if bucket == 0 else sizes[bucket - 1] + 1
+    num_target = next(bound for bound in sizes if bound >= math.prod(size))
     needed = contexts.sum(axis=1).max()
-    # The context's sizes depend on the target's bucket alone, so that pairs of buckets bound the number of programs.
-    num_context = next(bound for bound in context_sizes(grid, smallest, config) if bound >= needed)
-    target_index, target_real = _places(targets, sizes[bucket])
+    # The context's sizes depend on the target's alone, so that pairs of sizes bound the number of programs.
+    num_context = next(bound for bound in sizes[num_target] if bound >= needed)
+    target_index, target_real = _places(targets, num_target)
     context_index, context_mask = _places(contexts, num_context)
     return PatchMasks(context_index, context_mask, target_index, target_real[0, 0])
 
