@@ -289,16 +289,13 @@ def _warn_unnormalised(sensor: Sensor, values: np.ndarray, valid: np.ndarray | N
     mean = values.sum(axis=axes, dtype=np.float64) / count
     square = np.square(values, dtype=np.float64).sum(axis=axes) / count
     std = np.sqrt(np.maximum(square - np.square(mean), 0))
-    suspects = [
-        f"{band} (mean {mean[i]:.4g}, std {std[i]:.4g})"
-        for i, band in enumerate(sensor.bands)
-        if abs(mean[i]) > MEAN_LIMIT or std[i] > STD_LIMIT
-    ]
+    texts = [f"{band} (mean {m:.4g}, std {s:.4g})" for band, m, s in zip(sensor.bands, mean, std, strict=True)]
+    far = (abs(mean) > MEAN_LIMIT) | (std > STD_LIMIT)
+    suspects = [text for text, is_far in zip(texts, far, strict=True) if is_far]
     # Invalid values are 0, which is inside.
     outside, total = np.count_nonzero((values < 0) | (values > 1)), values.shape[-3] * int(np.min(count))
     if not suspects and total >= FEW and values.any() and outside <= (1 - UNIT_SHARE) * total:
-        bands = ", ".join(f"{band} (mean {mean[i]:.4g}, std {std[i]:.4g})" for i, band in enumerate(sensor.bands))
-        suspects = [f"its values lie between 0 and 1 as those of reflectance or of an image / 255: {bands}"]
+        suspects = [f"its values lie between 0 and 1 as those of reflectance or of an image / 255: {', '.join(texts)}"]
     if suspects:
         warnings.warn(
             f"{sensor.name!r} looks unnormalised: {', '.join(suspects)}; the model takes each band standardised to "
