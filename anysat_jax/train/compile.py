@@ -5,6 +5,7 @@ seconds for each, mostly on one core, so the programs of the next steps are comp
 """
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import jax
 from absl import logging
 
 from anysat_jax.errors import Preempted
-from anysat_jax.train.distributed import barrier
+from anysat_jax.train.distributed import agree, stop_noticed
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.workdir import StopRequest
 
@@ -36,12 +37,12 @@ def wait_for(program: concurrent.futures.Future[Program], on_wait: Callable[[], 
     """Returns a program that is being compiled in a thread; calls `on_wait` now and then.
 
     Raises:
-      Preempted: a stop was requested meanwhile (see `StopRequest`).
+      Preempted: a stop of this process (see `StopRequest`), or of one of several, was requested meanwhile.
     """
     # XLA cannot be interrupted, but the thread that waits for it can.
     while not program.done():
         on_wait()
-        if StopRequest.active is not None and StopRequest.active.requested:
+        if StopRequest.active is not None and (StopRequest.active.requested or stop_noticed()):
             raise Preempted("asked to stop while a program was compiled; the same command starts again from there")
         concurrent.futures.wait([program], WAIT_SECONDS)
     return program.result()
@@ -54,6 +55,7 @@ class Compiled:
         """Takes a function of arrays made by `jax.jit`."""
         self._function = function
         self._programs: dict[Hashable, concurrent.futures.Future[Program]] = {}
+        self._agreed: set[Hashable] = set()  # kinds of the programs that all processes have
 
     def __len__(self) -> int:
         """Returns the number of programs whose compilation has begun."""
@@ -71,10 +73,19 @@ class Compiled:
             self._programs[kind] = _POOL.submit(self._compile, *arguments)
         # Not by calling the jitted function, which would compile and run in one: a program that hangs would pass for
         # one that compiles.
-        return wait_for(self._programs[kind])(*arguments)
+        return self._wait(kind)(*arguments)
 
     def _compile(self, *arguments: Any) -> Program:
         return self._function.lower(*arguments).compile()
+
+    def _wait(self, kind: Hashable, on_wait: Callable[[], None] = lambda: None) -> Program:
+        wait = functools.partial(wait_for, self._programs[kind], on_wait)
+        if kind in self._agreed:
+            return wait()
+        # The processes compile at their own speed, and the first collective of a program waits for all of them, but not
+        # long: CPUs give up after 30 s. A stop in one of them meanwhile ends all before this call.
+        self._agreed.add(kind)
+        return agree(wait)
 
 
 class StepPrograms(Compiled):
@@ -100,7 +111,6 @@ class StepPrograms(Compiled):
         super().__init__(step)
         self._state, self._constants = _abstract(state), constants
         self._expected, self._on_wait = expected, on_wait
-        self._run: set[Signature] = set()
         self._since = time.monotonic()  # when something began to compile after nothing did
 
     def __enter__(self) -> Self:
@@ -133,21 +143,13 @@ class StepPrograms(Compiled):
         Raises:
           Preempted: a stop was requested while its program was compiled; the state is unchanged.
         """
-        signature = signature_of(inputs)
-        program = self._programs[signature]
 
         def show_progress() -> None:
             begun, seconds = len(self), time.monotonic() - self._since
             total = max(begun, sum(self._expected.values()))
             self._on_wait(f"compiling {begun} of {total} programs, {seconds:.0f} s")
 
-        compiled = wait_for(program, show_progress)
-        if signature not in self._run:
-            # The processes compile at their own speed, and the first collective of a program waits for all of them,
-            # but not long: CPUs give up after 30 s.
-            self._run.add(signature)
-            barrier()
-        return compiled(state, *self._constants, *inputs.inputs)
+        return self._wait(signature_of(inputs), show_progress)(state, *self._constants, *inputs.inputs)
 
 
 def _abstract(tree: Any) -> Any:

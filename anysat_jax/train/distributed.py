@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,11 +19,13 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from anysat_jax.errors import ConfigError
+from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.train.config import flatten
 
 VARIABLE = "ANYSAT_PROCESSES"  # environment variable with the default of --processes
 PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait
+TURN = 0.5  # seconds of a call of C, after each of which Python handles signals
+STOP_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key under which JAX's coordinator keeps the time of the first SIGTERM
 FAILURE_PATIENCE = 10  # seconds that a process that failed waits for the others to fail, too
 T = TypeVar("T")
 _ROUNDS = itertools.count()  # all processes make the same calls in the same order: numbers pair them
@@ -140,11 +143,22 @@ def barrier() -> None:
         _coordinator().wait_at_barrier(f"anysat/{next(_ROUNDS)}", PATIENCE * 1000)
 
 
+def stop_noticed() -> bool:
+    """Returns whether one of several processes received SIGTERM, about a second ago or earlier."""
+    if jax.process_count() == 1:
+        return False
+    try:
+        return bool(_coordinator().key_value_try_get(STOP_NOTICE))
+    except RuntimeError:  # there is no such key
+        return False
+
+
 def agree(work: Callable[[], T]) -> T:
     """Runs `work`, which may fail in one process only, such as reading its data; a failure in one is raised in all.
 
     Raises:
       ConfigError: it failed in another process; the message names the process, its host and the reason.
+      Preempted: the same, after one of the processes received SIGTERM.
     """
     if jax.process_count() == 1:
         return work()
@@ -154,7 +168,7 @@ def agree(work: Callable[[], T]) -> T:
         _decide(str(error) or type(error).__name__, _first_problem)
         raise
     if problem := _decide(None, _first_problem):
-        raise ConfigError(problem)
+        raise (Preempted if stop_noticed() else ConfigError)(problem)
     return result
 
 
@@ -208,4 +222,10 @@ def _coordinator() -> Any:
 
 
 def _wait_for(place: str) -> str:
-    return _coordinator().blocking_key_value_get(place, PATIENCE * 1000)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _coordinator().blocking_key_value_get(place, round(TURN * 1000))
+        except RuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
+                raise

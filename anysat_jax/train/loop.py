@@ -113,6 +113,7 @@ class StepLoop:
                 with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
                     self.state, metrics = self._programs.run(self.state, inputs)
             except Preempted:  # while it was compiled: the caller saves the last step that was made, if there is one
+                self._stop.requested = True  # also where another process received the signal
                 if self.step > self._first:
                     yield self.step
                 raise

@@ -25,6 +25,11 @@ class Coordinator:
             assert self.changed.wait_for(lambda: place in self.values, timeout=60)
             return self.values[place]
 
+    def key_value_try_get(self, place):
+        if place not in self.values:
+            raise RuntimeError("NOT_FOUND")
+        return self.values[place]
+
 
 @pytest.fixture
 def together(monkeypatch):

@@ -44,6 +44,22 @@ for folder in (shared, taken, own[int(index)]):
             print("locked", flush=True)
     except RunError as error:
         print(error, flush=True)
+
+import concurrent.futures, os, signal
+from anysat_jax.train.compile import wait_for
+from anysat_jax.train.distributed import agree
+from anysat_jax.train.workdir import StopRequest
+
+compiling = concurrent.futures.Future()
+if index == "0":  # whose program is there, and who waits for the other
+    compiling.set_result(None)
+else:
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with StopRequest(enabled=False):
+        agree(lambda: wait_for(compiling))
+except RunError as error:
+    print(type(error).__name__, error, flush=True)
 """
 UNWRITABLE = pathlib.Path("/sys")  # also by root
 
@@ -195,7 +211,7 @@ def test_a_clock_that_is_put_back_gives_no_run_the_folder_of_another(tmp_path, m
     assert first.name == "mini-20260101-000000" and second.name == "mini-20260101-000000-again"
 
 
-def test_two_processes_lock_one_folder_or_are_both_refused(tmp_path):
+def test_two_processes_lock_one_folder_or_are_both_refused_and_stop_together(tmp_path):
     shared, taken, far, near = (tmp_path / name for name in ("shared", "taken", "far", "near"))
     with lock_workdir(taken):
         processes = start_processes(TWO_PROCESSES, 2, shared, taken, far, near, devices=1)
@@ -204,6 +220,9 @@ def test_two_processes_lock_one_folder_or_are_both_refused(tmp_path):
     assert f"{taken} is in use by another run" in first[1] and f"{taken} is in use by another run" in second[1]
     for answer in (first[2], second[2]):
         assert "run.lock" in answer and answer.endswith("give a --workdir on a file system that all machines share")
+    stopped = "asked to stop while a program was compiled"
+    assert second[3].startswith(f"Preempted {stopped}")
+    assert first[3].startswith("Preempted process 1 (") and stopped in first[3]
 
 
 @pytest.fixture
