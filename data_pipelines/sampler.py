@@ -23,7 +23,7 @@ from jaxtyping import Int32
 from anysat_jax.batch import Batch
 from data_pipelines.batches import WHOLE, HostShard, Pick
 from data_pipelines.options import SMALLEST_WEIGHT, DatasetOptions
-from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended
+from data_pipelines.prepare.shards import WorkerDiedError, how_it_ended, without_interrupts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +149,11 @@ class StepIterator:
         return batch
 
     def _advance(self) -> Batch:
-        if self._running is None:
-            self._running = iter(self._start())
         try:
+            if self._running is None:
+                self._running = iter(self._start())
+                with without_interrupts():  # of the worker processes, which the first batch starts
+                    return next(self._running)
             return next(self._running)
         except RuntimeError as error:
             # grain has no class for this error.

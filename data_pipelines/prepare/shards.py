@@ -1,10 +1,12 @@
 """Shards: one is written from its tiles; many by processes of this machine, or by the workers of a Dask cluster."""
 
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
 import errno
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import pathlib
 import signal
@@ -144,6 +146,21 @@ def how_it_ended(code: int | None) -> str:
     return f"was killed by {signal.Signals(-code).name}{out_of_memory}"
 
 
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Starts the processes of this context without Ctrl-C, which a terminal sends to all: their parent ends them."""
+    # The tracker would unblock the signal when it starts. What a stopped run leaves in shared memory it removes, with
+    # warnings that would hide the sentence of the run.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+    multiprocessing.resource_tracker.ensure_running()
+    # Blocked and not ignored: this process receives it in another thread, or afterwards.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> Iterator[Shard]:
     """Writes shards in `count` processes of this machine; yields each when it is written.
 
@@ -158,9 +175,10 @@ def write_in_processes(job: ShardJob, shards: Sequence[Shard], count: int) -> It
     )
     try:
         futures = {}
-        for shard in shards:
-            futures[pool.submit(_write_portably, shard)] = shard
-            workers |= set(multiprocessing.active_children()) - others
+        with without_interrupts():
+            for shard in shards:
+                futures[pool.submit(_write_portably, shard)] = shard
+                workers |= set(multiprocessing.active_children()) - others
         for future in concurrent.futures.as_completed(futures):
             future.result()
             yield futures[future]
@@ -191,8 +209,6 @@ def _start_worker(job: ShardJob) -> None:
             parent.join()
             os._exit(1)
 
-    # Ctrl-C reaches all processes of the terminal; the parent ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Otherwise a worker whose parent was killed waits for its next shard for ever.
     threading.Thread(target=exit_with_parent, daemon=True).start()
     _JOB.append(job)
