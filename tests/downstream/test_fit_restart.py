@@ -109,12 +109,17 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
     assert_same_end(tmp_path, found, straight)
 
 
-@pytest.mark.parametrize(("step", "saved"), [(1, None), (7, 6), (9, 8)])  # step 8 is saved before the request
-def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, step, saved):
+@pytest.mark.parametrize(
+    ("step", "saved", "asked"),
+    [(1, None, "here"), (7, 6, "here"), (7, 6, "elsewhere"), (9, 8, "here")],  # step 8 is saved before the request
+)
+def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, step, saved, asked):
     waits, wait_for = itertools.count(1), compile.wait_for
 
     def interrupted(program, *args):
         if next(waits) == step:
+            if asked == "elsewhere":  # as `agree` raises where another process received the signal
+                raise Preempted("process 1 of 2 cannot go on: asked to stop while a program was compiled")
             os.kill(os.getpid(), signal.SIGINT)
             program = concurrent.futures.Future()
         return wait_for(program, *args)
