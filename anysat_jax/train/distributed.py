@@ -4,6 +4,7 @@ Messages go through JAX's coordinator in the first process and not through the d
 and dead ones are detected.
 """
 
+import ipaddress
 import itertools
 import json
 import os
@@ -103,12 +104,20 @@ def parse(processes: str) -> dict[str, Any]:
         raise ConfigError(f"--processes={processes}: of {count} processes the last has index {count - 1}, not {index}")
     found = dict(coordinator_address=address, num_processes=count, process_id=index)
     # By default the coordinator would listen on all addresses of the machine, also those of other networks.
-    return found | ({"coordinator_bind_address": address} if _is_loopback(address.rpartition(":")[0]) else {})
+    return found | ({"coordinator_bind_address": address} if _is_here(address.rpartition(":")[0]) else {})
 
 
-def _is_loopback(host: str) -> bool:
-    """Returns whether a host is "localhost" or a loopback address, which other machines cannot reach."""
-    return host in ("localhost", "[::1]") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+def _is_here(host: str) -> bool:
+    """Returns whether a host is "localhost" or an IP address of this machine."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
+            probe.bind((str(address), 0))
+    # A name may have another address on other machines; an address that cannot be bound is that of a gateway (NAT), or
+    # this process is on another machine than the first.
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def shutdown(code: int, failed: int = 1) -> int:

@@ -68,12 +68,19 @@ def together(monkeypatch):
 
 
 def test_processes_by_hand():
-    expected = dict(coordinator_address="192.0.2.2:8476", num_processes=4, process_id=3)
-    assert distributed.parse("192.0.2.2:8476,4,3") == expected
+    expected = dict(coordinator_address="198.51.100.2:8476", num_processes=4, process_id=3)
+    assert distributed.parse("198.51.100.2:8476,4,3") == expected
 
 
 @pytest.mark.parametrize(
-    ("address", "bound"), [("127.0.0.1:80", True), ("localhost:80", True), ("192.0.2.2:80", False), ("head:80", False)]
+    ("address", "bound"),
+    [
+        ("127.0.0.1:80", True),
+        ("localhost:80", True),
+        ("0.0.0.0:80", True),  # what is named, as any address of this machine
+        ("198.51.100.2:80", False),  # of another machine
+        ("head:80", False),
+    ],
 )
 def test_the_coordinator_listens_where_it_is_named(address, bound):
     assert distributed.parse(f"{address},2,0").get("coordinator_bind_address") == (address if bound else None)
