@@ -65,6 +65,7 @@ EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
 INTERRUPTED = "interrupted; the same command, with the same --workdir, continues from what is saved"
 PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread is in a long call of C
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
+SECTIONS = ("job", "name", "data", "model")  # that every config has; the jobs check their values
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
 OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ between hosts
 
@@ -242,13 +243,20 @@ def load_config(spec: str) -> ConfigDict:
     """Returns the config of FILE.py or FILE.py:NAME, without overrides.
 
     Raises:
-      ConfigError: there is no such file, or it has no config of that name.
+      ConfigError: there is no such file, it cannot be run, or it has no config of that name.
     """
     path, colon, name = find_config(spec).partition(":")
     try:
-        return runpy.run_path(path)["get_config"](*([name] if colon else []))
+        config = runpy.run_path(path)["get_config"](*([name] if colon else []))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except Exception as error:  # any: the file may be the user's own
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path} does not define a get_config() that can be called ({reason}); mend it") from error
+    if lacking := [key for key in SECTIONS if not isinstance(config, ConfigDict) or key not in config]:
+        what = f"get_config() of {path} returns {type(config).__name__} without {', '.join(lacking)}"
+        raise ConfigError(f"{what}; start from a config of configs/pretrain.py")
+    return config
 
 
 def _is_own_or_warning(record: python_logging.LogRecord) -> bool:

@@ -148,6 +148,28 @@ def test_a_wrong_config_is_refused(argv, message):
         main.parse(["main", *argv])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", r"mine.py does not define a get_config\(\) that can be called \(SyntaxError: .*line 1"),
+        ("", r"\(KeyError: 'get_config'\); mend it"),
+        ("import nosuch", r"\(ModuleNotFoundError: No module named 'nosuch'\)"),
+        (
+            "get_config = int",
+            r"returns int without job, name, data, model; start from a config of configs/pretrain.py",
+        ),
+        (
+            "from ml_collections import ConfigDict as get_config",
+            r"returns ConfigDict without job, name, data, model; ",
+        ),
+    ],
+)
+def test_a_config_file_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        main.parse(["main", f"--config={tmp_path / 'mine.py'}"])
+
+
 def test_the_default_workdir_has_name_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.choose_workdir("some", "mini") == tmp_path / "some"

@@ -17,7 +17,7 @@ from anysat_jax.model.projectors import split_patches
 from anysat_jax.pretrain.collapse import feature_health, sampled_vectors
 from anysat_jax.pretrain.contrastive import NEGATIVES, Negatives, contrastive_loss
 from anysat_jax.pretrain.masking import PatchMasks, drop_dates, keep_tokens
-from anysat_jax.train.config import COUNT, FLAG, POSITIVE, Section, checked, one_of
+from anysat_jax.train.config import COUNT, FINITE_POSITIVE, FLAG, POSITIVE, Section, checked, one_of
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -30,7 +30,7 @@ class LossConfig(Section):
     """Weights and options of the loss: a part of the section `pretrain`, see configs/pretrain.py."""
 
     NAME = "pretrain"
-    temperature: float = checked(POSITIVE, 0.1)
+    temperature: float = checked(FINITE_POSITIVE, 0.1)
     predictive_weight: float = checked(COUNT, 1.0)
     contrastive_weight: float = checked(COUNT, 1.0)
     mask_dates: bool = checked(FLAG, True)

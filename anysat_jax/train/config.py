@@ -53,6 +53,7 @@ class Rule:
 
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
+FINITE_POSITIVE = Rule(lambda value: 0 < value < math.inf, "above 0 and finite")
 COUNT = Rule(lambda value: 0 <= value < math.inf, "0 or more")
 SEED = Rule(lambda value: 0 <= value < 2**32, "0 or more, and at most 4294967295")  # 32 bits of a random generator
 FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
@@ -195,7 +196,7 @@ class OptimizerConfig(Section):
     """Keys that the sections `optimizer` of all jobs share; `clip_norm` is a global norm, None: no clipping."""
 
     NAME = "optimizer"
-    learning_rate: float = checked(POSITIVE)
+    learning_rate: float = checked(FINITE_POSITIVE)
     weight_decay: float = checked(COUNT, 0.0)
     clip_norm: float | None = checked(POSITIVE_OR_NONE, None)
     schedule: str = checked(one_of("cosine", "plateau"), "cosine")

@@ -24,6 +24,7 @@ from anysat_jax.pretrain.config import PretrainConfig
         ("pretrain.temperature", 0.0, r"pretrain.temperature = 0.0 must be above 0"),
         ("pretrain.ema_start", 1.5, r"pretrain.ema_start = 1.5 must be from 0 to 1"),
         ("health.max_cosine", 2.0, r"health.max_cosine = 2.0 must be from 0 to 1"),
+        ("optimizer.learning_rate", float("inf"), r"optimizer.learning_rate = inf must be above 0 and finite"),
         ("optimizer.schedule", "step", r"optimizer.schedule = 'step' must be 'cosine' or 'plateau'"),
         ("optimizer.clip_norm", 0.0, r"optimizer.clip_norm = 0.0 must be None or above 0"),
         ("optimizer.plateau.window", 0, r"optimizer.plateau.window = 0 must be above 0"),
