@@ -1,4 +1,4 @@
-"""Several processes as one run: initialisation, barriers, agreement on values and errors, shutdown.
+"""Several processes as one run: initialisation, agreement on values and errors, shutdown.
 
 Messages go through JAX's coordinator in the first process and not through the devices: late processes are waited for,
 and dead ones are detected.
@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from anysat_jax.train.config import flatten
 
 VARIABLE = "ANYSAT_PROCESSES"  # environment variable with the default of --processes
 PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait
-TURN = 0.5  # seconds of a call of C, after each of which Python handles signals
+TURN = 500  # milliseconds of a call of C, after each of which Python handles signals
 STOP_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key under which JAX's coordinator keeps the time of the first SIGTERM
 FAILURE_PATIENCE = 10  # seconds that a process that failed waits for the others to fail, too
 T = TypeVar("T")
@@ -82,9 +81,8 @@ def warm_up_collectives(mesh: Mesh) -> None:
     kept = [PartitionSpec(*(None if name in some else name for name in names)) for some in groups]
     sharding, shape = NamedSharding(mesh, where), mesh.devices.shape
     ones = jax.make_array_from_callback(shape, sharding, lambda _: np.ones((1,) * len(names), np.float32))
-    program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=where, out_specs=kept)).lower(ones).compile()
-    barrier()
-    jax.block_until_ready(program(ones))
+    lowered = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=where, out_specs=kept)).lower(ones)
+    jax.block_until_ready(agree(lowered.compile)(ones))
 
 
 def parse(processes: str) -> dict[str, Any]:
@@ -144,12 +142,6 @@ def shutdown(code: int, failed: int = 1) -> int:
         sys.stderr.flush()
         os._exit(code or failed)  # sys.exit would run JAX's own shutdown, which waits for the others
     return code
-
-
-def barrier() -> None:
-    """Waits for the other processes, however late they arrive."""
-    if jax.process_count() > 1:
-        _coordinator().wait_at_barrier(f"anysat/{next(_ROUNDS)}", PATIENCE * 1000)
 
 
 def stop_noticed() -> bool:
@@ -231,10 +223,9 @@ def _coordinator() -> Any:
 
 
 def _wait_for(place: str) -> str:
-    until = time.monotonic() + PATIENCE
     while True:
         try:
-            return _coordinator().blocking_key_value_get(place, round(TURN * 1000))
+            return _coordinator().blocking_key_value_get(place, TURN)
         except RuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
+            if "DEADLINE_EXCEEDED" not in str(error):
                 raise
