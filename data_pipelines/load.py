@@ -24,6 +24,8 @@ from data_pipelines.windows import window_offsets
 if TYPE_CHECKING:
     from data_pipelines.sampler import StepIterator
 
+MOST_WORKERS = 1024  # of which each takes hundreds of megabytes: more is a slip of the keyboard
+
 
 @dataclasses.dataclass(frozen=True)
 class OpenDataset:
@@ -138,8 +140,7 @@ def read_options(section: Any) -> dict[str, DatasetOptions]:
         raise ValueError("data.datasets is empty; name at least one dataset")
     if not isinstance(skip_corrupt := section.get("skip_corrupt", False), bool):
         raise ValueError(f"data.skip_corrupt = {skip_corrupt!r} must be True or False")
-    if not isinstance(workers := section.get("num_workers", 0), int) or workers < 0:
-        raise ValueError(f"data.num_workers = {workers!r} must be 0 (threads) or more")
+    _check_workers(section.get("num_workers", 0))
     cards = {name: find_card(name, section.get("root")) for name in sorted(section.datasets)}
     options = [DatasetOptions.from_section(card, section.datasets[name]) for name, card in cards.items()]
     return {one.card.name: one for one in options}
@@ -184,13 +185,12 @@ def train_iterator(
 
     Raises:
       ValueError: a dataset has no training split, a batch size cannot be cut into equal shares, or `num_workers` is
-        negative.
+        negative or above 1024.
     """
     # grain takes a second to import.
     from data_pipelines.sampler import StepIterator, Stream, mixture
 
-    if num_workers < 0:
-        raise ValueError(f"data.num_workers is {num_workers}; it must be 0 (threads) or more")
+    _check_workers(num_workers)
     streams = []
     # Sorted, so that the order in a config file does not change the batches.
     for name in sorted(datasets):
@@ -232,6 +232,11 @@ def check_tiles(tiles: Sequence[int], size: int) -> Int32[np.ndarray, "n"]:
         problem = f"{wrong[0]} is outside" if wrong.size else "one comes twice"
         raise ValueError(f"tiles are to be different positions in a split of {size}; {problem}")
     return positions.astype(np.int32)
+
+
+def _check_workers(count: Any) -> None:
+    if not isinstance(count, int) or not 0 <= count <= MOST_WORKERS:
+        raise ValueError(f"data.num_workers = {count!r} must be 0 (threads) or more, and at most {MOST_WORKERS}")
 
 
 def _check_divides(key: str, batch_size: int, shard: HostShard) -> None:

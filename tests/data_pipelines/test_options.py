@@ -134,6 +134,7 @@ def test_no_dataset_and_unknown_datasets():
     [
         ({"skip_corrupt": "yes"}, r"data\.skip_corrupt = 'yes' must be True or False"),
         ({"num_workers": -1}, r"data\.num_workers = -1 must be 0 \(threads\) or more"),
+        ({"num_workers": 10**12}, r"data\.num_workers = 1000000000000 must be 0 \(threads\) or more, and at most 1024"),
         (
             {"datasets": {"treesatai_ts": {"batch_size": 2, "patch_sizes": ()}}},
             r"data\.datasets\.treesatai_ts\.patch_sizes = \(\) must be at least one size",
@@ -146,5 +147,5 @@ def test_values_of_the_section_are_refused_by_name(changes, message):
 
 
 def test_worker_processes():
-    with pytest.raises(ValueError, match=r"data\.num_workers is -1; it must be 0"):
+    with pytest.raises(ValueError, match=r"data\.num_workers = -1 must be 0"):
         train_iterator({}, seed=0, num_workers=-1)
