@@ -46,10 +46,10 @@ def read_status(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         found["trouble"] = _trouble(found, workdir)
-        age(found), found["step"], found["total_steps"]
+        describe("", found), table({"": found})  # what cannot be shown is of something else
     except FileNotFoundError:
         raise NoStatusError(f"there is no {path}; give the workdir of a run") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise NoStatusError(f"{path} is not the status of a run ({type(error).__name__}: {error})") from error
     return found
 
@@ -143,7 +143,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"anysat_jax: {error}", file=sys.stderr)
             code = 1
     if found:
-        print(table(found) if len(found) > 1 else describe(*next(iter(found.items()))))
+        text = table(found) if len(found) > 1 else describe(*next(iter(found.items())))
+        # A control character could change the terminal.
+        print("".join(char if char.isprintable() or char == "\n" else "?" for char in text))
     return 1 if code or any(status["trouble"] for status in found.values()) else 0
 
 

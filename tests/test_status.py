@@ -133,6 +133,20 @@ def test_a_folder_without_a_status_is_named(tmp_path, capsys, text):
     assert str(tmp_path / FILE_NAME) in found.err and "running, step 120" in found.out
 
 
+@pytest.mark.parametrize(
+    "changes", [dict(total_steps=None), dict(step=10**400), dict(losses={"a": "b"}), dict(losses=[1])]
+)
+def test_a_status_that_cannot_be_shown_is_none(tmp_path, capsys, changes):
+    assert main([write(tmp_path, **changes)]) == 1
+    assert f"{tmp_path / FILE_NAME} is not the status of a run" in capsys.readouterr().err
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
+    main([write(tmp_path, state="failed", error="\x1b[31mred", host="\x9b2J")])
+    out = capsys.readouterr().out
+    assert "?[31mred" in out and out.replace("\n", "").isprintable()
+
+
 def test_it_starts_at_once():
     """No JAX: on a login node, a status should not take seconds."""
     code = "import sys, anysat_jax.status; sys.exit(any(name in sys.modules for name in ('jax', 'flax')))"
