@@ -248,14 +248,14 @@ def load_config(spec: str) -> ConfigDict:
     path, colon, name = find_config(spec).partition(":")
     try:
         config = runpy.run_path(path)["get_config"](*([name] if colon else []))
+        lacking = [key for key in SECTIONS if key not in config]
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except Exception as error:  # any: the file may be the user's own
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path} does not define a get_config() that can be called ({reason}); mend it") from error
-    if lacking := [key for key in SECTIONS if not isinstance(config, ConfigDict) or key not in config]:
-        what = f"get_config() of {path} returns {type(config).__name__} without {', '.join(lacking)}"
-        raise ConfigError(f"{what}; start from a config of configs/pretrain.py")
+        raise ConfigError(f"{path} does not define a get_config() that returns a config ({reason}); mend it") from error
+    if lacking:
+        raise ConfigError(f"the config of {path} has no {', '.join(lacking)}; start from one of configs/pretrain.py")
     return config
 
 

@@ -151,17 +151,11 @@ def test_a_wrong_config_is_refused(argv, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def get_config(:", r"mine.py does not define a get_config\(\) that can be called \(SyntaxError: .*line 1"),
+        ("def get_config(:", r"mine.py does not define a get_config\(\) that returns a config \(SyntaxError: .*line 1"),
         ("", r"\(KeyError: 'get_config'\); mend it"),
         ("import nosuch", r"\(ModuleNotFoundError: No module named 'nosuch'\)"),
-        (
-            "get_config = int",
-            r"returns int without job, name, data, model; start from a config of configs/pretrain.py",
-        ),
-        (
-            "from ml_collections import ConfigDict as get_config",
-            r"returns ConfigDict without job, name, data, model; ",
-        ),
+        ("get_config = int", r"that returns a config \(TypeError: "),
+        ("get_config = dict", r"mine.py has no job, name, data, model; start from one of configs/pretrain.py"),
     ],
 )
 def test_a_config_file_that_is_none_is_refused(tmp_path, text, message):
