@@ -91,13 +91,13 @@ def parse(processes: str) -> dict[str, Any]:
     Raises:
       ConfigError: it has another form, or there is no process of that index.
     """
-    match = re.fullmatch(r"(\S+:\d+),(\d+),(\d+)", processes)
-    if match is None:
+    match = re.fullmatch(r"(\S+:(\d+)),(\d+),(\d+)", processes)
+    if match is None or int(match[2]) > 65535:
         raise ConfigError(
-            f"--processes={processes} must be 'auto' or HOST:PORT,COUNT,INDEX: where the first process listens, how "
-            "many there are, and which one this is, such as 10.0.0.2:8476,4,0"
+            f"--processes={processes} must be 'auto' or HOST:PORT,COUNT,INDEX: where the first process listens "
+            "(ports end at 65535), how many there are, and which one this is, such as 10.0.0.2:8476,4,0"
         )
-    address, count, index = match[1], int(match[2]), int(match[3])
+    address, count, index = match[1], int(match[3]), int(match[4])
     if index >= count:
         raise ConfigError(f"--processes={processes}: of {count} processes the last has index {count - 1}, not {index}")
     found = dict(coordinator_address=address, num_processes=count, process_id=index)

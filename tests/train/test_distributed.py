@@ -86,7 +86,9 @@ def test_the_coordinator_listens_where_it_is_named(address, bound):
     assert distributed.parse(f"{address},2,0").get("coordinator_bind_address") == (address if bound else None)
 
 
-@pytest.mark.parametrize("processes", ["two", "host,2,0", "host:1,2", "host:1,2,-1", "host:1,2,0,0", "Auto"])
+@pytest.mark.parametrize(
+    "processes", ["two", "host,2,0", "host:1,2", "host:1,2,-1", "host:1,2,0,0", "Auto", "host:65536,2,0"]
+)
 def test_what_does_not_name_processes_is_refused(processes):
     with pytest.raises(ConfigError, match=f"--processes={processes} must be 'auto' or HOST:PORT,COUNT,INDEX"):
         distributed.start(processes)
