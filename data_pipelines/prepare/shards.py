@@ -260,6 +260,7 @@ def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> It
 
 def _connect(distributed: Any, address: str) -> Any:
     try:
+        distributed.comm.resolve_address(address)  # a client of what is none would wait a minute when it is deleted
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error

@@ -161,6 +161,11 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
         prepare(FakeReader(), tmp_path, cluster="tcp://127.0.0.1:9")
 
 
+def test_an_address_that_is_none_is_refused_at_once(tmp_path):
+    with pytest.raises(ConnectionError, match=r"^no Dask scheduler answers at nonsense \(missing port number in"):
+        prepare(FakeReader(), tmp_path, cluster="nonsense")
+
+
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"needs the package distributed: pip install 'anysat-jax\[cluster\]'"):
