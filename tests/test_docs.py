@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from anysat_jax import SENSORS, main
+from tests.conftest import ONE_DEVICE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -50,9 +51,11 @@ def in_order(page: pathlib.Path) -> list[tuple[str, str]]:
 
 
 README = in_order(REPOSITORY / "README.md")
-SHORT = {  # by the file of the config: the only change to a command is how long it trains, and how many tiles it probes
-    "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=32",
-    "finetune.py": "--config.epochs=2",
+# By the file of the config: a command trains a shallower model, for less time, and probes fewer tiles.
+SHORT = {
+    "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=16 --config.model.depth=1 "
+    "--config.model.predictor_depth=1",
+    "finetune.py": "--config.epochs=2 --config.data.datasets.mini_flair.fraction=0.25",
     "probe.py": "",
     "evaluate.py": "",
 }
@@ -81,9 +84,8 @@ def run_commands(given: list[str], folder: pathlib.Path) -> list[str]:
 
     The fake devices of the tests are left out: a user has none, and each would get a share of every batch.
     """
-    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PYTHONPATH": str(folder), "PATH": path, "XLA_FLAGS": flags}
+    environment = os.environ | {"PYTHONPATH": str(folder), "PATH": path, "XLA_FLAGS": ONE_DEVICE}
     printed = []
     for command in given:
         ran = subprocess.run(

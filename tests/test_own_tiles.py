@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.conftest import ONE_DEVICE
 from tests.data_pipelines.own_tiles.real_tiles import cut_tiles
 from tests.data_pipelines.own_tiles.test_tutorial import blocks, commands
 
@@ -15,16 +16,16 @@ SHORT = [
     "total_steps=2",
     "model.dim=32",
     "model.depth=1",
+    "model.predictor_depth=1",
     "evaluate.probe=False",
     "data.datasets.floods.patch_sizes=(80,)",
 ]
-ONE_DEVICE = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def run(words, folder):
     """A command of the page in a process of its own, in the working folder; the configs are the project's."""
     words = [sys.executable, *(word.replace("configs/", f"{REPOSITORY}/configs/") for word in words[1:])]
-    environment = os.environ | ONE_DEVICE | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 

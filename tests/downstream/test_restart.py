@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from anysat_jax.weights.exported import checksum, load_exported
+from tests.conftest import ONE_DEVICE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tests" / "downstream" / "adapt_run.py"
@@ -26,7 +27,7 @@ def launch(tmp_path_factory):
         environment = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
+            "XLA_FLAGS": ONE_DEVICE,
             "XDG_CACHE_HOME": str(shared / "cache"),
             "TOY_ROOT": str(shared),
             **{f"TOY_{key.upper()}": str(value) for key, value in accident.items()},

@@ -76,8 +76,9 @@ def test_bfloat16_is_close_to_float32(batch: Batch) -> None:
 
 
 @pytest.fixture(scope="module")
-def gradient(params: dict, batch: Batch) -> Callable[[str], dict]:
+def gradient(params: dict) -> Callable[[str], dict]:
     """Gradients under a policy of rematerialisation, with dropout: what is computed again must drop alike."""
+    batch = fake_batch(("s2",), extent=(40.0, 60.0), patch_size=20.0, num_dates=3)
 
     @functools.lru_cache
     def of(policy: str) -> dict:

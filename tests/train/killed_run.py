@@ -7,7 +7,6 @@ import signal
 import threading
 from typing import NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from anysat_jax.pretrain.train import pretrain
@@ -54,8 +53,6 @@ def killed_config(shared: pathlib.Path, steps: int) -> ConfigDict:
 
 def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, kill: Kill | None) -> None:
     """Pretrains in a workdir, or goes on there, until it is done or killed."""
-    jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     fake_run.register()
     if kill is not None:
         arrange(kill)

@@ -21,6 +21,7 @@ from anysat_jax.pretrain.objective import jepa_loss
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
+from tests.conftest import ONE_DEVICE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 EXTENTS = {"pastis_hd": 320.0, "s2naip": 320.0}  # a corner of the large tiles: two patches of 160 m a side
@@ -84,7 +85,7 @@ def assert_trains(values, wanted, workdir, config="geoplex"):
     command = [sys.executable, "-m", "anysat_jax.main", f"--config=configs/pretrain.py:{config}"]
     command += [f"--workdir={workdir}", f"--config.total_steps={steps}"]
     command += [f"--config.{name}={value}" for name, value in values.items()]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE}
     result = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr[-3000:]
 

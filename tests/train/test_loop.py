@@ -18,6 +18,7 @@ import pytest
 from anysat_jax.errors import RunError
 from anysat_jax.pretrain.train import pretrain
 from anysat_jax.train.compile import StepPrograms
+from tests.conftest import ONE_DEVICE
 from tests.train import fake_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def launch(tmp_path_factory):
         environment = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": ONE_DEVICE,
             "XDG_CACHE_HOME": str(shared / "cache"),
             "FAKE_ROOT": str(shared),
             **{f"FAKE_{name.upper()}": str(value) for name, value in accidents.items()},
