@@ -10,14 +10,17 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anysat_jax.configs import pretrain
 from anysat_jax.model.init import student_shapes
+from anysat_jax.pretrain import train
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import sample_patch_masks
 from anysat_jax.pretrain.objective import jepa_loss
+from anysat_jax.pretrain.step import make_train_step
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
@@ -79,16 +82,8 @@ def first_batches(config, wanted):
     raise AssertionError(f"{wanted - set(found)} did not come within {MOST_STEPS} steps")
 
 
-def assert_trains(values, wanted, workdir, config="geoplex"):
-    """Runs the command until each (dataset, patch size) had its turn."""
-    _, steps = first_batches(make_config(values, config), wanted)
-    command = [sys.executable, "-m", "anysat_jax.main", f"--config=configs/pretrain.py:{config}"]
-    command += [f"--workdir={workdir}", f"--config.total_steps={steps}"]
-    command += [f"--config.{name}={value}" for name, value in values.items()]
-    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE}
-    result = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800)
-    assert result.returncode == 0, result.stderr[-3000:]
-
+def assert_trained(workdir, wanted, steps):
+    """Whether each (dataset, patch size) had its turn."""
     with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["dataset"], float(row["patch_size"])) for row in rows} == wanted
@@ -104,11 +99,29 @@ def trained_batches():
     return {(name, largest[name]) for name in ("flair", "treesatai_ts")}
 
 
-def test_datasets_train_from_published_layouts(root, tmp_path):
-    """Two of the five, at one patch size each: a program takes half a minute to compile."""
+def traced_step(config, optimizer, mesh):
+    """Stands for the step, which is traced and not compiled: in tests/test_docs.py both datasets train in earnest."""
+    step = make_train_step(config, optimizer, mesh)
+
+    def stand_in(state, batch, masks):
+        after, shapes = jax.eval_shape(step, state, batch, masks)
+        assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+        metrics = {name: jnp.full(one.shape, name != "nonfinite_leaves", one.dtype) for name, one in shapes.items()}
+        return state.replace(step=state.step + 1), metrics
+
+    return stand_in
+
+
+def test_datasets_train_from_published_layouts(root, tmp_path, monkeypatch):
+    """Two of the five in one run, at one patch size each."""
     wanted = dict(sorted(trained_batches()))
     values = flags(root, wanted) | {f"data.datasets.{name}.patch_sizes": (size,) for name, size in wanted.items()}
-    assert_trains(values, trained_batches(), tmp_path, f"prepared,{','.join(wanted)}")
+    config = make_config(values, f"prepared,{','.join(wanted)}")
+    _, config.total_steps = first_batches(config, trained_batches())
+    config.mesh.data = 1
+    monkeypatch.setattr(train, "make_train_step", traced_step)
+    train.pretrain(config, tmp_path)
+    assert_trained(tmp_path, trained_batches(), config.total_steps)
 
 
 def test_batches_of_every_patch_size_fit_the_model(root):
@@ -130,4 +143,13 @@ def test_batches_of_every_patch_size_fit_the_model(root):
 
 @pytest.mark.slow
 def test_five_datasets_train_at_every_patch_size(root, tmp_path):
-    assert_trains(flags(root), all_batches(), tmp_path)
+    """By the command."""
+    values = flags(root)
+    _, steps = first_batches(make_config(values), all_batches())
+    command = [sys.executable, "-m", "anysat_jax.main", "--config=configs/pretrain.py:geoplex"]
+    command += [f"--workdir={tmp_path}", f"--config.total_steps={steps}"]
+    command += [f"--config.{name}={value}" for name, value in values.items()]
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE}
+    result = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1800)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert_trained(tmp_path, all_batches(), steps)
