@@ -24,6 +24,7 @@ def common(job: str, name: str = "") -> ConfigDict:
     config.model.predictor_depth = placeholder(int)
     config.model.predictor_heads = placeholder(int)
     config.model.positions = placeholder(str)  # paper, or released for the published weights
+    config.model.norm_groups = placeholder(str)  # width, or published: of the norms of series, at widths below 96
     config.model.remat = "none"  # dots: less memory, little more compute; full: least memory, about a third more
     config.model.dropout = True  # in the projectors that train
 

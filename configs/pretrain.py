@@ -46,7 +46,7 @@ def common() -> ConfigDict:
     config.total_steps = 1000
     config.checkpoint_every = 100
     config.accumulate = 1  # micro-batches per step: less memory; each has its own contrastive negatives
-    config.model.update(dict(preset="tiny", positions="paper"))
+    config.model.update(dict(preset="tiny", positions="paper", norm_groups="width"))
     config.model.sensors = placeholder(tuple)  # None: those of the datasets
 
     config.pretrain.ema_start = 0.996

@@ -48,7 +48,7 @@ def finished(tmp_path, params):
 
 def test_the_teacher_of_a_pretraining(tmp_path, params, capsys):
     state = state_from_params(init_student(MODEL, 0), params, optax.sgd(0.1), make_mesh(MeshConfig(data=1, fsdp=1)))
-    run = {"dtype": "float32", "model": {**SMALL, "preset": "tiny", "sensors": ["s2"]}}
+    run = {"dtype": "float32", "model": {**SMALL, "preset": "tiny", "sensors": ["s2"], "norm_groups": "width"}}
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state, {}, {"step": 3, "config": run, "record": {}})
     assert export.main([str(tmp_path), str(tmp_path / "mini.safetensors")]) == 0

@@ -32,6 +32,8 @@ from anysat_jax.weights.load import CHOICES
 from data_pipelines.card import DatasetCard
 from data_pipelines.load import read_options
 
+NORM_GROUPS = Rule(lambda value: value in (None, "width", "published"), "None, 'width' or 'published'")
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Section):
@@ -45,6 +47,7 @@ class EncoderConfig(Section):
     predictor_depth: int | None = None
     predictor_heads: int | None = None
     positions: str | None = None
+    norm_groups: str | None = checked(NORM_GROUPS, None)
     remat: str = "none"
     dropout: bool = checked(FLAG, True)
     drop_path: float = checked(BELOW_ONE, 0.0)

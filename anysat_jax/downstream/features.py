@@ -98,11 +98,13 @@ def feature_facts(
     """Returns all that the features of a split depend on, JSON values: the key of the cache."""
     network, task = start.network, start.network.task
     sampling = dataclasses.asdict(data.dataset.options.sampling)
+    # Absent where norms are as published: entries from before there was a choice stay valid.
+    narrow = {} if network.model.published_norms else {"norm_groups": network.model.norm_groups}
     # Keys and spelling are part of the names of entries on disk: another "drawn" would make all features again.
     return {
         "format": FORMAT,
         "weights": start.source["digest"],
-        "model": {name: getattr(network.model, name) for name in MODEL_FACTS},
+        "model": {name: getattr(network.model, name) for name in MODEL_FACTS} | narrow,
         "head_input": network.head.input,
         "task": [task.level, task.sensor],
         "dataset": [task.dataset, (data.dataset.prepared.folder / MANIFEST_FILE).read_text(encoding="utf-8")],

@@ -32,6 +32,10 @@ def policy_name(stored: bool | str) -> str:
 
 
 PositionKind = Literal["paper", "released"]
+NormGroups = Literal["width", "published"]
+# From this width on every norm of the published numbers of groups has three channels a group or more: the first ones,
+# of 4 groups on dim / 8 channels, have the fewest.
+FULL_GROUPS = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ModelConfig:
       mlp_ratio: hidden width of the blocks' MLPs, in units of `dim`.
       positions: "paper" (equation A of the paper's supplement) or "released" (what the published weights were
         trained with).
+      norm_groups: groups of the series projectors' norms: "published", the numbers of the published model, or "width",
+        fewer where a group would have less than three channels. Without effect from width 96 on.
       sensors: names of the sensors that have a projector.
       dtype: dtype of the computation; parameters are float32 always.
       remat: what the backward pass computes again, in projectors and blocks: "none", "dots" or "full", see `remat`.
@@ -60,6 +66,7 @@ class ModelConfig:
     predictor_heads: int = 16
     mlp_ratio: int = 4
     positions: PositionKind = "paper"
+    norm_groups: NormGroups = "width"
     sensors: tuple[str, ...] = GEOPLEX_SENSORS
     dtype: str = "float32"
     remat: str = NONE
@@ -73,7 +80,7 @@ class ModelConfig:
         if self.dim % 32:
             raise ValueError(
                 f"model.dim = {self.dim} must be a multiple of 32: the series projectors have 16 attention heads, and "
-                "GroupNorms of 4 groups on dim / 8 channels"
+                "GroupNorms of up to 4 groups on dim / 8 channels"
             )
         if self.depth < 1 or self.predictor_depth < 1:
             raise ValueError(
@@ -81,6 +88,8 @@ class ModelConfig:
             )
         if self.positions not in ("paper", "released"):
             raise ValueError(f"model.positions = {self.positions!r} must be 'paper' or 'released'")
+        if self.norm_groups not in ("width", "published"):
+            raise ValueError(f"model.norm_groups = {self.norm_groups!r} must be 'width' or 'published'")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype = {self.dtype!r} must be 'float32' or 'bfloat16'")
         if self.remat not in POLICIES:
@@ -107,6 +116,11 @@ class ModelConfig:
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def published_norms(self) -> bool:
+        """Returns whether norms have the published numbers of groups, as in all files from before `norm_groups`."""
+        return self.norm_groups == "published" or self.dim >= FULL_GROUPS
 
     @property
     def head_dim(self) -> int:

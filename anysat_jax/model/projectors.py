@@ -1,5 +1,6 @@
 """Sensor projectors: from standardised pixels to sub-patch tokens, raster patches, raster sub-patches inside each."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
-from anysat_jax.model.config import ModelConfig, rematerialised
+from anysat_jax.model.config import ModelConfig, NormGroups, rematerialised
 from anysat_jax.model.layers import Linear, declare
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
@@ -76,6 +77,15 @@ class ImageProjector(nn.Module):
             x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
             x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
         return constrain(x, BATCH_AXES, None, None, None)
+
+
+def num_groups(kind: NormGroups, published: int, channels: int) -> int:
+    """Returns the number of groups of a norm: the published one or, with "width", at most a third of the channels."""
+    if kind == "published":
+        return published
+    # The norm of one channel erases everything but the bias, that of two keeps their order alone. A power of two, since
+    # these divide every width.
+    return 1 << max(min(published, channels // 3), 1).bit_length() - 1
 
 
 def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -> nn.GroupNorm:
@@ -151,20 +161,22 @@ class SeriesProjector(nn.Module):
     dim: int
     dtype: Dtype
     dropout: bool
+    norm_groups: NormGroups
 
     @nn.compact
     def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
         rate = self.sensor.dropout if self.dropout else 0.0
+        groups = functools.partial(num_groups, self.norm_groups)
         tokens, shape = self._pixels(observation, grid)
         tokens = constrain(tokens, BATCH_AXES, TENSOR, None, None)
         x = tokens.astype(self.dtype)
         for layer, width in enumerate((self.dim // 8, self.dim // 2, self.dim, 2 * self.dim, self.dim)):
             x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(group_norm(4, self.dtype, f"norm_{layer}")(x))
+            x = nn.relu(group_norm(groups(4, width), self.dtype, f"norm_{layer}")(x))
             x = nn.Dropout(rate, deterministic=deterministic)(x)
         mask = usable_dates(observation.date_mask)
         if self.sensor.normalise_over_dates:
-            norm = group_norm(TEMPORAL_HEADS, self.dtype, "date_norm", over_dates=True)
+            norm = group_norm(groups(TEMPORAL_HEADS, self.dim), self.dtype, "date_norm", over_dates=True)
             # Padded dates must not count in the mean over dates. GroupNorm cuts the mask's last axis into groups too.
             shape_of_mask = (x.shape[0], 1, *x.shape[2:])
             x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None, :, None], shape_of_mask))
@@ -175,9 +187,10 @@ class SeriesProjector(nn.Module):
             x, mask, deterministic
         )
         x = Linear(self.dim, self.dtype, name="out")(x)
-        x = nn.relu(group_norm(4, self.dtype, "out_hidden_norm")(x))
+        x = nn.relu(group_norm(groups(4, self.dim), self.dtype, "out_hidden_norm")(x))
         x = nn.Dropout(rate, deterministic=deterministic)(x)
-        x = constrain(group_norm(TEMPORAL_HEADS, self.dtype, "out_norm")(x), BATCH_AXES, None, None)
+        x = group_norm(groups(TEMPORAL_HEADS, self.dim), self.dtype, "out_norm")(x)
+        x = constrain(x, BATCH_AXES, None, None)
         return x.reshape(*shape, self.dim)
 
     def _pixels(
@@ -200,4 +213,4 @@ def make_projector(sensor: Sensor, config: ModelConfig) -> nn.Module:
     if sensor.kind == "image":
         return rematerialised(ImageProjector, config.remat, **static)(sensor, config.dim, config.compute_dtype)
     projector = rematerialised(SeriesProjector, config.remat, **static)
-    return projector(sensor, config.dim, config.compute_dtype, config.dropout)
+    return projector(sensor, config.dim, config.compute_dtype, config.dropout, config.norm_groups)

@@ -160,6 +160,8 @@ def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> 
             if SENSORS.get(sensor.name, sensor) != sensor:
                 raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
             register(sensor)  # a sensor of the user's own: the file must be enough to use it
+        # Files from before `norm_groups` are of models with the published numbers.
+        model = {"norm_groups": "published"} | model
         model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
         _check_tensors(tensors, _encoder_shapes(model, tuple(map(get_sensor, model.sensors))), description["head"])
         trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")

@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.errors import ConfigError
-from anysat_jax.model.config import PRESETS, ModelConfig
+from anysat_jax.model.config import FULL_GROUPS, PRESETS, ModelConfig
 from anysat_jax.model.init import init_encoder, init_student, student_shapes
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, checksum, load_exported
@@ -29,7 +29,8 @@ CHOICES = (
     "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, or a "
     "published .pth file"
 )
-ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions")  # on which the encoder's weights depend
+# On which the encoder's weights depend.
+ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups")
 
 
 class LoadedEncoder(NamedTuple):
@@ -93,7 +94,8 @@ def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None 
 
 
 def _model_of(run: dict[str, Any]) -> ModelConfig:
-    return ModelConfig.from_section(run["model"], dtype=run["dtype"])
+    # Runs from before `norm_groups` are of models with the published numbers.
+    return ModelConfig.from_section({"norm_groups": "published"} | run["model"], dtype=run["dtype"])
 
 
 def _check_is_file(path: pathlib.Path) -> None:
@@ -149,6 +151,8 @@ def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tup
     _warn_of_random(path, weights.report.missing)
     if model.positions != "released":
         logging.warning("%s was trained with model.positions = 'released', not %r", path, model.positions)
+    if not model.published_norms:
+        logging.warning("%s was trained with model.norm_groups = 'published', not %r", path, model.norm_groups)
     params = init_student(model, seed) | {"encoder": weights.encoder_params}
     if weights.predictor_params is not None:
         params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
@@ -191,8 +195,8 @@ def initial_encoder(
       seed: of the parameters that start at random.
 
     Raises:
-      ConfigError: `init` cannot be read; its model has another width, depth, heads or positions than `section`; or it
-        has no projector for one of the sensors.
+      ConfigError: `init` cannot be read; its model has another width, depth, heads, positions or norms than `section`;
+        or it has no projector for one of the sensors.
       CheckpointError: the workdir `init` holds no checkpoint.
     """
     if init != "none":  # a word of its own, since an empty value is more often a forgotten one
@@ -255,7 +259,7 @@ def check_same_encoder(source: str, found: ModelConfig, wanted: Mapping[str, Any
       ConfigError: the message names both values.
     """
     fields = [(name, getattr(found, name), wanted[name]) for name in ENCODER_FIELDS if name in wanted]
-    changed = [one for one in fields if one[1] != one[2]]
+    changed = [one for one in fields if one[1] != one[2] and not (one[0] == "norm_groups" and found.dim >= FULL_GROUPS)]
     if changed:
         lines = (f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in changed)
         raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")

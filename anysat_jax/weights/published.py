@@ -59,6 +59,7 @@ def infer_config(arrays: Arrays, predictor_heads: int | None = None) -> ModelCon
         predictor_heads=predictor_heads or (known or [num_heads])[0],
         mlp_ratio=hidden // dim,
         positions="released",
+        norm_groups="published",
         sensors=_sensors(arrays, prefix),
     )
 
@@ -125,7 +126,7 @@ class PublishedWeights:
     predictor_params: Params | None  # of `Predictor(config)`; None where the file has no predictor
     mask_token: np.ndarray | None  # (D,), the student's token for masked sensors; None where the file has no predictor
     teacher_params: Params | None  # parameters of the teacher's encoder; None where the file has no teacher
-    config: ModelConfig  # the model inferred from the shapes, with the released position codes and the file's sensors
+    config: ModelConfig  # the model inferred from the shapes, with released positions, published norms, its sensors
     report: LoadReport  # missing, unexpected and mis-shaped arrays
 
 
@@ -141,7 +142,7 @@ def load_published(
     Args:
       path: the file, in either layout.
       config: the model that the file must hold. None reads widths, depths, heads and sensors from the file's shapes.
-        Positions become "released" in either case: the weights were trained with them.
+        Positions become "released" and norm_groups "published" in either case: the weights were trained with them.
       predictor_heads: heads of the predictor, which no shape reveals; by default those of the preset of that width.
       strict: whether missing, unexpected and mis-shaped arrays are errors. If not, the parameters that the file lacks
         start as `init_student(config, 0)` does, and the report names all.
@@ -154,7 +155,8 @@ def load_published(
     """
     arrays = read_arrays(path)
     try:
-        config = dataclasses.replace(config or infer_config(arrays, predictor_heads), positions="released")
+        config = config or infer_config(arrays, predictor_heads)
+        config = dataclasses.replace(config, positions="released", norm_groups="published")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     entries = _entries_of(arrays, config)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysat_jax.downstream import features
-from anysat_jax.downstream.data import open_data, start_network
+from anysat_jax.downstream.data import fingerprint, open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate_split
 from anysat_jax.downstream.feature_cache import key_of
 from anysat_jax.downstream.features import label_blocks, sample_subpatches, take_subpatches
@@ -109,6 +109,18 @@ def test_whatever_changes_the_features_makes_another_entry(root):
         key(cache={"pixels_per_tile": 4}, level="dense"),
     ]
     assert len({same, *others}) == 1 + len(others)
+
+
+def test_entries_from_before_norm_groups_are_those_of_the_published_numbers(root):
+    def facts(**model):
+        data, start = opened(root)
+        network = dataclasses.replace(start.network, model=dataclasses.replace(start.network.model, **model))
+        start = dataclasses.replace(start, network=network)
+        return features.feature_facts(data, start, "train", 10.0, None)["model"], fingerprint(data, start)["model"]
+
+    assert all(one["norm_groups"] == "width" for one in facts(dim=64))
+    for model in (dict(dim=64, norm_groups="published"), dict(dim=96, norm_groups="width")):
+        assert not any("norm_groups" in one for one in facts(**model))
 
 
 def test_other_data_make_another_entry(root, tmp_path):

@@ -40,6 +40,7 @@ def test_every_config_passes(module):
         ("max_nonfinite_steps", 0, r"max_nonfinite_steps = 0 must be above 0"),
         ("watchdog_seconds", -1.0, r"watchdog_seconds = -1.0 must be 0 or more"),
         ("profile.steps", (5, 2), r"profile.steps = \(5, 2\) must be None, or the first and the last step"),
+        ("model.norm_groups", "4", r"model.norm_groups = '4' must be None, 'width' or 'published'"),
         ("model.drop_path", 1.0, r"model.drop_path = 1.0 must be at least 0 and below 1"),
         ("data.fake_tiles", -1, r"data.fake_tiles = -1 must be 0 or more"),
         ("data.datasets.mini_flair.fraction", 0.0, r"mini_flair.fraction is 0.0; it must be"),

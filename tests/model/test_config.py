@@ -31,6 +31,7 @@ def test_section_falls_back_on_its_preset() -> None:
         ({"dim": 48, "num_heads": 4, "predictor_heads": 4}, "multiple of 32"),
         ({"depth": 0}, "model.depth = 0"),
         ({"positions": "learned"}, "'paper' or 'released'"),
+        ({"norm_groups": "4"}, "model.norm_groups = '4' must be 'width' or 'published'"),
         ({"dtype": "float16"}, "dtype = 'float16'"),
         ({"sensors": ()}, "model.sensors is empty"),
         ({"sensors": ("s3",)}, "unknown sensor 's3'"),

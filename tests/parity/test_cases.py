@@ -17,9 +17,8 @@ torch = pytest.importorskip("torch")
 @pytest.mark.parametrize("named", [{}, {"predictor_heads": 3}])
 def test_the_predictor_has_the_heads_of_the_index(tmp_path, named):
     heads = named.get("predictor_heads", 6)
-    config = ModelConfig(
-        dim=96, depth=1, num_heads=6, predictor_depth=1, predictor_heads=heads, positions="released", sensors=("s2",)
-    )
+    widths = dict(dim=96, depth=1, num_heads=6, predictor_depth=1, predictor_heads=heads)
+    config = ModelConfig(**widths, positions="released", norm_groups="published", sensors=("s2",))
     student = init_student(config, seed=0)
     params = {**student, "teacher": student["encoder"]}
     arrays = to_published(pretraining_entries(config), params)

@@ -1,10 +1,11 @@
-"""Checksums of a folder: every flipped bit, missing byte and missing file is seen."""
+"""Checksums of a folder: every flipped bit, missing byte and missing file is seen. The model of a checkpoint."""
 
 import pathlib
 
 import pytest
 
-from anysat_jax.weights.checkpoint_files import FILE, SEALED, find_damage, write_checksums
+from anysat_jax.errors import ConfigError
+from anysat_jax.weights.checkpoint_files import FILE, SEALED, check_same_model, find_damage, write_checksums
 from tests.train.damage import cut_short, flip_bit
 
 
@@ -73,3 +74,16 @@ def test_writing_again_writes_the_same(folder):
     before = (folder / FILE).read_bytes()
     write_checksums(folder)
     assert (folder / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("dim", [96, None])  # None: of the preset
+def test_a_run_from_before_norm_groups_goes_on_where_they_have_no_effect(folder, dim):
+    section = {"preset": "tiny", "dim": dim}
+    check_same_model({"model": section}, {"model": section | {"norm_groups": "width"}}, folder)
+
+
+def test_a_narrow_run_from_before_norm_groups_goes_on_with_the_published_ones(folder):
+    section = {"preset": "tiny", "dim": 64}
+    check_same_model({"model": section}, {"model": section | {"norm_groups": "published"}}, folder)
+    with pytest.raises(ConfigError, match=r"model\.norm_groups: 'published' there, 'width' now"):
+        check_same_model({"model": section}, {"model": section | {"norm_groups": "width"}}, folder)

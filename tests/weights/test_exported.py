@@ -68,6 +68,17 @@ def test_an_encoder_comes_back_bit_for_bit(tmp_path, encoder):
     assert_same(found.encoder_params, encoder)
 
 
+def test_a_file_from_before_norm_groups_has_the_published_numbers(tmp_path, encoder, monkeypatch):
+    asdict = dataclasses.asdict
+
+    def without_groups(one):
+        return {name: value for name, value in asdict(one).items() if name != "norm_groups"}
+
+    monkeypatch.setattr("anysat_jax.weights.exported.dataclasses.asdict", without_groups)
+    save_exported(tmp_path / "a.safetensors", MODEL, encoder, source=SOURCE)
+    assert load_exported(tmp_path / "a.safetensors").model == dataclasses.replace(MODEL, norm_groups="published")
+
+
 def test_a_head_comes_back_with_its_task(tmp_path, encoder, head):
     save_exported(tmp_path / "a.safetensors", MODEL, encoder, head=head, statistics=STATISTICS, source=SOURCE)
     found = load_exported(tmp_path / "a.safetensors")

@@ -19,7 +19,7 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
-from anysat_jax.weights.load import initial_encoder, initial_student, load_encoder
+from anysat_jax.weights.load import check_same_encoder, initial_encoder, initial_student, load_encoder
 from anysat_jax.weights.published import load_published
 from tests.train.damage import flip_bit
 from tests.train.toys import assert_same
@@ -27,7 +27,8 @@ from tests.validate.fakes import make_data
 
 SMALL = dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2)
 MODEL = ModelConfig(**SMALL, sensors=("spot", "s2"))
-RUN = {"job": "pretrain", "dtype": "float32", "model": {**SMALL, "preset": "tiny", "sensors": ["spot", "s2"]}}
+SECTION = {**SMALL, "preset": "tiny", "sensors": ["spot", "s2"], "norm_groups": "width"}
+RUN = {"job": "pretrain", "dtype": "float32", "model": SECTION}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,12 @@ def test_a_damaged_newest_is_passed_over_and_left_where_it_is(workdir, tmp_path,
 def test_features_of_a_run(workdir):
     model, data = AnySat.from_pretrained(str(workdir)), make_data("s2", extent=20.0)
     np.testing.assert_array_equal(model(data), AnySat(MODEL, init_encoder(MODEL, 7))(data))
+
+
+def test_a_run_from_before_norm_groups_has_the_published_numbers(monkeypatch, tmp_path):
+    older = RUN | {"model": {name: value for name, value in SECTION.items() if name != "norm_groups"}}
+    monkeypatch.setattr("anysat_jax.weights.load.read_newest", lambda path, wanted: (older, wanted(older)))
+    assert load_encoder(tmp_path).model == dataclasses.replace(MODEL, norm_groups="published")
 
 
 def test_a_folder_without_checkpoints(tmp_path):
@@ -174,6 +181,7 @@ def test_a_published_encoder_is_student_and_teacher(published, caplog):
     assert_same(params, init_student(MODEL, 4) | {"encoder": init_encoder(MODEL, 1)})
     assert_same(teacher, init_encoder(MODEL, 1))
     assert "trained with model.positions = 'released', not 'paper'" in caplog.text
+    assert "trained with model.norm_groups = 'published', not 'width'" in caplog.text
 
 
 def test_a_published_run_brings_predictor_and_teacher(published):
@@ -285,12 +293,20 @@ def test_the_same_model_may_be_given(exported, preset):
         (dict(depth=3), r"model\.depth is 1 there and 3 in the config"),
         (dict(num_heads=4), r"model\.num_heads is 2 there and 4 in the config"),
         (dict(positions="released"), r"model\.positions is 'paper' there and 'released' in the config"),
+        (dict(norm_groups="published"), r"model\.norm_groups is 'width' there and 'published' in the config"),
         (dict(preset="base"), r"model\.dim is 32 there and 768 in the config; model\.depth is 1 there and 6 in"),
     ],
 )
 def test_weights_of_another_model(exported, model, message):
     with pytest.raises(ConfigError, match=rf"model\.safetensors is of another model: .*{message}"):
         start(exported, **model)
+
+
+def test_norm_groups_are_compared_where_they_have_an_effect():
+    wide = dataclasses.replace(MODEL, dim=96, norm_groups="published")
+    check_same_encoder("a.pth", wide, {"dim": 96, "norm_groups": "width"})
+    with pytest.raises(ConfigError, match=r"a\.pth is of another model: model\.norm_groups is 'published' there"):
+        check_same_encoder("a.pth", dataclasses.replace(wide, dim=64), {"dim": 64, "norm_groups": "width"})
 
 
 def test_weights_of_other_sensors(exported):

@@ -25,6 +25,7 @@ CONFIG = ModelConfig(
     predictor_depth=1,
     predictor_heads=2,
     positions="released",
+    norm_groups="published",
     sensors=("aerial", "s2", "modis"),
 )
 WEIGHT = "blocks.0.attn.qkv.weight"
@@ -87,9 +88,9 @@ def test_a_pretraining_run_may_lack_its_teacher(tmp_path, pretraining):
     assert weights.predictor_params is not None
 
 
-def test_positions_are_the_released_ones_whatever_the_config_says(tmp_path, bare):
-    config = dataclasses.replace(CONFIG, positions="paper")
-    assert load_published(save(tmp_path, bare), config).config.positions == "released"
+def test_positions_and_norms_are_those_of_the_training_whatever_the_config_says(tmp_path, bare):
+    config = dataclasses.replace(CONFIG, positions="paper", norm_groups="width")
+    assert load_published(save(tmp_path, bare), config).config == CONFIG
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
