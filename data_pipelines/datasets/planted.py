@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,20 @@ class PlantedFiles(ArchiveReader):
         self._labels: dict[str, np.int32] = {}
         tiles, num_listed = {}, 0
         for split, path in label_files(root).items():
-            labels = _read_labels(path)
+            labels = read_json(path, "class numbers of tiles, {ID: 0...39}")
+            # type, not isinstance: True is an int.
+            if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
+                raise ValueError(f"{path} is not of the form {{ID: class number}}; expected whole numbers from 0 to 39")
+            for name in labels:
+                # `inside` resolves links on the disk, too slow for a million names: only those with a path need it.
+                if "/" in name or not name.strip("."):
+                    inside(path.parent, name)
             present = set(os.listdir(path.parent))
             num_listed += len(labels)
             self._folders[split] = path.parent
             tiles[split] = [name for name in labels if name in present]
-            self._labels |= {name: labels[name] for name in tiles[split]}
+            numbers = {name: class_number(f"{path}, tile {name!r}", number) for name, number in labels.items()}
+            self._labels |= {name: numbers[name] for name in tiles[split]}
         super().__init__(CARD, root, tiles)
         self.summary += f", of {num_listed:,} labelled ones"
         labels = [int(self._labels[key]) for split in self.splits() for key in self.keys(split)]
@@ -60,18 +68,6 @@ class PlantedFiles(ArchiveReader):
                 paths = [folder / f"{key}_{sensor}{suffix}.npz" for suffix in ("", "_mask", "_timestamp")]
                 example |= read_series(str(paths[0]), sensor, *map(_read_array, paths))
         return example
-
-
-def _read_labels(path: pathlib.Path) -> Mapping[str, np.int32]:
-    labels = read_json(path, "class numbers of tiles, {ID: 0...39}")
-    # type, not isinstance: True is an int.
-    if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
-        raise ValueError(f"{path} is not of the form {{ID: class number}}; expected whole numbers from 0 to 39")
-    for name in labels:
-        # `inside` resolves links on the disk, too slow for a million names: only those with a path in them need it.
-        if "/" in name or not name.strip("."):
-            inside(path.parent, name)
-    return {name: class_number(f"{path}, tile {name!r}", number) for name, number in labels.items()}
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:

@@ -95,12 +95,6 @@ def _base(root: pathlib.Path) -> pathlib.Path:
     return next((root / name for name in ("v1.1", "sen1floods11_v1.1") if (root / name).is_dir()), root)
 
 
-def _layout(base: pathlib.Path) -> Mapping[str, str]:
-    """Returns the layout whose lists are below `base`, else the original."""
-    found = find_place(base, LAYOUTS, "lists", split="train")
-    return next(one for one in LAYOUTS.values() if base / one["lists"].format(split="train") == found)
-
-
 def is_sample(root: pathlib.Path) -> bool:
     """Returns whether it is the git repository, whose sample has no lists."""
     lists = find_place(_base(root), LAYOUTS, "lists", split="train").parent
@@ -118,7 +112,9 @@ class Sen1FloodsReader(ArchiveReader):
     def __init__(self, root: pathlib.Path) -> None:
         sample = is_sample(root)
         base = root if sample else _base(root)
-        places = {layer: f"sample/{SAMPLE[layer]}" for layer in LAYERS} if sample else _layout(base)
+        lists = find_place(base, LAYOUTS, "lists", split="train")
+        places = next(one for one in LAYOUTS.values() if base / one["lists"].format(split="train") == lists)
+        places = {layer: f"sample/{SAMPLE[layer]}" for layer in LAYERS} if sample else places
         self._folders = {layer: base / places[layer] for layer in LAYERS}
         present = set.intersection(*(stems(f, f"_{layer}.tif") for layer, f in self._folders.items()))
         listed = {"train": sorted(present)} if sample else _read_lists(base, places, self._folders["S1Hand"])

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64
 
 from data_pipelines.datasets.so2sat import FILES, SHAPES, SIDE, ZONES
 from data_pipelines.fakes.common import smooth
@@ -24,17 +23,14 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
             for key, shape in SHAPES.items():
                 file.create_dataset(key, (count, *shape), "float64")
             for row, zone in enumerate(zones):
-                file["sen1"][row] = _radar(rng, zone)
+                # Complex amplitudes of VH and VV, their filtered intensities, and the filtered product of the two.
+                level = np.asarray([0.04, 0.25])[:, None, None] * (1.5 - zone / len(ZONES))
+                amplitude = rng.standard_normal((2, 2, SIDE, SIDE)) * np.sqrt(level / 2)[:, None]
+                intensity = level * smooth(rng, (2, SIDE, SIDE), 0.5, 1.5)
+                covariance = 0.1 * np.sqrt(level.prod()) * smooth(rng, (2, SIDE, SIDE), -1.0, 1.0)
+                radar = np.concatenate([amplitude.reshape(4, SIDE, SIDE), intensity, covariance])
+                file["sen1"][row] = np.moveaxis(radar, 0, -1)
                 # Reflectance; the infrared rises from built to planted zones.
                 level = 0.12 + 0.02 * (zone % 5) + (np.arange(10)[:, None, None] >= 3) * 0.015 * zone
                 file["sen2"][row] = np.moveaxis(level * smooth(rng, (10, SIDE, SIDE), 0.8, 1.2, "float64"), 0, -1)
                 file["label"][row] = np.arange(len(ZONES)) == zone
-
-
-def _radar(rng: np.random.Generator, zone: int) -> Float64[np.ndarray, "H W 8"]:
-    """Returns complex amplitudes of VH and VV, their filtered intensities, and the filtered product of the two."""
-    level = np.asarray([0.04, 0.25])[:, None, None] * (1.5 - zone / len(ZONES))
-    amplitude = rng.standard_normal((2, 2, SIDE, SIDE)) * np.sqrt(level / 2)[:, None]
-    intensity = level * smooth(rng, (2, SIDE, SIDE), 0.5, 1.5)
-    covariance = 0.1 * np.sqrt(level.prod()) * smooth(rng, (2, SIDE, SIDE), -1.0, 1.0)
-    return np.moveaxis(np.concatenate([amplitude.reshape(4, SIDE, SIDE), intensity, covariance]), 0, -1)

@@ -48,6 +48,8 @@ def _write_tile(
     num_dates: Mapping[str, int],
 ) -> str:
     """Writes a tile's files, adds its genera and their fractions of the area, and returns its name."""
+    import h5py
+
     number = len(labels)
     rng = np.random.default_rng((seed, number))
     first, second = rng.choice(GENERA, 2, replace=False)
@@ -56,19 +58,12 @@ def _write_tile(
     transform = (0.2, 0.0, 5.5e5 + 100.0 * number, 0.0, -0.2, 5.8e6)
     image = smooth(rng, (4, 304, 304), 20, 220, "uint8")
     write_raster(folder / "aerial" / f"{stem}.tif", image, crs="EPSG:32632", transform=transform)
-    _write_series(folder / series.format(tile=stem, year=FIRST_DAY.year), rng, num_dates)
-    return f"{stem}.tif"
-
-
-def _write_series(path: pathlib.Path, rng: np.random.Generator, num_dates: Mapping[str, int]) -> None:
-    """Writes the three series of a tile and its clouds; the second optical date was not observed."""
-    import h5py
-
     days = some_days(rng, num_dates.get("s2") or int(rng.integers(5, 9)), FIRST_DAY, LAST_DAY)
     optical = smooth(rng, (len(days), 10, 6, 6), 100, 4000).round()
-    optical[1] = 0
+    optical[1] = 0  # not observed
     clouds = np.zeros((len(days), 10, 6, 6), np.float32)  # snow, cloud, and eight empty layers
     clouds[:, :2] = smooth(rng, (len(days), 2, 6, 6), 0, 100).round()
+    path = folder / series.format(tile=stem, year=FIRST_DAY.year)
     with h5py.File(path, "w") as file:
         file["sen-2-data"], file[CLOUDS] = optical, clouds
         file["sen-2-products"] = np.array([OPTICAL.format(day) for day in days], "S")
@@ -78,3 +73,4 @@ def _write_series(path: pathlib.Path, rng: np.random.Generator, num_dates: Mappi
             radar[0, :, 0, 0] = np.nan if path.parent.name == "sentinel-ts" else radar[0, :, 0, 0]
             file[f"sen-1-{orbit}-data"] = radar
             file[f"sen-1-{orbit}-products"] = np.array([RADAR.format(day) for day in days], "S")
+    return f"{stem}.tif"

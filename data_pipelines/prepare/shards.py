@@ -243,7 +243,17 @@ def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> It
     except ImportError as error:
         raise ImportError("a cluster needs the package distributed: pip install 'anysat-jax[cluster]'") from error
 
-    with _connect(distributed, address) as client:
+    try:
+        distributed.comm.resolve_address(address)  # a client of what is none would wait a minute when it is deleted
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            how = f"start some on machines that see the same folders: dask worker {address} --nthreads 1"
+            raise ConnectionError(f"the Dask scheduler at {address} has no workers; {how}") from error
         # A task, unlike scattered data, is repeated if the worker that holds its result dies.
         shared = client.submit(copy.copy, job, pure=False)
         pool = client.get_executor(pure=False)
@@ -256,18 +266,3 @@ def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> It
                 reason = str(error) or "the scheduler ended"
                 raise WorkerDiedError(f"the cluster at {address} gave up {shard.file_name}: {reason}") from error
             yield shard
-
-
-def _connect(distributed: Any, address: str) -> Any:
-    try:
-        distributed.comm.resolve_address(address)  # a client of what is none would wait a minute when it is deleted
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    except TimeoutError as error:
-        client.close()
-        how = f"start some on machines that see the same folders: dask worker {address} --nthreads 1"
-        raise ConnectionError(f"the Dask scheduler at {address} has no workers; {how}") from error
-    return client

@@ -379,8 +379,7 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path):
     with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
         archive.writestr("x.npy", npy_header((2**50,)))
     sparse = dict(count=1, height=60_000, width=60_000, dtype="uint8", SPARSE_OK=True, tiled=True)
-    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **sparse):
-        pass
+    rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **sparse).close()
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", (2, 2**40), "f4", chunks=(1, 2**10))
     readers = {"header.npz": READERS["a.npz"]} | {name: READERS[name] for name in ("a.npy", "a.tif", "a.h5")}
