@@ -228,7 +228,11 @@ class FlairReader(ArchiveReader):
                 whole = [number for number in images if number in labels]
                 counts["images"] += len(images)
                 counts["without labels"] += len(images) - len(whole)
-                split = _split_of(domain, named, held_out=folders is self._test)
+                split = "test" if folders is self._test else "val" if domain in VAL_DOMAINS else "train"
+                if named is not None:
+                    # A published test tile is never trained on, whatever its domain's entry in splits.json.
+                    there = named.get(domain, "")
+                    split = there if (there == "test") == (split == "test") else ""
                 if not split:
                     counts["of no split"] += len(whole)
                     continue
@@ -268,15 +272,6 @@ class FlairReader(ArchiveReader):
             example |= _read_series(self.root / series, self._places[number])
         present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
         return {**example, "dense": dense, "tile": present}
-
-
-def _split_of(domain: str, named: dict[str, str] | None, held_out: bool) -> str:
-    """Returns the split of a domain's tiles, "" for none; tiles of the test folders are in no other split."""
-    # A published test tile is never trained on, whatever its domain's entry in splits.json.
-    if named is not None:
-        split = named.get(domain, "")
-        return split if (split == "test") == held_out else ""
-    return "test" if held_out else "val" if domain in VAL_DOMAINS else "train"
 
 
 def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:

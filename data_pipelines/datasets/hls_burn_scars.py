@@ -64,6 +64,7 @@ LAYOUTS = {
 }
 """Folders of each split's *_merged.tif and *.mask.tif in the archive's first form, and in its later one, whose lists
 name a scene a line, like subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4."""
+LISTS = LAYOUTS["download"]["lists"]
 LAYOUT = "data/ with *_merged.tif and *.mask.tif, and splits/{train,val,test}.txt; or training/ and validation/ alike"
 SCENE, MASK = "_merged.tif", ".mask.tif"
 NAME = re.compile(r"HLS\.[SL]30\.(?P<square>T\w{5})\.(?P<day>\d{7})\.")
@@ -71,12 +72,8 @@ NAME = re.compile(r"HLS\.[SL]30\.(?P<square>T\w{5})\.(?P<day>\d{7})\.")
 
 def holds_raw(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds the published layout."""
-    listed = _list_of(folder, "train").is_file() and bool(stems(folder / "data", SCENE))
+    listed = (folder / LISTS.format(split="train")).is_file() and bool(stems(folder / "data", SCENE))
     return listed or any(stems(folder / name, SCENE) for name in LAYOUTS["original"].values())
-
-
-def _list_of(root: pathlib.Path, split: str) -> pathlib.Path:
-    return root / LAYOUTS["download"]["lists"].format(split=split)
 
 
 def split_of(folder: str, square: str) -> str:
@@ -92,8 +89,8 @@ class BurnScarsReader(ArchiveReader):
 
     def __init__(self, root: pathlib.Path) -> None:
         lists: dict[str, list[str]] = {}
-        for split in CARD.splits if _list_of(root, "train").is_file() else ():
-            lines = read_lines(_list_of(root, split), f"HLS Burn Scars as published: {LAYOUT}")
+        for split in CARD.splits if (root / LISTS.format(split="train")).is_file() else ():
+            lines = read_lines(root / LISTS.format(split=split), f"HLS Burn Scars as published: {LAYOUT}")
             lists[split] = sorted({line.removesuffix(SCENE).removesuffix(MASK) for line in lines})
         self._scenes: dict[str, tuple[str, datetime.date]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}

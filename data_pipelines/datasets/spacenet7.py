@@ -185,7 +185,16 @@ class SpaceNet7Reader(ArchiveReader):
     def __init__(self, root: pathlib.Path) -> None:
         self._frames: dict[str, tuple[str, str]] = {}
         tiles: dict[str, list[str]] = {split: [] for split in CARD.splits}
-        wanted, unlabelled = _wanted(root), 0
+        wanted, unlabelled, path = None, 0, root / METADATA
+        if path.is_file():
+            expected = "for each area a list of frames with aoi_id, year, month, mask and label"
+            metadata = read_json(path, expected)
+            try:
+                # The keys of frames with a label and without a mask; without metadata, all frames are wanted.
+                frames = [one for frames in metadata.values() for one in frames if one["label"] and not one["mask"]]
+                wanted = {f"{one['aoi_id']}_{int(one['year']):04d}_{int(one['month']):02d}" for one in frames}
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path} has an entry without {error}; expected {expected}") from error
         areas = sorted(path.name for path in (root / "train").glob("*") if path.is_dir())
         for area in areas:
             split = "val" if area in VAL else "test" if area in TEST else "train"
@@ -226,22 +235,6 @@ class SpaceNet7Reader(ArchiveReader):
             "crs": place["crs"],
             "transform": np.asarray([a * across, b * down, c, d * across, e * down, f], np.float64),
         }
-
-
-def _wanted(root: pathlib.Path) -> set[str] | None:
-    """Returns the keys of frames with a label and without a mask by the metadata; None without metadata."""
-    path = root / METADATA
-    if not path.is_file():
-        return None
-    expected = "for each area a list of frames with aoi_id, year, month, mask and label"
-    metadata = read_json(path, expected)
-    try:
-        frames = [frame for frames in metadata.values() for frame in frames]
-        return {
-            f"{f['aoi_id']}_{int(f['year']):04d}_{int(f['month']):02d}" for f in frames if f["label"] and not f["mask"]
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has an entry without {error}; expected {expected}") from error
 
 
 def _frames(folder: pathlib.Path, wanted: set[str] | None) -> Iterator[tuple[str, str, bool]]:

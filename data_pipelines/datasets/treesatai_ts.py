@@ -210,17 +210,6 @@ def _label(path: pathlib.Path, labels: dict[str, Any], name: str) -> UInt8[np.nd
     return hot
 
 
-def _cloud_percent(path: pathlib.Path, layers: Any, num_dates: int) -> UInt8[np.ndarray, "T 1 6 6"]:
-    """Returns the larger of the probabilities of snow and cloud."""
-    expected = f"percentages of shape ({num_dates}, 2 or more, 6, 6)"
-    check_array(path, layers, (num_dates, None, 6, 6), ("f", "i", "u"), f"{CLOUDS!r}: {expected}")
-    # Snow is as useless as cloud for a forest's spectrum; the file's other eight layers are empty.
-    percent = layers[:, :2].max(axis=1, keepdims=True) if layers.shape[1] >= 2 else layers
-    if layers.shape[1] < 2 or not (percent >= 0).all() or not (percent <= 100).all():
-        raise ValueError(f"{path}: {CLOUDS!r} is {layers.shape} or has values outside 0 to 100; expected {expected}")
-    return np.rint(percent).astype(np.uint8)
-
-
 def _read_series(path: pathlib.Path, sensor: str, arrays: Mapping[str, Any]) -> Example:
     """Returns a series in time order, without dates on which nothing was observed."""
     name, date_field, example = _SERIES[sensor]
@@ -230,7 +219,16 @@ def _read_series(path: pathlib.Path, sensor: str, arrays: Mapping[str, Any]) -> 
     if np.shape(products) != values.shape[:1] or not len(values):
         found = f"'{name}-products' is {np.shape(products)}"
         raise ValueError(f"{path}: {found}; expected one name for each of {len(values)} > 0 dates")
-    clouds = _cloud_percent(path, arrays[CLOUDS], len(values)) if sensor in CARD.clouds else None
+    clouds = None
+    if sensor in CARD.clouds:
+        layers, expected = arrays[CLOUDS], f"percentages of shape ({len(values)}, 2 or more, 6, 6)"
+        check_array(path, layers, (len(values), None, 6, 6), "fiu", f"{CLOUDS!r}: {expected}")
+        # Snow is as useless as cloud for a forest's spectrum; the file's other eight layers are empty.
+        percent = layers[:, :2].max(axis=1, keepdims=True) if layers.shape[1] >= 2 else layers
+        if layers.shape[1] < 2 or not (percent >= 0).all() or not (percent <= 100).all():
+            found = f"{CLOUDS!r} is {layers.shape} or has values outside 0 to 100"
+            raise ValueError(f"{path}: {found}; expected {expected}")
+        clouds = np.rint(percent).astype(np.uint8)
     texts = [one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in products]
     days = [day_in_name(text, date_field, f"{path}: '{name}-products'", example) for text in texts]
     # Pixels outside a swath are 0 in all bands; one band that is not finite spoils a pixel.

@@ -27,21 +27,17 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0,
         for number, square in enumerate(itertools.islice(squares, tiles.get(split, 0))):
             day = f"{2018 + number % 4}{100 + 7 * (number % 36):03d}"
             scenes.append(f"subsetted_512x512_HLS.S30.{square}.{day}.v1.4")
-            _write_scene(part, scenes[-1], rng)
+            burnt = smooth(rng, (SIDE, SIDE), 0.0, 1.0) > 0.7
+            scene = np.where(burnt, BURNT, GREEN) * smooth(rng, (1, SIDE, SIDE), 0.7, 1.3)
+            scene[:, : SIDE // 16, : SIDE // 16] = NODATA
+            scene[0, -1] = -0.01  # the correction of the atmosphere overshoots
+            label = burnt.astype(np.int16)
+            label[: SIDE // 16, : SIDE // 16] = -1
+            corner = rng.integers(10_000, 20_000, 2) * 30.0
+            place = dict(crs=f"EPSG:326{ZONE}", transform=(30.0, 0.0, corner[0], 0.0, -30.0, 4e6 + corner[1]))
+            write_raster(part / f"{scenes[-1]}{SCENE}", scene, interleave="pixel", **place)
+            write_raster(part / f"{scenes[-1]}{MASK}", label[None], nodata=-1, **place)
         if "lists" in places:
             path = folder / places["lists"].format(split=split)
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(f"{name}\n" for name in scenes))
-
-
-def _write_scene(folder: pathlib.Path, name: str, rng: np.random.Generator) -> None:
-    burnt = smooth(rng, (SIDE, SIDE), 0.0, 1.0) > 0.7
-    scene = np.where(burnt, BURNT, GREEN) * smooth(rng, (1, SIDE, SIDE), 0.7, 1.3)
-    scene[:, : SIDE // 16, : SIDE // 16] = NODATA
-    scene[0, -1] = -0.01  # the correction of the atmosphere overshoots
-    label = burnt.astype(np.int16)
-    label[: SIDE // 16, : SIDE // 16] = -1
-    corner = rng.integers(10_000, 20_000, 2) * 30.0
-    place = dict(crs=f"EPSG:326{ZONE}", transform=(30.0, 0.0, corner[0], 0.0, -30.0, 4e6 + corner[1]))
-    write_raster(folder / f"{name}{SCENE}", scene, interleave="pixel", **place)
-    write_raster(folder / f"{name}{MASK}", label[None], nodata=-1, **place)

@@ -117,7 +117,7 @@ def cluster(tmp_path_factory):
         for arguments in (["dask_scheduler", *common, "--port", "0"], worker, worker):
             command = [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]]
             processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL))
-            wait_until(file.exists)
+            wait_until(lambda: file.exists() and file.stat().st_size)  # it is made before it is written
         yield json.loads(file.read_text())["address"], processes[1:]
     finally:
         for process in reversed(processes):
