@@ -65,7 +65,8 @@ EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
 INTERRUPTED = "interrupted; the same command, with the same --workdir, continues from what is saved"
 PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread is in a long call of C
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
-SECTIONS = ("job", "name", "data", "model")  # that every config has; the jobs check their values
+# Begins of the names that every config has; the jobs check the values.
+COMMON = ("job", "name", "data.root", "data.num_workers", "data.datasets.", "model.", "mesh.", "optimizer.")
 OWN_PACKAGES = ("anysat_jax", "data_pipelines")
 OWN_PLACES = ("data.root", "data.num_")  # prefixes of values that may differ between hosts
 
@@ -248,13 +249,13 @@ def load_config(spec: str) -> ConfigDict:
     path, colon, name = find_config(spec).partition(":")
     try:
         config = runpy.run_path(path)["get_config"](*([name] if colon else []))
-        lacking = [key for key in SECTIONS if key not in config]
+        names = settings.flatten(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except Exception as error:  # any: the file may be the user's own
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path} does not define a get_config() that returns a config ({reason}); mend it") from error
-    if lacking:
+    if lacking := [begin.rstrip(".") for begin in COMMON if not any(name.startswith(begin) for name in names)]:
         raise ConfigError(f"the config of {path} has no {', '.join(lacking)}; start from one of configs/pretrain.py")
     return config
 

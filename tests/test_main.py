@@ -155,7 +155,8 @@ def test_a_wrong_config_is_refused(argv, message):
         ("", r"\(KeyError: 'get_config'\); mend it"),
         ("import nosuch", r"\(ModuleNotFoundError: No module named 'nosuch'\)"),
         ("get_config = int", r"that returns a config \(TypeError: "),
-        ("get_config = dict", r"mine.py has no job, name, data, model; start from one of configs/pretrain.py"),
+        ("get_config = dict", r"mine.py has no job, name, data.root, .*; start from one of configs/pretrain.py"),
+        ("from anysat_jax.configs.pretrain import mini\nget_config = lambda: dict(mini(), mesh=3)", "no mesh; start"),
     ],
 )
 def test_a_config_file_that_is_none_is_refused(tmp_path, text, message):

@@ -72,7 +72,9 @@ def check_batch_sizes(datasets: Mapping[str, Mapping[str, Any]], mesh: Mesh, acc
     change = "use fewer devices with --config.mesh.data"
     if accumulate > 1:
         cut, change = f"{cut} in accumulate = {accumulate} micro-batches", f"lower --config.accumulate, or {change}"
-    uneven = {name: one["batch_size"] for name, one in datasets.items() if one["batch_size"] % pieces}
+    sizes = {name: one.get("batch_size") for name, one in datasets.items() if hasattr(one, "get")}
+    # What is not a number is refused where the options of a dataset are read.
+    uneven = {name: size for name, size in sizes.items() if isinstance(size, int) and size % pieces}
     if uneven:
         name, size = next(iter(uneven.items()))
         raise ConfigError(
