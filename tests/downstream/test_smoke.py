@@ -19,9 +19,9 @@ from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import METRICS
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
-# With one sensor and with three, in whose runs the whole network trains. In the other rows the head and the last block
-# do, whose step compiles in half the time; test_finetune_job.py trains the whole network for classes of pixels.
-WHOLE = ("timesen2crop", "treesatai_ts")
+# The whole network trains. In the other rows the head and the last block do, whose step compiles in half the time;
+# test_finetune_job.py trains the whole network for classes of pixels, and the README's command that of two sensors.
+WHOLE = ("timesen2crop",)
 # Rows that compile their network, at least one of each kind of task. In the others it is traced, in a fraction of the
 # time: what differs between them are the shapes, and all around the network.
 COMPILED = ("timesen2crop", "treesatai_ts", "bradd_s1ts", "hls_burn_scars", "biomassters")
