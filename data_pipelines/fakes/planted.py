@@ -4,8 +4,8 @@ import calendar
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -36,7 +36,14 @@ def write_archive(
         numbers = [int(rng.integers(NUM_CLASSES)) for _ in range(count)]
         series = [{sensor: _series(rng, sensor) for sensor in _SHAPES} for _ in numbers]
         if layout == "npz":
-            _write_npz(folder / split, numbers, series)
+            (folder / split).mkdir(exist_ok=True)
+            labels = {f"{split}{i:07d}": number for i, number in enumerate(numbers)}
+            for key, tile in zip(labels, series, strict=True):
+                (folder / split / key).mkdir(exist_ok=True)
+                for sensor, one in tile.items():
+                    for suffix, array in one.items():
+                        np.savez(folder / split / key / f"{key}_{sensor}{suffix.removesuffix('s')}.npz", array)
+            (folder / split / LABELS).write_text(json.dumps(labels), encoding="utf-8")
         elif count:
             flat = [{f"{name}{end}": a for name, one in s.items() for end, a in one.items()} for s in series]
             records = [encode_example({**a, "species": NAMES[n].encode()}) for n, a in zip(numbers, flat, strict=True)]
@@ -62,14 +69,3 @@ def _series(rng: np.random.Generator, sensor: str) -> dict[str, np.ndarray]:
     stored = {"": np.where(mask, values, 0), "_mask": mask.astype(np.uint8)}
     arrays = {suffix: np.moveaxis(array, 1, -1) for suffix, array in stored.items()}
     return {**arrays, "_timestamps": np.asarray(stamps, np.int64)}
-
-
-def _write_npz(folder: pathlib.Path, numbers: Sequence[int], tiles: Sequence[Any]) -> None:
-    folder.mkdir(exist_ok=True)
-    labels = {f"{folder.name}{i:07d}": number for i, number in enumerate(numbers)}
-    for key, series in zip(labels, tiles, strict=True):
-        (folder / key).mkdir(exist_ok=True)
-        for sensor, one in series.items():
-            for suffix, array in one.items():
-                np.savez(folder / key / f"{key}_{sensor}{suffix.removesuffix('s')}.npz", array)
-    (folder / LABELS).write_text(json.dumps(labels), encoding="utf-8")

@@ -34,23 +34,20 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
             layers[:2, 24:30, 2:12] = np.asarray([plot + 1, 3])[:, None, None]
             layers[2:, 6:22, 8:24] = rng.integers(1, 100, (4, 1, 1))
             write_raster(folder / "masks" / "10m" / f"{uid}.tif", layers)
-            _write_images(folder / "images", uid, rng)
-
-
-def _write_images(folder: pathlib.Path, uid: int, rng: np.random.Generator) -> None:
-    for day in some_days(rng, 13, START, END):
-        stamp = f"{day:%Y%m%d}"
-        name = f"{stamp}T051219_{stamp}T051817_T44PLT" if day.year > 2019 else f"T44PLT_{stamp}T051219"
-        optical = smooth(rng, (len(S2_BANDS), SIDE, SIDE), 200, 6000)
-        _write_image(folder / "S2" / "npy" / str(uid) / f"{name}.npz", S2_BANDS, optical)
-    for day in some_days(rng, 8, START, END):
-        name = f"S1A_IW_GRDH_1SDV_{day:%Y%m%d}T003123_{day:%Y%m%d}T003148_025313_02CC5C_2F0A"
-        radar = smooth(rng, (2, SIDE, SIDE), -4, 4) + np.asarray([-10, -17], np.float32)[:, None, None]
-        _write_image(folder / "S1" / "npy" / str(uid) / f"{name}.npz", ("VV", "VH"), radar)
-    for number, day in enumerate(some_days(rng, 0 if uid % 5 == 0 else 8, START, END)):
-        landsat = smooth(rng, (len(L8_BANDS), LANDSAT_SIDE, LANDSAT_SIDE), 7000, 20000)
-        bands = L8_BANDS[:-1] if number == 1 else L8_BANDS  # the thermal band is not always there
-        _write_image(folder / "L8" / "npy" / str(uid) / f"LC08_142053_{day:%Y%m%d}.npz", bands, landsat)
+            images = folder / "images"
+            for day in some_days(rng, 13, START, END):
+                stamp = f"{day:%Y%m%d}"
+                name = f"{stamp}T051219_{stamp}T051817_T44PLT" if day.year > 2019 else f"T44PLT_{stamp}T051219"
+                optical = smooth(rng, (len(S2_BANDS), SIDE, SIDE), 200, 6000)
+                _write_image(images / "S2" / "npy" / str(uid) / f"{name}.npz", S2_BANDS, optical)
+            for day in some_days(rng, 8, START, END):
+                name = f"S1A_IW_GRDH_1SDV_{day:%Y%m%d}T003123_{day:%Y%m%d}T003148_025313_02CC5C_2F0A"
+                radar = smooth(rng, (2, SIDE, SIDE), -4, 4) + np.asarray([-10, -17], np.float32)[:, None, None]
+                _write_image(images / "S1" / "npy" / str(uid) / f"{name}.npz", ("VV", "VH"), radar)
+            for number, day in enumerate(some_days(rng, 0 if uid % 5 == 0 else 8, START, END)):
+                landsat = smooth(rng, (len(L8_BANDS), LANDSAT_SIDE, LANDSAT_SIDE), 7000, 20000)
+                bands = L8_BANDS[:-1] if number == 1 else L8_BANDS  # the thermal band is not always there
+                _write_image(images / "L8" / "npy" / str(uid) / f"LC08_142053_{day:%Y%m%d}.npz", bands, landsat)
 
 
 def _write_image(path: pathlib.Path, bands: tuple[str, ...], values: np.ndarray) -> None:

@@ -32,21 +32,18 @@ def write_archive(folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0)
     for number, place in enumerate(places):
         rng = np.random.default_rng((seed, number))
         crop = number % NUM_CLASSES
-        _write_pixel(folder / place / str(crop) / f"{number}.csv", rng, crop, days[place])
-
-
-def _write_pixel(path: pathlib.Path, rng: np.random.Generator, crop: int, days: list[datetime.date]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    peak = START + datetime.timedelta(days=200 + 8 * crop)
-    # Days since the peak, modulo a year: none is farther from it than half a year.
-    season = np.asarray([(day - peak).days % 365 for day in days])
-    green = np.exp(-((np.minimum(season, 365 - season) / 40) ** 2))[:, None]
-    bands = SOIL * (1 - green) + CANOPY * green + rng.normal(0, 60, (len(days), len(SOIL)))
-    flags = rng.choice(4, len(days), p=(0.7, 0.15, 0.1, 0.05))
-    bands[flags == 1] += 4000  # cloud
-    bands[flags == 2] *= 0.4  # shadow
-    bands[flags == 3] += 6000  # snow
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(HEADER)
-        table.writerows([*map(int, row.clip(1)), int(flag)] for row, flag in zip(bands, flags))
+        path = folder / place / str(crop) / f"{number}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        peak = START + datetime.timedelta(days=200 + 8 * crop)
+        # Days since the peak, modulo a year: none is farther from it than half a year.
+        season = np.asarray([(day - peak).days % 365 for day in days[place]])
+        green = np.exp(-((np.minimum(season, 365 - season) / 40) ** 2))[:, None]
+        bands = SOIL * (1 - green) + CANOPY * green + rng.normal(0, 60, (len(days[place]), len(SOIL)))
+        flags = rng.choice(4, len(days[place]), p=(0.7, 0.15, 0.1, 0.05))
+        bands[flags == 1] += 4000  # cloud
+        bands[flags == 2] *= 0.4  # shadow
+        bands[flags == 3] += 6000  # snow
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(HEADER)
+            table.writerows([*map(int, row.clip(1)), int(flag)] for row, flag in zip(bands, flags))
