@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Float32, Num, UInt16
 
 from data_pipelines.units import DECIBELS
 
@@ -15,6 +16,21 @@ SMALLEST_POWER = 1e-10
 def band_key(name: str) -> str:
     """Returns a band's name in the spelling by which names are compared: "b02" is "B2"."""
     return re.sub(r"^B0+(?=\d)", "B", name.strip().upper())
+
+
+def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16[np.ndarray, "*axes"]:
+    """Returns an archive's numbers, like reflectance x 10000, as uint16; floats are rounded.
+
+    Args:
+      where: the file, or file and array, for the error.
+      what: what was expected, with its range, for the error.
+
+    Raises:
+      ValueError: a number is not finite or lies outside 0 to 65535.
+    """
+    if not (values.min(initial=0) >= 0 and values.max(initial=0) <= np.iinfo(np.uint16).max):
+        raise ValueError(f"{where} runs from {values.min():g} to {values.max():g}; expected {what}")
+    return (values if values.dtype.kind in "iu" else np.rint(values)).astype(np.uint16)
 
 
 def pick_bands(

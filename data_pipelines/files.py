@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, Num, UInt8, UInt16
+from jaxtyping import Int8, UInt8
 
 SURPLUS: Any = None  # csv's key for the cells of a row beyond the header's
 REMEDY = "download or copy it again"
@@ -108,21 +108,6 @@ def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dty
     return array
 
 
-def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16[np.ndarray, "*axes"]:
-    """Returns an archive's numbers, like reflectance x 10000, as uint16; floats are rounded.
-
-    Args:
-      where: the file, or file and array, for the error.
-      what: what was expected, with its range, for the error.
-
-    Raises:
-      ValueError: a number is not finite or lies outside 0 to 65535.
-    """
-    if not (values.min(initial=0) >= 0 and values.max(initial=0) <= np.iinfo(np.uint16).max):
-        raise ValueError(f"{where} runs from {values.min():g} to {values.max():g}; expected {what}")
-    return (values if values.dtype.kind in "iu" else np.rint(values)).astype(np.uint16)
-
-
 @contextlib.contextmanager
 def open_raster(path: pathlib.Path, expected: str, content: bytes | None = None) -> Iterator[Any]:
     """Opens a TIFF (or JPEG 2000) file with rasterio, and no file or address that it might lead to.
@@ -172,6 +157,15 @@ def read_raster_and_nodata(
     """Reads as `read_raster`, and the file's value of pixels without data (None: it has none)."""
     with open_raster(path, expected, content) as file:
         values, place, nodata = file.read(), georeference(file.crs, file.transform), file.nodata
+        # Other masks are those of nodata and alpha bands, which are among the values.
+        masks = [{"all_valid", "nodata", "alpha"}.isdisjoint(flag.name for flag in f) for f in file.mask_flag_enums]
+        declared = {
+            f"scales {file.scales}": any(scale != 1 for scale in file.scales),
+            f"offsets {file.offsets}": any(file.offsets),
+            "pixels that a mask hides": any(masks) and not file.read_masks().all(),
+        }
+    if found := " and ".join(what for what, is_there in declared.items() if is_there):
+        raise ValueError(f"{path} declares {found}; expected {expected}, whose values count as stored: {REMEDY}")
     return check_array(path, values, shape, dtype, expected), place, nodata
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.bands import pick_bands, with_ratio_of_decibels
+from data_pipelines.bands import pick_bands, to_uint16, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
-from data_pipelines.files import read_raster, read_table, stems, to_uint16
+from data_pipelines.files import read_raster, read_table, stems
 from data_pipelines.reader import ArchiveReader, hashed_split
 
 SIDE = 256

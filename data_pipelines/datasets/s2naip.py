@@ -12,7 +12,7 @@ from jaxtyping import Bool, Num
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.archives import read_member, tar_members
-from data_pipelines.bands import doubled, in_decibels, pick_bands, with_ratio_of_decibels
+from data_pipelines.bands import doubled, in_decibels, pick_bands, to_uint16, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.datasets.s2naip_metadata import (
     CLASSES,
@@ -27,7 +27,7 @@ from data_pipelines.datasets.s2naip_metadata import (
     split_of,
 )
 from data_pipelines.dates import observed_series
-from data_pipelines.files import parse_json, read_png, read_raster, read_raster_and_nodata, stems, to_uint16
+from data_pipelines.files import parse_json, read_png, read_raster, read_raster_and_nodata, stems
 from data_pipelines.reader import ArchiveReader, digest
 
 IMAGES = "naip"

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines.bands import pick_bands
+from data_pipelines.bands import pick_bands, to_uint16
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_in_name, observed_series
 from data_pipelines.files import (
@@ -25,7 +25,6 @@ from data_pipelines.files import (
     read_lines,
     read_raster,
     stems,
-    to_uint16,
 )
 from data_pipelines.reader import ArchiveReader, digest, num_tiles
 

@@ -120,6 +120,33 @@ def test_spoiled_png_images(tmp_path):
             files.read_png(path, bands, side, EXPECTED, content)
 
 
+@pytest.mark.parametrize("case", ["scale", "offset", "mask inside", "mask beside", "both"])
+def test_what_a_published_raster_declares_against_its_layout_is_refused(tmp_path, case):
+    path, values = tmp_path / "a.tif", np.arange(8, dtype=np.int16).reshape(2, 2, 2)
+    write_raster(path, values)
+    found = []
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=case != "mask beside"), rasterio.open(path, "r+") as file:
+        if case in ("scale", "both"):
+            file.scales, found = (1.0, 0.5), [*found, r"scales \(1\.0, 0\.5\)"]
+        if case in ("offset", "both"):
+            file.offsets, found = (0.0, -1000.0), [*found, r"offsets \(0\.0, -1000\.0\)"]
+        if case in ("mask inside", "mask beside", "both"):
+            file.write_mask(np.eye(2, dtype=np.bool_))
+            found = [*found, "pixels that a mask hides"]
+    with pytest.raises(ValueError, match=f"a.tif declares {' and '.join(found)}; expected {EXPECTED}, whose values"):
+        files.read_raster(path, (2, 2, 2), "int16", EXPECTED)
+
+
+@pytest.mark.parametrize("profile", [{}, {"nodata": 3}, {"photometric": "RGB", "alpha": "YES"}, {"mask": True}])
+def test_nodata_alpha_and_masks_that_hide_nothing_leave_a_published_raster_as_it_is(tmp_path, profile):
+    path, values = tmp_path / "a.tif", np.arange(16, dtype=np.uint8).reshape(4, 2, 2)
+    write_raster(path, values, **{key: value for key, value in profile.items() if key != "mask"})
+    if "mask" in profile:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            file.write_mask(np.ones((2, 2), np.bool_))
+    np.testing.assert_array_equal(files.read_raster(path, (4, 2, 2), "uint8", EXPECTED)[0], values)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
 def test_a_map_of_classes(tmp_path, dtype):
     numbers = np.array([[0, 1], [1, 2]], dtype)
