@@ -68,6 +68,7 @@ CARD = DatasetCard(
         "The files call their bands B1 to B9; by the authors' description they are B2 to B7, B8A, B11 and B12.",
         "The flag says clear (0), cloud (1), shadow (2) or snow (3); anything but clear is 100 percent cloud here.",
         "The folder 2019_33UVP, the test tile a year later, belongs to no split, as in the published reader.",
+        "A copy on Hugging Face lacks a class and has series of 365 interpolated days; it was not tried.",
         "The pixels lie in Austria; the AnySat paper says Slovenia.",
         "The series crosses the new year; the year stands beside the day of the year.",
     ),

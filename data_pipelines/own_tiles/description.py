@@ -26,7 +26,8 @@ _ENDS = ("_dates", "_years", "_mask", "_cloud", "_present")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
-Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+# Texts come from others' files, and a terminal would obey control characters; titles may have several lines.
+Text = Annotated[str, msgspec.Meta(pattern=r"\A(?=[\s\S]*\S)[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\Z")]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -377,6 +378,8 @@ def _explanation(file: pathlib.Path, section: str, table: Any, kind: type[_Table
         table = table[key or int(index)]
     # msgspec names types as JSON does
     expected = message.replace(" | null", "").replace("`object`", "`table`").replace("`array`", "`list`")
+    expected, is_pattern, _ = expected.partition(" matching regex ")
+    expected += ", not blank and without control characters" if is_pattern else ""
     return f"{place} is {repr(table)[:80]}; {expected[0].lower()}{expected[1:]}"
 
 

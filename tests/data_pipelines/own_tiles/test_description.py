@@ -152,7 +152,7 @@ WRONG_MASKS = {
     "half": ("classes", "values = [0, 1.5]\nclasses", r"values\[1\] is 1\.5; expected `int`, got `float`"),
     "huge": ("classes", "ignore = 1e30\nclasses", r"ignore is 1e\+30; expected a whole number"),
     "pixels": ("classes", "metres_per_pixel = 3\nclasses", "extent of 40 m is not a whole number of such pixels"),
-    "blank": ('"water"', '" "', r"classes\[0\] is ' '; expected `str` matching"),
+    "blank": ('"water"', '" "', r"classes\[0\] is ' '; expected `str`, not blank and without control characters$"),
     "files": ('"mask/{tile}.tif"', "3", r"mask\.files is 3; expected a text"),
     "field": ("classes", "clases = 3\nclasses", r"mask has clases, which is not known; known are .*classes"),
     "no pixels": ("classes", "metres_per_pixel = 0\nclasses", "metres_per_pixel is 0; expected `float` > 0"),
@@ -189,6 +189,39 @@ def test_names_that_a_sensor_cannot_have(tmp_path, name):
 def test_a_sensor_that_cannot_be_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"own\.toml: sensors\.own_scanner: .*kind is 'picture'; it must be 'image'"):
         card_of(tmp_path, DESCRIPTION + SCANNER.replace('"image"', '"picture"'))
+
+
+WRONG_TYPES = {
+    "bands": (
+        '"R"',
+        "3",
+        "1.5",
+        "true",
+        "[]",
+        "[3]",
+        "[1.5]",
+        "[true]",
+        '[["R"]]',
+        '[""]',
+        r'["R\u001b[31m"]',
+        "{ R = 1 }",
+    ),
+    "subpatch_pixels": ('"10"', "0", "-2", "1.5", "nan", "true", "[10]", "1e300", "9999999999"),
+    "metres_per_pixel": ('"1"', "0", "-1.0", "inf", "nan", "false", "[1.0]", "1e300"),
+    "kind": ("3", "1.0", "true", '["image"]', '""', r'"image\u009b31m"'),
+    "nodata": ('"0"', "true", "[0]", '""'),
+    "optional": ('"true"', "1", "[]"),
+    "pixels": ('"4"', "4.5", "0", "true"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG_TYPES)
+def test_values_of_a_wrong_type_are_refused_in_one_line(tmp_path, field):
+    lines = [line for line in SCANNER.splitlines() if not line.startswith(f"{field} ")]
+    for value in WRONG_TYPES[field]:
+        with pytest.raises(ValueError, match=rf"own\.toml: sensors\.own_scanner\.{field}(\[0\])? is .*; ") as caught:
+            card_of(tmp_path, "\n".join([DESCRIPTION, *lines, f"{field} = {value}", ""]))
+        assert str(caught.value).isprintable()
 
 
 def test_a_description_may_begin_with_a_byte_order_mark(tmp_path):
