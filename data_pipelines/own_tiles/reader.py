@@ -29,6 +29,7 @@ from data_pipelines.own_tiles.files import (
 from data_pipelines.own_tiles.pattern import RASTERS, Found, same_letters
 from data_pipelines.prepare.records import check_card
 from data_pipelines.reader import ArchiveReader, DatasetEntry, hashed_split
+from data_pipelines.units import check_values
 
 SPLITS = ("train", "val", "test")
 _SHOWN = (("R", "G", "B"), ("B4", "B3", "B2"))  # bands that are red, green and blue, as most sensors call them
@@ -300,7 +301,8 @@ class FolderReader(ArchiveReader):
             rasters.append((read, mask.metres_per_pixel))
             example["dense"] = dense_label(mask, read, self.card.side("dense"), self.card.dtype("dense"))
         check_places(rasters)
-        return example
+        # Here, too, as a reader of own tiles is also used alone, to see what a description makes of them.
+        return check_values(self.card, f"{self.root}, tile {key!r}", example)
 
     def _read(self, files: SensorFiles, key: str) -> tuple[list[Read], list[datetime.date]]:
         """Reads a sensor's files of a tile, each with the bands first, and the days of a series."""

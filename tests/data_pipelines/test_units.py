@@ -1,6 +1,7 @@
 """Values that cannot be in their unit are refused for every reader; zeros of all bands are nothing observed."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -216,9 +217,10 @@ def test_radar_borders_of_own_tiles_are_masked(tmp_path, unit, fill):
 
 @pytest.mark.parametrize("fill", [-9999, 1e20, -1500])
 def test_radar_borders_that_cannot_be_decibels_are_refused(tmp_path, fill):
-    path = write_radar(tmp_path, "dB", fill)
-    with pytest.raises(ValueError, match=r"tile 'a': band 'VV' of 's1' runs from .*; expected dB, .* as nodata"):
-        read_tile(reader_of(path), "train", "a")
+    reader = reader_of(write_radar(tmp_path, "dB", fill))
+    for read in (reader.example, functools.partial(read_tile, reader)):
+        with pytest.raises(ValueError, match=r"tile 'a': band 'VV' of 's1' runs from .*; expected dB, .* as nodata"):
+            read("train", "a")
 
 
 def test_what_cannot_be_refused_is_reported(tmp_path):
