@@ -106,14 +106,14 @@ def _check_unit(unit: Unit, name: str, where: str, values: np.ndarray, mask: np.
         count, high = count + seen.size, high + (np.count_nonzero(seen > _HIGH_POWER) if unit is POWER else 0)
     low, top, floats = min(smallest, default=0.0), max(largest, default=0.0), values.dtype.kind == "f"
     others = {
-        DECIBELS: ("linear power", low >= 0 and top > 0),
-        POWER: ("digital numbers", 2 * high > count),
-        SCALED: ("reflectance of 0 to 1", floats and 0 < top <= 2),
-        GREY: ("values divided by 255", floats and 0 < top <= 1),
+        DECIBELS: ("linear power", "10 log10(value)", low >= 0 and top > 0),
+        POWER: ("digital numbers", "by the product's calibration", 2 * high > count),
+        SCALED: ("reflectance of 0 to 1", "x 10000", floats and 0 < top <= 2),
+        GREY: ("values divided by 255", "x 255", floats and 0 < top <= 1),
     }
-    other, wrong = others.get(unit, ("", False))
+    other, conversion, wrong = others.get(unit, ("", "", False))
     if wrong:
         raise ValueError(
             f"{where}: {name!r} runs from {low:g} to {top:g}, as {other} does; expected {unit.name}: correct the "
-            "units, or convert the values"
+            f"units, or convert the values ({conversion})"
         )
