@@ -114,6 +114,6 @@ def _check_unit(unit: Unit, name: str, where: str, values: np.ndarray, mask: np.
     other, conversion, wrong = others.get(unit, ("", "", False))
     if wrong:
         raise ValueError(
-            f"{where}: {name!r} runs from {low:g} to {top:g}, as {other} does; expected {unit.name}: correct the "
+            f"{where}: {name!r} runs from {low:g} to {top:g}, like {other}; expected {unit.name}: correct the "
             f"units, or convert the values ({conversion})"
         )

@@ -82,7 +82,7 @@ WRONG = {
     "9999 in decibels": ("s1", radar(DECIBELS, 9999), "dB", "to 9999; expected dB, -101 to 60"),
     "1e20 in decibels": ("s1", radar(DECIBELS, 1e20), "dB", r"to 1e\+20; expected dB"),
     "decibels x 100": ("s1", radar(-1200.0), "dB", "expected dB"),
-    "power as decibels": ("s1", radar(POWER), "dB", "as linear power does; expected dB"),
+    "power as decibels": ("s1", radar(POWER), "dB", "like linear power; expected dB"),
     "numbers as decibels": ("s1", radar(DECIBELS, 312.0), "dB", "to 312; expected dB"),
     "decibels as power": ("s1", radar(DECIBELS), "linear power", "'VV' .* -12; expected linear power"),
     "numbers as power": ("s1", radar(180.0), "linear power", "as digital numbers does; expected linear power"),

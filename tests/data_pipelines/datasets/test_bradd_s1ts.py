@@ -221,7 +221,7 @@ def test_linear_power_is_refused(archive):
     content = known_tile()
     write_tile(archive, content | {"image": 10 ** (content["image"] / 10)})
     reader = BraddReader(archive)
-    with pytest.raises(ValueError, match="tile .*'s1' runs from .*, as linear power does; expected dB"):
+    with pytest.raises(ValueError, match="tile .*'s1' runs from .*, like linear power; expected dB"):
         read_tile(reader, "train", reader.keys("train")[0])
 
 

@@ -249,7 +249,7 @@ def test_spoiled_files(archive, case):
 
 def test_linear_power_is_refused(archive):
     write_raster(layer(archive, "S1Hand"), 10 ** (radar() / 10))
-    with pytest.raises(ValueError, match=f"tile '{CHIP}': 's1' runs from .*, as linear power does; expected dB"):
+    with pytest.raises(ValueError, match=f"tile '{CHIP}': 's1' runs from .*, like linear power; expected dB"):
         read_tile(Sen1FloodsReader(archive), "train", CHIP)
 
 
