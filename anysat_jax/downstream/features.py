@@ -35,9 +35,9 @@ from data_pipelines.options import DatasetOptions
 from data_pipelines.prepare.storage import MANIFEST_FILE
 from data_pipelines.sampler import StepIterator, Stream
 
-FORMAT = 1  # of the cache's entries; raise it when the same facts give other features
+FORMAT = 2  # of the cache's entries; raise it when the same facts give other features
 ONLY_TRAINING = ("augment", "temporal_dropout", "noise")  # options of sampling without influence on features
-MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "dtype")
+MODEL_FACTS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups", "dtype")
 
 
 # ---------------------------------------------------------------- sampled sub-patches
@@ -98,13 +98,11 @@ def feature_facts(
     """Returns all that the features of a split depend on, JSON values: the key of the cache."""
     network, task = start.network, start.network.task
     sampling = dataclasses.asdict(data.dataset.options.sampling)
-    # Absent where norms are as published: entries from before there was a choice stay valid.
-    narrow = {} if network.model.published_norms else {"norm_groups": network.model.norm_groups}
     # Keys and spelling are part of the names of entries on disk: another "drawn" would make all features again.
     return {
         "format": FORMAT,
         "weights": start.source["digest"],
-        "model": {name: getattr(network.model, name) for name in MODEL_FACTS} | narrow,
+        "model": {name: getattr(network.model, name) for name in MODEL_FACTS},
         "head_input": network.head.input,
         "task": [task.level, task.sensor],
         "dataset": [task.dataset, (data.dataset.prepared.folder / MANIFEST_FILE).read_text(encoding="utf-8")],

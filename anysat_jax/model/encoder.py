@@ -16,7 +16,7 @@ from anysat_jax.model.combiner import Combiner, PatchTokens
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.layers import block_stack, declare, drop_path_rates
 from anysat_jax.model.positions import subpatch_buckets, subpatch_positions
-from anysat_jax.model.projectors import make_projector, merge_patches
+from anysat_jax.model.projectors import make_projector, merge_patches, split_patches
 from anysat_jax.sensors import get_sensor
 
 NORM_EPSILON = 1e-5
@@ -74,13 +74,33 @@ def is_context(sensor: str) -> bool:
     return get_sensor(sensor).kind == "context"
 
 
-def present_mask(observations: Mapping[str, Observation], names: tuple[str, ...]) -> Bool[Array, "B M"] | None:
-    """Returns True for the (tile, sensor) that are present; None where all are."""
-    if all(observations[name].present is None for name in names):
+def grid_sensors(batch: Batch) -> tuple[str, ...]:
+    """Returns the sensors with a patch grid, sorted; context sensors such as MODIS have one vector for the tile."""
+    return tuple(name for name in batch.sensors if not is_context(name))
+
+
+def valid_patches(batch: Batch) -> Bool[Array, "B M N"] | None:
+    """Returns True for (tile, sensor, patch) with the sensor present and at least one valid pixel; the sensors are
+    `grid_sensors`. None where no sensor of the batch has a mask.
+    """
+    masks = [_valid(batch.observations[name], batch.grid) for name in grid_sensors(batch)]
+    if all(mask is None for mask in masks):
         return None
-    batch = observations[names[0]].batch_size
-    columns = [observations[name].present for name in names]
-    return jnp.stack([jnp.ones(batch, bool) if column is None else column for column in columns], axis=1)
+    full = jnp.ones((batch.batch_size, batch.grid[0] * batch.grid[1]), bool)
+    return jnp.stack([full if mask is None else jnp.broadcast_to(mask, full.shape) for mask in masks], axis=1)
+
+
+def _valid(observation: Observation, grid: tuple[int, int]) -> Bool[Array, "B N"] | None:
+    """Returns the valid patches of one sensor, (B, N) or (B, 1); None for all."""
+    present, pixels = observation.present, observation.pixel_mask
+    if pixels is None:
+        return None if present is None else jnp.asarray(present)[:, None]
+    pixels = jnp.asarray(pixels)
+    if observation.date_mask is not None:
+        pixels = pixels & observation.date_mask[:, :, None, None, None]
+    maps = pixels.any(axis=tuple(range(1, pixels.ndim - 2)))  # over dates and bands
+    patches = split_patches(maps[:, None], grid, 1).any(axis=(2, 3))
+    return patches if present is None else patches & present[:, None]
 
 
 def stack_patches(batch: Batch, patches: Mapping[str, Float[Array, "B N D"]]) -> PatchTokens:
@@ -90,15 +110,14 @@ def stack_patches(batch: Batch, patches: Mapping[str, Float[Array, "B N D"]]) ->
       ValueError: there are several context sensors.
     """
     # In sorted order, which jit keeps: the student's masks count sensors by it.
-    names = tuple(name for name in batch.sensors if not is_context(name))
+    names = grid_sensors(batch)
     contexts = [name for name in batch.sensors if is_context(name)]
     if len(contexts) > 1:
         raise ValueError(f"one context sensor at a time, got {', '.join(contexts)}")
     values = jnp.stack([patches[name] for name in names], axis=1)
-    present = present_mask(batch.observations, names)
     return PatchTokens(
         values=values,
-        mask=None if present is None else jnp.broadcast_to(present[:, :, None], values.shape[:3]),
+        mask=valid_patches(batch),
         context=patches[contexts[0]] if contexts else None,
         context_mask=batch.observations[contexts[0]].present if contexts else None,
         grid=batch.grid,

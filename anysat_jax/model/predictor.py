@@ -122,8 +122,7 @@ class Student(nn.Module):
         values = jnp.take_along_axis(tokens.values, context_index[:, None, :, None], axis=2)
         if keep is not None:
             values = jnp.where(keep[..., None], values, self.mask_token.astype(values.dtype)[None, None, None])
-        # A sensor is present in all patches of a tile or in none, so any n of the columns will do.
-        mask = None if tokens.mask is None else tokens.mask[:, :, : context_index.shape[1]]
+        mask = None if tokens.mask is None else jnp.take_along_axis(tokens.mask, context_index[:, None], axis=2)
         if context_mask is not None:
             real = jnp.broadcast_to(context_mask[:, None], values.shape[:3])
             mask = real if mask is None else mask & real

@@ -9,11 +9,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from anysat_jax.batch import Batch, Observation
+from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.encoder import Encoder, is_context, present_mask
+from anysat_jax.model.encoder import Encoder, grid_sensors, valid_patches
 from anysat_jax.model.predictor import Student
-from anysat_jax.model.projectors import split_patches
 from anysat_jax.pretrain.collapse import feature_health, sampled_vectors
 from anysat_jax.pretrain.contrastive import NEGATIVES, Negatives, contrastive_loss
 from anysat_jax.pretrain.masking import PatchMasks, drop_dates, keep_tokens
@@ -69,43 +68,12 @@ def predictive_loss(
     return (errors * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
-def grid_sensors(batch: Batch) -> tuple[str, ...]:
-    """Returns the sensors with a patch grid, sorted; context sensors such as MODIS have one vector for the tile."""
-    return tuple(name for name in batch.sensors if not is_context(name))
-
-
-def valid_patches(batch: Batch) -> Bool[Array, "B M N"] | None:
-    """Returns True for (tile, sensor, patch) with the sensor present and at least one valid pixel; the sensors are
-    `grid_sensors`. None where no sensor of the batch has a mask.
-    """
-    masks = [_valid(batch.observations[name], batch.grid) for name in grid_sensors(batch)]
-    if all(mask is None for mask in masks):
-        return None
-    full = jnp.ones((batch.batch_size, batch.grid[0] * batch.grid[1]), bool)
-    return jnp.stack([full if mask is None else jnp.broadcast_to(mask, full.shape) for mask in masks], axis=1)
-
-
-def _valid(observation: Observation, grid: tuple[int, int]) -> Bool[Array, "B N"] | None:
-    """Returns the valid patches of one sensor, (B, N) or (B, 1); None for all."""
-    present, pixels = observation.present, observation.pixel_mask
-    if pixels is None:
-        return None if present is None else jnp.asarray(present)[:, None]
-    pixels = jnp.asarray(pixels)
-    if observation.date_mask is not None:
-        pixels = pixels & observation.date_mask[:, :, None, None, None]
-    maps = pixels.any(axis=tuple(range(1, pixels.ndim - 2)))  # over dates and bands
-    patches = split_patches(maps[:, None], grid, 1).any(axis=(2, 3))
-    return patches if present is None else patches & present[:, None]
-
-
 def available_tokens(batch: Batch, masks: PatchMasks) -> Bool[Array, "B M n"]:
-    """Returns True for (sensor, context patch) tokens with the sensor present and a real place; sorted sensors."""
-    names = grid_sensors(batch)
-    available = jnp.broadcast_to(
-        masks.context_mask[:, None], (batch.batch_size, len(names), masks.context_index.shape[1])
-    )
-    present = present_mask(batch.observations, names)
-    return available if present is None else available & present[:, :, None]
+    """Returns True for (sensor, context patch) tokens of a real place that `valid_patches` has; sorted sensors."""
+    sensors, index = len(grid_sensors(batch)), masks.context_index
+    available = jnp.broadcast_to(masks.context_mask[:, None], (batch.batch_size, sensors, index.shape[1]))
+    valid = valid_patches(batch)
+    return available if valid is None else available & jnp.take_along_axis(valid, index[:, None], axis=2)
 
 
 def jepa_loss(
@@ -134,7 +102,7 @@ def jepa_loss(
         seen,
         masks.context_index,
         masks.target_index,
-        keep=keep_tokens(available_tokens(batch, masks), sensor_rng) if config.mask_sensors else None,
+        keep=keep_tokens(available_tokens(seen, masks), sensor_rng) if config.mask_sensors else None,
         context_mask=masks.context_mask,
         target_mask=masks.target_mask,
         deterministic=False,

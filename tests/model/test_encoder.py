@@ -12,7 +12,7 @@ import pytest
 
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.encoder import Encoder, encode
+from anysat_jax.model.encoder import Encoder, encode, valid_patches
 from anysat_jax.model.init import init_encoder
 from anysat_jax.model.projectors import SubpatchEmbed, merge_patches, split_patches
 from anysat_jax.sensors import get_sensor
@@ -148,3 +148,23 @@ def test_dropout_acts_in_training_only() -> None:
 
     np.testing.assert_array_equal(run(True, 0), run(True, 1))
     assert not np.array_equal(run(False, 0), run(False, 1))
+
+
+def test_no_masks_no_validity() -> None:
+    assert valid_patches(fake_batch(("s2", "spot"), extent=20.0)) is None
+
+
+def test_validity_needs_the_sensor_a_real_date_and_a_valid_pixel() -> None:
+    batch = fake_batch(("s2", "spot", "modis"), extent=20.0, num_dates=2)
+    pixels = np.zeros((2, 2, 1, 2, 2), bool)
+    pixels[0, 0, 0, 0, 1] = True  # first tile: the second patch, at a real date
+    pixels[0, 1, 0, 1, 1] = True  # and the last, at a padded one
+    s2 = dataclasses.replace(
+        batch.observations["s2"], pixel_mask=pixels, date_mask=np.array([[True, False], [True, True]])
+    )
+    spot = dataclasses.replace(batch.observations["spot"], present=np.array([True, False]))
+    valid = valid_patches(batch.replace(observations=batch.observations | {"s2": s2, "spot": spot}))
+    assert valid.shape == (2, 2, 4)  # sensors in sorted order: s2, spot
+    np.testing.assert_array_equal(valid[0, 0], [False, True, False, False])
+    np.testing.assert_array_equal(valid[1, 0], [False] * 4)
+    np.testing.assert_array_equal(valid[:, 1], [[True] * 4, [False] * 4])

@@ -1,15 +1,20 @@
 """What a mask leaves out has no part in the features, whatever else is in the batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from anysat_jax import AnySat
+from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import encode
-from anysat_jax.model.init import init_encoder
+from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.model.predictor import Student
 from anysat_jax.sensors import GEOPLEX_SENSORS, SENSORS
 from anysat_jax.validate import to_batch
+from tests.parity.cases import QUICK
 from tests.validate.fakes import make_data
 
 TOLERANCE = 1e-4  # rounding reaches 4e-5 under some versions of XLA; what a mask lets through is of order 1
@@ -128,6 +133,31 @@ def test_dates_and_images_without_a_valid_pixel_are_as_left_out(model):
     other = data | {"s2_dates": data["s2_dates"] + np.array([[0, 77, 0]])}
     np.testing.assert_array_equal(model(other | clear, 10, "all"), masked)
     assert_same(masked, model(data | left_out, 10, "all"))
+
+
+def test_a_patch_without_a_valid_pixel_has_no_token():
+    """Neither in the features nor in what the student encodes: the learned value of invalid pixels has no part."""
+    config = ModelConfig.from_preset("tiny", **SMALL, sensors=("s2",), dropout=False)
+    student, data = init_student(config, 0), make_data("s2", extent=20.0, num_dates=2)
+    clear = np.ones((2, 2, 2, 2), bool)
+    clear[1, :, 0, 1] = False  # the second patch of the second tile
+    batch = to_batch(data | {"s2_mask": clear}, 10, ("s2",))
+    context_index, target_index = jnp.array([[1, 3], [1, 3]]), jnp.array([[[0], [0]]])
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def run(pad_value):
+        projector = student["encoder"]["projector_s2"] | {"pad_value": pad_value}
+        params = student | {"encoder": student["encoder"] | {"projector_s2": projector}}
+        seen = Student(config).apply({"params": params}, batch, context_index, target_index, deterministic=True)
+        return encode(config, params["encoder"], batch, "all"), seen.context, seen.embedded.patches["s2"]
+
+    pad_value = student["encoder"]["projector_s2"]["pad_value"]
+    (features, context, patches), (*others, changed) = run(pad_value), run(pad_value + 5)
+    np.testing.assert_array_equal(others[0], features)
+    np.testing.assert_array_equal(others[1], context)
+    assert np.isfinite(features).all() and np.isfinite(context).all()
+    moved = np.abs(changed - patches).max(axis=-1) > 0
+    np.testing.assert_array_equal(moved, [[False] * 4, [False, True, False, False]])
 
 
 def test_a_mask_of_ones_is_no_mask(model):

@@ -1,4 +1,4 @@
-"""Losses, targets, teacher and validity."""
+"""Losses, targets, teacher and available tokens."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.pretrain.masking import PatchMasks
 from anysat_jax.pretrain.objective import (
+    available_tokens,
     ema_decay,
     gather_targets,
     normalise,
     predictive_loss,
     update_teacher,
-    valid_patches,
 )
 
 
@@ -49,21 +50,18 @@ def test_teacher_moves_towards_the_student_in_float32() -> None:
     np.testing.assert_allclose(teacher["w"], 1.004, rtol=1e-6)
 
 
-def test_no_masks_no_validity() -> None:
-    assert valid_patches(fake_batch(("s2", "spot"), extent=20.0)) is None
-
-
-def test_validity_needs_the_sensor_a_real_date_and_a_valid_pixel() -> None:
-    batch = fake_batch(("s2", "spot", "modis"), extent=20.0, num_dates=2)
-    pixels = np.zeros((2, 2, 1, 2, 2), bool)
-    pixels[0, 0, 0, 0, 1] = True  # first tile: the second patch, at a real date
-    pixels[0, 1, 0, 1, 1] = True  # and the last, at a padded one
-    s2 = dataclasses.replace(
-        batch.observations["s2"], pixel_mask=pixels, date_mask=np.array([[True, False], [True, True]])
+def test_tokens_are_available_with_a_real_place_and_a_valid_pixel() -> None:
+    batch = fake_batch(("s2", "spot"), extent=20.0, num_dates=2)
+    pixels = np.ones((2, 2, 1, 2, 2), bool)
+    pixels[0, :, 0, 0, 1] = False  # the second patch of the first tile
+    s2 = dataclasses.replace(batch.observations["s2"], pixel_mask=pixels)
+    real = np.array([[True] * 3, [True, True, False]])
+    masks = PatchMasks(
+        context_index=np.array([[1, 2, 3], [0, 1, 1]]),
+        target_index=np.zeros((1, 2, 1), int),
+        context_mask=real,
+        target_mask=np.ones(1, bool),
     )
-    spot = dataclasses.replace(batch.observations["spot"], present=np.array([True, False]))
-    valid = valid_patches(batch.replace(observations=batch.observations | {"s2": s2, "spot": spot}))
-    assert valid.shape == (2, 2, 4)  # sensors in sorted order: s2, spot
-    np.testing.assert_array_equal(valid[0, 0], [False, True, False, False])
-    np.testing.assert_array_equal(valid[1, 0], [False] * 4)
-    np.testing.assert_array_equal(valid[:, 1], [[True] * 4, [False] * 4])
+    found = available_tokens(batch.replace(observations=batch.observations | {"s2": s2}), masks)
+    np.testing.assert_array_equal(found[:, 0], [[False, True, True], [True, True, False]])
+    np.testing.assert_array_equal(found[:, 1], real)
