@@ -51,10 +51,9 @@ def in_order(page: pathlib.Path) -> list[tuple[str, str]]:
 
 
 README = in_order(REPOSITORY / "README.md")
-# By the file of the config: a command trains a shallower model, for less time, and probes fewer tiles.
+# By the file of the config: a command trains for less time, and probes fewer tiles.
 SHORT = {
-    "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=16 --config.model.depth=1 "
-    "--config.model.predictor_depth=1",
+    "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=16",
     "finetune.py": "--config.epochs=2 --config.data.datasets.mini_flair.fraction=0.25",
     "probe.py": "",
     "evaluate.py": "",
