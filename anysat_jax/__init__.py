@@ -23,7 +23,7 @@ def end_at_once(*_: Any) -> None:
 
 # Of `python -m anysat_jax.main` and the like, whose imports take seconds; a program that imports this package is left
 # alone.
-if sys.argv[:1] == ["-m"] and any(word.startswith("anysat_jax") for word in sys.orig_argv):
+if sys.argv[:1] == ["-m"] and any(word.startswith(("anysat_jax", "data_pipelines")) for word in sys.orig_argv):
     signal.signal(signal.SIGINT, end_at_once)
 
 

@@ -65,8 +65,7 @@ def with_config(flags: list[str], file: str) -> list[str]:
 def main() -> None:
     """Runs the command of the command line, as `python -m` would run its module."""
     name, flags = "".join(sys.argv[1:2]), sys.argv[2:]
-    # The commands of datasets answer Ctrl-C by themselves.
-    signal.signal(signal.SIGINT, signal.default_int_handler if name == "data" else end_at_once)
+    signal.signal(signal.SIGINT, end_at_once)
     if name == "--version":
         from anysat_jax import __version__
 

@@ -6,6 +6,7 @@ Facts of the eleven GeoPlex sensors: paper, section 3 and Table C, and the shape
 
 import dataclasses
 import math
+import numbers
 import re
 from typing import Literal
 
@@ -40,6 +41,13 @@ class Sensor:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
+        kinds = {"name": str, "metres_per_pixel": numbers.Real, "subpatch_pixels": numbers.Integral}
+        for field, kind in {**kinds, "date_period": numbers.Real, "dropout": numbers.Real}.items():
+            if isinstance(value := getattr(self, field), bool) or not isinstance(value, kind):
+                expected = {str: "a text", numbers.Real: "a number", numbers.Integral: "a whole number"}[kind]
+                raise ValueError(f"sensor {self.name!r}: {field} is {value!r}; it must be {expected}")
+        if isinstance(self.bands, str) or not all(isinstance(band, str) for band in self.bands):
+            raise ValueError(f"sensor {self.name!r}: bands is {self.bands!r}; it must be a tuple of names")
         if not self.name or any(self.name.endswith(s) for s in ("_dates", "_mask", "_date_mask", "_present")):
             raise ValueError(f"sensor name {self.name!r} must not be empty or end like the key of dates or a mask")
         if re.search(r"[\s/\\]", self.name):  # names of parameters and of files are made of it

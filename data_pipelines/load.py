@@ -138,6 +138,8 @@ def read_options(section: Any) -> dict[str, DatasetOptions]:
     """
     if not section.datasets:
         raise ValueError("data.datasets is empty; name at least one dataset")
+    if not isinstance(root := section.get("root"), str | None):
+        raise ValueError(f"data.root = {root!r} must be a folder or an address, as a text")
     if not isinstance(skip_corrupt := section.get("skip_corrupt", False), bool):
         raise ValueError(f"data.skip_corrupt = {skip_corrupt!r} must be True or False")
     _check_workers(section.get("num_workers", 0))

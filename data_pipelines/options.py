@@ -97,6 +97,8 @@ class DatasetOptions:
         """
         own = [field.name for field in dataclasses.fields(cls) if field.name not in ("card", "sampling")]
         of_sampling = [field.name for field in dataclasses.fields(Sampling)]
+        if not hasattr(section, "get"):
+            raise ValueError(f"data.datasets.{card.name} = {section!r} must be a section with a batch_size")
         if strangers := sorted(set(section) - {*own, *of_sampling}):
             known = ", ".join(sorted([*own, *of_sampling]))
             raise ValueError(f"data.datasets.{card.name}.{strangers[0]} is unknown; the keys are {known}")

@@ -46,6 +46,12 @@ def test_a_sensor_joins_with_one_record(monkeypatch: pytest.MonkeyPatch) -> None
         ({"name": "a/b"}, "must not contain a slash or a space"),
         ({"kind": "series", "date_period": 0.0}, "date_period is 0.0; it must be a positive number"),
         ({"kind": "series", "subpatch_pixels": 2}, "series exactly 1"),
+        ({"bands": "RGB"}, "bands is 'RGB'; it must be a tuple of names"),
+        ({"bands": (1, 2)}, r"bands is \(1, 2\); it must be a tuple of names"),
+        ({"metres_per_pixel": "10"}, "metres_per_pixel is '10'; it must be a number"),
+        ({"subpatch_pixels": 2.5}, "subpatch_pixels is 2.5; it must be a whole number"),
+        ({"dropout": True}, "dropout is True; it must be a number"),
+        ({"name": 2}, "name is 2; it must be a text"),
     ],
 )
 def test_impossible_records_are_refused(fields: dict, message: str) -> None:

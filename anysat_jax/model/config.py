@@ -111,6 +111,8 @@ class ModelConfig:
             raise ValueError(f"model.dropout = {self.dropout!r} must be True or False")
         if not isinstance(self.sensors, tuple | list) or not all(isinstance(name, str) for name in self.sensors):
             raise ValueError(f"model.sensors = {self.sensors!r} must be a tuple of names, such as ('s2', 's1')")
+        if len(set(self.sensors)) < len(self.sensors):
+            raise ValueError(f"model.sensors = {self.sensors!r} names a sensor twice")
         object.__setattr__(self, "sensors", tuple(self.sensors))
 
     @property
@@ -144,8 +146,6 @@ class ModelConfig:
     def from_section(cls, section: Mapping[str, Any], dtype: str = "float32") -> Self:
         """A model from the `model` section of a config; fields that are None come from `section["preset"]`."""
         fields = {key: value for key, value in section.items() if key != "preset" and value is not None}
-        if "sensors" in fields:
-            fields["sensors"] = tuple(fields["sensors"])
         if "remat" in fields:
             fields["remat"] = policy_name(fields["remat"])
         return cls.from_preset(section["preset"], dtype=dtype, **fields)

@@ -133,6 +133,8 @@ def test_no_dataset_and_unknown_datasets():
     ("changes", "message"),
     [
         ({"skip_corrupt": "yes"}, r"data\.skip_corrupt = 'yes' must be True or False"),
+        ({"root": 5}, "data.root = 5 must be a folder or an address"),
+        ({"datasets": {"flair": None}}, "data.datasets.flair = None must be a section with a batch_size"),
         ({"num_workers": -1}, r"data\.num_workers = -1 must be 0 \(threads\) or more"),
         ({"num_workers": 10**12}, r"data\.num_workers = 1000000000000 must be 0 \(threads\) or more, and at most 1024"),
         (

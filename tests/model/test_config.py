@@ -36,6 +36,7 @@ def test_section_falls_back_on_its_preset() -> None:
         ({"sensors": ()}, "model.sensors is empty"),
         ({"sensors": ("s3",)}, "unknown sensor 's3'"),
         ({"sensors": "s2"}, r"model.sensors = 's2' must be a tuple of names"),
+        ({"sensors": ("s2", "s1", "s2")}, "names a sensor twice"),
         ({"sensors": (1,)}, r"model.sensors = \(1,\) must be a tuple of names"),
         ({"dim": "64"}, "model.dim = '64' must be a whole number"),
         ({"dim": 64.0}, "model.dim = 64.0 must be a whole number"),
