@@ -65,12 +65,13 @@ def test_errors_of_workers_keep_type_and_message(tmp_path, reader, kind, message
 
 
 NEVER_ENDS = """
-import pathlib, sys
+import pathlib, signal, sys
 from data_pipelines.prepare import plan
 from data_pipelines.prepare.prepare import prepare_dataset
 from tests.data_pipelines.odd_readers import NeverEnds
 if __name__ == "__main__":
     plan.SHARD_BYTES = 25_000
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as the command does: a shell's background jobs ignore it
     prepare_dataset(NeverEnds(sys.argv[1]), pathlib.Path(sys.argv[2]), "1.0.0", workers=2)
 """
 
