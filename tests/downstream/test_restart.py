@@ -54,8 +54,9 @@ def rows(workdir):
         return [{name: row[name] for name in row if name != "tiles_per_second"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["finetune", "probe"])
+@pytest.mark.parametrize("name", ["finetune", pytest.param("probe", marks=pytest.mark.slow)])
 def test_killed_half_way_it_resumes_exactly(launch, tmp_path, name):
+    """The loop is the same for both; test_fit_restart.py kills it at every moment."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     done = launch(name, straight)
     assert done.returncode == 0, done.stderr

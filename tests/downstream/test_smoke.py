@@ -24,7 +24,7 @@ ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
 WHOLE = ("timesen2crop",)
 # Rows that compile their network, at least one of each kind of task. In the others it is traced, in a fraction of the
 # time: what differs between them are the shapes, and all around the network.
-COMPILED = ("timesen2crop", "treesatai_ts", "bradd_s1ts", "hls_burn_scars", "biomassters")
+COMPILED = ("timesen2crop", "treesatai_ts", "bradd_s1ts", "biomassters")
 # One of each kind of task, whose weights are evaluated again.
 AGAIN = ("timesen2crop", "treesatai_ts", "hls_burn_scars", "biomassters")
 # Classes of tiles, of pixels that are sampled, and of a sensor whose projector trains; two probes that are solved. The

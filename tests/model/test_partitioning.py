@@ -1,5 +1,6 @@
 """Hints about where activations live: what they ask for, and that they are nothing without a mesh."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def test_axes_that_a_mesh_lacks_cut_nothing():
     found = sharding_of((8, 4), BATCH_AXES, TENSOR, mesh=TWO_AXES)
     assert found.is_equivalent_to(NamedSharding(TWO_AXES, PartitionSpec(BATCH_AXES)), 2)
     assert parts(TWO_AXES.shape, BATCH_AXES) == 8 and parts(TWO_AXES.shape, TENSOR) == parts(MESH.shape, None) == 1
+
+
+def test_dropout_draws_the_same_on_a_mesh():
+    def drop(x):
+        return nn.Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+    x = np.ones((8, 16))
+    on_all = jax.device_put(x, NamedSharding(MESH, PartitionSpec(BATCH_AXES, TENSOR)))
+    np.testing.assert_array_equal(jax.jit(drop)(on_all), jax.jit(drop)(x))
 
 
 def test_without_a_mesh_nothing_happens():
