@@ -23,7 +23,7 @@ from tests.train import fake_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tests" / "train" / "fake_run.py"
-ONE_PROGRAM = "--config.data.datasets.fake_run.patch_sizes=(20,)"  # test_processes.py runs several
+ONE_PROGRAM = "--config.data.datasets.fake_run.patch_sizes=(20,)"  # the README's commands have several
 EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")
 
 
