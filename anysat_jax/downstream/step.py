@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from anysat_jax.downstream.task import LossConfig, Task, task_loss
 from anysat_jax.downstream.trainable import Params, merge
-from anysat_jax.train.optimizer import learning_rate, update_if_finite
+from anysat_jax.train.optimizer import Metrics, TrainStep, learning_rate, update_if_finite
 from anysat_jax.train.sharding import abstract_on, initialised, put_whole
 
-Metrics = dict[str, Array]
 Forward = Callable[[Params, Any, jax.Array | None], Float[Array, "B *n K"]]
 """Logits, float32, of (whole parameters, batch, rng for what drops in training; None for evaluation)."""
 LOSSES = ("loss",)
@@ -82,8 +81,8 @@ def average_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 def make_train_step(
     task: Task, loss: LossConfig, forward: Forward, optimizer: optax.GradientTransformation, average: float = 0.0
-) -> Callable[[DownstreamState, Params, Any, Int[Array, ""]], tuple[DownstreamState, Metrics]]:
-    """Returns the step of a task, to be jitted by the caller with the state donated.
+) -> TrainStep:
+    """Returns the step of a task.
 
     It takes the state, the frozen parameters, a batch with the labels of the task's level, "index" (B,) and perhaps
     "valid" (B,), and the seed. Metrics: loss, learning_rate (the plateau's factor included), grad_norm (float32
@@ -96,7 +95,15 @@ def make_train_step(
         logits = forward(merge(trainable, frozen), batch, rng)
         return task_loss(task, loss, logits, batch.labels[task.level], batch.labels.get("valid"))
 
-    def update(state: DownstreamState, grads: Params) -> DownstreamState:
+    def gradients(state: DownstreamState, frozen: Params, batch: Any, seed: Array) -> tuple[Metrics, Params]:
+        # The seed is an argument, not a constant, so that runs that differ in it alone share one compiled program; with
+        # the step it gives all randomness, so that a resumed run repeats an uninterrupted one.
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        (value, each), grads = jax.value_and_grad(objective, has_aux=True)(state.params, frozen, batch, rng)
+        metrics = {"loss": value, "nonfinite_samples": ~jnp.isfinite(each), "index": batch.labels["index"]}
+        return metrics, grads
+
+    def change(state: DownstreamState, grads: Params) -> DownstreamState:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         # Here, not in the optimizer: the plateau changes the factor between epochs, and the schedule stays as it is.
         updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
@@ -105,18 +112,9 @@ def make_train_step(
             mean = optax.incremental_update(params, mean, 1.0 - average_decay(state.step, average))
         return state.replace(params=params, opt_state=opt_state, average=mean)
 
-    def step(state: DownstreamState, frozen: Params, batch: Any, seed: Array) -> tuple[DownstreamState, Metrics]:
-        # The seed is an argument, not a constant, so that runs that differ in it alone share one compiled program; with
-        # the step it gives all randomness, so that a resumed run repeats an uninterrupted one.
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, each), grads = jax.value_and_grad(objective, has_aux=True)(state.params, frozen, batch, rng)
-        state, checks = update_if_finite(update, state, {"loss": value}, grads)
-        metrics = {
-            "loss": value,
-            "learning_rate": learning_rate(state.opt_state) * state.rate_scale,
-            "nonfinite_samples": ~jnp.isfinite(each),
-            "index": batch.labels["index"],
-        }
-        return state.replace(step=state.step + 1), metrics | checks
+    def update(state: DownstreamState, losses: Metrics, grads: Params) -> tuple[DownstreamState, Metrics]:
+        state, checks = update_if_finite(change, state, losses, grads)
+        rate = learning_rate(state.opt_state) * state.rate_scale
+        return state.replace(step=state.step + 1), {"learning_rate": rate} | checks
 
-    return step
+    return TrainStep(gradients, update, LOSSES)

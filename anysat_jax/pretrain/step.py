@@ -23,7 +23,7 @@ from anysat_jax.pretrain.masking import PatchMasks, put_masks, sample_patch_mask
 from anysat_jax.pretrain.objective import LOSSES, Metrics, ema_decay, jepa_loss, update_teacher
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import StepColumns
-from anysat_jax.train.optimizer import learning_rate, make_optimizer, update_if_finite
+from anysat_jax.train.optimizer import TrainStep, learning_rate, make_optimizer, update_if_finite
 from anysat_jax.train.sharding import abstract_on, batch_parts, initialised, put_batch, state_shardings
 
 Params = dict[str, Any]
@@ -160,8 +160,8 @@ def make_flops_counter(config: PretrainConfig, mesh: Mesh) -> Callable[[StepInpu
 
 def make_train_step(
     config: PretrainConfig, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None
-) -> Callable[[TrainState, Batch, PatchMasks], tuple[TrainState, Metrics]]:
-    """Returns the step of a config, to be jitted by the caller with the state donated.
+) -> TrainStep:
+    """Returns the step of a config: of a `TrainState`, a batch and masks.
 
     Metrics: those of `jepa_loss`, learning_rate, ema, grad_norm (float32 scalars), finite (bool) and nonfinite_leaves,
     see `update_if_finite`. Where a value is not finite, parameters, teacher and optimizer stay as they were, and only
@@ -174,12 +174,7 @@ def make_train_step(
     mesh = mesh if mesh is not None and mesh.size > 1 else None
     loss = functools.partial(jepa_loss, model=config.model, config=config.pretrain, mesh=mesh)
 
-    def update(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
-
-    def step(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[TrainState, Metrics]:
+    def gradients(state: TrainState, batch: Batch, masks: PatchMasks) -> tuple[Metrics, Params]:
         def gradient(params: Params, *inputs: Any) -> tuple[Metrics, Params]:
             grads, metrics = jax.grad(loss, has_aux=True)(params, state.teacher, *inputs)
             if mesh is not None:  # each device needs its part of the sum alone: a reduce-scatter, not an all-reduce
@@ -189,11 +184,17 @@ def make_train_step(
         # From seed and step alone, so that a resumed run repeats an uninterrupted one.
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         with on_mesh(mesh):
-            metrics, grads = accumulated(gradient, state.params, batch, masks, rng, config.accumulate)
+            return accumulated(gradient, state.params, batch, masks, rng, config.accumulate)
+
+    def change(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
+
+    def update(state: TrainState, losses: Metrics, grads: Params) -> tuple[TrainState, Metrics]:
         decay = ema_decay(state.step, config.pretrain.ema_start, config.total_steps)
-        losses = {name: metrics[name] for name in LOSSES}
-        state, checks = update_if_finite(update, state, losses, grads, metrics["loss"], decay)
-        metrics |= {"learning_rate": learning_rate(state.opt_state), "ema": decay} | checks
+        state, checks = update_if_finite(change, state, losses, grads, losses["loss"], decay)
+        metrics = {"learning_rate": learning_rate(state.opt_state), "ema": decay} | checks
         return state.replace(step=state.step + 1), metrics
 
-    return step
+    return TrainStep(gradients, update, LOSSES)

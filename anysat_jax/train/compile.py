@@ -1,7 +1,7 @@
 """Functions compiled once per kind of arguments, ahead of need for training steps, and counted.
 
-A step's program is fixed by the dataset, the patch size and the static sizes of dates and masks. XLA takes tens of
-seconds for each, mostly on one core, so the programs of the next steps are compiled side by side.
+The program of a step's gradients is fixed by the dataset, the patch size and the static sizes of dates and masks. XLA
+takes tens of seconds for each, mostly on one core, so the programs of the next steps are compiled side by side.
 """
 
 import concurrent.futures
@@ -67,13 +67,17 @@ class Compiled:
         return any(not program.done() for program in list(self._programs.values()))  # a copy: the watchdog reads it too
 
     def __call__(self, *arguments: Any) -> Any:
+        # Not by calling the jitted function, which would compile and run in one: a program that hangs would pass for
+        # one that compiles.
+        return self._wait(self.ahead(*arguments))(*arguments)
+
+    def ahead(self, *arguments: Any) -> Hashable:
+        """Starts to compile the program of these arrays, or of their shapes, unless that was done; returns its key."""
         leaves, structure = jax.tree.flatten(arguments)
         kind = structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
         if kind not in self._programs:
             self._programs[kind] = _POOL.submit(self._compile, *arguments)
-        # Not by calling the jitted function, which would compile and run in one: a program that hangs would pass for
-        # one that compiles.
-        return self._wait(kind)(*arguments)
+        return kind
 
     def _compile(self, *arguments: Any) -> Program:
         return self._function.lower(*arguments).compile()
@@ -89,7 +93,7 @@ class Compiled:
 
 
 class StepPrograms(Compiled):
-    """The programs of a training step, which are compiled ahead. Use as a context manager."""
+    """The programs of a training step's gradients, which are compiled ahead. Use as a context manager."""
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class StepPrograms(Compiled):
           on_wait: called at once and now and then while a step waits for its program, with the progress.
         """
         super().__init__(step)
-        self._state, self._constants = _abstract(state), constants
+        self._state, self._constants = abstract(state), constants
         self._expected, self._on_wait = expected, on_wait
         self._since = time.monotonic()  # when something began to compile after nothing did
 
@@ -128,7 +132,7 @@ class StepPrograms(Compiled):
         if not self.compiling:
             self._since = time.monotonic()
         # Shapes only: a thread that waits for its turn must not keep a batch in the devices' memory.
-        arguments = self._state, *_abstract((*self._constants, *inputs.inputs))
+        arguments = self._state, *abstract((*self._constants, *inputs.inputs))
         self._programs[signature] = _POOL.submit(self._compile, *arguments)
         kind = dataset, patch_size = signature[:2]
         count = sum(other[:2] == kind for other in self._programs)
@@ -137,11 +141,11 @@ class StepPrograms(Compiled):
             text = "%s at %g m has more than %d compiled programs: the shapes of its batches vary"
             logging.warning(text, dataset, patch_size, most)
 
-    def run(self, state: Any, inputs: StepInput) -> tuple[Any, dict[str, jax.Array]]:
-        """Returns the step's outputs; waits for its program, which must be prepared. The state is donated.
+    def run(self, state: Any, inputs: StepInput) -> Any:
+        """Returns the function's outputs; waits for its program, which must be prepared.
 
         Raises:
-          Preempted: a stop was requested while its program was compiled; the state is unchanged.
+          Preempted: a stop was requested while its program was compiled.
         """
 
         def show_progress() -> None:
@@ -152,5 +156,6 @@ class StepPrograms(Compiled):
         return self._wait(signature_of(inputs), show_progress)(state, *self._constants, *inputs.inputs)
 
 
-def _abstract(tree: Any) -> Any:
+def abstract(tree: Any) -> Any:
+    """Returns shapes, dtypes and shardings of arrays, in the same structure."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)

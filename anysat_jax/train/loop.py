@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 
 from anysat_jax.errors import Preempted
 from anysat_jax.train.checkpoints import Checkpoints
-from anysat_jax.train.compile import StepPrograms
+from anysat_jax.train.compile import Compiled, StepPrograms, abstract
 from anysat_jax.train.config import RunConfig
 from anysat_jax.train.input import DeviceFeed, StepInput
 from anysat_jax.train.metrics_log import MetricsLog, StepColumns
 from anysat_jax.train.monitor import Hook, Meter, StepMonitor, mesh_peak
+from anysat_jax.train.optimizer import Metrics, TrainStep
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import replicated
@@ -36,8 +37,7 @@ class StepLoop:
     """
 
     config: RunConfig
-    # (state, *constants, *inputs) -> (state, metrics), not jitted
-    function: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    function: TrainStep  # not jitted
     state: Any  # on the mesh; its memory is donated to the first step
     batches: Any  # see `DeviceFeed`, as the next
     to_inputs: Callable[[Any, int], tuple[Any, ...]]
@@ -62,9 +62,10 @@ class StepLoop:
         self._first = self.step  # of this start; what it began with is saved, or can be made again
         self.meter = Meter(mesh_peak(mesh) if self.count_flops else None)
         # A program is compiled for one sharding of the state, so that each step must return it in that sharding.
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(mesh)
+        shardings, same = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(mesh)
+        gradients = jax.jit(self.function.gradients, out_shardings=(same, shardings.params))
         # Without donation two states would be in memory: parameters, teacher and both moments of AdamW.
-        step = jax.jit(self.function, donate_argnums=0, out_shardings=shardings)
+        self._update = Compiled(jax.jit(self.function.update, donate_argnums=0, out_shardings=(shardings, same)))
         with contextlib.ExitStack() as resources:  # closed at once if one of them cannot be opened
             open_ = resources.enter_context
             batches = open_(contextlib.closing(self.batches))
@@ -75,10 +76,10 @@ class StepLoop:
             self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
             on_wait, expected = self.log.show_waiting, self.expected_programs
             self._programs = open_(
-                StepPrograms(step, self.state, constants=self.constants, expected=expected, on_wait=on_wait)
+                StepPrograms(gradients, self.state, constants=self.constants, expected=expected, on_wait=on_wait)
             )
             self._profiler = open_(Profiler(self.workdir, config.profile.steps, enabled=is_first))
-            self._watchdog = open_(self.status.watchdog("step", lambda: self._programs.compiling))
+            self._watchdog = open_(self.status.watchdog("step", lambda: self._compiling))
             self._resources = resources.pop_all()
         self.monitor = StepMonitor(
             self.record,
@@ -106,12 +107,12 @@ class StepLoop:
             inputs = self._ahead.popleft()
             self.record.programs = len(self._programs)
             # Compilers take the cores that prepare batches, so even a step whose own program is there is slower.
-            if self._programs.compiling or self._profiler.disturbs(step):
+            if self._compiling or self._profiler.disturbs(step):
                 self.meter.exclude()
             # A copy within a step would wait for the devices: everything must have been put there beforehand.
             try:
                 with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
-                    self.state, metrics = self._programs.run(self.state, inputs)
+                    metrics = self._run(inputs)
             except Preempted:  # while it was compiled: the caller saves the last step that was made, if there is one
                 self._stop.requested = True  # also where another process received the signal
                 if self.step > self._first:
@@ -122,10 +123,23 @@ class StepLoop:
             self.monitor.after_step(step, inputs, metrics)
             yield step
 
+    def _run(self, inputs: StepInput) -> Metrics:
+        metrics, grads = self._programs.run(self.state, inputs)
+        losses = {name: metrics[name] for name in self.function.losses}
+        self.state, more = self._update(self.state, losses, grads)
+        return metrics | more
+
     def _look_ahead(self, count: int) -> None:
         while len(self._ahead) < count:
             self._ahead.append(self._feed.next())
             self._programs.prepare(self._ahead[-1])
+            if not len(self._update):  # behind the first gradients, which take longer
+                state, loss = abstract(self.state), jax.ShapeDtypeStruct((), "float32", sharding=replicated(self.mesh))
+                self._update.ahead(state, dict.fromkeys(self.function.losses, loss), state.params)
+
+    @property
+    def _compiling(self) -> bool:
+        return self._programs.compiling or self._update.compiling
 
     @property
     def stop_requested(self) -> bool:

@@ -1,5 +1,6 @@
 """The optimizer and the guarded update of all jobs: AdamW, decay on matrices only, clipping, and two schedules."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -92,11 +93,29 @@ def learning_rate(opt_state: optax.OptState) -> Float[Array, ""]:
 
 
 State = TypeVar("State")
+Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A training step in two functions, which are two programs: an update is compiled once for batches of all shapes.
+
+    Called, it is both in one: (state, *constants, *inputs) -> (state, metrics), to be jitted with the state donated.
+    """
+
+    gradients: Callable[..., tuple[Metrics, Any]]  # (state, *constants, *inputs) -> (metrics, those of `state.params`)
+    update: Callable[[Any, Metrics, Any], tuple[Any, Metrics]]  # (state, losses, gradients) -> (state, more metrics)
+    losses: tuple[str, ...]  # names of the metrics that `update` takes, float32 scalars
+
+    def __call__(self, state: State, *arguments: Any) -> tuple[State, Metrics]:
+        metrics, grads = self.gradients(state, *arguments)
+        state, more = self.update(state, {name: metrics[name] for name in self.losses}, grads)
+        return state, metrics | more
 
 
 def update_if_finite(
     update: Callable[..., State], state: State, losses: Mapping[str, Array], grads: Any, *operands: Array
-) -> tuple[State, dict[str, Array]]:
+) -> tuple[State, Metrics]:
     """Updates a state unless a loss or a gradient is not finite. Traceable.
 
     Args:

@@ -266,6 +266,19 @@ def test_another_seed_is_another_run_of_the_same_program(tmp_path, monkeypatch):
     assert len(texts) == 2 and texts[0] == texts[1] and losses[0] != losses[1]
 
 
+def test_the_update_is_a_program_of_its_own_compiled_ahead_and_once(tmp_path, monkeypatch):
+    kinds, compile_program = [], Compiled._compile
+
+    def noting(self, *arguments):
+        kinds.append((type(self), {type(leaf) for leaf in jax.tree.leaves(arguments)}))
+        return compile_program(self, *arguments)
+
+    monkeypatch.setattr(Compiled, "_compile", noting)
+    fit(toy_problem(), toy_config(epochs=1), make_mesh(MeshConfig(data=2, fsdp=4)), tmp_path)
+    shapes = {jax.ShapeDtypeStruct}
+    assert sorted(kinds, key=str) == [(Compiled, shapes), (StepPrograms, shapes)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

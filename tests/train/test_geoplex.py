@@ -21,6 +21,7 @@ from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.masking import sample_patch_masks
 from anysat_jax.pretrain.objective import jepa_loss
 from anysat_jax.pretrain.step import make_train_step
+from anysat_jax.train.optimizer import TrainStep
 from data_pipelines import load
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
@@ -103,13 +104,18 @@ def traced_step(config, optimizer, mesh):
     """Stands for the step, which is traced and not compiled: in tests/test_docs.py both datasets train in earnest."""
     step = make_train_step(config, optimizer, mesh)
 
-    def stand_in(state, batch, masks):
-        after, shapes = jax.eval_shape(step, state, batch, masks)
+    def gradients(state, batch, masks):
+        shapes, grads = jax.eval_shape(step.gradients, state, batch, masks)
+        after, _ = jax.eval_shape(step.update, state, {name: shapes[name] for name in step.losses}, grads)
         assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+        return {name: jnp.ones(one.shape, one.dtype) for name, one in shapes.items()}, state.params
+
+    def update(state, losses, grads):
+        shapes = jax.eval_shape(step.update, state, losses, grads)[1]
         metrics = {name: jnp.full(one.shape, name != "nonfinite_leaves", one.dtype) for name, one in shapes.items()}
         return state.replace(step=state.step + 1), metrics
 
-    return stand_in
+    return TrainStep(gradients, update, step.losses)
 
 
 def test_datasets_train_from_published_layouts(root, tmp_path, monkeypatch):
