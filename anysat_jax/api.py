@@ -158,7 +158,7 @@ def check_output(batch: Batch, output: str, output_modality: str | None = None) 
         )
     output_modality = output_modality or spatial[0]
     if output_modality not in spatial:
-        known = output_modality in batch.observations
+        known = output_modality in batch.sensors
         problem = "a context sensor, one pixel for the whole tile" if known else "not among the data"
         raise ValueError(f"output_modality={output_modality!r} is {problem}; choose one of {', '.join(spatial)}")
     present = batch.observations[output_modality].present

@@ -128,9 +128,13 @@ def open_raster(path: pathlib.Path, expected: str, content: bytes | None = None)
         for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
             if os.path.lexists(path.parent / name):
                 _check_start(inside(path.parent, name), *_TIFF)
+        if content is None and os.path.lexists(f"{path}.MSK"):
+            raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
         source = path if content is None else io.BytesIO(content)
-        # The option lets the file of that name alone be read over the network.
-        with rasterio.Env(CPL_VSIL_CURL_ALLOWED_FILENAME="none"), rasterio.open(source, driver=driver) as file:
+        # The file of that name alone may be read over the network. In a listing of the folder GDAL would find masks
+        # whose names are in other letters.
+        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+        with rasterio.Env(**options), rasterio.open(source, driver=driver) as file:
             size = sum(int(re.sub(r"\D", "", dtype)) // 8 for dtype in file.dtypes)  # bytes of one in all bands
             check_size(path, size * file.height * file.width)
             yield file

@@ -46,7 +46,7 @@ def unit_of(card: DatasetCard, name: str) -> Unit:
     """Returns the unit of a sensor's values by the card's words, or what a sensor of that name can have."""
     words = card.units.get(name, "")
     found = next((unit for word, unit in _WORDS.items() if word in words), None)
-    return found or _SENSORS.get(name, UNKNOWN)
+    return found or _SENSORS.get(name.removesuffix("-series"), UNKNOWN)
 
 
 def check_values(card: DatasetCard, where: str, example: Example) -> Example:
@@ -63,11 +63,16 @@ def check_values(card: DatasetCard, where: str, example: Example) -> Example:
     for name in card.sensors:
         if name in example and example.get(f"{name}_present", True):
             unit = unit_of(card, name)
+            if unit is OPTICAL and not card.units.get(name) and (values := example[name]).dtype.kind == "f":
+                # Fractions are of reflectance of 0 to 1, as are then all values; 1 is the least of the other scale.
+                fractions = np.count_nonzero((values > 0) & (values < 2) & (values != 1))
+                unit = REFLECTANCE if fractions > 0.1 * np.count_nonzero(values) else unit
             if unit.empty_zeros and f"{name}_mask" in example:
                 _leave_out_zeros(card, name, where, checked)
             if name in checked:
                 _check_unit(unit, name, where, checked[name], checked.get(f"{name}_mask", np.True_))
-    if not any(name in checked and checked.get(f"{name}_present", True) for name in card.sensors):
+    there = [name for name in card.sensors if name in checked and checked.get(f"{name}_present", True)]
+    if not any(checked.get(f"{name}_mask", np.True_).any() for name in there):
         raise ValueError(f"{where}: {', '.join(card.sensors)} have no valid pixel that is not 0; leave the tile out")
     return checked
 

@@ -105,8 +105,9 @@ class ModelConfig:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise ValueError(f"model.{field} = {value!r} must be a whole number")
-        if self.dim < 1 or self.mlp_ratio < 1:
-            raise ValueError(f"model.dim = {self.dim} and model.mlp_ratio = {self.mlp_ratio} must be at least 1")
+        if not (1 <= self.dim <= 2**14 and self.mlp_ratio >= 1):
+            sizes = f"model.dim = {self.dim} and model.mlp_ratio = {self.mlp_ratio}"
+            raise ValueError(f"{sizes} must be at least 1, and the first at most {2**14}")
         if not isinstance(self.dropout, bool):
             raise ValueError(f"model.dropout = {self.dropout!r} must be True or False")
         if not isinstance(self.sensors, tuple | list) or not all(isinstance(name, str) for name in self.sensors):

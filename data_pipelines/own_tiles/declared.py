@@ -103,24 +103,33 @@ def _read_raster(path: pathlib.Path) -> Read:
     expected = "a GeoTIFF of numbers"
     with open_raster(path, expected) as file:
         values, valid = file.read(), None
+        nodata = {str(value) for value in file.nodatavals}  # text, as NaN is not equal to itself
         for band, flags in enumerate(file.mask_flag_enums):
-            # Other masks are those of nodata and alpha bands, which are seen to by value.
-            if not {"all_valid", "nodata", "alpha"} & {flag.name for flag in flags}:
+            # Other masks are those of alpha bands and of one nodata value, which are seen to by value.
+            if len(nodata) > 1 or not {"all_valid", "nodata", "alpha"} & {flag.name for flag in flags}:
                 valid = np.ones(values.shape, np.bool_) if valid is None else valid
                 valid[band] = file.read_masks(band + 1) != 0
-        alphas = [band for band, colour in enumerate(file.colorinterp) if colour.name == "alpha"]
+        colours = [colour.name for colour in file.colorinterp]
+        # In this order, they are set in any image of three bands, whatever these are.
+        own = set() if colours[:3] == ["red", "green", "blue"] else {"red", "green", "blue"}
+        a, b, _, d, e, _ = file.transform[:6]
+        turned = (a < 0 or e > 0 or b or d) and not file.transform.is_identity
+        is_grid = file.crs is not None or not (turned or file.gcps[0] or file.rpcs)
         scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
         read = Read(
             path,
             values,
             georeference(file.crs, file.transform),
-            file.nodata,
+            file.nodata if len(nodata) == 1 else None,
             valid=valid,
-            names=tuple(name or "" for name in file.descriptions),
-            alpha=alphas[0] if alphas else None,
+            names=tuple(name or (c if c in own else "") for name, c in zip(file.descriptions, colours, strict=True)),
+            alpha=colours.index("alpha") if "alpha" in colours else None,
             scales=file.scales if scaled else (),
             offsets=file.offsets if scaled else (),
         )
+    if not is_grid:
+        what = "is placed by control points or RPCs, turned or upside down, without a coordinate system"
+        raise ValueError(f"{path} {what}; expected a grid with rows from north to south: gdalwarp writes it so")
     if not np.isfinite(read.scales + read.offsets).all() or 0 in read.scales:
         raise ValueError(
             f"{path} declares the scales {read.scales} and offsets {read.offsets}; expected numbers, not 0"
@@ -202,13 +211,18 @@ def _without_alpha(files: SensorFiles, read: Read) -> Read:
     return read
 
 
+_COLOURS = dict.fromkeys(("s2", "l8", "hls"), ("B4", "B3", "B2")) | {"l7": ("B3", "B2", "B1")}
+
+
 def _check_names(files: SensorFiles, read: Read) -> None:
-    known = {band_key(band): band for band in (*files.record.bands, *files.bands)}
+    known = {band_key(band) for band in (*files.record.bands, *files.bands)}
+    colours = dict(zip(("RED", "GREEN", "BLUE"), _COLOURS.get(files.record.name, ("R", "G", "B"))))
     for number, text in enumerate(read.names):
         described = files.bands[number % len(files.bands)]
         codes = [word for word in re.split(r"[^A-Z0-9]+", text.upper()) if re.fullmatch(r"B\d+A?|[VH]{2}", word)]
         # The whole text, or the only code in it: "B4 (665 nm)".
         found = band_key(codes[0] if len(codes) == 1 and band_key(text) not in known else text)
+        found = found if found in known else colours.get(found, found)
         if found in known and found != band_key(described):
             raise ValueError(
                 f"{read.path}: band {number + 1} is {text!r} in the file, {described!r} in the description; expected "

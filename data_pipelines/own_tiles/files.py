@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float64, Num
 from data_pipelines.bands import pick_bands, with_ratio, with_ratio_of_decibels
 from data_pipelines.card import Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import explained
 from data_pipelines.own_tiles.declared import Read, with_declarations
 from data_pipelines.own_tiles.description import DECIBELS, LINEAR, MaskFiles, SensorFiles
+from data_pipelines.prepare.leaks import IDENTITY, project
 
 
 def with_clear(files: SensorFiles, read: Read, classes: Read | None) -> Read:
@@ -203,7 +203,6 @@ def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[
     return classes
 
 
-_IDENTITY = (1, 0, 0, 0, 1, 0)  # transform of a raster that has a coordinate system and no position in it
 _DEGREE = 6378137.0  # metres of an angle of 1 along the equator, as coordinate systems in degrees are exported
 
 
@@ -217,7 +216,7 @@ def check_places(reads: Sequence[tuple[Read, float | None]]) -> None:
     Raises:
       ValueError: the message names the file and both sides.
     """
-    placed = [(r, metres) for r, metres in reads if r.place["crs"] and tuple(r.place["transform"]) != _IDENTITY]
+    placed = [(r, metres) for r, metres in reads if r.place["crs"] and tuple(r.place["transform"]) != IDENTITY]
     for read, metres in placed:
         _check_grid(read, metres)
     firsts: dict[str, Read] = {}
@@ -252,15 +251,27 @@ def _check_grid(read: Read, metres: float | None) -> None:
     unit, is_angle = _metres_per_unit(read.place["crs"])
     if metres is None or unit is None:
         return
-    across, down = a * unit, -e * unit
+    nominal, ground = np.asarray([a, -e]) * unit, _ground_pixel(read)
+    ground = ground if np.isfinite(ground).all() else nominal
+    off, off_ground = (float(np.abs(size / metres - 1).max()) for size in (nominal, ground))
     # Squares in degrees, as most tools write them, are narrower than high on the ground; some tools write true squares.
-    narrow = across * np.cos(np.radians(_centre(read, read.place["crs"])[1])) if is_angle else across
-    near = 0.05 if is_angle else 0.02
-    if abs(down - metres) > near * metres or min(abs(across - metres), abs(narrow - metres)) > near * metres:
+    # Web Mercator's metres are longer than those of the ground, twice at 60 degrees, and UTM's are not.
+    near, most = (0.05, np.inf) if is_angle else (0.02, 0.1)
+    if off_ground > near and (off > near or off_ground > most):
+        across, down = nominal if off > near else ground
         raise ValueError(
             f"{read.path} has pixels of {across:.4g} x {down:.4g} m ({read.place['crs']}), the description of "
             f"{metres:g} m; expected the same: resample the file (gdalwarp -tr), or describe the size that it has"
         )
+
+
+def _ground_pixel(read: Read) -> Float64[np.ndarray, "2"]:
+    """Returns width and height of the pixel at a raster's centre, in metres on the ground to 0.7 %, or NaN."""
+    a, _, _, _, e, _ = read.place["transform"]
+    points = np.asarray([[0, 0], [a, 0], [0, e]]) + _centre(read, read.place["crs"])
+    centre, *ends = project(read.place["crs"], "EPSG:4326", points)
+    east, north = np.radians((ends - centre + 180) % 360 - 180).T
+    return _DEGREE * np.hypot(east * np.cos(np.radians(centre[1])), north)
 
 
 _NORTH_UP = "expected rows from north to south and columns from west to east, as in other files: gdalwarp writes it so"
@@ -279,17 +290,11 @@ def _metres_per_unit(crs: str) -> tuple[float | None, bool]:
 
 
 def _centre(read: Read, crs: str) -> Float64[np.ndarray, "2"]:
-    """Returns the centre of a raster in a coordinate system."""
+    """Returns the centre of a raster in a coordinate system; NaN if it has no place in it."""
     a, b, c, d, e, f = read.place["transform"]
     height, width = read.values.shape[-2:]
-    x, y = a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f
-    if crs != read.place["crs"]:
-        from rasterio.errors import RasterioError
-        from rasterio.warp import transform
-
-        with explained(read.path, f"a place that has coordinates in {crs}", RasterioError, ValueError):
-            (x,), (y,) = transform(read.place["crs"], crs, [x], [y])
-    return np.asarray([x, y])
+    centre = np.asarray([a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f])
+    return centre if crs == read.place["crs"] else project(read.place["crs"], crs, centre[None])[0]
 
 
 def _pixel(read: Read) -> float:

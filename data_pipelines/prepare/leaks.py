@@ -13,7 +13,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 
 LEAST_OVERLAP = 0.01  # of the smaller tile; neighbours share a line of pixels at most
-_IDENTITY = (1, 0, 0, 0, 1, 0)  # of a raster that has a coordinate system and no position in it
+IDENTITY = (1, 0, 0, 0, 1, 0)  # of a raster that has a coordinate system and no position in it
 
 
 class Footprint(NamedTuple):
@@ -46,8 +46,8 @@ def footprint(card: DatasetCard, example: Example) -> Footprint:
     digest = hashlib.blake2b(digest_size=8)
     for name in card.sensors:
         digest.update(np.ascontiguousarray(example[name]))
-    crs, transform = str(example.get("crs", "")), np.asarray(example.get("transform", _IDENTITY), np.float64)
-    if not crs or not np.isfinite(transform).all() or tuple(transform) == _IDENTITY:
+    crs, transform = str(example.get("crs", "")), np.asarray(example.get("transform", IDENTITY), np.float64)
+    if not crs or not np.isfinite(transform).all() or tuple(transform) == IDENTITY:
         return Footprint(str(example["id"]), digest.hexdigest(), "", (0.0, 0.0, 0.0, 0.0))
     # Arrays may reach beyond the extent, by less than a neighbour's first cell.
     inside, side = get_sensor(card.georeferenced).pixels(card.extent), card.side(card.georeferenced)
@@ -109,15 +109,21 @@ def _project(some: Sequence[Footprint], sides: Mapping[str, float]) -> dict[str,
 
 def _corners(source: str, target: str, corners: Float64[np.ndarray, "N 4 2"]) -> Float64[np.ndarray, "N 4 2"]:
     """Projects the corners of tiles; NaN for tiles that have no place in the system `target`."""
+    projected = project(source, target, corners.reshape(-1, 2)).reshape(corners.shape)
+    if len(corners) > 1 and np.isnan(projected).all():  # one corner fails all
+        return np.concatenate([_corners(source, target, half) for half in np.array_split(corners, 2)])
+    return projected
+
+
+def project(source: str, target: str, points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
+    """Returns points (x, y) in another coordinate system; NaN for those, or for all, that have no place in it."""
     from rasterio.warp import transform
 
     try:
-        projected = np.stack(transform(source, target, *corners.reshape(-1, 2).T), axis=-1).reshape(corners.shape)
-        return np.where(np.isfinite(projected), projected, np.nan)
-    except Exception:  # the errors of GDAL have no public class; one corner fails all
-        if len(corners) == 1:
-            return np.full(corners.shape, np.nan)
-        return np.concatenate([_corners(source, target, half) for half in np.array_split(corners, 2)])
+        projected = np.stack(transform(source, target, *points.T), axis=-1)
+    except Exception:  # the errors of GDAL have no public class
+        return np.full(points.shape, np.nan)
+    return np.where(np.isfinite(projected), projected, np.nan)
 
 
 def _cells(one: Footprint, sides: Mapping[str, float]) -> Iterator[tuple[str, int, int]]:

@@ -14,6 +14,7 @@ import numpy as np
 from anysat_jax.sensors import CELL_METRES, get_sensor
 from data_pipelines.card import DatasetCard, Example, Spec, _sensor_spec, example_spec
 from data_pipelines.prepare.plan import PlanFacts
+from data_pipelines.units import UNKNOWN
 from data_pipelines.windows import alignment, block_card
 
 
@@ -97,8 +98,8 @@ def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
         raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a class below {len(card.tile_classes)}")
     if card.tile_label == "multi_label" and not np.isin(example["tile"], (0, 1)).all():
         raise ValueError(f"{where}: 'tile' is {example['tile']}, expected {len(card.tile_classes)} zeros and ones")
-    if card.tile_label == "regression" and not np.isfinite(example["tile"]):
-        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a finite number")
+    if card.tile_label == "regression" and not abs(example["tile"]) < UNKNOWN.most:
+        raise ValueError(f"{where}: 'tile' is {example['tile']}, expected a finite number below {UNKNOWN.most:g}")
     if card.dense_label in ("segmentation", "change"):
         found = np.unique(example["dense"])
         wrong = found[(found != card.ignore_label) & ((found < 0) | (found >= len(card.dense_classes)))]
@@ -107,8 +108,9 @@ def _check_labels(card: DatasetCard, where: str, example: Example) -> None:
                 f"{where}: 'dense' holds {wrong.tolist()}, expected classes below {len(card.dense_classes)} or "
                 f"{card.ignore_label} for no label"
             )
-    if card.dense_label == "regression" and np.isinf(example["dense"]).any():
-        raise ValueError(f"{where}: 'dense' holds infinite values, expected numbers, and NaN where there is no label")
+    if card.dense_label == "regression" and (np.abs(example["dense"]) >= UNKNOWN.most).any():
+        what = f"values beyond {UNKNOWN.most:g}, expected numbers, and NaN where there is no label"
+        raise ValueError(f"{where}: 'dense' holds {what}")
 
 
 def check_card(card: DatasetCard) -> None:

@@ -358,6 +358,12 @@ def test_a_raster_leads_to_no_other_file_and_no_address(tmp_path, requests, pref
         with pytest.raises(ValueError, match=f"{name}.* leads out of"):
             files.read_raster(path, (1, 2, 2), "uint8", EXPECTED)
         (tmp_path / name).unlink()
+    # In other letters GDAL would find it in a listing of the folder.
+    (tmp_path / "a.tif.Msk").write_text(VRT.format(source=prefix + address))
+    files.read_raster(path, (1, 2, 2), "uint8", EXPECTED)
+    (tmp_path / "a.tif.MSK").write_text(VRT.format(source=prefix + address))
+    with pytest.raises(ValueError, match=r"a\.tif\.MSK is a mask that is not looked for: rename it"):
+        files.read_raster(path, (1, 2, 2), "uint8", EXPECTED)
     assert not asked
 
 

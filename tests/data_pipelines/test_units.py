@@ -97,6 +97,8 @@ WRONG = {
     "-9999 in reflectance": ("s2", optical(0.08, -9999), "reflectance", "-9999 to 0.08"),
     "9999 in reflectance": ("s2", optical(0.08, 9999), "reflectance", "9999"),
     "-9999 x 0.0001 in reflectance": ("s2", optical(0.08, -0.9999), "reflectance", "-0.9999"),
+    "9999 in reflectance of unknown scale": ("s2", optical(0.08, 9999), "", "to 9999; expected reflectance, -0.5"),
+    "both scales": ("s2", np.stack([optical(0.08)[0], optical(800)[0]]), "", "0.08 to 800; expected reflectance, -0.5"),
     "16 bits as grey": ("spot", np.full((3, 4, 4), 700, np.uint16), "grey values", "'R' of 'spot' .* 700"),
     "divided by 255": ("spot", np.full((3, 4, 4), 0.4, np.float32), "grey values", "like values divided by 255"),
     "1e20 of no unit": ("spot", np.full((3, 4, 4), 1e20, np.float32), "", "expected any unit"),
@@ -110,6 +112,7 @@ RIGHT = {
     "9999 among numbers": ("s2", optical(800, 9999), "reflectance x 10000"),
     "reflectance": ("s2", optical(0.08, 2.8, -0.02), "reflectance"),
     "either scale": ("s2", optical(0.08), ""),
+    "numbers of 1 as floats": ("s2", optical(1.0, 900), ""),
     "grey": ("spot", np.full((3, 4, 4), 70, np.uint8), "grey values"),
     "16 bits of no unit": ("spot", np.full((3, 4, 4), 7000, np.uint16), ""),
 }
@@ -121,8 +124,9 @@ def test_what_cannot_be_is_refused(case):
     card, example = tile(sensor, values, unit)
     with pytest.raises(ValueError, match=f"x: .*{message}"):
         check_values(card, "x", example)
-    # Where the mask leaves out the tile, anything may be.
-    check_values(card, "x", example | {f"{sensor}_mask": np.zeros_like(example[f"{sensor}_mask"])})
+    # Where the mask leaves out a pixel, anything may be, but of one sensor it cannot leave out all.
+    with pytest.raises(ValueError, match=f"x: {sensor} have no valid pixel"):
+        check_values(card, "x", example | {f"{sensor}_mask": np.zeros_like(example[f"{sensor}_mask"])})
 
 
 @pytest.mark.parametrize("case", RIGHT)

@@ -41,6 +41,7 @@ def test_section_falls_back_on_its_preset() -> None:
         ({"dim": "64"}, "model.dim = '64' must be a whole number"),
         ({"dim": 64.0}, "model.dim = 64.0 must be a whole number"),
         ({"depth": True}, "model.depth = True must be a whole number"),
+        ({"dim": 10**20}, f"model.dim = {10**20} and .* and the first at most 16384"),
         ({"dim": 0}, "model.dim = 0 and model.mlp_ratio = 4 must be at least 1"),
         ({"mlp_ratio": 0}, "model.mlp_ratio = 0 must be at least 1"),
         ({"dropout": "false"}, "model.dropout = 'false' must be True or False"),

@@ -137,7 +137,7 @@ def name_bands(path, names):
         file.descriptions = names
 
 
-@pytest.mark.parametrize("names", [["B01", "b2", "B3 (green)", "B4", "B5", "", "red", "B8", "B8A", "B11", "B12"]])
+@pytest.mark.parametrize("names", [["B01", "b2", "B3 (green)", "B4", "B5", "", "edge", "B8", "B8A", "B11", "B12"]])
 def test_names_of_bands_in_the_file_may_be_spelt_otherwise(tmp_path, names):
     path = write_folder(tmp_path)
     name_bands(tmp_path / FIRST, names)
@@ -151,6 +151,42 @@ def test_names_of_bands_in_the_file_contradict_the_description(tmp_path):
         example_of(path)
 
 
+@pytest.mark.parametrize("names", [("Blue", "green", "RED"), ("", "", "")])
+def test_colours_in_the_file_contradict_the_description(tmp_path, names):
+    values = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    path = write_drone(tmp_path, DRONE.replace(', "NIR"', "").replace("drone]", "colours]"), values)
+    with rasterio.open(tmp_path / "drone" / "a.tif", "r+") as file:
+        file.descriptions = names
+        if not names[0]:
+            file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red")]
+    with pytest.raises(ValueError, match=r"drone/a\.tif: band 1 is '[Bb]lue' in the file, 'R' in the description"):
+        example_of(path)
+    assert example_of(path, "b")["fixture_colours"].shape == (3, 4, 4)
+
+
+def test_red_of_sentinel_2_is_its_fourth_band(tmp_path):
+    path = write_folder(tmp_path)
+    name_bands(tmp_path / FIRST, ["", "Blue", "Green", "Red", *[""] * 7])
+    assert len(example_of(path)["s2"]) == 2
+    name_bands(tmp_path / FIRST, ["", "Red", "Green", "Blue", *[""] * 7])
+    with pytest.raises(ValueError, match="band 2 is 'Red' in the file, 'B2' in the description"):
+        example_of(path)
+
+
+def test_each_band_may_have_a_nodata_value_of_its_own(tmp_path):
+    path = write_folder(tmp_path)
+    values = np.full((11, 4, 4), 300, np.uint16)
+    values[0, 0, 0], values[1, 1, 1], values[1, 2, 2] = 600, 700, 600
+    write_raster(tmp_path / FIRST, values)
+    bands = "".join(
+        f'<PAMRasterBand band="{number}"><NoDataValue>{value}</NoDataValue></PAMRasterBand>'
+        for number, value in enumerate((600, 700, *range(801, 810)), start=1)
+    )
+    (tmp_path / f"{FIRST}.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    wrong = ~example_of(path)["s2_mask"][0, 0]
+    assert np.argwhere(wrong).tolist() == [[1, 1]]  # B1 is not among the sensor's bands
+
+
 Affine = rasterio.Affine
 PLACES = {
     "pixels of 20 m": (dict(transform=Affine(20, 0, 5e5, 0, -20, 6e6)), r"of 20 x 20 m .*, the description of 10 m"),
@@ -160,6 +196,18 @@ PLACES = {
     "twenty metres in degrees": (
         dict(crs="EPSG:4326", transform=Affine(1.797e-4, 0, 9, 0, -1.797e-4, 50)),
         "of 20 x 20 m",
+    ),
+    "web mercator": (
+        dict(crs="EPSG:3857", transform=Affine(10, 0, 1001875, 0, -10, 7_200_000)),
+        r"of 5\.8\d* x 5\.8\d* m \(EPSG:3857\)",
+    ),
+    "control points": (
+        dict(crs="EPSG:32632", transform=None, gcps=[rasterio.control.GroundControlPoint(0, 0, 5e5, 6e6)] * 3),
+        "is placed by control points",
+    ),
+    "upside down without a system": (
+        dict(crs=None, transform=Affine(10, 0, 5e5, 0, 10, 6e6)),
+        "turned or upside down, without a coordinate system; expected a grid",
     ),
     "turned": (dict(transform=Affine(9, 4, 5e5, 4, -9, 6e6)), "is turned or sheared .* gdalwarp writes it so"),
     "sheared": (dict(transform=Affine(10, 1, 5e5, 0, -10, 6e6)), "is turned or sheared"),
@@ -180,11 +228,11 @@ def test_places_that_contradict_the_description(tmp_path, case):
         example_of(path)
 
 
-@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633", "EPSG:3035"])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633", "EPSG:3035", "EPSG:3857"])
 def test_the_same_ground_in_another_coordinate_system(tmp_path, crs):
     path = write_folder(tmp_path)
     (x,), (y,) = rasterio.warp.transform("EPSG:32632", crs, [5e5 + 20], [6e6 - 20])
-    side = 10 / 111_320 if crs == "EPSG:4326" else 10
+    side = {"EPSG:4326": 10 / 111_320, "EPSG:3857": 10 / np.cos(np.radians(54.15))}.get(crs, 10)
     place = dict(crs=crs, transform=Affine(side, 0, x - 2 * side, 0, -side, y + 2 * side))
     write_raster(tmp_path / SECOND, s2_values("a", DAYS[0]), **place)
     assert len(example_of(path)["s2"]) == 2

@@ -191,6 +191,9 @@ def test_modis_alone_is_an_ordinary_series(tmp_path):
     np.testing.assert_array_equal(example_of(path)["modis-series"], values)
     record = reader_of(path).card.own_sensors[0]
     assert (record.kind, record.metres_per_pixel, record.bands) == ("series", 250, SENSORS["modis"].bands)
+    np.save(tmp_path / "modis" / "a.npy", np.where(values > 0.2, np.float32(-2.8672), values))  # a fill x 0.0001
+    with pytest.raises(ValueError, match=r"'modis-series' runs from -2\.8672 .*; expected reflectance, -0\.5 to 10"):
+        example_of(path)
 
 
 def test_jpeg_2000(tmp_path):
