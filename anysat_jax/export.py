@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from anysat_jax.errors import RunError
+from anysat_jax.errors import RunError, complain
 from anysat_jax.model.init import count_parameters
 from anysat_jax.weights.exported import load_exported, save_exported
 from anysat_jax.weights.load import exported_file, load_encoder
@@ -51,8 +51,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         print(export(options.source, options.target))
     except (RunError, ValueError, ImportError, OSError) as error:
-        print(f"anysat_jax.export: {error}", file=sys.stderr)
-        return 1
+        return complain(error, "anysat_jax.export")
     return 0
 
 

@@ -52,7 +52,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from anysat_jax import EXIT_INTERRUPTED, configs
-from anysat_jax.errors import ConfigError, Preempted, RunError
+from anysat_jax.errors import ConfigError, Preempted, RunError, complain, printable
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import parameter_table
 from anysat_jax.pretrain.config import PretrainConfig
@@ -268,12 +268,17 @@ def _is_own_or_warning(record: python_logging.LogRecord) -> bool:
     return own or record.levelno >= python_logging.WARNING
 
 
+class _PrintableFormatter(python_logging.Formatter):
+    def format(self, record: python_logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def quiet_logs() -> None:
     """Shows each message on a short line, and of the libraries warnings only."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_PrintableFormatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_own_or_warning)
 
 
@@ -303,12 +308,6 @@ def main(argv: list[str]) -> int:
         traceback.print_exc()
         code = EXIT_ERROR
     return distributed.shutdown(code, failed=EXIT_INTERRUPTED if code == EXIT_INTERRUPTED else EXIT_ERROR)
-
-
-def complain(error: object, program: str = "anysat_jax") -> int:
-    """Prints an error in one sentence and returns the exit code."""
-    print(f"{program}: {error}", file=sys.stderr)
-    return EXIT_ERROR
 
 
 def parse_or_exit(argv: list[str], program: str = "anysat_jax") -> list[str]:

@@ -17,6 +17,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from anysat_jax.errors import complain, printable
+
 # Not imported from `train`: this command starts without JAX, at once also on a login node.
 FILE_NAME, LOCK_FILE = "status.json", "run.lock"
 ENDED = ("done", "stopped", "failed")
@@ -140,12 +142,10 @@ def main(arguments: Sequence[str]) -> int:
         try:
             found[run] = read_status(pathlib.Path(run))
         except NoStatusError as error:
-            print(f"anysat_jax: {error}", file=sys.stderr)
-            code = 1
+            code = complain(error)
     if found:
         text = table(found) if len(found) > 1 else describe(*next(iter(found.items())))
-        # A control character could change the terminal.
-        print("".join(char if char.isprintable() or char == "\n" else "?" for char in text))
+        print(printable(text))
     return 1 if code or any(status["trouble"] for status in found.values()) else 0
 
 

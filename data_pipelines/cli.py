@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tabulate
 import tqdm
 
+from anysat_jax.errors import complain, printable, reason
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
 from data_pipelines.fakes import write_fake
@@ -102,12 +103,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except (ValueError, OSError, ImportError) as error:
-        message = str(error)
-        # Without the number that systems give it.
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        return EXIT_ERROR
+        return complain(" ".join(reason(error).split()), "error")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -192,11 +188,11 @@ def prepare(arguments: argparse.Namespace) -> None:
     entry, source = get_entry(arguments.name), arguments.source
     out = arguments.out if is_url(arguments.out) else pathlib.Path(arguments.out).expanduser()
     reader, lines = entry.reader(source), []
-    print(getattr(reader, "summary", f"{entry.card.name}: made by this project's code"))
+    print(printable(getattr(reader, "summary", f"{entry.card.name}: made by this project's code")))
 
     def say(line: str) -> None:
         lines.append(line)
-        print(line)
+        print(printable(line))
 
     options = {key: getattr(arguments, key) for key in ("workers", "cluster", "limit", "skip_bad", "refuse_leaks")}
     options["source"] = str(source or entry.source or "")
@@ -208,7 +204,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     if not lines:
         local = isinstance(folder, pathlib.Path)
         print("nothing to do: it was prepared before" + (", with this report" if local else ""))
-        print(report_text(read_report(folder)) if local else "")
+        print(printable(report_text(read_report(folder))) if local else "")
     name, root = entry.card.name, shlex.quote(str(out))
     print(f"\n{name} is prepared in {folder}\n\nNext:")
     print(f"  python -m data_pipelines look {name} --root {root} --out pictures")

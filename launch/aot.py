@@ -24,7 +24,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from anysat_jax import main as command_line
-from anysat_jax.errors import ConfigError, RunError
+from anysat_jax.errors import ConfigError, RunError, complain
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train.sharding import batch_size_flags, even_batch_size
 
@@ -87,7 +87,7 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
         if not _ROUND.value:
             raise ConfigError(f"{remark}; give {remedy}, or share out each tile with --config.mesh.tensor")
         if not _CHILD.value:
-            command_line.complain(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}", PROGRAM)
+            complain(f"{remark}; taken here, and needed to train on {topology.name}: {remedy}", PROGRAM)
     return [case.with_batch(even_batch_size(case.batch_size, unit)) for case in cases]
 
 
@@ -188,17 +188,17 @@ def main(argv: list[str]) -> int:
     """Runs the command and reports errors in one sentence. Returns the exit code."""
     del argv
     command_line.quiet_logs()
-    config, complain = flags.FLAGS.config, functools.partial(command_line.complain, program=PROGRAM)
+    config, refuse = flags.FLAGS.config, functools.partial(complain, program=PROGRAM)
     if config is None:
-        return complain("give a config: --config=configs/pretrain.py:geoplex (see --help)")
+        return refuse("give a config: --config=configs/pretrain.py:geoplex (see --help)")
     try:
         return run(config)
     except RunError as error:
-        return complain(error)
+        return refuse(error)
     except OSError as error:
         if error.filename is None:
             raise
-        return complain(f"{error.filename}: {error.strerror}")
+        return refuse(error)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any
 
-from anysat_jax.errors import ConfigError
+from anysat_jax.errors import ConfigError, complain
 
 from .chips import parse_topology
 from .tpu import bucket, split
@@ -207,8 +207,7 @@ def main(words: list[str]) -> int:
         check(given)
         print(json.dumps(manifest(given), indent=2))
     except ConfigError as error:
-        print(f"launch.jobset: {error}", file=sys.stderr)
-        return 1
+        return complain(error, "launch.jobset")
     return 0
 
 

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from anysat_jax.errors import RunError
+from anysat_jax.errors import RunError, complain
 
 from .chips import parse_topology
 
@@ -217,8 +217,7 @@ def main(words: list[str]) -> int:
             raise RunError(f"{given.action} needs words after --, for instance -- {example}")
         ACTIONS[given.action](given)
     except RunError as error:
-        print(f"launch.tpu: {error}", file=sys.stderr)
-        return 1
+        return complain(error, "launch.tpu")
     except KeyboardInterrupt:
         # Ctrl-C is the way to leave `logs`; 128 + SIGINT is what a shell returns for it.
         return 130

@@ -94,6 +94,11 @@ def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
         (".", "a.safetensors", ". is not the workdir of a run: it has no folder checkpoints"),
         ("run", "a.pth", "a.pth: weights are written in the format of safetensors; choose a name that ends"),
         ("run", "no/a.safetensors", "no/a.safetensors cannot be written: "),
+        (
+            "run",
+            "cut.safetensors/a.safetensors",
+            "cut.safetensors/a.safetensors cannot be written: cut.safetensors is a",
+        ),
         ("cut.safetensors", "a.safetensors", "cut.safetensors is not a safetensors file, or is cut off or damaged"),
     ],
 )

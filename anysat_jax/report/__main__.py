@@ -10,6 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from anysat_jax.errors import complain, reason
 from anysat_jax.report.page import write_results
 from anysat_jax.report.runs import read_runs
 
@@ -26,14 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     found, problems = read_runs(given.runs)
     for problem in problems:
-        print(f"anysat_jax.report: {problem}", file=sys.stderr)
+        complain(problem, "anysat_jax.report")
     if not found:
         return 1
     try:
         page = write_results(given.runs, given.out)
     except OSError as error:
-        print(f"anysat_jax.report: {error.filename or given.out} cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
+        return complain(f"{given.out} cannot be written: {reason(error)}", "anysat_jax.report")
     print(page)
     return 0
 

@@ -4,6 +4,7 @@ The file is safetensors: numbers and JSON, nothing that could run. It holds a ch
 a damaged file is recognised.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from anysat_jax.errors import reason
 from anysat_jax.model.config import ModelConfig, policy_name
 from anysat_jax.model.init import flat_names, student_shapes
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor, register
@@ -85,13 +87,15 @@ def save_exported(
     metadata["sha256"] = checksum(tensors, description)  # safetensors has none: a flipped bit would pass unseen
     temporary = path.with_name(temporary_name(path.name))
     try:
+        temporary.touch()  # the errors of safetensors do not have the place that is wrong
         save_file(tensors, temporary, metadata)
         temporary.chmod(0o644)  # some releases of safetensors write files that only their owner may read
         move_whole(temporary, path)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise OSError(f"{path} cannot be written: {reason(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 def load_exported(path: str | os.PathLike[str]) -> Exported:

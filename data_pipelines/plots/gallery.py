@@ -251,9 +251,6 @@ def draw_gallery(
     Raises:
       ValueError, OSError: a tile cannot be read, or the folder cannot be written.
     """
-    # mkdir's own error would only say that the file exists.
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; the pictures need a folder")
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for position in watched(spread(tiles.count, count)):

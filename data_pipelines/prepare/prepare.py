@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from anysat_jax.errors import reason
 from anysat_jax.sensors import get_sensor
 from data_pipelines import card as card_json
 from data_pipelines.card import DatasetCard, example_spec
@@ -350,5 +351,5 @@ def _explained(name: str, base: pathlib.Path | str) -> Iterator[None]:
             remedy = f"finished shards stay: {space} {place}"
         elif error.errno in _BROKEN:
             remedy = f"finished shards stay: start again, or choose another folder {place}"
-        what = f"dataset {name!r} cannot be written to {base}: {error.strerror or error}; {remedy}"
+        what = f"dataset {name!r} cannot be written to {base}: {reason(error)}; {remedy}"
         raise OSError(error.errno, what) from error

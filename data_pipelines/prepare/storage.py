@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import tqdm
 
+from anysat_jax.errors import printable
 from data_pipelines.card import decode_json
 
 MANIFEST_FILE = "contents.json"
@@ -34,7 +35,7 @@ def cache_folder() -> pathlib.Path:
 
 def to_stderr(line: str) -> None:
     """Prints a line beside the progress bar."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:

@@ -233,13 +233,21 @@ def test_generated_data_are_looked_at_without_a_source(capsys):
         (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
         (("show", "none.toml"), "none.toml"),
         (("prepare", DATASET, "--out", "x"), f"{DATASET} is read from a download"),
-        (("look", "mini_flair", "--out", __file__), f"{__file__} is a file; the pictures need a folder"),
-        (("prepare", "mini_flair", "--out", __file__), "Not a directory; choose a folder that can be written (--out;"),
+        (("look", "mini_flair", "--out", __file__), f"{__file__} is a file, and a folder is needed there"),
+        (
+            ("prepare", "mini_flair", "--out", __file__),
+            "test_cli.py is a file, and a folder is needed there; choose a folder",
+        ),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_do(capsys, words, message):
     assert message in error(capsys, *words)
     assert not pathlib.Path("x").exists()
+
+
+def test_keys_of_a_description_are_printed_without_control_characters(here, capsys):
+    (here / "a.toml").write_text('"name\\u001b[31m" = "a"')
+    assert r"a.toml" in (line := error(capsys, "show", "a.toml")) and r"name\x1b[31m" in line and line.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_the_command_says_where_the_page_is(tmp_path, capsys):
     assert pathlib.Path(capsys.readouterr().out.strip()) == tmp_path / "out" / "results.html"
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be written: " in capsys.readouterr().err
 
 
 def test_the_command_names_what_it_cannot_show(tmp_path, capsys):
