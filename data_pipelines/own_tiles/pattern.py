@@ -21,7 +21,7 @@ With a file for each band, their paths are a tuple in the order of the bands.
 
 RASTERS = (".tif", ".tiff", ".jp2")
 SUFFIXES = (*RASTERS, ".npy", ".npz")
-_PLACE = re.compile(r"(\{tile\}|\{date\}|\{band\}|\*)")
+_PLACE = re.compile(r"(\{\w+\})")
 _DAY = r"\d{8}|\d{4}-\d{2}-\d{2}"
 _ANY_DAY = r"[^_/]+"  # matches a malformed day too, so that an error can name it
 
@@ -45,9 +45,9 @@ class FilePattern:
         Raises:
           ValueError: it leads out of the folder, names no tile, has another placeholder or an unknown suffix.
         """
-        self.text, self.where, self.parts = text, where, tuple(text.split("/"))
+        self.text, self.where = text, where
         found = f"{where} is {text!r}"
-        if "\\" in text or any(part in ("", ".", "..") for part in self.parts):
+        if "\\" in text or any(part in ("", ".", "..") for part in text.split("/")):
             raise ValueError(f"{found}; expected a path below the folder, without '..' or '\\'")
         if "{tile}" not in text:
             raise ValueError(f"{found}; write {{tile}} in place of the tile's name")
@@ -57,6 +57,8 @@ class FilePattern:
             raise ValueError(f"{found}, where a brace is not closed; write {{tile}} and {{date}}")
         if not text.lower().endswith(SUFFIXES):
             raise ValueError(f"{found}; it must end with one of {', '.join(SUFFIXES)}")
+        anything = itertools.count()
+        self.parts = tuple(re.sub(r"\*", lambda _: f"{{any{next(anything)}}}", text).split("/"))
 
     @property
     def has_date(self) -> bool:
@@ -79,8 +81,7 @@ class FilePattern:
 
         Args:
           bands: names for {band}; files of other bands are passed over. "B02" is "B2".
-          same_day: "join" if a tile may have several files of a day; with {band}, files of all bands whose paths
-            are otherwise the same.
+          same_day: "join" if a tile may have several files of a day; with {band}, files of all bands of a product.
 
         Raises:
           FileNotFoundError: no file matches, or not for each band.
@@ -88,12 +89,12 @@ class FilePattern:
             the folder.
         """
         numbers = {band_key(band): number for number, band in enumerate(bands)} if self.has_band else {"": 0}
-        listed: dict[str, list[tuple[datetime.date | None, str, int, str]]] = {}
+        listed: dict[str, list[tuple[datetime.date | None, tuple[str, ...], int, str]]] = {}
         for path, fields in self._walk(root, "", self.parts, {}):
             if (number := numbers.get(band_key(fields.get("band", "")))) is None:
                 continue
             day = parse_day(fields["date"], f"{root / path} (pattern {self.text!r})") if self.has_date else None
-            product = self._without_band(path) if self.has_band and same_day else ""
+            product = self.product(path) if self.has_band and same_day else ()
             listed.setdefault(same_letters(fields["tile"]), []).append((day, product, number, path))
         if not listed:
             raise FileNotFoundError(f"{root} has no file {self.text!r}, which {self.where} asks for")
@@ -113,7 +114,7 @@ class FilePattern:
         self,
         root: pathlib.Path,
         tile: str,
-        files: Sequence[tuple[datetime.date | None, str, int, str]],
+        files: Sequence[tuple[datetime.date | None, tuple[str, ...], int, str]],
         bands: Sequence[str],
     ) -> list[tuple[datetime.date | None, str | tuple[str, ...]]]:
         if not self.has_band:
@@ -127,11 +128,10 @@ class FilePattern:
             joined.append((day, tuple(paths.values())))
         return joined
 
-    def _without_band(self, path: str) -> str:
-        """Returns a path without the texts at {band}: the same for all files of a product."""
+    def product(self, path: str) -> tuple[str, ...]:
+        """Returns the texts at each * of a path: the same for all files of a product."""
         matches = [_match(part, name) for part, name in zip(self.parts, path.split("/"), strict=True)]
-        spans = [match.span("band") if "band" in match.groupdict() else (0, 0) for match in matches]
-        return "/".join(match.string[:start] + match.string[end:] for match, (start, end) in zip(matches, spans))
+        return tuple(text for match in matches for key, text in match.groupdict().items() if key.startswith("any"))
 
     def _walk(
         self, root: pathlib.Path, folder: str, parts: tuple[str, ...], known: dict[str, str]
@@ -161,8 +161,9 @@ def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Ite
             if hidden or match is None:
                 continue
             # Bytes that are not UTF-8 arrive as lone surrogates, which no table and no TFRecord can hold.
-            if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
-                raise ValueError(f"{root}/{folder} has a file {entry.name!r}, which is not UTF-8; rename it")
+            if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in entry.name):
+                what = "which is not UTF-8 or has control characters"
+                raise ValueError(f"{root}/{folder} has a file {entry.name!r}, {what}; rename it")
             if not (entry.is_dir() if is_folder else entry.is_file()):
                 continue
             if entry.is_symlink():
@@ -180,11 +181,9 @@ def _regex(part: str, day: str) -> re.Pattern[str]:
     seen: set[str] = set()
     pieces = []
     for piece in _PLACE.split(part):
-        if piece == "*":
-            pieces.append("[^/]*")
-        elif piece in ("{tile}", "{date}", "{band}"):
+        if piece.startswith("{"):
             key = piece.strip("{}")
-            text = {"tile": "[^/]+", "date": day, "band": "[^_/]+"}[key]
+            text = {"tile": "[^/]+", "date": day, "band": "[^_/]+"}.get(key, "[^/]*")
             pieces.append(f"(?P={key})" if key in seen else f"(?P<{key}>{text})")
             seen.add(key)
         else:

@@ -243,7 +243,9 @@ class FolderReader(ArchiveReader):
             f.record.name: f.files.find(root, f.bands, f.same_day) for f in description.sensors
         }
         self.clear: dict[str, Found] = {
-            f.record.name: f.clear.files.find(root) for f in description.sensors if f.clear and f.clear.files
+            f.record.name: f.clear.files.find(root, (), f.same_day)
+            for f in description.sensors
+            if f.clear and f.clear.files
         }
         self._firsts: dict[str, Read] = {}
         self.masks: Found = description.mask.files.find(root) if description.mask else {}
@@ -313,14 +315,7 @@ class FolderReader(ArchiveReader):
                 check_scales(files, read, self._first(files))
         reads = [with_bands(files, read) for read in reads]
         if files.clear:
-            classes = dict(self.clear.get(files.record.name, {}).get(key, ()))
-            if files.clear.files and (without := [day for day, _ in found if day not in classes]):
-                when = f" on {without[0]}" if without[0] else ""
-                raise ValueError(
-                    f"tile {key!r} has no file {files.clear.files.text!r}{when}; add it, or take the image out"
-                )
-            one_each = [read_file(inside(self.root, classes[day])) if classes else None for day, _ in found]
-            reads = [with_clear(files, *pair) for pair in zip(reads, one_each, strict=True)]
+            reads = [with_clear(files, read, self._classes(files, key, *one)) for read, one in zip(reads, found)]
         if not files.record.has_dates:
             return reads, []
         if files.files.has_date:
@@ -328,6 +323,26 @@ class FolderReader(ArchiveReader):
         if files.dates.endswith(".csv"):
             return reads, self.dates[files.record.name][key]
         return reads, days_of_array(reads[0], files.dates)
+
+    def _classes(
+        self, files: SensorFiles, key: str, day: datetime.date | None, path: str | tuple[str, ...]
+    ) -> Read | None:
+        """Reads the classification of an image, of its day and product; None if it is a band of the image."""
+        pattern, name = files.clear.files, files.record.name
+        if pattern is None:
+            return None
+        classes = [other for when, other in self.clear[name].get(key, ()) if when == day]
+        images = [other for when, other in self.files[name][key] if when == day]
+        product = ()
+        if "*" in pattern.text and max(len(images), len(classes)) > 1:
+            product = files.files.product(path if isinstance(path, str) else path[0])
+            classes = [other for other in classes if pattern.product(other) == product]
+        if len(classes) != 1:
+            when = (f" on {day}" if day else "") + (f" with the texts {product} at *, as {path}" if product else "")
+            raise ValueError(
+                f"tile {key!r} has {len(classes) or 'no'} file {pattern.text!r}{when}; add it, or take the image out"
+            )
+        return read_file(inside(self.root, classes[0]))
 
     def _first(self, files: SensorFiles) -> Read:
         """Returns the sensor's first file that can be read, the same in every process."""

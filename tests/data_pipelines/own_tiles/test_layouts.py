@@ -231,6 +231,43 @@ def test_two_products_of_a_day_are_joined(tmp_path):
         reader_of(path)
 
 
+def write_products(root, clear, images="s2/*/{tile}_{date}.tif"):
+    """Two products of tile a's first day, in folders A and B, each with a classification of its own."""
+    text = DESCRIPTION.replace("s2/{tile}_{date}.tif", images).replace("uint16", 'uint16"\nsame_day = "join')
+    path = write_folder(root, text.replace("[labels]", CLEAR_FILES.replace("scl/{tile}_{date}.tif", clear)))
+    for file in list((root / "s2").iterdir()):
+        (root / "s2" / "A").mkdir(exist_ok=True)
+        write_raster(root / "scl" / "A" / file.name, CLASSES[None])
+        file.rename(root / "s2" / "A" / file.name)
+    (root / "s2" / "B").mkdir()
+    write_raster(root / "s2" / "B" / f"a_{DAYS[0]}.tif", s2_values("a", DAYS[0]) + np.uint16(5000))
+    write_raster(root / "scl" / "B" / f"a_{DAYS[0]}.tif", np.where(CLEAR, 8, 4).astype(np.uint8)[None])
+    return path
+
+
+def test_two_products_of_a_day_have_their_own_classifications(tmp_path):
+    path = write_products(tmp_path, "scl/*/{tile}_{date}.tif")
+    example, first = example_of(path), s2_values("a", DAYS[0])[1:]
+    assert example["s2_dates"].tolist() == [364, 60]
+    assert example["s2_mask"][1].all() and example["s2_mask"][0, 0].tolist() == CLEAR.tolist()
+    np.testing.assert_array_equal(example["s2"][1], np.where(CLEAR, first, first + 5000))
+    other = tmp_path / "scl" / "B" / f"a_{DAYS[0]}.tif"
+    other.rename(tmp_path / "scl" / "b.tif")
+    with pytest.raises(
+        ValueError, match=r"tile 'a' has no file .* on 2020-03-01 .* \('B',\) at \*, .*s2/B/a_.*; add it"
+    ):
+        example_of(path)
+    (tmp_path / "scl" / "C").mkdir()
+    (tmp_path / "scl" / "b.tif").rename(tmp_path / "scl" / "C" / other.name)  # two, but one of another product
+    with pytest.raises(ValueError, match=r"tile 'a' has no file .* \('B',\) at \*"):
+        example_of(path)
+
+
+def test_two_products_of_a_day_may_have_one_classification(tmp_path):
+    path = write_products(tmp_path, "scl/A/{tile}_{date}.tif")
+    np.testing.assert_array_equal(example_of(path)["s2_mask"][:, 0], [CLEAR, CLEAR])
+
+
 def test_two_products_of_a_day_in_files_of_bands(tmp_path):
     text = SAFE.replace("uint16", 'uint16"\nsame_day = "join')
     path = write_bands(tmp_path, text)
