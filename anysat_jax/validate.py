@@ -21,6 +21,7 @@ PADDED_DATE = "1970-01-01"  # in place of what padding holds
 UNIT_SHARE, FEW = 0.99, 16  # share of values in 0..1 that standardised bands do not have, unless they are few
 MICRONS = 1_000_000
 LARGEST_PATCH = 1e9  # metres, more than the Earth has
+LARGEST_ARRAY = 2**31  # values of a sensor in a call, 8 GiB of float32
 # "date_mask" before "mask", with which it ends.
 SUFFIXES = ("date_mask", "dates", "mask", "present")
 
@@ -160,6 +161,10 @@ def _values(sensor: Sensor, values: np.ndarray) -> Float[np.ndarray, "B *T C H W
     for axis, length in zip(axes, values.shape, strict=True):
         if length == 0:
             raise ValueError(f"{sensor.name!r} has shape {values.shape}: it is empty along {axis}")
+    if values.size > LARGEST_ARRAY:  # such as a broadcast array, which takes memory only where it is copied
+        size, most = (f"{count / 2**28:.3g} GiB" for count in (values.size, LARGEST_ARRAY))
+        what = f"{sensor.name!r} has shape {values.shape}, {size} of float32; expected at most {most} in a call"
+        raise ValueError(f"{what}: give fewer tiles, dates or pixels at a time")
     bands = values.shape[-3]
     if bands != sensor.num_bands:
         raise ValueError(
@@ -244,8 +249,7 @@ def _valid(
     ndim: int, date_mask: np.ndarray | None, pixel_mask: np.ndarray | None, present: np.ndarray | None
 ) -> np.ndarray | None:
     """Returns the conjunction of the masks, with `ndim` axes that broadcast against the values; None without masks."""
-    masks = [mask for mask in (date_mask, pixel_mask, present) if mask is not None]
-    masks = [mask.reshape(mask.shape + (1,) * (ndim - mask.ndim)) for mask in masks]
+    masks = [m.reshape(m.shape + (1,) * (ndim - m.ndim)) for m in (date_mask, pixel_mask, present) if m is not None]
     return functools.reduce(np.logical_and, masks) if masks else None
 
 
@@ -270,8 +274,7 @@ def _clean(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> np.n
     # Invalid values may be NaN, and the model multiplies them by masks of 0: 0 * nan is nan.
     if valid is not None:
         values = np.where(valid, values, np.float32(0))
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
+    if bad := values.size - int(np.isfinite(values).sum()):
         raise ValueError(
             f"{sensor.name!r} holds {bad} NaN or infinite values (of {values.size}); "
             f"mark them in {sensor.name}_mask (False), or replace them"

@@ -27,6 +27,10 @@ def refused(data, message, patch_size=10):
         (np.zeros((2, 4, 10, 6, 6), complex), "has dtype complex128; its values must be real numbers"),
         (np.full((2, 4, 10, 6, 6), "1"), "has dtype <U1"),
         ([[[[[1.0]], [[1.0, 2.0]]]]], "not a rectangular array"),
+        (
+            np.broadcast_to(np.float32(0), (10**6, 10**3, 10, 6, 6)),
+            "'s2' has shape (1000000, 1000, 10, 6, 6), 1.34e+03 GiB of float32; expected at most 8 GiB in a call: give",
+        ),
     ],
 )
 def test_values_of_a_series_are_refused(values, message):
