@@ -82,6 +82,7 @@ FAKE_HELP = """Writes a fake archive in a dataset's published layout, to try the
 The values are smooth noise; layout, dtypes, dates and gaps are those of the real archive.
 """
 GEOPLEX = "geoplex"
+LAYOUTS = ("original", "download")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -150,6 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     argument("--out", type=_folder, required=True, metavar="DIR", help="a new or empty folder")
     argument("--tiles", type=int, default=4, metavar="N", help="tiles of each split (default: 4)")
     argument("--seed", type=int, default=0, metavar="N", help="seed of the values (default: 0)")
+    argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="of the authors' disk, or as the address has it")
     return parser
 
 
@@ -233,12 +235,14 @@ def fake(arguments: argparse.Namespace) -> None:
     if arguments.tiles < 1 or arguments.seed < 0:
         raise ValueError(f"--tiles {arguments.tiles} --seed {arguments.seed}: expected at least 1 tile and seed 0")
     several = arguments.name == GEOPLEX
+    if several and arguments.layout != LAYOUTS[0]:
+        raise ValueError(f"--layout is {arguments.layout}; {GEOPLEX} takes none, as most of its archives have one only")
     folders = {name: arguments.out / name for name in GEOPLEX_NAMES} if several else {arguments.name: arguments.out}
     for folder in folders.values():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{folder} is there already and not an empty folder; choose a new one as --out")
     for name, folder in folders.items():
-        write_fake(name, folder, arguments.tiles, arguments.seed)
+        write_fake(name, folder, arguments.tiles, arguments.seed, arguments.layout)
         print(f"{name}: {arguments.tiles} made-up tiles of each split are in {folder}")
     first, folder = next(iter(folders.items()))
     source = shlex.quote(str(folder))

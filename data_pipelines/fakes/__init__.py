@@ -24,10 +24,15 @@ def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0, layou
       name: of the dataset.
       folder, tiles, seed: see above.
       layout: "original" or "download", the one that the card's address hands out; only some archives have two.
+
+    Raises:
+      ValueError: the archive has no such layout.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     module, writer = _WRITERS.get(name, (name, "write_archive"))
     write = getattr(importlib.import_module(f"data_pipelines.fakes.{module}"), writer)
     layouts = getattr(importlib.import_module(f"data_pipelines.datasets.{module}"), "LAYOUTS", {})
     chosen = {"layout": layout} if layout in layouts and writer == "write_archive" else {}
+    if layout != "original" and not chosen:
+        raise ValueError(f"the archive of {name} has no layout {layout!r}; leave it out")
+    folder.mkdir(parents=True, exist_ok=True)
     write(folder, dict.fromkeys(get_entry(name).card.splits, tiles), seed, **chosen)

@@ -134,6 +134,11 @@ def test_a_made_up_archive_is_written_and_looked_at(capsys):
     assert len(list(pathlib.Path("pictures").glob("train_*.png"))) == 1
 
 
+def test_an_archive_is_made_up_in_the_layout_that_its_address_hands_out(capsys):
+    output(capsys, "fake", "hls_burn_scars", "--out", "x", "--tiles", "1", "--layout", "download")
+    assert pathlib.Path("x/splits/val.txt").is_file() and not pathlib.Path("x/training").exists()
+
+
 def test_geoplex_is_five_archives(capsys, monkeypatch):
     written = []
     monkeypatch.setattr("data_pipelines.cli.write_fake", lambda name, folder, *_: written.append((name, str(folder))))
@@ -233,6 +238,8 @@ def test_generated_data_are_looked_at_without_a_source(capsys):
         (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
         (("show", "none.toml"), "none.toml"),
         (("prepare", DATASET, "--out", "x"), f"{DATASET} is read from a download"),
+        (("fake", DATASET, "--layout", "download", "--out", "x"), f"{DATASET} has no layout 'download'; leave it out"),
+        (("fake", "geoplex", "--layout", "download", "--out", "x"), "--layout is download; geoplex takes none"),
         (("look", "mini_flair", "--out", __file__), f"{__file__} is a file, and a folder is needed there"),
         (
             ("prepare", "mini_flair", "--out", __file__),
