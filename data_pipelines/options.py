@@ -157,8 +157,8 @@ def _problems(options: DatasetOptions, sampling: Sampling) -> Iterator[tuple[str
     """Yields (key, expectation) for each value that no dataset allows."""
     if not _is_count(options.batch_size, 1):
         yield "batch_size", "it must be a positive number of tiles"
-    if not _is_within(options.weight, SMALLEST_WEIGHT, math.inf):
-        yield "weight", f"it must be positive, at least {SMALLEST_WEIGHT:g}"
+    if not _is_within(options.weight, SMALLEST_WEIGHT, 1 / SMALLEST_WEIGHT):
+        yield "weight", f"it must be positive, at least {SMALLEST_WEIGHT:g} and at most {1 / SMALLEST_WEIGHT:g}"
     sizes = options.patch_sizes
     if not isinstance(sizes, tuple) or not all(_is_within(size, 0, math.inf) for size in sizes):
         yield "patch_sizes", "it must be sides in metres, such as 10, 20"

@@ -60,19 +60,18 @@ def check_values(card: DatasetCard, where: str, example: Example) -> Example:
         of the sensors has one.
     """
     checked = dict(example)
-    for name in card.sensors:
-        if name in example and example.get(f"{name}_present", True):
-            unit = unit_of(card, name)
-            if unit is OPTICAL and not card.units.get(name) and (values := example[name]).dtype.kind == "f":
-                # Fractions are of reflectance of 0 to 1, as are then all values; 1 is the least of the other scale.
-                fractions = np.count_nonzero((values > 0) & (values < 2) & (values != 1))
-                unit = REFLECTANCE if fractions > 0.1 * np.count_nonzero(values) else unit
-            if unit.empty_zeros and f"{name}_mask" in example:
-                _leave_out_zeros(card, name, where, checked)
-            if name in checked:
-                _check_unit(unit, name, where, checked[name], checked.get(f"{name}_mask", np.True_))
-    there = [name for name in card.sensors if name in checked and checked.get(f"{name}_present", True)]
-    if not any(checked.get(f"{name}_mask", np.True_).any() for name in there):
+    there = [name for name in card.sensors if name in example and example.get(f"{name}_present", True)]
+    for name in there:
+        unit = unit_of(card, name)
+        if unit is OPTICAL and not card.units.get(name) and (values := example[name]).dtype.kind == "f":
+            # Fractions are of reflectance of 0 to 1, as are then all values; 1 is the least of the other scale.
+            fractions = np.count_nonzero((values > 0) & (values < 2) & (values != 1))
+            unit = REFLECTANCE if fractions > 0.1 * np.count_nonzero(values) else unit
+        if unit.empty_zeros and f"{name}_mask" in example:
+            _leave_out_zeros(card, name, where, checked)
+        if name in checked:
+            _check_unit(unit, name, where, checked[name], checked.get(f"{name}_mask", np.True_))
+    if not any(name in checked and checked.get(f"{name}_mask", np.True_).any() for name in there):
         raise ValueError(f"{where}: {', '.join(card.sensors)} have no valid pixel that is not 0; leave the tile out")
     return checked
 

@@ -80,6 +80,13 @@ class PretrainConfig(RunConfig):
     health: HealthConfig = HealthConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (steps := self.optimizer.warmup_steps) > self.total_steps:
+            raise ConfigError(f"optimizer.warmup_steps = {steps} must be at most total_steps = {self.total_steps}")
+        if self.pretrain.predictive_weight == self.pretrain.contrastive_weight == 0:
+            raise ConfigError("pretrain.predictive_weight and pretrain.contrastive_weight are 0; one must be above 0")
+
     @classmethod
     def read(cls, config: ConfigDict) -> Self:
         """Checks a config, before anything is loaded or compiled.

@@ -100,6 +100,8 @@ class Section:
                 passes = False
             if not passes:
                 raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be {rule.wanted}")
+            if isinstance(value, int) and rule is not SEED and abs(value) >= 2**31:  # counts on devices have 32 bits
+                raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be below {2**31}")
             if not dataclasses.is_dataclass(value):  # which has checked itself
                 self._check_type(field.name, value, types[field.name])
 

@@ -82,11 +82,9 @@ def read_bands(paths: Sequence[pathlib.Path], array: str = "") -> Read:
                 f"{read.path} has the shape {read.values.shape} at {grid}; expected one band, on the grid of "
                 f"{first.path}: {shape} at {grids[0]}"
             )
-    valid = []
-    for read in reads:
-        # Each band may have a nodata value of its own.
-        observed = np.full(shape, True) if read.nodata is None else (read.values != read.nodata).reshape(shape)
-        valid.append(observed if read.valid is None else observed & read.valid)
+    # Each band may have a nodata value of its own; None differs from all values.
+    observed = [np.reshape(read.values != read.nodata, shape) for read in reads]
+    valid = [one if read.valid is None else one & read.valid for one, read in zip(observed, reads, strict=True)]
     return dataclasses.replace(
         first,
         values=np.concatenate([read.values.reshape(shape) for read in reads]),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from anysat_jax.sensors import Sensor, register, whole_number
+from anysat_jax.sensors import register, whole_number
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import parse_day
 from data_pipelines.files import inside, read_table
@@ -113,13 +113,10 @@ def palette(count: int) -> tuple[str, ...]:
 
 
 def _natural_colour(files: SensorFiles) -> tuple[int, int, int] | None:
-    record: Sensor = files.record
+    known = files.record.bands
     # Most sensors have bands of either name; those that have neither are shown in grey.
-    for bands in (files.natural_colour, *_SHOWN):
-        if bands and all(band in record.bands for band in bands):
-            red, green, blue = (record.bands.index(band) for band in bands)
-            return red, green, blue
-    return None
+    found = (bands for bands in (files.natural_colour, *_SHOWN) if bands and set(bands) <= set(known))
+    return next(((known.index(red), known.index(green), known.index(blue)) for red, green, blue in found), None)
 
 
 TILE = "tile"  # the column that names the tile

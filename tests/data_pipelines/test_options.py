@@ -70,6 +70,7 @@ WRONG = {
     "no batch": (dict(batch_size=0), "batch_size is 0"),
     "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
+    "huge weight": (dict(weight=1e300), r"weight is 1e\+300; it must be positive, at least 0.001 and at most 1000"),
     "nan": (dict(weight=float("nan")), "weight is nan"),
     "patch size": (dict(patch_sizes=(30, 40)), "patches of 40 m do not fit: .*; the usual sizes are 30, 60 m"),
     "patch sizes": (dict(patch_sizes=("a",)), r"patch_sizes is \('a',\); it must be sides in metres"),

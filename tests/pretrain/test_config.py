@@ -11,6 +11,9 @@ from anysat_jax.pretrain.config import PretrainConfig
     ("name", "value", "message"),
     [
         ("total_steps", 0, r"total_steps = 0 must be above 0"),
+        ("checkpoint_every", 10**20, r"checkpoint_every = 1000.* must be below 2147483648"),
+        ("optimizer.warmup_steps", 301, r"optimizer.warmup_steps = 301 must be at most total_steps = 300"),
+        ("pretrain.predictive_weight", 0.0, r"pretrain.predictive_weight and pretrain.contrastive_weight are 0; one"),
         ("seed", -1, r"seed = -1 must be 0 or more"),
         ("profile.steps", (5, 2), r"profile.steps = \(5, 2\) must be None, or the first and the last step"),
         ("dtype", "float16", r"dtype = 'float16' must be 'float32' or 'bfloat16'"),
@@ -38,6 +41,8 @@ from anysat_jax.pretrain.config import PretrainConfig
 def test_a_wrong_value_is_refused_by_name(name, value, message):
     config = pretrain.get_config()
     config.update_from_flattened_dict({name: value})
+    if name == "pretrain.predictive_weight":
+        config.pretrain.contrastive_weight = 0.0
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.read(config)
 
