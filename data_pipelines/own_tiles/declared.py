@@ -169,9 +169,7 @@ def with_declarations(files: SensorFiles, read: Read) -> Read:
     values, valid = read.values, np.isfinite(read.values)
     if read.valid is not None:
         valid &= read.valid
-    for value in (files.nodata, read.nodata):
-        if value is not None:
-            valid &= values != value
+    valid &= (values != files.nodata) & (values != read.nodata)  # None differs from all values
     if any(read.offsets) and len(values) % (count := len(files.bands)) == 0 and count > 1:
         # A fill of 0 in all bands of a date is nothing observed; after the offset, it would look like a value.
         empty = (values.reshape(-1, count, *values.shape[1:]) == 0).all(axis=1)
