@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from anysat_jax.errors import RunError, complain
 from anysat_jax.model.init import count_parameters
+from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
 from anysat_jax.weights.exported import load_exported, save_exported
 from anysat_jax.weights.load import exported_file, load_encoder
 
@@ -52,8 +53,11 @@ def main(argv: Sequence[str]) -> int:
         print(export(options.source, options.target))
     except (RunError, ValueError, ImportError, OSError) as error:
         return complain(error, "anysat_jax.export")
+    except KeyboardInterrupt as stop:
+        return answer_signal(*stop.args)
     return 0
 
 
 if __name__ == "__main__":
+    end_soon_on_interrupt()
     sys.exit(main(sys.argv[1:]))

@@ -20,8 +20,8 @@ expected score. Every value can be overridden: --config.model.dim=128 --config.t
 Results are written to --workdir: checkpoints/, metrics.csv, tensorboard/, report/, summary.json; for fine-tuning and
 probing also evaluation.csv, best/ and model.safetensors. The same command on the same workdir resumes the run.
 
-Exit codes: 0 success; 1 an error, reported in one sentence; 75 stopped by SIGTERM or Ctrl-C after saving, or a step
-hung: start the same command again; 130 interrupted where there was nothing to save.
+Exit codes: 0 success; 1 an error, reported in one sentence; 75 stopped by SIGTERM, or by Ctrl-C after saving, or a step
+hung: start the same command again; 130 Ctrl-C where there was nothing to save. Several processes end together, by 75.
 
 On several hosts, run the same command on each, with a --workdir that all of them see, and with --processes=auto (on
 Cloud TPU, SLURM, Open MPI) or --processes=HOST:PORT,COUNT,INDEX; $ANYSAT_PROCESSES is the default. To try several
@@ -39,9 +39,7 @@ import pathlib
 import platform
 import re
 import runpy
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -59,11 +57,9 @@ from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train import config as settings
 from anysat_jax.train import distributed
 from anysat_jax.train.record import versions
-from anysat_jax.train.workdir import lock_workdir
+from anysat_jax.train.workdir import EXIT_STOPPED, answer_signal, end_soon_on_interrupt, lock_workdir
 
-EXIT_ERROR, EXIT_STOPPED = 1, 75  # 75 is EX_TEMPFAIL: try again
-INTERRUPTED = "interrupted; the same command, with the same --workdir, continues from what is saved"
-PATIENCE = 3.0  # seconds from Ctrl-C to the end of a process whose main thread is in a long call of C
+EXIT_ERROR = 1
 CONFIG_FILES = ("pretrain.py", "finetune.py", "probe.py", "evaluate.py")
 # Begins of the names that every config has; the jobs check the values.
 COMMON = ("job", "name", "data.root", "data.num_workers", "data.datasets.", "model.", "mesh.", "optimizer.")
@@ -101,7 +97,13 @@ def run_job(config: ConfigDict) -> None:
     known = [*JOBS, "describe"]
     if config.job not in known:
         raise ConfigError(f"unknown job {config.job!r}; jobs: {', '.join(known)}")
-    distributed.check_same(lambda: shared_facts(config), "start all processes with the same command and code")
+
+    def shared_facts() -> Mapping[str, Any]:  # what must agree between processes
+        values = settings.flatten(settings.as_json(config))
+        common = {f"config.{name}": value for name, value in values.items() if not name.startswith(OWN_PLACES)}
+        return {**common, "workdir": _WORKDIR.value, "versions": versions()}
+
+    distributed.check_same(shared_facts, "start all processes with the same command and code")
     if config.job in ("pretrain", "describe") and "pretrain" not in config:
         raise ConfigError(f"the job {config.job} takes a config of configs/pretrain.py, and {config.name!r} is not one")
     if config.job == "describe":
@@ -164,13 +166,6 @@ def keep_programs() -> None:
             cpu = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
         machine = hashlib.sha256(f"{platform.platform()} {cpu}".encode()).hexdigest()[:12]
         jax.config.update("jax_compilation_cache_dir", str(cache / "anysat_jax" / "programs" / machine))
-
-
-def shared_facts(config: ConfigDict) -> Mapping[str, Any]:
-    """Returns what must agree between processes, as JSON values: config, workdir, versions."""
-    values = settings.flatten(settings.as_json(config))
-    common = {f"config.{name}": value for name, value in values.items() if not name.startswith(OWN_PLACES)}
-    return {**common, "workdir": _WORKDIR.value, "versions": versions()}
 
 
 def check_overrides(names: list[str], config: ConfigDict) -> None:
@@ -298,16 +293,15 @@ def main(argv: list[str]) -> int:
         code = EXIT_STOPPED
     except RunError as error:
         code = complain(error)
-    except KeyboardInterrupt:
-        complain(INTERRUPTED)
-        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        code = answer_signal(*stop.args)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
         # The other processes are in the middle of a step: an exit by the exception would wait for them.
         traceback.print_exc()
         code = EXIT_ERROR
-    return distributed.shutdown(code, failed=EXIT_INTERRUPTED if code == EXIT_INTERRUPTED else EXIT_ERROR)
+    return distributed.shutdown(code)
 
 
 def parse_or_exit(argv: list[str], program: str = "anysat_jax") -> list[str]:
@@ -318,39 +312,13 @@ def parse_or_exit(argv: list[str], program: str = "anysat_jax") -> list[str]:
         sys.exit(complain(error, program))
 
 
-def end_soon_on_interrupt() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt; if the main thread is in a long call of C, a thread ends the process.
-
-    Not while a `StopRequest` is active, which has a handler of its own: then there is something to save.
-    """
-    seen, (reading, writing) = threading.Event(), os.pipe()
-
-    def interrupt(*_: Any) -> None:
-        seen.set()
-        raise KeyboardInterrupt
-
-    def watch() -> None:
-        while number := os.read(reading, 1):
-            if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is interrupt and not seen.wait(PATIENCE):
-                complain(INTERRUPTED)
-                os._exit(EXIT_INTERRUPTED)
-
-    signal.signal(signal.SIGINT, interrupt)
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to by C, whatever the main thread does
-    threading.Thread(target=watch, name="interrupts", daemon=True).start()
-
-
 def run() -> None:
     """The command line."""
     try:
         app.run(main, flags_parser=parse_or_exit)
     except SystemExit as end:
         if end.code in (EXIT_STOPPED, EXIT_INTERRUPTED):
-            logging.flush()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)  # Python would wait for programs that threads compile, which may take minutes
+            distributed.exit_now(end.code)  # Python would wait for programs that threads compile, for minutes
         raise
 
 

@@ -103,7 +103,10 @@ def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression:
         values = np.load(path)
         np.save(path, rough(values, 0.5 if values.dtype.kind == "f" else 60.0))
     for path in sorted(folder.rglob("*.h5")):
-        roughen_hdf5(path)
+        with h5py.File(path, "r+") as file:
+            for name, deviation, least in (("sen-2", 60.0, 1), ("sen-1-asc", 0.01, 1e-4), ("sen-1-des", 0.01, 1e-4)):
+                values = rough(file[f"{name}-data"][()], deviation)
+                file[f"{name}-data"][...] = np.maximum(least, values.round() if name == "sen-2" else values)
 
 
 def rough(values: np.ndarray, deviation: float) -> np.ndarray:
@@ -111,13 +114,6 @@ def rough(values: np.ndarray, deviation: float) -> np.ndarray:
     noise = np.random.default_rng(values.size).normal(0, deviation, values.shape[1:]).astype(np.float32)
     noisy = values + noise
     return np.clip(noisy, 1, 255).astype(np.uint8) if values.dtype == np.uint8 else noisy.astype(values.dtype)
-
-
-def roughen_hdf5(path: pathlib.Path) -> None:
-    with h5py.File(path, "r+") as file:
-        for name, deviation, least in (("sen-2", 60.0, 1), ("sen-1-asc", 0.01, 1e-4), ("sen-1-des", 0.01, 1e-4)):
-            values = rough(file[f"{name}-data"][()], deviation)
-            file[f"{name}-data"][...] = np.maximum(least, values.round() if name == "sen-2" else values)
 
 
 @dataclasses.dataclass(frozen=True)

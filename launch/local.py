@@ -126,25 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m launch.local", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--processes", type=positive, default=2, help="how many (default: 2)")
-    parser.add_argument("--devices", type=positive, default=4, help="fake devices of each (default: 4)")
+    parser.add_argument("--processes", type=int, default=2, help="how many (default: 2)")
+    parser.add_argument("--devices", type=int, default=4, help="fake devices of each (default: 4)")
     parser.add_argument("flags", nargs="*", help="-- and the flags of anysat_jax.main, but --processes")
     args = parser.parse_args(argv)
+    if min(args.processes, args.devices) < 1:
+        parser.error(f"--processes {args.processes} --devices {args.devices}: both must be 1 or more")
     cluster = Cluster(args.processes, args.devices, args.flags)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, cluster.stop)
     return cluster.wait()
-
-
-def positive(text: str) -> int:
-    """A number of the command line.
-
-    Raises:
-      ArgumentTypeError: it is none, or below 1.
-    """
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

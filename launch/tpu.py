@@ -187,27 +187,16 @@ def parser() -> argparse.ArgumentParser:
         if name == "setup":
             one.add_argument("--bucket", type=bucket, help="mounted at /mnt/anysat; several hosts need a shared disk")
         if name in ("logs", "exec"):
-            one.add_argument(
-                "--worker", type=worker, default="0" if name == "logs" else "all", help="a host's number, or all"
-            )
+            one.add_argument("--worker", default="0" if name == "logs" else "all", help="a host's number, or all")
     return whole
-
-
-def worker(text: str) -> str:
-    """Checks the number of a host.
-
-    Raises:
-      ArgumentTypeError: it is neither a number nor "all".
-    """
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a host nor all")
-    return text
 
 
 def main(words: list[str]) -> int:
     """Runs an action and returns the exit code."""
     own, rest = split(words)
-    given = parser().parse_args(own)
+    given = (whole := parser()).parse_args(own)
+    if (host := getattr(given, "worker", "all")) != "all" and not host.isdecimal():
+        whole.error(f"argument --worker: {host!r} is neither the number of a host nor all")
     given.rest = rest
     try:
         if rest and given.action not in ("create", *REST_EXAMPLES):

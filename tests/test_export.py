@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ from anysat_jax.pretrain.step import state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
+from anysat_jax.train.workdir import INTERRUPTED
+from anysat_jax.weights import exported
 from anysat_jax.weights.exported import ExportedHead, load_exported, save_exported
 from anysat_jax.weights.published import load_published
 from tests.train.toys import assert_same
@@ -115,3 +118,23 @@ def test_the_command_line_explains_itself():
     command = [sys.executable, "-m", "anysat_jax.export", "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "SOURCE" in output and "FILE.safetensors" in output and "a published .pth file" in output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_an_interrupt_while_the_file_is_written_leaves_the_earlier_one(
+    finished, tmp_path, monkeypatch, capsys, number, code
+):
+    def interrupted(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt(number)
+
+    target = tmp_path / "out" / "weights.safetensors"
+    target.parent.mkdir()
+    assert export.main([str(finished), str(target)]) == 0
+    before = target.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(exported, "save_file", interrupted)
+        assert export.main([str(finished), str(target)]) == code
+    assert capsys.readouterr().err == f"anysat_jax: {INTERRUPTED}\n"
+    assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
+    assert export.main([str(finished), str(target)]) == 0

@@ -14,6 +14,7 @@ from anysat_jax.configs import finetune, pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.main import describe
 from anysat_jax.model.config import ModelConfig
+from anysat_jax.train.workdir import INTERRUPTED
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = f"--config={REPOSITORY / 'configs' / 'pretrain.py'}"
@@ -93,8 +94,16 @@ BUSY = "import hashlib; from anysat_jax import main; main.end_soon_on_interrupt(
 LONG_CALL = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 
 
-@pytest.mark.parametrize("how", ["imports", "command", "busy"])
-def test_an_interrupt_is_answered_in_one_sentence(how):
+@pytest.mark.parametrize(
+    ("how", "number", "code"),
+    [
+        ("imports", signal.SIGINT, 130),
+        ("command", signal.SIGINT, 130),
+        ("busy", signal.SIGINT, 130),
+        ("busy", signal.SIGTERM, 75),
+    ],
+)
+def test_an_interrupt_is_answered_in_one_sentence(how, number, code):
     modules = {"imports": ["-m", "anysat_jax.main"], "command": ["-m", "anysat_jax", "train"]}
     arguments = modules.get(how, ["-c", BUSY.format(LONG_CALL)])
     with subprocess.Popen(
@@ -103,20 +112,21 @@ def test_an_interrupt_is_answered_in_one_sentence(how):
         if how == "busy":
             process.stdout.readline()
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and error.startswith("anysat_jax: interrupted; ") and error.count("\n") == 1
+    assert process.returncode == code and error.startswith("anysat_jax: interrupted; ") and error.count("\n") == 1
 
 
-def test_an_interrupted_job_ends_in_one_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "code"), [((), 130), ((signal.SIGINT,), 130), ((signal.SIGTERM,), 75)])
+def test_an_interrupted_job_ends_in_one_sentence(monkeypatch, capsys, number, code):
     def interrupted(config):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*number)
 
     monkeypatch.setattr(main, "run_job", interrupted)
     monkeypatch.setattr(main, "end_soon_on_interrupt", lambda: None)
     monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=1))
     monkeypatch.setattr(main, "_PROCESSES", SimpleNamespace(value=""))
-    assert main.main([]) == 130 and capsys.readouterr().err == f"anysat_jax: {main.INTERRUPTED}\n"
+    assert main.main([]) == code and capsys.readouterr().err == f"anysat_jax: {INTERRUPTED}\n"
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ class Writer:
             raise ValueError(f"got {self._written + count} samples, expected {self._rows}")
         # Straight into files, since the features of a split may be larger than the memory.
         for name in ARRAYS:
-            stored = _storable(rows[name])
+            # The file format lacks bfloat16, which is stored as uint16 of the same bits.
+            stored = rows[name].view(np.uint16) if rows[name].dtype == ml_dtypes.bfloat16 else rows[name]
             if name not in self._arrays:
                 self._dtypes[name], shape = str(rows[name].dtype), (self._rows, *stored.shape[1:])
                 path = self._folder / f"{name}.npy"
@@ -198,8 +199,3 @@ class Writer:
         # The name appears only now: a folder with an entry's name is whole.
         self._folder.rename(self._entry)
         sync(self._entry.parent)
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """Returns bfloat16, a dtype that the file format lacks, as uint16 of the same bits."""
-    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array

@@ -111,6 +111,9 @@ class Checkpoints:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.close()
+        except KeyboardInterrupt:  # a first one does not cost the checkpoint that is being written
+            self.close()
+            raise
         except StorageError:
             if not isinstance(error, StorageError):  # one such error is enough; but a lost save must not pass silently
                 raise

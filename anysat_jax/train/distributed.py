@@ -11,8 +11,10 @@ import os
 import re
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -26,7 +28,11 @@ VARIABLE = "ANYSAT_PROCESSES"  # environment variable with the default of --proc
 PATIENCE = 7 * 24 * 3600  # seconds; preparing a dataset may take days in one process, and the others wait
 TURN = 500  # milliseconds of a call of C, after each of which Python handles signals
 STOP_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key under which JAX's coordinator keeps the time of the first SIGTERM
-FAILURE_PATIENCE = 10  # seconds that a process that failed waits for the others to fail, too
+LEFT = "anysat/left"  # key that a process which ends outside its step loop sets
+FAILURE_PATIENCE = 10  # seconds that a process that failed or was stopped waits for the others to end, too
+CONNECTING = 300  # seconds that the processes wait for each other at the start, JAX's default
+CONNECTED = threading.Event()  # from `start` to `shutdown`
+_POLLING = threading.Lock()  # JAX aborts a process whose thread asks the coordinator while the connection is closed
 T = TypeVar("T")
 _ROUNDS = itertools.count()  # all processes make the same calls in the same order: numbers pair them
 
@@ -45,22 +51,24 @@ def start(processes: str) -> None:
     if not processes:
         return
     by_hand = {} if processes == "auto" else parse(processes)
+    coordinator = by_hand.get("coordinator_address", "the coordinator")
+    logging.info("waiting for the other processes at %s, at most %d s", coordinator, CONNECTING)
     try:
-        jax.distributed.initialize(**by_hand)
+        # JAX would look for an unknown host until its time is over. In Kubernetes, the first pod's gets known later.
+        if by_hand and "KUBERNETES_SERVICE_HOST" not in os.environ:
+            socket.getaddrinfo(coordinator.rpartition(":")[0].strip("[]"), None)
+        jax.distributed.initialize(**by_hand, initialization_timeout=CONNECTING)
+        CONNECTED.set()
         local, total = jax.local_device_count(), jax.device_count()
         warm_up_collectives(Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "device")))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, socket.gaierror) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        why = (
-            f"the processes did not find each other ({reason}); start all of them, with the same COUNT and with an "
-            "address of the first one that every machine can reach"
-        )
+        why = "the processes did not find each other"
+        remedy = "start all of them, with one COUNT and an address of the first one that every machine can reach"
         if processes == "auto" and isinstance(error, ValueError):
-            why = (
-                f"neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here ({reason}); "
-                "give HOST:PORT,COUNT,INDEX"
-            )
-        raise ConfigError(f"--processes={processes}: {why}") from error
+            why = "neither a Cloud TPU, nor SLURM, Open MPI or an indexed Kubernetes job was found here"
+            remedy = "give HOST:PORT,COUNT,INDEX"
+        raise ConfigError(f"--processes={processes}: {why} ({reason}); {remedy}") from error
     logging.info("process %d of %d, with %d of %d devices", jax.process_index(), jax.process_count(), local, total)
 
 
@@ -118,40 +126,56 @@ def _is_here(host: str) -> bool:
     return True
 
 
-def shutdown(code: int, failed: int = 1) -> int:
+def shutdown(code: int, *, stopped: bool = False) -> int:
     """Leaves the run at its end. The other processes wait for the first one, which may still be reporting.
 
     If they do not all end with the same code, this does not return: the process exits at once, its coordinator notifies
     the others within two minutes, and these end too.
 
     Args:
-      code: of this process' exit, which is returned.
-      failed: the code of a failure, which is not waited for.
+      code: of this process' exit, which is returned; 1, a failure, is not waited for.
+      stopped: whether a signal ended it outside the step loop: the others follow, and this does not return.
     """
-    if not jax.distributed.is_initialized():
+    if not (CONNECTED.is_set() if stopped else jax.distributed.is_initialized()):
         return code
     try:
-        patience = FAILURE_PATIENCE if code == failed else PATIENCE
+        if stopped:
+            _coordinator().key_value_set(LEFT, "yes", allow_overwrite=True)
+        patience = FAILURE_PATIENCE if code == 1 or stopped else PATIENCE
         # The code is part of the barrier's name: processes that end differently do not meet.
-        _coordinator().wait_at_barrier(f"anysat/end/{code}", patience * 1000)
-        jax.distributed.shutdown()
+        _coordinator().wait_at_barrier(f"anysat/end/{'stopped' if stopped else code}", patience * 1000)
+        if not stopped:
+            with _POLLING:
+                CONNECTED.clear()
+            jax.distributed.shutdown()
+            return code
+        if jax.process_index() == 0:
+            time.sleep(1)  # the others would abort without their coordinator
     except RuntimeError as error:
         logging.warning("not all processes ended alike: %s", (str(error) or "no reason given").splitlines()[0][:200])
-        logging.flush()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code or failed)  # sys.exit would run JAX's own shutdown, which waits for the others
-    return code
+    exit_now(code or 1)  # sys.exit would run JAX's own shutdown, which waits for the others
 
 
-def stop_noticed() -> bool:
-    """Returns whether one of several processes received SIGTERM, about a second ago or earlier."""
-    if jax.process_count() == 1:
-        return False
+def exit_now(code: int) -> NoReturn:
+    """Ends the process without waiting for threads or other processes."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def stop_noticed(key: str = STOP_NOTICE) -> bool:
+    """Returns whether one of several processes received SIGTERM, a second ago or earlier; with `LEFT`: has left."""
     try:
-        return bool(_coordinator().key_value_try_get(STOP_NOTICE))
+        return jax.process_count() > 1 and bool(_coordinator().key_value_try_get(key))
     except RuntimeError:  # there is no such key
         return False
+
+
+def others_end(saving: bool) -> bool:
+    """Returns whether this process must end with the others: after a signal, or if it is saving, once one has left."""
+    with _POLLING:
+        return CONNECTED.is_set() and (stop_noticed(LEFT) or (not saving and stop_noticed()))
 
 
 def agree(work: Callable[[], T]) -> T:

@@ -1,11 +1,13 @@
 """The folder of a run: writable, locked against other runs, released when the run ends; SIGTERM and Ctrl-C."""
 
+import _thread
 import contextlib
 import datetime
 import errno
 import fcntl
 import os
 import pathlib
+import select
 import signal
 import socket
 import threading
@@ -16,7 +18,8 @@ from typing import IO, Any, ClassVar, Self
 import jax
 from absl import logging
 
-from anysat_jax.errors import StorageError
+from anysat_jax import EXIT_INTERRUPTED
+from anysat_jax.errors import Preempted, StorageError, complain
 from anysat_jax.status import LOCK_FILE
 from anysat_jax.train import distributed
 from anysat_jax.train.checkpoints import explained
@@ -24,6 +27,10 @@ from anysat_jax.train.checkpoints import explained
 WITHOUT_LOCKS = "ANYSAT_WITHOUT_LOCKS"  # environment variable: run on a file system that has no locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # answers of file systems without locks
 ATTEMPTS, PAUSE_SECONDS = 3, 0.1  # `anysat_jax.status` holds a shared lock for an instant to see whether a run lives
+EXIT_STOPPED = 75  # EX_TEMPFAIL: try again
+INTERRUPTED = "interrupted; what is saved is kept: start the same command again, with the same --workdir if it has one"
+PATIENCE = 3.0  # seconds from a signal to the end of a process whose main thread is in a long call of C
+POLL_SECONDS = 1.0  # between two looks for a signal to another process
 
 
 @contextlib.contextmanager
@@ -122,20 +129,20 @@ def _content(path: pathlib.Path) -> str | None:
 class StopRequest:
     """Within this context SIGTERM and Ctrl-C only set `requested`; the loop then saves and ends by itself.
 
-    A second Ctrl-C interrupts. With several processes SIGTERM is handled elsewhere, and Ctrl-C becomes SIGTERM.
+    A second Ctrl-C interrupts. Of several processes, JAX's coordinator receives the signals.
 
     Attributes:
       active: the request of the innermost context; None outside.
+      answered: whether the last context ended by Preempted, so that the process saves and ends by itself.
     """
 
     active: ClassVar[Self | None] = None
+    answered: ClassVar[bool] = False
 
     def __init__(self, enabled: bool = True):
-        handlers: dict[int, Any] = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
-        if enabled:
-            handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._request)
         # Python sets handlers in the main thread only; a notebook or a test may train in another.
-        self._handlers = handlers if threading.current_thread() is threading.main_thread() else {}
+        enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._handled = (signal.SIGTERM, signal.SIGINT) if enabled else ()
         self.requested = False
 
     def _request(self, number: int, frame: Any) -> None:
@@ -144,11 +151,53 @@ class StopRequest:
         self.requested = True
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
+        self._before = {number: signal.signal(number, self._request) for number in self._handled}
         self._outer, StopRequest.active = StopRequest.active, self
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        StopRequest.answered = kind is not None and issubclass(kind, Preempted)
         StopRequest.active = self._outer
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.requested and kind is None:  # in the last step: ends what comes after the loop
+            _thread.interrupt_main(signal.SIGTERM)
+
+
+def end_soon_on_interrupt() -> None:
+    """Lets SIGTERM and Ctrl-C raise KeyboardInterrupt(number), and ends the process if a long call of C delays that.
+
+    Not while a `StopRequest` is active, which has handlers of its own: then there is something to save. Of several
+    processes, all end: JAX's coordinator receives SIGTERM, which Ctrl-C becomes, and a thread in each looks for that.
+    """
+    raised, (reading, writing) = threading.Event(), os.pipe()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if number == signal.SIGTERM or not distributed.CONNECTED.is_set():
+            raised.set()
+            raise KeyboardInterrupt(number)
+
+    def watch() -> None:
+        while True:
+            number = os.read(reading, 1)[0] if select.select([reading], [], [], POLL_SECONDS)[0] else 0
+            saving = StopRequest.active is not None or StopRequest.answered
+            if not raised.is_set() and distributed.others_end(saving):
+                number = signal.SIGTERM
+                _thread.interrupt_main(number)  # the signal itself would go to JAX
+                os.kill(os.getpid(), signal.SIGINT)  # ends the main thread's sleep or wait
+            if number == signal.SIGINT and distributed.CONNECTED.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif number and signal.getsignal(number) is interrupt and not raised.wait(PATIENCE):
+                os._exit(answer_signal(number))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to by C, whatever the main thread does
+    threading.Thread(target=watch, name="interrupts", daemon=True).start()
+
+
+def answer_signal(number: int = signal.SIGINT) -> int:
+    """Prints that a signal ended the command, and returns the exit code; one of several processes ends here."""
+    complain(INTERRUPTED)
+    return distributed.shutdown(EXIT_STOPPED if number == signal.SIGTERM else EXIT_INTERRUPTED, stopped=True)

@@ -159,7 +159,9 @@ def load_published(
         config = dataclasses.replace(config, positions="released", norm_groups="published")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    entries = _entries_of(arrays, config)
+    # The arrays of the file's layout, and of the parts that it has.
+    has = [any(name.startswith(part) for name in arrays) for part in ("model.encoder.", "model.predictor.", "target_")]
+    entries = pretraining_entries(config, predictor=has[1], teacher=has[2]) if has[0] else bare_entries(config)
     report = _compare(entries, arrays, config)
     if strict and not report.complete:
         raise ValueError(f"{path} does not fit a model of {_describe(config)}:\n{report}")
@@ -175,12 +177,6 @@ def load_published(
 
 # Tracing the model takes seconds; a notebook or an evaluation loads several checkpoints of one model.
 _student_shapes = functools.lru_cache(maxsize=8)(student_shapes)
-
-
-def _entries_of(arrays: Arrays, config: ModelConfig) -> list[Entry]:
-    """Lists the expected arrays: those of the file's layout, and of the parts that it has."""
-    has = [any(name.startswith(part) for name in arrays) for part in ("model.encoder.", "model.predictor.", "target_")]
-    return pretraining_entries(config, predictor=has[1], teacher=has[2]) if has[0] else bare_entries(config)
 
 
 def _with_teacher(student: Params) -> Params:

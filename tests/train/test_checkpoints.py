@@ -71,6 +71,23 @@ def test_it_comes_back_on_another_mesh(tmp_path, data, fsdp):
     assert len(kernel.sharding.device_set) == 8 and kernel.addressable_shards[0].data.shape == (128 // fsdp, 128)
 
 
+def test_an_interrupt_does_not_cost_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+    checkpoints, close = Checkpoints(tmp_path), Checkpoints.close
+    checkpoints.save(at_step(first_state(), 1), {"next_step": 1}, {"step": 1, "config": CONFIG, "record": {}})
+    closed = []
+
+    def interrupted_once():
+        if not closed:
+            closed.append(True)
+            raise KeyboardInterrupt
+        close(checkpoints)
+
+    monkeypatch.setattr(checkpoints, "close", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), checkpoints:
+        pass
+    assert restore(tmp_path).meta["step"] == 1
+
+
 def test_the_caller_may_donate_what_is_being_written(tmp_path):
     state = toy_state(mesh_of())
     step = jax.jit(

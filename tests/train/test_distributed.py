@@ -1,5 +1,6 @@
 """Several processes as one run: how they are named, how they agree, and how they part. Real ones: test_processes."""
 
+import socket
 import threading
 
 import jax
@@ -104,7 +105,7 @@ def test_an_index_beyond_the_last_is_refused():
     [
         ("auto", ValueError("coordinator_address should be defined."), "neither a Cloud TPU, nor SLURM, .* was found"),
         (
-            "host:1,2,0",
+            "127.0.0.1:1,2,0",
             RuntimeError("DEADLINE_EXCEEDED: late\nmore"),
             r"not find each other \(DEADLINE_EXCEEDED: late\)",
         ),
@@ -117,6 +118,24 @@ def test_processes_that_do_not_find_each_other_are_told_so(monkeypatch, processe
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ConfigError, match=message):
         distributed.start(processes)
+
+
+def test_an_unknown_host_is_refused_at_once_and_who_is_waited_for_is_said(monkeypatch, caplog):
+    def unknown(host, port):
+        assert host == "head"
+        raise socket.gaierror(-2, "Name or service not known")
+
+    waited = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: waited.append(True) or 1 / 0)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    caplog.set_level("INFO")
+    with pytest.raises(ConfigError, match=r"--processes=head:1,2,0: .* \(.*Name or service not known\); start all"):
+        distributed.start("head:1,2,0")
+    assert not waited and "waiting for the other processes at head:1, at most 300 s" in caplog.text
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # where the first pod's name may get its address later
+    with pytest.raises(ZeroDivisionError):
+        distributed.start("head:1,2,0")
 
 
 def test_a_process_on_its_own_asks_nobody():
@@ -209,6 +228,39 @@ def test_where_they_do_not_the_process_is_gone_at_once(monkeypatch, code, expect
     monkeypatch.setattr(distributed.os, "_exit", exit_now)
     with pytest.raises(Gone, match=str(expected)):
         distributed.shutdown(code)
+
+
+def test_a_process_that_was_stopped_lets_the_others_know_and_ends_at_once(monkeypatch, together):
+    client, ended = Client(alike=True), []
+    client.key_value_set = lambda *key, allow_overwrite: client.waited.append(key)
+    connected = threading.Event()
+    monkeypatch.setattr(distributed, "CONNECTED", connected)
+    assert distributed.shutdown(75, stopped=True) == 75 and not client.waited  # alone, or not connected yet
+    connected.set()
+    monkeypatch.setattr(distributed, "_coordinator", lambda: client)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(distributed.os, "_exit", ended.append)
+    distributed.shutdown(75, stopped=True)
+    assert ended == [75] and client.waited == [(distributed.LEFT, "yes"), ("anysat/end/stopped", 10_000)]
+
+
+def test_who_saves_ends_with_the_others_only_once_one_has_left(monkeypatch):
+    coordinator, connected = Coordinator(), threading.Event()
+    monkeypatch.setattr(distributed, "_coordinator", lambda: coordinator)
+    monkeypatch.setattr(distributed, "CONNECTED", connected)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def ends():
+        return [distributed.others_end(saving) for saving in (False, True)]
+
+    connected.set()
+    assert ends() == [False, False]
+    coordinator.key_value_set(distributed.STOP_NOTICE, "now")
+    assert ends() == [True, False]
+    coordinator.key_value_set(distributed.LEFT, "yes")
+    assert ends() == [True, True]
+    connected.clear()
+    assert ends() == [False, False]
 
 
 def test_the_connections_of_every_group_of_axes_are_opened(monkeypatch):

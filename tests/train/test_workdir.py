@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from anysat_jax import main
-from anysat_jax.errors import StorageError
+from anysat_jax.errors import Preempted, StorageError
 from anysat_jax.status import LOCK_FILE
 from anysat_jax.train import workdir as workdir_module
 from anysat_jax.train.workdir import WITHOUT_LOCKS, StopRequest, lock_workdir
@@ -60,6 +60,32 @@ try:
         agree(lambda: wait_for(compiling))
 except RunError as error:
     print(type(error).__name__, error, flush=True)
+"""
+STOPPED_OUTSIDE = """
+import hashlib, os, signal, sys, time
+from anysat_jax import main
+from anysat_jax.train import distributed
+from anysat_jax.train.workdir import StopRequest, end_soon_on_interrupt
+
+main._WORKDIR = None
+address, index = sys.argv[1:]
+end_soon_on_interrupt()
+distributed.start(f"{address},2,{index}")
+
+
+def work(config):
+    if index == "0":  # opens its data, in a long call of C
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    with StopRequest(enabled=False):  # the other one is in its step loop already, and waits for the first
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        distributed.agree(lambda: None)
+
+
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # which becomes SIGTERM
+main.run_job = work
+main._CONFIG, main._PROCESSES = type("", (), {"value": 1}), type("", (), {"value": ""})
+main.end_soon_on_interrupt = lambda: None
+main.main([])
 """
 UNWRITABLE = pathlib.Path("/sys")  # also by root
 
@@ -225,6 +251,16 @@ def test_two_processes_lock_one_folder_or_are_both_refused_and_stop_together(tmp
     assert first[3].startswith("Preempted process 1 (") and stopped in first[3]
 
 
+def test_outside_the_step_loop_a_signal_to_one_of_two_processes_ends_both(capfd):
+    processes = start_processes(STOPPED_OUTSIDE, 2, devices=1)
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [75, 75]
+    finally:
+        for process in processes:
+            process.kill()
+    assert capfd.readouterr().err.count(f"anysat_jax: {workdir_module.INTERRUPTED}\n") == 2
+
+
 @pytest.fixture
 def received():
     """The signals that reach the handlers of before."""
@@ -243,13 +279,27 @@ def test_the_signal_only_sets_a_flag_and_the_old_handler_comes_back(received, en
     with StopRequest(enabled) as stop:
         os.kill(os.getpid(), number)
         assert stop.requested == enabled and bool(received) != enabled and StopRequest.active is stop
+    assert received  # what came in the last step ends what comes after the loop
+    received.clear()
     os.kill(os.getpid(), number)
     assert received and stop.requested == enabled and StopRequest.active is None
 
 
 def test_a_second_interrupt_is_one(received):
-    with StopRequest():
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
+    def be_asked_twice():
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-    assert not received
+
+    with pytest.raises(KeyboardInterrupt):
+        be_asked_twice()
+    assert not received and not StopRequest.answered
+
+
+def test_a_run_that_saves_ends_by_itself():
+    with pytest.raises(Preempted), StopRequest():
+        raise Preempted("saved step 3")
+    assert StopRequest.answered
+    with StopRequest():
+        pass
+    assert not StopRequest.answered
