@@ -18,6 +18,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, is_context
 from anysat_jax.model.init import initial_value
+from anysat_jax.model.layers import Norm
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.config import POSITIVE, Section, checked, one_of
 
@@ -76,7 +77,7 @@ class Head(nn.Module):
           (B, K), or (B, h * p, w * p, K) where a sub-patch has p x p label pixels, in raster order.
         """
         pixels, shuffled = self.task.pixels_per_subpatch, self.head.upsample == "shuffle"
-        x = nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name="norm")(features)
+        x = Norm(NORM_EPSILON, self.dtype, name="norm")(features)
         if self.head.kind == "mlp":
             x = nn.gelu(nn.Dense(self.head.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
         outputs = self.task.num_outputs * (pixels**2 if shuffled else 1)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, attend, block_stack, declare, relative_term
+from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, Norm, attend, block_stack, declare, relative_term
 from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, patch_buckets, patch_positions
 
 NORM_EPSILON = 1e-6
@@ -68,7 +68,7 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B L+M*K D"], tokens: PatchTokens) -> Float[Array, "B 1+K D"]:
         config, dtype = self.config, self.config.compute_dtype
-        normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_attention")(x)
+        normed = Norm(NORM_EPSILON, dtype, name="norm_attention")(x)
         key = self._heads(Linear(config.dim, dtype, COLUMNS, name="key")(normed))
         value = self._heads(Linear(config.dim, dtype, COLUMNS, name="value")(normed))
         # The tile's query, the first, has no position.
@@ -84,7 +84,7 @@ class CrossAttention(nn.Module):
         out = attend(query, key, value, bias, tokens.key_mask())
         # The queries are the same for every tile, so a residual around the attention would add nothing of the tile.
         out = Linear(config.dim, dtype, ROWS, name="out")(out)
-        normed = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm_mlp")(out)
+        normed = Norm(NORM_EPSILON, dtype, name="norm_mlp")(out)
         return out + Mlp(config.mlp_ratio * config.dim, dtype, name="mlp")(normed)
 
     def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N H d"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.model.combiner import Combiner, PatchTokens
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import block_stack, declare, drop_path_rates
+from anysat_jax.model.layers import Norm, block_stack, declare, drop_path_rates
 from anysat_jax.model.positions import subpatch_buckets, subpatch_positions
 from anysat_jax.model.projectors import make_projector, merge_patches, split_patches
 from anysat_jax.sensors import get_sensor
@@ -53,7 +53,7 @@ class SpatialTransformer(nn.Module):
         blocks = block_stack(config, config.depth, config.num_heads, NORM_EPSILON, relative=True, drops=drops)
         buckets = jnp.asarray(subpatch_buckets(side, subpatch_metres, config.positions))[None]
         x, _ = blocks(x, buckets, None, drop_path)
-        x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x)
+        x = Norm(NORM_EPSILON, dtype, name="norm")(x)
         return x[:, 0], x[:, 1:]
 
 

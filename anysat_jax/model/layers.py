@@ -1,5 +1,6 @@
-"""Pre-norm transformer blocks, with an optional relative position term on the keys, and with drop-path."""
+"""Norms, and pre-norm transformer blocks with an optional relative position term on the keys and with drop-path."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -40,6 +41,108 @@ class Linear(nn.Module):
         out = x.astype(self.dtype) @ constrain(kernel.astype(self.dtype), *self.cut)
         # Explicit axes: implicit promotion of ranks hides mistakes, and the tests forbid it.
         return out + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Norm(nn.Module):
+    """GroupNorm over the last axis, computed in float32; with one group, LayerNorm.
+
+    Parameters have the names of those of `nn.LayerNorm`.
+    """
+
+    epsilon: float
+    dtype: Dtype
+    groups: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*n D"], date_weights: Float[Array, "b 1 T 1"] | None = None
+    ) -> Float[Array, "*n D"]:
+        """Returns x standardised in each group, times a scale, plus a bias.
+
+        Args:
+          date_weights: of x with axes (B, Q, T, D): statistics are taken over the dates too, with these weights, which
+            add up to 1; b is B, or 1.
+        """
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = declare(self, "bias", x.shape[-1])
+        return _normed(x, scale, bias, date_weights, self.groups, self.epsilon).astype(self.dtype)
+
+
+# Written out with its gradient: what autodiff makes of a norm has four times as many operations and passes over memory.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _normed(
+    x: Float[Array, "*n D"],
+    scale: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    weights: Float[Array, "b 1 T 1"] | None,
+    groups: int,
+    epsilon: float,
+) -> Float[Array, "*n D"]:
+    return _normed_forward(x, scale, bias, weights, groups, epsilon)[0]
+
+
+def _normed_forward(
+    x: Float[Array, "*n D"],
+    scale: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    weights: Float[Array, "b 1 T 1"] | None,
+    groups: int,
+    epsilon: float,
+) -> tuple[Float[Array, "*n D"], tuple[Any, ...]]:
+    values = x.astype(jnp.float32)
+    mean = _over_dates(_group_means(values, groups), weights)
+    # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
+    centred = values - _spread(mean, values)
+    inverse = jax.lax.rsqrt(_over_dates(_group_means(centred * centred, groups), weights) + epsilon)
+    out = centred * _spread(inverse, values) * _as_row(scale, x) + _as_row(bias, x)
+    return out, (x, scale, weights, mean, inverse)
+
+
+def _normed_backward(
+    groups: int, epsilon: float, saved: tuple[Any, ...], grad: Float[Array, "*n D"]
+) -> tuple[Float[Array, "*n D"], Float[Array, "D"], Float[Array, "D"], None]:
+    del epsilon  # part of `inverse`
+    x, scale, weights, mean, inverse = saved
+    grad, values, rows = grad.astype(jnp.float32), x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    spread = _spread(inverse, values)
+    y = (values - _spread(mean, values)) * spread
+    inner = grad * _as_row(scale, x)
+    parts = [_group_means(part, groups) for part in (inner, inner * y)]
+    if weights is not None:
+        parts = [part.sum(axis=-2, keepdims=True) * weights for part in parts]
+    grad_x = spread * (inner - _spread(parts[0], values) - y * _spread(parts[1], values))
+    return grad_x.astype(x.dtype), (grad * y).sum(axis=rows), grad.sum(axis=rows), None
+
+
+_normed.defvjp(_normed_forward, _normed_backward)
+
+
+def _group_means(x: Float[Array, "*n D"], groups: int) -> Float[Array, "*n G"]:
+    """Returns the mean of each group of neighbouring channels."""
+    size = x.shape[-1] // groups
+
+    def product(x: jax.Array) -> jax.Array:
+        return x @ jnp.asarray(np.repeat(np.eye(groups, dtype=np.float32), size, axis=0) / size)
+
+    # XLA's CPU code adds up a row one value at a time; its matrix products use all lanes.
+    return jax.lax.platform_dependent(
+        x, cpu=product, default=lambda x: x.reshape(*x.shape[:-1], groups, size).mean(axis=-1)
+    )
+
+
+def _over_dates(means: Float[Array, "*n G"], weights: Float[Array, "b 1 T 1"] | None) -> Float[Array, "*m G"]:
+    return means if weights is None else (means * weights).sum(axis=-2, keepdims=True)
+
+
+def _spread(means: Float[Array, "*m G"], x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """Returns each group's value at each of its channels, and at each date."""
+    groups = means.shape[-1]
+    each = jnp.broadcast_to(means[..., None], (*x.shape[:-1], groups, x.shape[-1] // groups))
+    return each.reshape(x.shape)
+
+
+def _as_row(vector: Float[Array, "D"], x: Float[Array, "*n D"]) -> Float[Array, "... D"]:
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # axis of a kernel that a mesh shards
@@ -171,10 +274,10 @@ class Block(nn.Module):
         # Between blocks only the batch is sharded; left alone, the compiler may keep channels sharded, which every norm
         # would have to gather.
         x = constrain(x, BATCH_AXES, None, None)
-        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_attention")(x)
+        normed = Norm(self.epsilon, self.dtype, name="norm_attention")(x)
         branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
         x = x + self._drop(branch, drop_path)
-        normed = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm_mlp")(x)
+        normed = Norm(self.epsilon, self.dtype, name="norm_mlp")(x)
         branch = Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed)
         return constrain(x + self._drop(branch, drop_path), BATCH_AXES, None, None), None
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Embedded, Encoder, stack_patches
-from anysat_jax.model.layers import Linear, block_stack, declare
+from anysat_jax.model.layers import Linear, Norm, block_stack, declare
 from anysat_jax.model.positions import patch_positions
 
 NORM_EPSILON = 1e-5
@@ -53,7 +53,7 @@ class Predictor(nn.Module):
         stack = block_stack(config, config.predictor_depth, heads, NORM_EPSILON, relative=False)
         x, _ = stack(x, None, key_mask, None)
         # Only the targets' tokens are predictions; norm and output layer skip the context.
-        x = nn.LayerNorm(NORM_EPSILON, dtype=dtype, name="norm")(x[:, -targets:])
+        x = Norm(NORM_EPSILON, dtype, name="norm")(x[:, -targets:])
         x = Linear(dim, dtype, name="out")(x).reshape(batch, blocks, targets, dim)
         return jnp.swapaxes(x, 0, 1)
 

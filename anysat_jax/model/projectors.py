@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
 from anysat_jax.model.config import ModelConfig, NormGroups, rematerialised
-from anysat_jax.model.layers import Linear, declare
+from anysat_jax.model.layers import Linear, Norm, declare
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
 from anysat_jax.sensors import Sensor
@@ -75,7 +75,7 @@ class ImageProjector(nn.Module):
         x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
         for layer, width in enumerate((2 * self.dim, self.dim)):
             x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(nn.LayerNorm(NORM_EPSILON, dtype=self.dtype, name=f"norm_{layer}")(x))
+            x = nn.relu(Norm(NORM_EPSILON, self.dtype, name=f"norm_{layer}")(x))
         return constrain(x, BATCH_AXES, None, None, None)
 
 
@@ -86,19 +86,6 @@ def num_groups(kind: NormGroups, published: int, channels: int) -> int:
     # The norm of one channel erases everything but the bias, that of two keeps their order alone. A power of two, since
     # these divide every width.
     return 1 << max(min(published, channels // 3), 1).bit_length() - 1
-
-
-def group_norm(groups: int, dtype: Dtype, name: str, over_dates: bool = False) -> nn.GroupNorm:
-    """GroupNorm of the last axis by itself, or with the dates' axis before it."""
-    return nn.GroupNorm(
-        num_groups=groups,
-        epsilon=NORM_EPSILON,
-        dtype=dtype,
-        reduction_axes=(-2, -1) if over_dates else (-1,),
-        # The fast formula, E[x^2] - E[x]^2, loses all digits where the mean is large beside the deviation.
-        use_fast_variance=False,
-        name=name,
-    )
 
 
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
@@ -172,14 +159,14 @@ class SeriesProjector(nn.Module):
         x = tokens.astype(self.dtype)
         for layer, width in enumerate((self.dim // 8, self.dim // 2, self.dim, 2 * self.dim, self.dim)):
             x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(group_norm(groups(4, width), self.dtype, f"norm_{layer}")(x))
+            x = nn.relu(Norm(NORM_EPSILON, self.dtype, groups(4, width), name=f"norm_{layer}")(x))
             x = nn.Dropout(rate, deterministic=deterministic)(x)
         mask = usable_dates(observation.date_mask)
         if self.sensor.normalise_over_dates:
-            norm = group_norm(groups(TEMPORAL_HEADS, self.dim), self.dtype, "date_norm", over_dates=True)
-            # Padded dates must not count in the mean over dates. GroupNorm cuts the mask's last axis into groups too.
-            shape_of_mask = (x.shape[0], 1, *x.shape[2:])
-            x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None, :, None], shape_of_mask))
+            # Padded dates must not count in the mean over dates.
+            counts = jnp.ones((1, x.shape[2])) if mask is None else mask.astype(jnp.float32)
+            weights = (counts / counts.sum(axis=1, keepdims=True))[:, None, :, None]
+            x = Norm(NORM_EPSILON, self.dtype, groups(TEMPORAL_HEADS, self.dim), name="date_norm")(x, weights)
         # In float32: bfloat16 holds whole days exactly up to 256 only.
         dates = jnp.asarray(observation.dates, jnp.float32)
         x = x + date_code(dates, self.dim, self.sensor.date_period)[:, None].astype(x.dtype)
@@ -187,9 +174,9 @@ class SeriesProjector(nn.Module):
             x, mask, deterministic
         )
         x = Linear(self.dim, self.dtype, name="out")(x)
-        x = nn.relu(group_norm(groups(4, self.dim), self.dtype, "out_hidden_norm")(x))
+        x = nn.relu(Norm(NORM_EPSILON, self.dtype, groups(4, self.dim), name="out_hidden_norm")(x))
         x = nn.Dropout(rate, deterministic=deterministic)(x)
-        x = group_norm(groups(TEMPORAL_HEADS, self.dim), self.dtype, "out_norm")(x)
+        x = Norm(NORM_EPSILON, self.dtype, groups(TEMPORAL_HEADS, self.dim), name="out_norm")(x)
         x = constrain(x, BATCH_AXES, None, None)
         return x.reshape(*shape, self.dim)
 

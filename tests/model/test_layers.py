@@ -1,0 +1,68 @@
+"""Norms against Flax's, forward and backward."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anysat_jax.model.layers import Norm
+
+EPSILON = 1e-5
+SHAPE = (2, 3, 5, 48)  # tiles, pixels, dates, channels
+DATES = np.array([[True] * 5, [True, False, True, True, False]])
+
+
+def numbers(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(3, 2, shape), jnp.float32)
+
+
+def flax_norm(groups, over_dates):
+    if groups == 1 and not over_dates:
+        return nn.LayerNorm(EPSILON, use_fast_variance=False)
+    axes = (-2, -1) if over_dates else (-1,)
+    return nn.GroupNorm(groups, epsilon=EPSILON, reduction_axes=axes, use_fast_variance=False)
+
+
+@pytest.mark.parametrize("dates", [None, "all", "some"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_it_is_the_norm_of_flax_forward_and_backward(groups, dates):
+    params = {"scale": numbers(48, seed=1), "bias": numbers(48, seed=2)}
+    kept = np.ones_like(DATES) if dates == "all" else DATES
+    weights = None if dates is None else jnp.asarray(kept / kept.sum(axis=1, keepdims=True), jnp.float32)
+    weights = None if weights is None else weights[:, None, :, None]
+    mask = jnp.broadcast_to(kept[:, None, :, None], SHAPE) if dates == "some" else None
+    # The gradient of what padded dates give is not compared: whoever pads leaves it out.
+    seen = 1.0 if mask is None else numbers(*SHAPE, seed=3) * mask
+
+    def ours(params, x):
+        out = Norm(EPSILON, jnp.float32, groups).apply({"params": params}, x, weights)
+        return (jnp.sin(out) * seen).sum(), out
+
+    def theirs(params, x):
+        given = {} if mask is None else {"mask": mask}
+        out = flax_norm(groups, dates is not None).apply({"params": params}, x, **given)
+        return (jnp.sin(out) * seen).sum(), out
+
+    got, expected = (
+        jax.jit(jax.grad(f, argnums=(0, 1), has_aux=True))(params, numbers(*SHAPE)) for f in (ours, theirs)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+def test_bfloat16_is_normed_in_float32():
+    params = {"scale": numbers(48, seed=1), "bias": numbers(48, seed=2)}
+    x = numbers(*SHAPE).astype(jnp.bfloat16)
+    out = Norm(EPSILON, jnp.bfloat16, 4).apply({"params": params}, x)
+    exact = Norm(EPSILON, jnp.float32, 4).apply({"params": params}, x.astype(jnp.float32))
+    np.testing.assert_array_equal(out, exact.astype(jnp.bfloat16))
+    grad = jax.grad(lambda x: Norm(EPSILON, jnp.bfloat16, 4).apply({"params": params}, x).astype(jnp.float32).sum())(x)
+    assert grad.dtype == jnp.bfloat16
+
+
+def test_accelerators_average_without_products():
+    """Whose float32 products may round their factors."""
+    norm = Norm(EPSILON, jnp.float32, 4)
+    lowered = jax.jit(norm.apply).trace({"params": {"scale": numbers(48), "bias": numbers(48)}}, numbers(*SHAPE))
+    texts = [lowered.lower(lowering_platforms=(platform,)).as_text() for platform in ("tpu", "cpu")]
+    assert ["dot_general" in text for text in texts] == [False, True]
