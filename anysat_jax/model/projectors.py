@@ -20,6 +20,8 @@ TEMPORAL_HEADS = 16
 KEY_WIDTH = 8
 ATTENTION_DROPOUT = 0.1
 NORM_EPSILON = 1e-5
+# Values of the widest activation of a block of pixels: 8 MiB of float32, and 4 GiB.
+CPU_BLOCK, ACCELERATOR_BLOCK = 2**21, 2**30
 
 Dtype = Any
 
@@ -88,6 +90,22 @@ def num_groups(kind: NormGroups, published: int, channels: int) -> int:
     return 1 << max(min(published, channels // 3), 1).bit_length() - 1
 
 
+def num_blocks(shape: tuple[int, int, int], dim: int) -> int:
+    """Returns the number of blocks of pixels in which a series projector of width `dim` handles (B, Q, T) of them.
+
+    On a CPU the activations of a block stay in the cache; on one accelerator its memory stays bounded; on a mesh there
+    is one block. What dropout draws depends on the blocks.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        return 1  # whose pixels are on several devices
+    tiles, pixels, dates = shape
+    limit = CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
+    wanted = tiles * pixels * dates * 2 * dim / limit
+    # Equal blocks: of the numbers that divide the pixels, the nearest in proportion.
+    return min((n for n in range(1, pixels + 1) if pixels % n == 0), key=lambda n: max(n / wanted, wanted / n))
+
+
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
     """Returns the mask, all True for a series without any date."""
     if date_mask is None:
@@ -150,45 +168,65 @@ class SeriesProjector(nn.Module):
     dropout: bool
     norm_groups: NormGroups
 
-    @nn.compact
-    def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
-        rate = self.sensor.dropout if self.dropout else 0.0
+    def setup(self) -> None:
+        dim, norm = self.dim, functools.partial(Norm, NORM_EPSILON, self.dtype)
         groups = functools.partial(num_groups, self.norm_groups)
-        tokens, shape = self._pixels(observation, grid)
-        tokens = constrain(tokens, BATCH_AXES, TENSOR, None, None)
-        x = tokens.astype(self.dtype)
-        for layer, width in enumerate((self.dim // 8, self.dim // 2, self.dim, 2 * self.dim, self.dim)):
-            x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(Norm(NORM_EPSILON, self.dtype, groups(4, width), name=f"norm_{layer}")(x))
-            x = nn.Dropout(rate, deterministic=deterministic)(x)
+        self.pad_value = declare(self, "pad_value")
+        widths = (dim // 8, dim // 2, dim, 2 * dim, dim)
+        self.hidden = [Linear(width, self.dtype) for width in widths]
+        self.norm = [norm(groups(4, width)) for width in widths]
+        if self.sensor.normalise_over_dates:
+            self.date_norm = norm(groups(TEMPORAL_HEADS, dim))
+        self.drop = nn.Dropout(self.sensor.dropout if self.dropout else 0.0)
+        self.attention = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype)
+        self.out = Linear(dim, self.dtype)
+        self.out_hidden_norm, self.out_norm = norm(groups(4, dim)), norm(groups(TEMPORAL_HEADS, dim))
+
+    def __call__(self, observation: Observation, grid: tuple[int, int], deterministic: bool) -> Float[Array, "B N n D"]:
+        pixels, shape = self._pixels(observation, grid)
+        pixels = constrain(pixels, BATCH_AXES, TENSOR, None, None)
         mask = usable_dates(observation.date_mask)
+        # In float32: bfloat16 holds whole days exactly up to 256 only.
+        code = date_code(jnp.asarray(observation.dates, jnp.float32), self.dim, self.sensor.date_period)
+        blocks = num_blocks(pixels.shape[:3], self.dim)
+        if blocks == 1:
+            x = self._embed(pixels, mask, code, deterministic)
+        else:
+            scanned = nn.scan(
+                lambda module, _, block: (None, module._embed(block, mask, code, deterministic)),
+                variable_broadcast="params",
+                split_rngs={"params": False, "dropout": True},
+                in_axes=1,
+                out_axes=1,
+            )
+            _, x = scanned(self, None, pixels.reshape(pixels.shape[0], blocks, -1, *pixels.shape[2:]))
+        return constrain(x.reshape(*shape, self.dim), BATCH_AXES, None, None, None)
+
+    def _embed(
+        self,
+        pixels: Float[Array, "B Q T C"],
+        mask: Bool[Array, "B T"] | None,
+        code: Float[Array, "B T D"],
+        deterministic: bool,
+    ) -> Float[Array, "B Q D"]:
+        x = pixels.astype(self.dtype)
+        for linear, norm in zip(self.hidden, self.norm, strict=True):
+            x = self.drop(nn.relu(norm(linear(x))), deterministic=deterministic)
         if self.sensor.normalise_over_dates:
             # Padded dates must not count in the mean over dates.
             counts = jnp.ones((1, x.shape[2])) if mask is None else mask.astype(jnp.float32)
-            weights = (counts / counts.sum(axis=1, keepdims=True))[:, None, :, None]
-            x = Norm(NORM_EPSILON, self.dtype, groups(TEMPORAL_HEADS, self.dim), name="date_norm")(x, weights)
-        # In float32: bfloat16 holds whole days exactly up to 256 only.
-        dates = jnp.asarray(observation.dates, jnp.float32)
-        x = x + date_code(dates, self.dim, self.sensor.date_period)[:, None].astype(x.dtype)
-        x = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype, name="attention")(
-            x, mask, deterministic
-        )
-        x = Linear(self.dim, self.dtype, name="out")(x)
-        x = nn.relu(Norm(NORM_EPSILON, self.dtype, groups(4, self.dim), name="out_hidden_norm")(x))
-        x = nn.Dropout(rate, deterministic=deterministic)(x)
-        x = Norm(NORM_EPSILON, self.dtype, groups(TEMPORAL_HEADS, self.dim), name="out_norm")(x)
-        x = constrain(x, BATCH_AXES, None, None)
-        return x.reshape(*shape, self.dim)
+            x = self.date_norm(x, (counts / counts.sum(axis=1, keepdims=True))[:, None, :, None])
+        x = self.attention(x + code[:, None].astype(x.dtype), mask, deterministic)
+        x = self.drop(nn.relu(self.out_hidden_norm(self.out(x))), deterministic=deterministic)
+        return self.out_norm(x)
 
     def _pixels(
         self, observation: Observation, grid: tuple[int, int]
     ) -> tuple[Float[Array, "B Q T C"], tuple[int, int, int]]:
         """Returns the pixels of all patches, invalid values filled, and their shape (B, N, n)."""
         values = observation.values
-        # Declared without masks too: the parameters' tree must not depend on the batch.
-        pad_value = declare(self, "pad_value")
         if observation.pixel_mask is not None:
-            values = jnp.where(observation.pixel_mask, values, pad_value)
+            values = jnp.where(observation.pixel_mask, values, self.pad_value)
         batch, dates, bands, height, width = values.shape
         x = split_patches(values.reshape(batch, dates * bands, height, width), grid, 1)
         return x.reshape(batch, -1, dates, bands), x.shape[:3]

@@ -1,4 +1,4 @@
-"""Norms of the series projectors: groups by the model's width, and what a narrow model can see of a series."""
+"""Series projectors: groups of their norms by the model's width, what a narrow model can see, and blocks of pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from anysat_jax.batch import fake_batch
+from anysat_jax.model import projectors
 from anysat_jax.model.config import FULL_GROUPS, ModelConfig
 from anysat_jax.model.init import init_encoder
-from anysat_jax.model.projectors import make_projector, num_groups
+from anysat_jax.model.projectors import make_projector, num_blocks, num_groups
 from anysat_jax.sensors import get_sensor
 from tests.parity.cases import QUICK
 
@@ -77,3 +78,31 @@ def test_the_published_groups_hide_a_series_from_a_model_of_width_32():
     np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
     np.testing.assert_allclose(scaled, one, rtol=0, atol=1e-4)
     assert np.abs(gradient).max() < 1e-4
+
+
+def test_blocks_of_pixels_are_equal_and_of_the_wanted_size(monkeypatch):
+    assert (
+        num_blocks((1, 4096, 20), 768) == 64 and num_blocks((1, 36, 5), 32) == 1 and num_blocks((64, 49, 90), 768) == 49
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert num_blocks((1, 4096, 20), 768) == 1 and num_blocks((1, 2**18, 20), 768) == 8
+
+
+@pytest.mark.parametrize("name", ["s2", "s1"])
+def test_blocks_of_pixels_change_nothing(name, monkeypatch):
+    config = ModelConfig.from_preset("tiny", dim=32, sensors=(name,), dropout=True)
+    params = init_encoder(config, 0)[f"projector_{name}"]
+    series = fake_batch((name,), batch_size=2, extent=40.0, patch_size=20.0, num_dates=3).observations[name]
+    series = series.replace(date_mask=np.array([[True] * 3, [True, False, True]]))
+
+    def features(blocks, deterministic):
+        monkeypatch.setattr(projectors, "num_blocks", lambda shape, dim: blocks)
+        apply = make_projector(get_sensor(name), config).apply
+        out = apply({"params": params}, series, (2, 2), deterministic, rngs={"dropout": jax.random.key(0)})
+        return np.asarray(out)
+
+    plain, scanned = features(1, True), features(4, True)
+    assert plain.shape == (2, 4, 4, 32)
+    np.testing.assert_allclose(scanned, plain, rtol=1e-5, atol=1e-5)
+    dropped = features(4, False)
+    assert dropped.shape == plain.shape and not np.allclose(dropped, plain)
