@@ -1,7 +1,7 @@
 """Norms, and pre-norm transformer blocks with an optional relative position term on the keys and with drop-path."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -65,53 +65,42 @@ class Norm(nn.Module):
         """
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = declare(self, "bias", x.shape[-1])
-        return _normed(x, scale, bias, date_weights, self.groups, self.epsilon).astype(self.dtype)
+        return _normed(_NormArrays(x, scale, bias, date_weights), self.groups, self.epsilon).astype(self.dtype)
 
 
-# Written out with its gradient: what autodiff makes of a norm has four times as many operations and passes over memory.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _normed(
-    x: Float[Array, "*n D"],
-    scale: Float[Array, "D"],
-    bias: Float[Array, "D"],
-    weights: Float[Array, "b 1 T 1"] | None,
-    groups: int,
-    epsilon: float,
-) -> Float[Array, "*n D"]:
-    return _normed_forward(x, scale, bias, weights, groups, epsilon)[0]
+class _NormArrays(NamedTuple):
+    x: Float[Array, "*n D"]
+    scale: Float[Array, "D"]
+    bias: Float[Array, "D"]
+    weights: Float[Array, "b 1 T 1"] | None  # of dates
 
 
-def _normed_forward(
-    x: Float[Array, "*n D"],
-    scale: Float[Array, "D"],
-    bias: Float[Array, "D"],
-    weights: Float[Array, "b 1 T 1"] | None,
-    groups: int,
-    epsilon: float,
-) -> tuple[Float[Array, "*n D"], tuple[Any, ...]]:
-    values = x.astype(jnp.float32)
-    mean = _over_dates(_group_means(values, groups), weights)
+# Written out with its gradient: what autodiff makes of a norm has more operations, and keeps three arrays, not x alone.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normed(arrays: _NormArrays, groups: int, epsilon: float) -> Float[Array, "*n D"]:
+    return _normed_forward(arrays, groups, epsilon)[0]
+
+
+def _normed_forward(arrays: _NormArrays, groups: int, epsilon: float) -> tuple[Float[Array, "*n D"], tuple[Any, ...]]:
+    x, scale, bias, weights = arrays
+    x = x.astype(jnp.float32)
+    mean = _over_dates(_group_means(x, groups), weights)
     # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
-    centred = values - _spread(mean, values)
+    centred = x - _spread(mean, x)
     inverse = jax.lax.rsqrt(_over_dates(_group_means(centred * centred, groups), weights) + epsilon)
-    out = centred * _spread(inverse, values) * _as_row(scale, x) + _as_row(bias, x)
-    return out, (x, scale, weights, mean, inverse)
+    return centred * _spread(inverse, x) * _as_row(scale, x) + _as_row(bias, x), (arrays, mean, inverse)
 
 
-def _normed_backward(
-    groups: int, epsilon: float, saved: tuple[Any, ...], grad: Float[Array, "*n D"]
-) -> tuple[Float[Array, "*n D"], Float[Array, "D"], Float[Array, "D"], None]:
-    del epsilon  # part of `inverse`
-    x, scale, weights, mean, inverse = saved
-    grad, values, rows = grad.astype(jnp.float32), x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    spread = _spread(inverse, values)
-    y = (values - _spread(mean, values)) * spread
-    inner = grad * _as_row(scale, x)
+def _normed_backward(groups: int, _: float, saved: tuple[Any, ...], grad: Float[Array, "*n D"]) -> tuple[_NormArrays]:
+    (given, scale, _, weights), mean, inverse = saved
+    x, rows = given.astype(jnp.float32), tuple(range(grad.ndim - 1))
+    spread = _spread(inverse, x)
+    y, inner = (x - _spread(mean, x)) * spread, grad * _as_row(scale, x)
     parts = [_group_means(part, groups) for part in (inner, inner * y)]
     if weights is not None:
         parts = [part.sum(axis=-2, keepdims=True) * weights for part in parts]
-    grad_x = spread * (inner - _spread(parts[0], values) - y * _spread(parts[1], values))
-    return grad_x.astype(x.dtype), (grad * y).sum(axis=rows), grad.sum(axis=rows), None
+    grad_x = spread * (inner - _spread(parts[0], x) - y * _spread(parts[1], x))
+    return (_NormArrays(grad_x.astype(given.dtype), (grad * y).sum(axis=rows), grad.sum(axis=rows), None),)
 
 
 _normed.defvjp(_normed_forward, _normed_backward)
@@ -143,6 +132,12 @@ def _spread(means: Float[Array, "*m G"], x: Float[Array, "*n D"]) -> Float[Array
 
 def _as_row(vector: Float[Array, "D"], x: Float[Array, "*n D"]) -> Float[Array, "... D"]:
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def relu(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """Returns max(x, 0), and NaN for NaN."""
+    # XLA's CPU code may make 0 of it in a fused maximum: a pixel or weight that is not a number would go unnoticed.
+    return jnp.where(x <= 0, 0, x)
 
 
 COLUMNS, ROWS = (None, TENSOR), (TENSOR, None)  # axis of a kernel that a mesh shards

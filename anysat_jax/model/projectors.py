@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
 from anysat_jax.model.config import ModelConfig, NormGroups, rematerialised
-from anysat_jax.model.layers import Linear, Norm, declare
+from anysat_jax.model.layers import Linear, Norm, declare, relu
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
 from anysat_jax.sensors import Sensor
@@ -77,7 +77,7 @@ class ImageProjector(nn.Module):
         x = SubpatchEmbed(self.dim, self.sensor.subpatch_pixels, self.sensor.num_bands, self.dtype, name="embed")(x)
         for layer, width in enumerate((2 * self.dim, self.dim)):
             x = Linear(width, self.dtype, name=f"hidden_{layer}")(x)
-            x = nn.relu(Norm(NORM_EPSILON, self.dtype, name=f"norm_{layer}")(x))
+            x = relu(Norm(NORM_EPSILON, self.dtype, name=f"norm_{layer}")(x))
         return constrain(x, BATCH_AXES, None, None, None)
 
 
@@ -211,13 +211,13 @@ class SeriesProjector(nn.Module):
     ) -> Float[Array, "B Q D"]:
         x = pixels.astype(self.dtype)
         for linear, norm in zip(self.hidden, self.norm, strict=True):
-            x = self.drop(nn.relu(norm(linear(x))), deterministic=deterministic)
+            x = self.drop(relu(norm(linear(x))), deterministic=deterministic)
         if self.sensor.normalise_over_dates:
             # Padded dates must not count in the mean over dates.
             counts = jnp.ones((1, x.shape[2])) if mask is None else mask.astype(jnp.float32)
             x = self.date_norm(x, (counts / counts.sum(axis=1, keepdims=True))[:, None, :, None])
         x = self.attention(x + code[:, None].astype(x.dtype), mask, deterministic)
-        x = self.drop(nn.relu(self.out_hidden_norm(self.out(x))), deterministic=deterministic)
+        x = self.drop(relu(self.out_hidden_norm(self.out(x))), deterministic=deterministic)
         return self.out_norm(x)
 
     def _pixels(
