@@ -177,7 +177,9 @@ class SeriesProjector(nn.Module):
         self.norm = [norm(groups(4, width)) for width in widths]
         if self.sensor.normalise_over_dates:
             self.date_norm = norm(groups(TEMPORAL_HEADS, dim))
-        self.drop = nn.Dropout(self.sensor.dropout if self.dropout else 0.0)
+        rate = self.sensor.dropout if self.dropout else 0.0
+        # What they draw depends on their names.
+        self.drop = [nn.Dropout(rate, name=f"Dropout_{number}") for number in range(len(widths) + 1)]
         self.attention = TemporalAttention(ATTENTION_DROPOUT if self.dropout else 0.0, self.dtype)
         self.out = Linear(dim, self.dtype)
         self.out_hidden_norm, self.out_norm = norm(groups(4, dim)), norm(groups(TEMPORAL_HEADS, dim))
@@ -210,14 +212,14 @@ class SeriesProjector(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "B Q D"]:
         x = pixels.astype(self.dtype)
-        for linear, norm in zip(self.hidden, self.norm, strict=True):
-            x = self.drop(relu(norm(linear(x))), deterministic=deterministic)
+        for linear, norm, drop in zip(self.hidden, self.norm, self.drop[:-1], strict=True):
+            x = drop(relu(norm(linear(x))), deterministic=deterministic)
         if self.sensor.normalise_over_dates:
             # Padded dates must not count in the mean over dates.
             counts = jnp.ones((1, x.shape[2])) if mask is None else mask.astype(jnp.float32)
             x = self.date_norm(x, (counts / counts.sum(axis=1, keepdims=True))[:, None, :, None])
         x = self.attention(x + code[:, None].astype(x.dtype), mask, deterministic)
-        x = self.drop(relu(self.out_hidden_norm(self.out(x))), deterministic=deterministic)
+        x = self.drop[-1](relu(self.out_hidden_norm(self.out(x))), deterministic=deterministic)
         return self.out_norm(x)
 
     def _pixels(
