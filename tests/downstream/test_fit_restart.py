@@ -115,10 +115,10 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
     [(1, None, "here"), (1.5, None, "here"), (7, 6, "here"), (7.5, 6, "here"), (7, 6, "elsewhere"), (9, 8, "here")],
 )
 def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, step, saved, asked):
-    waits, wait_for = itertools.count(1, 0.5), compile.wait_for
+    waits, wait_for = itertools.count(1), compile.wait_for
 
     def interrupted(program, *args):
-        if next(waits) == 2 * step - 1:  # for the gradients; the update's program is another
+        if next(waits) == 2 * step - 1:
             if asked == "elsewhere":  # as `agree` raises where another process received the signal
                 raise Preempted("process 1 of 2 cannot go on: asked to stop while a program was compiled")
             os.kill(os.getpid(), signal.SIGINT)
