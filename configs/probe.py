@@ -29,6 +29,8 @@ from ml_collections import ConfigDict
 
 from anysat_jax.configs import tasks
 
+TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "sen1floods11", "hls_burn_scars", "so2sat")
+PAPER_TABLES = {"pastis_hd_semseg": "A"} | dict.fromkeys(TABLE_B, "B")  # where the paper has a row for a name
 NAMES = (
     "mini_flair",
     "mini_pastis_hd_semseg",
@@ -36,15 +38,8 @@ NAMES = (
     "fuel_moisture_land_cover",
     "fuel_moisture",
     "sen1floods11_chip",
-    "pastis_hd_semseg",
-    "sickle",
-    "bradd_s1ts",
-    "timesen2crop",
-    "sen1floods11",
-    "hls_burn_scars",
-    "so2sat",
+    *PAPER_TABLES,
 )
-TABLE_B = ("sickle", "bradd_s1ts", "timesen2crop", "sen1floods11", "hls_burn_scars", "so2sat")
 
 
 def get_config(arg: str = "mini_flair") -> ConfigDict:
@@ -58,8 +53,8 @@ def get_config(arg: str = "mini_flair") -> ConfigDict:
     if name == "hls_burn_scars":
         # Frozen features lack its sensor, which pretraining did not have.
         config.mode = "projector"
-    if name in TABLE_B or name == "pastis_hd_semseg":
-        config.row = f"{'B' if name in TABLE_B else 'A'}/{name}/probe"
+    if name in PAPER_TABLES:
+        config.row = f"{PAPER_TABLES[name]}/{name}/probe"
     else:
         # The solver finds the optimum: nothing is left to train. The paper's rows are trained, as in the paper.
         config.head_init, config.epochs, config.optimizer.warmup_epochs = "probe", 0, 0
