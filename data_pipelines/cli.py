@@ -82,7 +82,6 @@ FAKE_HELP = """Writes a fake archive in a dataset's published layout, to try the
 The values are smooth noise; layout, dtypes, dates and gaps are those of the real archive.
 """
 GEOPLEX = "geoplex"
-LAYOUTS = ("original", "download")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -151,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
     argument("--out", type=_folder, required=True, metavar="DIR", help="a new or empty folder")
     argument("--tiles", type=int, default=4, metavar="N", help="tiles of each split (default: 4)")
     argument("--seed", type=int, default=0, metavar="N", help="seed of the values (default: 0)")
-    argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="of the authors' disk, or as the address has it")
+    argument("--layout", choices=("original", "download"), default="original", help="download: as the address has it")
     return parser
 
 
@@ -235,7 +234,7 @@ def fake(arguments: argparse.Namespace) -> None:
     if arguments.tiles < 1 or arguments.seed < 0:
         raise ValueError(f"--tiles {arguments.tiles} --seed {arguments.seed}: expected at least 1 tile and seed 0")
     several = arguments.name == GEOPLEX
-    if several and arguments.layout != LAYOUTS[0]:
+    if several and arguments.layout != "original":
         raise ValueError(f"--layout is {arguments.layout}; {GEOPLEX} takes none, as most of its archives have one only")
     folders = {name: arguments.out / name for name in GEOPLEX_NAMES} if several else {arguments.name: arguments.out}
     for folder in folders.values():

@@ -188,17 +188,12 @@ def main(argv: list[str]) -> int:
     """Runs the command and reports errors in one sentence. Returns the exit code."""
     del argv
     command_line.quiet_logs()
-    config, refuse = flags.FLAGS.config, functools.partial(complain, program=PROGRAM)
-    if config is None:
-        return refuse("give a config: --config=configs/pretrain.py:geoplex (see --help)")
     try:
-        return run(config)
-    except RunError as error:
-        return refuse(error)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return refuse(error)
+        if flags.FLAGS.config is None:
+            raise ConfigError("give a config: --config=configs/pretrain.py:geoplex (see --help)")
+        return run(flags.FLAGS.config)
+    except (RunError, OSError) as error:
+        return complain(error, PROGRAM)
 
 
 if __name__ == "__main__":

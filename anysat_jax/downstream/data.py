@@ -273,7 +273,7 @@ def fingerprint(data: Data, start: Start) -> dict[str, Any]:
     """Returns JSON values that must be the same when a run is resumed."""
     model = dataclasses.asdict(start.network.model)
     model.pop("remat")  # changes memory and time, not numbers
-    if start.network.model.published_norms:
+    if model["norm_groups"] == "published":
         model.pop("norm_groups")  # absent, too, in runs from before there was a choice
     # The data by their manifest, not by their folder: they may be mounted elsewhere when the run is resumed.
     manifest = hashlib.sha256((data.dataset.prepared.folder / MANIFEST_FILE).read_bytes())

@@ -38,6 +38,11 @@ NormGroups = Literal["width", "published"]
 FULL_GROUPS = 96
 
 
+def effective_groups(kind: str | None, dim: int | None) -> str:
+    """Returns "published" where both are the same, as at presets' widths (None), and for files without a choice."""
+    return "published" if kind is None or dim is None or dim >= FULL_GROUPS else kind
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the parameters' shapes and the computation.
@@ -52,7 +57,7 @@ class ModelConfig:
       positions: "paper" (equation A of the paper's supplement) or "released" (what the published weights were
         trained with).
       norm_groups: groups of the series projectors' norms: "published", the numbers of the published model, or "width",
-        fewer where a group would have less than three channels. Without effect from width 96 on.
+        fewer where a group would have less than three channels. "published" from width 96 on, where both are the same.
       sensors: names of the sensors that have a projector.
       dtype: dtype of the computation; parameters are float32 always.
       remat: what the backward pass computes again, in projectors and blocks: "none", "dots" or "full", see `remat`.
@@ -98,6 +103,7 @@ class ModelConfig:
             raise ValueError("model.sensors is empty; name at least one sensor")
         for name in self.sensors:
             get_sensor(name)
+        object.__setattr__(self, "norm_groups", effective_groups(self.norm_groups, self.dim))
 
     def _check_types(self) -> None:
         """Refuses values of another type, which would fail in the middle of the model; a list of sensors is a tuple."""
@@ -119,11 +125,6 @@ class ModelConfig:
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
-
-    @property
-    def published_norms(self) -> bool:
-        """Returns whether norms have the published numbers of groups, as in all files from before `norm_groups`."""
-        return self.norm_groups == "published" or self.dim >= FULL_GROUPS
 
     @property
     def head_dim(self) -> int:

@@ -12,7 +12,7 @@ from absl import logging
 from jaxtyping import Bool, Int
 
 from anysat_jax.batch import Batch
-from anysat_jax.errors import ConfigError, DataError
+from anysat_jax.errors import ConfigError, DataError, reason
 from anysat_jax.train.distributed import agree, check_same
 from anysat_jax.train.profiling import INPUT
 from data_pipelines.card import DatasetCard
@@ -159,8 +159,7 @@ def open_same_datasets(section: Any, check: Callable[[list[DatasetCard]], Any]) 
             check([options.card for options in read_options(section).values()])
             return open_datasets(section)
         except (ValueError, OSError) as error:  # its message is one sentence, for the user
-            named = isinstance(error, OSError) and error.strerror and not error.filename
-            raise ConfigError(error.strerror if named else str(error)) from error
+            raise ConfigError(reason(error)) from error
 
     datasets = agree(open_here)
     check_same_datasets(datasets)

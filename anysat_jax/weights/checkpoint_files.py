@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from anysat_jax.errors import CheckpointError, ConfigError
-from anysat_jax.model.config import FULL_GROUPS
+from anysat_jax.model.config import effective_groups
 
 Params = dict[str, Any]
 
@@ -112,7 +112,7 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
       ConfigError: a value of the section `model` differs; the message names both values.
     """
     old, new = section(stored, "model", folder), config["model"]
-    old, new = ({**one, "norm_groups": _norm_groups(one)} for one in (old, new))
+    old, new = ({**one, "norm_groups": effective_groups(one.get("norm_groups"), one.get("dim"))} for one in (old, new))
     names = sorted({**old, **new}.keys() - {"remat", "dropout"})  # these two change no parameter
     pairs = [(name, old.get(name), new.get(name)) for name in names]
     if lines := [f"model.{name}: {there!r} there, {now!r} now" for name, there, now in pairs if there != now]:
@@ -120,14 +120,6 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
             f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
             "give the same config or another --workdir"
         )
-
-
-def _norm_groups(model: dict[str, Any]) -> str:
-    """Returns the groups of a section `model`: "published" where both kinds are the same, as at every preset's width,
-    and of runs from before there was a choice.
-    """
-    wide = (model.get("dim") or FULL_GROUPS) >= FULL_GROUPS
-    return "published" if wide else model.get("norm_groups", "published")
 
 
 def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

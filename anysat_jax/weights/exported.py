@@ -4,7 +4,6 @@ The file is safetensors: numbers and JSON, nothing that could run. It holds a ch
 a damaged file is recognised.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -94,8 +93,8 @@ def save_exported(
     except (safetensors.SafetensorError, OSError) as error:
         raise OSError(f"{path} cannot be written: {reason(error)}") from error
     finally:
-        with contextlib.suppress(NotADirectoryError):
-            temporary.unlink(missing_ok=True)
+        if temporary.exists():  # False, too, where a file lies in the place of a folder
+            temporary.unlink()
 
 
 def load_exported(path: str | os.PathLike[str]) -> Exported:

@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.errors import ConfigError
-from anysat_jax.model.config import FULL_GROUPS, PRESETS, ModelConfig
+from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
 from anysat_jax.model.init import init_encoder, init_student, student_shapes
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, checksum, load_exported
@@ -151,7 +151,7 @@ def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tup
     _warn_of_random(path, weights.report.missing)
     if model.positions != "released":
         logging.warning("%s was trained with model.positions = 'released', not %r", path, model.positions)
-    if not model.published_norms:
+    if model.norm_groups != "published":
         logging.warning("%s was trained with model.norm_groups = 'published', not %r", path, model.norm_groups)
     params = init_student(model, seed) | {"encoder": weights.encoder_params}
     if weights.predictor_params is not None:
@@ -258,8 +258,9 @@ def check_same_encoder(source: str, found: ModelConfig, wanted: Mapping[str, Any
     Raises:
       ConfigError: the message names both values.
     """
-    fields = [(name, getattr(found, name), wanted[name]) for name in ENCODER_FIELDS if name in wanted]
-    changed = [one for one in fields if one[1] != one[2] and not (one[0] == "norm_groups" and found.dim >= FULL_GROUPS)]
-    if changed:
+    wanted = {name: wanted[name] for name in ENCODER_FIELDS if name in wanted}
+    if "norm_groups" in wanted:
+        wanted["norm_groups"] = effective_groups(wanted["norm_groups"], found.dim)
+    if changed := [(n, getattr(found, n), value) for n, value in wanted.items() if getattr(found, n) != value]:
         lines = (f"model.{name} is {have!r} there and {want!r} in the config" for name, have, want in changed)
         raise ConfigError(f"{source} is of another model: {'; '.join(lines)}; give the values of the weights")

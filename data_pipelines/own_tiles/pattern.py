@@ -162,8 +162,7 @@ def _entries(root: pathlib.Path, folder: str, part: str, is_folder: bool) -> Ite
                 continue
             # Bytes that are not UTF-8 arrive as lone surrogates, which no table and no TFRecord can hold.
             if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in entry.name):
-                what = "which is not UTF-8 or has control characters"
-                raise ValueError(f"{root}/{folder} has a file {entry.name!r}, {what}; rename it")
+                raise ValueError(f"{root}/{folder}: {entry.name!r} is not UTF-8 or has control characters; rename it")
             if not (entry.is_dir() if is_folder else entry.is_file()):
                 continue
             if entry.is_symlink():

@@ -329,10 +329,9 @@ class FolderReader(ArchiveReader):
         if pattern is None:
             return None
         classes = [other for when, other in self.clear[name].get(key, ()) if when == day]
-        images = [other for when, other in self.files[name][key] if when == day]
-        product = ()
-        if "*" in pattern.text and max(len(images), len(classes)) > 1:
-            product = files.files.product(path if isinstance(path, str) else path[0])
+        several = len(classes) > 1 or sum(when == day for when, _ in self.files[name][key]) > 1
+        product = files.files.product(path if isinstance(path, str) else path[0]) if several else ()
+        if several and "*" in pattern.text:
             classes = [other for other in classes if pattern.product(other) == product]
         if len(classes) != 1:
             when = (f" on {day}" if day else "") + (f" with the texts {product} at *, as {path}" if product else "")

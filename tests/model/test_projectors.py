@@ -34,7 +34,7 @@ def test_from_the_full_width_on_the_groups_are_the_published_ones():
 
 def test_a_config_states_which_of_the_two_hold():
     def published(dim, norm_groups):
-        return ModelConfig.from_preset("tiny", dim=dim, norm_groups=norm_groups).published_norms
+        return ModelConfig.from_preset("tiny", dim=dim, norm_groups=norm_groups).norm_groups == "published"
 
     assert [published(dim, "width") for dim in (32, 64, 96, 256)] == [False, False, True, True]
     assert all(published(dim, "published") for dim in (32, 64, 96, 256))
