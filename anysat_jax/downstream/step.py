@@ -42,10 +42,11 @@ def initial_state(
     trainable: Params, optimizer: optax.GradientTransformation, averaged: bool = False
 ) -> DownstreamState:
     """Returns the state before the first update; `averaged` keeps a moving average beside the parameters."""
-    # A copy: the step donates the state, and no buffer can be donated twice.
-    average = jax.tree.map(jnp.copy, trainable) if averaged else None
+    # Copies: the step donates the state, the caller still needs its parameters, and no buffer can be donated twice.
+    params = jax.tree.map(jnp.copy, trainable)
+    average = jax.tree.map(jnp.copy, params) if averaged else None
     step, rate_scale = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
-    return DownstreamState(step, trainable, optimizer.init(trainable), rate_scale, average)
+    return DownstreamState(step, params, optimizer.init(params), rate_scale, average)
 
 
 def abstract_state(
@@ -59,12 +60,7 @@ def create_state(
     trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
 ) -> DownstreamState:
     """Returns the state before the first update, on the mesh."""
-
-    def start(params: Params) -> DownstreamState:
-        # A copy, since the step donates the state, and the caller still needs its parameters.
-        return initial_state(jax.tree.map(jnp.copy, params), optimizer, averaged)
-
-    return initialised(start, mesh, trainable)
+    return initialised(lambda params: initial_state(params, optimizer, averaged), mesh, trainable)
 
 
 def with_rate_scale(state: DownstreamState, scale: float) -> DownstreamState:
