@@ -164,9 +164,9 @@ class SplitScores:
             # Equal labels have no R2, but float32 leaves them a spread of about their rounding.
             varies = moments.spread > ROUNDING * moments.count * (1 + moments.mean**2)
             values = {
-                "rmse": np.sqrt(_over(moments.squared_error, moments.count)) * scale,
-                "mae": _over(moments.absolute_error, moments.count) * scale,
-                "r2": 1 - _over(moments.squared_error, moments.spread if varies else 0.0),
+                "rmse": np.sqrt(_ratio(moments.squared_error, moments.count)) * scale,
+                "mae": _ratio(moments.absolute_error, moments.count) * scale,
+                "r2": 1 - _ratio(moments.squared_error, moments.spread if varies else 0.0),
             }
         else:
             hits, false_alarms, misses, f1, iou = self._by_class()
@@ -206,11 +206,7 @@ class SplitScores:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)
-
-
-def _over(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator > 0 else math.nan
+    return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator > 0)
 
 
 def _mean(scores: Float[np.ndarray, "K"]) -> float:

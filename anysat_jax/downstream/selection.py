@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
+from anysat_jax.downstream.metrics import json_values
 from anysat_jax.downstream.step import LOSSES, DownstreamState, abstract_state, create_state
 from anysat_jax.downstream.task import Task
 from anysat_jax.downstream.trainable import Params
@@ -56,10 +57,7 @@ class Selection:
         return False
 
     def to_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        if self.best is not None and math.isnan(self.best.value):
-            values["best"]["value"] = None  # strict JSON has no nan
-        return values
+        return json_values(dataclasses.asdict(self))  # strict JSON has no nan
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
