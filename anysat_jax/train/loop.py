@@ -17,7 +17,7 @@ from anysat_jax.train.config import RunConfig
 from anysat_jax.train.input import DeviceFeed, StepInput
 from anysat_jax.train.metrics_log import MetricsLog, StepColumns
 from anysat_jax.train.monitor import Hook, Meter, StepMonitor, mesh_peak
-from anysat_jax.train.optimizer import Metrics, TrainStep
+from anysat_jax.train.optimizer import TrainStep
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord
 from anysat_jax.train.sharding import replicated
@@ -78,6 +78,7 @@ class StepLoop:
             self._programs = open_(
                 StepPrograms(gradients, self.state, constants=self.constants, expected=expected, on_wait=on_wait)
             )
+            self._function = TrainStep(self._programs.run, self._update, self.function.losses)
             self._profiler = open_(Profiler(self.workdir, config.profile.steps, enabled=is_first))
             self._watchdog = open_(self.status.watchdog("step", lambda: self._compiling))
             self._resources = resources.pop_all()
@@ -112,7 +113,7 @@ class StepLoop:
             # A copy within a step would wait for the devices: everything must have been put there beforehand.
             try:
                 with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
-                    metrics = self._run(inputs)
+                    self.state, metrics = self._function(self.state, inputs)
             except Preempted:  # while it was compiled: the caller saves the last step that was made, if there is one
                 self._stop.requested = True  # also where another process received the signal
                 if self.step > self._first:
@@ -122,12 +123,6 @@ class StepLoop:
             self._look_ahead(min(LOOKAHEAD, left - 1))  # while the devices compute
             self.monitor.after_step(step, inputs, metrics)
             yield step
-
-    def _run(self, inputs: StepInput) -> Metrics:
-        metrics, grads = self._programs.run(self.state, inputs)
-        losses = {name: metrics[name] for name in self.function.losses}
-        self.state, more = self._update(self.state, losses, grads)
-        return metrics | more
 
     def _look_ahead(self, count: int) -> None:
         while len(self._ahead) < count:
