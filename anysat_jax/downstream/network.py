@@ -45,11 +45,7 @@ class HeadConfig(Section):
         return dim if self.input == "tile" else 2 * dim
 
     def check_fits(self, level: str) -> None:
-        """Checks that the head's input is one for tasks of a level.
-
-        Raises:
-          ConfigError: it is not.
-        """
+        """Checks that the head's input is one for tasks of a level; raises ConfigError if it is not."""
         fitting = ("dense",) if level == "dense" else ("tile", "mean")
         if self.input not in fitting:
             wanted = " or ".join(map(repr, fitting))
@@ -131,7 +127,7 @@ class Network(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.encoder = Encoder(config.model)
-        self.head = Head(config.head, config.task, config.model.compute_dtype)
+        self.head = _head(config)
 
     def __call__(self, batch: Batch, **dropping: Any) -> Float[Array, "B *HW K"]:
         """Returns the head's outputs, float32: (B, K) for a tile task, (B, H, W, K) for a dense one; see `features`."""
@@ -200,11 +196,8 @@ def apply_network(
     Args:
       rng: of dropout and drop path; None: evaluation, without either.
     """
-    if rng is None:
-        return Network(network).apply({"params": params}, batch)
-    return Network(network).apply(
-        {"params": params}, batch, training=tuple(training), drop_path=drop_path, rngs={"dropout": rng}
-    )
+    dropping = {} if rng is None else dict(training=tuple(training), drop_path=drop_path, rngs={"dropout": rng})
+    return Network(network).apply({"params": params}, batch, **dropping)
 
 
 def network_features(network: NetworkConfig, params: Params, batch: Batch) -> Float[Array, "B *hw F"]:
@@ -213,8 +206,8 @@ def network_features(network: NetworkConfig, params: Params, batch: Batch) -> Fl
 
 
 def apply_head(network: NetworkConfig, head_params: Params, features: Float[Array, "B *hw F"]) -> Array:
-    """Applies the head to `network_features`: the same as `apply_network` on their batch."""
-    return _head(network).apply({"params": head_params}, features)
+    """Applies the head to `network_features` of any float dtype: the same as `apply_network` on their batch."""
+    return _head(network).apply({"params": head_params}, features.astype(np.float32))
 
 
 def _head(network: NetworkConfig) -> Head:

@@ -46,7 +46,7 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
 
     return Problem(
         task=data.task,
-        forward=lambda params, batch, rng=None: apply_features(start.network, params, batch),
+        forward=lambda params, batch, rng=None: apply_head(start.network, params["head"], batch.features),
         trainable={"head": start.params["head"]},
         frozen={},
         loss=loss,
@@ -56,11 +56,6 @@ def probe_problem(data: Data, start: Start, loss: LossConfig, status: JobStatus 
         sample_ids=functools.partial(data.dataset.tile_ids, "train"),
         fingerprint=fingerprint(data, start),
     )
-
-
-def apply_features(network: NetworkConfig, params: Params, batch: FeatureBatch) -> Float[Array, "B ... K"]:
-    """Applies the head params["head"] to frozen features."""
-    return apply_head(network, params["head"], batch.features.astype(np.float32))
 
 
 def validate_features(
@@ -86,7 +81,7 @@ def validate_features(
 @functools.lru_cache(maxsize=8)
 def _program(network: NetworkConfig, loss: LossConfig, mesh: Mesh) -> Compiled:
     def compute(params: Params, batches: list[FeatureBatch]) -> EvalCounts:
-        logits = sum(apply_features(network, params, batch) for batch in batches) / len(batches)
+        logits = sum(apply_head(network, params["head"], batch.features) for batch in batches) / len(batches)
         labels = batches[0].labels
         return count_batch(network.task, logits, labels[network.task.level], labels["valid"], loss)
 
