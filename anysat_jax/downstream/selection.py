@@ -6,19 +6,20 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
+import jax
 import optax
 from jax.sharding import Mesh
 
 from anysat_jax.downstream.config import DownstreamConfig
 from anysat_jax.downstream.metrics import json_values
-from anysat_jax.downstream.step import LOSSES, DownstreamState, abstract_state, create_state
+from anysat_jax.downstream.step import LOSSES, DownstreamState, initial_state
 from anysat_jax.downstream.task import Task
 from anysat_jax.downstream.trainable import Params
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.config import differences, warn_config_changes
 from anysat_jax.train.record import RunRecord
-from anysat_jax.train.sharding import abstract_on, on_host
+from anysat_jax.train.sharding import abstract_on, initialised, on_host
 from anysat_jax.weights.checkpoint_files import section
 
 
@@ -147,11 +148,15 @@ class FitStore:
           ConfigError: the checkpoint is of another problem.
           CheckpointError: there are checkpoints, and none can be read.
         """
-        restored = self.checkpoints.restore(abstract_state(trainable, optimizer, mesh, averaged), self._config)
+
+        def make(params: Params) -> DownstreamState:
+            return initial_state(params, optimizer, averaged)
+
+        restored = self.checkpoints.restore(abstract_on(mesh, jax.eval_shape(make, trainable)), self._config)
         if restored is None:
             # Best parameters without a checkpoint are of a run that was killed before its first one.
             self._best.drop_after(0)
-            return create_state(trainable, optimizer, mesh, averaged), None
+            return initialised(make, mesh, trainable), None
         warn_config_changes(restored.meta["config"], self._config, FREE_TO_CHANGE)
         with understood(self.checkpoints.folder):
             values = restored.meta["record"]

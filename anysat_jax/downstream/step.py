@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from anysat_jax.downstream.task import LossConfig, Task, task_loss
 from anysat_jax.downstream.trainable import Params, merge
 from anysat_jax.train.optimizer import Metrics, TrainStep, learning_rate, update_if_finite
-from anysat_jax.train.sharding import abstract_on, initialised, put_whole
+from anysat_jax.train.sharding import put_whole
 
 Forward = Callable[[Params, Any, jax.Array | None], Float[Array, "B *n K"]]
 """Logits, float32, of (whole parameters, batch, rng for what drops in training; None for evaluation)."""
@@ -47,20 +46,6 @@ def initial_state(
     average = jax.tree.map(jnp.copy, params) if averaged else None
     step, rate_scale = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
     return DownstreamState(step, params, optimizer.init(params), rate_scale, average)
-
-
-def abstract_state(
-    trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
-) -> DownstreamState:
-    """Returns shapes, dtypes and shardings of the state, as restoring needs them, without allocating it."""
-    return abstract_on(mesh, jax.eval_shape(lambda params: initial_state(params, optimizer, averaged), trainable))
-
-
-def create_state(
-    trainable: Params, optimizer: optax.GradientTransformation, mesh: Mesh, averaged: bool = False
-) -> DownstreamState:
-    """Returns the state before the first update, on the mesh."""
-    return initialised(lambda params: initial_state(params, optimizer, averaged), mesh, trainable)
 
 
 def with_rate_scale(state: DownstreamState, scale: float) -> DownstreamState:

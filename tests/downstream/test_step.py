@@ -10,7 +10,6 @@ from anysat_jax.downstream.fit import make_inputs
 from anysat_jax.downstream.step import (
     LOSSES,
     average_decay,
-    create_state,
     initial_state,
     make_train_step,
     with_rate_scale,
@@ -19,7 +18,7 @@ from anysat_jax.downstream.task import LossConfig
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.input import DeviceFeed
 from anysat_jax.train.optimizer import leaf_names, make_optimizer
-from anysat_jax.train.sharding import make_mesh, put_params, replicated
+from anysat_jax.train.sharding import initialised, make_mesh, put_params, replicated
 from tests.downstream.fit_toys import BATCH, TASK, WIDE, ToyBatches, forward, toy_config, toy_problem
 from tests.train.toys import assert_same
 
@@ -118,7 +117,7 @@ def test_the_average_forgets_the_start_soon_and_is_slow_in_the_end():
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
 def test_eight_devices_give_the_numbers_of_one(start, data, fsdp):
     mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp))
-    state = create_state(PROBLEM.trainable, OPTIMIZER, mesh)
+    state = initialised(lambda params: initial_state(params, OPTIMIZER), mesh, PROBLEM.trainable)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(
         make_train_step(TASK, LossConfig(), forward, OPTIMIZER),
