@@ -86,12 +86,7 @@ class EvaluationLog:
         )
 
     def write(self, epoch: int, step: int, scores: Mapping[str, float], best: float, log: MetricsLog) -> None:
-        """Writes the scores of an evaluation.
-
-        Args:
-          scores: "loss" and the task's metrics.
-          best: the best value of the task's metric so far.
-        """
+        """Writes "loss" and the task's metrics of an evaluation; `best` is the best value of `task.metric` so far."""
         metric = self._task.metric
         self.line = f"validation {metric} {scores[metric]:.4f} (best {best:.4f}), "
         if self._file is not None:
@@ -220,7 +215,7 @@ def train(
                 stopping = True
         if due or stopping or step % plan.config.checkpoint_every == 0:
             save()
-    if stopping or loop.stop_requested:  # before or during the last evaluation
+    if stopping or loop.stop.requested:  # before or during the last evaluation
         raise Preempted(f"asked to stop: saved step {loop.step}; the same command continues from there")
 
 

@@ -11,12 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from anysat_jax.errors import Preempted
+from anysat_jax.peak import peak_flops
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms, abstract
 from anysat_jax.train.config import RunConfig
 from anysat_jax.train.input import DeviceFeed, StepInput
 from anysat_jax.train.metrics_log import MetricsLog, StepColumns
-from anysat_jax.train.monitor import Hook, Meter, StepMonitor, mesh_peak
+from anysat_jax.train.monitor import Hook, Meter, StepMonitor
 from anysat_jax.train.optimizer import TrainStep
 from anysat_jax.train.profiling import Profiler
 from anysat_jax.train.record import RunRecord
@@ -33,7 +34,8 @@ class StepLoop:
     """Runs compiled steps with inputs prefetched to the devices. Use as a context manager and iterate over it.
 
     Iterating yields the number of updates after each step; `state` and `position` are those after it. The caller does
-    what happens between steps: evaluate, save, stop. It may replace `state`, and use `monitor`, `meter` and `log`.
+    what happens between steps: evaluate, save, stop. It may replace `state`, and use `monitor`, `meter`, `log` and
+    `stop`, the request by SIGTERM or Ctrl-C of this process.
     """
 
     config: RunConfig
@@ -60,7 +62,8 @@ class StepLoop:
         config, mesh, is_first = self.config, self.mesh, jax.process_index() == 0
         self.step, self._ahead = self.record.steps, collections.deque()
         self._first = self.step  # of this start; what it began with is saved, or can be made again
-        self.meter = Meter(mesh_peak(mesh) if self.count_flops else None)
+        peak = peak_flops(mesh.devices.flat[0].device_kind) if self.count_flops else None
+        self.meter = Meter(peak and peak * mesh.size)
         # A program is compiled for one sharding of the state, so that each step must return it in that sharding.
         shardings, same = jax.tree.map(lambda leaf: leaf.sharding, self.state), replicated(mesh)
         gradients = jax.jit(self.function.gradients, out_shardings=(same, shardings.params))
@@ -73,7 +76,7 @@ class StepLoop:
             every = {"total_steps": self.total, "log_every": config.log_every}
             self.log = open_(MetricsLog(self.workdir, self.columns, step=self.step, **every, enabled=is_first))
             # With several processes JAX's coordinator receives SIGTERM, so that all stop after the same step.
-            self._stop = open_(StopRequest(enabled=jax.process_count() == 1))
+            self.stop = open_(StopRequest(enabled=jax.process_count() == 1))
             on_wait, expected = self.log.show_waiting, self.expected_programs
             self._programs = open_(
                 StepPrograms(gradients, self.state, constants=self.constants, expected=expected, on_wait=on_wait)
@@ -115,7 +118,7 @@ class StepLoop:
                 with self._profiler.step(step, self.state), jax.transfer_guard_host_to_device("disallow"):
                     self.state, metrics = self._function(self.state, inputs)
             except Preempted:  # while it was compiled: the caller saves the last step that was made, if there is one
-                self._stop.requested = True  # also where another process received the signal
+                self.stop.requested = True  # also where another process received the signal
                 if self.step > self._first:
                     yield self.step
                 raise
@@ -136,14 +139,9 @@ class StepLoop:
     def _compiling(self) -> bool:
         return self._programs.compiling or self._update.compiling
 
-    @property
-    def stop_requested(self) -> bool:
-        """Returns whether this process received SIGTERM or Ctrl-C."""
-        return self._stop.requested
-
     def should_stop(self, checkpoints: Checkpoints) -> bool:
         """Returns whether the run received a stop signal; several processes must all call it, and agree on the step."""
-        return self.stop_requested or (jax.process_count() > 1 and checkpoints.preempted(self.step))
+        return self.stop.requested or (jax.process_count() > 1 and checkpoints.preempted(self.step))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -9,10 +9,8 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.sharding import Mesh
 
 from anysat_jax.errors import NonFiniteError
-from anysat_jax.peak import peak_flops
 from anysat_jax.train.compile import signature_of
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.metrics_log import MetricsLog, StepColumns
@@ -72,12 +70,6 @@ class Meter:
             "mfu": flops / seconds / self._peak if self._peak else None,
             "input_wait_share": min(1.0, waited / seconds),
         }
-
-
-def mesh_peak(mesh: Mesh) -> float | None:
-    """Returns the published FLOP/s of all devices together; None where they are unknown."""
-    one = peak_flops(mesh.devices.flat[0].device_kind)
-    return one * mesh.size if one else None
 
 
 @dataclasses.dataclass(frozen=True)

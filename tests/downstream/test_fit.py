@@ -13,7 +13,7 @@ import pytest
 from anysat_jax.downstream.task import Task
 from anysat_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from anysat_jax.status import FILE_NAME, describe, read_status
-from anysat_jax.train import monitor as meter_module
+from anysat_jax.train import loop as loop_module
 from anysat_jax.train import status as status_module
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.compile import Compiled, StepPrograms
@@ -172,7 +172,7 @@ class Damaged(ToyBatches):
 
 def test_its_status_tells_how_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(status_module, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(meter_module, "peak_flops", lambda kind: 1e9)
+    monkeypatch.setattr(loop_module, "peak_flops", lambda kind: 1e9)
     seen = []
 
     def judge(params):
