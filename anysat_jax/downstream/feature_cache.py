@@ -99,7 +99,6 @@ def hold_entry(entry: pathlib.Path) -> Iterator[None]:
     """
     folder = entry.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / f".{entry.name}.lock", f"extracting the features {entry}"):
             yield
     except OSError as error:
@@ -152,11 +151,6 @@ class Writer:
         self._folder.mkdir()
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
-            self._finish()
-        self._arrays.clear()
-
     def add(self, **rows: np.ndarray) -> None:
         """Adds some rows of each of `ARRAYS`.
 
@@ -181,8 +175,11 @@ class Writer:
         """Counts samples that will be missing; `tiles` has the tile of each."""
         self._left_out += tiles
 
-    def _finish(self) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Flushes everything to disk, writes the checksums, and renames the folder; raises if rows are missing."""
+        if error is not None:
+            self._arrays.clear()
+            return
         expected = self._rows - len(self._left_out)
         if self._written != expected or not expected:
             raise ValueError(f"got {self._written} samples, expected {expected}")
