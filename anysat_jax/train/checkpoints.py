@@ -30,6 +30,7 @@ from anysat_jax.weights.checkpoint_files import (
 )
 
 ARGS = ocp.args
+KEPT = 2  # checkpoints, the newest
 # Orbax measures timeouts by the wall clock: a clock that is set forward by an hour would end a save half-way. So its
 # timeout is a century; the watchdog ends a save that really hangs.
 SAVING = {"timeout_secs": 100 * 365 * 86400, "create_directories_asynchronously": False}
@@ -80,22 +81,19 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints below one folder; the newest are kept."""
+    """The checkpoints below one folder."""
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2, check: Check | None = None):
-        """Opens the folder, which need not exist yet; `keep` checkpoints are kept.
-
-        `check` refuses a stored config with which this run cannot go on; by default `check_same_model`.
-        """
+    def __init__(self, folder: pathlib.Path, check: Check = check_same_model):
+        """Opens the folder, which may be absent; `check` refuses a stored config that does not go with this run's."""
         self.folder = pathlib.Path(folder).absolute()  # Orbax refuses relative paths
         self._damaged = self.folder.with_name(self.folder.name + "-damaged")
-        self._keep, self._check = keep, check or check_same_model
+        self._check = check
         self._saving, self._megabytes = 0, 0.0  # step and size of the last save
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.LatestN(self._keep),
+            preservation_policy=preservation_policy.LatestN(KEPT),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(**SAVING, post_finalization_callback=self._seal),
             cleanup_tmp_directories=True,  # of a killed run
@@ -181,7 +179,7 @@ class Checkpoints:
             last = f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
             raise StorageError(
                 f"the checkpoint of step {self._saving} could not be written to {self.folder} ({reason}); {last}; make "
-                f"room for {self._keep + 1} checkpoints of up to {self._megabytes:.0f} MB, and start again with the "
+                f"room for {KEPT + 1} checkpoints of up to {self._megabytes:.0f} MB, and start again with the "
                 "same command"
             ) from error
 
