@@ -93,24 +93,23 @@ class Section:
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            rule, value = field.metadata.get("rule"), getattr(self, field.name)
+            rule, value, kind = field.metadata.get("rule"), getattr(self, field.name), types[field.name]
+            shown = f"{self.dotted(field.name)} = {value!r}"
             try:
                 passes = rule is None or rule.passes(value)
             except TypeError:  # a value of another type, such as None or a name where a number belongs
                 passes = False
             if not passes:
-                raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be {rule.wanted}")
+                raise ConfigError(f"{shown} must be {rule.wanted}")
             if isinstance(value, int) and rule is not SEED and abs(value) >= 2**31:  # counts on devices have 32 bits
-                raise ConfigError(f"{self.dotted(field.name)} = {value!r} must be below {2**31}")
-            if not dataclasses.is_dataclass(value):  # which has checked itself
-                self._check_type(field.name, value, types[field.name])
-
-    def _check_type(self, key: str, value: Any, kind: Any) -> None:
-        try:
-            msgspec.convert(value, kind)  # also of each value inside a tuple
-        except msgspec.ValidationError:
-            wanted = kind.__name__ if isinstance(kind, type) else kind
-            raise ConfigError(f"{self.dotted(key)} = {value!r} must be of the type {wanted}") from None
+                raise ConfigError(f"{shown} must be below {2**31}")
+            if dataclasses.is_dataclass(value):  # which has checked itself
+                continue
+            try:
+                msgspec.convert(value, kind)  # also of each value inside a tuple
+            except msgspec.ValidationError:
+                wanted = kind.__name__ if isinstance(kind, type) else kind
+                raise ConfigError(f"{shown} must be of the type {wanted}") from None
 
     @classmethod
     def dotted(cls, key: str) -> str:
