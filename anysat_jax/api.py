@@ -59,7 +59,6 @@ class AnySat:
 
         Args:
           preset: "tiny", "small" or "base".
-          seed: seed of the parameters.
           **overrides: fields of `ModelConfig`, e.g. dim=128, sensors=("s2", "s1"), dtype="bfloat16".
 
         Raises:
@@ -138,7 +137,6 @@ def check_output(batch: Batch, output: str, output_modality: str | None = None) 
     """Returns the sensor whose sub-patches a dense output describes; None for the other outputs.
 
     Args:
-      batch: the input of the model.
       output: "tile", "patch", "dense" or "all".
       output_modality: the sensor; optional if the batch has a single image or series.
 

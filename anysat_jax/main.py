@@ -169,10 +169,7 @@ def keep_programs() -> None:
 
 
 def check_overrides(names: list[str], config: ConfigDict) -> None:
-    """Refuses overrides of values that the config does not have.
-
-    Args:
-      names: dotted names, e.g. "model.dim".
+    """Refuses overrides, by dotted names such as "model.dim", of values that the config does not have.
 
     Raises:
       ConfigError: one is not there; the message names those that come close.
@@ -215,8 +212,7 @@ def parse(argv: list[str]) -> list[str]:
 def find_config(spec: str) -> str:
     """Returns FILE.py or FILE.py:NAME with a file that exists: the user's own, or one of this package.
 
-    Args:
-      spec: the value of --config. A bare NAME is looked up in pretrain.py.
+    `spec` is the value of --config; a bare NAME is looked up in pretrain.py.
 
     Raises:
       ConfigError: there is no such file.

@@ -151,7 +151,6 @@ def make_fake_archive(name: str, tiles: int) -> pathlib.Path:
     folder = base / f"{name}-{tiles}-{digest[:12]}"
     if folder.is_dir():  # renamed to this name, it is whole
         return folder
-    base.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(temporary_name(folder.name))
     with hold_lock(base / f"{name}.lock", f"writing a fake archive of {name}"):
         if not folder.is_dir():  # another process may have written it while this one waited
@@ -197,9 +196,7 @@ class Start:
 def open_data(config: ConfigDict, splits: Sequence[str]) -> Data:
     """Checks the config, makes the mesh, and opens the dataset, which is prepared if it is not yet.
 
-    Args:
-      config: of the job.
-      splits: that the job reads; if "train" is among them, it must have every class of the others.
+    If "train" is among the splits that the job reads, it must have every class of the others.
 
     Raises:
       ConfigError: a value does not fit the machine or the dataset, or the labels do not fit the task.

@@ -176,8 +176,7 @@ def frozen_features(
 ) -> feature_cache.Features:
     """Returns the features at one patch size, in metres; computes them, with a progress bar, unless they are cached.
 
-    Args:
-      tiles: positions of the tiles to take; None: all.
+    `tiles` are the positions of the tiles to take; None: all.
     """
     dataset, rows, is_first = data.dataset, data.dataset.num_samples(split, tiles), jax.process_index() == 0
     check_size(data, start.network, split, rows)

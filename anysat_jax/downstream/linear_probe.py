@@ -55,7 +55,6 @@ def fit_probe(
       task: kind and number of outputs; a regression's labels are standardised by its offset and scale.
       rows: to fit; those with an unknown label are left out (see `known_labels`).
       validation: to choose the penalty by; None: the first penalty is taken.
-      penalties: the grid.
 
     Returns:
       The probe, its penalty, and its validation loss (nan without validation rows). A class without a training row has
@@ -125,7 +124,6 @@ def fit_penalties(
 
     Args:
       kind: "class" (softmax), "multi_label" (sigmoid, summed over the labels) or "regression" (squared error / 2).
-      features: frozen features.
       targets: one-hot classes, multi-hot labels, or standardised numbers.
       penalties: weights of |kernel|^2 / 2.
       steps: of the logistic losses.

@@ -69,7 +69,6 @@ def count_batch(
     """Counts a batch. Traceable; under `jit`, the counts of a batch cut over devices are those of the whole batch.
 
     Args:
-      task: kind of the labels.
       logits: the largest is the predicted class; those above 0 are the predicted labels.
       labels: see `known_labels`, which also defines which of them count.
       valid: True for samples that are not padding; None: all.

@@ -191,11 +191,7 @@ def apply_network(
     training: Collection[str] = (),
     drop_path: float = 0.0,
 ) -> Float[Array, "B *HW K"]:
-    """Applies the network to a batch; see `Network`.
-
-    Args:
-      rng: of dropout and drop path; None: evaluation, without either.
-    """
+    """Applies the network to a batch, see `Network`; without `rng`, as in an evaluation, nothing is dropped."""
     dropping = {} if rng is None else dict(training=tuple(training), drop_path=drop_path, rngs={"dropout": rng})
     return Network(network).apply({"params": params}, batch, **dropping)
 

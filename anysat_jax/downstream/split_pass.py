@@ -70,7 +70,6 @@ def split_batches(
 
     Args:
       data: with the split; `evaluate.batch_size` is rounded up to a multiple of the mesh's devices.
-      split: name of the split.
       patch_sizes: in metres; every one is checked.
       tiles: positions of the tiles to take; None: all.
 

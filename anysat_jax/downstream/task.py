@@ -201,8 +201,6 @@ def task_loss(
     Under `jit` with a batch cut over devices, the means are over the labels of all devices. Traceable.
 
     Args:
-      task: kind of the labels.
-      config: weights of the classes and smoothing.
       logits: any float dtype; the loss is computed in float32. K = 1 for a regression.
       labels: see `known_labels`, which also defines which of them count; logits of the others have no influence.
       valid: True for samples that are not padding; None: all.
@@ -254,11 +252,8 @@ def _ratio(sums: Float[jax.Array, "*n"], totals: Float[jax.Array, "*n"]) -> Floa
 def balanced_weights(counts: Int[np.ndarray, "K"] | Sequence[int]) -> tuple[float, ...]:
     """Returns weights that give every class the same total weight: labels / (classes with labels * its count), or 0.
 
-    Args:
-      counts: training labels of each class.
-
     Raises:
-      ValueError: all counts are 0.
+      ValueError: all counts, of the training labels of each class, are 0.
     """
     counts = np.asarray(counts, np.float64)
     seen = counts > 0

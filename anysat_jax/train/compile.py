@@ -142,11 +142,7 @@ class StepPrograms(Compiled):
             logging.warning(text, dataset, patch_size, most)
 
     def run(self, state: Any, inputs: StepInput) -> Any:
-        """Returns the function's outputs; waits for its program, which must be prepared.
-
-        Raises:
-          Preempted: a stop was requested while its program was compiled.
-        """
+        """Returns the function's outputs; waits for its program, which must be prepared; raises as `wait_for`."""
 
         def show_progress() -> None:
             begun, seconds = len(self), time.monotonic() - self._since

@@ -64,11 +64,7 @@ class DeviceFeed:
             batches.set_state(position)
 
     def next(self) -> StepInput:
-        """Returns the next step's inputs.
-
-        Raises:
-          DataError: a tile cannot be read, or a worker process died.
-        """
+        """Returns the next step's inputs; raises as `next_batch`."""
         began = time.monotonic()
         local = next_batch(self._batches)
         waited = time.monotonic() - began

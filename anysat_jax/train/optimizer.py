@@ -51,7 +51,6 @@ def make_optimizer(
     """Returns clipping by the global norm, AdamW and the schedule, with a plateau of the loss and rates by leaf.
 
     Args:
-      config: the section `optimizer`.
       warmup_steps, total_steps: updates; the warm-up is part of the total.
       loss_plateau: multiplies the rate by `factor` once the mean loss over `window` steps has not fallen for
         `patience` windows in a row; `update` must then be called with `value=loss`. None: none, as where the plateau
@@ -120,7 +119,6 @@ def update_if_finite(
 
     Args:
       update: (state, grads, *operands) -> state.
-      losses: scalars by name.
 
     Returns:
       The new state, or the old one; and grad_norm (float32 scalar), finite (bool) and nonfinite_leaves, a bool for each

@@ -169,7 +169,7 @@ class Profiler:
         """Does not trace yet. `steps` are the first and the last; None: no profile."""
         self._folder, self._enabled = workdir / "profile", enabled and bool(steps)
         self._first, self._last = steps or (0, 0)
-        self._tracing, self._state = False, None
+        self._tracing = False
 
     def __enter__(self) -> Self:
         return self
