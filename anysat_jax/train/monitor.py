@@ -89,36 +89,25 @@ class Finished:
 Hook = Callable[[Finished], None]
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class StepMonitor:
     """Fetches each step's metrics after the next step was dispatched, so that the devices never wait for the host."""
 
-    def __init__(
-        self,
-        record: RunRecord,
-        log: MetricsLog,
-        columns: StepColumns,
-        params: Any,
-        meter: Meter,
-        *,
-        count_flops: Callable[[StepInput], float] | None = None,
-        max_nonfinite: int = 1,
-        describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None,
-        hooks: Sequence[Hook] = (),
-    ):
-        """Begins before the first step.
+    record: RunRecord
+    log: MetricsLog
+    columns: StepColumns
+    params: dataclasses.InitVar[Any]  # those that train, for the names of the entries of metrics["nonfinite_leaves"]
+    meter: Meter
+    _: dataclasses.KW_ONLY
+    count_flops: Callable[[StepInput], float] | None = None  # analytic FLOPs of a step; None: unknown
+    max_nonfinite: int = 1  # number of steps in a row with values that are not finite that ends the run
+    # Names the samples of such a step by its inputs and metrics.
+    describe_samples: Callable[[StepInput, Mapping[str, Any]], str] | None = None
+    hooks: Sequence[Hook] = ()  # are called with each finished step
 
-        Args:
-          params: the parameters that train, for the names of the entries of metrics["nonfinite_leaves"].
-          count_flops: analytic FLOPs of a step; None: unknown.
-          max_nonfinite: number of steps in a row with values that are not finite that ends the run.
-          describe_samples: names the samples of such a step by its inputs and metrics.
-          hooks: are called with each finished step.
-        """
-        self._record, self._log, self._columns, self._meter = record, log, columns, meter
-        self._leaf_names = leaf_names(columns.checked, params)
-        self._count_flops, self._flops = count_flops or (lambda inputs: 0.0), {}
-        self._max_nonfinite, self._nonfinite = max_nonfinite, 0
-        self._describe_samples, self._hooks = describe_samples, hooks
+    def __post_init__(self, params: Any) -> None:
+        self._leaf_names, self._nonfinite = leaf_names(self.columns.checked, params), 0
+        self._flops: dict[Any, float] = {}  # by the signature of the inputs
         self._pending: tuple[int, StepInput, dict[str, jax.Array]] | None = None
 
     def after_step(self, step: int, inputs: StepInput, metrics: dict[str, jax.Array]) -> None:
@@ -139,20 +128,20 @@ class StepMonitor:
         metrics = jax.device_get(on_devices)
         # Before anything is written: a run that ends here is resumed from a checkpoint, and makes this step again.
         self._check_finite(step, inputs, metrics)
-        record, batch, finished = self._record, inputs.batch, Finished(step, inputs, metrics)
+        record, batch, finished = self.record, inputs.batch, Finished(step, inputs, metrics)
         signature = signature_of(inputs)
         if signature not in self._flops:
-            self._flops[signature] = self._count_flops(inputs)
-        seconds = self._meter.lap(batch.batch_size, inputs.waited, self._flops[signature])
-        metrics["tiles_per_second"] = self._meter.latest
-        losses = {name: float(metrics[metric]) for name, metric in self._columns.losses.items()}
+            self._flops[signature] = self.count_flops(inputs) if self.count_flops else 0.0
+        seconds = self.meter.lap(batch.batch_size, inputs.waited, self._flops[signature])
+        metrics["tiles_per_second"] = self.meter.latest
+        losses = {name: float(metrics[metric]) for name, metric in self.columns.losses.items()}
         record.add_step(losses if metrics["finite"] else None, finished.kind)
         if inputs.skipped:
             record.skipped[batch.dataset] = record.skipped.get(batch.dataset, 0) + inputs.skipped
         record.tiles += batch.batch_size if seconds else 0
         record.seconds += seconds
-        self._log.write(step, batch.dataset, batch.patch_size, metrics)
-        for hook in self._hooks:
+        self.log.write(step, batch.dataset, batch.patch_size, metrics)
+        for hook in self.hooks:
             hook(finished)
 
     def _check_finite(self, step: int, inputs: StepInput, metrics: Mapping[str, Any]) -> None:
@@ -160,14 +149,14 @@ class StepMonitor:
         self._nonfinite = 0 if metrics["finite"] else self._nonfinite + 1
         if self._nonfinite == 0:
             return
-        ends = self._nonfinite >= self._max_nonfinite
+        ends = self._nonfinite >= self.max_nonfinite
         bad = zip(self._leaf_names, metrics["nonfinite_leaves"], strict=True)
-        samples = f"; {self._describe_samples(inputs, metrics)}" if self._describe_samples else ""
+        samples = f"; {self.describe_samples(inputs, metrics)}" if self.describe_samples else ""
         advice = (
             "Look for such values in that dataset; else lower optimizer.learning_rate or set optimizer.clip_norm, and "
             "start again from the last checkpoint"
             if ends
-            else f"The run continues, until there are {self._max_nonfinite} in a row (max_nonfinite_steps)"
+            else f"The run continues, until there are {self.max_nonfinite} in a row (max_nonfinite_steps)"
         )
         message = (
             f"step {step} on dataset {inputs.batch.dataset!r} with patches of {inputs.batch.patch_size:g} m gave "
