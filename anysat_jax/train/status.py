@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import datetime
 import faulthandler
 import functools
@@ -28,6 +29,7 @@ EXIT_CODE = 75  # of a run that hangs, as after SIGTERM: start again
 GRACE_SECONDS = 30.0  # for the last messages of a run that hangs: the disk may be what hangs
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class Watchdog:
     """Within this context some step, or batch of an evaluation, must finish now and then.
 
@@ -36,26 +38,16 @@ class Watchdog:
     wait for it, and all end.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        workdir: pathlib.Path,
-        *,
-        what: str = "step",
-        busy: Callable[[], bool] = lambda: False,
-        on_hang: Callable[[str], None] = lambda message: None,
-        end: Callable[[int], Any] = os._exit,
-    ):
-        """Does not watch yet.
+    seconds: float  # without a finished `what`; 0 turns the watchdog off
+    workdir: pathlib.Path
+    _: dataclasses.KW_ONLY
+    what: str = "step"
+    busy: Callable[[], bool] = lambda: False  # whether something runs that may take its time, such as compiling
+    on_hang: Callable[[str], None] = lambda message: None  # called with the message before the end
+    end: Callable[[int], Any] = os._exit  # ends the process with an exit code
 
-        Args:
-          seconds: without a finished `what`; 0 turns the watchdog off.
-          busy: whether something runs that may take its time, such as compiling.
-          on_hang: called with the message before the end.
-          end: ends the process with an exit code.
-        """
-        self._seconds, self._path = seconds, workdir / f"stacks-{jax.process_index()}.txt"
-        self._what, self._busy, self._on_hang, self._end = what, busy, on_hang, end
+    def __post_init__(self) -> None:
+        self._path = self.workdir / f"stacks-{jax.process_index()}.txt"
         self._paused, self._over = False, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self()
@@ -66,13 +58,13 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self()
-        if self._seconds:
+        if self.seconds:
             self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
-        if self._seconds:
+        if self.seconds:
             self._thread.join()  # so that it does not set faulthandler's timer again
             faulthandler.cancel_dump_traceback_later()
 
@@ -87,26 +79,26 @@ class Watchdog:
             self._paused = False
 
     def _watch(self) -> None:
-        interval = min(5.0, self._seconds / 4)
+        interval = min(5.0, self.seconds / 4)
         while not self._over.wait(interval):
             # A call into C that never releases Python's lock stops this thread too. This timer needs no lock; set anew
             # at every look, it fires only if the thread no longer runs. Its exit code is 1.
-            faulthandler.dump_traceback_later(self._seconds + interval + GRACE_SECONDS, exit=True, file=sys.__stderr__)
-            if self._paused or self._busy():
+            faulthandler.dump_traceback_later(self.seconds + interval + GRACE_SECONDS, exit=True, file=sys.__stderr__)
+            if self._paused or self.busy():
                 self()
-            elif time.monotonic() - self._since > self._seconds:
+            elif time.monotonic() - self._since > self.seconds:
                 self._end_run()
                 return
 
     def _end_run(self) -> None:
-        message = f"no {self._what} finished for {self._seconds:g} s (config.watchdog_seconds)"
+        message = f"no {self.what} finished for {self.seconds:g} s (config.watchdog_seconds)"
         logging.error("%s: the run hangs and is ended; the stacks are below and in %s", message, self._path)
         _dump_stacks(sys.__stderr__)
         # In a thread of its own, since a disk that hangs must not keep the process from ending.
         last_words = threading.Thread(target=self._leave_message, args=(message,), daemon=True)
         last_words.start()
         last_words.join(GRACE_SECONDS)
-        self._end(EXIT_CODE)
+        self.end(EXIT_CODE)
 
     def _leave_message(self, message: str) -> None:
         try:
@@ -115,7 +107,7 @@ class Watchdog:
                 _dump_stacks(file)
         except OSError as error:
             logging.error("%s cannot be written: %s", self._path, error)
-        self._on_hang(f"{message}; stacks are in {self._path}")
+        self.on_hang(f"{message}; stacks are in {self._path}")
 
 
 def _dump_stacks(file: TextIO) -> None:
