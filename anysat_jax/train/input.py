@@ -40,43 +40,37 @@ class StepInput:
         return self.inputs[0]
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class DeviceFeed:
     """Puts the inputs of each step on the devices; the copy continues while the caller computes."""
 
-    def __init__(
-        self,
-        batches: Any,
-        to_inputs: Callable[[Any, int], tuple[Any, ...]],
-        *,
-        step: int = 0,
-        position: dict[str, Any] | None = None,
-    ):
-        """Starts before the batch of update `step`, from 0.
+    batches: Any  # iterator of this process' batches, see `data_pipelines.load.train_iterator`
+    # (batch, update) -> `StepInput.inputs`. What it draws must depend on these two and a seed alone, so that a resumed
+    # run gets what an uninterrupted one gets.
+    to_inputs: Callable[[Any, int], tuple[Any, ...]]
+    _: dataclasses.KW_ONLY
+    step: int = 0  # update of the next batch, from 0
+    # The iterator's state in the checkpoint; None: its beginning.
+    position: dataclasses.InitVar[dict[str, Any] | None] = None
 
-        Args:
-          batches: iterator of this process' batches, see `data_pipelines.load.train_iterator`.
-          to_inputs: (batch, update) -> `StepInput.inputs`. What it draws must depend on these two and a seed alone,
-            so that a resumed run gets what an uninterrupted one gets.
-          position: the iterator's state in the checkpoint; None starts at its beginning.
-        """
-        self._batches, self._to_inputs, self._step = batches, to_inputs, step
+    def __post_init__(self, position: dict[str, Any] | None) -> None:
         if position is not None:
-            batches.set_state(position)
+            self.batches.set_state(position)
 
     def next(self) -> StepInput:
         """Returns the next step's inputs; raises as `next_batch`."""
         began = time.monotonic()
-        local = next_batch(self._batches)
+        local = next_batch(self.batches)
         waited = time.monotonic() - began
-        inputs = self._to_inputs(local, self._step)
-        self._step += 1
+        inputs = self.to_inputs(local, self.step)
+        self.step += 1
         places = local.labels.get("skipped", np.empty(0, np.int32))
         skipped = places[places >= 0].tolist()
         if skipped:
             text = "step %d: tiles of %s cannot be read and are left out: %s"
-            logging.warning(text, self._step, local.dataset, ", ".join(map(str, skipped)))
+            logging.warning(text, self.step, local.dataset, ", ".join(map(str, skipped)))
         # The position is read here, not at the checkpoint: by then the iterator is ahead by the prefetched steps.
-        return StepInput(inputs, self._batches.get_state(), local.labels.get("index"), len(skipped), waited)
+        return StepInput(inputs, self.batches.get_state(), local.labels.get("index"), len(skipped), waited)
 
 
 def next_batch(batches: Any) -> Batch:
