@@ -100,15 +100,10 @@ def mini() -> ConfigDict:
 
 def geoplex() -> ConfigDict:
     """Returns the paper's run: base, five datasets, its patch sizes (Table C), batch sizes and sampling weights."""
-    config = common()
-    config.name = "geoplex"
-    config.dtype = "bfloat16"
+    config = large_run("geoplex")
     config.total_steps = 400_000
     config.checkpoint_every = 2000
     config.log_every = 50
-    config.model.preset = "base"
-    config.model.remat = "full"
-    config.data.num_workers = 8
     config.optimizer.plateau.window = 4000
     config.data.datasets = ConfigDict(
         dict(
@@ -179,22 +174,23 @@ def small_run(name: str) -> ConfigDict:
     return config
 
 
+def large_run(name: str) -> ConfigDict:
+    """Returns the fields of the paper's model on several accelerators."""
+    config = common()
+    config.name = name
+    config.dtype = "bfloat16"
+    config.model.update(dict(preset="base", remat="full"))
+    config.data.num_workers = 8
+    return config
+
+
 def treesatai_ts_base() -> ConfigDict:
     """Returns the paper's model on one dataset."""
-    config = treesatai_ts()
-    config.name = "treesatai_ts_base"
-    config.dtype = "bfloat16"
+    config = large_run("treesatai_ts_base")
     config.total_steps = 50_000
     config.checkpoint_every = 1000
     config.log_every = 20
-    config.model = common().model
-    config.model.preset = "base"
     config.model.sensors = ("aerial", "s2", "s1-asc")
-    config.pretrain = common().pretrain
-    config.model.remat = "full"
-    config.optimizer = common().optimizer
     config.optimizer.plateau.window = 130  # an epoch
-    config.data.num_workers = 8
     config.data.datasets = ConfigDict(dict(treesatai_ts=dataset(384, (10, 20, 30), 70)))
-    config.evaluate.probe = True
     return config
