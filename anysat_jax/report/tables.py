@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -159,22 +159,19 @@ SCORE_COLUMNS = ("dataset", "task", "metric (%)", "random", "pretrained", "diffe
 
 def score_table(scores: Sequence[Score]) -> str:
     """Returns the scores of probes as a table, headline scores in bold."""
-    rows = []
-    for score in scores:
-        names, numbers = _score_cells(score)
-        rows.append((*names, *(bold(number) if score.headline else number for number in numbers)))
+    rows = [_score_row(score, bold if score.headline else str) for score in scores]
     return table(SCORE_COLUMNS, rows, SCORE_COLUMNS[3:])
 
 
 def score_text(scores: Sequence[Score]) -> str:
     """Returns the same for a terminal."""
-    rows = [(*names, *numbers) for names, numbers in map(_score_cells, scores)]
     align = ("left",) * 3 + ("right",) * 3
+    rows = [_score_row(score, str) for score in scores]
     return tabulate(rows, SCORE_COLUMNS, tablefmt="simple", disable_numparse=True, colalign=align)
 
 
-def _score_cells(score: Score) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    difference = score.pretrained - score.random
-    numbers = [f"{100 * value:.1f}" if math.isfinite(value) else "-" for value in (score.random, score.pretrained)]
-    change = f"{100 * difference:+.1f}" if math.isfinite(difference) else "-"
-    return (score.dataset, score.task, score.metric), (*numbers, change)
+def _score_row(score: Score, write: Callable[[str], str]) -> tuple[str, ...]:
+    values = (score.random, score.pretrained, score.pretrained - score.random)
+    formats = (".1f", ".1f", "+.1f")
+    numbers = [format(100 * one, spec) if math.isfinite(one) else "-" for one, spec in zip(values, formats)]
+    return (score.dataset, score.task, score.metric, *map(write, numbers))
