@@ -211,10 +211,10 @@ def prepared(config: ConfigDict, name: str, dense: bool) -> None:
 def at_random(config: ConfigDict, name: str) -> None:
     """Sets random initial weights: of the base model, or for small datasets of a tiny one as in configs/pretrain.py."""
     config.init = "none"
-    if name in LITTLE:
-        config.model.update(dict(preset="tiny") | LITTLE[name])
-    elif name == "prepared":
-        config.model.update(dict(preset="tiny", dim=128))
+    if name in LITTLE or name == "prepared":
+        config.model.update(dict(preset="tiny", dim=LITTLE.get(name, 128)))
+    if name == "sen1floods11_chip":
+        config.model.depth = 1
 
 
 def single_pixels(config: ConfigDict) -> None:
@@ -230,16 +230,9 @@ def single_pixels(config: ConfigDict) -> None:
         section.update(dict(noise=0.3, temporal_dropout=0.3))
 
 
-LITTLE = {
-    "fuel_moisture_land_cover": dict(dim=256),
-    "fuel_moisture": dict(dim=256),
-    "sen1floods11_chip": dict(dim=256, depth=1),
-    "mini_flair": dict(dim=128),
-    "mini_pastis_hd_semseg": dict(dim=128),
-    "mini_pastis_hd_classif": dict(dim=128),
-}
-"""Tasks for two CPU cores, and fields of their tiny model. Below a width of 128, the groups of a projector's first norm
-have at most two channels, which removes most of a pixel's information."""
+LITTLE = {name: 256 if size is short else 128 for name, (size, _) in TASKS.items() if size is not large}
+"""Tasks for two CPU cores, and the width of their tiny model. Below a width of 128, the groups of a projector's first
+norm have at most two channels, which removes most of a pixel's information."""
 
 
 def make(job: str, arg: str, names: Collection[str], options: Collection[str] = ()) -> tuple[ConfigDict, str, set[str]]:
