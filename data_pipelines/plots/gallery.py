@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import html
 import pathlib
 import re
 import textwrap
@@ -198,35 +197,35 @@ PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+<title>{{ tiles.card.title }}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ margin-bottom: 0.2rem; }}
-p, ul, nav {{ color: #555; max-width: 60rem; }}
-figure {{ margin: 2.5rem 0; }}
-figcaption {{ font-weight: 600; margin-bottom: 0.4rem; }}
-img {{ width: 100%; height: auto; border: 1px solid #ddd; }}
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: 0.2rem; }
+p, ul, nav { color: #555; max-width: 60rem; }
+figure { margin: 2.5rem 0; }
+figcaption { font-weight: 600; margin-bottom: 0.4rem; }
+img { width: 100%; height: auto; border: 1px solid #ddd; }
 </style>
 </head>
 <body>
-<h1>{title}</h1>
-<p>{origin}. Shown: {count} of the {total} tiles of split {split}.</p>
+<h1>{{ tiles.card.title }}</h1>
+<p>{{ tiles.origin }}. Shown: {{ pictures | length }} of the {{
+"{:,}".format(tiles.count) }} tiles of split {{ tiles.split }}.</p>
 <p>Hatched pixels are not valid. All dates of a series have one stretch; the panel above is the median of the
 clear dates. Radar is in false colour: red and green are its polarisations, blue their ratio. White parts of label
 maps have no label.</p>
 <ul>
-{sensors}
-</ul>
-<nav>{links}</nav>
-{figures}
-</body>
+{% for facts in sensors %}<li>{{ facts }}</li>
+{% endfor %}</ul>
+<nav>{% for _ in pictures %}<a href="#tile{{ loop.index }}">{{ loop.index }}</a>{{
+" " if not loop.last }}{% endfor %}</nav>
+{% for file, caption in pictures %}<figure id="tile{{ loop.index }}">
+<figcaption>{{ caption }}</figcaption>
+<a href="{{ file }}"><img src="{{ file }}" alt="{{ caption }}" loading="lazy"></a>
+</figure>
+{% endfor %}</body>
 </html>
 """
-FIGURE = """\
-<figure id="{anchor}">
-<figcaption>{caption}</figcaption>
-<a href="{file}"><img src="{file}" alt="{caption}" loading="lazy"></a>
-</figure>"""
 
 
 def spread(total: int, count: int) -> Int[np.ndarray, "n"]:
@@ -269,24 +268,14 @@ def file_name(split: str, position: int, key: str) -> str:
 
 def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[tuple[str, str]]) -> pathlib.Path:
     """Writes `index.html`, which shows pictures beside it, by file name and caption, and loads nothing else."""
-    card, sensors, figures = tiles.card, [], []
+    import jinja2
+
+    card, sensors = tiles.card, []
     for name in card.sensors:
         known = [card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else ""]
-        facts = f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}"
-        sensors.append(f"<li>{html.escape(facts)}</li>")
+        sensors.append(f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}")
     # Escaped: names of tiles come from archives.
-    for number, (file, caption) in enumerate(pictures, start=1):
-        figures.append(FIGURE.format(anchor=f"tile{number}", file=html.escape(file), caption=html.escape(caption)))
-    text = PAGE.format(
-        title=html.escape(card.title),
-        origin=html.escape(tiles.origin),
-        count=len(pictures),
-        total=f"{tiles.count:,}",
-        split=html.escape(tiles.split),
-        sensors="\n".join(sensors),
-        links=" ".join(f'<a href="#tile{number}">{number}</a>' for number in range(1, len(pictures) + 1)),
-        figures="\n".join(figures),
-    )
+    template = jinja2.Environment(autoescape=True, keep_trailing_newline=True).from_string(PAGE)
     page = folder / "index.html"
-    page.write_text(text, encoding="utf-8")
+    page.write_text(template.render(tiles=tiles, sensors=sensors, pictures=pictures), encoding="utf-8")
     return page
