@@ -57,25 +57,25 @@ def step_flops_by_part(
     # The student sees few dates, embeds every patch, combines the context and predicts the targets, with a layer before
     # the predictor's blocks and one behind them.
     ends = product_flops(context + targets, model.dim, model.dim)
-    student = {
-        "projectors": projector_work(model, batch, mask_dates),
-        "spatial": Work(spatial_flops(model, batch)),
-        "combiner": Work(combiner_flops(model, batch, masks.size[0])),
-        "predictor": Work(predictor_stack(model, masks).flops(model) + ends),
-    }
+    student = encoder_work(model, batch, masks.size[0], mask_dates)
+    student["predictor"] = Work(predictor_stack(model, masks).flops(model) + ends)
     total = {part: student[part].training + teacher.get(part, 0.0) for part in student}
     return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
 
 
+def encoder_work(model: ModelConfig, batch: Batch, patches: int, mask_dates: bool = False) -> dict[str, Work]:
+    """The encoder by part, over all tiles; only the combiner is limited to `patches` patches of each tile."""
+    return {
+        "projectors": projector_work(model, batch, mask_dates),
+        "spatial": Work(sum(stack.flops(model) for stack in spatial_stacks(model, batch))),
+        "combiner": Work(combiner_flops(model, batch, patches)),
+    }
+
+
 def encoder_flops(model: ModelConfig, batch: Batch) -> dict[str, float]:
     """FLOPs of one forward pass of the encoder over all tiles and patches: inference, and the teacher."""
-    patches = batch.grid[0] * batch.grid[1]
-    work = {
-        "projectors": projector_work(model, batch).forward,
-        "spatial": spatial_flops(model, batch),
-        "combiner": combiner_flops(model, batch, patches),
-    }
-    return {part: float(value) for part, value in work.items()}
+    work = encoder_work(model, batch, batch.grid[0] * batch.grid[1])
+    return {part: float(one.forward) for part, one in work.items()}
 
 
 def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
@@ -140,11 +140,6 @@ def spatial_stacks(model: ModelConfig, batch: Batch) -> list[Stack]:
     return stacks
 
 
-def spatial_flops(model: ModelConfig, batch: Batch) -> float:
-    """The spatial transformer, forward."""
-    return sum(stack.flops(model) for stack in spatial_stacks(model, batch))
-
-
 def combiner_stack(model: ModelConfig, batch: Batch, patches: int) -> Stack:
     """The combiner's self-attention on `patches` patches of each tile (padding included)."""
     contexts = sum(is_context(name) for name in batch.sensors)
@@ -184,14 +179,8 @@ def product_flops(rows: float, inner: float, columns: float) -> float:
 
 def finetune_flops(network: NetworkConfig, batch: Batch) -> float:
     """FLOPs of one step of modes "finetune" and "scratch" on a batch, forward and backward. Needs shapes only."""
-    patches = batch.grid[0] * batch.grid[1]
-    works = (
-        projector_work(network.model, batch),
-        Work(spatial_flops(network.model, batch)),
-        Work(combiner_flops(network.model, batch, patches)),
-        Work(head_flops(network, batch)),
-    )
-    return float(sum(work.training for work in works))
+    encoder = encoder_work(network.model, batch, batch.grid[0] * batch.grid[1])
+    return float(sum(work.training for work in (*encoder.values(), Work(head_flops(network, batch)))))
 
 
 def head_flops(network: NetworkConfig, batch: Batch) -> float:
