@@ -33,7 +33,7 @@ REQUIRED = [
     "google-crc32c>=1.6",  # checksums of TFRecord files; the first with wheels for Python 3.12
     "tabulate>=0.9",  # tables of reports
     "markdown>=3.5",  # HTML of the results page, with tables and a list of sections
-    "jinja2>=3.1",  # the template of that page; escapes its values
+    "jinja2>=3.1",  # the templates of that page and of the gallery; escapes their values
     "fsspec>=2024.2",  # prepared data in buckets; gs:// also needs gcsfs, s3:// needs s3fs
 ]
 

@@ -268,7 +268,7 @@ def file_name(split: str, position: int, key: str) -> str:
 
 def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[tuple[str, str]]) -> pathlib.Path:
     """Writes `index.html`, which shows pictures beside it, by file name and caption, and loads nothing else."""
-    import jinja2
+    import jinja2  # only here: drawing a single tile does not need it
 
     card, sensors = tiles.card, []
     for name in card.sensors:
