@@ -26,6 +26,7 @@ SURPLUS: Any = None  # csv's key for the cells of a row beyond the header's
 REMEDY = "download or copy it again"
 
 MOST_BYTES = 2**31  # of the arrays of one file; no archive has more, and a machine may have several readers
+MOST_BANDS = 4096  # of a raster, as GDAL takes minutes to describe 60,000; no archive has a thousandth of these
 # By suffix: rasterio's driver, as GDAL would take any format, also those that name further files and addresses to
 # read (VRT), and how such files begin.
 _TIFF = ("GTiff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
@@ -130,11 +131,12 @@ def open_raster(path: pathlib.Path, expected: str, content: bytes | None = None)
                 _check_start(inside(path.parent, name), *_TIFF)
         if content is None and os.path.lexists(f"{path}.MSK"):
             raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
-        source = path if content is None else io.BytesIO(content)
-        # The file of that name alone may be read over the network. In a listing of the folder GDAL would find masks
-        # whose names are in other letters.
+        # Only a file of that name may be read over the network; a listing of the folder would lead to other masks.
         options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+        source = path if content is None else io.BytesIO(content)
         with rasterio.Env(**options), rasterio.open(source, driver=driver) as file:
+            if file.count > MOST_BANDS:
+                raise TooLargeError(f"{path} has {file.count:,} bands; expected at most {MOST_BANDS:,}: cut it")
             size = sum(int(re.sub(r"\D", "", dtype)) // 8 for dtype in file.dtypes)  # bytes of one in all bands
             check_size(path, size * file.height * file.width)
             yield file

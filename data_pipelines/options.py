@@ -12,6 +12,7 @@ from data_pipelines.card import DatasetCard
 from data_pipelines.windows import check_extent
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
+MOST_TILES = 2**16  # of a batch: its arrays would not fit anywhere
 Days = Literal["day_of_year", "published"]
 
 
@@ -155,8 +156,8 @@ def _is_count(value: Any, least: int) -> bool:
 
 def _problems(options: DatasetOptions, sampling: Sampling) -> Iterator[tuple[str, str]]:
     """Yields (key, expectation) for each value that no dataset allows."""
-    if not _is_count(options.batch_size, 1):
-        yield "batch_size", "it must be a positive number of tiles"
+    if not _is_count(options.batch_size, 1) or options.batch_size > MOST_TILES:
+        yield "batch_size", f"it must be a positive number of tiles, at most {MOST_TILES}"
     if not _is_within(options.weight, SMALLEST_WEIGHT, 1 / SMALLEST_WEIGHT):
         yield "weight", f"it must be positive, at least {SMALLEST_WEIGHT:g} and at most {1 / SMALLEST_WEIGHT:g}"
     sizes = options.patch_sizes

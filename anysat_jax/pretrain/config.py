@@ -95,6 +95,8 @@ class PretrainConfig(RunConfig):
           ConfigError: a value is missing, unknown or out of range, or the model's values do not fit together.
         """
         values = {key: value for key, value in config.to_dict().items() if key not in ("data", "dtype", "model")}
+        if isinstance(steps := values.get("total_steps"), int) and steps < 1:  # before the warm-up, its part
+            raise ConfigError(f"total_steps = {steps} must be {POSITIVE.wanted}")
         return read_section(cls, values, "configs/pretrain.py", model=model_config(config))
 
     def with_sensors(self, named: Sequence[str] | None, cards: Sequence[DatasetCard]) -> Self:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.model.partitioning import BATCH_AXES
-from anysat_jax.train.config import POSITIVE, Rule, Section, checked
+from anysat_jax.train.config import Rule, Section, checked
 from anysat_jax.train.sharding import put_whole
 
 Range = tuple[float, float]
@@ -71,7 +71,8 @@ class MaskConfig(Section):
     """Options of the masks: a part of the section `pretrain`."""
 
     NAME = "pretrain"
-    num_target_blocks: int = checked(POSITIVE, 4)  # blocks to predict for each tile
+    # Blocks to predict for each tile.
+    num_target_blocks: int = checked(Rule(lambda value: 1 <= value <= 256, "from 1 to 256"), 4)
     target_scale: Range = checked(_SCALES, (0.2, 0.8))  # smallest and largest fraction of the patches in a target block
     # Smallest and largest ratio of a target block's rows to its columns.
     target_aspect: Range = checked(Rule(_rises, "two numbers above 0, the smaller first"), (0.75, 1.5))

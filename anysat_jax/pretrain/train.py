@@ -76,7 +76,13 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     logging.info("%s on %d x %s, in %s", config.name, mesh.size, mesh.devices.flat[0].device_kind, workdir)
     with JobStatus(workdir, config.name, config.total_steps, config.watchdog_seconds) as status:
         with_sensors = functools.partial(config.with_sensors, given.model.sensors)
-        datasets = open_same_datasets(given.data, with_sensors)
+
+        def check(cards: list[Any]) -> None:
+            for name in config.evaluate.datasets or ():  # those of the report, which comes last
+                load.find_card(name, given.data.root)
+            with_sensors(cards)
+
+        datasets = open_same_datasets(given.data, check)
         config = with_sensors([one.card for one in datasets.values()])
         state, record = train(config, given, datasets, mesh, workdir, status)
         status.set_state("reporting", step=record.steps)

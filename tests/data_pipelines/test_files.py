@@ -423,6 +423,9 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path):
     with pytest.raises(files.TooLargeError, match=limit):
         files.read_hdf5_row(tmp_path / "a.h5", ["x"], 0, EXPECTED)
     assert files.read_hdf5(tmp_path / "a.h5", ["x"], EXPECTED, np.shape) == {"x": (2, 2**40)}
+    rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", count=5000, height=2, width=2, dtype="uint8").close()
+    with pytest.raises(files.TooLargeError, match=r"b\.tif has 5,000 bands; expected at most 4,096"):
+        READERS["a.tif"](tmp_path / "b.tif")
 
 
 def test_an_npz_bomb_is_not_unpacked(tmp_path, monkeypatch):

@@ -68,6 +68,7 @@ WRONG = {
     "batch size": (dict(batch_size=2.5), r"batch_size is 2\.5; it must be a positive number of tiles"),
     "no batch size": (dict(batch_size=None), "batch_size is missing"),
     "no batch": (dict(batch_size=0), "batch_size is 0"),
+    "huge batch": (dict(batch_size=10**6), "batch_size is 1000000; it must be .* at most 65536"),
     "weight": (dict(weight=0.0), r"weight is 0\.0; it must be positive"),
     "tiny weight": (dict(weight=1e-9), r"weight is 1e-09"),
     "huge weight": (dict(weight=1e300), r"weight is 1e\+300; it must be positive, at least 0.001 and at most 1000"),

@@ -12,6 +12,8 @@ from anysat_jax.pretrain.config import PretrainConfig
     [
         ("total_steps", 0, r"total_steps = 0 must be above 0"),
         ("checkpoint_every", 10**20, r"checkpoint_every = 1000.* must be below 2147483648"),
+        ("total_steps", -5, "total_steps = -5 must be above 0"),
+        ("pretrain.num_target_blocks", 10**9, "pretrain.num_target_blocks = 1000000000 must be from 1 to 256"),
         ("optimizer.warmup_steps", 301, r"optimizer.warmup_steps = 301 must be at most total_steps = 300"),
         ("pretrain.predictive_weight", 0.0, r"pretrain.predictive_weight and pretrain.contrastive_weight are 0; one"),
         ("seed", -1, r"seed = -1 must be 0 or more"),

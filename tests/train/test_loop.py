@@ -180,6 +180,7 @@ def test_what_is_set_aside_is_counted_and_the_run_goes_on(launch, damaged, tmp_p
         ("mesh.data", 16, "mesh.data = 16 times mesh.fsdp = 1 needs 16 devices, and there are 8"),
         ("model.sensors", ("spot",), "dataset 'fake_run' has sensors that model.sensors lacks: s2"),
         ("data.datasets.fake_run.patch_sizes", (15,), "the usual sizes are 10, 20 m"),
+        ("evaluate.datasets", ("mini_pastis",), "unknown dataset 'mini_pastis'"),
         ("init", "nowhere", "no nowhere; expected a published .pth file, or the workdir of a run"),
         ("init", "nowhere.pth", "nowhere.pth"),
     ],
