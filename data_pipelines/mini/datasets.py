@@ -52,25 +52,15 @@ _COLOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Recipe of the tiles of one dataset.
+    """Recipe of the tiles of one dataset."""
 
-    Attributes:
-      mix: what the landscapes consist of.
-      fine_metres: pixel of the landscape's fine grid.
-      dates: least and largest number of dates of each series.
-      tile: groups of covers that make the tile's label.
-      dense: groups of covers that make the dense label, if any.
-      masks: series whose clear pixels are given as `<sensor>_mask`.
-      decibel: whether radar is in dB rather than linear power.
-    """
-
-    mix: Mix
-    fine_metres: float
-    dates: Mapping[str, tuple[int, int]]
-    tile: Groups = dataclasses.field(default_factory=dict)
-    dense: Groups = dataclasses.field(default_factory=dict)
-    masks: tuple[str, ...] = ()
-    decibel: bool = True
+    mix: Mix  # what the landscapes consist of
+    fine_metres: float  # pixel of the landscape's fine grid
+    dates: Mapping[str, tuple[int, int]]  # least and largest number of dates of each series
+    tile: Groups = dataclasses.field(default_factory=dict)  # groups of covers that make the tile's label
+    dense: Groups = dataclasses.field(default_factory=dict)  # groups of covers that make the dense label, if any
+    masks: tuple[str, ...] = ()  # series whose clear pixels are given as `<sensor>_mask`
+    decibel: bool = True  # whether radar is in dB rather than linear power
 
 
 RECIPES: dict[str, Recipe] = {

@@ -45,38 +45,24 @@ SPECTRA: dict[str, tuple[float, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class LandCover:
-    """One cover of the ground.
+    """One cover of the ground."""
 
-    Attributes:
-      name: its name in labels.
-      kind: the part of the landscape that it belongs to.
-      colour: "#rrggbb" for maps.
-      ground: spectrum seen between the plants, or the only one where nothing grows.
-      canopy: spectrum of the closed green canopy.
-      green: green fraction of the ground in winter, and how much the season adds.
-      season: day of the year of half green-up and of half senescence.
-      pace: days that green-up and senescence take (scale of the logistic curve).
-      accent: a spectrum that takes over for a while (flowers, ripe grain, autumn leaves), with its day, its width in
-        days and its largest share; "" for none.
-      c_band: backscatter in C band, (VV, VH) in dB, without green canopy and its change under full canopy.
-      l_band: backscatter in L band, (HH, HV) in dB.
-      height: height above ground in metres.
-      spacing: metres between tree crowns, rows of a field, or 0.
-    """
-
-    name: str
-    kind: Kind
-    colour: str
-    ground: str
-    canopy: str
-    green: tuple[float, float]
-    season: tuple[float, float]
-    pace: tuple[float, float]
+    name: str  # its name in labels
+    kind: Kind  # the part of the landscape that it belongs to
+    colour: str  # "#rrggbb" for maps
+    ground: str  # spectrum seen between the plants, or the only one where nothing grows
+    canopy: str  # spectrum of the closed green canopy
+    green: tuple[float, float]  # green fraction of the ground in winter, and how much the season adds
+    season: tuple[float, float]  # day of the year of half green-up and of half senescence
+    pace: tuple[float, float]  # days that green-up and senescence take (scale of the logistic curve)
+    # A spectrum that takes over for a while (flowers, ripe grain, autumn leaves), with its day, its width in days and
+    # its largest share; "" for none.
     accent: tuple[str, float, float, float]
+    # Backscatter in C band, (VV, VH) in dB, without green canopy and its change under full canopy.
     c_band: tuple[float, float, float, float]
-    l_band: tuple[float, float]
-    height: float
-    spacing: float
+    l_band: tuple[float, float]  # backscatter in L band, (HH, HV) in dB
+    height: float  # above ground in metres
+    spacing: float  # metres between tree crowns, rows of a field, or 0
 
 
 _NEVER = (0.0, 0.0)

@@ -19,49 +19,29 @@ TOWN_PARTS = ("tiled roof", "flat roof", "road", "yard")
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Composition of the landscapes of one dataset.
+    """Composition of the landscapes of one dataset."""
 
-    Attributes:
-      kinds: how likely each kind of land is to dominate a tile.
-      site_metres: typical distance between forest stands, lakes and settlements.
-      parcel_metres: typical width of a field; it is two to three times as long.
-      dominance: share of the dominant kind among a tile's sites.
-      species, crops: least and largest number of forest and field covers in one tile.
-    """
-
-    kinds: Mapping[lc.Kind, float]
-    site_metres: float = 25.0
-    parcel_metres: float = 22.0
-    dominance: float = 0.6
-    species: tuple[int, int] = (1, 3)
-    crops: tuple[int, int] = (2, 4)
+    kinds: Mapping[lc.Kind, float]  # how likely each kind of land is to dominate a tile
+    site_metres: float = 25.0  # typical distance between forest stands, lakes and settlements
+    parcel_metres: float = 22.0  # typical width of a field; it is two to three times as long
+    dominance: float = 0.6  # share of the dominant kind among a tile's sites
+    species: tuple[int, int] = (1, 3)  # least and largest number of forest covers in one tile
+    crops: tuple[int, int] = (2, 4)  # of field covers
 
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """The ground of one tile.
+    """The ground of one tile."""
 
-    Attributes:
-      extent: side of the tile in metres.
-      metres: side of a pixel of the fine grid in metres.
-      segments: number of the segment at each pixel of the fine grid, rows from north to south.
-      cover: the cover of each segment (index into COVERS).
-      shift: by how many days each segment is late.
-      vigour: how much of the season's green each segment reaches.
-      soil: brightness of each segment's ground.
-      leaf: brightness of each segment's canopy.
-      angle: direction of the field rows in radians.
-    """
-
-    extent: float
-    metres: float
-    segments: Int[np.ndarray, "n n"]
-    cover: Int[np.ndarray, " segments"]
-    shift: Float[np.ndarray, " segments"]
-    vigour: Float[np.ndarray, " segments"]
-    soil: Float[np.ndarray, " segments"]
-    leaf: Float[np.ndarray, " segments"]
-    angle: float
+    extent: float  # side of the tile in metres
+    metres: float  # side of a pixel of the fine grid in metres
+    segments: Int[np.ndarray, "n n"]  # number of the segment at each pixel of the fine grid, rows from north to south
+    cover: Int[np.ndarray, " segments"]  # the cover of each segment (index into COVERS)
+    shift: Float[np.ndarray, " segments"]  # by how many days each segment is late
+    vigour: Float[np.ndarray, " segments"]  # how much of the season's green each segment reaches
+    soil: Float[np.ndarray, " segments"]  # brightness of each segment's ground
+    leaf: Float[np.ndarray, " segments"]  # brightness of each segment's canopy
+    angle: float  # direction of the field rows in radians
     # what `shares` has computed, by pixel size
     _shares: dict[float, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 

@@ -44,16 +44,11 @@ RESPONSES: dict[str, tuple[tuple[float, ...], ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A series in native units.
-
-    Attributes:
-      values: the array.
-      dates: days of the year from 0, ascending.
-      clear: True where neither a cloud, nor its shadow, nor a gap of the scanner hides the ground; None for radar.
-    """
+    """A series in native units."""
 
     values: Float[np.ndarray, "T C h w"]
-    dates: Int[np.ndarray, " T"]
+    dates: Int[np.ndarray, " T"]  # days of the year from 0, ascending
+    # True where neither a cloud, nor its shadow, nor a gap of the scanner hides the ground; None for radar.
     clear: Bool[np.ndarray, "T 1 h w"] | None = None
 
 

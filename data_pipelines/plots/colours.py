@@ -114,28 +114,17 @@ HEADROOM = 1.3  # factor of the range of a series, so that bright dates are not 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One sensor of one tile, ready to be drawn; an image counts as a series of one date.
-
-    Attributes:
-      sensor: the sensor.
-      how: the bands and how they are shown, in words.
-      scale: kind of the values, for their stretch.
-      planes: (T, C, H, W) one channel (grey) or three (red, green, blue), not stretched yet.
-      valid: (T, H, W) bool, True where the shown bands are valid.
-      clear: (T, H, W) bool, valid and not under clouds.
-      days: the calendar date of each T; empty for an image, and if the archive has no dates.
-      day_format: `strftime` format of the part of a day that is known.
-      cloud: (T,) mean probability of cloud in percent over valid pixels; None if the archive has no cloud layer.
-    """
+    """One sensor of one tile, ready to be drawn; an image counts as a series of one date."""
 
     sensor: Sensor
-    how: str
-    scale: Scale
-    planes: Num[np.ndarray, "T C H W"]
-    valid: Bool[np.ndarray, "T H W"]
-    clear: Bool[np.ndarray, "T H W"]
-    days: tuple[datetime.date, ...]
-    day_format: str
+    how: str  # the bands and how they are shown, in words
+    scale: Scale  # kind of the values, for their stretch
+    planes: Num[np.ndarray, "T C H W"]  # one channel (grey) or three (red, green, blue), not stretched yet
+    valid: Bool[np.ndarray, "T H W"]  # True where the shown bands are valid
+    clear: Bool[np.ndarray, "T H W"]  # valid and not under clouds
+    days: tuple[datetime.date, ...]  # the calendar date of each T; empty for an image, and if the archive has no dates
+    day_format: str  # `strftime` format of the part of a day that is known
+    # Mean probability of cloud in percent over valid pixels; None if the archive has no cloud layer.
     cloud: Float32[np.ndarray, "T"] | None
 
     @property

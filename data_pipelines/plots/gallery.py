@@ -41,21 +41,13 @@ from data_pipelines.reader import Reader
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tiles of a split.
-
-    Attributes:
-      card: the dataset's facts.
-      split: the split's name.
-      count: number of tiles.
-      read: returns the tile at a position, as a reader gives it.
-      origin: the source in words.
-    """
+    """The tiles of a split."""
 
     card: DatasetCard
     split: str
     count: int
-    read: Callable[[int], Example]
-    origin: str
+    read: Callable[[int], Example]  # returns the tile at a position, as a reader gives it
+    origin: str  # the source in words
 
 
 def raw_tiles(reader: Reader, split: str) -> Tiles:
