@@ -16,8 +16,9 @@ from anysat_jax.report import style
 from anysat_jax.report.runs import BrokenRun, Run, TaskInfo, clean
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard
+from data_pipelines.plots.colours import NO_LABEL, paint
+from data_pipelines.plots.tile import EDGE_COLOUR
 
-VOID_COLOUR = "#ffffff"
 COLUMN_INCHES = 2.3
 
 # ---------------------------------------------------------------- samples of an evaluation
@@ -89,7 +90,7 @@ def draw_samples(path: pathlib.Path, title: str, task: TaskInfo, samples: Sample
     from matplotlib import colormaps
 
     numbers, (low, high) = task.kind == "regression", value_range(samples)
-    viridis = colormaps["viridis"].with_extremes(bad=VOID_COLOUR)
+    viridis = colormaps["viridis"].with_extremes(bad=NO_LABEL)
     looks = dict(interpolation="nearest", **(dict(cmap=viridis, vmin=low, vmax=high) if numbers else {}))
     columns = len(samples.inputs) + 2
     size = (COLUMN_INCHES * columns + 1.9, COLUMN_INCHES * len(samples.ids) + 0.9)
@@ -145,14 +146,6 @@ def class_colours(task: TaskInfo) -> list[str]:
     return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, len(task.classes)))]
 
 
-def paint(colours: Sequence[str], classes: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
-    """Returns a class map in colours, white outside of the classes."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.array([to_rgb(colour) for colour in (*colours, VOID_COLOUR)])
-    return palette[np.where((classes >= 0) & (classes < len(colours)), classes, len(colours))]
-
-
 def class_handles(
     classes: Sequence[str], colours: Sequence[str], maps: Iterable[Int[np.ndarray, "..."]], void: str
 ) -> list[Any]:
@@ -161,12 +154,12 @@ def class_handles(
 
     shown = {int(number) for one in maps for number in np.unique(one)}
     handles = [
-        Patch(facecolor=colour, edgecolor="#999999", linewidth=0.5, label=name)
+        Patch(facecolor=colour, edgecolor=EDGE_COLOUR, linewidth=0.5, label=name)
         for number, (name, colour) in enumerate(zip(classes, colours, strict=True))
         if number in shown
     ]
     if any(number < 0 or number >= len(classes) for number in shown):
-        handles.append(Patch(facecolor=VOID_COLOUR, edgecolor="#999999", linewidth=0.5, label=void))
+        handles.append(Patch(facecolor=NO_LABEL, edgecolor=EDGE_COLOUR, linewidth=0.5, label=void))
     return handles
 
 

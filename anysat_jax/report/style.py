@@ -28,18 +28,9 @@ SETTINGS = tile.SETTINGS | {
 @contextlib.contextmanager
 def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Iterator[Any]:
     """Yields a figure of `size` (width, height) inches to draw on, which is saved as a PNG at the end."""
-    # matplotlib takes a second to import, and jobs import this module long before they draw.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(SETTINGS):
-        # Not pyplot: it would keep each figure in memory and may open a window.
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    with tile.saved_figure(path, SETTINGS, DOTS_PER_INCH, figsize=size, layout="constrained") as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=TEXT_COLOUR)
         yield figure
-        figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
 def coloured(items: Iterable[T]) -> Iterator[tuple[str, T]]:

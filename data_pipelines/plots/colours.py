@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Float, Float32, Num
 
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -27,19 +27,12 @@ Scale = Literal["bytes", "reflectance", "decibel"]
 def limits(
     values: Num[np.ndarray, "*T C H W"], use: Bool[np.ndarray, "*T H W"], scale: Scale
 ) -> tuple[Float32[np.ndarray, "C"], Float32[np.ndarray, "C"]]:
-    """Returns the black and white points of each channel, from percentiles over the pixels to use.
+    """Returns the black and white points of each channel, from percentiles over the pixels to use; 0 and 1 without any.
 
     All channels span the same range, so that colours keep their strength and noise of a uniform tile is not amplified:
     "bytes", balanced for the eye already, share one black point; from "reflectance", most of the darkest value is
-    subtracted as haze; "decibel" puts grey in the middle of each channel and spans at least DECIBELS.
-
-    Args:
-      values: native values.
-      use: True for pixels to count; if there are none, the limits are 0 and 1.
-      scale: kind of the values.
-
-    Returns:
-      Lower and upper limit of each channel; the upper one is larger.
+    subtracted as haze; "decibel" puts grey in the middle of each channel and spans at least DECIBELS. The upper limit
+    of a channel is always larger than the lower one.
     """
     channels = np.moveaxis(values, -3, 0).reshape(values.shape[-3], -1)[:, use.reshape(-1)].astype(np.float32)
     if not channels.size:
@@ -200,22 +193,22 @@ def _planes(
 NO_LABEL = "#ffffff"
 
 
-def paint(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 3"]:
-    """Returns a class map in the card's colours; pixels without a label are white."""
+def paint(colours: Sequence[str], classes: Num[np.ndarray, "h w"], ignore: int = -1) -> Float[np.ndarray, "h w 3"]:
+    """Returns a class map in colours; `ignore` and all numbers that are not a class are white."""
     from matplotlib.colors import to_rgb
 
     # The last colour is for all numbers that are not a class.
-    palette = np.asarray([to_rgb(colour) for colour in (*card.dense_colours, NO_LABEL)], np.float32)
-    return palette[np.where(_known(card, classes), classes, len(palette) - 1)]
+    palette = np.asarray([to_rgb(colour) for colour in (*colours, NO_LABEL)])
+    return palette[np.where(_known(classes, len(colours), ignore), classes, len(colours))]
 
 
-def _known(card: DatasetCard, classes: np.ndarray) -> np.ndarray:
-    return (classes >= 0) & (classes < len(card.dense_classes)) & (classes != card.ignore_label)
+def _known(classes: np.ndarray, count: int, ignore: int) -> np.ndarray:
+    return (classes >= 0) & (classes < count) & (classes != ignore)
 
 
 def legend_entries(card: DatasetCard, classes: Num[np.ndarray, "h w"]) -> list[tuple[str, str]]:
     """Returns text and colour of the classes on the map, in the card's order, then of pixels without a label."""
-    known = _known(card, classes)
+    known = _known(classes, len(card.dense_classes), card.ignore_label)
     counts = np.bincount(classes[known].astype(np.int64), minlength=len(card.dense_classes))
     entries = [
         (f"{card.dense_classes[number]}, {_percent(counts[number] / classes.size)}", card.dense_colours[number])

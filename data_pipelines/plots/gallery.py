@@ -18,10 +18,12 @@ from data_pipelines.plots.colours import View, tile_label, view_of
 from data_pipelines.plots.tile import (
     AXIS_INCHES,
     CURVES_INCHES,
+    DOTS_PER_INCH,
     FAINT_COLOUR,
     HEADING_INCHES,
     LABEL_LEGEND_INCHES,
     MARGIN,
+    SETTINGS,
     STRIP_INCHES,
     TITLE_INCHES,
     WIDTH,
@@ -32,7 +34,7 @@ from data_pipelines.plots.tile import (
     draw_strips,
     draw_timeline,
     in_rows,
-    new_sheet,
+    saved_figure,
     timeline_inches,
 )
 from data_pipelines.prepare.shards import read_tile
@@ -106,20 +108,8 @@ SPACE = 0.22
 LONGITUDE_LATITUDE = "EPSG:4326"
 
 
-Drawing = Callable[[Sheet, float], None]
-"""Draws a part of the figure from a position on, in inches from the sheet's upper edge."""
-
-
 def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, example: Example) -> None:
-    """Draws a tile to a PNG file.
-
-    Args:
-      path: the file.
-      card: the dataset's facts.
-      split: the tile's split, for the title.
-      key: the tile's key, for the title.
-      example: the tile, as its reader gives it.
-    """
+    """Draws a tile, as its reader gives it, to a PNG file; `split` and `key` are for the title."""
     views = {name: view_of(card, name, example) for name in card.sensors}
     # A pixel is drawn as curves; where it is missing, an empty panel would promise an image.
     panels = {n: v for n, v in views.items() if (not v.is_pixel if v else get_sensor(n).kind != "context")}
@@ -132,7 +122,8 @@ def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, examp
     # All heights are known before anything is drawn: matplotlib places by fractions of the whole sheet.
     header = HEADER_INCHES + (LINE_INCHES * len(lines) + 0.1 if lines else 0)
     draw = functools.partial(_draw_header, title=f"{card.title}: {key}", facts=facts, label=lines)
-    parts: list[tuple[float, Drawing]] = [(header, draw)]
+    # Height of each part, and what draws it from a position on, in inches from the sheet's upper edge.
+    parts: list[tuple[float, Callable[[Sheet, float], None]]] = [(header, draw)]
     if count := len(panels) + (card.dense_label != "none"):
         room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * (card.dense_label != "none")
         side = min(LARGEST_PANEL, room / count)
@@ -145,8 +136,9 @@ def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, examp
         parts.append((HEADING_INCHES + CURVES_INCHES + AXIS_INCHES, draw))
     if series:
         parts.append((timeline_inches(series), functools.partial(draw_timeline, views=series)))
-    with new_sheet(path, sum(height for height, _ in parts) + (0 if series else 0.1)) as sheet:
-        top = 0.0
+    whole = sum(height for height, _ in parts) + (0 if series else 0.1)
+    with saved_figure(path, SETTINGS, DOTS_PER_INCH, figsize=(WIDTH, whole)) as figure:
+        sheet, top = Sheet(figure, whole), 0.0
         for height, draw in parts:
             draw(sheet, top)
             top += height
@@ -228,41 +220,26 @@ def spread(total: int, count: int) -> Int[np.ndarray, "n"]:
 def draw_gallery(
     tiles: Tiles, count: int, folder: pathlib.Path, watched: Callable[[Iterable[Any]], Iterable[Any]] = iter
 ) -> pathlib.Path:
-    """Draws tiles, evenly spread over the split, and writes the page.
+    """Draws tiles, evenly spread over the split, and writes `index.html`, which shows them and loads nothing else.
 
     Args:
-      tiles: the split.
       count: how many tiles to draw, at most.
-      folder: for the pictures and `index.html`; created if missing.
+      folder: for the pictures and the page, whose path is returned; created if missing.
       watched: wraps the loop over the tiles, for a progress bar.
-
-    Returns:
-      The page's path.
 
     Raises:
       ValueError, OSError: a tile cannot be read, or the folder cannot be written.
     """
+    import jinja2  # only here: drawing a single tile does not need it
+
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    card, pictures, sensors = tiles.card, [], []
     for position in watched(spread(tiles.count, count)):
         example = tiles.read(int(position))
         name = example["id"]
         file = file_name(tiles.split, int(position), name)
-        draw_tile(folder / file, tiles.card, tiles.split, name, example)
-        pictures.append((file, " \u00b7 ".join(part for part in (name, tile_label(tiles.card, example)) if part)))
-    return write_page(folder, tiles, pictures)
-
-
-def file_name(split: str, position: int, key: str) -> str:
-    """Returns a unique name of a PNG file without special characters, whatever the tile is called."""
-    return f"{split}_{position:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', key)[:80]}.png"
-
-
-def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[tuple[str, str]]) -> pathlib.Path:
-    """Writes `index.html`, which shows pictures beside it, by file name and caption, and loads nothing else."""
-    import jinja2  # only here: drawing a single tile does not need it
-
-    card, sensors = tiles.card, []
+        draw_tile(folder / file, card, tiles.split, name, example)
+        pictures.append((file, " \u00b7 ".join(part for part in (name, tile_label(card, example)) if part)))
     for name in card.sensors:
         known = [card.units.get(name, ""), f"dates: {card.dates[name]}" if name in card.dates else ""]
         sensors.append(f"{name}: {'; '.join(part for part in known if part) or card.dtype(name)}")
@@ -271,3 +248,8 @@ def write_page(folder: pathlib.Path, tiles: Tiles, pictures: Sequence[tuple[str,
     page = folder / "index.html"
     page.write_text(template.render(tiles=tiles, sensors=sensors, pictures=pictures), encoding="utf-8")
     return page
+
+
+def file_name(split: str, position: int, key: str) -> str:
+    """Returns a unique name of a PNG file without special characters, whatever the tile is called."""
+    return f"{split}_{position:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', key)[:80]}.png"

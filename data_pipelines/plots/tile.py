@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,18 +67,18 @@ class Sheet:
 
 
 @contextlib.contextmanager
-def new_sheet(path: pathlib.Path, height: float) -> Iterator[Sheet]:
-    """Yields a sheet to draw on and saves it to `path`; never opens a window, whatever the backend."""
+def saved_figure(path: pathlib.Path, settings: Mapping[str, Any], dpi: int, **options: Any) -> Iterator[Any]:
+    """Yields a figure to draw on and saves it as a PNG; never opens a window, whatever the backend."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot, which keeps every figure until it is closed and may open a window.
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, height))
+    with matplotlib.rc_context(settings):
+        figure = Figure(**options)
         FigureCanvasAgg(figure)
-        yield Sheet(figure, height)
-        figure.savefig(path, dpi=DOTS_PER_INCH)
+        yield figure
+        figure.savefig(path, dpi=dpi)
 
 
 def show_image(ax: Any, image: np.ndarray) -> None:
@@ -127,14 +127,9 @@ TITLE_INCHES = 0.56
 def draw_panel(
     sheet: Sheet, left: float, top: float, side: float, sensor: Sensor, view: View | None, extent: float
 ) -> None:
-    """Draws one sensor as an image of `side` inches below its titles, or a placeholder if the tile lacks it.
+    """Draws one sensor as an image of `side` inches below its titles, or a placeholder if the tile lacks it (no view).
 
-    Args:
-      sheet: the figure.
-      left, top, side: inches.
-      sensor: the sensor.
-      view: its data; None if the tile has none.
-      extent: of the tile, in metres.
+    `extent` is the tile's, in metres.
     """
     metres = f"{sensor.metres_per_pixel:g} m"
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
@@ -212,12 +207,7 @@ def draw_timeline(sheet: Sheet, top: float, views: Sequence[View]) -> None:
 def draw_curves(sheet: Sheet, top: float, view: View, example: Example, views: Sequence[View]) -> None:
     """Draws the bands of a single pixel over its dates, without values that are not valid; clouds are hollow.
 
-    Args:
-      sheet: the figure.
-      top: inches from the sheet's upper edge.
-      view: the sensor's.
-      example: the tile.
-      views: all series; the axis spans their dates.
+    The axis spans the dates of all series, `views`.
     """
     import matplotlib
 
@@ -317,7 +307,10 @@ _ROOMY = 14  # largest number of classes for a legend in its usual size
 
 
 def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: DatasetCard, example: Example) -> None:
-    """Draws the label "dense" as a panel, and its legend at the right."""
+    """Draws the label "dense" as a panel, its legend at the right; a regression is hatched where it has no label."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.patches import Patch
 
     values = without_margin(card, "dense", example["dense"])
@@ -325,9 +318,17 @@ def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: Dataset
     draw_titles(sheet, left, top, "label", f"{card.dense_metres:g} m, {kind}")
     ax = sheet.axes(left, top + TITLE_INCHES, side, side)
     if card.dense_label == "regression":
-        _draw_numbers(sheet, ax, left + side + 0.15, top + TITLE_INCHES, side, card, values)
+        known = np.isfinite(values)
+        # As for images: outliers of a regression would leave all others one colour.
+        low, high = np.percentile(values[known], PERCENTILES) if known.any() else (0.0, 1.0)
+        # A map of a single value has no range to stretch.
+        norm = Normalize(low, high if high > low else low + 1)
+        colours = matplotlib.colormaps[COLOURS_OF_NUMBERS](norm(np.where(known, values, low)))[..., :3]
+        show_image(ax, hatched(colours.astype(np.float32), known, display=round(side * DOTS_PER_INCH)))
+        bar = sheet.axes(left + side + 0.15, top + TITLE_INCHES, 0.16, side)
+        sheet.figure.colorbar(ScalarMappable(norm, COLOURS_OF_NUMBERS), cax=bar, label=card.label_unit)
     else:
-        show_image(ax, paint(card, values))
+        show_image(ax, paint(card.dense_colours, values, card.ignore_label))
         entries = legend_entries(card, values)
         ax.legend(
             handles=[Patch(facecolor=c, edgecolor=EDGE_COLOUR, linewidth=0.6, label=text) for text, c in entries],
@@ -340,22 +341,3 @@ def draw_dense(sheet: Sheet, left: float, top: float, side: float, card: Dataset
             fontsize=9.5 if len(entries) <= _ROOMY else 7.2,
         )
     add_scale_bar(ax, card.extent)
-
-
-def _draw_numbers(
-    sheet: Sheet, ax: Any, left: float, top: float, side: float, card: DatasetCard, values: np.ndarray
-) -> None:
-    """Draws a regression's map; pixels without a label are hatched."""
-    import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    known = np.isfinite(values)
-    # As for images: outliers of a regression would leave all others one colour.
-    low, high = np.percentile(values[known], PERCENTILES) if known.any() else (0.0, 1.0)
-    # A map of a single value has no range to stretch.
-    norm = Normalize(low, high if high > low else low + 1)
-    colours = matplotlib.colormaps[COLOURS_OF_NUMBERS](norm(np.where(known, values, low)))[..., :3]
-    show_image(ax, hatched(colours.astype(np.float32), known, display=round(side * DOTS_PER_INCH)))
-    bar = sheet.axes(left, top, 0.16, side)
-    sheet.figure.colorbar(ScalarMappable(norm, COLOURS_OF_NUMBERS), cax=bar, label=card.label_unit)

@@ -11,13 +11,13 @@ from anysat_jax.report.maps import (
     draw_mosaic,
     draw_samples,
     mosaic_columns,
-    paint,
     principal_colours,
     read_samples,
     stretch,
     value_range,
 )
 from anysat_jax.report.runs import BrokenRun, TaskInfo
+from data_pipelines.plots.colours import paint
 from tests.report.fake_runs import BIOMASS, CROPS, TREES, has_colour, panel_arrays, run_of, summary, toy_mosaic
 
 

@@ -224,13 +224,13 @@ HEIGHT = dataclasses.replace(
 
 
 def test_classes_have_their_official_colours_and_no_label_is_white():
-    image = paint(COLOURED, np.array([[0, 1], [2, -1]], np.int8))
+    image = paint(COLOURED.dense_colours, np.array([[0, 1], [2, -1]], np.int8))
     assert image.tolist() == [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 1]]]
 
 
 def test_a_class_number_may_stand_for_no_label():
     card = dataclasses.replace(COLOURED, ignore_label=1)
-    assert paint(card, np.array([[1]], np.int8)).tolist() == [[[1, 1, 1]]]
+    assert paint(card.dense_colours, np.array([[1]], np.int8), card.ignore_label).tolist() == [[[1, 1, 1]]]
     assert legend_entries(card, np.array([[0, 1]], np.int8)) == [("a, 50%", "#ff0000"), ("no label, 50%", "#ffffff")]
 
 
