@@ -5,6 +5,8 @@ path): nothing is compiled, the values are the same on any backend and mesh, and
 same values everywhere else.
 """
 
+import dataclasses
+import functools
 import math
 import zlib
 from typing import Any
@@ -22,7 +24,7 @@ from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import OWN_PATCH_BUCKET
 from anysat_jax.model.predictor import Student
 from anysat_jax.model.projectors import KEY_WIDTH
-from anysat_jax.sensors import get_sensor
+from anysat_jax.sensors import Sensor, get_sensor
 
 Params = dict[str, Any]
 
@@ -54,11 +56,21 @@ def student_shapes(config: ModelConfig) -> Params:
     Raises:
       ValueError: the model has context sensors only.
     """
+    # These two change no parameter, and policies of rematerialisation take longer to trace.
+    config = dataclasses.replace(config, remat="none", dropout=False)
+    # A new tree for each caller, who may change it.
+    return jax.tree.map(lambda leaf: leaf, _traced_shapes(config, tuple(map(get_sensor, config.sensors))))
+
+
+# Tracing takes up to seconds, and a job asks several times: for initial values, a checkpoint, counts of parameters.
+@functools.lru_cache(maxsize=16)
+def _traced_shapes(config: ModelConfig, sensors: tuple[Sensor, ...]) -> Params:
+    """Returns `student_shapes`; the records of the model's sensors belong to the cache's key."""
     # Sensors with sub-patches of one size share a tile of one patch: tracing the student takes most of the time here.
     groups: dict[float, list[str]] = {}
-    for name in config.sensors:
-        if not is_context(name):
-            groups.setdefault(get_sensor(name).subpatch_metres, []).append(name)
+    for sensor in sensors:
+        if not is_context(sensor.name):
+            groups.setdefault(sensor.subpatch_metres, []).append(sensor.name)
     if not groups:
         raise ValueError(f"model.sensors = {config.sensors} are context sensors only; add an image or a series")
     # A context sensor alone would have no patches.

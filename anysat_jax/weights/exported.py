@@ -5,7 +5,6 @@ a damaged file is recognised.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -166,7 +165,7 @@ def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> 
         # Files from before `norm_groups` are of models with the published numbers.
         model = {"norm_groups": "published"} | model
         model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
-        _check_tensors(tensors, _encoder_shapes(model, tuple(map(get_sensor, model.sensors))), description["head"])
+        _check_tensors(tensors, _encoder_shapes(model), description["head"])
         trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
         head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
         return Exported(model, trees["encoder"], head, description["statistics"], description["source"])
@@ -176,9 +175,8 @@ def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> 
         raise
 
 
-@functools.lru_cache(maxsize=8)
-def _encoder_shapes(model: ModelConfig, sensors: tuple[Sensor, ...]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each tensor of the encoder; the records of the model's sensors belong to the cache's key."""
+def _encoder_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor of the encoder."""
     return {name: leaf.shape for name, leaf in flat_names({"encoder": student_shapes(model)["encoder"]}).items()}
 
 

@@ -5,7 +5,6 @@ pretraining run (`model.encoder.*`, `model.predictor.*`, `model.masked_token`, `
 """
 
 import dataclasses
-import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -175,16 +174,12 @@ def load_published(
     return PublishedWeights(params["encoder"], *parts, config, report)
 
 
-# Tracing the model takes seconds; a notebook or an evaluation loads several checkpoints of one model.
-_student_shapes = functools.lru_cache(maxsize=8)(student_shapes)
-
-
 def _with_teacher(student: Params) -> Params:
     return student | {"teacher": student["encoder"]}
 
 
 def _compare(entries: list[Entry], arrays: Arrays, config: ModelConfig) -> LoadReport:
-    expected = published_shapes(entries, _with_teacher(_student_shapes(config)))
+    expected = published_shapes(entries, _with_teacher(student_shapes(config)))
     both = [(name, shape, arrays[name].shape) for name, shape in expected.items() if name in arrays]
     return LoadReport(
         missing=tuple(name for name in expected if name not in arrays),
