@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
+from anysat_jax import main
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.pretrain.config import PretrainConfig
@@ -207,6 +208,7 @@ def test_rows_from_files(config, tmp_path):
 
 
 def aot(*arguments):
+    """The command in a process of its own."""
     command = [sys.executable, "-m", "launch.aot", "--config=configs/pretrain.py", "--only=mini_flair", *arguments]
     command += [f"--config.model.{name}={value}" for name, value in TINY.items()]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
@@ -218,18 +220,38 @@ def test_a_slice_that_there_is_not_is_refused_in_one_sentence():
     assert "v5e has no slice '3x5'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
 
 
+@pytest.fixture(autouse=True)
+def saved_flags():
+    """Flags of the command can be set in this process: they are as before when a test ends."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["aot"])
+    with flagsaver.flagsaver():
+        yield
+
+
 @pytest.fixture
 def given(tmp_path):
     """Sets flags of the command for a test: no process is started."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["aot"])
     (tmp_path / "file").write_text("")
-    with flagsaver.flagsaver():
+    return lambda flag, name: setattr(flags.FLAGS, flag, str(tmp_path / name))
 
-        def give(flag, name):
-            setattr(flags.FLAGS, flag, str(tmp_path / name))
 
-        yield give
+@pytest.fixture
+def aot_here(capsys, monkeypatch):
+    """The command in this process, which has loaded jax: returns its exit code, and what it printed."""
+    monkeypatch.setattr(main, "quiet_logs", lambda: None)  # changes the logs of the whole process
+
+    def run(config=None, **values):
+        given = pretrain.get_config("mini")
+        given.model.update(TINY)
+        given.update_from_flattened_dict(config or {})
+        for name, value in dict(dict(only="mini_flair", round=True, json=None, markdown=None), **values).items():
+            setattr(flags.FLAGS, name, value)
+        flags.FLAGS.config = given
+        code = aot_command.main([])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -255,19 +277,16 @@ def test_places_that_can_be_written_are_taken(given, flag, name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("config", "json", "says"),
     [
-        (("--topology=h100:8", "--config.mesh.fsdp=3"), "2 x 3 x 1 is not the 8 chips of h100:8; change one of them"),
-        (
-            ("--topology=h100:8", "--json=nowhere/x.json"),
-            "--json=nowhere/x.json must be a file in an existing folder",
-        ),
+        ({"mesh.fsdp": 3}, None, "2 x 3 x 1 is not the 8 chips of h100:8; change one of them"),
+        ({}, "nowhere/x.json", "--json=nowhere/x.json must be a file in an existing folder"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(arguments, says):
-    result = aot(*arguments)
-    assert result.returncode == 1 and result.stdout == "" and "Traceback" not in result.stderr
-    assert result.stderr.startswith("launch.aot: ") and result.stderr.strip().endswith(says)
+def test_what_cannot_be_is_said_in_one_sentence(aot_here, config, json, says):
+    code, output, errors = aot_here(config, topology=["h100:8"], json=json)
+    assert code == 1 and output == "" and errors.count("\n") == 1
+    assert errors.startswith("launch.aot: ") and errors.strip().endswith(says)
 
 
 @pytest.mark.slow
@@ -298,17 +317,18 @@ def test_a_gpu_s_table_is_printed_and_put_into_a_page(tmp_path):
     assert lines[4].startswith("| h100:2 | 2x1x1 | mini_flair | 10 | 8 | 0.") and "old" not in lines
 
 
-def test_batches_that_cannot_be_cut_are_changed_and_told_of_or_refused(tmp_path):
+def test_batches_that_cannot_be_cut_are_changed_and_told_of_or_refused(aot_here, tmp_path):
     remark = "launch.aot: batches (mini_flair 8) cannot be cut into 3 equal parts; "
     flag, table = "--config.data.datasets.mini_flair.batch_size=9", tmp_path / "table.json"
-    changed = aot("--topology=h100:3", f"--json={table}")
-    assert changed.returncode == 0 and changed.stderr.count(remark) == 1, changed.stderr[-2000:]
-    assert f"needed to train on h100:3: {flag}\n" in changed.stderr
+    code, _, errors = aot_here(topology=["h100:3"], json=str(table))
+    assert code == 0 and errors.count(remark) == 1, errors
+    assert f"needed to train on h100:3: {flag}\n" in errors
     assert [row["batch_size"] for row in json.loads(table.read_text())] == [9]
-    refused = aot("--topology=h100:3", "--noround")
-    assert refused.returncode == 1 and refused.stdout == "" and "Traceback" not in refused.stderr
-    assert refused.stderr.startswith(f"{remark}give {flag}, or ")
-    assert aot("--topology=h100:3", "--noround", flag).returncode == 0
+    code, output, errors = aot_here(topology=["h100:3"], round=False)
+    assert code == 1 and output == "" and errors.count("\n") == 1
+    assert errors.startswith(f"{remark}give {flag}, or ")
+    nine = {"data.datasets.mini_flair.batch_size": 9}
+    assert aot_here(nine, topology=["h100:3"], round=False)[0] == 0
 
 
 def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
