@@ -28,7 +28,7 @@ from anysat_jax.errors import ConfigError, RunError, complain
 from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.train.sharding import batch_size_flags, even_batch_size
 
-from .aot_compile import Case, Compiler, Results, all_cases, mesh_shape
+from .aot_compile import Case, Compiler, Results, all_cases, batch_unit
 from .chips import Topology, parse_topology
 from .roofline import Row, as_json, as_markdown, as_text, compiled_row, paper_row
 
@@ -76,8 +76,7 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
     Raises:
       ConfigError: the mesh does not match the slice; a batch size is not divisible, and --noround was given.
     """
-    data, fsdp, _ = mesh_shape(config, topology)
-    cases, unit = all_cases(config, _ONLY.value), data * fsdp * config.accumulate
+    cases, unit = all_cases(config, _ONLY.value), batch_unit(config, topology)
     if chips := _BATCHES_FOR.value:
         cases = [case.with_batch(-(-case.batch_size * topology.chips // chips)) for case in cases]
     if uneven := {case.dataset: case.batch_size for case in cases if case.batch_size % unit}:
@@ -91,12 +90,7 @@ def cases_of(config: ConfigDict, topology: Topology) -> list[Case]:
     return [case.with_batch(even_batch_size(case.batch_size, unit)) for case in cases]
 
 
-def kept_results(config: ConfigDict) -> Results:
-    """Returns the measurements in --results."""
-    return Results(config, pathlib.Path(_RESULTS.value), quick=_QUICK.value)
-
-
-def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
+def rows_of(results: Results, topology: Topology) -> list[Row]:
     """Returns the table of one slice.
 
     Raises:
@@ -104,7 +98,7 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
       RunError: libtpu ended the child process that compiles.
       SystemExit: the child process failed and has printed the reason.
     """
-    cases, results = cases_of(config, topology), kept_results(config)
+    cases = cases_of(results.config, topology)
     if topology.chip.kind == "gpu" or _PAPER.value:
         return [paper_row(results, case, topology) for case in cases]
     # In a process of its own: libtpu may end it, and reads ENVIRONMENT only once, when it is loaded.
@@ -117,38 +111,25 @@ def rows_of(config: ConfigDict, topology: Topology) -> list[Row]:
     return [compiled_row(results, case, topology) for case in cases]
 
 
-def compile_here(config: ConfigDict, topology: Topology) -> None:
-    """Compiles every case and writes the measurements."""
-    compiler = Compiler(config, topology, kept_results(config))
-    for case in cases_of(config, topology):
-        measured = compiler.measure(case)
-        if _SEARCH.value:
-            compiler.largest(case, measured)
-
-
 def check_outputs() -> None:
     """Checks that the outputs can be written, before minutes of compiling.
 
     Raises:
       ConfigError: names the flag and the path.
     """
-    outputs = (
-        ("results", _RESULTS.value, "a folder"),
-        ("json", _JSON.value, "a file in an existing folder"),
-        ("markdown", _MARKDOWN.value, "an existing page"),
-    )
-    for flag, name, what in outputs:
-        if not name:
+    kinds = ((_RESULTS, "a folder"), (_JSON, "a file in an existing folder"), (_MARKDOWN, "an existing page"))
+    for flag, what in kinds:
+        if not flag.value:
             continue
-        path = pathlib.Path(name)
-        if flag == "results":
+        path = pathlib.Path(flag.value)
+        if flag is _RESULTS:
             # Created with its parents if missing: the nearest folder that exists decides.
             path = next(one for one in (path, *path.absolute().parents) if one.exists())
-        new = flag == "json" and path.parent.is_dir() and not path.exists()
-        if not (path.is_dir() if flag == "results" else path.is_file() or new):
-            raise ConfigError(f"--{flag}={name} must be {what}")
+        new = flag is _JSON and path.parent.is_dir() and not path.exists()
+        if not (path.is_dir() if flag is _RESULTS else path.is_file() or new):
+            raise ConfigError(f"--{flag.name}={flag.value} must be {what}")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(f"--{flag}={name} cannot be written: permission denied")
+            raise ConfigError(f"--{flag.name}={flag.value} cannot be written: permission denied")
 
 
 def put_table(file: pathlib.Path, name: str, table: str) -> None:
@@ -172,10 +153,15 @@ def run(config: ConfigDict) -> int:
         raise ConfigError("give --topology=v5e:16x16, or several with commas (see --help)")
     topologies = [parse_topology(name) for name in _TOPOLOGY.value]
     check_outputs()
+    results = Results(config, pathlib.Path(_RESULTS.value), quick=_QUICK.value)
     if _CHILD.value:
-        compile_here(config, topologies[0])
+        compiler = Compiler(topologies[0], results)
+        for case in cases_of(config, topologies[0]):
+            measured = compiler.measure(case)
+            if _SEARCH.value:
+                compiler.largest(case, measured)
         return 0
-    rows = [row for topology in topologies for row in rows_of(config, topology)]
+    rows = [row for topology in topologies for row in rows_of(results, topology)]
     print(as_text(rows))
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(as_json(rows))

@@ -29,7 +29,7 @@ from anysat_jax.pretrain.masking import MASK_SPECS, MaskConfig, PatchMasks, stat
 from anysat_jax.pretrain.step import abstract_state, make_train_step, pretraining_optimizer
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.config import flatten
-from anysat_jax.train.sharding import batch_parts, batch_sharding, check_heads, make_mesh, replicated
+from anysat_jax.train.sharding import batch_sharding, check_heads, make_mesh, replicated
 from data_pipelines.load import read_options
 from data_pipelines.options import DatasetOptions
 from data_pipelines.transforms import TileTransform, padded_lengths
@@ -70,8 +70,7 @@ class Case:
 def all_cases(config: ConfigDict, only: str = "") -> list[Case]:
     """Returns every (dataset, patch size) of a config, in its order, with its batch size.
 
-    Args:
-      only: names of datasets or of single cases, "pastis_hd,flair-20"; "" for all.
+    `only` has names of datasets or of single cases, "pastis_hd,flair-20"; "" for all.
 
     Raises:
       ConfigError: a name is unknown, or a dataset of the config is invalid.
@@ -138,9 +137,6 @@ def possible_masks(batch: Batch, config: MaskConfig) -> list[PatchMasks]:
     ]
 
 
-MeshShape = tuple[int, int, int]
-
-
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """One compiled program, or one that does not fit."""
@@ -150,7 +146,7 @@ class Measured:
     dataset: str
     patch_size: float
     batch_size: int
-    mesh: MeshShape  # sizes of the axes data, fsdp, tensor
+    mesh: tuple[int, int, int]  # sizes of the axes data, fsdp, tensor
     settings: dict[str, Any]  # accumulate, remat, negatives
     fits: bool
     peak: float  # bytes of a chip's memory at its maximum; where the program does not fit, what it needs
@@ -178,7 +174,7 @@ class Measured:
         part.replace(path)
 
 
-def mesh_shape(config: ConfigDict, topology: Topology) -> MeshShape:
+def mesh_shape(config: ConfigDict, topology: Topology) -> tuple[int, int, int]:
     """Returns the sizes of the axes data, fsdp and tensor on a slice.
 
     Raises:
@@ -192,6 +188,12 @@ def mesh_shape(config: ConfigDict, topology: Topology) -> MeshShape:
             f"{topology.name}; change one of them"
         )
     return data, fsdp, tensor
+
+
+def batch_unit(config: ConfigDict, topology: Topology) -> int:
+    """Returns the number of tiles of which batch sizes on a slice are multiples."""
+    data, fsdp, _ = mesh_shape(config, topology)
+    return data * fsdp * config.accumulate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,10 +249,9 @@ def found(fits: int, fails: int | None, unit: int) -> bool:
 
 
 def search(measure: Callable[[int], Measured], first: Measured, unit: int, limit: float) -> tuple[int, int | None]:
-    """Returns the bounds of the largest batch that fits, multiples of `unit`; memory grows about linearly.
+    """Returns the bounds of the largest batch that fits into `limit` bytes, multiples of `unit`.
 
-    Args:
-      limit: bytes that a program may use.
+    Memory grows about linearly.
     """
     tried = {first.batch_size: first}
     while True:
@@ -282,21 +283,16 @@ QUICK = {"exec_time_optimization_effort": -1.0}
 class Compiler:
     """Compiles the cases of one config for one topology and writes their measurements."""
 
-    def __init__(self, config: ConfigDict, topology: Topology, results: Results):
+    def __init__(self, topology: Topology, results: Results):
         """Makes the config's mesh of the topology's devices.
 
         Raises:
           ConfigError: the mesh does not fit the topology or the model.
         """
-        self.config, self.topology, self.results = config, topology, results
-        self.settings = settings_of(config)
+        self.topology, self.results = topology, results
+        self.settings = settings_of(results.config)
         self.mesh: Mesh = make_mesh(self.settings.mesh, topology_devices(topology.name))
         check_heads(self.settings.model, self.mesh)
-
-    @property
-    def unit(self) -> int:
-        """Number of tiles of which batch sizes are multiples."""
-        return batch_parts(self.mesh) * self.settings.accumulate
 
     def measure(self, case: Case) -> Measured:
         """Returns the case's measurements, from its file if there is one."""
@@ -312,11 +308,11 @@ class Compiler:
 
     def largest(self, case: Case, first: Measured) -> tuple[int, int | None]:
         """Returns the bounds of the largest batch that fits, by compiling."""
-        limit = self.topology.chip.usable_memory
-        return search(lambda size: self.measure(case.with_batch(size)), first, self.unit, limit)
+        unit, limit = batch_unit(self.results.config, self.topology), self.topology.chip.usable_memory
+        return search(lambda size: self.measure(case.with_batch(size)), first, unit, limit)
 
     def _compile(self, case: Case) -> Measured:
-        flat = flatten(self.config)
+        flat = flatten(self.results.config)
         chosen = {name: flat[name] for name in ("accumulate", "model.remat", "pretrain.negatives")}
         known = dict(topology=self.topology.name, dataset=case.dataset, patch_size=case.patch_size, settings=chosen)
         known |= dict(batch_size=case.batch_size, mesh=tuple(self.mesh.shape.values()))

@@ -44,11 +44,7 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
     """Returns a JobSet of one Job. When one of its pods fails, all are replaced.
 
     After exit code 75 and after a disruption there is no limit of restarts; after other failures it is `RETRIES`.
-
-    Args:
-      pods: processes, one on each node.
-      pod: their template, see `pod_template`.
-      annotations: of the JobSet.
+    `pods` is the number of processes, one on each node; `pod` their template, see `pod_template`.
     """
     stopped = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_STOPPED]}
     moved = {"type": "DisruptionTarget", "status": "True"}
@@ -78,21 +74,20 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
 
 
 def pod_template(
-    image: str, words: list[str], devices: dict[str, int], runs: Manifest, nodes: dict[str, str]
+    given: argparse.Namespace, words: list[str], devices: dict[str, int], nodes: dict[str, str]
 ) -> Manifest:
     """Returns the template of a pod that trains: one process with all the devices of its node.
 
     Args:
-      image: of the repository's Dockerfile.
       words: flags of anysat_jax.main; $(INDEX) stands for the pod's number.
       devices: resources of a node, {"nvidia.com/gpu": 8}.
-      runs: the volume at /runs, see `volume`.
       nodes: labels that select the nodes.
     """
+    runs = volume(given)
     index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
     container = {
         "name": CONTAINER,
-        "image": image,
+        "image": given.image,
         "args": words,
         "env": [
             {"name": "INDEX", "valueFrom": index},
@@ -161,7 +156,7 @@ def manifest(given: argparse.Namespace) -> Manifest:
         # The JobSet's service gives the first pod this host name.
         processes = f"{given.name}-{HOSTS}-0-0.{given.name}:{PORT},{pods},$(INDEX)"
     words = [f"--processes={processes}", *given.rest] if pods > 1 else given.rest
-    return jobset(given.name, pods, pod_template(given.image, words, devices, volume(given), nodes), annotations)
+    return jobset(given.name, pods, pod_template(given, words, devices, nodes), annotations)
 
 
 def check(given: argparse.Namespace) -> None:

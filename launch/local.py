@@ -32,14 +32,7 @@ class Cluster:
     """Processes of one run on this machine."""
 
     def __init__(self, processes: int, devices: int, flags: Sequence[str], module: str | None = None):
-        """Starts the processes.
-
-        Args:
-          processes: their number.
-          devices: number of fake devices of each.
-          flags: command line of the module.
-          module: run by each process; default: `MODULE`.
-        """
+        """Starts the processes, each with `devices` fake devices; `flags` are for the module, by default `MODULE`."""
         address, command = f"127.0.0.1:{free_port()}", [sys.executable, "-m", module or MODULE, *flags]
         self.members = [
             # In a session of its own, so that Ctrl-C in a terminal reaches this process only, which stops them all.

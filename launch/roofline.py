@@ -21,6 +21,7 @@ from .aot_compile import (
     Measured,
     Results,
     batch_shapes,
+    batch_unit,
     bounds,
     found,
     mask_shapes,
@@ -44,12 +45,6 @@ class Work:
     @property
     def model(self) -> float:
         return sum(self.parts.values())
-
-    def seconds(self, topology: Topology) -> float:
-        """Returns the time at the chips' peak rates, evenly shared."""
-        precise = self.parts["contrastive"]
-        fast = self.model - precise + self.again
-        return (fast / topology.chip.flops + precise / topology.chip.flops32) / topology.chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +78,17 @@ class Estimate:
 
 
 def estimate(work: Work, topology: Topology, traffic: float, messages: Sequence[Collective]) -> Estimate:
-    """Returns the times of a step.
+    """Returns the times of a step at the chips' peak rates, evenly shared.
 
     Args:
       traffic: bytes that each chip reads from and writes to its memory.
       messages: between the chips.
     """
     chip, chips = topology.chip, topology.chips
+    precise = work.parts["contrastive"]
+    compute = ((work.model - precise + work.again) / chip.flops + precise / chip.flops32) / chips
     network = sum(one.sent / topology.ring_bandwidth(one.group) for one in messages)
-    return Estimate(work.seconds(topology), traffic / chip.bandwidth, network, work.model / (chips * chip.flops))
+    return Estimate(compute, traffic / chip.bandwidth, network, work.model / (chips * chip.flops))
 
 
 def work_of(config: PretrainConfig, case: Case, batch_parts: int) -> Work:
@@ -157,7 +154,7 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
     measured = Measured.read(results.path(topology, case))
     known = results.of_all_batches(topology, case)
     data, fsdp, _ = measured.mesh
-    unit = data * fsdp * results.config.accumulate
+    unit = batch_unit(results.config, topology)
     fits, fails = bounds(known)
     exact = found(fits, fails, unit)
     work = work_of(settings_of(results.config), case, data * fsdp)
@@ -221,14 +218,11 @@ def _common(case: Case, topology: Topology, work: Work, traffic: float, step: Es
     )
 
 
-Column = tuple[str, Callable[[Row], str]]
-
-
 def _number(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
-COLUMNS: tuple[Column, ...] = (
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("slice", lambda row: row.topology),
     ("mesh", lambda row: "x".join(map(str, row.mesh))),
     ("dataset", lambda row: row.dataset),

@@ -25,6 +25,7 @@ from launch.aot_compile import (
     Results,
     all_cases,
     batch_shapes,
+    batch_unit,
     mask_shapes,
     mesh_shape,
     out_of_memory,
@@ -338,10 +339,10 @@ def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     config = pretrain.get_config("mini")
     config.model.update(TINY)
     config.data.datasets = ConfigDict(dict(mini_flair=config.data.datasets.mini_flair))  # two sensors, not eleven
-    compiler = aot_compile.Compiler(config, parse_topology("v5e:2x2"), Results(config, tmp_path))
+    compiler = aot_compile.Compiler(parse_topology("v5e:2x2"), Results(config, tmp_path))
     case = all_cases(config, "mini_flair")[0]
     found = compiler.measure(case)
-    assert found.fits and found.mesh == (4, 1, 1) and compiler.unit == 4
+    assert found.fits and found.mesh == (4, 1, 1) and batch_unit(config, compiler.topology) == 4
     assert {one.group for one in found.collectives} == {4}
     _, tokens = paper_messages(settings_of(config), case, 4)
     (gathered,) = (one.size for one in found.collectives if one.kind == "all-gather")
