@@ -108,13 +108,7 @@ class Landscape:
 
 
 def make_landscape(extent: float, metres: float, mix: Mix, rng: np.random.Generator) -> Landscape:
-    """Draws the landscape of one tile.
-
-    Args:
-      extent: side of the tile in metres.
-      metres: side of a pixel of the fine grid in metres; it divides the extent.
-      mix: what to make it of.
-      rng: its whole source of randomness.
+    """Draws the landscape of one tile, of `extent` metres in fine pixels of `metres`; `rng` alone decides what it is.
 
     Raises:
       ValueError: the extent is not a whole number of fine pixels.
@@ -203,9 +197,8 @@ def _sites(
     site = distance.argmin(1).reshape(x.shape)
     weights = np.array([mix.kinds.get(kind, 0.0) for kind in lc.KINDS])
     weights = weights / weights.sum()
-    others = weights.copy()
     main = rng.choice(len(lc.KINDS), p=weights)
-    kind = np.where(rng.random(count) < mix.dominance, main, rng.choice(len(lc.KINDS), count, p=others))
+    kind = np.where(rng.random(count) < mix.dominance, main, rng.choice(len(lc.KINDS), count, p=weights))
     species = _choose(lc.names_of("forest"), mix.species, rng)
     likely = np.geomspace(1.0, 0.3 ** (len(species) - 1), len(species))  # the first one dominates
     stand = rng.choice(species, count, p=likely / likely.sum())

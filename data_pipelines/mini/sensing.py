@@ -222,9 +222,8 @@ def _relief(land: Landscape, rng: np.random.Generator) -> tuple[np.ndarray, np.n
         elif record.kind == "field" and record.spacing:
             # Rows along the field, and the wheel marks of its tractor every 14 m.
             across = rotate(x, y, land.angle)[0] + np.float32(rng.uniform(0.0, 20.0))
-            spacing = lc.SPACING[number]
-            strength = 0.16 if spacing > 3.0 else 0.07
-            rows = 1.0 + np.float32(strength) * np.sin(np.float32(2 * np.pi) * across / spacing)
+            strength = 0.16 if record.spacing > 3.0 else 0.07
+            rows = 1.0 + np.float32(strength) * np.sin(np.float32(2 * np.pi) * across / np.float32(record.spacing))
             shade[where] *= np.where(np.mod(across, 14.0) < 0.9, 0.75 * rows, rows).astype(np.float32)
         elif record.name == "tiled roof":
             # One side of a roof lies in the light, the other does not.
@@ -258,11 +257,10 @@ def _crowns(x: np.ndarray, y: np.ndarray, spacing: float, rng: np.random.Generat
     return light.astype(np.float32), (0.35 + 0.65 * dome) * tall.ravel()[tree]
 
 
-def _shadows(height: Float[np.ndarray, "n n"], metres: float, steps: int = 8, reach: float = 12.0) -> np.ndarray:
+def _shadows(height: Float[np.ndarray, "n n"], metres: float) -> np.ndarray:
     """Returns the light on the ground: 1, or 0.5 in the shadow of something taller (sun 45 degrees high)."""
     dark = np.zeros(height.shape, np.float32)
-    for step in range(1, steps + 1):
-        away = reach * step / steps
+    for away in np.linspace(1.5, 12.0, 8).tolist():  # metres to what casts it
         down, right = round(-SUN[1] * away / metres), round(SUN[0] * away / metres)
         # At 45 degrees, a shadow is as long as its caster is tall.
         caster = height[down:, : len(height) - right] - np.float32(away)
