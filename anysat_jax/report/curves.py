@@ -88,21 +88,18 @@ def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
             axes[name].set_title(title)
             for colour, curve in style.coloured(curves):
                 # An earlier version without this column may have begun the log.
-                measured = np.isfinite(curve.values[name])
-                if measured.any():
-                    draw_series(
-                        axes[name], curve.steps[measured], curve.values[name][measured], colour, curve.dataset, span
-                    )
+                known, values = np.isfinite(curve.values[name]), curve.values[name]
+                if known.any():
+                    draw_series(axes[name], curve.steps[known], values[known], colour, curve.dataset, span)
         steps = np.concatenate([curve.steps for curve in curves])
         rates = np.concatenate([curve.values["learning_rate"] for curve in curves])[np.argsort(steps)]
-        axes["learning_rate"].plot(np.sort(steps), rates, color=style.TEXT_COLOUR, linewidth=1.6)
-        axes["learning_rate"].set_title("Learning rate")
-        axes["learning_rate"].set_ylim(bottom=0)
-        axes["learning_rate"].yaxis.set_major_formatter("{x:.0e}")
+        rate = axes["learning_rate"]
+        rate.plot(np.sort(steps), rates, color=style.TEXT_COLOUR, linewidth=1.6)
+        rate.set(title="Learning rate", ylim=(0, None))
+        rate.yaxis.set_major_formatter("{x:.0e}")
         for ax in axes.values():
-            ax.set_xlabel("step")
+            ax.set(xlabel="step", xmargin=0.01)
             ax.grid(visible=True)
-            ax.margins(x=0.01)
         handles, labels = axes["loss_predictive"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
 
@@ -176,10 +173,8 @@ def draw_fit_curves(path: pathlib.Path, title: str, metric: str, logs: Sequence[
                 values.plot([log.best], [log.best_value], color=style.ACCENT_COLOUR, marker="o", clip_on=False, **ring)
         names = {loss: "Training loss", rate: "Learning rate", values: f"Validation: {metric}"}
         for ax, name in names.items():
-            ax.set_title(name)
-            ax.set_xlabel("epoch" if ax is values else "step")
+            ax.set(title=name, xlabel="epoch" if ax is values else "step", xmargin=0.02)
             ax.grid(visible=True)
-            ax.margins(x=0.02)
             ax.xaxis.get_major_locator().set_params(integer=True)
         rate.set_ylim(bottom=0)
         rate.yaxis.set_major_formatter("{x:.1e}")

@@ -51,8 +51,7 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
         ax.set_yticks(range(height), rows, fontsize=9)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        ax.set_xlabel("outcome" if several else "prediction")
-        ax.set_ylabel("truth (count)")
+        ax.set(xlabel="outcome" if several else "prediction", ylabel="truth (count)")
         _write_percents(ax, fractions)
         bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 4 / (cell * height)), pad=0.02)
         bar.set_label("% of the row")
@@ -127,8 +126,8 @@ def draw_radar(path: pathlib.Path, values: Mapping[str, Sequence[float]]) -> Non
                 continue
             # The first point again closes the line; missing scores leave gaps.
             closed = np.append(angles, angles[0] + 2 * np.pi), np.append(radius, radius[0])
-            looks_of_line = dict(linewidth=1.8, markersize=5, clip_on=False, zorder=3)
-            ax.plot(*closed, color=colour, marker=marker, label=name, **looks_of_line)
+            line = dict(color=colour, marker=marker, linewidth=1.8, markersize=5, clip_on=False, zorder=3)
+            ax.plot(*closed, label=name, **line)
         figure.legend(loc="outside lower center", ncols=3)
 
 
@@ -188,8 +187,7 @@ def draw_label_curves(path: pathlib.Path, title: str, metric: str, lines: Mappin
         ticks = sorted({point[0] for points in lines.values() for point in points})
         ax.set_xticks(ticks, [f"{100 * fraction:g} %" for fraction in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("share of the training labels")
-        ax.set_ylabel(metric)
+        ax.set(xlabel="share of the training labels", ylabel=metric)
         ax.grid(visible=True)
         figure.legend(loc="outside lower center", ncols=1 if len(lines) > 2 else 2)
 
@@ -217,13 +215,11 @@ def draw_scores(path: pathlib.Path, run: str, scores: Sequence[Score]) -> None:
                 drawn = ax.bar([i + offset for i in range(len(chosen))], heights, 0.36, label=label, color=colour)
                 ax.bar_label(drawn, fmt="%.1f", padding=2, fontsize=10, color=style.TEXT_COLOUR)
             ax.set_xticks(range(len(chosen)), [f"{score.dataset}\n{score.metric}" for score in chosen])
-            ax.set_xlim(-0.6, len(chosen) - 0.4)
+            ax.set(title=TASK_TITLES[task], xlim=(-0.6, len(chosen) - 0.4))
             ax.tick_params(axis="x", length=0)
             ax.grid(axis="y")
-            ax.set_title(TASK_TITLES[task])
         shown = [value for s in scores if s.headline for value in (s.random, s.pretrained) if math.isfinite(value)]
         # Room above the highest bar for its number, and for the numbers of bars of 0.
-        axes[0].set_ylim(0, min(105, 120 * max(shown, default=1.0) + 1))
-        axes[0].set_ylabel("score on held-out tiles (%)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        top = min(105, 120 * max(shown, default=1.0) + 1)
+        axes[0].set(ylim=(0, top), ylabel="score on held-out tiles (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -110,8 +110,7 @@ def draw_samples(path: pathlib.Path, title: str, task: TaskInfo, samples: Sample
                     ax.imshow(answers[row] if numbers else paint(class_colours(task), answers[row]), **looks)
             for ax in cells:
                 # A thin frame without ticks, so that white is recognised as part of a map.
-                ax.set_xticks([])
-                ax.set_yticks([])
+                ax.set(xticks=[], yticks=[])
                 ax.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.6)
             cells[0].set_ylabel(textwrap.fill(samples.ids[row], 26), fontsize=8)
         if task.level == "dense" and numbers:
@@ -205,8 +204,7 @@ def draw_mosaic(path: pathlib.Path, run: str, mosaic: Mosaic) -> None:
             for row, picture in enumerate(pictures):
                 ax, (height, width) = axes[row, column], picture.extent
                 ax.imshow(images[row], extent=(0, width, height, 0), interpolation="nearest")
-                ax.set_xticks(np.linspace(0, width, 3))
-                ax.set_yticks(np.linspace(0, height, 3))
+                ax.set(xticks=np.linspace(0, width, 3), yticks=np.linspace(0, height, 3))
                 ax.tick_params(length=2, labelsize=9)
                 ax.tick_params(labelbottom=row == len(pictures) - 1, labelleft=column == 0)
                 ax.spines[:].set_visible(False)

@@ -8,18 +8,9 @@ from typing import TypeVar
 import numpy as np
 from absl import logging
 
-from anysat_jax.report import curves, figures, maps, paper
+from anysat_jax.report import curves, figures, maps, paper, tables
 from anysat_jax.report.document import figure, heading, join, listing, table, to_html
 from anysat_jax.report.runs import SUMMARY, BrokenRun, Group, Run, by_row, group_runs, read_runs, split_by
-from anysat_jax.report.tables import (
-    METRIC_WORDS,
-    MODE_WORDS,
-    Score,
-    other_tables,
-    overview_table,
-    paper_table,
-    score_table,
-)
 
 FOLDER = "figures"
 MOST_CLASSES = 128  # of a matrix that can be read
@@ -49,13 +40,15 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
     # Figures are drawn while the page is put together: drawing finds the last of the problems, listed at its top.
     groups, drawn = group_runs(found), ResultsFigures(out)
     rows, others = by_row(groups), [group for group in groups if not group.paper_row]
-    shown = [heading("Overview"), drawn.radar(rows), overview_table(rows), heading("Table A: test sets of GeoPlex")]
-    shown += [INPUTS, *(paper_table(block, rows) for block in paper.TABLE_A), heading("Table B: external datasets")]
-    shown += [paper_table(block, rows) for block in paper.TABLE_B]
+    shown = [heading("Overview"), drawn.radar(rows), tables.overview_table(rows)]
+    shown += [heading("Table A: test sets of GeoPlex"), INPUTS]
+    shown += [tables.paper_table(block, rows) for block in paper.TABLE_A]
+    shown += [heading("Table B: external datasets")]
+    shown += [tables.paper_table(block, rows) for block in paper.TABLE_B]
     if others:
         same = split_by(groups, lambda group: (group.first.task, group.first.split, group.first.synthetic))
         label_curves = [block for number, some in enumerate(same, 1) if (block := drawn.label_curves(some, number))]
-        shown += [heading("Other runs"), *other_tables(others), *label_curves]
+        shown += [heading("Other runs"), *tables.other_tables(others), *label_curves]
     for number, group in enumerate(groups, 1):
         if blocks := drawn.of_group(group, number):
             shown += [heading(describe(group)), *blocks]
@@ -72,7 +65,7 @@ def write_results(runs: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Pa
 def describe(group: Group) -> str:
     """Returns a heading for a group's figures."""
     run = group.first
-    method = MODE_WORDS.get(run.mode, run.mode)
+    method = tables.MODE_WORDS.get(run.mode, run.mode)
     return f"{run.task.title}: {method}, start: {run.start}" + (" (synthetic tiles)" if run.synthetic else "")
 
 
@@ -102,7 +95,7 @@ class ResultsFigures:
         lines, run = figures.label_lines(groups), groups[0].first
         if not lines:
             return ""
-        title, metric = run.task.title, METRIC_WORDS[run.task.metric]
+        title, metric = run.task.title, tables.METRIC_WORDS[run.task.metric]
         ends = (f"{name}: {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines.items())
         return self._draw(
             f"labels-{number:02d}",
@@ -157,7 +150,7 @@ class ResultsFigures:
         logs = [log for run in group.runs if (log := self._read(curves.read_fit_log, run)) is not None]
         if not logs:
             return ""
-        metric = METRIC_WORDS[group.first.task.metric]
+        metric = tables.METRIC_WORDS[group.first.task.metric]
         ends = (f"{log.label}: {log.loss[0]:.3g} to {log.loss[-1]:.3g} in {log.steps[-1]:.0f} steps" for log in logs)
         return self._draw(
             f"{name}-curves",
@@ -199,7 +192,7 @@ def write_pretraining(
     folder: pathlib.Path,
     run: str,
     metrics_csv: pathlib.Path,
-    scores: Sequence[Score],
+    scores: Sequence[tables.Score],
     mosaics: Sequence[maps.Mosaic],
 ) -> pathlib.Path:
     """Writes README.md, the report of a pretraining, with its figures beside it, and returns its path.
@@ -212,20 +205,21 @@ def write_pretraining(
       mosaics: held-out tiles by dataset.
     """
     blocks = [heading(run, 1), heading("Linear probes")]
-    blocks += [score_table(scores), PROTOCOL] if scores else ["Nothing was probed."]
-    drawings: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {}
+    blocks += [tables.score_table(scores), PROTOCOL] if scores else ["Nothing was probed."]
+
+    def add(file: str, caption: str, draw: Callable[[pathlib.Path, str, T], None], data: T) -> None:
+        block = draw_figure(folder, file, lambda path: draw(path, run, data), caption, caption)
+        blocks.extend([heading(caption), block])
+
     if log := curves.read_curves(metrics_csv):
-        drawings["curves.png"] = "Training", lambda path: curves.draw_curves(path, run, log)
+        add("curves.png", "Training", curves.draw_curves, log)
     else:
         logging.warning("no training curves: %s has no rows", metrics_csv)
     if scores:
-        drawings["probes.png"] = "Probe scores", lambda path: figures.draw_scores(path, run, scores)
+        add("probes.png", "Probe scores", figures.draw_scores, scores)
     for one in mosaics:
-        caption = f"Dense features and land cover: {one.card.title}"
-        # one=one binds the loop's value now; the function is called after the loop.
-        drawings[f"features_{one.card.name}.png"] = caption, lambda path, one=one: maps.draw_mosaic(path, run, one)
-    for file, (caption, draw) in drawings.items():
-        blocks += [heading(caption), draw_figure(folder, file, draw, caption, caption)]
+        name, title = one.card.name, one.card.title
+        add(f"features_{name}.png", f"Dense features and land cover: {title}", maps.draw_mosaic, one)
     page = folder / "README.md"
     page.write_text(join(blocks), encoding="utf-8")
     return page

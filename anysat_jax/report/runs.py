@@ -254,11 +254,6 @@ class Group:
         scores = [run.neighbours if neighbours else run.scores for run in self.runs]
         return mean_and_spread([one.get(metric, math.nan) for one in scores])
 
-    @property
-    def seconds(self) -> float:
-        """Mean duration of a run."""
-        return statistics.fmean(run.seconds for run in self.runs)
-
     def distinct(self, of: Callable[[Run], str]) -> str:
         """Returns the distinct values over the runs, comma-separated."""
         return ", ".join(dict.fromkeys(text for run in self.runs if (text := of(run))))

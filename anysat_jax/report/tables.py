@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -56,9 +57,7 @@ def headline_rows(block: paper.PaperBlock) -> tuple[paper.PaperRow, paper.PaperR
 def paper_table(block: paper.PaperBlock, groups: Mapping[str, Sequence[Group]]) -> str:
     """Returns a block of the paper's tables; the cells of our numbers are empty if nothing was run.
 
-    Args:
-      block: the rows of one task.
-      groups: our runs by the row that they repeat. A row with several groups is listed once for each.
+    A row that several groups of our runs repeat is listed once for each.
     """
     scores = [f"{paper.METRIC_NAMES[metric]}, {whose}" for metric in block.metrics for whose in (PAPER, OURS)]
     pretraining = ["Pre-training"] if block.table == "A" else []
@@ -113,14 +112,14 @@ def _other_rows(group: Group, metrics: Sequence[str]) -> list[tuple[str, ...]]:
 
 def run_cells(group: Group) -> tuple[str, ...]:
     """Returns the origin of a group's numbers, in the order of `RUN_COLUMNS`."""
-    run = group.first
+    run, seconds = group.first, statistics.fmean(one.seconds for one in group.runs)
     return (
         ", ".join(str(one.seed) for one in group.runs),
         f"{run.job}: {run.name}" if run.name else run.job,
         group.distinct(lambda one: one.start),
         group.distinct(lambda one: one.commit),
         group.distinct(lambda one: one.date[:10]),
-        "" if math.isnan(group.seconds) else f"{group.seconds:.0f}",
+        "" if math.isnan(seconds) else f"{seconds:.0f}",
     )
 
 

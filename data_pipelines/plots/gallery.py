@@ -14,29 +14,8 @@ from jaxtyping import Int
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.locate import find_prepared
+from data_pipelines.plots import tile
 from data_pipelines.plots.colours import View, tile_label, view_of
-from data_pipelines.plots.tile import (
-    AXIS_INCHES,
-    CURVES_INCHES,
-    DOTS_PER_INCH,
-    FAINT_COLOUR,
-    HEADING_INCHES,
-    LABEL_LEGEND_INCHES,
-    MARGIN,
-    SETTINGS,
-    STRIP_INCHES,
-    TITLE_INCHES,
-    WIDTH,
-    Sheet,
-    draw_curves,
-    draw_dense,
-    draw_panel,
-    draw_strips,
-    draw_timeline,
-    in_rows,
-    saved_figure,
-    timeline_inches,
-)
 from data_pipelines.prepare.shards import read_tile
 from data_pipelines.reader import Reader
 
@@ -66,12 +45,9 @@ def raw_tiles(reader: Reader, split: str) -> Tiles:
 
 
 def prepared_tiles(name: str, root: str, split: str) -> Tiles:
-    """Opens a split of a prepared dataset.
+    """Opens a split of a prepared dataset; one that is not registered is known by the card beside its data.
 
-    Args:
-      name: the dataset; one that is not registered is known by the card beside its data.
-      root: folder that holds `<name>/<version>`, or the address of one.
-      split: the split's name.
+    `root` is the folder that holds `<name>/<version>`, or the address of one.
 
     Raises:
       FileNotFoundError: the dataset is not prepared there.
@@ -123,43 +99,44 @@ def draw_tile(path: pathlib.Path, card: DatasetCard, split: str, key: str, examp
     header = HEADER_INCHES + (LINE_INCHES * len(lines) + 0.1 if lines else 0)
     draw = functools.partial(_draw_header, title=f"{card.title}: {key}", facts=facts, label=lines)
     # Height of each part, and what draws it from a position on, in inches from the sheet's upper edge.
-    parts: list[tuple[float, Callable[[Sheet, float], None]]] = [(header, draw)]
-    if count := len(panels) + (card.dense_label != "none"):
-        room = WIDTH - 2 * MARGIN - (count - 1) * PANEL_GAP - LABEL_LEGEND_INCHES * (card.dense_label != "none")
+    parts: list[tuple[float, Callable[[tile.Sheet, float], None]]] = [(header, draw)]
+    has_map = card.dense_label != "none"
+    if count := len(panels) + has_map:
+        room = tile.WIDTH - 2 * tile.MARGIN - (count - 1) * PANEL_GAP - tile.LABEL_LEGEND_INCHES * has_map
         side = min(LARGEST_PANEL, room / count)
         draw = functools.partial(_draw_panels, side=side, card=card, example=example, panels=panels)
-        parts.append((TITLE_INCHES + side + SPACE, draw))
-    for row in in_rows([view for view in series if not view.is_pixel]):
-        parts.append((STRIP_INCHES + SPACE, functools.partial(draw_strips, row=row)))
+        parts.append((tile.TITLE_INCHES + side + SPACE, draw))
+    for row in tile.in_rows([view for view in series if not view.is_pixel]):
+        parts.append((tile.STRIP_INCHES + SPACE, functools.partial(tile.draw_strips, row=row)))
     for view in (view for view in series if view.is_pixel):
-        draw = functools.partial(draw_curves, view=view, example=example, views=series)
-        parts.append((HEADING_INCHES + CURVES_INCHES + AXIS_INCHES, draw))
+        draw = functools.partial(tile.draw_curves, view=view, example=example, views=series)
+        parts.append((tile.HEADING_INCHES + tile.CURVES_INCHES + tile.AXIS_INCHES, draw))
     if series:
-        parts.append((timeline_inches(series), functools.partial(draw_timeline, views=series)))
+        parts.append((tile.timeline_inches(series), functools.partial(tile.draw_timeline, views=series)))
     whole = sum(height for height, _ in parts) + (0 if series else 0.1)
-    with saved_figure(path, SETTINGS, DOTS_PER_INCH, figsize=(WIDTH, whole)) as figure:
-        sheet, top = Sheet(figure, whole), 0.0
+    with tile.saved_figure(path, tile.SETTINGS, tile.DOTS_PER_INCH, figsize=(tile.WIDTH, whole)) as figure:
+        sheet, top = tile.Sheet(figure, whole), 0.0
         for height, draw in parts:
             draw(sheet, top)
             top += height
 
 
-def _draw_header(sheet: Sheet, top: float, title: str, facts: Sequence[str], label: Sequence[str]) -> None:
+def _draw_header(sheet: tile.Sheet, top: float, title: str, facts: Sequence[str], label: Sequence[str]) -> None:
     title = title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 3]}..."
-    sheet.text(MARGIN, top + 0.22, title, fontsize=15, fontweight="bold")
+    sheet.text(tile.MARGIN, top + 0.22, title, fontsize=15, fontweight="bold")
     text = "   |   ".join(fact for fact in facts if fact)
-    sheet.text(MARGIN, top + 0.57, text, fontsize=10, color=FAINT_COLOUR)
-    sheet.text(MARGIN, top + 0.86, "\n".join(label), fontsize=11.5)
+    sheet.text(tile.MARGIN, top + 0.57, text, fontsize=10, color=tile.FAINT_COLOUR)
+    sheet.text(tile.MARGIN, top + 0.86, "\n".join(label), fontsize=11.5)
 
 
 def _draw_panels(
-    sheet: Sheet, top: float, side: float, card: DatasetCard, example: Example, panels: Mapping[str, View | None]
+    sheet: tile.Sheet, top: float, side: float, card: DatasetCard, example: Example, panels: Mapping[str, View | None]
 ) -> None:
-    lefts = [MARGIN + number * (side + PANEL_GAP) for number in range(len(panels) + 1)]
+    lefts = [tile.MARGIN + number * (side + PANEL_GAP) for number in range(len(panels) + 1)]
     for left, (name, view) in zip(lefts, panels.items()):
-        draw_panel(sheet, left, top, side, get_sensor(name), view, card.extent)
+        tile.draw_panel(sheet, left, top, side, get_sensor(name), view, card.extent)
     if card.dense_label != "none":
-        draw_dense(sheet, lefts[-1], top, side, card, example)
+        tile.draw_dense(sheet, lefts[-1], top, side, card, example)
 
 
 def place(card: DatasetCard, example: Example) -> str:
