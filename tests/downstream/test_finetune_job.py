@@ -192,10 +192,13 @@ def test_a_head_that_is_not_that_of_its_description_cannot_be_evaluated(root, tu
         evaluate(config, tmp_path)
 
 
-def test_a_dense_task(root, tmp_path):
-    config = adapt_toys.toy_config(root, level="dense", mode="scratch")
+def test_a_dense_task_whose_fine_tuning_begins_where_a_probe_ends(root, tmp_path):
+    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_init="probe")
     config.task.class_weights = "balanced"
     found = finetune(config, tmp_path)
+    table = rows(tmp_path / "evaluation.csv")
+    assert [row["epoch"] for row in table] == ["0", "1", "2"]
+    assert found["best"]["value"] == max(float(row["mean_iou"]) for row in table)
     with np.load(tmp_path / "panels.npz") as panels:
         assert panels["prediction"].shape == panels["truth"].shape == (3, 4, 4)
         known = panels["truth"] >= 0
@@ -266,16 +269,6 @@ def test_a_solved_head_is_the_whole_probe(root, tuned, tmp_path):
     assert changed == {name for name in before if name.startswith("head/")}
     again = finetune(config, tmp_path / "run")
     assert again["scores"] == found["scores"]
-
-
-def test_fine_tuning_may_begin_where_a_probe_ends(root, tmp_path):
-    config = adapt_toys.toy_config(root, level="dense", mode="scratch", head_init="probe")
-    config.task.class_weights = "balanced"  # as in the test of a dense task, whose programs are compiled
-    config.cache.folder = str(tmp_path / "cache")
-    found = finetune(config, tmp_path / "run")
-    table = rows(tmp_path / "run" / "evaluation.csv")
-    assert [row["epoch"] for row in table] == ["0", "1", "2"]
-    assert found["best"]["value"] == max(float(row["mean_iou"]) for row in table)
 
 
 def test_a_head_that_is_not_linear_cannot_be_solved(root, tmp_path):
