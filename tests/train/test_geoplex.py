@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.configs import pretrain
+from anysat_jax.model.encoder import encode
 from anysat_jax.model.init import student_shapes
 from anysat_jax.pretrain import train
 from anysat_jax.pretrain.config import PretrainConfig
@@ -131,20 +132,28 @@ def test_datasets_train_from_published_layouts(root, tmp_path, monkeypatch):
 
 
 def test_batches_of_every_patch_size_fit_the_model(root):
-    """From published layouts to the loss, which is traced and not compiled; those trained above are left out."""
+    """From published layouts to the features, and for the largest patch size of each dataset, so the fewest patches, to
+    the loss; traced and not compiled, and those trained above are left out."""
     given = make_config(flags(root))
     datasets = load.open_datasets(given.data)
     config = PretrainConfig.read(given).with_sensors(given.model.sensors, [one.card for one in datasets.values()])
     params = student_shapes(config.model)
     loss = functools.partial(jepa_loss, model=config.model, config=config.pretrain)
     batches, _ = first_batches(given, all_batches())
+    largest = dict(sorted(all_batches()))
     for name, size in all_batches() - trained_batches():
         batch = batches[name, size]
         side = round(datasets[name].options.extent / size)
         assert batch.grid == (side, side)
         masks = sample_patch_masks(np.random.default_rng(0), batch.grid, batch.batch_size, config.pretrain)
-        total, _ = jax.eval_shape(loss, params, params["encoder"], batch.replace(labels={}), masks, jax.random.key(0))
-        assert total.shape == () and total.dtype == np.float32
+        batch = batch.replace(labels={})
+        if size == largest[name]:
+            total, _ = jax.eval_shape(loss, params, params["encoder"], batch, masks, jax.random.key(0))
+            assert total.shape == () and total.dtype == np.float32
+        else:
+            features = jax.eval_shape(functools.partial(encode, config.model, output="all"), params["encoder"], batch)
+            assert features.shape == (batch.batch_size, 1 + side**2, MODEL["dim"])
+            assert all(one.min() >= 0 and one.max() < side**2 for one in (masks.context_index, masks.target_index))
 
 
 @pytest.mark.slow
