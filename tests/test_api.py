@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture
 def data():
-    return make_data("spot", "s2", "modis", extent=(60.0, 40.0))
+    return make_data("s2", "modis", extent=(60.0, 40.0))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_errors_reach_the_user(model, data):
     with pytest.raises(ValueError, match="the model has no sensor 'l8'; it has spot, s2, modis"):
         model(make_data("l8"))
     with pytest.raises(ValueError, match="needs output_modality"):
-        model(data, 20, "dense")
+        model(make_data("spot", "s2", extent=(60.0, 40.0)), 20, "dense")
     with pytest.raises(ValueError, match="unknown preset 'huge'; there are tiny, small, base"):
         AnySat.from_config("huge")
 
