@@ -7,12 +7,13 @@ counts the body of a scan once. Tests hold these numbers against the traced step
 """
 
 import itertools
+from collections.abc import Collection
 from typing import NamedTuple
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.network import NetworkConfig, finest_sensor
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.encoder import is_context
+from anysat_jax.model.encoder import is_context, subpatch_kind
 from anysat_jax.model.positions import NUM_BUCKETS
 from anysat_jax.model.projectors import TEMPORAL_HEADS
 from anysat_jax.pretrain.masking import PatchMasks
@@ -63,11 +64,16 @@ def step_flops_by_part(
     return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
 
 
-def encoder_work(model: ModelConfig, batch: Batch, patches: int, mask_dates: bool = False) -> dict[str, Work]:
-    """The encoder by part, over all tiles; only the combiner is limited to `patches` patches of each tile."""
+def encoder_work(
+    model: ModelConfig, batch: Batch, patches: int, mask_dates: bool = False, dense: Collection[str] = ()
+) -> dict[str, Work]:
+    """The encoder by part, over all tiles; only the combiner is limited to `patches` patches of each tile.
+
+    `dense` has the sensors whose sub-patch features are computed.
+    """
     return {
         "projectors": projector_work(model, batch, mask_dates),
-        "spatial": Work(sum(stack.flops(model) for stack in spatial_stacks(model, batch))),
+        "spatial": Work(sum(stack.flops(model) for stack in spatial_stacks(model, batch, dense))),
         "combiner": Work(combiner_flops(model, batch, patches)),
     }
 
@@ -84,8 +90,8 @@ def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> flo
     stacks = [*spatial_stacks(model, batch), combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
     for stack in stacks:
         # No gradient needs the result of a block's last product, the MLP's second layer, so it is not recomputed.
-        last = product_flops(stack.sequences * stack.length, model.mlp_ratio * model.dim, model.dim)
-        total += stack.flops(model) - stack.depth * last
+        rows = stack.sequences * ((stack.depth - 1) * stack.length + (stack.outputs or stack.length))
+        total += stack.flops(model) - product_flops(rows, model.mlp_ratio * model.dim, model.dim)
     return total
 
 
@@ -96,13 +102,16 @@ class Stack(NamedTuple):
     sequences: int
     length: int
     relative: int = 0  # width of the queries that meet a table of distance buckets; 0 for none
+    outputs: int | None = None  # tokens of each sequence that the last block computes; None for all
 
     def flops(self, model: ModelConfig) -> float:
         """Forward: queries, keys, values and output; logits and their sums; the MLP."""
-        tokens, dim = self.sequences * self.length, model.dim
-        linear = (4 + 2 * model.mlp_ratio) * product_flops(tokens, dim, dim)
-        attention = 2 * product_flops(tokens, dim, self.length) + product_flops(tokens, self.relative, NUM_BUCKETS)
-        return self.depth * (linear + attention)
+        dim, tokens = model.dim, self.sequences * self.length
+        total = 0.0
+        for queries in (self.sequences * (self.outputs or self.length), *(self.depth - 1) * (tokens,)):
+            total += 2 * product_flops(tokens, dim, dim) + (2 + 2 * model.mlp_ratio) * product_flops(queries, dim, dim)
+            total += 2 * product_flops(queries, dim, self.length) + product_flops(queries, self.relative, NUM_BUCKETS)
+        return total
 
 
 def projector_work(model: ModelConfig, batch: Batch, mask_dates: bool = False) -> Work:
@@ -130,13 +139,14 @@ def projector_work(model: ModelConfig, batch: Batch, mask_dates: bool = False) -
     return Work(forward, of_data)
 
 
-def spatial_stacks(model: ModelConfig, batch: Batch) -> list[Stack]:
+def spatial_stacks(model: ModelConfig, batch: Batch, dense: Collection[str] = ()) -> list[Stack]:
     """The spatial transformer on every patch of every sensor: a class token and the sub-patches."""
-    stacks = []
+    stacks, whole = [], {subpatch_kind(name, batch.patch_size) for name in dense}
     for name in batch.sensors:
         patches = 1 if is_context(name) else batch.grid[0] * batch.grid[1]
-        length = 1 + get_sensor(name).subpatches_per_side(batch.patch_size) ** 2
-        stacks.append(Stack(model.depth, batch.batch_size * patches, length, model.head_dim))
+        kind = side, _ = subpatch_kind(name, batch.patch_size)
+        outputs = None if kind in whole or side == 1 else 1
+        stacks.append(Stack(model.depth, batch.batch_size * patches, 1 + side**2, model.head_dim, outputs))
     return stacks
 
 
@@ -159,7 +169,7 @@ def combiner_flops(model: ModelConfig, batch: Batch, patches: int) -> float:
 def predictor_stack(model: ModelConfig, masks: PatchMasks) -> Stack:
     """The predictor's blocks: one sequence of context and targets for each target block of each tile."""
     blocks, tiles, targets = masks.target_index.shape
-    return Stack(model.predictor_depth, blocks * tiles, 1 + masks.size[0] + targets)
+    return Stack(model.predictor_depth, blocks * tiles, targets + 1 + masks.size[0], outputs=targets)
 
 
 def contrastive_flops(model: ModelConfig, batch: Batch, negative_parts: int = 1) -> float:
@@ -179,7 +189,8 @@ def product_flops(rows: float, inner: float, columns: float) -> float:
 
 def finetune_flops(network: NetworkConfig, batch: Batch) -> float:
     """FLOPs of one step of modes "finetune" and "scratch" on a batch, forward and backward. Needs shapes only."""
-    encoder = encoder_work(network.model, batch, batch.grid[0] * batch.grid[1])
+    dense = (network.task.sensor or finest_sensor(batch),) if network.task.level == "dense" else ()
+    encoder = encoder_work(network.model, batch, batch.grid[0] * batch.grid[1], dense=dense)
     return float(sum(work.training for work in (*encoder.values(), Work(head_flops(network, batch)))))
 
 

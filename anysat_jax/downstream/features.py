@@ -328,7 +328,7 @@ def make_extractor(config: ModelConfig, dense_sensors: tuple[str, ...]) -> Extra
     """Returns a compiled function of (encoder parameters, batch) -> features, with maps of the given sensors it has."""
 
     def forward(encoder: Encoder, batch: Batch) -> FrozenFeatures:
-        embedded = encoder.embed(batch)
+        embedded = encoder.embed(batch, dense=dense_sensors)
         combined = encoder.combine(stack_patches(batch, embedded.patches))
         maps = {
             name: dense_features(combined[:, 1:], embedded.subpatches[name], batch.grid)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import COLUMNS, ROWS, Linear, Mlp, Norm, attend, block_stack, declare, relative_term
+from anysat_jax.model.layers import COLUMNS, ROWS, BlockStack, Linear, Mlp, Norm, attend, declare, relative_term
 from anysat_jax.model.positions import CLASS_BUCKET, NUM_BUCKETS, patch_buckets, patch_positions
 
 NORM_EPSILON = 1e-6
@@ -120,7 +120,5 @@ class Combiner(nn.Module):
             position = jnp.where(tokens.unplaced[..., None], 0, position)
         placed = tokens.values.astype(dtype) + position
         x = jnp.concatenate([*parts, placed.reshape(batch, sensors * count, dim)], axis=1)
-        drops = drop_path is not None
-        blocks = block_stack(config, config.depth, config.num_heads, NORM_EPSILON, relative=False, drops=drops)
-        x, _ = blocks(x, None, tokens.key_mask(), drop_path)
-        return CrossAttention(config, name="cross")(x, tokens)
+        blocks = BlockStack(config, config.depth, config.num_heads, NORM_EPSILON, name="blocks")
+        return CrossAttention(config, name="cross")(blocks(x, None, tokens.key_mask(), drop_path), tokens)

@@ -17,13 +17,13 @@ POLICIES = (NONE, DOTS, FULL)
 are computed again, which costs little. full: a module's inputs alone are, which costs a third more compute."""
 
 
-def rematerialised(module: type[nn.Module], policy: str, **how: Any) -> type[nn.Module]:
-    """The module's class under a policy of `POLICIES`; `how`: more arguments of `nn.remat`."""
+def rematerialised(what: Any, policy: str, **how: Any) -> Any:
+    """A module's class or a function under a policy of `POLICIES`; `how`: more arguments of nn.remat or jax.remat."""
     if policy == NONE:
-        return module
+        return what
     # Products "with no batch dims" are those with weights; attention's products are computed again.
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == DOTS else None
-    return nn.remat(module, policy=saved, **how)
+    return (nn.remat if isinstance(what, type) else jax.remat)(what, policy=saved, **how)
 
 
 def policy_name(stored: bool | str) -> str:

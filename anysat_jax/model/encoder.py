@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.model.combiner import Combiner, PatchTokens
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.layers import Norm, block_stack, declare, drop_path_rates
+from anysat_jax.model.layers import BlockStack, Norm, declare, drop_path_rates
 from anysat_jax.model.positions import subpatch_buckets, subpatch_positions
 from anysat_jax.model.projectors import make_projector, merge_patches, split_patches
 from anysat_jax.sensors import get_sensor
@@ -33,14 +33,16 @@ class SpatialTransformer(nn.Module):
         tokens: Float[Array, "S n D"],
         subpatch_metres: float,
         drop_path: Float[np.ndarray, "depth"] | None = None,
-    ) -> tuple[Float[Array, "S D"], Float[Array, "S n D"]]:
+        dense: bool = True,
+    ) -> tuple[Float[Array, "S D"], Float[Array, "S n D"] | None]:
         """Embeds S patches of n sub-patches each.
 
         Args:
           drop_path: rate at which each block is dropped, patch by patch; needs an rng "dropout". None for never.
+          dense: whether to compute the sub-patches' features.
 
         Returns:
-          The patch embeddings (the class token's output), and the sub-patches' features in raster order.
+          The patch embeddings (the class token's output), and the sub-patches' features in raster order, or None.
         """
         config, dtype = self.config, self.config.compute_dtype
         # Patches are square, so n is a square number.
@@ -49,12 +51,12 @@ class SpatialTransformer(nn.Module):
         class_token = declare(self, "class_token", config.dim)
         first = jnp.broadcast_to(class_token.astype(dtype), (tokens.shape[0], 1, config.dim))
         x = jnp.concatenate([first, tokens.astype(dtype) + jnp.asarray(position, dtype)[None]], axis=1)
-        drops = drop_path is not None
-        blocks = block_stack(config, config.depth, config.num_heads, NORM_EPSILON, relative=True, drops=drops)
+        blocks = BlockStack(config, config.depth, config.num_heads, NORM_EPSILON, relative=True, name="blocks")
         buckets = jnp.asarray(subpatch_buckets(side, subpatch_metres, config.positions))[None]
-        x, _ = blocks(x, buckets, None, drop_path)
-        x = Norm(NORM_EPSILON, dtype, name="norm")(x)
-        return x[:, 0], x[:, 1:]
+        # Without the sub-patches the last block has one output. Beside a single one that saves little.
+        outputs = None if dense or side == 1 else 1
+        x = Norm(NORM_EPSILON, dtype, name="norm")(blocks(x, buckets, None, drop_path, outputs))
+        return x[:, 0], x[:, 1:] if dense else None
 
 
 Output = Literal["tile", "patch", "dense", "all"]
@@ -66,12 +68,24 @@ class Embedded:
     """Embeddings of each sensor by itself, before the combiner."""
 
     patches: dict[str, Float[Array, "B N D"]]  # (B, N, D) patch embeddings by sensor; N is 1 for a context sensor
-    subpatches: dict[str, Float[Array, "B N n D"]]  # (B, N, n, D) sub-patch features by sensor, raster order
+    # (B, N, n, D) sub-patch features of the sensors of which they were wanted, raster order.
+    subpatches: dict[str, Float[Array, "B N n D"]]
 
 
 def is_context(sensor: str) -> bool:
     """Returns whether a sensor enters the combiner as one token of the whole tile."""
     return get_sensor(sensor).kind == "context"
+
+
+def subpatch_kind(sensor: str, patch_size: float) -> tuple[int, float]:
+    """Returns the sub-patches along a side of a patch, and their side in metres.
+
+    Sensors of one kind go through the spatial transformer together.
+    """
+    if is_context(sensor):
+        return 1, patch_size
+    known = get_sensor(sensor)
+    return known.subpatches_per_side(patch_size), known.subpatch_metres
 
 
 def grid_sensors(batch: Batch) -> tuple[str, ...]:
@@ -160,28 +174,31 @@ class Encoder(nn.Module):
         deterministic: bool = True,
         training: Collection[str] = (),
         drop_path: Float[np.ndarray, "depth"] | None = None,
+        dense: Collection[str] = (),
     ) -> Embedded:
-        """Returns patch embeddings and sub-patch features of each sensor, before any mixing of sensors.
+        """Returns patch embeddings of each sensor, and sub-patch features of some, before any mixing of sensors.
 
         Args:
           deterministic, training: as of `project`.
           drop_path: as of `SpatialTransformer`.
+          dense: sensors whose sub-patch features are wanted.
         """
         tokens = self.project(batch, deterministic, training)
         # Sensors whose patches have the same sub-patches go through the spatial transformer together: fewer and larger
         # products use a device better.
         groups: dict[tuple[int, float], list[str]] = {}
         for name in batch.sensors:
-            metres = batch.patch_size if is_context(name) else get_sensor(name).subpatch_metres
-            groups.setdefault((tokens[name].shape[2], metres), []).append(name)
+            groups.setdefault(subpatch_kind(name, batch.patch_size), []).append(name)
         patches, subpatches = {}, {}
         for (_, metres), names in groups.items():
             # Concatenated within each tile: a mesh shards the tiles, so none of them moves to another device.
             x = jnp.concatenate([tokens[name] for name in names], axis=1)
-            patch, subpatch = self.spatial(x.reshape(-1, *x.shape[2:]), metres, drop_path)
+            wanted = not set(names).isdisjoint(dense)
+            patch, subpatch = self.spatial(x.reshape(-1, *x.shape[2:]), metres, drop_path, wanted)
             ends = np.cumsum([tokens[name].shape[1] for name in names])[:-1]
             patches |= zip(names, jnp.split(patch.reshape(*x.shape[:2], -1), ends, axis=1), strict=True)
-            subpatches |= zip(names, jnp.split(subpatch.reshape(x.shape), ends, axis=1), strict=True)
+            if wanted:
+                subpatches |= zip(names, jnp.split(subpatch.reshape(x.shape), ends, axis=1), strict=True)
         return Embedded(patches, subpatches)
 
     def combine(
@@ -220,7 +237,8 @@ class Encoder(nn.Module):
             spatial = ", ".join(name for name in batch.sensors if not is_context(name))
             raise ValueError(f"output 'dense' needs output_modality, one of {spatial}; got {output_modality!r}")
         spatial_rates, combiner_rates = drop_path_rates(drop_path, self.config.depth)
-        embedded = self.embed(batch, deterministic, training, spatial_rates)
+        dense = (output_modality,) if output == "dense" else ()
+        embedded = self.embed(batch, deterministic, training, spatial_rates, dense)
         combined = self.combine(stack_patches(batch, embedded.patches), combiner_rates)
         if output == "all":
             return combined

@@ -205,7 +205,9 @@ class HeadsProjection(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H d"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], outputs: int | None = None
+    ) -> tuple[Float[Array, "B Q H d"], Float[Array, "B N H d"], Float[Array, "B N H d"]]:
         dim = x.shape[-1]
         split = (3, self.num_heads, dim // self.num_heads)
         # Columns are (query | key | value, head, channel), as in the published weights.
@@ -213,8 +215,13 @@ class HeadsProjection(nn.Module):
         # The heads get an axis of their own before the product, so that a mesh can shard the product over them.
         kernel = constrain(kernel.astype(self.dtype), TENSOR, None).reshape(dim, *split)
         kernel = constrain(kernel, None, None, TENSOR, None)
-        out = jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias.astype(self.dtype).reshape(1, 1, *split)
-        return jnp.moveaxis(out, 2, 0)
+        bias = bias.astype(self.dtype).reshape(1, 1, *split)
+        if outputs is None:
+            query, key, value = jnp.moveaxis(jnp.einsum("bnc,cshd->bnshd", x, kernel) + bias, 2, 0)
+        else:
+            query = jnp.einsum("bnc,chd->bnhd", x[:, :outputs], kernel[:, 0]) + bias[:, :, 0]
+            key, value = jnp.moveaxis(jnp.einsum("bnc,cshd->bnshd", x, kernel[:, 1:]) + bias[:, :, 1:], 2, 0)
+        return query, key, value
 
 
 class SelfAttention(nn.Module):
@@ -232,21 +239,22 @@ class SelfAttention(nn.Module):
         x: Float[Array, "B N D"],
         buckets: Int[Array, "1 N N"] | None = None,
         key_mask: Bool[Array, "B N"] | None = None,
-    ) -> Float[Array, "B N D"]:
+        outputs: int | None = None,
+    ) -> Float[Array, "B Q D"]:
         dim = x.shape[-1]
         head_dim = dim // self.num_heads
-        query, key, value = HeadsProjection(self.num_heads, self.dtype, name="qkv")(x)
+        query, key, value = HeadsProjection(self.num_heads, self.dtype, name="qkv")(x, outputs)
         bias = None
         if self.relative:
             table = declare(self, "relative", head_dim, NUM_BUCKETS)
             # `attend` scales the logits, but not the bias that it adds to them.
-            bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets)
+            bias = relative_term(query[:, :, 0] * head_dim**-0.5, table, buckets[:, :outputs])
         out = attend(query, key, value, bias, key_mask)
         return Linear(dim, self.dtype, ROWS, name="out")(out)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Returns a pair, as `nn.scan` wants.
+    """x + attention(norm(x)), then x + mlp(norm(x)), of the first `outputs` tokens (None: of all).
 
     With a `drop_path` rate each sequence drops each of the two branches at that rate (Huang et al. 2016, stochastic
     depth).
@@ -265,16 +273,17 @@ class Block(nn.Module):
         buckets: Int[Array, "1 N N"] | None,
         key_mask: Bool[Array, "B N"] | None,
         drop_path: Float[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B N D"], None]:
+        outputs: int | None = None,
+    ) -> Float[Array, "B Q D"]:
         # Between blocks only the batch is sharded; left alone, the compiler may keep channels sharded, which every norm
         # would have to gather.
         x = constrain(x, BATCH_AXES, None, None)
         normed = Norm(self.epsilon, self.dtype, name="norm_attention")(x)
-        branch = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")(normed, buckets, key_mask)
-        x = x + self._drop(branch, drop_path)
+        attention = SelfAttention(self.num_heads, self.relative, self.dtype, name="attention")
+        x = x[:, :outputs] + self._drop(attention(normed, buckets, key_mask, outputs), drop_path)
         normed = Norm(self.epsilon, self.dtype, name="norm_mlp")(x)
         branch = Mlp(self.mlp_ratio * x.shape[-1], self.dtype, name="mlp")(normed)
-        return constrain(x + self._drop(branch, drop_path), BATCH_AXES, None, None), None
+        return constrain(x + self._drop(branch, drop_path), BATCH_AXES, None, None)
 
     def _drop(self, branch: Float[Array, "B N D"], rate: Float[Array, ""] | None) -> Float[Array, "B N D"]:
         if rate is None:
@@ -300,21 +309,51 @@ def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"]
     return spatial, combiner
 
 
-def block_stack(
-    config: ModelConfig, depth: int, num_heads: int, epsilon: float, relative: bool, drops: bool = False
-) -> nn.Module:
-    """Makes `depth` blocks named "blocks", whose parameters get a leading depth axis.
+class BlockStack(nn.Module):
+    """`depth` blocks; their parameters are those of one block, with a leading depth axis."""
 
-    Called as a `Block`, with `depth` drop-path rates if it drops and None if not.
-    """
-    # Inside a scan XLA cannot merge the recomputation with the forward pass, so barriers against that are not needed.
-    block = rematerialised(Block, config.remat, prevent_cse=False)
-    # A scan compiles the code of one block instead of `depth` copies of it.
-    scanned = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True} if drops else {"params": True},
-        in_axes=(nn.broadcast, nn.broadcast, 0),
-        length=depth,
-    )
-    return scanned(num_heads, config.mlp_ratio, epsilon, relative, config.compute_dtype, name="blocks")
+    config: ModelConfig
+    depth: int
+    num_heads: int
+    epsilon: float
+    relative: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        buckets: Int[Array, "1 N N"] | None = None,
+        key_mask: Bool[Array, "B N"] | None = None,
+        drop_path: Float[np.ndarray, "depth"] | None = None,
+        outputs: int | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Returns the first `outputs` tokens of the last block, all if None.
+
+        Args:
+          drop_path: rate at which each block is dropped; needs an rng "dropout". None for never.
+        """
+        config = self.config
+        block = Block(self.num_heads, config.mlp_ratio, self.epsilon, self.relative, config.compute_dtype, parent=None)
+        if self.is_initializing():
+            shapes = jax.eval_shape(block.init, jax.random.key(0), x, buckets, key_mask)["params"]
+            for name, tree in shapes.items():
+                self.param(
+                    name, lambda _, tree: jax.tree.map(lambda one: jnp.zeros((self.depth, *one.shape)), tree), tree
+                )
+        keys = None if drop_path is None else jax.random.split(self.make_rng("dropout"), self.depth)
+        each = (self.variables["params"], drop_path, keys)
+
+        def step(x: jax.Array, each: Any, outputs: int | None = None) -> tuple[jax.Array, None]:
+            params, rate, key = each
+            rngs = None if key is None else {"dropout": key}
+            return block.apply({"params": params}, x, buckets, key_mask, rate, outputs, rngs=rngs), None
+
+        # Inside a scan XLA cannot merge the recomputation with the forward pass, so barriers against that are not
+        # needed. A scan compiles the code of one block instead of `depth` copies of it.
+        scan = functools.partial(jax.lax.scan, rematerialised(step, config.remat, prevent_cse=False))
+        if outputs is None:
+            return scan(x, each)[0]
+        if self.depth > 1:
+            x, _ = scan(x, jax.tree.map(lambda leaf: leaf[:-1], each))
+        last = functools.partial(step, outputs=outputs)
+        return rematerialised(last, config.remat)(x, jax.tree.map(lambda leaf: leaf[-1], each))[0]

@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float, Int
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Embedded, Encoder, stack_patches
-from anysat_jax.model.layers import Linear, Norm, block_stack, declare
+from anysat_jax.model.layers import BlockStack, Linear, Norm, declare
 from anysat_jax.model.positions import patch_positions
 
 NORM_EPSILON = 1e-5
 
 
 class Predictor(nn.Module):
-    """[its class token; context + positions; mask token + position for each target], blocks, norm, Linear."""
+    """[mask token + position for each target; class token; context + positions], blocks, norm, Linear."""
 
     config: ModelConfig
 
@@ -47,13 +47,11 @@ class Predictor(nn.Module):
         # A tile's blocks stay adjacent: a mesh shards the tiles, so none of them moves to another device.
         queries = mask_token.astype(dtype)[None, None, None] + position[jnp.swapaxes(target_index, 0, 1)]
         known = jnp.broadcast_to(known[:, None], (batch, blocks, *known.shape[1:]))
-        x = jnp.concatenate([known, queries], axis=2).reshape(batch * blocks, -1, dim)
+        x = jnp.concatenate([queries, known], axis=2).reshape(batch * blocks, -1, dim)
         key_mask = _key_mask(blocks, batch, x.shape[1] - targets, targets, context_mask, target_mask)
-        heads = config.predictor_heads
-        stack = block_stack(config, config.predictor_depth, heads, NORM_EPSILON, relative=False)
-        x, _ = stack(x, None, key_mask, None)
-        # Only the targets' tokens are predictions; norm and output layer skip the context.
-        x = Norm(NORM_EPSILON, dtype, name="norm")(x[:, -targets:])
+        stack = BlockStack(config, config.predictor_depth, config.predictor_heads, NORM_EPSILON, name="blocks")
+        # Only the targets' tokens, the first, are predictions.
+        x = Norm(NORM_EPSILON, dtype, name="norm")(stack(x, None, key_mask, outputs=targets))
         x = Linear(dim, dtype, name="out")(x).reshape(batch, blocks, targets, dim)
         return jnp.swapaxes(x, 0, 1)
 
@@ -66,14 +64,14 @@ def _key_mask(
     context_mask: Bool[Array, "B n"] | None,
     target_mask: Bool[Array, "m"] | None,
 ) -> Bool[Array, "B*k 1+n+m"] | None:
-    """Returns True for [class; context; targets] that may be attended to; None for all."""
+    """Returns True for [targets; class; context] that may be attended to; None for all."""
     if context_mask is None and target_mask is None:
         return None
     # The class token is always visible, so that no row of the softmax is empty.
     context = jnp.ones((batch, known - 1), bool) if context_mask is None else context_mask
     target = jnp.ones(targets, bool) if target_mask is None else target_mask
     rows = jnp.concatenate(
-        [jnp.ones((batch, 1), bool), context, jnp.broadcast_to(target[None], (batch, targets))], axis=1
+        [jnp.broadcast_to(target[None], (batch, targets)), jnp.ones((batch, 1), bool), context], axis=1
     )
     return jnp.repeat(rows, blocks, axis=0)
 

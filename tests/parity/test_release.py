@@ -20,7 +20,7 @@ from tests.parity.cases import (
 
 def run_everything(encoder, batch):
     """Tokens, embeddings and all outputs in one program: tile, patch and dense are cut from the combiner's vectors."""
-    embedded = encoder.embed(batch)
+    embedded = encoder.embed(batch, dense=batch.sensors)
     combined = encoder.combine(stack_patches(batch, embedded.patches))
     dense = {
         name: dense_features(combined[:, 1:], subpatches, batch.grid)
