@@ -189,7 +189,7 @@ def product_flops(rows: float, inner: float, columns: float) -> float:
 
 def finetune_flops(network: NetworkConfig, batch: Batch) -> float:
     """FLOPs of one step of modes "finetune" and "scratch" on a batch, forward and backward. Needs shapes only."""
-    dense = (network.task.sensor or finest_sensor(batch),) if network.task.level == "dense" else ()
+    dense = () if network.head.input == "tile" else (network.task.sensor or finest_sensor(batch),)
     encoder = encoder_work(network.model, batch, batch.grid[0] * batch.grid[1], dense=dense)
     return float(sum(work.training for work in (*encoder.values(), Work(head_flops(network, batch)))))
 

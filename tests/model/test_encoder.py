@@ -48,7 +48,9 @@ def test_outputs_have_the_documented_shapes_and_agree(params: dict, batch: Batch
     np.testing.assert_array_equal(every["all"][:, 0], every["tile"])
     np.testing.assert_array_equal(every["all"][:, 1:].reshape(2, 2, 3, 32), every["patch"])
     # Raster order: the dense map's first half is its patch's vector, repeated over the patch's sub-patches.
-    np.testing.assert_array_equal(every["dense"][..., :32], every["patch"].repeat(2, axis=1).repeat(2, axis=2))
+    # Without the sub-patches' features the last spatial block has other products, which round differently.
+    patches = every["patch"].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(every["dense"][..., :32], patches, rtol=1e-4, atol=1e-5)
 
 
 def test_a_bump_shows_where_it_is(params: dict, batch: Batch) -> None:
