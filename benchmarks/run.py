@@ -1,0 +1,229 @@
+"""Times features and pretraining steps of the base model, against the machine's own rate of matrix products.
+
+    python benchmarks/run.py                                 # F1 to P3, float32: two CPU cores need 20 minutes
+    python benchmarks/run.py F1 P1 --compare HEAD~1          # each case in turn on this tree and on another commit
+    python benchmarks/run.py F1 F4 --reference CHECKOUT      # in turn with a checkout of the published code (PyTorch)
+    python benchmarks/run.py G1 G2 G3 G4 G5 G6 --dtype bfloat16 --trace DIR     # a GPU: the paper's batches per GPU
+
+Each measurement is a process of its own, which first times a product of two large matrices: "of the rate" compares runs
+of machines whose speed varies. Batches are noise. The table has the first call (compiling), the median of the others,
+and the largest memory: of the device where it counts it, else of the process.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+RATE_SIZE = {"cpu": 3072, "gpu": 8192, "tpu": 8192}  # side of the matrices whose product measures the rate
+
+
+class Case(NamedTuple):
+    """A batch: its sensors, sides of tile and patch in metres, tiles, and dates of each series."""
+
+    sensors: tuple[str, ...]
+    extent: float
+    patch_size: float
+    batch: int
+    dates: int
+
+
+CASES = {  # F: features of all patches. P, G: a step of pretraining
+    "F1": Case(("aerial", "s2", "s1-asc"), 60, 10, 4, 30),
+    "F2": Case(("aerial", "s2", "s1-asc"), 60, 20, 4, 30),
+    "F3": Case(("spot", "s2", "s1"), 640, 80, 1, 20),
+    "F4": Case(("s2",), 640, 40, 1, 20),
+    "F5": Case(("s2",), 10, 10, 64, 30),
+    "F6": Case(("naip", "l8", "s2", "s1"), 640, 80, 1, 8),
+    "P1": Case(("aerial", "s2", "s1-asc"), 60, 10, 4, 30),
+    "P2": Case(("s2", "s1", "l7", "alos", "modis"), 120, 30, 8, 12),
+    "P3": Case(("spot", "s2", "s1"), 320, 40, 1, 20),
+    "G1": Case(("aerial", "s2", "s1-asc"), 60, 10, 128, 70),  # TreeSatAI-TS
+    "G2": Case(("spot", "s2", "s1"), 1280, 80, 1, 20),  # PASTIS-HD, and twice as much
+    "G3": Case(("spot", "s2", "s1"), 1280, 80, 2, 20),
+    "G4": Case(("aerial-flair", "s2"), 100, 10, 32, 35),  # FLAIR
+    "G5": Case(("s2", "s1", "l7", "alos", "modis"), 120, 30, 256, 60),  # PLANTED
+    "G6": Case(("naip", "s2", "s1", "l8"), 640, 80, 2, 32),  # S2NAIP
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; default: those of F and P")
+    parser.add_argument("--repeat", type=int, default=3, help="timed calls of each process, after the first")
+    parser.add_argument("--preset", default="base", help="model: tiny, small or base")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the computation")
+    parser.add_argument("--remat", default="none", choices=("none", "dots", "full"), help="of pretraining's steps")
+    parser.add_argument(
+        "--trace", type=pathlib.Path, metavar="DIR", help="write a profile of one more call of each case"
+    )
+    parser.add_argument("--compare", metavar="COMMIT", help="commit to time in turn with this tree")
+    parser.add_argument(
+        "--reference", type=pathlib.Path, metavar="CHECKOUT", help="the published code, with hubconf.py"
+    )
+    parser.add_argument("--worker", choices=("ours", "published"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.cases = arguments.cases or [name for name in CASES if name[0] in "FP"]
+    if unknown := sorted(set(arguments.cases) - set(CASES)):
+        parser.error(f"unknown cases {', '.join(unknown)}; there are {', '.join(CASES)}")
+    return arguments
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures one case with the package on the path; FLOPs are those of the step's or the encoder's products."""
+    import jax
+
+    device = jax.devices()[0]
+    side = RATE_SIZE[device.platform]
+    matrix = jax.random.normal(jax.random.key(0), (side, side), arguments.dtype)
+    product = jax.jit(lambda x: x @ x)
+    rate = 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
+    call, flops = (features if name.startswith("F") else pretraining)(CASES[name], arguments)
+    seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
+    if arguments.trace is not None:
+        with jax.profiler.trace(arguments.trace / name):
+            jax.block_until_ready(call())
+    return result(seconds, rate, flops, (device.memory_stats() or {}).get("peak_bytes_in_use"))
+
+
+def result(seconds: list[float], rate: float, flops: float, peak: int | None = None) -> dict[str, float]:
+    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"first": seconds[0], "seconds": statistics.median(seconds[1:]), "peak": peak, "rate": rate, "flops": flops}
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def features(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
+    """Returns a call that computes the vectors of all patches, and its FLOPs."""
+    import jax
+
+    from anysat_jax.flops import encoder_flops
+    from anysat_jax.model.config import ModelConfig
+    from anysat_jax.model.encoder import encode
+    from anysat_jax.model.init import init_encoder
+
+    model = ModelConfig.from_preset(arguments.preset, sensors=case.sensors, dtype=arguments.dtype)
+    given = jax.device_put((init_encoder(model, 0), batch_of(case)))
+    run = jax.jit(lambda params, batch: encode(model, params, batch, "all"))
+    return lambda: run(*given), sum(encoder_flops(model, given[1]).values())
+
+
+def pretraining(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
+    """Returns a call that makes one step of pretraining, in two programs as the loop does, and its FLOPs."""
+    import jax
+    import numpy as np
+
+    from anysat_jax.configs import pretrain
+    from anysat_jax.flops import step_flops
+    from anysat_jax.model.init import init_student
+    from anysat_jax.pretrain.config import PretrainConfig
+    from anysat_jax.pretrain.masking import sample_patch_masks
+    from anysat_jax.pretrain.step import initial_state, make_train_step, pretraining_optimizer
+
+    section = pretrain.common()
+    section.total_steps, section.dtype = 1000, arguments.dtype
+    section.model.update(preset=arguments.preset, sensors=case.sensors, remat=arguments.remat)
+    config = PretrainConfig.read(section)
+    batch, optimizer = batch_of(case), pretraining_optimizer(config)
+    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, case.batch, config.pretrain)
+    inputs, step = jax.device_put((batch, masks)), make_train_step(config, optimizer)
+    gradients, update = jax.jit(step.gradients), jax.jit(step.update, donate_argnums=0)
+    state = [initial_state(jax.device_put(init_student(config.model, 0)), optimizer)]
+
+    def call() -> Any:
+        metrics, grads = gradients(state[0], *inputs)
+        state[0], more = update(state[0], {name: metrics[name] for name in step.losses}, grads)
+        return metrics | more
+
+    return call, step_flops(config.model, batch, masks)
+
+
+def batch_of(case: Case) -> Any:
+    from anysat_jax.batch import fake_batch
+
+    sides = {"extent": case.extent, "patch_size": case.patch_size}
+    return fake_batch(case.sensors, batch_size=case.batch, num_dates=case.dates, **sides)
+
+
+def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures the features of a case by the published code, through its documented call."""
+    import torch
+
+    case, data = CASES[name], {}
+    matrix = torch.randn(RATE_SIZE["cpu"], RATE_SIZE["cpu"])
+    model = torch.hub.load(
+        str(arguments.reference), "anysat", source="local", pretrained=False, flash_attn=False
+    ).eval()
+    for sensor, observation in batch_of(case).observations.items():
+        data[sensor] = torch.from_numpy(observation.values)
+        if observation.dates is not None:
+            data[f"{sensor}_dates"] = torch.from_numpy(observation.dates)
+    with torch.inference_mode():
+        rate = 2 * len(matrix) ** 3 / min([seconds_of(lambda: matrix @ matrix) for _ in range(6)][1:])
+        call = lambda: model(data, patch_size=case.patch_size, output="patch")  # noqa: E731
+        seconds = [seconds_of(call) for _ in range(1 + arguments.repeat)]
+    return result(seconds, rate, 0.0)
+
+
+def in_process(name: str, tree: pathlib.Path, worker: str) -> dict[str, float] | None:
+    """Measures a case in a process that imports the package from `tree`; None if that fails, as without memory."""
+    options = [option for option in sys.argv[1:] if option not in CASES]
+    command = [sys.executable, __file__, name, *options, "--worker", worker]
+    ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=subprocess.PIPE, text=True)
+    return None if ran.returncode else json.loads(ran.stdout.splitlines()[-1])
+
+
+def print_rows(arguments: argparse.Namespace, sides: dict[str, tuple[pathlib.Path, str]]) -> None:
+    """Prints a row for each side of each case; the ratios are those of another side's time and memory to ours."""
+    print("| case | side | first call s | s | tiles/s | TFLOP/s | of the rate | peak GB | time ratio | memory ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name in arguments.cases:
+        own = None
+        for side, (tree, worker) in sides.items():
+            if worker == "published" and not name.startswith("F"):
+                continue
+            if (row := in_process(name, tree, worker)) is None:
+                print(f"| {name} | {side} | failed, see above |", flush=True)
+                continue
+            own = own or row
+            speed, flops = CASES[name].batch / row["seconds"], own["flops"] / row["seconds"]
+            figures = f"{row['first']:.1f} | {row['seconds']:.3f} | {speed:.3g} | {flops / 1e12:.3g}"
+            memory = f"{flops / row['rate']:.0%} | {row['peak'] / 1e9:.2f}"
+            ratios = f"{row['seconds'] / own['seconds']:.2f} | {row['peak'] / own['peak']:.2f}"
+            print(f"| {name} | {side} | {figures} | {memory} | {ratios} |", flush=True)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.worker:
+        run = reference if arguments.worker == "published" else measure
+        print(json.dumps(run(arguments.cases[0], arguments)))
+        return
+    sides = {"this tree": (REPOSITORY, "ours")}
+    with contextlib.ExitStack() as folders:
+        if arguments.compare:
+            folder = folders.enter_context(tempfile.TemporaryDirectory())
+            archive = subprocess.run(["git", "archive", arguments.compare], cwd=REPOSITORY, check=True, stdout=-1)
+            subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+            sides[arguments.compare] = (pathlib.Path(folder), "ours")
+        if arguments.reference:
+            sides["published code"] = (REPOSITORY, "published")
+        print_rows(arguments, sides)
+
+
+if __name__ == "__main__":
+    main()
