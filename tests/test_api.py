@@ -46,7 +46,8 @@ def test_outputs_agree(model, data):
     np.testing.assert_allclose(everything[:, 0], tile, atol=1e-6)
     np.testing.assert_allclose(everything[:, 1:].reshape(patch.shape), patch, atol=1e-6)
     dense = np.asarray(model(data, 20, "dense", "s2"))
-    np.testing.assert_allclose(dense[:, ::2, ::2, :64], patch, atol=1e-6)
+    # Whose last spatial block has other products than that of patches alone.
+    np.testing.assert_allclose(dense[:, ::2, ::2, :64], patch, atol=1e-5)
 
 
 def test_a_second_call_compiles_nothing(model, data):
