@@ -31,12 +31,6 @@ import numpy as np
 import rasterio
 
 from anysat_jax.batch import Batch
-from anysat_jax.configs import pretrain
-from anysat_jax.model.init import init_student
-from anysat_jax.pretrain.config import PretrainConfig
-from anysat_jax.pretrain.masking import put_masks, sample_patch_masks
-from anysat_jax.pretrain.step import make_train_step, pretraining_optimizer, state_from_params
-from anysat_jax.train.sharding import make_mesh, put_batch
 from data_pipelines.batches import BatchMaker
 from data_pipelines.card import Example
 from data_pipelines.fakes import pastis_hd, treesatai_ts
@@ -84,7 +78,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help=f"of each of {ROUNDS} rounds, for each side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--spot-compression", default="none", choices=["none", "lzw", "deflate"])
-    parser.add_argument("--step-seconds", type=float, help="of a training step a tile; measured if not given; 0: none")
     return parser.parse_args()
 
 
@@ -161,7 +154,7 @@ def rates_of(batches: Any, seconds: float) -> tuple[float, float]:
 
 HEADER = (
     "| case | raw, samples/s | prepared, samples/s | prepared, MB/s | ratio | CPU ms per sample, raw / prepared | "
-    "ratio | fraction of a step | memory, GB |\n|---|---|---|---|---|---|---|---|---|"
+    "ratio | memory, GB |\n|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -188,12 +181,10 @@ def measure(case: Case, arguments: argparse.Namespace, folder: pathlib.Path) -> 
     part = (case.sampling.extent or entry.card.extent) / entry.card.extent
     megabytes = sum(array.nbytes for array in arrays) / 1e6 * part**2  # as stored, with all dates
     epoch = memory_of_an_epoch(batches("prepared"), max(20, arguments.tiles // case.batch_size))
-    step = arguments.step_seconds
-    step = seconds_of_a_step(case, batches("prepared")) if step is None else step
-    fraction, memory = f"{1 / fast / step:.1%}" if step else "-", " / ".join(f"{one:.2f}" for one in epoch)
+    memory = " / ".join(f"{one:.2f}" for one in epoch)
     return (
         f"| {case.label} | {raw:.0f} | {fast:.0f} | {fast * megabytes:.0f} | **{fast / raw:.1f}** | "
-        f"{cpu_raw:.1f} / {cpu_fast:.1f} | **{cpu_raw / cpu_fast:.1f}** | {fraction} | {memory} |"
+        f"{cpu_raw:.1f} / {cpu_fast:.1f} | **{cpu_raw / cpu_fast:.1f}** | {memory} |"
     )
 
 
@@ -207,26 +198,6 @@ def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, ...
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
         memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
     return tuple(memory)
-
-
-def seconds_of_a_step(case: Case, batches: Iterator[Batch]) -> float:
-    """Measures a training step of a tiny model on this machine's CPU, per tile."""
-    config = pretrain.get_config(f"prepared,{case.dataset}")
-    config.model.sensors = get_entry(case.dataset).card.sensors
-    config = PretrainConfig.read(config)
-    mesh, optimizer = make_mesh(config.mesh), pretraining_optimizer(config)
-    state = state_from_params(init_student(config.model, 0), None, optimizer, mesh)
-    size = max(1, case.batch_size // 4)
-    batch = jax.tree.map(lambda array: array[:size], next(batches).replace(labels={}))
-    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, size, config.pretrain)
-    batch, masks = put_batch(batch, mesh), put_masks(masks, mesh)
-    step = jax.jit(make_train_step(config, optimizer, mesh)).lower(state, batch, masks).compile()
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(step(state, batch, masks))
-        times.append(time.perf_counter() - start)
-    return min(times) / size
 
 
 def main() -> None:

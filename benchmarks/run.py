@@ -1,4 +1,4 @@
-"""Times features and pretraining steps of the base model, against the machine's own rate of matrix products.
+"""Times the base model's features, steps and contrastive loss, against the machine's own rate of matrix products.
 
     python benchmarks/run.py                                 # F1 to P3, float32: two CPU cores need 20 minutes
     python benchmarks/run.py F1 P1 --compare HEAD~1          # each case in turn on this tree and on another commit
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     dates: int
 
 
-CASES = {  # F: features of all patches. P, G: a step of pretraining
+CASES = {  # F: features of all patches. P, G: a step of pretraining. C: the contrastive loss and its gradient
     "F1": Case(("aerial", "s2", "s1-asc"), 60, 10, 4, 30),
     "F2": Case(("aerial", "s2", "s1-asc"), 60, 20, 4, 30),
     "F3": Case(("spot", "s2", "s1"), 640, 80, 1, 20),
@@ -54,6 +54,8 @@ CASES = {  # F: features of all patches. P, G: a step of pretraining
     "G4": Case(("aerial-flair", "s2"), 100, 10, 32, 35),  # FLAIR
     "G5": Case(("s2", "s1", "l7", "alos", "modis"), 120, 30, 256, 60),  # PLANTED
     "G6": Case(("naip", "s2", "s1", "l8"), 640, 80, 2, 32),  # S2NAIP
+    "C1": Case(("s2", "s1", "l7", "alos"), 120, 30, 1024, 1),  # the 65,536 tokens of a batch of PLANTED; twice as many
+    "C2": Case(("s2", "s1", "l7", "alos"), 120, 30, 2048, 1),
 }
 
 
@@ -63,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="timed calls of each process, after the first")
     parser.add_argument("--preset", default="base", help="model: tiny, small or base")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the computation")
-    parser.add_argument("--remat", default="none", choices=("none", "dots", "full"), help="of pretraining's steps")
+    parser.add_argument("--remat", default="dots", choices=("none", "dots", "full"), help="of pretraining's steps")
     parser.add_argument(
         "--trace", type=pathlib.Path, metavar="DIR", help="write a profile of one more call of each case"
     )
@@ -88,7 +90,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     matrix = jax.random.normal(jax.random.key(0), (side, side), arguments.dtype)
     product = jax.jit(lambda x: x @ x)
     rate = 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
-    call, flops = (features if name.startswith("F") else pretraining)(CASES[name], arguments)
+    call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(CASES[name], arguments)
     seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
     if arguments.trace is not None:
         with jax.profiler.trace(arguments.trace / name):
@@ -150,6 +152,24 @@ def pretraining(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[],
         return metrics | more
 
     return call, step_flops(config.model, batch, masks)
+
+
+def contrastive(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
+    """Returns a call that computes the contrastive loss of a batch's patches and its gradient, and its FLOPs."""
+    import jax
+
+    from anysat_jax.flops import product_flops
+    from anysat_jax.model.config import PRESETS
+    from anysat_jax.pretrain.contrastive import contrastive_loss
+
+    width, count = (
+        PRESETS[arguments.preset]["dim"],
+        case.batch * len(case.sensors) * round(case.extent / case.patch_size) ** 2,
+    )
+    shape = (case.batch, len(case.sensors), -1, width)
+    tokens = jax.random.normal(jax.random.key(0), (count, width), arguments.dtype).reshape(shape)
+    run = jax.jit(jax.value_and_grad(lambda tokens: contrastive_loss(tokens, block_size=1024)))
+    return lambda: run(tokens), 3 * product_flops(count, width, count)
 
 
 def batch_of(case: Case) -> Any:
