@@ -1,6 +1,7 @@
 """Counting of programs, and compiling them ahead."""
 
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +158,13 @@ def test_it_is_compiled_once_for_each_kind_of_arguments():
 
 def test_it_tells_that_it_compiles():
     told = []
-    program = Compiled(jax.jit(lambda x: told.append(program.compiling) or jnp.sin(x)))
+
+    def look(x):
+        time.sleep(0.1)  # until the thread that started this one has noted it
+        told.append(program.compiling)
+        return jnp.sin(x)
+
+    program = Compiled(jax.jit(look))
     program(np.ones(2))
     program(np.ones(2))
     assert told == [True] and not program.compiling
