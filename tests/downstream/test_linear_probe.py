@@ -14,6 +14,7 @@ LABELS = Task("fake", "Fake", "tile", "multi_label", ("a", "b", "c", "d"), metri
 NUMBER = Task("fake", "Fake", "tile", "regression", metric="r2", offset=5.0, scale=2.0)
 TASKS = {task.kind: task for task in (CLASSES, LABELS, NUMBER)}
 WIDTH = 24
+TRAINING, VALIDATION = 300, 100  # rows: tests with the same numbers share their programs
 
 
 def rows(kind: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +51,7 @@ def reference_logits(kind: str, penalty: float, train, other: np.ndarray) -> np.
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_probe_is_the_optimum_and_its_head_gives_the_same_logits(kind):
-    task, train, validation = TASKS[kind], rows(kind, 300), rows(kind, 100, seed=1)
+    task, train, validation = TASKS[kind], rows(kind, TRAINING), rows(kind, VALIDATION, seed=1)
     probe, penalty, loss = fit_probe(task, train, validation)
     assert penalty in PENALTIES
     logits = np.asarray(probe.logits(validation[0]))
@@ -79,15 +80,15 @@ def test_every_penalty_is_solved_whatever_the_conditioning(kind):
 
 
 def test_unknown_labels_are_left_out():
-    train, validation = rows("class", 120), rows("class", 40, seed=1)
-    more = np.concatenate([train[0], 100 * validation[0]]), np.concatenate([train[1], np.full(40, -1)])
+    train, validation = rows("class", TRAINING), rows("class", VALIDATION, seed=1)
+    more = np.concatenate([train[0], 100 * validation[0]]), np.concatenate([train[1], np.full(VALIDATION, -1)])
     some, alone = fit_probe(CLASSES, more, validation), fit_probe(CLASSES, train, validation)
     for one, two in zip(jax.tree.leaves(some), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5)
 
 
 def test_more_rows_give_a_weaker_penalty_and_a_better_probe():
-    validation, (features, classes) = rows("class", 300, seed=2), rows("class", 500, seed=1)
+    validation, (features, classes) = rows("class", VALIDATION, seed=2), rows("class", 500, seed=1)
     few, many = (fit_probe(CLASSES, rows("class", count), validation) for count in (30, 3000))
     scores = [np.mean(np.argmax(one[0].logits(features), axis=1) == classes) for one in (few, many)]
     assert scores[1] > 0.6 and scores[1] > scores[0]
