@@ -210,11 +210,15 @@ class Results:
         name = f"{case.name}-b{case.batch_size}-m{mesh}-{self._key(case)}.json"
         return self.folder / topology.name.replace(":", "-") / name
 
-    def of_all_batches(self, topology: Topology, case: Case) -> list[Measured]:
-        """Returns all measurements of a case on a slice and mesh, by batch size."""
-        pattern = self.path(topology, case).name.replace(f"-b{case.batch_size}-", "-b*-")
-        found = [Measured.read(path) for path in self.path(topology, case).parent.glob(pattern)]
-        return sorted(found, key=lambda one: one.batch_size)
+    def largest(self, topology: Topology, case: Case) -> tuple[int, bool]:
+        """Returns the largest batch of a case that fits, 0 for none, and whether it is predicted from others."""
+        path, unit = self.path(topology, case), batch_unit(self.config, topology)
+        every_batch = path.name.replace(f"-b{case.batch_size}-", "-b*-")
+        known = [Measured.read(one) for one in path.parent.glob(every_batch)]
+        fits, fails = bounds(known)
+        if found(fits, fails, unit):
+            return fits, False
+        return max(fits, predicted(known, unit, topology.chip.usable_memory)), True
 
     def like(self, case: Case, tiles_per_chip: float) -> Measured | None:
         """Returns the data-parallel program of the case on any slice with the nearest number of tiles on a chip."""

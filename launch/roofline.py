@@ -16,19 +16,7 @@ from anysat_jax.model.encoder import is_context
 from anysat_jax.model.init import count_parameters, student_shapes
 from anysat_jax.pretrain.config import PretrainConfig
 
-from .aot_compile import (
-    Case,
-    Measured,
-    Results,
-    batch_shapes,
-    batch_unit,
-    bounds,
-    found,
-    mask_shapes,
-    mesh_shape,
-    predicted,
-    settings_of,
-)
+from .aot_compile import Case, Measured, Results, batch_shapes, mask_shapes, mesh_shape, settings_of
 from .chips import GIB, Topology
 from .hlo import Collective
 
@@ -152,11 +140,8 @@ class Row:
 def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
     """Returns the row of a compiled program."""
     measured = Measured.read(results.path(topology, case))
-    known = results.of_all_batches(topology, case)
+    largest, guessed = results.largest(topology, case)
     data, fsdp, _ = measured.mesh
-    unit = batch_unit(results.config, topology)
-    fits, fails = bounds(known)
-    exact = found(fits, fails, unit)
     work = work_of(settings_of(results.config), case, data * fsdp)
     # Traffic and messages of a program that does not fit are unknown.
     step = estimate(work, topology, measured.traffic, measured.collectives) if measured.fits else None
@@ -166,8 +151,8 @@ def compiled_row(results: Results, case: Case, topology: Topology) -> Row:
         mesh=measured.mesh,
         fits=measured.fits,
         peak=measured.peak,
-        largest=fits if exact else max(fits, predicted(known, unit, topology.chip.usable_memory)),
-        guessed=not exact,
+        largest=largest,
+        guessed=guessed,
     )
 
 
