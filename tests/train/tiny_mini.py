@@ -17,7 +17,7 @@ def get_config(name: str = "all") -> ConfigDict:
     config.model.update(dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2))
     config.model.dropout = name == "all"  # four times the compile time
     # AdamW moves a parameter whose gradient is nothing but rounding as far as any other: by this rate, either way.
-    config.optimizer.learning_rate = 5e-5
+    config.optimizer.learning_rate = 2e-5
     config.evaluate.probe = False
     config.evaluate.datasets = ("mini_flair",)
     config.evaluate.max_tiles = 8
