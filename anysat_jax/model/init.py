@@ -37,7 +37,7 @@ OWN_PATCH_LOGIT = 4.0
 
 
 class _EveryProjector(nn.Module):
-    """A student run on one tile of each group of sensors, so that every projector gets parameters."""
+    """A student run on a tile of some sensors, and the projectors of all others."""
 
     config: ModelConfig
 
@@ -45,9 +45,11 @@ class _EveryProjector(nn.Module):
         self.student = Student(self.config)
 
     def __call__(self, batches: list[Batch]) -> None:
-        for batch in batches:
-            place = jnp.zeros((batch.batch_size, 1), jnp.int32)
-            self.student(batch, place, place[None], deterministic=True)
+        first, *others = batches
+        place = jnp.zeros((first.batch_size, 1), jnp.int32)
+        self.student(first, place, place[None], deterministic=True)
+        for batch in others:  # behind the projectors the sensors share all parameters
+            self.student.encoder.project(batch)
 
 
 def student_shapes(config: ModelConfig) -> Params:
