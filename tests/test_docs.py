@@ -51,11 +51,15 @@ def in_order(page: pathlib.Path) -> list[tuple[str, str]]:
 
 
 README = in_order(REPOSITORY / "README.md")
-# By the file of the config: a command trains for less time, and probes fewer tiles.
+# By the file of the config: a command trains a smaller model for less time, and probes fewer tiles.
+SMALL = "--config.total_steps=1 --config.model.depth=1 --config.model.predictor_depth=1"
+FEW = "--config.evaluate.max_tiles=4 --config.evaluate.pictures=1"
+FRACTION = "--config.data.datasets.mini_flair.fraction=0.05"
 SHORT = {
-    "pretrain.py": "--config.total_steps=1 --config.evaluate.max_tiles=16",
-    "finetune.py": "--config.epochs=2 --config.data.datasets.mini_flair.fraction=0.25",
-    "probe.py": "",
+    "pretrain.py": f"{SMALL} {FEW} --config.evaluate.datasets=\"('mini_flair',)\"",
+    "pretrain.py:prepared": f"{SMALL} --config.evaluate.probe=False",
+    "finetune.py": f"--config.epochs=2 {FRACTION}",
+    "probe.py": FRACTION,
     "evaluate.py": "",
 }
 
@@ -66,7 +70,7 @@ def shortened(line: str) -> str:
     for piece in re.split(r" && ", line):
         if piece.startswith(("pip ", "pytest")):
             continue
-        config = re.search(r"--config=configs/(\w+\.py)", piece)
+        config = re.search(r"--config=configs/(\w+\.py(?::prepared)?)", piece)
         trains = config and "launch.aot" not in piece and "--config.job=describe" not in piece
         kept.append(f"{piece} {SHORT[config[1]]}" if trains else piece)
     return " && ".join(kept)
