@@ -4,7 +4,6 @@ import concurrent.futures
 import csv
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import signal
@@ -15,6 +14,7 @@ import pytest
 from anysat_jax.errors import ConfigError, Preempted
 from anysat_jax.train import compile
 from anysat_jax.train.checkpoints import Checkpoints
+from tests import forked
 from tests.downstream.fit_toys import (
     FitResult,
     arrange_signal,
@@ -35,15 +35,9 @@ def straight(tmp_path_factory) -> tuple[pathlib.Path, FitResult]:
     return workdir, fit(toy_problem(), toy_config(), one_device(), workdir)
 
 
-def with_accident(*args, accident=fit_with_accident) -> int:
+def with_accident(*args, accident=fit_with_accident) -> int | None:
     """The exit code of a process in which an accident happens."""
-    # Forked off a server that has imported everything and started no thread.
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.downstream.fit_toys"])
-    process = server.Process(target=accident, args=args)
-    process.start()
-    process.join()
-    return process.exitcode
+    return forked.call(accident, *args)
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, str]]:

@@ -5,12 +5,11 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from anysat_jax.weights.exported import checksum, load_exported
+from tests import forked
 from tests.conftest import ONE_DEVICE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -26,14 +25,12 @@ def launch(tmp_path_factory):
     def launch(name, workdir, *flags, **accident):
         environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
             "XLA_FLAGS": ONE_DEVICE,
             "XDG_CACHE_HOME": str(shared / "cache"),
             "TOY_ROOT": str(shared),
             **{f"TOY_{key.upper()}": str(value) for key, value in accident.items()},
         }
-        command = [sys.executable, str(SCRIPT), f"--config={SCRIPT}:{name}", f"--workdir={workdir}", *flags]
-        return subprocess.run(command, env=environment, cwd=shared, capture_output=True, text=True, timeout=900)
+        return forked.run(SCRIPT, [f"--config={SCRIPT}:{name}", f"--workdir={workdir}", *flags], environment, shared)
 
     return launch
 

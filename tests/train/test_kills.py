@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import pathlib
 import random
 import signal
@@ -13,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from anysat_jax.weights.checkpoint_files import find_damage, has_checksums
+from tests import forked
 from tests.train.killed_run import MOMENTS, Kill, run
 
 EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")
@@ -28,13 +28,7 @@ def shared(tmp_path_factory) -> pathlib.Path:
 
 def start(workdir, shared, steps, kill=None) -> int | None:
     """The exit code of a run in a process of its own."""
-    # Forked off a server that has imported everything and started no thread.
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.train.killed_run"])
-    process = server.Process(target=run, args=(workdir, shared, steps, kill))
-    process.start()
-    process.join()
-    return process.exitcode
+    return forked.call(run, workdir, shared, steps, kill)
 
 
 def rows(workdir) -> list[dict[str, str]]:

@@ -7,8 +7,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,6 +16,7 @@ import pytest
 from anysat_jax.errors import RunError
 from anysat_jax.pretrain.train import pretrain
 from anysat_jax.train.compile import StepPrograms
+from tests import forked
 from tests.conftest import ONE_DEVICE
 from tests.train import fake_run
 
@@ -35,14 +34,13 @@ def launch(tmp_path_factory):
     def launch(workdir, *flags, **accidents):
         environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
             "XLA_FLAGS": ONE_DEVICE,
             "XDG_CACHE_HOME": str(shared / "cache"),
             "FAKE_ROOT": str(shared),
             **{f"FAKE_{name.upper()}": str(value) for name, value in accidents.items()},
         }
-        command = [sys.executable, str(SCRIPT), f"--config={SCRIPT}", f"--workdir={workdir}", ONE_PROGRAM, *flags]
-        return subprocess.run(command, env=environment, cwd=shared, capture_output=True, text=True, timeout=900)
+        words = [f"--config={SCRIPT}", f"--workdir={workdir}", ONE_PROGRAM, *flags]
+        return forked.run(SCRIPT, words, environment, shared)
 
     launch.root = shared
     return launch
