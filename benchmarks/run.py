@@ -162,12 +162,10 @@ def contrastive(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[],
     from anysat_jax.model.config import PRESETS
     from anysat_jax.pretrain.contrastive import contrastive_loss
 
-    width, count = (
-        PRESETS[arguments.preset]["dim"],
-        case.batch * len(case.sensors) * round(case.extent / case.patch_size) ** 2,
-    )
-    shape = (case.batch, len(case.sensors), -1, width)
-    tokens = jax.random.normal(jax.random.key(0), (count, width), arguments.dtype).reshape(shape)
+    width = PRESETS[arguments.preset]["dim"]
+    shape = (case.batch, len(case.sensors), round(case.extent / case.patch_size) ** 2, width)
+    tokens = jax.random.normal(jax.random.key(0), shape, arguments.dtype)
+    count = tokens.size // width
     run = jax.jit(jax.value_and_grad(lambda tokens: contrastive_loss(tokens, block_size=1024)))
     return lambda: run(tokens), 3 * product_flops(count, width, count)
 
