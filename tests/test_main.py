@@ -111,7 +111,10 @@ def test_an_interrupt_is_answered_in_one_sentence(how, number, code):
     ) as process:
         if how == "busy":
             process.stdout.readline()
-        time.sleep(0.5)
+            time.sleep(0.5)
+        else:  # until imports are under way
+            while "jaxlib" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text():
+                time.sleep(0.01)
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == code and error.startswith("anysat_jax: interrupted; ") and error.count("\n") == 1

@@ -84,8 +84,8 @@ def make_train_step(
         metrics = {"loss": value, "nonfinite_samples": ~jnp.isfinite(each), "index": batch.labels["index"]}
         return metrics, grads
 
-    def change(state: DownstreamState, grads: Params) -> DownstreamState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    def change(state: DownstreamState, grads: Params, norm: Array) -> DownstreamState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, norm=norm)
         # Here, not in the optimizer: the plateau changes the factor between epochs, and the schedule stays as it is.
         updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
         params, mean = optax.apply_updates(state.params, updates), state.average

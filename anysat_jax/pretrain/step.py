@@ -186,8 +186,8 @@ def make_train_step(
         with on_mesh(mesh):
             return accumulated(gradient, state.params, batch, masks, rng, config.accumulate)
 
-    def change(state: TrainState, grads: Params, loss: jax.Array, decay: jax.Array) -> TrainState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+    def change(state: TrainState, grads: Params, norm: Array, loss: Array, decay: Array) -> TrainState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, norm=norm, value=loss)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step, params, update_teacher(state.teacher, params["encoder"], decay), opt_state)
 

@@ -2,14 +2,14 @@
 
 import csv
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
 
+from anysat_jax import main
 from launch import local
+from tests import forked
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 LOSSES = ("loss", "loss_predictive", "loss_contrastive")
@@ -22,30 +22,27 @@ class Cluster:
     def __init__(self, flags, devices, **environment):
         """Starts a process for each list of flags, each with so many fake devices; a lone one knows of no others."""
         address, count = f"127.0.0.1:{local.free_port()}", len(flags)
-        places = [f"{address},{count},{index}" if count > 1 else "" for index in range(count)]
-        self._said = [tempfile.TemporaryFile("w+") for _ in flags]  # noqa: SIM115
-        self.members = [
-            subprocess.Popen(
-                [sys.executable, "-m", "anysat_jax.main", *own],
-                env={**local.environment(place, devices), "PYTHONPATH": str(REPOSITORY), **environment},
-                cwd=REPOSITORY,
-                stderr=said,
-            )
-            for place, own, said in zip(places, flags, self._said, strict=True)
-        ]
+        self._folder = tempfile.TemporaryDirectory()
+        self._said = [pathlib.Path(self._folder.name) / f"said-{index}" for index in range(count)]
+        self.members = []
+        for index, own in enumerate(flags):
+            others = [f"--processes={address},{count},{index}"] if count > 1 else []
+            own_environment = {**local.environment("", devices), **environment}
+            words = ["anysat_jax.main", *others, *own]
+            files = [self._said[index]] * 2
+            self.members.append(forked.start(forked.command_line, main.run, words, own_environment, REPOSITORY, files))
 
     def end(self):
         """Exit codes, and what was said, of each."""
-        codes = [member.wait(timeout=LONG) for member in self.members]
-        for file in self._said:
-            file.seek(0)
-        return codes, [file.read() for file in self._said]
+        for member in self.members:
+            member.join(timeout=LONG)
+        return [member.exitcode for member in self.members], [file.read_text() for file in self._said]
 
     def wait_for_step(self, workdir, step):
         """Returns once a step was logged."""
         until = time.monotonic() + LONG
         while not (workdir / "metrics.csv").exists() or len(rows(workdir)) < step:
-            assert time.monotonic() < until and all(member.poll() is None for member in self.members), self.end()
+            assert time.monotonic() < until and all(member.exitcode is None for member in self.members), self.end()
             time.sleep(0.05)
 
 

@@ -1,5 +1,6 @@
 """Schedules against their formulas, what decay, clipping and rates by leaf act on, and updates that are not finite."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from anysat_jax.train.config import PlateauConfig
 from anysat_jax.train.optimizer import (
+    clip_by_known_norm,
     decay_mask,
     leaf_names,
     learning_rate,
@@ -64,6 +66,7 @@ def rates(losses, plateau, window=1, warmup_steps=0):
         100,
         schedule="plateau",
         learning_rate=0.1,
+        clip_norm=None,
         loss_plateau=PlateauConfig(0.1, plateau),
         window=window,
     )
@@ -110,9 +113,16 @@ def test_decay_is_decoupled_and_scaled_by_the_rate():
 def test_clipping_bounds_what_adam_sees():
     for clip, norm in ((1.0, 0.1), (None, None)):
         one = optimizer(2, clip_norm=clip)
-        _, state = one.update(GRADS, one.init(PARAMS), PARAMS)
+        _, state = one.update(GRADS, one.init(PARAMS), PARAMS, norm=optax.tree.norm(GRADS))
         moments = next(part.mu for part in state if hasattr(part, "mu"))
         assert float(optax.tree.norm(moments)) == pytest.approx(norm or 0.1 * float(optax.tree.norm(GRADS)), rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0.1, 1.0, 100.0])
+def test_clipping_by_a_known_norm_is_that_of_optax(limit):
+    expected, _ = optax.clip_by_global_norm(limit).update(GRADS, optax.EmptyState())
+    found, _ = clip_by_known_norm(limit).update(GRADS, optax.EmptyState(), norm=optax.tree.norm(GRADS))
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
 def test_rates_by_leaf_scale_the_update_its_decay_included():
@@ -134,7 +144,7 @@ def test_the_rate_of_the_first_update_is_known_before_it():
 
 
 def test_an_update_that_is_not_finite_is_not_applied_and_its_leaves_are_named():
-    def update(state, grads, scale):
+    def update(state, grads, norm, scale):
         return jax.tree.map(lambda value, grad: value - scale * grad, state, grads)
 
     apply = jax.jit(lambda grads: update_if_finite(update, PARAMS, {"loss": jnp.float32(1)}, grads, jnp.float32(0.5)))

@@ -21,22 +21,22 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(shared):
-    """The run of one process with one device, of the cheapest dataset."""
-    run(1, 1, flags("flair", shared, shared / "straight"), XDG_CACHE_HOME=str(shared))
+    """The run of one process with one device, of the fake dataset."""
+    run(1, 1, flags("fake", shared, shared / "straight"), XDG_CACHE_HOME=str(shared))
     return shared / "straight"
 
 
 def test_one_of_two_is_asked_to_stop_and_others_go_on(shared, straight, tmp_path):
     cluster = Cluster(
-        [flags("flair", shared, tmp_path, "--config.mesh.fsdp=2")] * 2, devices=2, XDG_CACHE_HOME=str(shared)
+        [flags("fake", shared, tmp_path, "--config.mesh.fsdp=2")] * 2, devices=2, XDG_CACHE_HOME=str(shared)
     )
     cluster.wait_for_step(tmp_path, 2)
-    cluster.members[1].send_signal(signal.SIGTERM)
+    cluster.members[1].terminate()
     codes, said = cluster.end()
     assert codes == [75, 75], "\n".join(said)
     (step,) = [int(one.name) for one in (tmp_path / "checkpoints").iterdir() if one.name.isdigit()]
     assert all(f"saved step {step}" in text for text in said) and step == len(rows(tmp_path)) < 8
-    run(1, 1, flags("flair", shared, tmp_path), XDG_CACHE_HOME=str(shared))  # whose program `straight` compiled
+    run(1, 1, flags("fake", shared, tmp_path), XDG_CACHE_HOME=str(shared))  # whose program `straight` compiled
     assert_same_losses(tmp_path, straight)
 
 
@@ -98,7 +98,7 @@ def half(shared):
     )
     cluster.wait_for_step(shared / "half", 6)
     for member in cluster.members:
-        member.send_signal(signal.SIGTERM)
+        member.terminate()
     assert cluster.end()[0] == [75, 75] and 6 <= len(rows(shared / "half")) < 16
     return shared / "half"
 
@@ -114,7 +114,7 @@ def test_what_two_saved_is_gone_on_with_by_others(shared, all_straight, half, tm
 
 @pytest.mark.slow
 def test_where_one_is_killed_the_other_ends_and_the_run_goes_on(shared, straight, tmp_path):
-    own = flags("flair", shared, tmp_path, "--config.checkpoint_every=3")
+    own = flags("fake", shared, tmp_path, "--config.checkpoint_every=3")
     cluster = Cluster([own] * 2, devices=1, XDG_CACHE_HOME=str(shared))
     cluster.wait_for_step(tmp_path, 5)
     cluster.members[1].kill()
