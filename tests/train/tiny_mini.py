@@ -20,6 +20,7 @@ def get_config(name: str = "all") -> ConfigDict:
         config = pretrain.mini()
         config.total_steps = 16
         config.model.update(dict(dim=32, depth=1, num_heads=2, predictor_depth=1, predictor_heads=2))
+        config.model.dropout = True
         config.evaluate.probe = False
         for section in config.data.datasets.values():
             section.max_dates = 4
