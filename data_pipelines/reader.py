@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_pipelines.card import DatasetCard, Example
@@ -19,12 +19,6 @@ class ArchiveReader:
       FileNotFoundError: a list or table of the archive is missing, or not one of its tiles is on disk.
       ValueError: a list, a table or a file's name is not as published.
       ImportError: the package for the files' format is not installed.
-
-    Attributes:
-      card: the dataset's facts.
-      tiles: keys of each split, in a fixed order.
-      summary: a line with the number of tiles found.
-      fingerprint: digest of the tiles and their splits, and of what else the subclass adds that decides the examples.
     """
 
     def __init__(self, card: DatasetCard, root: pathlib.Path, tiles: Mapping[str, Sequence[str]]) -> None:
@@ -34,11 +28,12 @@ class ArchiveReader:
           FileNotFoundError: there is not a single tile.
         """
         self.card, self.root = card, root
-        self.tiles = {split: tuple(tiles.get(split, ())) for split in card.splits}
+        self.tiles = {split: tuple(tiles.get(split, ())) for split in card.splits}  # in a fixed order
         if not any(self.tiles.values()):
             raise FileNotFoundError(f"{root} holds no tile of {card.name!r}; see {card.url} for the download")
         counts = ", ".join(f"{split} {len(keys):,}" for split, keys in self.tiles.items() if keys)
         self.summary = f"{card.name}: {sum(map(len, self.tiles.values())):,} tiles in {root} ({counts})"
+        # Of the tiles and their splits; a subclass adds what else decides the examples.
         self.fingerprint = digest(self.tiles)
 
     def splits(self) -> tuple[str, ...]:
@@ -56,11 +51,8 @@ def digest(facts: Any) -> str:
 def hashed_split(name: str, val: float, test: float = 0.0, seed: int = 0) -> str:
     """Returns the split of a tile, or of a group of tiles that must stay together: "train", "val" or "test".
 
-    Args:
-      name: of the tile or the group; as the split depends on nothing else, added tiles do not move others.
-      val: fraction that is held out for validation, 0 to 1.
-      test: fraction that is held out for testing.
-      seed: another seed gives another split.
+    `val` and `test` are the fractions that are held out, 0 to 1; another seed gives another split. As it depends on
+    nothing but the name of the tile or the group, added tiles do not move others.
     """
     # sha256, as Python's hash of a text differs between processes; its first 64 bits are a number in [0, 1).
     number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
@@ -91,6 +83,18 @@ class Reader(Protocol):
         """
 
 
+def layout_check(*patterns: str, enough: Callable[[Iterable[bool]], bool] = all) -> Callable[[pathlib.Path], bool]:
+    """Returns a function that returns whether a folder holds the published layout: all of some files, or `any` of them.
+
+    The patterns of files are relative to the folder; those of folders end in "/".
+    """
+
+    def holds(folder: pathlib.Path, pattern: str) -> bool:
+        return any(path.is_dir() if pattern.endswith("/") else path.is_file() for path in folder.glob(pattern))
+
+    return lambda folder: enough(holds(folder, pattern) for pattern in patterns)
+
+
 def num_tiles(reader: Reader) -> int:
     """Returns the number of tiles of all splits."""
     return sum(len(reader.keys(split)) for split in reader.splits())
@@ -98,33 +102,24 @@ def num_tiles(reader: Reader) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetEntry:
-    """A dataset of the registry: its card, and its raw or generated data.
+    """A dataset of the registry: its card, and its raw or generated data."""
 
-    Attributes:
-      card: its facts.
-      open_reader: makes the reader of raw data from their folder; None for data that are generated.
-      generate: makes the reader of data that are generated; None for raw data.
-      holds_raw: whether a folder holds the published layout; None for data that are generated.
-      layout: the published layout in words, for errors.
-      version: "major.minor.patch" of the reader's examples; raise it when the same raw data give other examples.
-      code: modules that generate the data, which are made again after a change of their text.
-      source: default folder of the raw data, of a described folder.
-    """
-
-    card: DatasetCard
+    card: DatasetCard  # its facts
+    # Makes the reader of raw data from their folder; None for data that are generated.
     open_reader: Callable[[pathlib.Path], Reader] | None = None
+    # Whether a folder holds the published layout; None for data that are generated.
     holds_raw: Callable[[pathlib.Path], bool] | None = None
-    layout: str = ""
+    layout: str = ""  # the published layout in words, for errors
+    # "major.minor.patch" of the reader's examples; raise it when the same raw data give other examples.
     version: str = "1.0.0"
-    code: tuple[str, ...] = ()
-    source: pathlib.Path | None = None
-    generate: Callable[[], Reader] | None = None
+    code: tuple[str, ...] = ()  # modules that generate the data, which are made again after a change of their text
+    source: pathlib.Path | None = None  # default folder of the raw data, of a described folder
+    generate: Callable[[], Reader] | None = None  # makes the reader of data that are generated; None for raw data
 
     def reader(self, folder: pathlib.Path | None = None) -> Reader:
         """Opens the raw or generated data.
 
-        Args:
-          folder: the download's, or one that holds it under the dataset's name; None: the dataset's own `source`.
+        `folder` is the download's, or holds it under the dataset's name; None is the dataset's own `source`.
 
         Raises:
           ValueError: the data are generated and a folder is given, or they are not and none is known.

@@ -17,7 +17,7 @@ from data_pipelines.bands import pick_bands, to_uint16, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
 from data_pipelines.files import read_raster, read_table, stems
-from data_pipelines.reader import ArchiveReader, hashed_split
+from data_pipelines.reader import ArchiveReader, hashed_split, layout_check
 
 SIDE = 256
 NODATA = -9999.0
@@ -80,13 +80,10 @@ LAYOUT = (
 
 VERSION = "1.1.0"  # pixels with a single band of 0 are masked since 1.1
 
+holds_raw = layout_check("train_features/", "train_agbm/")
+
 Months = dict[str, dict[str, list[int]]]
 """For each chip and each of S1 and S2, the months that there are."""
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return (folder / "train_features").is_dir() and (folder / "train_agbm").is_dir()
 
 
 class BioMasstersReader(ArchiveReader):

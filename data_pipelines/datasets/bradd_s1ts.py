@@ -14,7 +14,7 @@ from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
 from data_pipelines.files import check_array, inside, read_table, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, layout_check
 from data_pipelines.torch_files import read_torch
 
 CARD = DatasetCard(
@@ -58,11 +58,7 @@ EXPECTED = (
 )
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 _DATE_CLASSES = (datetime.date, datetime.datetime)
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return (folder / "meta.csv").is_file() and (folder / "Samples").is_dir()
+holds_raw = layout_check("meta.csv", "Samples/")
 
 
 class BraddReader(ArchiveReader):

@@ -15,7 +15,7 @@ from data_pipelines.bands import to_uint16
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import read_json, read_lines, read_npy, read_raster, stems
-from data_pipelines.reader import ArchiveReader, digest
+from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 DOMAIN, AREA = re.compile(r"D\d{3}_\d{4}"), re.compile(r"Z\d+_[A-Z0-9]+")
 DATA = "data.npy"
@@ -208,11 +208,7 @@ LAYOUT = (
     "flair_aerial_train, flair_labels_train, flair_sen_train, the same as flair_2_*_test, in each "
     "DOMAIN/AREA/img/IMG_*.tif, msk/MSK_*.tif and sen/*data.npy, and flair-2_centroids_sp_to_patch.json"
 )
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return any(choose_folders(folder, candidates) for candidates in (TRAIN_FOLDERS, TEST_FOLDERS))
+holds_raw = layout_check(*(f"{folders.aerial}/" for folders in (*TRAIN_FOLDERS, *TEST_FOLDERS)), enough=any)
 
 
 class FlairReader(ArchiveReader):

@@ -98,23 +98,14 @@ _EXPECTED = f"fuel moisture as in Presto's repository: {LAYOUT}"
 
 @dataclasses.dataclass(frozen=True)
 class PixelTable:
-    """The archive, a row for each pixel.
+    """The archive, a row for each pixel."""
 
-    Attributes:
-      optical: reflectance x 10000 in the order of `OPTICAL_BANDS`.
-      radar: VV and VH in dB.
-      months: from 0, January.
-      splits: "train", "val" or "test".
-      moisture: percent.
-      cover: class of the land cover in each month, `MISSING` for none.
-    """
-
-    optical: Float32[np.ndarray, "N T 11"]
-    radar: Float32[np.ndarray, "N T 2"]
-    months: Int[np.ndarray, "N T"]
-    splits: tuple[str, ...]
-    moisture: Float32[np.ndarray, "N"]
-    cover: Int[np.ndarray, "N T"]
+    optical: Float32[np.ndarray, "N T 11"]  # reflectance x 10000 in the order of `OPTICAL_BANDS`
+    radar: Float32[np.ndarray, "N T 2"]  # VV and VH in dB
+    months: Int[np.ndarray, "N T"]  # from 0, January
+    splits: tuple[str, ...]  # "train", "val" or "test"
+    moisture: Float32[np.ndarray, "N"]  # percent
+    cover: Int[np.ndarray, "N T"]  # class of the land cover in each month, `MISSING` for none
 
 
 def _base(folder: pathlib.Path) -> pathlib.Path:
@@ -187,10 +178,7 @@ def middles_of_months(months: Sequence[int]) -> list[datetime.date]:
 
 
 def read_table(base: pathlib.Path) -> PixelTable:
-    """Reads the arrays of the archive that are used.
-
-    Args:
-      base: folder that holds npy.
+    """Reads the arrays of the archive that are used; `base` is the folder that holds npy.
 
     Raises:
       FileNotFoundError: a file is missing.

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import parse_json, read_json, read_npy, read_raster, stems
-from data_pipelines.reader import ArchiveReader, digest
+from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 DATE_FIELDS = {"s2": "dates-S2", "s1": "dates-S1A"}
 SIDE = 128  # pixels of 10 m along a patch
@@ -24,19 +24,13 @@ SIDE = 128  # pixels of 10 m along a patch
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """The metadata of a patch.
+    """The metadata of a patch."""
 
-    Attributes:
-      fold: 1 to 5.
-      days: by sensor, the days of its series as the numbers yyyymmdd, in the order of the array.
-      crs: coordinate system of `transform`; "" if the metadata have none, with a transform of NaN.
-      transform: affine map from (column, row) of the 128 x 128 pixels to coordinates.
-    """
-
-    fold: int
+    fold: int  # 1 to 5
+    # By sensor, the days of its series as the numbers yyyymmdd, in the order of the array.
     days: Mapping[str, tuple[int, ...]]
-    crs: str
-    transform: tuple[float, ...]
+    crs: str  # coordinate system of `transform`; "" if the metadata have none, with a transform of NaN
+    transform: tuple[float, ...]  # affine map from (column, row) of the 128 x 128 pixels to coordinates
 
 
 def read_patches(path: pathlib.Path) -> dict[str, Patch]:
@@ -193,11 +187,7 @@ SPOT = "DATA_SPOT/PASTIS_SPOT6_RVB_1M00_2019"
 LAYOUT = (
     f"{METADATA}, DATA_S2/S2_ID.npy, DATA_S1A/S1A_ID.npy, {SPOT}/SPOT6_RVB_1M00_2019_ID.tif, ANNOTATIONS/TARGET_ID.npy"
 )
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return (folder / METADATA).is_file() and (folder / "DATA_S2").is_dir()
+holds_raw = layout_check(METADATA, "DATA_S2/")
 
 
 class PastisReader(ArchiveReader):

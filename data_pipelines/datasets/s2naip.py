@@ -28,7 +28,7 @@ from data_pipelines.datasets.s2naip_metadata import (
 )
 from data_pipelines.dates import observed_series
 from data_pipelines.files import parse_json, read_png, read_raster, read_raster_and_nodata, stems
-from data_pipelines.reader import ArchiveReader, digest
+from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 IMAGES = "naip"
 
@@ -40,12 +40,7 @@ def tar_files(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
 
 
 class TileFiles:
-    """Finds and reads the files of tiles.
-
-    Attributes:
-      root: folder of the dataset.
-      tiles: names of the tiles that have an image of NAIP.
-    """
+    """Finds and reads the files of tiles in a dataset's folder."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
@@ -57,7 +52,7 @@ class TileFiles:
                 if folder == IMAGES and file.endswith(".png") and TILE.fullmatch(file.removesuffix(".png")):
                     self._archives[file.removesuffix(".png")] = place
         loose = {name for name in stems(root / IMAGES, ".png") if TILE.fullmatch(name)}
-        self.tiles = loose | set(self._archives)
+        self.tiles = loose | set(self._archives)  # names of those that have an image of NAIP
 
     def archive(self, tile: str) -> tuple[str, str]:
         """Returns zone and name of a tile's archive; reading tiles in this order opens each archive once."""
@@ -140,11 +135,7 @@ LAYOUT = (
     "naip/*.png, sentinel2/*_8.tif and *_16.tif, sentinel1/*.tif, landsat/*_8.tif and *_16.tif, "
     "openstreetmap/*.geojson (unpacked, or naip_32610/*.tar and the like), sentinel2.csv, sentinel1.csv, landsat.csv"
 )
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return (folder / IMAGES).is_dir() or next(folder.glob(f"{IMAGES}_?????/*.tar"), None) is not None
+holds_raw = layout_check(f"{IMAGES}/", f"{IMAGES}_?????/*.tar", enough=any)
 
 
 class S2NaipReader(ArchiveReader):

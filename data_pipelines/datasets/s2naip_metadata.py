@@ -35,9 +35,7 @@ _DAY = re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2}|(?:19|20)\d{6})(?!\d)")
 class DateTable:
     """Days of each tile's images, in the order of the images; small in memory, for there are half a million tiles.
 
-    Args:
-      source: the file that lists them.
-      days: ordinals of the days by tile.
+    `source` is the file that lists them, `days` are their ordinals by tile.
     """
 
     def __init__(self, source: pathlib.Path, days: Mapping[str, Sequence[int]]) -> None:
@@ -103,8 +101,7 @@ def _ordinal(day: str) -> int:
 def read_split_dicts(root: pathlib.Path) -> tuple[dict[str, list[str]], dict[str, DateTable]]:
     """Reads tiles of each split and dates of each sensor from `{split}_dict.json`, the published AnySat reader's lists.
 
-    Returns:
-      Both are {} if there is no such file.
+    Both are {} if there is no such file.
 
     Raises:
       ValueError: a file is not of the form {"name": [...], "s2_dates": [[yyyymmdd, ...], ...], ...}.
@@ -183,9 +180,7 @@ _ORDER = [CLASSES.index(name) for name in ("other", "industry and energy", "wate
 def draw_map(path: pathlib.Path, geojson: Any) -> Int8[np.ndarray, "512 512"]:
     """Draws the objects: other areas first, then industry, water, transport, and buildings on top.
 
-    Args:
-      path: of the file, for errors.
-      geojson: a feature collection with points, lines and areas in pixels, and their "category".
+    `geojson` is a feature collection with points, lines and areas in pixels, and their "category"; `path` its file.
 
     Raises:
       ValueError: it is something else.

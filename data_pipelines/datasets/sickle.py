@@ -15,7 +15,7 @@ from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_in_name, observed_series
 from data_pipelines.files import check_array, inside, read_npz, read_raster, read_table, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, layout_check
 
 CARD = DatasetCard(
     name="sickle",
@@ -96,11 +96,7 @@ _SERIES = {
         "LC08_142053_20190110.npz",
     ),
 }
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return (folder / TABLE).is_file()
+holds_raw = layout_check(TABLE)
 
 
 class SickleReader(ArchiveReader):

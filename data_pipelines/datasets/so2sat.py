@@ -13,7 +13,7 @@ from data_pipelines.bands import pick_bands, with_ratio
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
 from data_pipelines.files import check_array, read_hdf5, read_hdf5_row
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, layout_check
 
 ZONES = (
     "Compact high-rise",
@@ -87,11 +87,7 @@ FILES = {"train": "training", "val": "validation", "test": "testing"}
 LAYOUT = "training.h5, validation.h5, testing.h5"
 SHAPES = {"sen1": (SIDE, SIDE, len(RADAR)), "sen2": (SIDE, SIDE, 10), "label": (len(ZONES),)}
 EXPECTED = "an HDF5 file with 'sen1' (N, 32, 32, 8), 'sen2' (N, 32, 32, 10) and 'label' (N, 17)"
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return any((folder / f"{name}.h5").is_file() for name in FILES.values())
+holds_raw = layout_check(*(f"{name}.h5" for name in FILES.values()), enough=any)
 
 
 class So2SatReader(ArchiveReader):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Shaped
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.files import explained, inside, read_json, read_raster, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, layout_check
 
 LABELS = {"labels_raster": ".tif", "labels_match_pix": ".geojson", "labels_match": ".geojson"}
 """Folders with labels, the first that has a mosaic's is taken, and how their files end."""
@@ -24,13 +24,9 @@ LABELS = {"labels_raster": ".tif", "labels_match_pix": ".geojson", "labels_match
 def read_buildings(
     folder: pathlib.Path, stem: str, shape: tuple[int, ...], place: dict[str, Any]
 ) -> Bool[np.ndarray, "h w"]:
-    """Reads where the buildings of an area are in a month.
+    """Reads where the buildings of the area in `folder` are in a month.
 
-    Args:
-      folder: of the area.
-      stem: of the mosaic's file.
-      shape: (height, width) of the mosaic.
-      place: its "crs" and "transform".
+    Of the area's mosaic, `stem` is the file's, `shape` (height, width), and `place` "crs" and "transform".
 
     Raises:
       FileNotFoundError, ValueError: there is no label, or it is unreadable or not as published.
@@ -172,11 +168,7 @@ LAYOUT = (
     f"train/AREA/{IMAGES}/global_monthly_YEAR_MONTH_mosaic_AREA.tif with the same in {', '.join(LABELS)} "
     "(one of them, *_Buildings) and UDM_masks (*_UDM.tif, of some months)"
 )
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return next((folder / "train").glob(f"*/{IMAGES}"), None) is not None
+holds_raw = layout_check(f"train/*/{IMAGES}/")
 
 
 class SpaceNet7Reader(ArchiveReader):

@@ -14,7 +14,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
 from data_pipelines.files import inside, read_lines, read_table, stems
-from data_pipelines.reader import ArchiveReader
+from data_pipelines.reader import ArchiveReader, layout_check
 
 CROPS = (
     "Legumes",
@@ -83,11 +83,7 @@ FLAG = "Flag"
 CLEAR, SNOW = 0, 3
 _PUBLISHED_NAMES = tuple(f"B{number}" for number in range(1, 10))
 _EXPECTED = f"a table of one row a date with the columns {', '.join(_PUBLISHED_NAMES)}, {FLAG}"
-
-
-def holds_raw(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds the published layout."""
-    return any((folder / tile / "dates.csv").is_file() for tiles in TILES.values() for tile in tiles)
+holds_raw = layout_check(*(f"{tile}/dates.csv" for tiles in TILES.values() for tile in tiles), enough=any)
 
 
 class TimeSen2CropReader(ArchiveReader):

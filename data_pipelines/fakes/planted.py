@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.archives import encode_example, write_records
-from data_pipelines.datasets.planted import LABELS, SPECIES
-from data_pipelines.datasets.planted_series import NUM_CLASSES
+from data_pipelines.datasets.planted import LABELS, NUM_CLASSES, SPECIES
 from data_pipelines.fakes.common import scene, smooth, some_days
 
 NAMES = tuple(f"Arbor ficta {number:02d}" for number in range(NUM_CLASSES))
@@ -26,9 +25,7 @@ def write_archive(
 ) -> None:
     """Writes an archive with some clouded pixels, dates and sensors masked out.
 
-    Args:
-      folder, tiles, seed: as for all archives.
-      layout: "records" for TFRecord files, "npz" for one folder for each tile.
+    `layout` is "records" for TFRecord files, "npz" for one folder for each tile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
