@@ -120,10 +120,7 @@ def write_records(path: pathlib.Path, contents: Iterable[bytes]) -> None:
 
 
 def parse_example(content: bytes, where: str) -> dict[str, np.ndarray]:
-    """Returns the features of a `tf.train.Example` by name, all of them one-dimensional.
-
-    Returns:
-      float32, int64, or an object array of bytes; features without any value are left out.
+    """Returns the features of a `tf.train.Example` by name: (n,) float32, int64, or object arrays of bytes, n > 0.
 
     Raises:
       ValueError: it is not such a message.

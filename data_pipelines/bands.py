@@ -21,9 +21,7 @@ def band_key(name: str) -> str:
 def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16[np.ndarray, "*axes"]:
     """Returns an archive's numbers, like reflectance x 10000, as uint16; floats are rounded.
 
-    Args:
-      where: the file, or file and array, for the error.
-      what: what was expected, with its range, for the error.
+    For the error, `where` is the file, or file and array, and `what` the expectation, with its range.
 
     Raises:
       ValueError: a number is not finite or lies outside 0 to 65535.

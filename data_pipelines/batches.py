@@ -56,17 +56,13 @@ class BatchMaker:
     where they begin, (B, 2) float32, metres from the tile's upper and left edge. Where corrupt tiles are skipped,
     another tile of the batch replaces each, and "skipped" is the tile that it replaces; -1 elsewhere. In an evaluation,
     where a whole batch may be windows of one tile, a row that no tile can replace is left empty.
-
-    Attributes:
-      source: the examples, by position; `blocks` reads some blocks of one, where the card's tiles have several.
-      counts: dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
-      skip_corrupt: whether corrupt tiles are skipped; otherwise they are an error.
     """
 
-    source: Any
+    source: Any  # the examples, by position; `blocks` reads some blocks of one, where the card's tiles have several
     transform: TileTransform
+    # Dates of each tile, for each series; None: each batch is padded for the longest series of the dataset.
     counts: Mapping[str, Int[np.ndarray, "N"]] | None = None
-    skip_corrupt: bool = False
+    skip_corrupt: bool = False  # whether corrupt tiles are skipped; otherwise they are an error
 
     def training(self, picks: Sequence[Pick], all_tiles: Sequence[int], patch_size: float) -> Batch:
         """Returns a batch of the tiles of this process; all processes agree on shapes by the positions of `all_tiles`.

@@ -31,78 +31,53 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCard:
-    """The facts of a dataset that are known before it is opened.
+    """The facts of a dataset that are known before it is opened."""
 
-    Attributes:
-      name: the name that configs use.
-      title: the name that people use.
-      sensors: names of the sensors, as registered.
-      own_sensors: records of the sensors that are not the library's; unpickling a card registers them, so that worker
-        processes have them.
-      extent: side of a tile in metres, as the batches give it.
-      patch_sizes: allowed patch sizes in metres (paper: Table C).
-      splits: names of the splits.
-      arrays: dtype of each stored array ("s2", "dense"); where it is not named float32, and int8 for a class map.
-      sides: pixels along a side of a stored array ("aerial", "dense") that reaches beyond the extent; the batches take
-        its centre.
-      masks: sensors with `<sensor>_mask`; "pixel" for one mask of all bands, "band" for one each.
-      clouds: sensors with `<sensor>_cloud`.
-      optional: sensors that some tiles lack.
-      blocks: records a side in which a tile is stored, so that a window of it can be read without the rest.
-      georeferenced: the sensor whose grid "transform" describes; "" where the archive has none.
-      file_bands: names of the bands in the order of the files, for sensors whose files differ from our order.
-      units: of each sensor's values, in words.
-      dates: what is known of each series' dates, in words.
-      date_precision: of series whose days are less exact: the "month", or "none" where the archive has no dates;
-        pictures show no more than that.
-      date_origin: "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January.
-      tile_label: kind of the label "tile", one for each tile.
-      tile_classes: its class names, in order.
-      dense_label, dense_classes: the same of the label "dense", one for each pixel.
-      dense_colours: official colour "#rrggbb" of each dense class.
-      dense_metres: side of a pixel of "dense" in metres.
-      ignore_label: value of a class map where there is no label.
-      label_unit: what a regression's label measures, and in which unit.
-      folds: the folds that each split is made of, where the archive has folds.
-      split_rule: how tiles come to their splits, in words.
-      natural_colour: for each sensor that can be shown, its (red, green, blue) channel numbers.
-      size: how much there is, in words.
-      notes: traps of the archive, and differences from the published reader.
-      licence, citation, url: terms, whom to cite, where to get it.
-    """
-
-    name: str
-    title: str
-    sensors: tuple[str, ...]
-    extent: float
-    patch_sizes: tuple[int, ...]
-    splits: tuple[str, ...]
+    name: str  # the name that configs use
+    title: str  # the name that people use
+    sensors: tuple[str, ...]  # names of the sensors, as registered
+    extent: float  # side of a tile in metres, as the batches give it
+    patch_sizes: tuple[int, ...]  # allowed patch sizes in metres (paper: Table C)
+    splits: tuple[str, ...]  # names of the splits
+    # Dtype of each stored array ("s2", "dense"); where it is not named float32, and int8 for a class map.
     arrays: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Pixels along a side of a stored array ("aerial", "dense") that reaches beyond the extent; the batches take its
+    # centre.
     sides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # Sensors with `<sensor>_mask`; "pixel" for one mask of all bands, "band" for one each.
     masks: Mapping[str, Literal["pixel", "band"]] = dataclasses.field(default_factory=dict)
-    clouds: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    blocks: int = 1
-    georeferenced: str = ""
+    clouds: tuple[str, ...] = ()  # sensors with `<sensor>_cloud`
+    optional: tuple[str, ...] = ()  # sensors that some tiles lack
+    blocks: int = 1  # records a side in which a tile is stored, so that a window of it can be read without the rest
+    georeferenced: str = ""  # the sensor whose grid "transform" describes; "" where the archive has none
+    # Names of the bands in the order of the files, for sensors whose files differ from our order.
     file_bands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    units: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    dates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of each sensor's values, in words
+    dates: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what is known of each series' dates, in words
+    # Of series whose days are less exact: the "month", or "none" where the archive has no dates; pictures show no more
+    # than that.
     date_precision: Mapping[str, Literal["month", "none"]] = dataclasses.field(default_factory=dict)
-    date_origin: str = ""
-    tile_label: TileLabel = "none"
-    tile_classes: tuple[str, ...] = ()
+    date_origin: str = ""  # "yyyy-mm-dd" from which the published readers count days; "": they count from 1 January
+    tile_label: TileLabel = "none"  # kind of the label "tile", one for each tile
+    tile_classes: tuple[str, ...] = ()  # its class names, in order
+    # dense_label, dense_classes: the same of the label "dense", one for each pixel.
     dense_label: DenseLabel = "none"
     dense_classes: tuple[str, ...] = ()
-    dense_colours: tuple[str, ...] = ()
-    dense_metres: float = 10.0
-    ignore_label: int = -1
-    label_unit: str = ""
+    dense_colours: tuple[str, ...] = ()  # official colour "#rrggbb" of each dense class
+    dense_metres: float = 10.0  # side of a pixel of "dense" in metres
+    ignore_label: int = -1  # value of a class map where there is no label
+    label_unit: str = ""  # what a regression's label measures, and in which unit
+    # The folds that each split is made of, where the archive has folds.
     folds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    split_rule: str = ""
+    split_rule: str = ""  # how tiles come to their splits, in words
+    # For each sensor that can be shown, its (red, green, blue) channel numbers.
     natural_colour: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    # Records of the sensors that are not the library's; unpickling a card registers them, so that worker processes have
+    # them.
     own_sensors: tuple[Sensor, ...] = ()
-    size: str = ""
-    notes: tuple[str, ...] = ()
+    size: str = ""  # how much there is, in words
+    notes: tuple[str, ...] = ()  # traps of the archive, and differences from the published reader
+    # licence, citation, url: terms, whom to cite, where to get it.
     licence: str = ""
     citation: str = ""
     url: str = ""

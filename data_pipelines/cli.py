@@ -85,10 +85,9 @@ GEOPLEX = "geoplex"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command that the words after `python -m data_pipelines` name.
+    """Runs the command that the words after `python -m data_pipelines` name, and returns the exit code.
 
-    Returns:
-      The exit code: 0 done, 1 an error, printed in one line on standard error. Wrong usage exits with 2.
+    It is 0 when done, 1 after an error, printed in one line on standard error. Wrong usage exits with 2.
     """
     for stream in (sys.stdout, sys.stderr):
         # Names of people and classes have letters that a terminal may lack.

@@ -30,12 +30,9 @@ def parse_day(text: str, where: str) -> datetime.date:
 
 
 def day_in_name(name: str, field: int, where: str, example: str) -> datetime.date:
-    """Parses the day in a product's name.
+    """Parses the day in a product's name: in its field of that number, from 0, of those that "_" separates.
 
-    Args:
-      name: e.g. "S2A_MSIL2A_20200102T102421_N0213".
-      field: position of the day among the fields that "_" separates, from 0; 2 in the example.
-      where, example: file and field, and a right name, for the error.
+    It is 2 in "S2A_MSIL2A_20200102T102421_N0213". For the error, `where` is file and field, `example` a right name.
 
     Raises:
       ValueError: there is no day in that field.

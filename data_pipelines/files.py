@@ -70,10 +70,7 @@ def stems(folder: pathlib.Path, suffix: str, prefix: str = "") -> set[str]:
 def find_place(root: pathlib.Path, layouts: Mapping[str, Mapping[str, str]], kind: str, **names: str) -> pathlib.Path:
     """Returns where a file or folder lies: in the first of an archive's layouts in which it exists, else in the first.
 
-    Args:
-      layouts: by the layout's name, the path of each kind of file, like "split/{split}_filenames.lst".
-      kind: of the file or folder that is looked for.
-      **names: fill the braces of its path.
+    `layouts` has by the layout's name the path of each kind, like "split/{split}_filenames.lst"; `names` fill braces.
     """
     paths = [root / layout[kind].format(**names) for layout in layouts.values()]
     return next((path for path in paths if path.exists()), paths[0])
@@ -113,8 +110,7 @@ def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dty
 def open_raster(path: pathlib.Path, expected: str, content: bytes | None = None) -> Iterator[Any]:
     """Opens a TIFF (or JPEG 2000) file with rasterio, and no file or address that it might lead to.
 
-    Args:
-      content: the file's bytes if they come from an archive, where `path` only names them.
+    `content` are the file's bytes if they come from an archive, where `path` only names them.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, of another format, or larger than `MOST_BYTES`.
@@ -178,9 +174,7 @@ def read_raster_and_nodata(
 def read_png(path: pathlib.Path, bands: int, side: int, expected: str, content: bytes) -> UInt8[np.ndarray, "C H W"]:
     """Reads all bands of a PNG image, also a fourth that is not transparency.
 
-    Args:
-      path: names the file in errors.
-      bands, side: what its number of bands and its width and height must be.
+    `bands` must be their number, `side` its width and height; `path` names the file in errors.
 
     Raises:
       ValueError: it is unreadable, or of another shape or dtype.
@@ -225,9 +219,8 @@ def read_npy(
 ) -> np.ndarray:
     """Reads a `.npy` array; nothing in the file is executed.
 
-    Args:
-      shape, dtype, expected: as for `check_array`; a shape of None is any.
-      mapped: returns a view of the file, for small cuts from large arrays.
+    `shape` (None: any), `dtype` and `expected` are as for `check_array`; `mapped` returns a view of the file, for small
+    cuts from large arrays.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, pickled, or of another shape or dtype.

@@ -29,16 +29,11 @@ MOST_WORKERS = 1024  # of which each takes hundreds of megabytes: more is a slip
 
 @dataclasses.dataclass(frozen=True)
 class OpenDataset:
-    """A prepared dataset and how its tiles become samples.
+    """A prepared dataset and how its tiles become samples."""
 
-    Attributes:
-      options: of the config's `data.datasets.NAME`, with the dataset's card.
-      skip_corrupt: whether tiles with damaged records are left out; otherwise they are an error.
-    """
-
-    options: DatasetOptions
+    options: DatasetOptions  # of the config's `data.datasets.NAME`, with the dataset's card
     prepared: PreparedDataset
-    skip_corrupt: bool = False
+    skip_corrupt: bool = False  # whether tiles with damaged records are left out; otherwise they are an error
 
     @property
     def name(self) -> str:
@@ -176,14 +171,9 @@ def train_iterator(
     The k-th batch depends on the options, the seed and k alone: with several processes, their k-th batches are of one
     dataset, one patch size and one shape, and are the rows of the single process' batch.
 
-    Args:
-      seed: of order, augmentation and patch sizes.
-      shard: the rows that this process reads.
-      num_workers: processes that read ahead; 0: threads.
-
-    Returns:
-      An iterator over batches of numpy arrays of this process' tiles. The label "index" is the tile's position in the
-      split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one replaces, or -1.
+    The batches have numpy arrays of this process' tiles, the rows of `shard`. The label "index" is the tile's position
+    in the split. With `skip_corrupt`, the label "skipped" is the tile that cannot be read and that this one replaces,
+    or -1. `seed` is of order, augmentation and patch sizes; `num_workers` processes read ahead, or threads if it is 0.
 
     Raises:
       ValueError: a dataset has no training split, a batch size cannot be cut into equal shares, or `num_workers` is
@@ -210,12 +200,8 @@ def chosen_tiles(name: str, size: int, fraction: float, seed: int) -> Int32[np.n
     """Returns the positions of the tiles that training uses, in rising order; at least one.
 
     All tiles are put in an order that depends on name, size and seed alone, and the first ones are taken: so 1 percent
-    lies within 10 percent, and every process takes the same.
-
-    Args:
-      name: of the dataset.
-      size: tiles of its training split, at least one.
-      fraction: of them, above 0, at most 1.
+    lies within 10 percent, and every process takes the same. The training split of the dataset `name` has `size` tiles,
+    at least one; `fraction` is above 0 and at most 1.
     """
     # crc32, as Python's hash of a text differs between processes.
     order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(size)

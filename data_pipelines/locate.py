@@ -23,10 +23,8 @@ def locate(name: str, root: str | None, announce: Announce = lambda _: None) -> 
     are made below `root`, or below the cache where `root` is None; raw data in their published layout, in `root` or
     `<root>/<name>`, are converted into the cache, so that they may be read-only. A described folder needs no `root`.
 
-    Args:
-      name: the dataset's name, or the path of a description of one's own folder, FILE.toml.
-      root: the config's `data.root`.
-      announce: receives a line with the dataset's folder.
+    `name` is the dataset's, or the path of a description of one's own folder, FILE.toml; `root` is the config's
+    `data.root`; `announce` receives a line with the dataset's folder.
 
     Raises:
       ValueError: no such dataset, it needs `data.root`, or the prepared data have another card.

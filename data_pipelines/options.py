@@ -18,29 +18,24 @@ Days = Literal["day_of_year", "published"]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Options by which a tile becomes a sample.
+    """Options by which a tile becomes a sample."""
 
-    Attributes:
-      max_dates: upper bound of the dates of a series; None: no bound.
-      temporal_dropout: fraction of a series' dates that training leaves out at random; at least one date stays.
-      max_cloud: percent; dates with a higher mean cloud cover over the sample are left out, except for the clearest.
-        For sensors with a cloud layer. None: all dates.
-      date_buckets: lengths that series may be padded to, in rising order; the last is an upper bound like `max_dates`.
-        Empty: always the length of the longest series.
-      extent: side of a sample in metres: training takes windows anywhere in a tile, evaluation all that lie side by
-        side. None: the whole tile.
-      augment: whether training flips and rotates.
-      noise: standard deviation of the normal noise that training adds to standardised values, against overfitting.
-      dates: "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
-    """
-
-    max_dates: int | None = None
+    max_dates: int | None = None  # upper bound of the dates of a series; None: no bound
+    # Fraction of a series' dates that training leaves out at random; at least one date stays.
     temporal_dropout: float = 0.0
+    # Percent; of sensors with a cloud layer, dates with a higher mean cover over the sample are left out, except for
+    # the clearest. None: all dates.
     max_cloud: float | None = None
+    # Lengths that series may be padded to, in rising order; the last is an upper bound like `max_dates`. Empty: always
+    # the length of the longest series.
     date_buckets: tuple[int, ...] = ()
+    # Side of a sample in metres: training takes windows anywhere in a tile, evaluation all that lie side by side. None:
+    # the whole tile.
     extent: float | None = None
-    augment: bool = True
+    augment: bool = True  # whether training flips and rotates
+    # Standard deviation of the normal noise that training adds to standardised values, against overfitting.
     noise: float = 0.0
+    # "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
     dates: Days = "day_of_year"
 
     @property
@@ -54,24 +49,18 @@ class Sampling:
 class DatasetOptions:
     """A dataset's part in training and evaluation: the config's `data.datasets.NAME`.
 
-    Attributes:
-      batch_size: tiles of a training batch over all processes.
-      weight: fraction of the steps, relative to the other datasets' weights.
-      patch_sizes: metres; one is drawn for each training batch. Empty: those of the card that fit the samples.
-      fraction: of the training tiles that are used, above 0; a smaller fraction lies within a larger one.
-      fraction_seed: another seed selects other tiles.
-
     Raises:
       ValueError: a value that cannot be; the message names the config's key.
     """
 
     card: DatasetCard
-    batch_size: int = 1
-    weight: float = 1.0
+    batch_size: int = 1  # tiles of a training batch over all processes
+    weight: float = 1.0  # fraction of the steps, relative to the other datasets' weights
+    # Metres; one is drawn for each training batch. Empty: those of the card that fit the samples.
     patch_sizes: tuple[float, ...] = ()
     sampling: Sampling = Sampling()
-    fraction: float = 1.0
-    fraction_seed: int = 0
+    fraction: float = 1.0  # of the training tiles that are used, above 0; a smaller fraction lies within a larger one
+    fraction_seed: int = 0  # another seed selects other tiles
 
     def __post_init__(self) -> None:
         values = vars(self) | vars(self.sampling)

@@ -64,16 +64,12 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """A prepared folder, checked and open.
-
-    Attributes:
-      limit: most tiles of each split that were prepared; None: all.
-    """
+    """A prepared folder, checked and open."""
 
     card: DatasetCard
     folder: pathlib.Path
     statistics: dict[str, SensorStatistics]
-    limit: int | None = None
+    limit: int | None = None  # most tiles of each split that were prepared; None: all
 
     @classmethod
     def open(cls, card: DatasetCard, folder: pathlib.Path) -> "PreparedDataset":

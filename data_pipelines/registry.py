@@ -82,11 +82,9 @@ def register_dataset(entry: DatasetEntry) -> None:
 
 
 def get_entry(name: str) -> DatasetEntry:
-    """Returns a dataset's entry.
+    """Returns the entry of a dataset by its name, or by the path of a description of one's own folder.
 
-    Args:
-      name: the dataset's name, or the path of a description of one's own folder, which ends in ".toml" and registers
-        the dataset under its own name.
+    A path ends in ".toml" and registers the dataset under its own name.
 
     Raises:
       FileNotFoundError: there is no such description.

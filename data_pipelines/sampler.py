@@ -60,21 +60,15 @@ def block_order(steps: tuple[int, ...], seed: int, block: int) -> tuple[np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One dataset's endless training batches by number; every tile comes once an epoch.
+    """One dataset's endless training batches by number; every tile comes once an epoch."""
 
-    Attributes:
-      size: tiles that training uses.
-      options: the dataset's name, batch size and patch sizes.
-      make: makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
-      positions: of those tiles in the split; None: 0 to `size`.
-    """
-
-    size: int
-    options: DatasetOptions
+    size: int  # tiles that training uses
+    options: DatasetOptions  # the dataset's name, batch size and patch sizes
+    # Makes a batch from (tile, generator) of this process, the tiles of all processes, and a patch size.
     make: Callable[[Sequence[Pick], Sequence[int], float], Batch]
     seed: int
     shard: HostShard = WHOLE
-    positions: Int32[np.ndarray, "n"] | None = None
+    positions: Int32[np.ndarray, "n"] | None = None  # of those tiles in the split; None: 0 to `size`
 
     def __call__(self, number: int) -> Batch:
         """Returns this process' rows of a batch; all processes agree on its patch size and shapes."""

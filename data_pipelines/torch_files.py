@@ -22,12 +22,9 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
     """Returns the content of a file that `torch.save` wrote.
 
     The file's pickle is never executed: torch's restricted reader makes tensors, containers, numbers and texts alone,
-    and refuses every other class at its first mention.
-
-    Args:
-      expected: the content in words, for errors.
-      classes: further classes that it may hold; only such whose construction has no effect, e.g. `datetime.date`.
-      mmap: whether tensors are mapped from the file, where its format allows that, in place of being copied.
+    and refuses every other class at its first mention. It may also hold `classes`, only such whose construction has no
+    effect, e.g. `datetime.date`. With `mmap`, tensors are mapped from the file, where its format allows that, in place
+    of being copied. `expected` is the content in words, for errors.
 
     Raises:
       FileNotFoundError, ValueError: the file is missing, unreadable, or holds another class.

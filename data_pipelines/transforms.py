@@ -35,10 +35,8 @@ def choose_dates(
     """Returns the positions of the dates to keep of `count`, in time order.
 
     Dates that are clouded too much are removed first, except for the clearest; of the rest, training samples as many as
-    temporal dropout and limit leave, and evaluation takes as many as the limit allows, evenly spread.
-
-    Args:
-      cloud: mean cloud cover of each date over the sample, in percent.
+    temporal dropout and limit leave, and evaluation takes as many as the limit allows, evenly spread. `cloud` is the
+    mean cloud cover of each date over the sample, in percent.
     """
     clear = np.arange(count)
     if cloud is not None and sampling.max_cloud is not None:
@@ -60,12 +58,9 @@ def padded_lengths(
 ) -> dict[str, int]:
     """Returns the length of the dates axis of each series in a batch.
 
-    With buckets, one bucket serves all sensors: the smallest that holds the longest series of the batch.
-
-    Args:
-      longest: dates of the longest series of the dataset, for each series.
-      training: whether temporal dropout shortens the series.
-      counts: dates of each of the batch's tiles, of all processes, for each series; not needed without buckets.
+    With buckets, one bucket serves all sensors: the smallest that holds the longest series of the batch. For each
+    series, `longest` has the dates of the dataset's longest, and `counts` those of each of the batch's tiles, of all
+    processes, not needed without buckets. In training, temporal dropout shortens the series.
     """
     caps = {name: max(1, most_dates(length, sampling, training)) for name, length in longest.items()}
     if not sampling.date_buckets or counts is None:
@@ -115,11 +110,9 @@ class TileTransform:
         )
 
     def write(self, batch: Batch, row: int, blocks: Sequence[Block], window: Window, rng: Rng) -> None:
-        """Writes a tile into a row of an `empty_batch`.
+        """Writes a tile into a row of an `empty_batch`: the part, flip and rotation that `window` names.
 
-        Args:
-          blocks: of the tile, at least those that the window intersects; their arrays are not changed.
-          window: part of the tile, and its flip and rotation.
+        `blocks` are at least those of the tile that the window intersects; their arrays are not changed.
         """
         example = blocks[0].example
         for name, target in batch.observations.items():
@@ -178,11 +171,7 @@ def standardise(
 def hide_invalid(
     values: Num[np.ndarray, "*T C H W"], mask: Bool[np.ndarray, "*T c H W"], standard: Float32[np.ndarray, "*T C H W"]
 ) -> Bool[np.ndarray, "*T c H W"]:
-    """Sets masked and non-finite values of `standard` to zero, in place.
-
-    Returns:
-      The mask without the non-finite values (True: valid).
-    """
+    """Sets masked and non-finite values of `standard` to 0, in place; returns the mask of the others (True: valid)."""
     if values.dtype.kind == "f":
         finite = np.isfinite(standard)
         mask = mask & (finite if mask.shape == finite.shape else finite.all(axis=-3, keepdims=True))

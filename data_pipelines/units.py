@@ -9,18 +9,13 @@ from data_pipelines.card import DatasetCard, Example
 
 
 class Unit(NamedTuple):
-    """A unit of a sensor's values.
+    """A unit of a sensor's values."""
 
-    Attributes:
-      name: for messages.
-      least, most: values outside cannot be in it.
-      empty_zeros: whether 0 in all bands is nothing observed.
-    """
-
-    name: str
+    name: str  # for messages
+    # least, most: values outside cannot be in it.
     least: float
     most: float
-    empty_zeros: bool
+    empty_zeros: bool  # whether 0 in all bands is nothing observed
 
 
 DECIBELS = Unit("dB", -101.0, 60.0, True)  # beyond any backscatter

@@ -78,10 +78,8 @@ class Window:
     ) -> Shaped[np.ndarray, "*axes S S"]:
         """Cuts the window out of a stored array, not transformed yet: of one block a view, of several a copy.
 
-        Args:
-          name: a sensor's, or "dense"; the one pixel of a context sensor belongs to every window.
-          blocks: of the tile, that cover the window.
-          suffix: "_mask" or "_cloud" of the sensor; "" for its values.
+        `name` is a sensor's, with the `suffix` "_mask", "_cloud" or, for its values, "", or "dense"; the one pixel of a
+        context sensor belongs to every window. `blocks` are those of the tile that cover the window.
         """
         if name != "dense" and get_sensor(name).kind == "context":
             return _take_dates(blocks[0].example[name + suffix], dates)
@@ -229,11 +227,9 @@ def in_list(name: str) -> str:
 
 
 def empty_labels(card: DatasetCard, batch_size: int, extent: float) -> dict[str, np.ndarray]:
-    """Returns arrays for the labels of samples of `extent` metres.
+    """Returns arrays for the labels of samples of `extent` metres, those that the card has.
 
-    Returns:
-      "tile": (B,) int32 class, (B, K) float32 multi-hot, or (B,) float32; "dense": (B, h, w) int32 classes, or float32;
-      each if the card has such labels.
+    "tile": (B,) int32 class, (B, K) float32 multi-hot, or (B,) float32; "dense": (B, h, w) int32 classes, or float32.
     """
     labels: dict[str, np.ndarray] = {}
     if card.tile_label != "none":

@@ -124,10 +124,7 @@ class Topology:
 
 
 def parse_topology(name: str, tpu: bool = False) -> Topology:
-    """Parses a name such as "v5e:16x16", "v5p:8x8x16", "h100:8".
-
-    Args:
-      tpu: whether GPUs are refused.
+    """Parses a name such as "v5e:16x16", "v5p:8x8x16", "h100:8"; with `tpu`, GPUs are refused.
 
     Raises:
       ConfigError: the chip is unknown, or it has no slice of this shape.

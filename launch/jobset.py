@@ -78,10 +78,8 @@ def pod_template(
 ) -> Manifest:
     """Returns the template of a pod that trains: one process with all the devices of its node.
 
-    Args:
-      words: flags of anysat_jax.main; $(INDEX) stands for the pod's number.
-      devices: resources of a node, {"nvidia.com/gpu": 8}.
-      nodes: labels that select the nodes.
+    `words` are flags of anysat_jax.main, in which $(INDEX) stands for the pod's number; `devices` are the resources of
+    a node, {"nvidia.com/gpu": 8}; the labels `nodes` select the nodes.
     """
     runs = volume(given)
     index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}

@@ -68,9 +68,7 @@ class Estimate:
 def estimate(work: Work, topology: Topology, traffic: float, messages: Sequence[Collective]) -> Estimate:
     """Returns the times of a step at the chips' peak rates, evenly shared.
 
-    Args:
-      traffic: bytes that each chip reads from and writes to its memory.
-      messages: between the chips.
+    `traffic` are the bytes that each chip reads from and writes to its memory; `messages` those between the chips.
     """
     chip, chips = topology.chip, topology.chips
     precise = work.parts["contrastive"]

@@ -22,12 +22,9 @@ OUTCOMES = ("carried,\nfound", "carried,\nmissed", "not carried,\nclaimed", "not
 
 
 def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], counts: Int[np.ndarray, "K ..."]) -> None:
-    """Draws a matrix of classes, or for several labels a tile a row of outcomes for each label.
+    """Draws a matrix of K classes, or for several labels a tile a row of outcomes for each label, to a PNG file.
 
-    Args:
-      path: the PNG file.
-      classes: K names.
-      counts: (K, K) with the truth in the rows, or (K, 2, 2): [[true negatives, false alarms], [misses, hits]].
+    `counts` is (K, K) with the truth in the rows, or (K, 2, 2): [[true negatives, false alarms], [misses, hits]].
     """
     from matplotlib import colormaps
 

@@ -197,12 +197,8 @@ def write_pretraining(
 ) -> pathlib.Path:
     """Writes README.md, the report of a pretraining, with its figures beside it, and returns its path.
 
-    Args:
-      folder: of the files; exists.
-      run: name of the run, for the titles.
-      metrics_csv: the training's log; without it there are no curves.
-      scores: of the probes; may be empty.
-      mosaics: held-out tiles by dataset.
+    The `folder` exists; `run` is the run's name, for the titles. `metrics_csv` is the training's log, without which
+    there are no curves; the `scores` of probes may be empty; `mosaics` are held-out tiles by dataset.
     """
     blocks = [heading(run, 1), heading("Linear probes")]
     blocks += [tables.score_table(scores), PROTOCOL] if scores else ["Nothing was probed."]

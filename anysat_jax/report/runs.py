@@ -103,11 +103,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
-    """Reads every run that can be read; a folder that is given twice counts once.
-
-    Returns:
-      The runs, and a sentence about each of the others.
-    """
+    """Returns the runs that can be read, and a sentence about each of the others; a folder given twice counts once."""
     runs, problems, labels = [], [], set()
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         name = clean(folder.name) or "run"

@@ -18,12 +18,9 @@ _WRITERS = {
 
 
 def write_fake(name: str, folder: pathlib.Path, tiles: int, seed: int = 0, layout: str = "original") -> None:
-    """Writes a dataset's made-up archive with `tiles` tiles in each split.
+    """Writes a dataset's made-up archive with `tiles` tiles in each split; `folder` and `seed` as above.
 
-    Args:
-      name: of the dataset.
-      folder, tiles, seed: see above.
-      layout: "original" or "download", the one that the card's address hands out; only some archives have two.
+    `layout` is "original" or "download", the one that the card's address hands out; only some archives have two.
 
     Raises:
       ValueError: the archive has no such layout.

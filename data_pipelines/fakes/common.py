@@ -14,17 +14,9 @@ PATCH = 8  # pixels over which the noise changes
 def smooth(
     rng: np.random.Generator, shape: Sequence[int], low: float, high: float, dtype: Any = "float32"
 ) -> Num[np.ndarray, "*axes H W"]:
-    """Returns noise that varies slowly over the last two axes; all other axes are independent.
+    """Returns noise within [low, high] that varies slowly over the last two axes; all other axes are independent.
 
-    Args:
-      rng: source of the noise; the same generator state gives the same array.
-      shape: of the array, (..., height, width).
-      low: smallest possible value.
-      high: largest possible value.
-      dtype: of the array; integers are rounded.
-
-    Returns:
-      Values within [low, high].
+    The same state of `rng` gives the same array, of `shape` (..., height, width) and `dtype`; integers are rounded.
     """
     *axes, height, width = shape
     coarse = rng.random((*axes, *(2 + side // PATCH for side in (height, width))), np.float32)
@@ -67,15 +59,11 @@ def write_raster(
     nodata: float | None = None,
     **profile: Any,
 ) -> None:
-    """Writes a GeoTIFF, its folders too.
+    """Writes an array to a GeoTIFF, whose suffix does not matter, and makes its folders.
 
-    Args:
-      path: where to; the suffix does not matter.
-      array: bands first.
-      crs: coordinate system, e.g. "EPSG:2154"; None for none.
-      transform: affine map from (column, row) to coordinates, as rasterio's Affine or its six numbers.
-      nodata: the value that stands for no data.
-      **profile: more of rasterio's profile, e.g. `compress="deflate"` or `interleave="pixel"`.
+    The coordinate system `crs` is e.g. "EPSG:2154"; `transform` is the affine map from (column, row) to coordinates,
+    as rasterio's Affine or its six numbers; the value `nodata` stands for no data; more of rasterio's `profile` is e.g.
+    `compress="deflate"` or `interleave="pixel"`.
 
     Raises:
       ImportError: rasterio is not installed.

@@ -18,12 +18,7 @@ FIRST_PATCH = 10000
 def write_archive(
     folder: pathlib.Path, tiles: Mapping[str, int], seed: int = 0, *, num_dates: Mapping[str, int] | None = None
 ) -> None:
-    """Writes patches with short series.
-
-    Args:
-      folder, tiles, seed: as for all archives.
-      num_dates: of each series of the card; None: a few, another number for each patch.
-    """
+    """Writes patches with `num_dates` of each series of the card; None: a few, another number for each patch."""
     for name in ("DATA_S2", "DATA_S1A", "ANNOTATIONS"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     splits = enumerate(split for split, count in tiles.items() for _ in range(count))

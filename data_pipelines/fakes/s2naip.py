@@ -29,9 +29,7 @@ def write_archive(
 ) -> None:
     """Writes an archive; some tiles lack Sentinel-1 or OpenStreetMap, and some pixels were not observed.
 
-    Args:
-      folder, tiles, seed: as for all archives.
-      layout: "folders" as unpacked, "tars" as downloaded.
+    `layout` is "folders" as unpacked, "tars" as downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

@@ -23,12 +23,9 @@ def write_archive(
     num_dates: Mapping[str, int] | None = None,
     layout: str = "original",
 ) -> None:
-    """Writes tiles with short series.
+    """Writes tiles with `num_dates` of each series of the card; None: a few, another number for each tile.
 
-    Args:
-      folder, tiles, seed: as for all archives.
-      num_dates: of each series of the card; None: a few, another number for each tile.
-      layout: one of the reader's `LAYOUTS`; in "download", Sentinel-1 has pixels that are NaN.
+    `layout` is one of the reader's `LAYOUTS`; in "download", Sentinel-1 has pixels that are NaN.
     """
     places = LAYOUTS[layout]
     for path in ("aerial/_", *places.values()):

@@ -162,10 +162,8 @@ LEAST_SHARE = 0.07
 class MiniReader:
     """Makes the tiles of one mini dataset (the Reader of `reader.py`).
 
-    Args:
-      name: one of MINI_CARDS.
-      seed: another seed gives other tiles.
-      sizes: tiles of each split; MINI_SIZES[name] unless given.
+    `name` is one of MINI_CARDS; another `seed` gives other tiles; `sizes`, the tiles of each split, are
+    MINI_SIZES[name] unless given.
 
     Raises:
       ValueError: there is no mini dataset of that name, or no split of a name in `sizes`.

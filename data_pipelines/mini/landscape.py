@@ -94,11 +94,7 @@ class Landscape:
     def majority(self, metres: float, groups: Int[np.ndarray, " covers"], least: float = 0.4) -> np.ndarray:
         """Returns the group of covers that fills most of each pixel, -1 if it fills less than `least` or has no number.
 
-        Args:
-          groups: number of the group of each cover, -1 for none.
-
-        Returns:
-          (n, n) int8.
+        The result is (n, n) int8; `groups` has the number of the group of each cover, -1 for none.
         """
         shares = self.cover_shares(metres)
         member = (groups[:, None] == np.arange(groups.max() + 1)[None, :]).astype(np.float32)
@@ -167,11 +163,7 @@ def _choose(names: tuple[str, ...], limits: tuple[int, int], rng: np.random.Gene
 
 
 def smooth_noise(shape: tuple[int, ...], size: int, knots: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws smooth fields of about unit variance: normal noise on a coarse grid, interpolated.
-
-    Returns:
-      (*shape, size, size) float32.
-    """
+    """Draws smooth float32 fields (*shape, size, size) of unit variance or so: noise on a coarse grid, interpolated."""
     position = np.linspace(0.0, knots - 1.0, size, dtype=np.float32)
     weights = np.clip(1.0 - np.abs(position[:, None] - np.arange(knots, dtype=np.float32)[None, :]), 0.0, 1.0)
     weights = weights * weights * (3.0 - 2.0 * weights)  # smoothstep: no kinks at the knots
@@ -184,8 +176,7 @@ def _sites(
 ) -> tuple[Int[np.ndarray, "n n"], Int[np.ndarray, " cells"]]:
     """Cuts the tile into organic cells (a warped Voronoi diagram) and chooses the cover of each.
 
-    Returns:
-      (n, n) number of the cell, and (cells,) its cover; the cells of fields and towns are cut further elsewhere.
+    Returns (n, n) number of the cell, and (cells,) its cover; the cells of fields and towns are cut further elsewhere.
     """
     margin = 0.5 * mix.site_metres
     count = max(4, round(((extent + 2 * margin) / mix.site_metres) ** 2))
@@ -220,8 +211,7 @@ def _parcels(
 ) -> tuple[Int[np.ndarray, "n n"], int]:
     """Cuts the tile into rotated strips of varying width, and each strip into fields of its own length.
 
-    Returns:
-      (n, n) number of the field, and how many there are.
+    Returns (n, n) number of the field, and how many there are.
     """
     across, along = rotate(x, y, angle)
     # Beyond the tile's corners, whichever way the strips run.

@@ -148,10 +148,8 @@ def radar_series(
 ) -> Series:
     """Simulates a radar series of a landscape: speckled backscatter, float32.
 
-    Args:
-      sensor: "s1-asc" (VV, VH), "s1" (VV, VH, VV/VH) or "alos" (HH, HV, HH/HV).
-      decibel: True for values in dB, where the third band, the ratio, is the difference of the first two; otherwise
-        they are linear power, and the third band is their quotient.
+    "s1-asc" has VV, VH; "s1" VV, VH, VV/VH; "alos" HH, HV, HH/HV. With `decibel`, values are in dB and the third band,
+    the ratio, is the difference of the first two; otherwise they are linear power, and it is their quotient.
     """
     record, kind = get_sensor(sensor), lc.KIND[land.cover]
     green = land.green(dates)[:, :, None]
@@ -182,10 +180,8 @@ def radar_series(
 def image(land: Landscape, sensor: str, day: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Simulates a very high resolution image taken on one day, in grey values of a camera.
 
-    The landscape's fine grid is the sensor's, or a multiple of it; then values are repeated before the noise is added.
-
-    Returns:
-      (C, H, W) float32 in [0, 255], and the height above ground in metres, (H, W) float32.
+    Returns (C, H, W) float32 in [0, 255], and the height above ground in metres, (H, W) float32. The landscape's fine
+    grid is the sensor's, or a multiple of it; then values are repeated before the noise is added.
     """
     record = get_sensor(sensor)
     response = np.array(RESPONSES[sensor], np.float32)

@@ -16,39 +16,26 @@ from data_pipelines.own_tiles.pattern import RASTERS
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """The content of a file, and what the file declares of it.
+    """The content of a file, and what the file declares of it."""
 
-    Attributes:
-      path: the file.
-      values: as stored.
-      place: "crs" and "transform"; "" and NaN of a file without a georeference.
-      nodata: the nodata value that the file declares.
-      others: further arrays of an npz file.
-      valid: like the values, False where a mask in the file or beside it (.msk) leaves pixels out; None without one.
-      names: of the bands, "" where the file has none.
-      alpha: position of the band that is transparency, None without one.
-      scales, offsets: a number for each band; values are to be multiplied, then added to. () in place of 1 and 0.
-    """
-
-    path: pathlib.Path
-    values: np.ndarray
-    place: dict[str, Any]
-    nodata: float | None = None
-    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    path: pathlib.Path  # the file
+    values: np.ndarray  # as stored
+    place: dict[str, Any]  # "crs" and "transform"; "" and NaN of a file without a georeference
+    nodata: float | None = None  # the nodata value that the file declares
+    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # further arrays of an npz file
+    # Like the values, False where a mask in the file or beside it (.msk) leaves pixels out; None without one.
     valid: np.ndarray | None = None
-    names: tuple[str, ...] = ()
-    alpha: int | None = None
+    names: tuple[str, ...] = ()  # of the bands, "" where the file has none
+    alpha: int | None = None  # position of the band that is transparency, None without one
+    # scales, offsets: a number for each band; values are to be multiplied, then added to. () in place of 1 and 0.
     scales: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
 
 
 def read_file(path: pathlib.Path, array: str = "", dates: str = "") -> Read:
-    """Reads a file of numbers.
+    """Reads a .tif, .tiff, .npy or .npz file of numbers.
 
-    Args:
-      path: a .tif, .tiff, .npy or .npz file.
-      array: name of the array in an npz file; "" for the only one besides `dates`.
-      dates: name of an npz file's array of dates, if any.
+    Of an npz file, `array` is the array's name, "" for the only one besides `dates`, that of the dates, if any.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, or holds no such array of numbers.

@@ -40,17 +40,13 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClearPixels(_Table, kw_only=True):
-    """The table [sensors.NAME.clear]: which pixels count, by a classification of the scene.
+    """The table [sensors.NAME.clear]: which pixels count, by a classification of the scene."""
 
-    Attributes:
-      values: numbers of the classes that count, such as 4, 5, 6, 7 of Sentinel-2's; a cloud mask may have 0 alone.
-      files: pattern of the classification's files, for each date one if the images have a file for each.
-      band: in place of files, a band of the images.
-    """
-
+    # Numbers of the classes that count, such as 4, 5, 6, 7 of Sentinel-2's; a cloud mask may have 0 alone.
     values: Annotated[tuple[Whole, ...], msgspec.Meta(min_length=1)]
+    # Pattern of the classification's files, for each date one if the images have a file for each.
     files: FilePattern | None = None
-    band: Text = ""
+    band: Text = ""  # in place of files, a band of the images
 
     def __post_init__(self) -> None:
         if (self.files is None) != bool(self.band) or (self.files and self.files.has_band):
@@ -58,36 +54,23 @@ class ClearPixels(_Table, kw_only=True):
 
 
 class SensorTable(_Table, kw_only=True):
-    """A table [sensors.NAME].
+    """A table [sensors.NAME]."""
 
-    Attributes:
-      files: pattern of the files.
-      bands: names in the order of the files.
-      dates: CSV file with the dates of stacked files, or the name of an array of an npz file; "" for dates in names.
-      array: name of the array in npz files; "" for the only one.
-      nodata: value of pixels that were not observed, besides NaN and what a GeoTIFF declares.
-      dtype: of the stored array.
-      pixels: along a side, where the files reach beyond the extent.
-      optional: True if tiles may lack the sensor.
-      units: of the values.
-      clear: which pixels count; all unless given.
-      same_day: "join" if a tile may have several files of a day, which become one date; "" if that is an error.
-      natural_colour: bands to show as red, green and blue.
-      kind, metres_per_pixel, subpatch_pixels: of a sensor that this description registers.
-    """
-
-    files: FilePattern
-    bands: Texts
+    files: FilePattern  # pattern of the files
+    bands: Texts  # names in the order of the files
+    # CSV file with the dates of stacked files, or the name of an array of an npz file; "" for dates in names.
     dates: Text = ""
-    array: Text = ""
-    nodata: float | None = None
-    dtype: Text = "float32"
-    pixels: Count | None = None
-    optional: bool = False
-    units: Text = ""
-    clear: ClearPixels | None = None
+    array: Text = ""  # name of the array in npz files; "" for the only one
+    nodata: float | None = None  # value of pixels that were not observed, besides NaN and what a GeoTIFF declares
+    dtype: Text = "float32"  # of the stored array
+    pixels: Count | None = None  # along a side, where the files reach beyond the extent
+    optional: bool = False  # True if tiles may lack the sensor
+    units: Text = ""  # of the values
+    clear: ClearPixels | None = None  # which pixels count; all unless given
+    # "join" if a tile may have several files of a day, which become one date; "" if that is an error.
     same_day: Text = ""
-    natural_colour: Texts = ()
+    natural_colour: Texts = ()  # bands to show as red, green and blue
+    # kind, metres_per_pixel, subpatch_pixels: of a sensor that this description registers.
     kind: Text = ""
     metres_per_pixel: Positive | None = None
     subpatch_pixels: Count | None = None
@@ -175,19 +158,16 @@ class TileLabels(_Table, kw_only=True):
 
 
 class MaskFiles(_Table, kw_only=True):
-    """The table [mask]: a label for each pixel, class numbers or numbers to be predicted.
-
-    Attributes:
-      values: number of each class in the files; 0, 1, 2, ... unless given.
-      ignore: number of pixels without a label in the files; unless given -1 with classes, else None: NaN and what a
-        GeoTIFF declares.
-    """
+    """The table [mask]: a label for each pixel, class numbers or numbers to be predicted."""
 
     files: FilePattern
     array: Text = ""
     classes: Texts = ()
     colours: Texts = ()
+    # Number of each class in the files; 0, 1, 2, ... unless given.
     values: Annotated[tuple[Whole, ...], msgspec.Meta(min_length=1)] = ()
+    # Number of pixels without a label in the files; unless given -1 with classes, else None: NaN and what a GeoTIFF
+    # declares.
     ignore: int | float | None = None
     metres_per_pixel: Positive = 10.0
     unit: Text = ""
@@ -253,16 +233,12 @@ class DescriptionTable(_Table, kw_only=True):
 
 
 class Description(DescriptionTable, kw_only=True):
-    """A folder of tiles, as its TOML file describes it.
+    """A folder of tiles, as its TOML file describes it."""
 
-    Attributes:
-      path, text: the file and its text.
-      sensors: the sensors in the order of the file.
-    """
-
+    # path, text: the file and its text.
     path: pathlib.Path
     text: str
-    sensors: tuple[SensorFiles, ...]
+    sensors: tuple[SensorFiles, ...]  # the sensors in the order of the file
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -20,8 +20,7 @@ from data_pipelines.prepare.leaks import IDENTITY, project
 def with_clear(files: SensorFiles, read: Read, classes: Read | None) -> Read:
     """Returns a sensor's file with `valid` False where the classification's class is not one that counts.
 
-    Args:
-      classes: the classification's file, with pixels of the same size or a multiple; None if a band of `read` has it.
+    `classes` is the classification's file, of pixels of the same size or a multiple; None if a band of `read` has it.
 
     Raises:
       ValueError: it is of another size, or elsewhere.
@@ -164,11 +163,7 @@ NO_LABEL = -1  # the number in the files may be that of a class once classes cou
 def dense_label(mask: MaskFiles, read: Read, side: int, dtype: np.dtype) -> Num[np.ndarray, "h w"]:
     """Returns a tile's dense label: class numbers with `NO_LABEL` where there is none, or float32 with NaN there.
 
-    Args:
-      mask: the mask of the description.
-      read: the file.
-      side: pixels along a side.
-      dtype: of a class map.
+    It has `side` pixels along a side; `dtype` is that of a class map.
 
     Raises:
       ValueError: the file is of another size, or holds an unknown class.
@@ -209,9 +204,8 @@ _DEGREE = 6378137.0  # metres of an angle of 1 along the equator, as coordinate 
 def check_places(reads: Sequence[tuple[Read, float | None]]) -> None:
     """Refuses rasters that are turned or upside down, have pixels of another size, or lie away from the first one.
 
-    Args:
-      reads: files of a tile, each with the described metres per pixel; None of a sensor whose pixel covers the tile.
-        Files without a georeference are not checked.
+    Each file of a tile comes with the described metres per pixel; None of a sensor whose pixel covers the tile. Files
+    without a georeference are not checked.
 
     Raises:
       ValueError: the message names the file and both sides.

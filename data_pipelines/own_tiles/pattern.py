@@ -77,11 +77,9 @@ class FilePattern:
         return root.joinpath(*itertools.takewhile(lambda part: not _PLACE.search(part), self.parts[:-1]))
 
     def find(self, root: pathlib.Path, bands: Sequence[str] = (), same_day: str = "") -> Found:
-        """Lists the files of each tile.
+        """Lists the files of each tile; `bands` are names for {band} ("B02" is "B2"), others are passed over.
 
-        Args:
-          bands: names for {band}; files of other bands are passed over. "B02" is "B2".
-          same_day: "join" if a tile may have several files of a day; with {band}, files of all bands of a product.
+        `same_day` is "join" if a tile may have several files of a day; with {band}, files of all bands of a product.
 
         Raises:
           FileNotFoundError: no file matches, or not for each band.

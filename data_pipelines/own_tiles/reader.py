@@ -208,12 +208,9 @@ def tile_label(description: Description, labels: TileLabels, rows: Rows, tile: s
 
 
 def read_dates(root: pathlib.Path, name: str, tiles: Iterable[str]) -> dict[str, list[datetime.date]]:
-    """Reads the dates of stacked files, by tile, in the order of the file.
+    """Reads the dates of stacked files, by tile, in the order of the file; all of `tiles` must have some.
 
-    Args:
-      root: the source folder.
-      name: of a CSV file with columns "tile" and "date"; a tile has as many rows as dates.
-      tiles: those that must have dates.
+    `name` is of a CSV file in the source folder, with columns "tile" and "date"; a tile has as many rows as dates.
 
     Raises:
       FileNotFoundError, ValueError: the file is missing or lacks a column, a date cannot be read, a tile has none.
@@ -377,9 +374,7 @@ class FolderReader(ArchiveReader):
 def folder_entry(path: pathlib.Path | str, source: pathlib.Path | None = None) -> DatasetEntry:
     """Returns the dataset of a described folder of tiles and registers the description's own sensors.
 
-    Args:
-      path: the description, a TOML file.
-      source: folder of the tiles; that of the description unless given.
+    `path` is the description, a TOML file; `source` the folder of the tiles, that of the description unless given.
 
     Raises:
       FileNotFoundError: the description does not exist.

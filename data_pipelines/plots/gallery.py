@@ -197,12 +197,9 @@ def spread(total: int, count: int) -> Int[np.ndarray, "n"]:
 def draw_gallery(
     tiles: Tiles, count: int, folder: pathlib.Path, watched: Callable[[Iterable[Any]], Iterable[Any]] = iter
 ) -> pathlib.Path:
-    """Draws tiles, evenly spread over the split, and writes `index.html`, which shows them and loads nothing else.
+    """Draws up to `count` tiles, spread evenly over the split, and writes `index.html`, which loads nothing but them.
 
-    Args:
-      count: how many tiles to draw, at most.
-      folder: for the pictures and the page, whose path is returned; created if missing.
-      watched: wraps the loop over the tiles, for a progress bar.
+    Returns the path of the page; its `folder` is created if missing. `watched` wraps the loop, for a progress bar.
 
     Raises:
       ValueError, OSError: a tile cannot be read, or the folder cannot be written.

@@ -17,19 +17,12 @@ IDENTITY = (1, 0, 0, 0, 1, 0)  # of a raster that has a coordinate system and no
 
 
 class Footprint(NamedTuple):
-    """Key, digest and bounds of a tile, by which tiles are compared.
+    """Key, digest and bounds of a tile, by which tiles are compared."""
 
-    Attributes:
-      tile: its key.
-      digest: of the values of its sensors.
-      crs: of the bounds; "" where the place is not known.
-      bounds: west, south, east, north of its extent, in the units of `crs`.
-    """
-
-    tile: str
-    digest: str
-    crs: str
-    bounds: tuple[float, float, float, float]
+    tile: str  # its key
+    digest: str  # of the values of its sensors
+    crs: str  # of the bounds; "" where the place is not known
+    bounds: tuple[float, float, float, float]  # west, south, east, north of its extent, in the units of `crs`
 
 
 class Leak(NamedTuple):

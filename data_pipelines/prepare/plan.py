@@ -44,43 +44,27 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class PlanFacts:
-    """Everything that decides what a preparation writes.
+    """Everything that decides what a preparation writes."""
 
-    Attributes:
-      format: of the prepared folder, FORMAT.
-      version: of the prepared dataset, "major.minor.patch".
-      limit: first tiles taken of each split; None: all.
-      source: where the raw data are, in words.
-      reader: qualified name of the reader's class.
-      tiles: number of tiles of each split.
-      keys: digest of the tiles' keys and of the reader's fingerprint.
-      card: digest of the card's essentials.
-    """
-
-    format: int
+    format: int  # of the prepared folder, FORMAT
     dataset: str
-    version: str
-    limit: int | None
-    source: str
-    reader: str
-    tiles: dict[str, int]
-    keys: str
-    card: str
+    version: str  # of the prepared dataset, "major.minor.patch"
+    limit: int | None  # first tiles taken of each split; None: all
+    source: str  # where the raw data are, in words
+    reader: str  # qualified name of the reader's class
+    tiles: dict[str, int]  # number of tiles of each split
+    keys: str  # digest of the tiles' keys and of the reader's fingerprint
+    card: str  # digest of the card's essentials
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The shards that a preparation writes.
+    """The shards that a preparation writes."""
 
-    Attributes:
-      facts: shards of an interrupted run are reused if its facts are equal.
-      starts: for each split the position of each shard's first tile and, last, the number of tiles.
-      tile_bytes: estimated size of a tile.
-    """
-
-    facts: PlanFacts
+    facts: PlanFacts  # shards of an interrupted run are reused if its facts are equal
+    # For each split the position of each shard's first tile and, last, the number of tiles.
     starts: dict[str, tuple[int, ...]]
-    tile_bytes: int
+    tile_bytes: int  # estimated size of a tile
 
     def shards(self) -> list[Shard]:
         """Returns all shards, in order."""

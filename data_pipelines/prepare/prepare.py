@@ -24,15 +24,7 @@ from data_pipelines import card as card_json
 from data_pipelines.card import DatasetCard, example_spec
 from data_pipelines.prepare import report as preparation_report
 from data_pipelines.prepare import storage
-from data_pipelines.prepare.plan import (
-    PLAN_FILE,
-    Plan,
-    PlanFacts,
-    Shard,
-    make_plan,
-    plan_facts,
-    probe_positions,
-)
+from data_pipelines.prepare.plan import PLAN_FILE, Plan, PlanFacts, Shard, make_plan, plan_facts, probe_positions
 from data_pipelines.prepare.records import check_card, write_metadata
 from data_pipelines.prepare.shards import (
     BadTileError,
@@ -58,17 +50,13 @@ _REMEDY = "delete it to prepare the dataset anew, or choose another folder"
 
 
 def prepare_dataset(reader: Reader, base: pathlib.Path | str, version: str, **options: Any) -> pathlib.Path | str:
-    """Writes a reader's examples below `base` unless they are there already.
+    """Writes a reader's examples below `base` unless they are there already; the arguments are fields of `Preparation`.
+
+    Returns the prepared folder; its address if `base` is one.
 
     A run that was killed or failed keeps its finished shards, and the next one with the same arguments continues from
     them; shards of other arguments are not used. The result depends neither on `workers` or `cluster` nor on
     interruptions. If two processes call this at once, the second waits and finds the first one's work.
-
-    Args:
-      reader, base, version, options: the fields of `Preparation`.
-
-    Returns:
-      The prepared folder; its address if `base` is one.
 
     Raises:
       OSError: the folder cannot be written, the disk is full, or a worker process died; finished shards are kept.
@@ -82,36 +70,28 @@ def prepare_dataset(reader: Reader, base: pathlib.Path | str, version: str, **op
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """One run of `prepare_dataset`.
+    """One run of `prepare_dataset`."""
 
-    Attributes:
-      reader: of the raw data.
-      base: folder, or an address of fsspec ("gs://bucket/folder"), that gets `<name>/<version>`. For an address the
-        dataset is written into the cache first, then uploaded.
-      version: "major.minor.patch" of the reader's output.
-      workers: processes that write shards; 0: this process. A script that uses some must be importable, with
-        `if __name__ == "__main__":` around its work.
-      cluster: address of a Dask scheduler, whose workers write the shards instead. They need this package, the raw data
-        and the output folder under the same paths.
-      limit: takes only the first tiles of each split, which the report and the description mention. A later run with
-        another limit, or none, replaces the result.
-      skip_bad: leaves out tiles that cannot be read or break a promise of the card, and reports them.
-      refuse_leaks: refuses a dataset in which held-out tiles have the bytes or the ground of training tiles.
-      source: where the raw data are, for the report.
-      say: receives messages and, at the end, the report.
-    """
-
-    reader: Reader
+    reader: Reader  # of the raw data
+    # Folder, or an address of fsspec ("gs://bucket/folder"), that gets `<name>/<version>`. For an address the dataset
+    # is written into the cache first, then uploaded.
     base: pathlib.Path | str
-    version: str
+    version: str  # "major.minor.patch" of the reader's output
     _: dataclasses.KW_ONLY
+    # Processes that write shards; 0: this process. A script that uses some must be importable, with
+    # `if __name__ == "__main__":` around its work.
     workers: int = 0
+    # Address of a Dask scheduler, whose workers write the shards instead. They need this package, the raw data and the
+    # output folder under the same paths.
     cluster: str | None = None
+    # Takes only the first tiles of each split, which the report and the description mention. A later run with another
+    # limit, or none, replaces the result.
     limit: int | None = None
-    skip_bad: bool = False
+    skip_bad: bool = False  # leaves out tiles that cannot be read or break a promise of the card, and reports them
+    # Refuses a dataset in which held-out tiles have the bytes or the ground of training tiles.
     refuse_leaks: bool = False
-    source: str | None = None
-    say: Callable[[str], None] = to_stderr
+    source: str | None = None  # where the raw data are, for the report
+    say: Callable[[str], None] = to_stderr  # receives messages and, at the end, the report
 
     def __post_init__(self) -> None:
         check_card(self.card)

@@ -22,10 +22,8 @@ REPORT_FILE = "report.json"
 NO_LABEL = "(no label)"
 BARS = 8  # of a histogram of dates
 BAR_WIDTH = 30
-SHOWN_SKIPPED = 5
-SHOWN_LEAKS = 5
+SHOWN = 5  # of skipped tiles, leaks, and classes without a pixel
 SHOWN_CLASSES = 20  # the most frequent
-SHOWN_EMPTY = 5
 
 
 def make_report(card: DatasetCard, plan: Plan, splits: Mapping[str, ShardStats]) -> dict[str, Any]:
@@ -75,10 +73,9 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def labels_report(card: DatasetCard, split: SplitCounts) -> dict[str, Any]:
-    """Returns a report's facts about the labels of a split, or of a part of one.
+    """Returns a report's facts about the labels of a split, or of a part of one, for each label.
 
-    Returns:
-      For each label: of classes, the count of each by name; of a regression, its count, unit and moments.
+    They are, of classes, the count of each by name; of a regression, its count, unit and moments.
     """
     report: dict[str, Any] = {}
     for key, counts in split.classes.items():
@@ -154,8 +151,8 @@ def leaks_text(report: dict[str, Any]) -> str:
     if not (leaks := report.get("leaks")):
         return ""
     shown = [f"{one['tile']} of {one['split']} and {one['train']} of train ({one['reason']})" for one in leaks]
-    more = f", and {len(leaks) - SHOWN_LEAKS:,} more, in {REPORT_FILE}" if len(leaks) > SHOWN_LEAKS else ""
-    return f"LEAKS: {len(leaks):,} held-out tiles are in train, too: {', '.join(shown[:SHOWN_LEAKS])}{more}"
+    more = f", and {len(leaks) - SHOWN:,} more, in {REPORT_FILE}" if len(leaks) > SHOWN else ""
+    return f"LEAKS: {len(leaks):,} held-out tiles are in train, too: {', '.join(shown[:SHOWN])}{more}"
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -182,8 +179,8 @@ def report_text(report: dict[str, Any]) -> str:
     if leaks := leaks_text(report):
         blocks.append(leaks)
     if skipped := report["skipped"]:
-        shown = [f"- {one['split']} {one['tile']}: {one['reason']}" for one in skipped[:SHOWN_SKIPPED]]
-        rest = len(skipped) - SHOWN_SKIPPED
+        shown = [f"- {one['split']} {one['tile']}: {one['reason']}" for one in skipped[:SHOWN]]
+        rest = len(skipped) - SHOWN
         more = [f"- and {rest:,} more, in {REPORT_FILE}"] if rest > 0 else []
         blocks.append("\n".join([f"Skipped tiles ({len(skipped):,}):", *shown, *more]))
     return "\n\n".join(block for block in blocks if block)
@@ -205,8 +202,8 @@ def _label_text(counts: dict[str, Any]) -> str:
     shown = [f"{in_list(name)} {count:,}" for count, name in found[:SHOWN_CLASSES]]
     more = [f"and {len(found) - SHOWN_CLASSES} more"] if len(found) > SHOWN_CLASSES else []
     empty = [in_list(name) for name, count in counts.items() if not count and name != NO_LABEL]
-    none = f"; none of {', '.join(empty[:SHOWN_EMPTY])}" if empty else ""
-    rest = f" and {len(empty) - SHOWN_EMPTY} more" if len(empty) > SHOWN_EMPTY else ""
+    none = f"; none of {', '.join(empty[:SHOWN])}" if empty else ""
+    rest = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
     return ", ".join(shown + more) + none + rest
 
 

@@ -28,19 +28,15 @@ FREQUENT = 0.02  # fraction of a tile's values from which one of them is counted
 
 @dataclasses.dataclass
 class RunningMoments:
-    """Count, mean, sum of squared deviations and range of the values of several bands.
+    """Count, mean, sum of squared deviations and range of the values of several bands."""
 
-    Attributes:
-      count: (C,) int64.
-      total: (C,) int64, exact sum of the values of integer bands, whose mean then depends on no order; 0 for floats.
-      mean, deviation: (C,) float64; 0 for a band without values.
-      minimum, maximum: (C,) float64; NaN for a band without values.
-    """
-
-    count: Int64[np.ndarray, "C"]
+    count: Int64[np.ndarray, "C"]  # (C,) int64
+    # (C,) int64, exact sum of the values of integer bands, whose mean then depends on no order; 0 for floats.
     total: Int64[np.ndarray, "C"]
+    # mean, deviation: (C,) float64; 0 for a band without values.
     mean: Float64[np.ndarray, "C"]
     deviation: Float64[np.ndarray, "C"]
+    # minimum, maximum: (C,) float64; NaN for a band without values.
     minimum: Float64[np.ndarray, "C"]
     maximum: Float64[np.ndarray, "C"]
 
@@ -67,12 +63,7 @@ class RunningMoments:
         return result
 
     def update(self, values: Num[np.ndarray, "*T C H W"], mask: Bool[np.ndarray, "*T c H W"] | None = None) -> None:
-        """Adds a tile.
-
-        Args:
-          values: in native units; with or without an axis of dates.
-          mask: True where valid, with C channels or one; None: all are valid.
-        """
+        """Adds a tile's values in native units; `mask` is True where they are valid, None if all are."""
         bands = np.moveaxis(values, -3, 0)
         valid = [...] * len(bands) if mask is None else np.moveaxis(np.broadcast_to(mask, values.shape), -3, 0)
         self.merge(RunningMoments.of([band[keep].ravel() for band, keep in zip(bands, valid)]))
@@ -109,45 +100,33 @@ def list_to_array(annotation: Any, values: list[Any]) -> np.ndarray:
 
 
 class SensorStatistics(msgspec.Struct, frozen=True, rename={"minimum": "min", "maximum": "max"}):
-    """Statistics of one sensor's bands, in native units.
+    """Statistics of one sensor's bands, in native units."""
 
-    Attributes:
-      bands: band names, in the order of the channel axis.
-      mean, std: (C,) float64. A band without a valid value has mean 0 and std 1; a constant band has std 1, so that
-        nothing is divided by zero.
-      minimum, maximum: (C,) float64; NaN for a band without a valid value.
-      count: (C,) int64, valid values.
-      longest_series: dates of the longest series over all splits; 0 for an image.
-    """
-
-    bands: tuple[str, ...]
+    bands: tuple[str, ...]  # band names, in the order of the channel axis
+    # mean, std: (C,) float64. A band without a valid value has mean 0 and std 1; a constant band has std 1, so that
+    # nothing is divided by zero.
     mean: Float64[np.ndarray, "C"]
     std: Float64[np.ndarray, "C"]
+    # minimum, maximum: (C,) float64; NaN for a band without a valid value.
     minimum: Float64[np.ndarray, "C"]
     maximum: Float64[np.ndarray, "C"]
-    count: Int64[np.ndarray, "C"]
-    longest_series: int = 0
+    count: Int64[np.ndarray, "C"]  # (C,) int64, valid values
+    longest_series: int = 0  # dates of the longest series over all splits; 0 for an image
 
 
 @dataclasses.dataclass
 class SensorCounts:
-    """Counts of one sensor.
+    """Counts of one sensor."""
 
-    Attributes:
-      missing: tiles without it.
-      pixels, invalid: values of its masks, and how many of them are False.
-      seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
-      empty: dates that were left out, as nothing was observed.
-      sampled: valid values of which `frequent` are (value, count) of the most frequent one of each tile.
-    """
-
-    missing: int = 0
+    missing: int = 0  # tiles without it
+    # pixels, invalid: values of its masks, and how many of them are False.
     pixels: int = 0
     invalid: int = 0
+    # seen, cloudy: values of its cloud layers, and how many of them are at least CLOUDY percent.
     seen: int = 0
     cloudy: int = 0
-    empty: int = 0
-    sampled: int = 0
+    empty: int = 0  # dates that were left out, as nothing was observed
+    sampled: int = 0  # valid values of which `frequent` are (value, count) of the most frequent one of each tile
     frequent: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
     def update(self, name: str, example: Example) -> None:
@@ -175,16 +154,12 @@ class SensorCounts:
 
 @dataclasses.dataclass
 class SplitCounts:
-    """Counts of the sensors and labels of a split, or of a part of one.
-
-    Attributes:
-      classes: for each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
-      numbers: for each regression label, moments of its values.
-    """
+    """Counts of the sensors and labels of a split, or of a part of one."""
 
     sensors: dict[str, SensorCounts]
+    # For each class label, tiles ("tile") or pixels ("dense") of each class and, last, without a label.
     classes: dict[str, Int64[np.ndarray, "counts"]]
-    numbers: dict[str, RunningMoments]
+    numbers: dict[str, RunningMoments]  # for each regression label, moments of its values
 
     @classmethod
     def empty(cls, card: DatasetCard) -> "SplitCounts":
@@ -225,21 +200,13 @@ class Skipped:
 
 @dataclasses.dataclass
 class ShardStats:
-    """Everything that is kept of the examples of a shard, or of all shards of a split, beside the records.
+    """Everything that is kept of the examples of a shard, or of all shards of a split, beside the records."""
 
-    Attributes:
-      moments: of each sensor's valid values.
-      counts: of sensors and labels, for the report.
-      lengths: number of dates of each series of each tile; 0 where the tile lacks the sensor.
-      footprints: of each tile, for leaks between splits.
-      examples: number of tiles written; `skipped` are those left out.
-    """
-
-    moments: dict[str, RunningMoments]
-    counts: SplitCounts
-    lengths: dict[str, list[int]]
-    footprints: list[Footprint] = dataclasses.field(default_factory=list)
-    examples: int = 0
+    moments: dict[str, RunningMoments]  # of each sensor's valid values
+    counts: SplitCounts  # of sensors and labels, for the report
+    lengths: dict[str, list[int]]  # number of dates of each series of each tile; 0 where the tile lacks the sensor
+    footprints: list[Footprint] = dataclasses.field(default_factory=list)  # of each tile, for leaks between splits
+    examples: int = 0  # number of tiles written; `skipped` are those left out
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     record_bytes: int = 0
     file_bytes: int = 0

@@ -77,11 +77,9 @@ def sync(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def hold_lock(path: pathlib.Path, work: str) -> Iterator[None]:
-    """Waits for a lock and holds it; the kernel releases it when the process ends.
+    """Waits for the lock of a file, whose folder is made, and holds it; the kernel releases it when the process ends.
 
-    Args:
-      path: the lock's file, whose folder is made.
-      work: what is done under the lock, for the message of a process that waits.
+    `work` is what is done under the lock, for the message of a process that waits.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,12 +299,9 @@ def upload(folder: pathlib.Path, url: str) -> None:
 
 
 def download(base: str, name: str, version: str) -> pathlib.Path:
-    """Copies `<base>/<name>/<version>` into the cache, unless the same dataset is there already.
+    """Copies `<base>/<name>/<version>` into the cache, unless the same dataset is there already; returns its folder.
 
     An interrupted copy is resumed: files of the right size are not fetched again.
-
-    Returns:
-      The local folder.
 
     Raises:
       FileNotFoundError: the address holds no complete dataset.
