@@ -22,6 +22,7 @@ from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.downstream import adapt_toys
 
+pytestmark = pytest.mark.usefixtures("unpainted_figures")  # but for the run that all others begin with
 FILES = ("summary.json", "metrics.csv", "evaluation.csv", "panels.npz", "model.safetensors", "report/results.html")
 
 

@@ -29,8 +29,10 @@ AGAIN = ("timesen2crop", "treesatai_ts", "hls_burn_scars", "biomassters")
 # Classes of tiles, of pixels that are sampled, and of a sensor whose projector trains; two probes that are solved. The
 # features of the other rows are made by the same programs.
 PROBED = ("timesen2crop", "sickle", "hls_burn_scars", "fuel_moisture", "mini_flair")
-# Probes whose encoder is traced: one of those that are solved has two sensors.
-TRACED = ("mini_flair",)
+# Probes whose encoder is traced; test_finetune_job.py solves a probe, and trains a projector, of a whole network.
+TRACED = ("hls_burn_scars", "fuel_moisture", "mini_flair")
+# Whose figures are painted: answers for tiles, and for pixels.
+PAINTED = ("timesen2crop", "hls_burn_scars")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,11 +43,24 @@ def cache(tmp_path_factory):
         yield
 
 
+SHAPES = {}  # of features
+
+
+def features_shape(network, variables, batch, options):
+    """The encoder is traced once for tiles of one shape, however many there are of them."""
+    tiles = tuple((name, one.values.shape[1:]) for name, one in batch.observations.items())
+    key = network, batch.patch_size, tiles, options.get("training", ()), options.get("drop_path", 0.0)
+    if key not in SHAPES:
+        traced = functools.partial(nn.Module.apply, network, method=Network.features, **options)
+        SHAPES[key] = jax.eval_shape(traced, variables, batch).shape[1:]
+    return batch.batch_size, *SHAPES[key]
+
+
 def trace_encoder(network, variables, batch, method=Network.__call__, **options):
     """Stands for `Network.apply`: the encoder is traced, for the shape of its features, and the head is applied to the
     mean of each tile's values in their place."""
     apply = functools.partial(nn.Module.apply, network, variables)
-    shape = jax.eval_shape(lambda: apply(batch, method=Network.features, **options)).shape
+    shape = features_shape(network, variables, batch, options)
     means = sum(jnp.nan_to_num(one.values).mean(range(1, one.values.ndim)) for one in batch.observations.values())
     features = jnp.broadcast_to(means.reshape(-1, *[1] * (len(shape) - 1)), shape)
     return features if method == Network.features else apply(features, method=lambda whole, given: whole.head(given))
@@ -63,8 +78,10 @@ def check_summary(summary, config, workdir):
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_row(name, tmp_path, monkeypatch):
+def test_row(name, tmp_path, monkeypatch, request):
     """Fine-tuning from an archive to scores; then its data are there for a probe."""
+    if name not in PAINTED:
+        request.getfixturevalue("unpainted_figures")
     if name not in WHOLE:
         monkeypatch.setattr(Network, "apply", trace_encoder)
     if name == "bradd_s1ts":
@@ -96,6 +113,7 @@ def evaluate_again(name, summary, folder):
 
 
 @pytest.mark.parametrize("name", PROBED)
+@pytest.mark.usefixtures("unpainted_figures")
 def test_probe(name, tmp_path, monkeypatch):
     if name in TRACED:
         monkeypatch.setattr(Network, "apply", trace_encoder)
@@ -106,6 +124,7 @@ def test_probe(name, tmp_path, monkeypatch):
     assert trained == head if config.mode == "probe" else head < trained < summary["parameters"]["total"]
 
 
+@pytest.mark.usefixtures("unpainted_figures")
 def test_evaluating_a_random_network(tmp_path):
     """What a score is above."""
     config = evaluate.get_config("timesen2crop,smoke")
