@@ -20,6 +20,9 @@ from tests.validate.fakes import make_data
 TOLERANCE = 1e-4  # rounding reaches 4e-5 under some versions of XLA; what a mask lets through is of order 1
 # At smaller widths some norms have one or two channels a group, whose ratio magnifies rounding.
 SMALL = dict(dim=64, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
+IMAGES = ("spot", "s2")
+# With a norm over dates; without; with another date code; of the whole tile.
+SERIES = ("s2", "s1", "l8", "modis")
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +39,6 @@ def with_lively_parameters(model):
     )
 
 
-def rows(data, keep):
-    """Some of a batch's tiles."""
-    return {key: np.asarray(value)[keep] for key, value in data.items()}
-
-
-def without(data, *names):
-    return {key: value for key, value in data.items() if not key.startswith(names)}
-
-
 def pad_dates(data, name, count, rng):
     """`count` dates of garbage put among a series' own, and the mask that says so."""
     values, dates = data[name], data[f"{name}_dates"]
@@ -57,9 +51,10 @@ def pad_dates(data, name, count, rng):
     return data | {name: values, f"{name}_dates": dates, f"{name}_date_mask": mask}
 
 
-def pixel_masks_of_ones():
-    """Of two tiles of 20 m with four dates: tests that share them, and their output, share their programs."""
-    return {"spot_mask": np.ones((2, 20, 20), bool), "s2_mask": np.ones((2, 4, 2, 2), bool)}
+def masks_of_ones():
+    """Of two tiles of 20 m with four dates: tests that give all of them share a program."""
+    masks = {"spot_mask": np.ones((2, 20, 20), bool), "s2_mask": np.ones((2, 4, 2, 2), bool)}
+    return masks | {"s2_date_mask": np.ones((2, 4), bool)} | {f"{name}_present": np.ones(2, bool) for name in IMAGES}
 
 
 def assert_same(ours, theirs):
@@ -67,47 +62,54 @@ def assert_same(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * max(scale, 1))
 
 
-@pytest.mark.parametrize("name", ["s2", "s1", "l8"])  # with a norm over dates; without; with another date code
-def test_padded_dates_change_nothing(model, name):
-    data = make_data(name, extent=(20.0, 30.0), num_dates=3)
-    padded = pad_dates(data, name, 2, np.random.default_rng(0))
-    assert_same(model(padded, 10, "dense"), model(data, 10, "dense"))
-
-
 def test_a_short_series_beside_a_long_one(model):
-    """Each tile of a padded batch has the features that it has alone: the rest of the batch has no part in them."""
-    long = make_data("s2", "modis", batch_size=1, extent=20.0, num_dates=5, seed=1)
-    short = make_data("s2", "modis", batch_size=1, extent=20.0, num_dates=2, seed=2)
+    """Each tile of a padded batch has the features that it has alone: neither padded dates nor the rest of the batch
+    have a part in them.
+    """
+    long = make_data(*SERIES, batch_size=1, extent=(20.0, 30.0), num_dates=5, seed=1)
+    short = make_data(*SERIES, batch_size=1, extent=(20.0, 30.0), num_dates=2, seed=2)
     rng = np.random.default_rng(3)
-    padded = pad_dates(pad_dates(short, "s2", 3, rng), "modis", 3, rng)
-    masks = {f"{name}_date_mask": np.ones((1, 5), bool) for name in ("s2", "modis")}
-    both = {key: np.concatenate([value, padded[key]]) for key, value in (long | masks).items()}
-    together = np.asarray(model(both, 10, "all"))
-    assert_same(together[:1], model(long, 10, "all"))
+    padded = functools.reduce(lambda data, name: pad_dates(data, name, 3, rng), SERIES, short)
+    full = long | {f"{name}_date_mask": np.ones((1, 5), bool) for name in SERIES}
+    together, alone = (
+        np.asarray(model({key: np.concatenate([full[key], second[key]]) for key in full}, 10, "all"))
+        for second in (padded, full)
+    )
+    assert_same(together[0], alone[0])
     assert_same(together[1:], model(short, 10, "all"))
 
 
-@pytest.mark.parametrize("absent", ["spot", "s1", "modis"])
-def test_absent_sensors_are_as_left_out(model, absent):
-    data = make_data("spot", "s1", "modis", extent=(20.0, 30.0))
-    data[absent] = np.where(
-        np.arange(2).reshape(-1, *[1] * (data[absent].ndim - 1)) == 0, 40 * data[absent], data[absent]
-    )
-    mixed = data | {f"{name}_present": np.array([name != absent, True]) for name in ("spot", "s1", "modis")}
-    features = np.asarray(model(mixed, 10, "all"))
-    assert_same(features[:1], model(without(rows(data, [0]), absent), 10, "all"))
-    assert_same(features[1:], model(rows(data, [1]), 10, "all"))
+def test_absent_sensors_are_as_left_out(model):
+    """Of all eleven sensors at once: images, series and the context sensor."""
+    data = make_data(*GEOPLEX_SENSORS, extent=60.0, num_dates=2)
+    assert data["aerial"].shape[-1] == 300
+    data["s2_date_mask"] = np.ones((2, 2), bool)
 
+    def features(*sensors):
+        """Of tiles that have some of the sensors each; what stands in place of the others is far from any value."""
+        given = dict(data)
+        for name in GEOPLEX_SENSORS:
+            present = np.array([name in of_tile for of_tile in sensors])
+            factor = np.where(present, 1, 40).reshape(-1, *[1] * (data[name].ndim - 1))
+            given |= {f"{name}_present": present, name: (factor * data[name]).astype(np.float32)}
+        if not given["s2_present"].any():  # as well nothing but padding
+            given |= {"s2": np.full_like(data["s2"], np.nan), "s2_date_mask": np.zeros((2, 2), bool)}
+        return np.asarray(model(given, 30, "all"))
 
-def test_an_absent_sensor_may_be_nothing_but_padding(model):
-    data = make_data("spot", "s2", extent=20.0)
-    expected = model(without(data, "s2"), 10, "dense")
-    data |= {
-        "s2_present": np.zeros(2, bool),
-        "s2_date_mask": np.zeros((2, 4), bool),
-        "s2": np.full_like(data["s2"], np.nan),
-    }
-    assert_same(model(data, 10, "dense", "spot"), expected)
+    def alone(tile, sensors):
+        few = {key: value[tile : tile + 1] for key, value in data.items() if key.removesuffix("_dates") in sensors}
+        return model(few, 30, "all")
+
+    everything = features(GEOPLEX_SENSORS, GEOPLEX_SENSORS)
+    assert everything.shape == (2, 1 + 2 * 2, SMALL["dim"])
+    assert np.isfinite(everything).all()
+    first, second = ("spot", "s1"), ("aerial", "s1-asc", "modis")  # without the context sensor, and with it
+    few = features(first, second)
+    assert_same(few[:1], alone(0, first))
+    assert_same(few[1:], alone(1, second))
+    # A tile with all of them has no part of those that the other one lacks.
+    assert_same(features(GEOPLEX_SENSORS, second)[0], everything[0])
+    assert np.abs(everything - few).max() > 0.1
 
 
 @pytest.mark.parametrize("per_band", [False, True])
@@ -117,13 +119,15 @@ def test_what_stands_under_an_invalid_pixel_does_not_matter(model, per_band):
     for name in ("spot", "s2"):
         shape = data[name].shape if per_band else data[name].shape[:-3] + data[name].shape[-2:]
         data[f"{name}_mask"] = rng.random(shape) > 0.4
+    if not per_band:
+        data = masks_of_ones() | data
     other = dict(data)
     for name in ("spot", "s2"):
         mask = data[f"{name}_mask"] if per_band else data[f"{name}_mask"][..., None, :, :]
         other[name] = np.where(mask, data[name], np.nan)
     features = np.asarray(model(data, 10, "dense", "s2"))
     np.testing.assert_array_equal(model(other, 10, "dense", "s2"), features)
-    unmasked = model({key: value for key, value in data.items() if not key.endswith("_mask")}, 10, "dense", "s2")
+    unmasked = model(make_data("spot", "s2", extent=20.0), 10, "dense", "s2")
     assert np.abs(unmasked - features).max() > 1e-3  # the mask does matter
 
 
@@ -131,7 +135,7 @@ def test_dates_and_images_without_a_valid_pixel_are_as_left_out(model):
     """By the pixels' mask as by those of dates and sensors: the day of such a date, and the sensor, have no part."""
     data = make_data("spot", "s2", extent=20.0)
     features = functools.partial(model, patch_size=10, output="dense", output_modality="s2")
-    clear = pixel_masks_of_ones()
+    clear = masks_of_ones()
     clear["spot_mask"][1] = clear["s2_mask"][:, 1] = False
     masked = np.asarray(features(data | clear))
     left_out = {"spot_present": np.array([True, False]), "s2_date_mask": np.array([[True, False, True, True]] * 2)}
@@ -168,9 +172,7 @@ def test_a_patch_without_a_valid_pixel_has_no_token():
 
 def test_a_mask_of_ones_is_no_mask(model):
     data = make_data("spot", "s2", extent=20.0)
-    masks = {f"{name}_present": np.ones(2, bool) for name in ("spot", "s2")}
-    masks |= {"s2_date_mask": np.ones((2, 4), bool)} | pixel_masks_of_ones()
-    assert_same(model(data | masks, 10, "dense", "s2"), model(data, 10, "dense", "s2"))
+    assert_same(model(data | masks_of_ones(), 10, "dense", "s2"), model(data, 10, "dense", "s2"))
 
 
 def test_gradients_are_finite_where_nothing_is_valid(model):
@@ -205,20 +207,6 @@ def test_a_change_stays_in_its_place_on_a_tile_that_is_not_square(model):
     inside[3:6, 6:9] = True
     assert change[~inside].max() < TOLERANCE
     assert change[inside].min() > TOLERANCE
-
-
-def test_all_eleven_sensors_at_once(model):
-    """Some tiles have three of the sensors, as if the other eight had not been given."""
-    data = make_data(*GEOPLEX_SENSORS, extent=120.0, num_dates=2)
-    assert data["aerial"].shape[-1] == 600
-    absent = set(GEOPLEX_SENSORS) - {"aerial", "s1-asc", "modis"}  # an image, a series and a context sensor stay
-    data |= {f"{name}_present": np.array([True, name not in absent]) for name in GEOPLEX_SENSORS}
-    features = np.asarray(model(data, 30, "all"))
-    assert features.shape == (2, 1 + 4 * 4, SMALL["dim"])
-    assert np.isfinite(features).all()
-    rest = {name for name in GEOPLEX_SENSORS if name not in absent}
-    few = {key: value[1:] for key, value in data.items() if key.removesuffix("_dates") in rest}
-    assert_same(features[1:], model(few, 30, "all"))
 
 
 @pytest.mark.parametrize("name", ["aerial", "s2", "alos"])
