@@ -19,3 +19,11 @@ def inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
             yield one.jaxpr
         elif isinstance(one, Jaxpr):
             yield one
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Yields every operation of a program."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)

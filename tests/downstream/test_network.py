@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import ClosedJaxpr
 
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.downstream.network import (
@@ -24,6 +26,7 @@ from anysat_jax.downstream.network import (
 from anysat_jax.downstream.trainable import dropping_sensors, split
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import count_parameters, init_encoder, student_shapes
+from tests.jaxprs import equations
 
 DIM = 8
 FEATURES = np.random.default_rng(0).standard_normal((2, 3, 2, 2 * DIM), dtype=np.float32)
@@ -220,10 +223,23 @@ def test_a_tile_without_the_sensor_has_zeros_for_its_sub_patches(segmentation, b
     np.testing.assert_allclose(features[0], features_of(segmentation, encoder, batch)[0], atol=1e-5)
 
 
-def test_dropping_needs_an_rng(segmentation, batch):
+@pytest.fixture(scope="module")
+def traced(segmentation, batch) -> Callable[..., ClosedJaxpr]:
+    """The program of a network, which states what is drawn and all that is done with it."""
+
+    def trace(*dropping) -> ClosedJaxpr:
+        def apply(params):
+            return apply_network(segmentation, params, batch, *dropping)
+
+        return jax.make_jaxpr(apply)(params_of(segmentation))
+
+    return trace
+
+
+def test_dropping_needs_an_rng(traced, segmentation, batch):
+    assert str(traced(None, ("s1",), 0.5)) == str(traced())
     params = params_of(segmentation)
     still = run(segmentation, params, batch)
-    np.testing.assert_array_equal(run(segmentation, params, batch, None, ("s1",), 0.5), still)
     dropped = [run(segmentation, params, batch, jax.random.key(seed), (), 0.5) for seed in (0, 0, 1, 2)]
     np.testing.assert_array_equal(dropped[0], dropped[1])
     assert len(np.unique(dropped, axis=0)) > 1
@@ -231,17 +247,20 @@ def test_dropping_needs_an_rng(segmentation, batch):
         assert np.abs(logits - still).max(axis=(1, 2, 3)).min() > 1e-4
 
 
-def test_a_frozen_projector_never_drops(segmentation, batch):
-    params, rng = params_of(segmentation), jax.random.key(0)
-    still = run(segmentation, params, batch)
+def test_a_frozen_projector_never_drops(traced, segmentation, batch):
+    def sensors(mode, new_sensors=()):
+        return tuple(dropping_sensors(mode, batch.sensors, new_sensors))
 
-    def trained(mode, new_sensors=()):
-        return run(segmentation, params, batch, rng, dropping_sensors(mode, batch.sensors, new_sensors))
+    def drawn(program):
+        return sum(equation.primitive.name == "random_bits" for equation in equations(program.jaxpr))
 
-    for mode in ("probe", "last_block"):
-        np.testing.assert_allclose(trained(mode), still, atol=1e-6)
-    assert not np.allclose(trained("projector", ("s1",)), still, atol=1e-4)
-    assert not np.allclose(trained("finetune"), trained("projector", ("s1",)), atol=1e-4)
+    rng = jax.random.key(0)
+    assert [sensors(mode) for mode in ("probe", "last_block")] == [()] * 2
+    assert str(traced(rng, ())) == str(traced())
+    assert 0 < drawn(traced(rng, sensors("projector", ("s1",)))) < drawn(traced(rng, sensors("finetune")))
+    params = params_of(segmentation)
+    trained = run(segmentation, params, batch, rng, sensors("projector", ("s1",)))
+    assert not np.allclose(trained, run(segmentation, params, batch), atol=1e-4)
 
 
 @pytest.mark.parametrize(

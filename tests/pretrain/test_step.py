@@ -2,8 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import chex
 import jax
@@ -12,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from anysat_jax.configs.pretrain import common
-from jax.extend.core import Jaxpr
 
 from anysat_jax.batch import Batch, fake_batch
 from anysat_jax.flops import step_flops
@@ -33,7 +31,7 @@ from anysat_jax.train.config import MeshConfig, model_config
 from anysat_jax.train.input import StepInput
 from anysat_jax.train.optimizer import leaf_names
 from anysat_jax.train.sharding import make_mesh, put_batch, replicated, state_shardings
-from tests.jaxprs import inner_jaxprs
+from tests.jaxprs import equations
 
 BATCH = 8
 STEPS = 3
@@ -135,14 +133,6 @@ def test_eight_devices_give_the_numbers_of_one(
             assert float(one[name]) == pytest.approx(float(metrics[index][name]), rel=1e-4), name
     # Adam divides by the root of small second moments: rounding in tiny gradients shows, up to a fraction of a step.
     chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(states[2].params), atol=2e-4)
-
-
-def equations(jaxpr: Jaxpr) -> Iterator[Any]:
-    """Every operation of a program."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in inner_jaxprs(equation):
-            yield from equations(inner)
 
 
 def test_masking_can_be_switched_off(single: tuple, step: Callable) -> None:
