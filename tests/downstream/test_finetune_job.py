@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score
 from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate
 from anysat_jax.downstream.finetune import finetune, network_problem
+from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.flops import finetune_flops
@@ -21,6 +22,7 @@ from anysat_jax.train.input import StepInput
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.downstream import adapt_toys
+from tests.downstream.traced_encoder import trace_encoder
 
 pytestmark = pytest.mark.usefixtures("unpainted_figures")  # but for the run that all others begin with
 FILES = ("summary.json", "metrics.csv", "evaluation.csv", "panels.npz", "model.safetensors", "report/results.html")
@@ -107,8 +109,10 @@ def test_the_flops_of_a_step_are_known_where_the_whole_network_trains(root):
     assert counts["last_block"] is None
 
 
-def test_tiles_that_cannot_be_read_are_left_out_of_everything_if_asked(tmp_path):
-    config = adapt_toys.toy_config(tmp_path, epochs=2)
+def test_last_block_trains_the_last_block_and_the_head_and_tiles_that_cannot_be_read_are_left_out_if_asked(
+    tuned, tmp_path
+):
+    config = adapt_toys.toy_config(tmp_path, mode="last_block", init=str(tuned[1]))
     config.knn.neighbours = 3
     open_data(config, ("train",))
     for split, tile in (("train", 7), ("val", 1), ("test", 0), ("test", 6)):
@@ -117,7 +121,12 @@ def test_tiles_that_cannot_be_read_are_left_out_of_everything_if_asked(tmp_path)
         finetune(config, tmp_path / "run")
     assert read_status(tmp_path / "run")["state"] == "failed"
     config.data.skip_corrupt = True
+    before = starting_weights(config)
     found = finetune(config, tmp_path / "run")
+    changed = changed_names(before, weights(tmp_path / "run"))
+    assert changed and all(name.startswith(("encoder/combiner/cross/", "head/")) for name in changed)
+    assert any(name.startswith("encoder/") for name in changed)
+    assert found["parameters"]["trainable"] < found["parameters"]["total"]
     assert found["left_out"] == {"train": [7], "val": [1], "test": [0, 6]}
     assert found["samples"]["val"] == 5 and found["scores"]["test"]["count"] == found["knn"]["test"]["count"] == 5
     assert found["training"]["skipped_records"]["toy_fields"] in (1, 2)  # in six batches of four of ten tiles
@@ -155,7 +164,9 @@ def test_an_evaluation_of_the_run_finds_the_same_scores(root, tuned, tmp_path, f
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_an_evaluation_takes_other_splits_and_several_patch_sizes(root, tuned, tmp_path):
+def test_an_evaluation_takes_other_splits_and_several_patch_sizes(root, tuned, tmp_path, monkeypatch):
+    """With what it answers: test_evaluate.py."""
+    monkeypatch.setattr(Network, "apply", trace_encoder)
     config = adapt_toys.toy_config(root, job="evaluate", init=str(tuned[1]))
     config.evaluate.update(dict(splits=("val",), patch_sizes=(10, 20)))
     found = evaluate(config, tmp_path)
@@ -208,16 +219,6 @@ def test_a_dense_task_whose_fine_tuning_begins_where_a_probe_ends(root, tmp_path
     labels = open_data(config, ("test",)).counts["test"]
     assert np.sum(found["confusion"]["test"], axis=1).tolist() == labels.tolist()
     assert found["best"]["metric"] == "mean_iou" and found["head"]["input"] == "dense"
-
-
-def test_last_block_trains_the_last_block_and_the_head(root, tuned, tmp_path):
-    config = adapt_toys.toy_config(root, mode="last_block", init=str(tuned[1]), epochs=1)
-    before = starting_weights(config)
-    found = finetune(config, tmp_path)
-    changed = changed_names(before, weights(tmp_path))
-    assert changed and all(name.startswith(("encoder/combiner/cross/", "head/")) for name in changed)
-    assert any(name.startswith("encoder/") for name in changed)
-    assert found["parameters"]["trainable"] < found["parameters"]["total"]
 
 
 def test_projector_trains_the_new_sensors_projector_and_the_head(root, tuned, tmp_path):

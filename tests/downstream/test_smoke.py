@@ -3,12 +3,8 @@
 Modes, restarts and bad weights are in test_finetune_job.py, on a toy.
 """
 
-import functools
 import math
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import pytest
 
 from anysat_jax.configs import evaluate, finetune, probe, tasks
@@ -18,6 +14,7 @@ from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.features import check_size
 from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import METRICS
+from tests.downstream.traced_encoder import trace_encoder
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
 # The whole network is compiled and trains; test_finetune_job.py trains the whole network for classes of pixels, and the
@@ -41,29 +38,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-SHAPES = {}  # of features
-
-
-def features_shape(network, variables, batch, options):
-    """The encoder is traced once for tiles of one shape, however many there are of them."""
-    tiles = tuple((name, one.values.shape[1:]) for name, one in batch.observations.items())
-    key = network, batch.patch_size, tiles, options.get("training", ()), options.get("drop_path", 0.0)
-    if key not in SHAPES:
-        traced = functools.partial(nn.Module.apply, network, method=Network.features, **options)
-        SHAPES[key] = jax.eval_shape(traced, variables, batch).shape[1:]
-    return batch.batch_size, *SHAPES[key]
-
-
-def trace_encoder(network, variables, batch, method=Network.__call__, **options):
-    """Stands for `Network.apply`: the encoder is traced, for the shape of its features, and the head is applied to the
-    mean of each tile's values in their place."""
-    apply = functools.partial(nn.Module.apply, network, variables)
-    shape = features_shape(network, variables, batch, options)
-    means = sum(jnp.nan_to_num(one.values).mean(range(1, one.values.ndim)) for one in batch.observations.values())
-    features = jnp.broadcast_to(means.reshape(-1, *[1] * (len(shape) - 1)), shape)
-    return features if method == Network.features else apply(features, method=lambda whole, given: whole.head(given))
 
 
 def check_summary(summary, config, workdir):
