@@ -104,8 +104,7 @@ def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression:
 
 def rough(values: np.ndarray, deviation: float) -> np.ndarray:
     """Adds normal noise to values, in their dtype; bytes and digital numbers stay above zero."""
-    noise = np.random.default_rng(values.size).normal(0, deviation, values.shape[1:]).astype(np.float32)
-    noisy = values + noise
+    noisy = values + np.random.default_rng(values.size).normal(0, deviation, values.shape[1:]).astype(np.float32)
     return np.clip(noisy, 1, 255).astype(np.uint8) if values.dtype == np.uint8 else noisy.astype(values.dtype)
 
 
@@ -195,8 +194,7 @@ def memory_of_an_epoch(batches: Iterator[Batch], count: int) -> tuple[float, ...
     for steps in (0, count // 2, count - count // 2):
         for _ in range(steps):
             next(batches)
-        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-        memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
+        memory.append(int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9)
     return tuple(memory)
 
 

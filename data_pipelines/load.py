@@ -53,8 +53,7 @@ class OpenDataset:
 
         An epoch of training takes each once. The same on every process.
         """
-        size = len(self.records(SPLIT))
-        return chosen_tiles(self.name, size, self.options.fraction, self.options.fraction_seed)
+        return chosen_tiles(self.name, len(self.records(SPLIT)), self.options.fraction, self.options.fraction_seed)
 
     def num_samples(self, split: str, tiles: Sequence[int] | None = None) -> int:
         """Returns the number of samples of `evaluation_batches`: tiles (None: all), times the windows of each.

@@ -52,9 +52,7 @@ def find_prepared(name: str, root: str | None) -> PreparedDataset | None:
     """
     entry = _registered(name)
     found = _find(entry.card.name if entry else name, root, entry.version if entry else None)
-    if found is None:
-        return None
-    return PreparedDataset.open(entry.card if entry else read_card(found)[0], found)
+    return None if found is None else PreparedDataset.open(entry.card if entry else read_card(found)[0], found)
 
 
 def find_card(name: str, root: str | None) -> DatasetCard:

@@ -41,8 +41,7 @@ class Sampling:
     @property
     def limit(self) -> int | None:
         """Upper bound of the dates of a series."""
-        bounds = [bound for bound in (self.max_dates, *self.date_buckets[-1:]) if bound is not None]
-        return min(bounds, default=None)
+        return min((most for most in (self.max_dates, *self.date_buckets[-1:]) if most is not None), default=None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,8 +41,7 @@ class Records:
         Raises:
           UnreadableTileError: the files are damaged; the message names folder, split and tile.
         """
-        count = self.card.blocks**2
-        return join_blocks(self.card, [self._record(index, number) for number in range(count)])
+        return join_blocks(self.card, [self._record(index, number) for number in range(self.card.blocks**2)])
 
     def blocks(self, index: int, numbers: Sequence[int]) -> list[Block]:
         """Returns some blocks of the example at a position, by their numbers; raises as `[index]`."""

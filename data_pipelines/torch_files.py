@@ -45,8 +45,7 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
                 with zipfile.ZipFile(path) as file:
                     if damaged := file.testzip():  # torch does not compare the checksums
                         raise ValueError(f"{damaged} in it does not match its checksum")
-            mapped = True if is_zip and mmap else None
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_zip and mmap else None)
     except pickle.UnpicklingError as error:
         # Not chained: its message advises to switch the protection off.
         foreign = _FOREIGN_CLASS.search(str(error))

@@ -352,8 +352,7 @@ class Compiler:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         step = make_train_step(config, optimizer, mesh)
         # The donated state shares its memory with the new one; without it the program would need both.
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-        return jitted.lower(state, batch, masks)
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))).lower(state, batch, masks)
 
 
 def out_of_memory(message: str) -> tuple[float, float]:

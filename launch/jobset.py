@@ -47,7 +47,6 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
     `pods` is the number of processes, one on each node; `pod` their template, see `pod_template`.
     """
     stopped = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_STOPPED]}
-    moved = {"type": "DisruptionTarget", "status": "True"}
     job = {
         "parallelism": pods,
         "completions": pods,
@@ -57,7 +56,7 @@ def jobset(name: str, pods: int, pod: Manifest, annotations: dict[str, str]) -> 
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": stopped},
-                {"action": "FailJob", "onPodConditions": [moved]},
+                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
         "template": pod,

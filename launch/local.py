@@ -100,8 +100,7 @@ def environment(processes: str, devices: int) -> dict[str, str]:
 def relay(lines: Any, prefix: str) -> None:
     """Copies a process' output line by line, each with the prefix."""
     for line in lines:
-        text = line.decode(errors="replace").rstrip("\r\n")
-        for part in text.split("\r"):  # a progress bar rewrites its line
+        for part in line.decode(errors="replace").rstrip("\r\n").split("\r"):  # a progress bar rewrites its line
             if part.strip():
                 sys.stdout.write(f"{prefix}{part}\n")
         sys.stdout.flush()

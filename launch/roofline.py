@@ -227,8 +227,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 def as_text(rows: Sequence[Row]) -> str:
     """Returns aligned columns, the FLOPs and messages of each program, and an explanation."""
     cells = [[write(row) for _, write in COLUMNS] for row in rows]
-    names = [name for name, _ in COLUMNS]
-    lines = [tabulate(cells, names, tablefmt="plain", stralign="right", disable_numparse=True)]
+    lines = [tabulate(cells, [name for name, _ in COLUMNS], tablefmt="plain", stralign="right", disable_numparse=True)]
     lines += ["", "TFLOP of a tile by part:"]
     for row in rows:
         parts = ", ".join(f"{part} {flops / 1e12:.3g}" for part, flops in row.flops_per_tile.items())

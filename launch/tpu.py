@@ -84,8 +84,7 @@ def call(given: argparse.Namespace, *words: str, capture: bool = False) -> str |
 
 def gcloud(given: argparse.Namespace, group: str, verb: str, *words: str, capture: bool = False) -> str | None:
     """Runs `gcloud compute tpus GROUP VERB WORDS` in the zone and project of the command line, see `call`."""
-    project = [f"--project={given.project}"] if given.project else []
-    place = [f"--zone={given.zone}", *project]
+    place = [f"--zone={given.zone}", *([f"--project={given.project}"] if given.project else [])]
     return call(given, "gcloud", "compute", "tpus", group, verb, *words, *place, capture=capture)
 
 

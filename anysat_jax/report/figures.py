@@ -50,8 +50,7 @@ def draw_confusion(path: pathlib.Path, title: str, classes: Sequence[str], count
         ax.spines[:].set_visible(False)
         ax.set(xlabel="outcome" if several else "prediction", ylabel="truth (count)")
         _write_percents(ax, fractions)
-        bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 4 / (cell * height)), pad=0.02)
-        bar.set_label("% of the row")
+        figure.colorbar(image, ax=ax, shrink=min(1.0, 4 / (cell * height)), pad=0.02).set_label("% of the row")
 
 
 def row_fractions(counts: Int[np.ndarray, "K L"]) -> Float[np.ndarray, "K L"]:

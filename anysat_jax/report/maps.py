@@ -223,8 +223,7 @@ def mosaic_columns(mosaic: Mosaic) -> dict[str, list[Float[np.ndarray, "h w 3"]]
     columns = {f"Natural colour\n{pictures[0].natural_sensor}": stretch([picture.natural for picture in pictures])}
     for network, title in FEATURE_TITLES.items():
         where = f"{mosaic.picture_sensor}, {get_sensor(mosaic.picture_sensor).subpatch_metres:g} m, PCA"
-        colours = principal_colours([picture.features[network] for picture in pictures])
-        columns[f"Features, {title}\n{where}"] = colours
+        columns[f"Features, {title}\n{where}"] = principal_colours([picture.features[network] for picture in pictures])
     for kind, title in COVER_TITLES.items():
         if kind in pictures[0].land_cover:
             maps = [paint(mosaic.card.dense_colours, picture.land_cover[kind]) for picture in pictures]
@@ -234,8 +233,7 @@ def mosaic_columns(mosaic: Mosaic) -> dict[str, list[Float[np.ndarray, "h w 3"]]
 
 def stretch(images: Sequence[Float[np.ndarray, "H W 3"]]) -> list[Float[np.ndarray, "H W 3"]]:
     """Maps each channel from percentiles over all images to [0, 1], so that colours compare between the images."""
-    values = np.concatenate([image.reshape(-1, 3) for image in images])
-    low, high = np.percentile(values, STRETCH, axis=0)
+    low, high = np.percentile(np.concatenate([image.reshape(-1, 3) for image in images]), STRETCH, axis=0)
     scale = np.maximum(high - low, 1e-6)
     return [np.clip((image - low) / scale, 0, 1) for image in images]
 

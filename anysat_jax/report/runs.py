@@ -242,8 +242,7 @@ class Group:
     def paper_row(self) -> str:
         """The id of the paper's row that the runs repeat; "" if their data or labels are not the paper's."""
         run = self.first
-        known = run.row in set(paper.row_ids())
-        return run.row if known and run.fraction == 1.0 and not run.synthetic else ""
+        return run.row if run.row in paper.row_ids() and run.fraction == 1.0 and not run.synthetic else ""
 
     def score(self, metric: str, neighbours: bool = False) -> tuple[float, float]:
         """Returns `mean_and_spread` of the runs, or of their nearest-neighbour probes; nan if any lacks the metric."""

@@ -76,8 +76,7 @@ def _paper_row(block: paper.PaperBlock, row: paper.PaperRow, group: Group | None
         theirs = _percent(row.scores[index])
         is_best = row.scores[index] == block.best(index)
         scores += [bold(theirs) if is_best else theirs, score_cell(group, metric) if group else ""]
-    signs = {"✓": "", "◦": " ◦"}
-    used = [name + signs[sign] for name, sign in zip(block.modalities, row.inputs, strict=True) if sign]
+    used = [name + " ◦" * (sign == "◦") for name, sign in zip(block.modalities, row.inputs, strict=True) if sign]
     pretraining = [row.pretraining] if block.table == "A" else []
     return (row.model, *scores, *pretraining, ", ".join(used), *(run_cells(group) if group else [""] * 6))
 

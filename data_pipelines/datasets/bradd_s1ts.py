@@ -114,5 +114,4 @@ def _read_series(path: pathlib.Path, image: Any, dates: Any) -> Example:
     mask = np.isfinite(image).all(axis=1, keepdims=True) & (image != 0).any(axis=1, keepdims=True)
     if not mask.any():
         raise ValueError(f"{path}: 'image' is zero or NaN everywhere; expected at least one date with an observation")
-    values = with_ratio_of_decibels(np.where(mask, image, np.float32(0)))
-    return observed_series("s1", values, mask, days)
+    return observed_series("s1", with_ratio_of_decibels(np.where(mask, image, np.float32(0))), mask, days)

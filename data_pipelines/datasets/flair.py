@@ -267,8 +267,7 @@ class FlairReader(ArchiveReader):
             if number not in self._places:
                 raise ValueError(f"{self._centroids} does not name IMG_{number}.tif; expected its row and column")
             example |= _read_series(self.root / series, self._places[number])
-        present = np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)
-        return {**example, "dense": dense, "tile": present}
+        return {**example, "dense": dense, "tile": np.isin(np.arange(len(CLASSES)), dense).astype(np.uint8)}
 
 
 def _read_series(stem: pathlib.Path, place: tuple[int, int]) -> Example:

@@ -69,8 +69,7 @@ def _read_feature(where: str, feature: Any, crs: str) -> tuple[str, Patch]:
         raise ValueError(f"{where}: no 'dates-S2'; expected the days of its series, like {{'0': 20180924, ...}}")
     # Without a coordinate system, a transform means nothing.
     transform = _transform(feature.get("geometry")) if crs else np.full(6, np.nan)
-    known = bool(np.isfinite(transform).all())
-    return str(number), Patch(fold, days, crs if known else "", tuple(transform.tolist()))
+    return str(number), Patch(fold, days, crs if np.isfinite(transform).all() else "", tuple(transform.tolist()))
 
 
 def _whole(where: str, properties: dict[str, Any], field: str) -> int:

@@ -213,8 +213,7 @@ class S2NaipReader(ArchiveReader):
         valid = (np.isfinite(values) & ~np.isin(values, nothing)).all(axis=1, keepdims=True)
         # Zeros in place of what is not valid: -32768 would pass for decibels, and NaN would warn.
         decibels = in_decibels(str(path), np.where(valid, values, values.dtype.type(0)), valid)
-        three = np.where(valid, with_ratio_of_decibels(decibels), np.float32(0))
-        return self._series("s1", tile, path, three, valid)
+        return self._series("s1", tile, path, np.where(valid, with_ratio_of_decibels(decibels), np.float32(0)), valid)
 
     def _series(
         self,

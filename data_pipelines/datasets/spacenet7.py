@@ -214,8 +214,7 @@ class SpaceNet7Reader(ArchiveReader):
             valid &= read_raster(clouds, (1, *shape), "iu", expected)[0][0] == 0
         if not valid.any():
             raise ValueError(f"{path}: every pixel is masked; take the file out")
-        buildings = read_buildings(folder, stem, shape, place)
-        dense = np.where(valid, buildings.astype(np.int8), np.int8(IGNORE))
+        dense = np.where(valid, read_buildings(folder, stem, shape, place).astype(np.int8), np.int8(IGNORE))
         # After `stretch`, a pixel is a little smaller and the corner where it was.
         a, b, c, d, e, f = place["transform"]
         across, down = width / SIDE, height / SIDE

@@ -62,8 +62,7 @@ class Landscape:
             pixel = row[:, None] * size + row[None, :]
             # One bincount over (pixel, segment) pairs, as a one-hot map of the fine grid would take megabytes.
             flat = np.bincount((pixel * count + self.segments).ravel(), minlength=size * size * count)
-            fractions = flat.reshape(size, size, count) / np.float32(factor * factor)
-            self._shares[metres] = fractions.astype(np.float32)
+            self._shares[metres] = (flat.reshape(size, size, count) / np.float32(factor * factor)).astype(np.float32)
         return self._shares[metres]
 
     def cover_shares(self, metres: float) -> Float[np.ndarray, "n n covers"]:
@@ -99,8 +98,7 @@ class Landscape:
         shares = self.cover_shares(metres)
         member = (groups[:, None] == np.arange(groups.max() + 1)[None, :]).astype(np.float32)
         totals = shares @ member
-        winner = np.where(totals.max(-1) >= least, totals.argmax(-1), -1)
-        return winner.astype(np.int8)
+        return np.where(totals.max(-1) >= least, totals.argmax(-1), -1).astype(np.int8)
 
 
 def make_landscape(extent: float, metres: float, mix: Mix, rng: np.random.Generator) -> Landscape:

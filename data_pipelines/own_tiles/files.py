@@ -115,8 +115,7 @@ def days_of_array(read: Read, name: str) -> list[datetime.date]:
     """
     if name not in read.others:
         raise ValueError(f"{read.path} has the arrays {sorted(read.others)}, not {name!r}, which is to hold the dates")
-    array = read.others[name]
-    return [parse_day(str(day), f"{read.path}: {name!r}") for day in np.ravel(array)]
+    return [parse_day(str(day), f"{read.path}: {name!r}") for day in np.ravel(read.others[name])]
 
 
 def sensor_fields(files: SensorFiles, reads: list[Read], days: list[datetime.date]) -> Example:

@@ -57,13 +57,11 @@ class Sheet:
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
         """Adds axes whose upper left corner is at (left, top)."""
         bottom = self.height - top - height
-        place = (left / WIDTH, bottom / self.height, width / WIDTH, height / self.height)
-        return self.figure.add_axes(place)
+        return self.figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Writes text whose upper left corner is at (left, top)."""
-        placed = dict(ha="left", va="top") | style
-        self.figure.text(left / WIDTH, 1 - top / self.height, text, **placed)
+        self.figure.text(left / WIDTH, 1 - top / self.height, text, **dict(ha="left", va="top") | style)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,7 @@ def tfds_features(card: DatasetCard) -> dict[str, Any]:
         features["crs"] = tfds.features.Text()
     for key, (shape, dtype) in example_spec(card).items():
         # As bytes arrays are exact and ten times faster than as protobuf's lists.
-        encoding = "bytes" if shape else "none"
-        features[key] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)
+        features[key] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding="bytes" if shape else "none")
     return features
 
 
@@ -135,9 +134,8 @@ def check_card(card: DatasetCard) -> None:
             f"{where}: blocks is {card.blocks}; tiles of {card.extent:g} m are cut where pixels of all arrays begin, "
             "and not if any is stored with a margin"
         )
-    known = set(card.sensors)
     for field in ("masks", "clouds", "optional", "file_bands", "units", "dates", "date_precision", "natural_colour"):
-        if strangers := set(getattr(card, field)) - known:
+        if strangers := set(getattr(card, field)) - set(card.sensors):
             raise ValueError(f"{where}: {field} names {sorted(strangers)}, which are not among its sensors")
     if (card.dense_label in ("segmentation", "change")) != bool(card.dense_colours):
         raise ValueError(f"{where}: dense_colours belong to class maps, and class maps need them")

@@ -144,8 +144,7 @@ class SensorCounts:
         values, mask = example[name], example.get(f"{name}_mask", np.True_)
         # A sample, as sorting all values of a tile would take longer than reading it.
         places = np.random.default_rng(0).integers(values.size, size=SAMPLE) if values.size > SAMPLE else slice(None)
-        flat = np.arange(values.size)[places]
-        at = np.unravel_index(flat, values.shape)
+        at = np.unravel_index(np.arange(values.size)[places], values.shape)
         found, counts = np.unique(values[at][np.broadcast_to(mask, values.shape)[at]], return_counts=True)
         self.sampled += int(counts.sum())
         if counts.size and counts.max() > FREQUENT * counts.sum():

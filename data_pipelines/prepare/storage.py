@@ -29,8 +29,7 @@ _progress = functools.partial(tqdm.tqdm, unit="B", unit_scale=True, mininterval=
 
 def cache_folder() -> pathlib.Path:
     """Returns the default folder of prepared data: `$XDG_CACHE_HOME/anysat_jax`, or `~/.cache/anysat_jax`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "anysat_jax"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "anysat_jax"
 
 
 def to_stderr(line: str) -> None:
