@@ -84,9 +84,9 @@ class Reader(Protocol):
 
 
 def layout_check(*patterns: str, enough: Callable[[Iterable[bool]], bool] = all) -> Callable[[pathlib.Path], bool]:
-    """Returns a function that returns whether a folder holds the published layout: all of some files, or `any` of them.
+    """Returns a check of whether a folder holds the published layout: all of these, or one of them with `enough=any`.
 
-    The patterns of files are relative to the folder; those of folders end in "/".
+    Patterns are relative to the folder; they are of files, or with "/" at their end of folders.
     """
 
     def holds(folder: pathlib.Path, pattern: str) -> bool:

@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from data_pipelines.locate import locate
-from data_pipelines.reader import DatasetEntry, hashed_split
+from data_pipelines.reader import DatasetEntry, hashed_split, layout_check
 from data_pipelines.registry import ARCHIVE_NAMES, get_entry
 from tests.data_pipelines.fake_reader import CARD, FakeReader, fake_entry
 
@@ -23,6 +23,17 @@ def raw_entry(**fields) -> DatasetEntry:
 def test_an_archive_asks_for_its_folder(name):
     with pytest.raises(ValueError, match=f"{name} is read from a download: give .* --source DIR; get it from https"):
         get_entry(name).reader()
+
+
+def test_a_layout_is_of_files_and_folders(tmp_path):
+    (tmp_path / "a" / "tiles").mkdir(parents=True)
+    (tmp_path / "list.csv").touch()
+    assert layout_check("list.csv", "*/tiles/")(tmp_path)
+    assert not layout_check("list.csv", "other/")(tmp_path)
+    assert layout_check("list.csv", "other/", enough=any)(tmp_path)
+    # A file is not a folder, nor the other way round.
+    assert not layout_check("list.csv/", "*/tiles", enough=any)(tmp_path)
+    assert not layout_check("list.csv", enough=any)(tmp_path / "not there")
 
 
 def test_a_described_folder_is_known(tmp_path):
