@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 import threading
 import types
 
@@ -36,6 +37,14 @@ from tests.train.toys import assert_same
 def table(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder and result of a fit of one epoch, and its batches."""
+    folder, batches = tmp_path_factory.mktemp("finished"), ToyBatches()
+    found = fit(toy_problem(batches=lambda: batches), toy_config(epochs=1), one_device(), folder)
+    return types.SimpleNamespace(folder=folder, found=found, batches=batches)
 
 
 class Scripted:
@@ -215,10 +224,8 @@ def test_a_long_evaluation_is_no_step_that_hangs(tmp_path, monkeypatch):
     assert now[0] > 1.0 and not ended.is_set()
 
 
-def test_the_batches_are_closed_at_the_end(tmp_path):
-    batches = ToyBatches()
-    fit(toy_problem(batches=lambda: batches), toy_config(epochs=1), one_device(), tmp_path)
-    assert batches.closed
+def test_the_batches_are_closed_at_the_end(finished):
+    assert finished.batches.closed
 
 
 def test_a_range_of_steps_is_profiled_without_the_evaluation_behind_it(tmp_path):
@@ -237,16 +244,17 @@ def _steep(params):
     return jax.numpy.sqrt(params["head"]["out"]["bias"]).reshape(1, CLASSES)
 
 
-def test_eight_devices_find_what_one_finds(tmp_path):
-    folders = [tmp_path / name for name in ("one", "eight")]
-    meshes = [one_device(), make_mesh(MeshConfig(data=2, fsdp=4))]
-    found = [fit(toy_problem(), toy_config(epochs=2), *where) for where in zip(meshes, folders, strict=True)]
-    losses = [[float(row["loss"]) for row in table(folder / "metrics.csv")] for folder in folders]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found[1].params, found[0].params)
+def test_eight_devices_find_what_one_finds(finished, tmp_path):
+    found = fit(toy_problem(), toy_config(epochs=1), make_mesh(MeshConfig(data=2, fsdp=4)), tmp_path)
+    one, eight = (
+        [float(row["loss"]) for row in table(folder / "metrics.csv")] for folder in (finished.folder, tmp_path)
+    )
+    assert len(eight) == 4
+    np.testing.assert_allclose(eight, one, rtol=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found.params, finished.found.params)
     # A run goes on on another mesh.
-    more = fit(toy_problem(), toy_config(epochs=3), meshes[0], folders[1])
-    assert more.record["steps"] == 12 and more.record["resumed_from"] == 8
+    more = fit(toy_problem(), toy_config(epochs=3), one_device(), tmp_path)
+    assert more.record["steps"] == 12 and more.record["resumed_from"] == 4
 
 
 def test_another_seed_is_another_run_of_the_same_program(tmp_path, monkeypatch):
@@ -286,14 +294,13 @@ def test_the_update_is_a_program_of_its_own_compiled_ahead_and_once(tmp_path, mo
         (dict(steps_per_epoch=5), r"\(steps_per_epoch: 4 there, 5 now\)"),
     ],
 )
-def test_a_workdir_of_another_problem_is_refused(tmp_path, changes, message):
-    fit(toy_problem(), toy_config(epochs=1), one_device(), tmp_path)
+def test_a_workdir_of_another_problem_is_refused(finished, changes, message):
     with pytest.raises(ConfigError, match=rf"is of another problem {message}; give the same config or another"):
-        fit(toy_problem(**changes), toy_config(epochs=1), one_device(), tmp_path)
+        fit(toy_problem(**changes), toy_config(epochs=1), one_device(), finished.folder)
 
 
-def test_other_settings_are_told_and_best_parameters_that_are_lost_are_missed(tmp_path, caplog):
-    fit(toy_problem(), toy_config(epochs=1), one_device(), tmp_path)
+def test_other_settings_are_told_and_best_parameters_that_are_lost_are_missed(finished, tmp_path, caplog):
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
     free = dict(log_every=7, max_nonfinite_steps=5, profile__steps=(1, 2))
     found = fit(toy_problem(), toy_config(epochs=1, optimizer__clip_norm=2.0, **free), one_device(), tmp_path)
     assert found.record["steps"] == 4

@@ -1,5 +1,7 @@
 """Series projectors: groups of their norms by the model's width, what a narrow model can see, and blocks of pixels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,9 +99,13 @@ def test_blocks_of_pixels_change_nothing(name, monkeypatch):
 
     def features(blocks, deterministic):
         monkeypatch.setattr(projectors, "num_blocks", lambda shape, dim: blocks)
-        apply = make_projector(get_sensor(name), config).apply
-        out = apply({"params": params}, series, (2, 2), deterministic, rngs={"dropout": jax.random.key(0)})
-        return np.asarray(out)
+
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        def run(params):
+            apply = make_projector(get_sensor(name), config).apply
+            return apply({"params": params}, series, (2, 2), deterministic, rngs={"dropout": jax.random.key(0)})
+
+        return np.asarray(run(params))
 
     plain, scanned = features(1, True), features(4, True)
     assert plain.shape == (2, 4, 4, 32)

@@ -174,7 +174,7 @@ def test_padding_does_not_change_the_scores():
 
     def score(garbage):
         def batches(split):
-            for batch in splits(train=4, val=2)(split):
+            for batch in splits()(split):
                 wrong = np.where(batch.labels["valid"][:, None], batch.labels["tile"], garbage)
                 yield batch.replace(labels=batch.labels | {"tile": wrong})
 
@@ -185,7 +185,7 @@ def test_padding_does_not_change_the_scores():
 
 def test_a_class_without_a_training_tile_is_never_predicted():
     def batches(split):
-        for batch in splits(train=4, val=1, last_valid=1)(split):
+        for batch in splits(train=1, val=1, last_valid=4)(split):
             yield batch.replace(labels=batch.labels | {"tile": batch.labels["tile"][:, 0].astype(np.int32)})
 
     def extract(params, batch):
@@ -201,7 +201,7 @@ def test_a_class_without_a_training_tile_is_never_predicted():
 def test_nothing_held_out_is_refused():
     plan = make_plan(dataclasses.replace(CARD, dense_label="none"))
     with pytest.raises(ValueError, match="toy: the split 'val' has no tiles"):
-        probe_dataset(plan, splits(train=4, val=0), toy_features, NETWORKS, EvaluateConfig())
+        probe_dataset(plan, splits(val=0), toy_features, NETWORKS, EvaluateConfig())
 
 
 # ---------------------------------------------------------------- pictures
@@ -264,7 +264,7 @@ def open_toy(name):
 
 
 def report(folder, networks=None, **settings):
-    settings = EvaluateConfig(batch_size=4, pictures=1, **settings)
+    settings = EvaluateConfig(batch_size=2, pictures=1, **settings)
     datasets = {"toy": open_toy("toy"), "bare": open_toy("bare")}
     networks = networks or {"random": {}, "pretrained": {}}
     return report_pretraining(settings, datasets, open_toy, MODEL, networks, folder, title="toy, 3 steps", seed=0)
