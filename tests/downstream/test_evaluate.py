@@ -96,32 +96,32 @@ def test_the_loss_is_the_mean_over_samples(toy):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """The same tiles, two of which were changed on disk: the whole of one batch, and one of another."""
+    """The same tiles, four of which were changed on disk: the whole of one batch of four, and one of another."""
     data = open_data(adapt_toys.toy_config(tmp_path, level="dense"), ("train", "val", "test"))
-    for tile in (1, 4, 5):
+    for tile in (1, 4, 5, 6):
         adapt_toys.flip_bit_of_tile(tmp_path, "test", tile)
     return data
 
 
 def test_a_tile_that_cannot_be_read_ends_it_in_one_sentence(toy, damaged):
-    with pytest.raises(DataError, match=r"tile [145] of split 'test' cannot be read .*data.skip_corrupt = True would"):
+    with pytest.raises(DataError, match=r"tile [1456] of split 'test' cannot be read .*data.skip_corrupt = True would"):
         evaluate((damaged, toy[1]))
 
 
 def test_a_tile_that_cannot_be_read_is_left_out_if_asked_and_every_other_counts_once(toy, damaged, caplog):
     damaged = adapt_toys.skipping(damaged)
     status = JobStatus()
-    found, seen = evaluate((damaged, toy[1]), batch_size=2, status=status)
-    _, whole = evaluate(toy, batch_size=2)
-    kept = [0, 2, 3, 6]
-    assert found.samples == 4 and seen["index"].tolist() == kept
+    found, seen = evaluate((damaged, toy[1]), status=status)
+    _, whole = evaluate(toy)
+    kept = [0, 2, 3]
+    assert found.samples == 3 and seen["index"].tolist() == kept
     np.testing.assert_allclose(seen.answers, whole.answers[kept], atol=1e-6)
     truth = whole["dense"][kept]
     predicted, known = whole.answers[kept].argmax(axis=-1), truth >= 0
     np.testing.assert_array_equal(found.confusion, confusion_matrix(truth[known], predicted[known], labels=[0, 1]))
-    assert np.isfinite(found.loss) and found.left_out == {1, 4, 5} and status.left_out == {"test": [1, 4, 5]}
+    assert np.isfinite(found.loss) and found.left_out == {1, 4, 5, 6} and status.left_out == {"test": [1, 4, 5, 6]}
     assert "toy_fields: tile 4 cannot be read and is left out" in caplog.text
-    assert summary_line(found, "accuracy").endswith("; 4 tiles; tiles that cannot be read: 1, 4, 5")
+    assert summary_line(found, "accuracy").endswith("; 3 tiles; tiles that cannot be read: 1, 4, 5, 6")
 
 
 def test_an_evaluation_that_hangs_is_ended(toy, tmp_path, monkeypatch):

@@ -104,26 +104,34 @@ def test_asked_to_stop_it_saves_and_goes_on_later(straight, tmp_path, moment, st
 
 
 @pytest.mark.parametrize(
-    ("step", "saved", "asked"),
+    "requests",
     # Of whole numbers the gradients, of halves the update; step 8 is saved before the request.
-    [(1, None, "here"), (1.5, None, "here"), (7, 6, "here"), (7.5, 6, "here"), (7, 6, "elsewhere"), (9, 8, "here")],
+    [
+        [(1, None, "here"), (7, 6, "here")],
+        [(1.5, None, "here"), (7.5, 6, "here")],
+        [(7, 6, "elsewhere"), (9, 8, "here")],
+    ],
+    ids=["gradients", "update", "elsewhere"],
 )
-def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, step, saved, asked):
-    waits, wait_for = itertools.count(1), compile.wait_for
+def test_asked_to_stop_while_a_program_is_compiled_it_saves_the_step_before(straight, tmp_path, requests):
+    wait_for, start = compile.wait_for, None
+    for step, saved, asked in requests:
+        waits, due = itertools.count(1), 2 * (step - (start or 0)) - 1
 
-    def interrupted(program, *args):
-        if next(waits) == 2 * step - 1:
-            if asked == "elsewhere":  # as `agree` raises where another process received the signal
-                raise Preempted("process 1 of 2 cannot go on: asked to stop while a program was compiled")
-            os.kill(os.getpid(), signal.SIGINT)
-            program = concurrent.futures.Future()
-        return wait_for(program, *args)
+        def interrupted(program, *args, waits=waits, due=due, asked=asked):
+            if next(waits) == due:
+                if asked == "elsewhere":  # as `agree` raises where another process received the signal
+                    raise Preempted("process 1 of 2 cannot go on: asked to stop while a program was compiled")
+                os.kill(os.getpid(), signal.SIGINT)
+                program = concurrent.futures.Future()
+            return wait_for(program, *args)
 
-    message = "while a program was compiled" if saved is None else f"saved step {saved}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compile, "wait_for", interrupted)
-        with pytest.raises(Preempted, match=f"asked to stop.* {message}"):
-            fit(toy_problem(), toy_config(), one_device(), tmp_path)
+        message = "while a program was compiled" if saved is None else f"saved step {saved}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compile, "wait_for", interrupted)
+            with pytest.raises(Preempted, match=f"asked to stop.* {message}"):
+                fit(toy_problem(), toy_config(), one_device(), tmp_path)
+        start = saved
     found = fit(toy_problem(), toy_config(), one_device(), tmp_path)
     assert found.record["resumed_from"] == saved
     assert_same_end(tmp_path, found, straight)
