@@ -64,8 +64,8 @@ def single(step: Callable) -> tuple[list[TrainState], list[dict]]:
     """A few steps on one device, and the state before each and at the end; the third batch holds a NaN."""
     config = small_config()
     optimizer = pretraining_optimizer(PretrainConfig.read(config))
-    params = jax.tree.map(jnp.asarray, init_student(model_config(config), 0))
-    states, metrics = [initial_state(params, optimizer)], []
+    start = jax.jit(lambda params: initial_state(params, optimizer))
+    states, metrics = [start(init_student(model_config(config), 0))], []
     for index in range(STEPS):
         batch, masks = inputs(index)
         if index == 2:
@@ -78,7 +78,7 @@ def single(step: Callable) -> tuple[list[TrainState], list[dict]]:
 
 def test_a_step_moves_student_and_teacher(single: tuple) -> None:
     states, metrics = single
-    before, after = states[0], states[1]
+    before, after = jax.device_get((states[0], states[1]))
     assert metrics[0]["finite"] and not metrics[0]["nonfinite_leaves"].any()
     assert int(after.step) == 1
     assert metrics[0]["loss"] == pytest.approx(metrics[0]["loss_predictive"] + metrics[0]["loss_contrastive"], rel=1e-6)
