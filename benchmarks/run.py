@@ -3,15 +3,18 @@
     python benchmarks/run.py                                 # F1 to P3, float32: two CPU cores need 20 minutes
     python benchmarks/run.py F1 P1 --compare HEAD~1          # each case in turn on this tree and on another commit
     python benchmarks/run.py F1 F4 --reference CHECKOUT      # in turn with a checkout of the published code (PyTorch)
-    python benchmarks/run.py G1 G2 G3 G4 G5 G6 --dtype bfloat16 --trace DIR     # a GPU: the paper's batches per GPU
+    python benchmarks/run.py G F1 F4 D1 --dtype bfloat16 --largest --minutes 9 --trace DIR     # all of a GPU
 
 Each measurement is a process of its own, which first times a product of two large matrices: "of the rate" compares runs
-of machines whose speed varies. Batches are noise. The table has the first call (compiling), the median of the others,
-and the largest memory: of the device where it counts it, else of the process.
+of machines whose speed varies, "MFU" is the fraction of the rate in an accelerator's data sheet. Batches are noise. The
+table has the first call (compiling), the median of the others, and the largest memory: of the device where it counts
+it, else of the process. Of anysat-jax's dependencies it needs only those of the model and the step, see
+docs/PERFORMANCE.md.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -38,7 +41,9 @@ class Case(NamedTuple):
     dates: int
 
 
-CASES = {  # F: features of all patches. P, G: a step of pretraining. C: the contrastive loss and its gradient
+# F: features of all patches. P, G: a step of pretraining. C: the contrastive loss and its gradient. D: losses of many
+# steps and features in bfloat16, beside those in float32.
+CASES = {
     "F1": Case(("aerial", "s2", "s1-asc"), 60, 10, 4, 30),
     "F2": Case(("aerial", "s2", "s1-asc"), 60, 20, 4, 30),
     "F3": Case(("spot", "s2", "s1"), 640, 80, 1, 20),
@@ -56,26 +61,35 @@ CASES = {  # F: features of all patches. P, G: a step of pretraining. C: the con
     "G6": Case(("naip", "s2", "s1", "l8"), 640, 80, 2, 32),  # S2NAIP
     "C1": Case(("s2", "s1", "l7", "alos"), 120, 30, 1024, 1),  # the 65,536 tokens of a batch of PLANTED; twice as many
     "C2": Case(("s2", "s1", "l7", "alos"), 120, 30, 2048, 1),
+    "D1": Case(("s2", "s1", "l7", "alos", "modis"), 120, 30, 8, 12),
 }
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; default: those of F and P")
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}, or a letter; default: those of F and P")
     parser.add_argument("--repeat", type=int, default=3, help="timed calls of each process, after the first")
     parser.add_argument("--preset", default="base", help="model: tiny, small or base")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the computation")
     parser.add_argument("--remat", default="dots", choices=("none", "dots", "full"), help="of pretraining's steps")
     parser.add_argument(
-        "--trace", type=pathlib.Path, metavar="DIR", help="write a profile of one more call of each case"
+        "--trace", type=pathlib.Path, metavar="DIR", help="write a profile of one more call of each case; a summary too"
     )
+    parser.add_argument("--largest", action="store_true", help="then double each batch until it does not fit")
+    parser.add_argument("--minutes", type=float, default=600, help="begin nothing more, and end what runs, after these")
+    parser.add_argument("--steps", type=int, default=3000, help="of D")
+    parser.add_argument("--scale", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--compare", metavar="COMMIT", help="commit to time in turn with this tree")
     parser.add_argument(
         "--reference", type=pathlib.Path, metavar="CHECKOUT", help="the published code, with hubconf.py"
     )
     parser.add_argument("--worker", choices=("ours", "published"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.cases = arguments.cases or [name for name in CASES if name[0] in "FP"]
+    arguments.given = arguments.cases or ["F", "P"]
+    arguments.until = time.monotonic() + 60 * arguments.minutes
+    arguments.cases = [
+        name for one in arguments.given for name in ([each for each in CASES if each[0] == one] or [one])
+    ]
     if unknown := sorted(set(arguments.cases) - set(CASES)):
         parser.error(f"unknown cases {', '.join(unknown)}; there are {', '.join(CASES)}")
     return arguments
@@ -85,17 +99,32 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Measures one case with the package on the path; FLOPs are those of the step's or the encoder's products."""
     import jax
 
+    from anysat_jax.peak import peak_flops
+
     device = jax.devices()[0]
     side = RATE_SIZE[device.platform]
     matrix = jax.random.normal(jax.random.key(0), (side, side), arguments.dtype)
     product = jax.jit(lambda x: x @ x)
     rate = 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
-    call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(CASES[name], arguments)
+    case = CASES[name]._replace(batch=CASES[name].batch * arguments.scale)
+    call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(case, arguments)
     seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
-    if arguments.trace is not None:
-        with jax.profiler.trace(arguments.trace / name):
-            jax.block_until_ready(call())
-    return result(seconds, rate, flops, (device.memory_stats() or {}).get("peak_bytes_in_use"))
+    if arguments.trace is not None and arguments.scale == 1:
+        trace(call, arguments.trace / name)
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return result(seconds, rate, flops, peak) | {"sheet": peak_flops(device.device_kind) or 0.0}
+
+
+def trace(call: Callable[[], Any], folder: pathlib.Path) -> None:
+    """Writes a profile of one call, and prints its summary."""
+    import jax
+
+    from anysat_jax.train import profiling
+
+    with jax.profiler.trace(folder), jax.profiler.StepTraceAnnotation(profiling.STEP, step_num=0):
+        jax.block_until_ready(call())
+    path = max(folder.glob("plugins/profile/*/*.xplane.pb"))
+    print(f"{folder.name}: {profiling.describe(profiling.read_trace(path))}", file=sys.stderr)
 
 
 def result(seconds: list[float], rate: float, flops: float, peak: int | None = None) -> dict[str, float]:
@@ -124,8 +153,11 @@ def features(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], An
     return lambda: run(*given), sum(encoder_flops(model, given[1]).values())
 
 
-def pretraining(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
-    """Returns a call that makes one step of pretraining, in two programs as the loop does, and its FLOPs."""
+def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> tuple[Callable[[], Any], float]:
+    """Returns a call that makes one step of pretraining, in two programs as the loop does, and its FLOPs.
+
+    The steps take `batches` in turn.
+    """
     import jax
     import numpy as np
 
@@ -137,21 +169,40 @@ def pretraining(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[],
     from anysat_jax.pretrain.step import initial_state, make_train_step, pretraining_optimizer
 
     section = pretrain.common()
-    section.total_steps, section.dtype = 1000, arguments.dtype
+    section.total_steps, section.dtype, section.optimizer.schedule = 1000, arguments.dtype, "cosine"
     section.model.update(preset=arguments.preset, sensors=case.sensors, remat=arguments.remat)
     config = PretrainConfig.read(section)
-    batch, optimizer = batch_of(case), pretraining_optimizer(config)
-    masks = sample_patch_masks(np.random.default_rng(0), batch.grid, case.batch, config.pretrain)
-    inputs, step = jax.device_put((batch, masks)), make_train_step(config, optimizer)
+    optimizer = pretraining_optimizer(config)
+    step, rng, inputs = make_train_step(config, optimizer), np.random.default_rng(0), []
+    for seed in range(batches):
+        batch = batch_of(case, seed)
+        masks = sample_patch_masks(rng, batch.grid, case.batch, config.pretrain)
+        inputs.append(jax.device_put((batch, masks)))
+    turns = itertools.cycle(inputs)
     gradients, update = jax.jit(step.gradients), jax.jit(step.update, donate_argnums=0)
     state = [initial_state(jax.device_put(init_student(config.model, 0)), optimizer)]
 
     def call() -> Any:
-        metrics, grads = gradients(state[0], *inputs)
+        metrics, grads = gradients(state[0], *next(turns))
         state[0], more = update(state[0], {name: metrics[name] for name in step.losses}, grads)
         return metrics | more
 
     return call, step_flops(config.model, batch, masks)
+
+
+def drift(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures the losses of many steps of the tiny model in both dtypes, and features of the same weights in both."""
+    import jax
+    import numpy as np
+
+    losses, vectors, arguments.preset = [], [], "tiny"
+    for arguments.dtype in ("float32", "bfloat16"):
+        step, _ = pretraining(CASES[name], arguments, batches=16)
+        found = np.array(jax.device_get([step()["loss"] for _ in range(arguments.steps)]))
+        losses.append(float(found[-len(found) // 10 :].mean()))
+        vectors.append(np.asarray(features(CASES[name], arguments)[0](), np.float32))
+    cosines = (vectors[0] * vectors[1]).sum(-1) / np.prod([np.linalg.norm(one, axis=-1) for one in vectors], axis=0)
+    return {"float32": losses[0], "bfloat16": losses[1], "cosine": float(cosines.min())}
 
 
 def contrastive(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
@@ -170,11 +221,11 @@ def contrastive(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[],
     return lambda: run(tokens), 3 * product_flops(count, width, count)
 
 
-def batch_of(case: Case) -> Any:
+def batch_of(case: Case, seed: int = 0) -> Any:
     from anysat_jax.batch import fake_batch
 
     sides = {"extent": case.extent, "patch_size": case.patch_size}
-    return fake_batch(case.sensors, batch_size=case.batch, num_dates=case.dates, **sides)
+    return fake_batch(case.sensors, batch_size=case.batch, num_dates=case.dates, seed=seed, **sides)
 
 
 def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -197,38 +248,69 @@ def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     return result(seconds, rate, 0.0)
 
 
-def in_process(name: str, tree: pathlib.Path, worker: str) -> dict[str, float] | None:
+def in_process(
+    name: str, arguments: argparse.Namespace, tree: pathlib.Path = REPOSITORY, worker: str = "ours", scale: int = 1
+) -> dict[str, float] | None:
     """Measures a case in a process that imports the package from `tree`; None if that fails, as without memory."""
-    options = [option for option in sys.argv[1:] if option not in CASES]
-    command = [sys.executable, __file__, name, *options, "--worker", worker]
-    ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=subprocess.PIPE, text=True)
+    options = [option for option in sys.argv[1:] if option not in arguments.given]
+    command = [sys.executable, __file__, name, *options, "--worker", worker, f"--scale={scale}"]
+    # JAX takes three quarters of a GPU's memory unless it is given more.
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95", **os.environ, "PYTHONPATH": str(tree)}
+    left = arguments.until - time.monotonic()
+    try:
+        ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=max(left, 0.1))
+    except subprocess.TimeoutExpired:
+        print(f"{name}: more than {arguments.minutes:g} minutes in all", file=sys.stderr)
+        return None
     return None if ran.returncode else json.loads(ran.stdout.splitlines()[-1])
 
 
+COLUMNS = "case, side, tiles, first call s, s, tiles/s, km2/s, TFLOP/s, of the rate, MFU, peak GB, time, memory"
+
+
+def print_row(name: str, side: str, scale: int, row: dict[str, float], own: dict[str, float]) -> None:
+    """Prints a measurement; its last columns are the ratios of its time and memory to those of `own`."""
+    tiles = CASES[name].batch * scale
+    speed, flops = tiles / row["seconds"], own["flops"] / row["seconds"]
+    figures = [name, side, tiles, f"{row['first']:.1f}", f"{row['seconds']:.3f}", f"{speed:.3g}"]
+    figures += [f"{speed * CASES[name].extent ** 2 / 1e6:.3g}", f"{flops / 1e12:.3g}", f"{flops / row['rate']:.0%}"]
+    figures += [f"{flops / row['sheet']:.1%}" if row.get("sheet") else "-", f"{row['peak'] / 1e9:.2f}"]
+    figures += [f"{row['seconds'] / own['seconds']:.2f}", f"{row['peak'] / own['peak']:.2f}"]
+    print(f"| {' | '.join(map(str, figures))} |", flush=True)
+
+
 def print_rows(arguments: argparse.Namespace, sides: dict[str, tuple[pathlib.Path, str]]) -> None:
-    """Prints a row for each side of each case; the ratios are those of another side's time and memory to ours."""
-    print("| case | side | first call s | s | tiles/s | TFLOP/s | of the rate | peak GB | time ratio | memory ratio |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.cases:
-        own = None
+    """Prints a row for each side of each case, and with --largest for each larger batch that fits."""
+    titles = COLUMNS.split(", ")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    fit = {}
+    for name in (case for case in arguments.cases if case[0] != "D"):
         for side, (tree, worker) in sides.items():
             if worker == "published" and not name.startswith("F"):
                 continue
-            if (row := in_process(name, tree, worker)) is None:
+            if row := in_process(name, arguments, tree, worker):
+                print_row(name, side, 1, row, fit.setdefault(name, row))
+            else:
                 print(f"| {name} | {side} | failed, see above |", flush=True)
-                continue
-            own = own or row
-            speed, flops = CASES[name].batch / row["seconds"], own["flops"] / row["seconds"]
-            figures = f"{row['first']:.1f} | {row['seconds']:.3f} | {speed:.3g} | {flops / 1e12:.3g}"
-            memory = f"{flops / row['rate']:.0%} | {row['peak'] / 1e9:.2f}"
-            ratios = f"{row['seconds'] / own['seconds']:.2f} | {row['peak'] / own['peak']:.2f}"
-            print(f"| {name} | {side} | {figures} | {memory} | {ratios} |", flush=True)
+    for name in (case for case in arguments.cases if case[0] == "D"):
+        if row := in_process(name, arguments):
+            one, other = row["float32"], row["bfloat16"]
+            print(f"{name}, tiny model: loss at the end {one:.5f} in float32, {other:.5f} in bfloat16", end=" ")
+            print(f"({other / one - 1:+.2%}); least cosine of features {row['cosine']:.6f}", flush=True)
+    scale = 2
+    while arguments.largest and fit:  # the cases in turn: time may be short
+        for name in list(fit):
+            if row := in_process(name, arguments, scale=scale):
+                print_row(name, "this tree", scale, row, row)
+            else:
+                del fit[name]
+        scale *= 2
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.worker:
-        run = reference if arguments.worker == "published" else measure
+        run = reference if arguments.worker == "published" else drift if arguments.cases[0][0] == "D" else measure
         print(json.dumps(run(arguments.cases[0], arguments)))
         return
     sides = {"this tree": (REPOSITORY, "ours")}

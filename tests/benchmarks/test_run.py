@@ -23,6 +23,25 @@ def test_a_case_is_measured(monkeypatch):
 
 def test_the_cases_are_those_of_features_and_steps_unless_named(monkeypatch):
     assert {name[0] for name in arguments(monkeypatch).cases} == {"F", "P"}
-    assert arguments(monkeypatch, "G1", "C2").cases == ["G1", "C2"]
+    assert arguments(monkeypatch, "G1", "C").cases == ["G1", "C1", "C2"]
     with pytest.raises(SystemExit):
         arguments(monkeypatch, "F1", "F9")
+
+
+def test_larger_batches_are_measured_until_one_does_not_fit(monkeypatch, capsys):
+    def measured(name, arguments, tree=None, worker="ours", scale=1):
+        row = {"first": 9.0, "seconds": 0.5 * scale, "peak": 1e9 * scale, "rate": 4e9, "flops": 1e9, "sheet": 1e10}
+        return row if scale <= {"F4": 4, "G2": 1}[name] else None
+
+    monkeypatch.setattr(run, "in_process", measured)
+    given = arguments(monkeypatch, "F4", "G2", "--largest")
+    run.print_rows(given, {"this tree": (run.REPOSITORY, "ours")})
+    head, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    found = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(row["case"], row["tiles"]) for row in found] == [("F4", "1"), ("G2", "1"), ("F4", "2"), ("F4", "4")]
+    assert found[0]["km2/s"] == "0.819" and found[0]["of the rate"] == "50%" and found[0]["MFU"] == "20.0%"
+
+
+def test_after_the_time_nothing_is_begun(monkeypatch, capsys):
+    given = arguments(monkeypatch, "F4", "--minutes", "0")
+    assert run.in_process("F4", given) is None and "more than 0 minutes in all" in capsys.readouterr().err
