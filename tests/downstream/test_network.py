@@ -137,6 +137,23 @@ def batch() -> Batch:
     return fake_batch(("s1", "s2"), extent=(20.0, 40.0), patch_size=20.0, num_dates=2)
 
 
+@pytest.fixture(scope="module")
+def still(task_of, segmentation, batch) -> dict[str, np.ndarray]:
+    """What networks compute of a batch without dropping: one program, which shares the work between them."""
+    mean = NetworkConfig(MODEL, HeadConfig(input="mean"), task_of("so2sat", "tile"))
+
+    @jax.jit
+    def apply(params, batch):
+        encoder = {"encoder": params["encoder"]}
+        return {
+            "features": network_features(segmentation, encoder, batch),
+            "mean": network_features(mean, encoder, batch),
+            "logits": apply_network(segmentation, params, batch),
+        }
+
+    return jax.device_get(apply(params_of(segmentation), batch))
+
+
 @pytest.mark.parametrize(
     ("name", "level", "read", "parameters"),
     [
@@ -176,13 +193,12 @@ def test_fresh_heads_are_a_function_of_the_seed(segmentation):
     assert jax.tree.map(np.shape, first) == jax.tree.map(lambda leaf: leaf.shape, head_shapes(segmentation))
 
 
-def test_a_head_on_features_is_the_network(segmentation, batch):
-    params = params_of(segmentation)
-    features = features_of(segmentation, {"encoder": params["encoder"]}, batch)
+def test_a_head_on_features_is_the_network(segmentation, still):
+    features, logits = still["features"], still["logits"]
     assert (features.shape, features.dtype) == ((2, 2, 4, 64), np.float32)
-    logits = run(segmentation, params, batch)
     assert (logits.shape, logits.dtype) == ((2, 2, 4, 2), np.float32)
-    np.testing.assert_allclose(logits, apply_head(segmentation, params["head"], features), atol=1e-5)
+    head = params_of(segmentation)["head"]
+    np.testing.assert_allclose(logits, apply_head(segmentation, head, features), atol=1e-5)
 
 
 def test_aerial_sub_patches_become_label_pixels(task_of):
@@ -192,11 +208,9 @@ def test_aerial_sub_patches_become_label_pixels(task_of):
     assert logits.shape == (1, 100, 100, network.task.num_outputs)
 
 
-def test_the_mean_is_over_the_finest_sensors_sub_patches(task_of, segmentation, batch):
-    network = NetworkConfig(MODEL, HeadConfig(input="mean"), task_of("so2sat", "tile"))
-    encoder = {"encoder": encoder_params()}
-    dense = features_of(segmentation, encoder, batch)  # of s2, which comes before s1
-    np.testing.assert_allclose(features_of(network, encoder, batch), dense.mean(axis=(1, 2)), atol=1e-5)
+def test_the_mean_is_over_the_finest_sensors_sub_patches(still):
+    dense = still["features"]  # of s2, which comes before s1
+    np.testing.assert_allclose(still["mean"], dense.mean(axis=(1, 2)), atol=1e-5)
 
 
 def test_padding_a_single_date_changes_nothing(task_of):
@@ -214,13 +228,13 @@ def test_padding_a_single_date_changes_nothing(task_of):
     assert not np.allclose(of_three, of_one, atol=1e-3)
 
 
-def test_a_tile_without_the_sensor_has_zeros_for_its_sub_patches(segmentation, batch):
+def test_a_tile_without_the_sensor_has_zeros_for_its_sub_patches(segmentation, batch, still):
     encoder = {"encoder": encoder_params()}
     optical = batch.observations["s2"].replace(present=np.array([True, False]))
     features = features_of(segmentation, encoder, batch.replace(observations={**batch.observations, "s2": optical}))
     assert not np.asarray(features[1, ..., 32:]).any()
     assert np.asarray(features[1, ..., :32]).any(axis=-1).all() and np.isfinite(features).all()
-    np.testing.assert_allclose(features[0], features_of(segmentation, encoder, batch)[0], atol=1e-5)
+    np.testing.assert_allclose(features[0], still["features"][0], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -236,18 +250,17 @@ def traced(segmentation, batch) -> Callable[..., ClosedJaxpr]:
     return trace
 
 
-def test_dropping_needs_an_rng(traced, segmentation, batch):
+def test_dropping_needs_an_rng(traced, segmentation, batch, still):
     assert str(traced(None, ("s1",), 0.5)) == str(traced())
     params = params_of(segmentation)
-    still = run(segmentation, params, batch)
     dropped = [run(segmentation, params, batch, jax.random.key(seed), (), 0.5) for seed in (0, 0, 1, 2)]
     np.testing.assert_array_equal(dropped[0], dropped[1])
     assert len(np.unique(dropped, axis=0)) > 1
     for logits in dropped:  # a branch is left out or doubled, never as it was
-        assert np.abs(logits - still).max(axis=(1, 2, 3)).min() > 1e-4
+        assert np.abs(logits - still["logits"]).max(axis=(1, 2, 3)).min() > 1e-4
 
 
-def test_a_frozen_projector_never_drops(traced, segmentation, batch):
+def test_a_frozen_projector_never_drops(traced, segmentation, batch, still):
     def sensors(mode, new_sensors=()):
         return tuple(dropping_sensors(mode, batch.sensors, new_sensors))
 
@@ -260,7 +273,7 @@ def test_a_frozen_projector_never_drops(traced, segmentation, batch):
     assert 0 < drawn(traced(rng, sensors("projector", ("s1",)))) < drawn(traced(rng, sensors("finetune")))
     params = params_of(segmentation)
     trained = run(segmentation, params, batch, rng, sensors("projector", ("s1",)))
-    assert not np.allclose(trained, run(segmentation, params, batch), atol=1e-4)
+    assert not np.allclose(trained, still["logits"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
