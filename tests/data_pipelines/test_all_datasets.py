@@ -48,10 +48,10 @@ def test_a_tile_is_drawn_the_same_raw_and_prepared(made, monkeypatch, tmp_path):
         example = tiles.read(0)
         with caught(monkeypatch) as figures:
             draw_tile(tmp_path / "tile.png", entry.card, "train", example["id"], example)
-        assert collisions(figures[0]) == ([], [])
-        drawn.append(texts(figures[0]))
+        drawn.append((texts(figures[0]), [ax.get_position().bounds for ax in figures[0].axes]))
     assert drawn[0] == drawn[1]
-    assert all(any(sensor in text for text in drawn[0]) for sensor in entry.card.sensors)
+    assert collisions(figures[0]) == ([], [])
+    assert all(any(sensor in text for text in drawn[0][0]) for sensor in entry.card.sensors)
 
 
 def test_batches_at_every_patch_size(made):

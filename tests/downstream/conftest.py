@@ -1,13 +1,17 @@
-"""Fixtures of the downstream tests: tasks by name, and figures that are not painted."""
+"""Fixtures of the downstream tests: tasks by name, and what stands for figures and for an encoder."""
 
+import functools
 import struct
 from collections.abc import Callable
 
 import pytest
 from matplotlib.figure import Figure
 
+from anysat_jax.downstream import evaluate, features
+from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import Level, Task, make_task
 from data_pipelines.registry import get_entry
+from tests.downstream.traced_encoder import trace_encoder
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +24,11 @@ def unpainted_figures(monkeypatch) -> None:
     """Figures are put together and not painted, which takes longest: tests/report/ paints them all."""
     first_bytes = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 1, 1)  # with the width
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(first_bytes))
+
+
+@pytest.fixture
+def traced_encoder(monkeypatch) -> None:
+    """The encoder is traced and not compiled; the programs are those of one test."""
+    monkeypatch.setattr(Network, "apply", trace_encoder)
+    for module in (evaluate, features):
+        monkeypatch.setattr(module, "_program", functools.lru_cache(module._program.__wrapped__))

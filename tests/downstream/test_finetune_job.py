@@ -12,7 +12,6 @@ from sklearn.metrics import accuracy_score
 from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.evaluate import evaluate
 from anysat_jax.downstream.finetune import finetune, network_problem
-from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import LossConfig
 from anysat_jax.errors import ConfigError, DataError
 from anysat_jax.flops import finetune_flops
@@ -22,7 +21,6 @@ from anysat_jax.train.input import StepInput
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import load_exported, save_exported
 from tests.downstream import adapt_toys
-from tests.downstream.traced_encoder import trace_encoder
 
 pytestmark = pytest.mark.usefixtures("unpainted_figures")  # but for the run that all others begin with
 FILES = ("summary.json", "metrics.csv", "evaluation.csv", "panels.npz", "model.safetensors", "report/results.html")
@@ -164,9 +162,9 @@ def test_an_evaluation_of_the_run_finds_the_same_scores(root, tuned, tmp_path, f
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_an_evaluation_takes_other_splits_and_several_patch_sizes(root, tuned, tmp_path, monkeypatch):
-    """With what it answers: test_evaluate.py."""
-    monkeypatch.setattr(Network, "apply", trace_encoder)
+@pytest.mark.usefixtures("traced_encoder")
+def test_an_evaluation_takes_other_splits_and_several_patch_sizes(root, tuned, tmp_path):
+    """What it answers: test_evaluate.py."""
     config = adapt_toys.toy_config(root, job="evaluate", init=str(tuned[1]))
     config.evaluate.update(dict(splits=("val",), patch_sizes=(10, 20)))
     found = evaluate(config, tmp_path)

@@ -12,22 +12,17 @@ from anysat_jax.downstream import evaluate as evaluation
 from anysat_jax.downstream import finetune as fine_tuning
 from anysat_jax.downstream.data import open_data, start_network
 from anysat_jax.downstream.features import check_size
-from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import METRICS
-from tests.downstream.traced_encoder import trace_encoder
 
 ARCHIVES = [name for name in tasks.TASKS if name not in tasks.LITTLE]
-# The whole network is compiled and trains; test_finetune_job.py trains the whole network for classes of pixels, and the
-# README's command that of two sensors. In the other rows, where the head and the last block train, the encoder is
-# traced, in a fraction of the time: what differs between them are the shapes, and all around the encoder.
-WHOLE = ("timesen2crop",)
+# The encoder is traced, in a fraction of the time: what differs between the rows are the shapes, and all around the
+# encoder. test_finetune_job.py and the README's commands train whole networks, and solve probes of them.
+WHOLE = ("timesen2crop",)  # all weights train, and the probe's encoder is compiled; elsewhere head and last block train
 # One of each kind of task, whose weights are evaluated again.
 AGAIN = ("timesen2crop", "treesatai_ts", "hls_burn_scars", "biomassters")
 # Classes of tiles, of pixels that are sampled, and of a sensor whose projector trains; two probes that are solved. The
 # features of the other rows are made by the same programs.
 PROBED = ("timesen2crop", "sickle", "hls_burn_scars", "fuel_moisture", "mini_flair")
-# Probes whose encoder is traced; test_finetune_job.py solves a probe, and trains a projector, of a whole network.
-TRACED = ("hls_burn_scars", "fuel_moisture", "mini_flair")
 # Whose figures are painted: answers for tiles, and for pixels.
 PAINTED = ("timesen2crop", "hls_burn_scars")
 
@@ -52,12 +47,11 @@ def check_summary(summary, config, workdir):
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_row(name, tmp_path, monkeypatch, request):
+@pytest.mark.usefixtures("traced_encoder")
+def test_row(name, tmp_path, request):
     """Fine-tuning from an archive to scores; then its data are there for a probe."""
     if name not in PAINTED:
         request.getfixturevalue("unpainted_figures")
-    if name not in WHOLE:
-        monkeypatch.setattr(Network, "apply", trace_encoder)
     if name == "bradd_s1ts":
         pytest.importorskip("torch", reason="its archive is a file of PyTorch")
     config = finetune.get_config(f"{name},smoke")
@@ -88,9 +82,9 @@ def evaluate_again(name, summary, folder):
 
 @pytest.mark.parametrize("name", PROBED)
 @pytest.mark.usefixtures("unpainted_figures")
-def test_probe(name, tmp_path, monkeypatch):
-    if name in TRACED:
-        monkeypatch.setattr(Network, "apply", trace_encoder)
+def test_probe(name, tmp_path, request):
+    if name not in WHOLE:
+        request.getfixturevalue("traced_encoder")
     config = probe.get_config(f"{name},smoke")
     summary = fine_tuning.finetune(config, tmp_path / "probe")
     check_summary(summary, config, tmp_path / "probe")
