@@ -93,6 +93,7 @@ MISTAKES = {
     ("dance",): "anysat: unknown command 'dance'; commands: train, finetune",
     ("describe", "mini"): "unexpected positional argument 'mini'",
     ("finetune", "--config=huge"): "configs/finetune.py has no 'huge'",
+    ("aot", "--config=mini", "--topology=v5e:3x5"): "v5e has no slice '3x5'",
     ("describe", "--config=finetune.py:mini_flair,smoke"): "describe takes a config of configs/pretrain.py",
 }
 # As `python -m anysat_jax WORDS`, each in a process of its own: what all of them import is imported once.

@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from anysat_jax import main
@@ -39,6 +40,7 @@ def kill_at(at: int) -> None:
 
 if __name__ == "__main__":
     adapt_toys.register_toy()
+    Figure.savefig = adapt_toys.save_unpainted
     if "TOY_KILL" in os.environ:
         kill_at(int(os.environ["TOY_KILL"]))
     main.run()

@@ -1,6 +1,8 @@
 """A small dataset whose labels can be learnt, and configs that adapt the smallest model to it."""
 
 import dataclasses
+import pathlib
+import struct
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -115,3 +117,8 @@ def evaluated_at(data, sizes=(10.0,), batch_size=4, mesh=None):
     options = dataclasses.replace(data.config.evaluate, patch_sizes=sizes, batch_size=batch_size)
     config = dataclasses.replace(data.config, evaluate=options)
     return dataclasses.replace(data, config=config, mesh=mesh or data.mesh)
+
+
+def save_unpainted(figure, path: pathlib.Path, **options) -> None:
+    """Stands for `Figure.savefig`: the first bytes of a PNG, of one pixel."""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 1, 1))

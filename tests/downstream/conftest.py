@@ -1,7 +1,6 @@
 """Fixtures of the downstream tests: tasks by name, and what stands for figures and for an encoder."""
 
 import functools
-import struct
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,7 @@ from anysat_jax.downstream import evaluate, features
 from anysat_jax.downstream.network import Network
 from anysat_jax.downstream.task import Level, Task, make_task
 from data_pipelines.registry import get_entry
+from tests.downstream import adapt_toys
 from tests.downstream.traced_encoder import trace_encoder
 
 
@@ -22,8 +22,7 @@ def task_of() -> Callable[[str, Level], Task]:
 @pytest.fixture
 def unpainted_figures(monkeypatch) -> None:
     """Figures are put together and not painted, which takes longest: tests/report/ paints them all."""
-    first_bytes = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 1, 1)  # with the width
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: path.write_bytes(first_bytes))
+    monkeypatch.setattr(Figure, "savefig", adapt_toys.save_unpainted)
 
 
 @pytest.fixture

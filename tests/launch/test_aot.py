@@ -215,12 +215,6 @@ def aot(*arguments):
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
 
 
-def test_a_slice_that_there_is_not_is_refused_in_one_sentence():
-    result = aot("--topology=v5e:3x5")
-    assert result.returncode == 1 and result.stdout == ""
-    assert "v5e has no slice '3x5'" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
-
-
 @pytest.fixture(autouse=True)
 def saved_flags():
     """Flags of the command can be set in this process: they are as before when a test ends."""
@@ -288,6 +282,13 @@ def test_what_cannot_be_is_said_in_one_sentence(aot_here, config, json, says):
     code, output, errors = aot_here(config, topology=["h100:8"], json=json)
     assert code == 1 and output == "" and errors.count("\n") == 1
     assert errors.startswith("launch.aot: ") and errors.strip().endswith(says)
+
+
+def test_a_slice_that_there_is_not_is_refused_in_one_sentence(aot_here):
+    """As a process: tests/test_package.py."""
+    code, output, errors = aot_here(topology=["v5e:3x5"])
+    assert code == 1 and output == "" and errors.count("\n") == 1
+    assert "v5e has no slice '3x5'" in errors and "Traceback" not in errors
 
 
 @pytest.mark.slow
