@@ -78,12 +78,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--largest", action="store_true", help="then double each batch until it does not fit")
     parser.add_argument("--minutes", type=float, default=600, help="begin nothing more, and end what runs, after these")
     parser.add_argument("--steps", type=int, default=3000, help="of D")
-    parser.add_argument("--scale", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--scale", type=float, default=1, help="multiplies the batches, as by 0.01 to try the command")
     parser.add_argument("--compare", metavar="COMMIT", help="commit to time in turn with this tree")
     parser.add_argument(
         "--reference", type=pathlib.Path, metavar="CHECKOUT", help="the published code, with hubconf.py"
     )
-    parser.add_argument("--worker", choices=("ours", "published"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("ours", "larger", "published"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.given = arguments.cases or ["F", "P"]
     arguments.until = time.monotonic() + 60 * arguments.minutes
@@ -106,13 +106,18 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     matrix = jax.random.normal(jax.random.key(0), (side, side), arguments.dtype)
     product = jax.jit(lambda x: x @ x)
     rate = 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
-    case = CASES[name]._replace(batch=CASES[name].batch * arguments.scale)
+    case = scaled(name, arguments.scale)
     call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(case, arguments)
     seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
-    if arguments.trace is not None and arguments.scale == 1:
+    if arguments.trace is not None and arguments.worker != "larger":
         trace(call, arguments.trace / name)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return result(seconds, rate, flops, peak) | {"sheet": peak_flops(device.device_kind) or 0.0}
+
+
+def scaled(name: str, scale: float) -> Case:
+    """Returns a case with more tiles, or fewer, at least one."""
+    return CASES[name]._replace(batch=max(1, round(CASES[name].batch * scale)))
 
 
 def trace(call: Callable[[], Any], folder: pathlib.Path) -> None:
@@ -249,7 +254,7 @@ def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def in_process(
-    name: str, arguments: argparse.Namespace, tree: pathlib.Path = REPOSITORY, worker: str = "ours", scale: int = 1
+    name: str, arguments: argparse.Namespace, tree: pathlib.Path = REPOSITORY, worker: str = "ours", scale: float = 1
 ) -> dict[str, float] | None:
     """Measures a case in a process that imports the package from `tree`; None if that fails, as without memory."""
     options = [option for option in sys.argv[1:] if option not in arguments.given]
@@ -268,9 +273,9 @@ def in_process(
 COLUMNS = "case, side, tiles, first call s, s, tiles/s, km2/s, TFLOP/s, of the rate, MFU, peak GB, time, memory"
 
 
-def print_row(name: str, side: str, scale: int, row: dict[str, float], own: dict[str, float]) -> None:
+def print_row(name: str, side: str, scale: float, row: dict[str, float], own: dict[str, float]) -> None:
     """Prints a measurement; its last columns are the ratios of its time and memory to those of `own`."""
-    tiles = CASES[name].batch * scale
+    tiles = scaled(name, scale).batch
     speed, flops = tiles / row["seconds"], own["flops"] / row["seconds"]
     figures = [name, side, tiles, f"{row['first']:.1f}", f"{row['seconds']:.3f}", f"{speed:.3g}"]
     figures += [f"{speed * CASES[name].extent ** 2 / 1e6:.3g}", f"{flops / 1e12:.3g}", f"{flops / row['rate']:.0%}"]
@@ -288,8 +293,8 @@ def print_rows(arguments: argparse.Namespace, sides: dict[str, tuple[pathlib.Pat
         for side, (tree, worker) in sides.items():
             if worker == "published" and not name.startswith("F"):
                 continue
-            if row := in_process(name, arguments, tree, worker):
-                print_row(name, side, 1, row, fit.setdefault(name, row))
+            if row := in_process(name, arguments, tree, worker, arguments.scale):
+                print_row(name, side, arguments.scale, row, fit.setdefault(name, row))
             else:
                 print(f"| {name} | {side} | failed, see above |", flush=True)
     for name in (case for case in arguments.cases if case[0] == "D"):
@@ -297,10 +302,10 @@ def print_rows(arguments: argparse.Namespace, sides: dict[str, tuple[pathlib.Pat
             one, other = row["float32"], row["bfloat16"]
             print(f"{name}, tiny model: loss at the end {one:.5f} in float32, {other:.5f} in bfloat16", end=" ")
             print(f"({other / one - 1:+.2%}); least cosine of features {row['cosine']:.6f}", flush=True)
-    scale = 2
+    scale = 2 * arguments.scale
     while arguments.largest and fit:  # the cases in turn: time may be short
         for name in list(fit):
-            if row := in_process(name, arguments, scale=scale):
+            if row := in_process(name, arguments, worker="larger", scale=scale):
                 print_row(name, "this tree", scale, row, row)
             else:
                 del fit[name]
