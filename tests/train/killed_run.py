@@ -41,23 +41,23 @@ class Kill(NamedTuple):
     delay: float
 
 
-def killed_config(shared: pathlib.Path, steps: int) -> ConfigDict:
-    """Steps of one program on one device, with a checkpoint after every other; data are prepared in `shared`."""
+def killed_config(shared: pathlib.Path, steps: int, every: int) -> ConfigDict:
+    """Steps of one program on one device, with a checkpoint after `every` of them; data are prepared in `shared`."""
     config = fake_run.get_config()
-    config.total_steps, config.checkpoint_every = steps, 2
+    config.total_steps, config.checkpoint_every = steps, every
     config.data.root = str(shared)
     config.data.datasets.fake_run.patch_sizes = (20,)
     config.mesh.data = 1
     return config
 
 
-def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, kill: Kill | None) -> None:
+def run(workdir: pathlib.Path, shared: pathlib.Path, steps: int, every: int, kill: Kill | None) -> None:
     """Pretrains in a workdir, or goes on there, until it is done or killed."""
     fake_run.register()
     if kill is not None:
         arrange(kill)
     with lock_workdir(workdir):
-        pretrain(killed_config(shared, steps), workdir)
+        pretrain(killed_config(shared, steps, every), workdir)
 
 
 def arrange(kill: Kill) -> None:

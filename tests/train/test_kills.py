@@ -17,7 +17,8 @@ from tests.train.killed_run import MOMENTS, Kill, run
 
 EXACT = ("step", "dataset", "patch_size", "loss", "loss_predictive", "loss_contrastive", "learning_rate", "ema")
 FEW = [Kill("compile", 1, 0.05), Kill("save", 3, 0.02), Kill("data", 5, 0.0)]
-STEPS, MANY_STEPS = 20, 48  # 20 as in test_loop, whose program this test shares
+STEPS, EVERY = 20, 4  # 20 as in test_loop, whose program this test shares; and steps between checkpoints
+MANY_STEPS, OFTEN = 48, 2
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def shared(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("shared")
 
 
-def start(workdir, shared, steps, kill=None) -> int | None:
+def start(workdir, shared, steps, every, kill=None) -> int | None:
     """The exit code of a run in a process of its own."""
-    return forked.call(run, workdir, shared, steps, kill)
+    return forked.call(run, workdir, shared, steps, every, kill)
 
 
 def rows(workdir) -> list[dict[str, str]]:
@@ -51,14 +52,14 @@ def newest_step(workdir) -> int:
     return int(newest.name)
 
 
-def kill_again_and_again(kills, shared, workdir, straight, steps) -> None:
+def kill_again_and_again(kills, shared, workdir, straight, steps, every) -> None:
     """Kills a run at each moment in turn, lets it end, and compares it with one that nothing happened to."""
     newest = 0
     for kill in kills:
-        assert start(workdir, shared, steps, kill) == -signal.SIGKILL, kill
+        assert start(workdir, shared, steps, every, kill) == -signal.SIGKILL, kill
         assert newest_step(workdir) >= newest, f"{kill} cost a checkpoint"
         newest = newest_step(workdir)
-    assert start(workdir, shared, steps) == 0
+    assert start(workdir, shared, steps, every) == 0
     summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, straight))
     assert summary["loss"] == expected["loss"] and summary["steps"] == steps and summary["resumed_from"] > 0
     assert rows(workdir) == rows(straight) and len(rows(straight)) == steps
@@ -68,9 +69,9 @@ def kill_again_and_again(kills, shared, workdir, straight, steps) -> None:
 
 def test_killed_three_times_it_ends_in_the_same_numbers(shared, tmp_path):
     first, *rest = FEW
-    assert start(tmp_path / "killed", shared, STEPS, first) == -signal.SIGKILL
-    assert start(tmp_path / "straight", shared, STEPS) == 0
-    kill_again_and_again(rest, shared, tmp_path / "killed", tmp_path / "straight", STEPS)
+    assert start(tmp_path / "killed", shared, STEPS, EVERY, first) == -signal.SIGKILL
+    assert start(tmp_path / "straight", shared, STEPS, EVERY) == 0
+    kill_again_and_again(rest, shared, tmp_path / "killed", tmp_path / "straight", STEPS, EVERY)
 
 
 def random_kills(seed: int) -> list[Kill]:
@@ -88,5 +89,5 @@ def random_kills(seed: int) -> list[Kill]:
 def test_killed_twenty_times_it_ends_in_the_same_numbers(shared, tmp_path):
     kills = random_kills(seed=0)
     assert len(kills) == 20 and {kill.moment for kill in kills} == set(MOMENTS)
-    assert start(tmp_path / "straight", shared, MANY_STEPS) == 0
-    kill_again_and_again(kills, shared, tmp_path / "killed", tmp_path / "straight", MANY_STEPS)
+    assert start(tmp_path / "straight", shared, MANY_STEPS, OFTEN) == 0
+    kill_again_and_again(kills, shared, tmp_path / "killed", tmp_path / "straight", MANY_STEPS, OFTEN)

@@ -35,7 +35,7 @@ def test_one_of_two_is_asked_to_stop_and_others_go_on(shared, straight, tmp_path
     codes, said = cluster.end()
     assert codes == [75, 75], "\n".join(said)
     (step,) = [int(one.name) for one in (tmp_path / "checkpoints").iterdir() if one.name.isdigit()]
-    assert all(f"saved step {step}" in text for text in said) and step == len(rows(tmp_path)) < 8
+    assert all(f"saved step {step}" in text for text in said) and step == len(rows(tmp_path)) < 80
     run(1, 1, flags("fake", shared, tmp_path), XDG_CACHE_HOME=str(shared))  # whose program `straight` compiled
     assert_same_losses(tmp_path, straight)
 

@@ -14,7 +14,7 @@ def get_config(name: str = "all") -> ConfigDict:
     if name == "fake":
         fake_run.register()
         config = fake_run.get_config()
-        config.total_steps = 8
+        config.total_steps = 80  # a step takes 20 ms, and one of two processes is to be stopped on the way
         config.data.datasets.fake_run.patch_sizes = (20,)
     else:
         config = pretrain.mini()
