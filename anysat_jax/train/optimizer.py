@@ -84,7 +84,7 @@ def make_optimizer(
 def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     """Returns `optax.clip_by_global_norm` of a norm that was computed before: its `update` takes `norm=`.
 
-    One norm for the log and for clipping, and one factor instead of two, are a quarter of the update's kernels.
+    One norm for the log and for clipping, and one factor instead of two, save a third of the update's kernels.
     """
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None, *, norm: Array, **_: Any) -> tuple[Any, Any]:
