@@ -309,8 +309,29 @@ def drop_path_rates(last: float, depth: int) -> tuple[Float[np.ndarray, "depth"]
     return spatial, combiner
 
 
+# Values of the widest activation of a part: 8 MiB of float32, and 4 GiB.
+CPU_PART, ACCELERATOR_PART = 2**21, 2**30
+
+
+def num_parts(count: int, values: float) -> int:
+    """Returns the number of equal parts in which `count` rows are handled, whose widest activation has `values` values.
+
+    On a CPU the activations of a part stay in the cache; on one accelerator their memory stays bounded; on a mesh the
+    rows, which are on several devices, are one part.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        return 1
+    wanted = values / (CPU_PART if jax.default_backend() == "cpu" else ACCELERATOR_PART)
+    # Of the numbers that divide the rows, the nearest in proportion.
+    return min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: max(n / wanted, wanted / n))
+
+
 class BlockStack(nn.Module):
-    """`depth` blocks; their parameters are those of one block, with a leading depth axis."""
+    """`depth` blocks; their parameters are those of one block, with a leading depth axis.
+
+    Without masks and dropping, many sequences are handled in parts, see `num_parts`.
+    """
 
     config: ModelConfig
     depth: int
@@ -351,9 +372,18 @@ class BlockStack(nn.Module):
         # Inside a scan XLA cannot merge the recomputation with the forward pass, so barriers against that are not
         # needed. A scan compiles the code of one block instead of `depth` copies of it.
         scan = functools.partial(jax.lax.scan, rematerialised(step, config.remat, prevent_cse=False))
-        if outputs is None:
-            return scan(x, each)[0]
-        if self.depth > 1:
-            x, _ = scan(x, jax.tree.map(lambda leaf: leaf[:-1], each))
-        last = functools.partial(step, outputs=outputs)
-        return rematerialised(last, config.remat)(x, jax.tree.map(lambda leaf: leaf[-1], each))[0]
+
+        def run(x: jax.Array) -> jax.Array:
+            if outputs is None:
+                return scan(x, each)[0]
+            if self.depth > 1:
+                x, _ = scan(x, jax.tree.map(lambda leaf: leaf[:-1], each))
+            last = functools.partial(step, outputs=outputs)
+            return rematerialised(last, config.remat)(x, jax.tree.map(lambda leaf: leaf[-1], each))[0]
+
+        parts = 1
+        if key_mask is None and drop_path is None:
+            parts = num_parts(x.shape[0], x.size * config.mlp_ratio)
+        if parts == 1:
+            return run(x)
+        return jax.lax.map(run, x.reshape(parts, -1, *x.shape[1:])).reshape(x.shape[0], -1, x.shape[2])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from anysat_jax.batch import Observation
 from anysat_jax.model.config import ModelConfig, NormGroups, rematerialised
-from anysat_jax.model.layers import Linear, Norm, declare, relu
+from anysat_jax.model.layers import Linear, Norm, declare, num_parts, relu
 from anysat_jax.model.partitioning import BATCH_AXES, TENSOR, constrain
 from anysat_jax.model.positions import date_code
 from anysat_jax.sensors import Sensor
@@ -20,8 +20,6 @@ TEMPORAL_HEADS = 16
 KEY_WIDTH = 8
 ATTENTION_DROPOUT = 0.1
 NORM_EPSILON = 1e-5
-# Values of the widest activation of a block of pixels: 8 MiB of float32, and 4 GiB.
-CPU_BLOCK, ACCELERATOR_BLOCK = 2**21, 2**30
 
 Dtype = Any
 
@@ -88,22 +86,6 @@ def num_groups(kind: NormGroups, published: int, channels: int) -> int:
     # The norm of one channel erases everything but the bias, that of two keeps their order alone. A power of two, since
     # these divide every width.
     return 1 << max(min(published, channels // 3), 1).bit_length() - 1
-
-
-def num_blocks(shape: tuple[int, int, int], dim: int) -> int:
-    """Returns the number of blocks of pixels in which a series projector of width `dim` handles (B, Q, T) of them.
-
-    On a CPU the activations of a block stay in the cache; on one accelerator its memory stays bounded; on a mesh there
-    is one block. What dropout draws depends on the blocks.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        return 1  # whose pixels are on several devices
-    tiles, pixels, dates = shape
-    limit = CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
-    wanted = tiles * pixels * dates * 2 * dim / limit
-    # Equal blocks: of the numbers that divide the pixels, the nearest in proportion.
-    return min((n for n in range(1, pixels + 1) if pixels % n == 0), key=lambda n: max(n / wanted, wanted / n))
 
 
 def usable_dates(date_mask: Bool[Array, "B T"] | None) -> Bool[Array, "B T"] | None:
@@ -190,18 +172,19 @@ class SeriesProjector(nn.Module):
         mask = usable_dates(observation.date_mask)
         # In float32: bfloat16 holds whole days exactly up to 256 only.
         code = date_code(jnp.asarray(observation.dates, jnp.float32), self.dim, self.sensor.date_period)
-        blocks = num_blocks(pixels.shape[:3], self.dim)
-        if blocks == 1:
+        # The widest layer has twice the width. What dropout draws depends on the parts.
+        parts = num_parts(pixels.shape[1], math.prod(pixels.shape[:3]) * 2 * self.dim)
+        if parts == 1:
             x = self._embed(pixels, mask, code, deterministic)
         else:
             scanned = nn.scan(
-                lambda module, _, block: (None, module._embed(block, mask, code, deterministic)),
+                lambda module, _, part: (None, module._embed(part, mask, code, deterministic)),
                 variable_broadcast="params",
                 split_rngs={"params": False, "dropout": True},
                 in_axes=1,
                 out_axes=1,
             )
-            _, x = scanned(self, None, pixels.reshape(pixels.shape[0], blocks, -1, *pixels.shape[2:]))
+            _, x = scanned(self, None, pixels.reshape(pixels.shape[0], parts, -1, *pixels.shape[2:]))
         return constrain(x.reshape(*shape, self.dim), BATCH_AXES, None, None, None)
 
     def _embed(

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anysat_jax.model.layers import Norm
+from anysat_jax.model import layers
+from anysat_jax.model.config import ModelConfig
+from anysat_jax.model.layers import BlockStack, Norm, num_parts
 
 EPSILON = 1e-5
 SHAPE = (2, 3, 5, 48)  # tiles, pixels, dates, channels
@@ -66,3 +68,28 @@ def test_accelerators_average_without_products():
     lowered = jax.jit(norm.apply).trace({"params": {"scale": numbers(48), "bias": numbers(48)}}, numbers(*SHAPE))
     texts = [lowered.lower(lowering_platforms=(platform,)).as_text() for platform in ("tpu", "cpu")]
     assert ["dot_general" in text for text in texts] == [False, True]
+
+
+def test_parts_are_equal_and_of_the_wanted_size(monkeypatch):
+    found = num_parts(4096, 4096 * 20 * 2 * 768), num_parts(36, 36 * 5 * 2 * 32), num_parts(49, 64 * 49 * 90 * 2 * 768)
+    assert found == (64, 1, 49)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert num_parts(4096, 4096 * 20 * 2 * 768) == 1 and num_parts(2**18, 2**18 * 20 * 2 * 768) == 8
+
+
+def test_parts_of_the_sequences_change_nothing_but_the_memory(monkeypatch):
+    stack = BlockStack(ModelConfig(dim=32, num_heads=2), depth=2, num_heads=2, epsilon=1e-5)
+    x = jax.random.normal(jax.random.key(0), (12, 16, 32))
+    params = stack.init(jax.random.key(0), x)
+    drawn = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+
+    def gradient(parts):
+        monkeypatch.setattr(layers, "num_parts", lambda count, values: parts)
+        run = jax.jit(lambda params: stack.apply(params, x, outputs=1)).lower(drawn).compile()
+        loss = jax.jit(jax.grad(lambda params: jnp.square(stack.apply(params, x, outputs=1)).sum()))
+        return run(drawn), loss(drawn), run.memory_analysis().temp_size_in_bytes
+
+    whole, cut = gradient(1), gradient(4)
+    assert whole[0].shape == (12, 1, 32) and cut[2] < 0.5 * whole[2]
+    np.testing.assert_allclose(cut[0], whole[0], rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), cut[1], whole[1])

@@ -11,7 +11,7 @@ from anysat_jax.batch import fake_batch
 from anysat_jax.model import projectors
 from anysat_jax.model.config import FULL_GROUPS, ModelConfig
 from anysat_jax.model.init import init_encoder
-from anysat_jax.model.projectors import make_projector, num_blocks, num_groups
+from anysat_jax.model.projectors import make_projector, num_groups
 from anysat_jax.sensors import get_sensor
 from tests.parity.cases import QUICK
 
@@ -82,23 +82,15 @@ def test_the_published_groups_hide_a_series_from_a_model_of_width_32():
     assert np.abs(gradient).max() < 1e-4
 
 
-def test_blocks_of_pixels_are_equal_and_of_the_wanted_size(monkeypatch):
-    assert (
-        num_blocks((1, 4096, 20), 768) == 64 and num_blocks((1, 36, 5), 32) == 1 and num_blocks((64, 49, 90), 768) == 49
-    )
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert num_blocks((1, 4096, 20), 768) == 1 and num_blocks((1, 2**18, 20), 768) == 8
-
-
 @pytest.mark.parametrize("name", ["s2", "s1"])
-def test_blocks_of_pixels_change_nothing_but_the_memory(name, monkeypatch):
+def test_parts_of_the_pixels_change_nothing_but_the_memory(name, monkeypatch):
     config = ModelConfig.from_preset("tiny", dim=32, sensors=(name,), dropout=True)
     params = init_encoder(config, 0)[f"projector_{name}"]
     series = fake_batch((name,), batch_size=2, extent=40.0, patch_size=20.0, num_dates=3).observations[name]
     series = series.replace(date_mask=np.array([[True] * 3, [True, False, True]]))
 
-    def features(blocks, deterministic):
-        monkeypatch.setattr(projectors, "num_blocks", lambda shape, dim: blocks)
+    def features(parts, deterministic):
+        monkeypatch.setattr(projectors, "num_parts", lambda count, values: parts)
 
         @functools.partial(jax.jit, compiler_options=QUICK)
         def run(params):
@@ -108,8 +100,8 @@ def test_blocks_of_pixels_change_nothing_but_the_memory(name, monkeypatch):
         program = run.lower(params).compile()
         return np.asarray(program(params)), program.memory_analysis().temp_size_in_bytes
 
-    (plain, whole), (scanned, in_blocks) = features(1, True), features(4, True)
-    assert in_blocks < 0.5 * whole
+    (plain, whole), (scanned, in_parts) = features(1, True), features(4, True)
+    assert in_parts < 0.5 * whole
     assert plain.shape == (2, 4, 4, 32)
     np.testing.assert_allclose(scanned, plain, rtol=1e-5, atol=1e-5)
     dropped, _ = features(4, False)
