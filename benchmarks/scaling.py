@@ -1,6 +1,6 @@
 """Times features of the base model against dates, patches, sub-patches and tiles, and draws docs/scaling.png.
 
-    python benchmarks/scaling.py --out docs/scaling.png     # ten minutes on two CPU cores
+    python benchmarks/scaling.py --out docs/scaling.png     # three minutes on two CPU cores
 
 Each curve changes one number and keeps the others. Its exponent is the slope of the last two points in logarithms: 1
 where the time grows as the number does, 2 where it grows with its square.
