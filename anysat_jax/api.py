@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from anysat_jax.batch import Batch
+from anysat_jax.inputs import is_traced
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import OUTPUTS, Output, encode, is_context
 from anysat_jax.model.init import Params, count_parameters, init_encoder
@@ -88,8 +89,10 @@ class AnySat:
     @functools.cached_property
     def params(self) -> Params:
         """The encoder's parameters, float32, on the default device."""
-        params = init_encoder(self.config, self._seed) if self._given is None else self._given
-        return jax.device_put(params)
+        if is_traced(*jax.tree.leaves(self._given)):
+            return self._given
+        with jax.ensure_compile_time_eval():  # a first call inside of jit would keep traced parameters here
+            return jax.device_put(init_encoder(self.config, self._seed) if self._given is None else self._given)
 
     @property
     def num_parameters(self) -> int:
@@ -105,12 +108,14 @@ class AnySat:
     ) -> Float[Array, "..."]:
         """Returns features of a batch of tiles.
 
-        The first call with new shapes compiles a program; later ones reuse it.
+        The first call with new shapes compiles a program; later ones reuse it. Inside of jax's jit, grad and vmap the
+        values that it traces are not checked, only their shapes and dtypes; the masks must be right then. For gradients
+        of the parameters: `jax.grad(lambda params: AnySat(config, params)(data).sum())`.
 
         Args:
-          data: numpy or jax arrays by sensor name, standardised (mean 0 and standard deviation 1 for each band over
-            the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of the year
-            from 0, or calendar days: datetime64, or texts like "2020-12-31". Optional masks, bool, True where valid:
+          data: arrays of numpy, jax or torch by sensor name, standardised (mean 0 and standard deviation 1 for each
+            band over the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of
+            the year from 0, or calendar days: datetime64, or texts like "2020-12-31". Optional masks, True where valid:
             `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for
             padded dates; `<sensor>_present` (B,), False for tiles without the sensor. What a mask leaves out has no
             part: a date or an image without a valid pixel is as one that is not there. Of numpy's masked arrays the
@@ -160,7 +165,7 @@ def check_output(batch: Batch, output: str, output_modality: str | None = None) 
         problem = "a context sensor, one pixel for the whole tile" if known else "not among the data"
         raise ValueError(f"output_modality={output_modality!r} is {problem}; choose one of {', '.join(spatial)}")
     present = batch.observations[output_modality].present
-    if present is not None and not present.all():
+    if present is not None and not is_traced(present) and not present.all():
         tile = int(np.flatnonzero(~present)[0])
         raise ValueError(
             f"tile {tile} has no {output_modality!r} ({output_modality}_present is False, or its masks leave nothing): "

@@ -4,14 +4,12 @@ Both are pytrees of numpy or jax arrays. Masks are True where valid; `None` mean
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from anysat_jax.sensors import Sensor, get_sensor
 
@@ -88,52 +86,6 @@ def tile_extent(observations: Mapping[str, Observation]) -> tuple[float, float]:
             height, width = observation.values.shape[-2:]
             return height * sensor.metres_per_pixel, width * sensor.metres_per_pixel
     raise ValueError(f"no sensor with a spatial extent among {sorted(observations)}; give at least one image or series")
-
-
-def to_numpy(name: str, value: Any) -> np.ndarray:
-    """Returns a user's array as one of numpy; a masked array stays one.
-
-    Args:
-      name: of the array, for errors.
-
-    Raises:
-      TypeError: the array is traced by jax.
-      ValueError: it is not rectangular, or numpy cannot read it, such as a torch tensor with gradients.
-    """
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{name!r} is traced by jax, but inputs are checked in numpy, outside of jit, grad and vmap: make a batch "
-            "with anysat_jax.validate.to_batch first, and inside call anysat_jax.model.encoder.encode"
-        )
-    try:
-        if isinstance(value, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in value):
-            return np.ma.stack(value)
-        return np.asanyarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if isinstance(value, list | tuple):
-            raise ValueError(f"{name!r} is not a rectangular array (pad, and give masks): {error}") from None
-        raise ValueError(
-            f"{name!r} is a {type(value).__name__} that numpy cannot read ({error}); give a numpy array, of a torch "
-            "tensor tensor.detach().cpu().float().numpy()"
-        ) from None
-
-
-def days_of_year(name: str, dates: Shaped[np.ndarray, "B T"]) -> Int[np.ndarray, "B T"]:
-    """Returns the days of their years, 1 January = 0, of datetime64, texts like "2020-12-31", or datetime objects.
-
-    Raises:
-      ValueError: one of them is not a day; the message has `name`.
-    """
-    texts = dates.astype(str)
-    # numpy would take months and years without a day as well, and read them as their first day.
-    wrong = [one for one in texts.flat if not re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", str(one), re.ASCII)]
-    try:
-        days = texts.astype("U10").astype("datetime64[D]")
-    except ValueError as error:
-        wrong = wrong or [str(error)]
-    if wrong:
-        raise ValueError(f"{name!r} holds {str(wrong[0])!r}; dates with a year are days like 2020-12-31")
-    return (days - days.astype("datetime64[Y]")).astype(np.int32)
 
 
 def fake_observation(

@@ -4,21 +4,20 @@ import difflib
 import functools
 import math
 import numbers
-import warnings
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from anysat_jax.batch import Batch, Observation, days_of_year, to_numpy
+from anysat_jax.batch import Batch, Observation
+from anysat_jax.inputs import days_of_year, is_traced, to_numpy, where
+from anysat_jax.normalise import warn_unnormalised
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
-# A standardised band has mean 0 and deviation 1 over its data set; a single cloudy tile stays far below these.
-MEAN_LIMIT, STD_LIMIT = 10.0, 20.0
 PADDED_DATE = "1970-01-01"  # in place of what padding holds
-UNIT_SHARE, FEW = 0.99, 16  # share of values in 0..1 that standardised bands do not have, unless they are few
 MICRONS = 1_000_000
 LARGEST_PATCH = 1e9  # metres, more than the Earth has
 LARGEST_ARRAY = 2**31  # values of a sensor in a call, 8 GiB of float32
@@ -35,7 +34,8 @@ def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str])
       sensors: names of the sensors that the model has.
 
     Returns:
-      A batch of numpy arrays without labels.
+      A batch of numpy arrays without labels. Of arrays that jax traces, inside of jit, grad or vmap, shapes and dtypes
+      are checked, not values, and they stay traced.
 
     Raises:
       TypeError: `data` is not a dict, or `patch_size` is not a number.
@@ -101,6 +101,8 @@ def _check_sensor(name: str, sensors: Sequence[str]) -> None:
 def _check_presence(observations: Mapping[str, Observation]) -> None:
     """Refuses tiles without any image or series: a context sensor alone has no patches."""
     present = [observations[sensor.name].present for sensor in _spatial(observations)]
+    if is_traced(*present):
+        return
     if all(flags is not None for flags in present) and (empty := ~np.any(present, axis=0)).any():
         raise ValueError(
             f"tile {int(np.flatnonzero(empty)[0])} has no image or series: every <sensor>_present is False there, or "
@@ -176,7 +178,7 @@ def _values(sensor: Sensor, values: np.ndarray) -> Float[np.ndarray, "B *T C H W
             f"{sensor.name!r} has {values.shape[-2]} x {values.shape[-1]} pixels; it is a context sensor, "
             "whose one pixel covers the whole tile: give (B, T, C, 1, 1)"
         )
-    return np.asarray(values).astype(np.float32)
+    return (values if is_traced(values) else np.asarray(values)).astype(np.float32)
 
 
 def _dates(
@@ -198,9 +200,13 @@ def _dates(
     if dates.shape != shape:
         raise ValueError(f"{name!r} has shape {dates.shape}; expected {shape}: (B, T) as in {sensor.name!r}")
     if dates.dtype.kind in "MOSU":
-        return days_of_year(name, dates if real is None else np.where(real, dates, np.array(PADDED_DATE, dates.dtype)))
+        if real is not None and not is_traced(real):
+            dates = np.where(real, dates, np.array(PADDED_DATE, dates.dtype))
+        return days_of_year(name, dates)
     if dates.dtype.kind not in "iuf":
         raise ValueError(f"{name!r} has dtype {dates.dtype}; dates are integers, days of the year, 1 January = 0")
+    if is_traced(dates, real):
+        return (dates if real is None else where(real, dates, 0)).astype(np.int32)
     # Padding may hold anything, so it is replaced before the days are checked.
     dates = dates if real is None else np.where(np.broadcast_to(real, shape), dates, 0)
     if not np.array_equal(dates, np.round(dates)):
@@ -222,7 +228,8 @@ def _mask(
     if companions.get(suffix) is None:
         return None
     name = f"{sensor.name}_{suffix}"
-    mask = np.ma.filled(to_numpy(name, companions[suffix]), False)
+    mask = to_numpy(name, companions[suffix])
+    mask = mask.filled(False) if isinstance(mask, np.ma.MaskedArray) else mask
     if mask.dtype != np.bool_:
         raise ValueError(
             f"{name!r} has dtype {mask.dtype}; masks are boolean, True where valid: give mask.astype(bool)"
@@ -250,19 +257,21 @@ def _valid(
 ) -> np.ndarray | None:
     """Returns the conjunction of the masks, with `ndim` axes that broadcast against the values; None without masks."""
     masks = [m.reshape(m.shape + (1,) * (ndim - m.ndim)) for m in (date_mask, pixel_mask, present) if m is not None]
-    return functools.reduce(np.logical_and, masks) if masks else None
+    return functools.reduce(operator.and_, masks) if masks else None
 
 
 def _narrowed(mask: np.ndarray | None, observed: np.ndarray | None) -> np.ndarray | None:
     """Returns a mask without what is not observed; as it was given where all is."""
-    if observed is None or observed.all():
+    if observed is None or (not is_traced(observed) and observed.all()):
         return mask
     return observed if mask is None else mask & observed
 
 
 def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.ndarray | None) -> None:
     """Refuses tiles whose every date is padding, unless they are marked absent: they have no features of the sensor."""
-    if date_mask is not None and (empty := ~date_mask.any(axis=1) & (True if present is None else present)).any():
+    if date_mask is None or is_traced(date_mask, present):
+        return
+    if (empty := ~date_mask.any(axis=1) & (True if present is None else present)).any():
         raise ValueError(
             f"{sensor.name}_date_mask leaves no date of tile {int(np.flatnonzero(empty)[0])}; "
             f"mark such tiles as without {sensor.name!r} by {sensor.name}_present (B,)"
@@ -273,38 +282,16 @@ def _clean(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> np.n
     """Returns the values with 0 where they are invalid, once the valid ones are found finite."""
     # Invalid values may be NaN, and the model multiplies them by masks of 0: 0 * nan is nan.
     if valid is not None:
-        values = np.where(valid, values, np.float32(0))
+        values = where(valid, values, np.float32(0))
+    if is_traced(values):
+        return values
     if bad := values.size - int(np.isfinite(values).sum()):
         raise ValueError(
             f"{sensor.name!r} holds {bad} NaN or infinite values (of {values.size}); "
             f"mark them in {sensor.name}_mask (False), or replace them"
         )
-    _warn_unnormalised(sensor, values, valid)
+    warn_unnormalised(sensor, values, valid)
     return values
-
-
-def _warn_unnormalised(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> None:
-    """Warns of bands whose valid values are far from mean 0 and deviation 1."""
-    axes = tuple(axis for axis in range(values.ndim) if axis != values.ndim - 3)
-    where = True if valid is None else np.broadcast_to(valid, values.shape)
-    count = np.maximum(np.sum(where, axis=axes) if valid is not None else values.size / values.shape[-3], 1)
-    # Sums over millions of pixels lose digits in float32.
-    mean = values.sum(axis=axes, dtype=np.float64) / count
-    square = np.square(values, dtype=np.float64).sum(axis=axes) / count
-    std = np.sqrt(np.maximum(square - np.square(mean), 0))
-    texts = [f"{band} (mean {m:.4g}, std {s:.4g})" for band, m, s in zip(sensor.bands, mean, std, strict=True)]
-    far = (abs(mean) > MEAN_LIMIT) | (std > STD_LIMIT)
-    suspects = [text for text, is_far in zip(texts, far, strict=True) if is_far]
-    # Invalid values are 0, which is inside.
-    outside, total = np.count_nonzero((values < 0) | (values > 1)), values.shape[-3] * int(np.min(count))
-    if not suspects and total >= FEW and values.any() and outside <= (1 - UNIT_SHARE) * total:
-        suspects = [f"its values lie between 0 and 1 as those of reflectance or of an image / 255: {', '.join(texts)}"]
-    if suspects:
-        warnings.warn(
-            f"{sensor.name!r} looks unnormalised: {', '.join(suspects)}; the model takes each band standardised to "
-            "mean 0 and standard deviation 1 with the statistics of its data set",
-            stacklevel=6,
-        )
 
 
 def check_extents(observations: Mapping[str, Observation]) -> tuple[float, float]:

@@ -83,6 +83,26 @@ def test_half_precision_gives_float32_features(model, data):
     np.testing.assert_allclose(half, model(data, 20), atol=0.1)
 
 
+def test_calls_inside_of_jit_and_grad(data):
+    fresh = AnySat.from_config("tiny", seed=3, **SMALL, sensors=("spot", "s2", "modis"))
+    jax.eval_shape(lambda data: fresh(data, 20), data)  # the first use of the parameters, of which none stays traced
+    rng = np.random.default_rng(0)
+    # Where norms of zeros have no kink.
+    at = jax.tree.map(lambda x: x + 0.03 * rng.standard_normal(x.shape, np.float32), (fresh.params, data["s2"]))
+
+    def loss(params, values):
+        features = AnySat(fresh.config, params)(data | {"s2": values}, 20)
+        return (features * jnp.linspace(-1, 1, 64)[None]).sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(*at)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert float(value) == pytest.approx(float(loss(*at)), abs=1e-4)
+    direction = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), at)
+    up, down = (loss(*jax.tree.map(lambda x, d, s=sign: x + s * d, at, direction)) for sign in (1e-4, -1e-4))
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradients, direction)))
+    assert float(slope) == pytest.approx(float(up - down) / 2e-4, rel=0.02)
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", True])
 def test_a_seed_is_a_whole_number_from_0(seed):
     with pytest.raises(ValueError, match=f"seed = {seed!r} must be a whole number, 0 or more"):

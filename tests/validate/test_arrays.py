@@ -215,19 +215,40 @@ def test_masked_arrays_of_numpy_keep_their_mask():
     refused(data | {"s2_dates": np.ma.masked_less(data["s2_dates"], 400)}, "'s2_dates' is a masked array: mark padding")
 
 
-def test_arrays_that_numpy_cannot_read_are_refused():
+def test_tensors_of_torch_are_arrays():
     torch = pytest.importorskip("torch")
-    values = torch.zeros((2, 4, 10, 6, 6))
-    assert observed(make_data() | {"s2": values}).values.dtype == np.float32
-    for wrong in (values.requires_grad_(), values.to(torch.bfloat16)):
-        refused(make_data() | {"s2": wrong}, "give a numpy array, of a torch tensor tensor.detach().cpu().float().num")
+    data = make_data()
+    values = torch.from_numpy(data["s2"])
+    for tensor in (values, values.clone().requires_grad_(), list(values)):
+        np.testing.assert_array_equal(observed(data | {"s2": tensor}).values, data["s2"])
+    half = observed(data | {"s2": values.to(torch.bfloat16).requires_grad_()}).values
+    np.testing.assert_array_equal(half, np.asarray(jnp.asarray(data["s2"], jnp.bfloat16), np.float32))
+    companions = {"s2_dates": torch.tensor(data["s2_dates"]), "s2_mask": torch.ones((2, 4, 6, 6), dtype=torch.bool)}
+    assert observed(data | companions).dates.tolist() == data["s2_dates"].tolist()
+    with pytest.raises(ValueError, match=r"'s2' is a Tensor that numpy cannot read \(.*\); give a numpy array"):
+        observed(data | {"s2": values.to_sparse()})
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
-def test_traced_arrays_are_refused(transform):
+def test_values_that_are_traced_are_not_checked(transform):
     data = make_data()
-    with pytest.raises(TypeError, match=r"'s2' is traced by jax.*inside call anysat_jax\.model\.encoder\.encode"):
-        transform(lambda values: observed(data | {"s2": values}).values.sum())(data["s2"])
+    lead = (1,) if transform is jax.vmap else ()
+    values = np.broadcast_to(np.float32(np.nan), (*lead, *data["s2"].shape))
+    transform(lambda values: observed(data | {"s2": values}).values.sum())(values)
+    with pytest.raises(ValueError, match="'s2' has 9 bands"):
+        transform(lambda values: observed(data | {"s2": values[:, :, :9]}).values.sum())(values)
+
+
+def test_a_traced_batch_is_the_checked_one():
+    data, rng = make_data(), np.random.default_rng(0)
+    data |= {"s2_mask": rng.random((2, 4, 6, 6)) > 0.6, "s2_date_mask": np.array([[True] * 4, [True] * 3 + [False]])}
+    data |= {"s2_present": np.array([True, False])} | make_data("spot", extent=60)
+    data["s2_mask"][0, 1] = False
+    expected = to_batch(data, 10, ALL)
+    found = jax.jit(lambda data: to_batch(data, 10, ALL))(data)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    mixed = jax.jit(lambda values: to_batch(data | {"s2": values}, 10, ALL))(data["s2"])
+    jax.tree.map(np.testing.assert_array_equal, mixed, expected)
 
 
 def test_nan_and_infinite_values_are_counted():
