@@ -32,6 +32,7 @@ COMMANDS = {
     "status": Command("prints the progress of runs: RUN ...", "anysat_jax.status"),
     "report": Command("compares finished runs with the paper's tables: RUN ...", "anysat_jax.report"),
     "export": Command("writes weights to one .safetensors file: RUN FILE", "anysat_jax.export"),
+    "convert": Command("converts weights: IN OUT, .pth, .safetensors, folder", "anysat_jax.export", flags=("--whole",)),
     "aot": Command("estimates memory and time on TPUs and GPUs", "anysat_jax.launch.aot", "pretrain.py"),
     "local": Command("runs several processes on this machine: -- FLAGS of train", "anysat_jax.launch.local"),
     "tpu": Command("creates, sets up and runs a slice of Cloud TPU", "anysat_jax.launch.tpu"),

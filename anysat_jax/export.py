@@ -1,44 +1,85 @@
-"""Export of trained weights to one file.
+"""Export of trained weights to one file, and conversion between all kinds of them.
 
 python -m anysat_jax.export SOURCE FILE.safetensors
+python -m anysat_jax.export --whole SOURCE TARGET        (anysat convert SOURCE TARGET)
 
 SOURCE is the workdir of a pretraining run (exports the teacher) or of a finished fine-tuning or probing run (encoder
-and head), or a published .pth file. AnySat.from_pretrained and --config.init read the file.
+and head), an exported .safetensors file, or a published .pth file. AnySat.from_pretrained and --config.init read the
+exported file.
+
+With --whole everything is written, of a pretraining the student, too, so that the conversion can be inverted. TARGET is
+a .safetensors file; a .pth file, which the published PyTorch code reads (needs torch); or a folder, into which
+model.safetensors is written, as it is in the workdir of a finished run.
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
+from absl import logging
+
 from anysat_jax.errors import RunError, complain
 from anysat_jax.model.init import count_parameters
 from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
-from anysat_jax.weights.exported import load_exported, save_exported
-from anysat_jax.weights.load import exported_file, load_encoder
+from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, save_exported
+from anysat_jax.weights.load import load_weights
+from anysat_jax.weights.published import save_published
 
 
-def export(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:
-    """Writes the weights of `source` to the file `target`.
+def export(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    whole: bool = False,
+    encoder: bool = False,
+    predictor_heads: int | None = None,
+) -> str:
+    """Writes the weights of `source` to `target`.
+
+    Args:
+      target: a .safetensors or .pth file, or a folder.
+      whole: whether the student of a pretraining, with its predictor, is written beside the teacher.
+      encoder: whether the head of a fine-tuning is left out.
+      predictor_heads: of a published pretraining's predictor, if its width is not that of a preset.
 
     Returns:
-      A summary of the file in one line.
+      A summary in one line.
 
     Raises:
-      RunError, ValueError, ImportError, OSError: as `load_encoder` and `save_exported`.
+      RunError, ValueError, ImportError, OSError: as `load_weights`, `save_exported` and `save_published`; or the target
+        is a pretraining's workdir, or its name ends in another way.
     """
-    inside = exported_file(pathlib.Path(source))
-    if inside is None:
-        encoder = load_encoder(source)
-        model, params, head = encoder.model, encoder.params, None
-        save_exported(target, model, params, source={"source": str(source), "kind": encoder.kind})
-    else:
-        whole = load_exported(inside)
-        model, params, head = whole.model, whole.encoder_params, whole.head
-        save_exported(target, model, params, head=head, statistics=whole.statistics, source=whole.source)
-    parts = f"an encoder of {count_parameters(params):,} parameters for {', '.join(model.sensors)}"
-    return f"{target}: {parts}" + (f"; a head for {head.task['title']}" if head else "")
+    path = pathlib.Path(target)
+    if path.is_dir() or not path.suffix:
+        if (path / "checkpoints").is_dir():  # its checkpoints would be hidden: readers prefer the file
+            raise ValueError(f"{path} is the workdir of a run; give another folder, or a file that ends {SUFFIX}")
+        path = path / FILE_NAME
+    elif path.suffix not in (SUFFIX, ".pth"):
+        raise ValueError(f"{path}: weights are written as {SUFFIX} or .pth, or into a folder; choose such a name")
+    content, _ = load_weights(source, student=whole, predictor_heads=predictor_heads)
+    content = dataclasses.replace(
+        content, head=None if encoder else content.head, student=content.student if whole else None
+    )
+    _save(path, content)
+    count, sensors = count_parameters(content.encoder_params), ", ".join(content.model.sensors)
+    student = f"; of the student {', '.join(sorted(content.student))}" if content.student else ""
+    head = f"; a head for {content.head.task['title']}" if content.head else ""
+    return f"{target}: an encoder of {count:,} parameters for {sensors}{student}{head}"
+
+
+def _save(path: pathlib.Path, content: Exported) -> None:
+    if path.suffix == SUFFIX:
+        if path.name == FILE_NAME:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        parts = dict(head=content.head, statistics=content.statistics, source=content.source, student=content.student)
+        save_exported(path, content.model, content.encoder_params, **parts)
+        return
+    if content.model.positions != "released":
+        logging.warning("%s: trained with positions = 'paper'; the published code computes with 'released'", path)
+    save_published(path, content)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,10 +88,13 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m anysat_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("target", metavar="FILE.safetensors")
+    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("--whole", action="store_true", help="the student of a pretraining, too")
+    parser.add_argument("--encoder", action="store_true", help="without the head of a fine-tuning")
+    parser.add_argument("--predictor_heads", type=int, metavar="N", help="of a .pth's predictor of unusual width")
     options = parser.parse_args(argv)
     try:
-        print(export(options.source, options.target))
+        print(export(**vars(options)))
     except (RunError, ValueError, ImportError, OSError) as error:
         return complain(error, "anysat_jax.export")
     except KeyboardInterrupt as stop:

@@ -43,6 +43,9 @@ def load_torch(path: pathlib.Path, expected: str, classes: Sequence[type] = (), 
         with explained(path, expected, *errors), _SAFE_CLASSES, torch.serialization.safe_globals(list(classes)):
             if is_zip := zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as file:
+                    unpacked, held = sum(one.file_size for one in file.infolist()), path.stat().st_size
+                    if unpacked > held:  # torch.save does not compress: this could fill the memory
+                        raise ValueError(f"it has {held:,} bytes, and unpacks to {unpacked:,}")
                     if damaged := file.testzip():  # torch does not compare the checksums
                         raise ValueError(f"{damaged} in it does not match its checksum")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_zip and mmap else None)
@@ -77,14 +80,14 @@ def _to_arrays(value: Any) -> Any:
     return value.numpy() if hasattr(value, "numpy") else value
 
 
-def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a `.pth` file by name, as float32.
+def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors of a `.pth` file by name, as float32, and the texts beside them.
 
-    The file holds a dictionary of tensors, or one below the key "state_dict", beside which all is ignored.
+    The file holds a dictionary of tensors, or one below the key "state_dict", beside which all but texts is ignored.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: as `load_torch`, or it holds values that are not dense
-        floating-point tensors.
+        floating-point tensors, or more of them than bytes.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -104,5 +107,10 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         if not tensor.is_floating_point() or tensor.is_quantized or tensor.is_meta:
             found = f"{found}, {tensor.dtype}" + (", without values (device meta)" if tensor.is_meta else "")
             raise ValueError(f"{path}: {found}; expected floating-point values: save the state_dict of the whole model")
+    # Strides of 0 give a number any shape: a small file could fill the memory.
+    size, held = sum(tensor.nbytes for tensor in state.values()), path.stat().st_size
+    if size > held:
+        raise ValueError(f"{path} has {held:,} bytes, and its tensors claim {size:,}; {REMEDY}")
+    texts = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, str)}
     # numpy has no bfloat16.
-    return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}
+    return {name: tensor.detach().to(torch.float32).numpy() for name, tensor in state.items()}, texts

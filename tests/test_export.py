@@ -9,20 +9,26 @@ import sys
 import numpy as np
 import optax
 import pytest
+import safetensors
 
-from anysat_jax import AnySat, export
+from anysat_jax import SENSORS, AnySat, export
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
 from anysat_jax.downstream.task import Task
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import count_parameters, init_encoder, init_student
 from anysat_jax.pretrain.step import state_from_params
+from anysat_jax.sensors import Sensor, register
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.train.workdir import INTERRUPTED
 from anysat_jax.weights import exported
+from anysat_jax.weights.convert import bare_entries, pretraining_entries, published_shapes
 from anysat_jax.weights.exported import ExportedHead, load_exported, save_exported
+from anysat_jax.weights.load import initial_student, load_encoder
 from anysat_jax.weights.published import load_published
+from tests.parity.cases import predictor_heads, read_index
 from tests.train.toys import assert_same
 from tests.validate.fakes import make_data
 
@@ -60,7 +66,9 @@ def test_the_teacher_of_a_pretraining(tmp_path, params, capsys):
     found = load_exported(tmp_path / "mini.safetensors")
     assert_same(found.encoder_params, params)
     assert found.model == MODEL and found.head is None
-    assert found.source == {"source": str(tmp_path), "kind": "run"}
+    assert found.source == {"source": str(tmp_path), "kind": "run"} and found.student is None
+    export.export(tmp_path, tmp_path / "whole", whole=True)
+    assert_same(load_exported(tmp_path / "whole/model.safetensors").student, init_student(MODEL, 0))
 
 
 def test_encoder_and_head_of_a_finished_run(finished, tmp_path, capsys):
@@ -81,6 +89,69 @@ def test_a_published_checkpoint(golden_folder, tmp_path):
     assert found.model == published.config and found.source["kind"] == "published"
 
 
+def assert_same_file(*paths):
+    """Asserts that exported files have the same checksum, which covers the tensors and the description."""
+    sums = set()
+    for path in paths:
+        with safetensors.safe_open(path, "numpy") as file:
+            sums.add(file.metadata()["sha256"])
+        assert load_exported(path)
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize(("name", "layout"), [("weights.pth", bare_entries), ("pretrain.pth", pretraining_entries)])
+def test_golden_weights_come_back_from_every_form_byte_for_byte(golden_folder, tmp_path, name, layout):
+    torch = pytest.importorskip("torch")
+    path = golden_folder / name
+    heads = predictor_heads(read_index(golden_folder))
+    for number, target in enumerate(["a.safetensors", "ours", "b.pth", "c.safetensors", "d.pth"]):
+        export.export(path, tmp_path / target, whole=True, predictor_heads=None if number else heads)
+        path = tmp_path / target
+    golden, back = (torch.load(one, weights_only=True)["state_dict"] for one in (golden_folder / name, path))
+    assert back.keys() == golden.keys() == {entry.published for entry in layout(load_encoder(path).model)}
+    for key, tensor in golden.items():
+        assert back[key].dtype == tensor.dtype and back[key].shape == tensor.shape, key
+        assert back[key].numpy().tobytes() == tensor.numpy().tobytes(), key
+    assert_same_file(tmp_path / "a.safetensors", tmp_path / "ours/model.safetensors", tmp_path / "c.safetensors")
+
+
+def test_a_pretraining_goes_to_pytorch_and_back_with_all_that_no_shape_reveals(tmp_path, monkeypatch, params, caplog):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("anysat_jax.sensors.SENSORS", SENSORS.copy())
+    monkeypatch.setattr(exported, "SENSORS", register.__globals__["SENSORS"])
+    register(Sensor("drone", "image", ("R", "G", "B"), 0.1, subpatch_pixels=10))
+    model = dataclasses.replace(
+        MODEL, sensors=("s2", "drone"), predictor_heads=4, norm_groups="width", dtype="bfloat16"
+    )
+    student, statistics = init_student(model, 1), {"s2": {"mean": [1.0] * 10, "std": [2.0] * 10}}
+    first, path = tmp_path / "a.safetensors", tmp_path / "a.pth"
+    parts = dict(student=student, statistics=statistics, source={"name": "mini"})
+    save_exported(first, model, init_encoder(model, 2), **parts)
+    export.export(first, path, whole=True)
+    assert "trained with positions = 'paper'; the published code computes with 'released'" in caplog.text
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert state.keys() == {entry.published for entry in pretraining_entries(model)}
+    assert {name: tuple(one.shape) for name, one in state.items()} == published_shapes(
+        pretraining_entries(model), student | {"teacher": student["encoder"]}
+    )
+    del exported.SENSORS["drone"]
+    export.export(path, tmp_path / "b.safetensors", whole=True)
+    assert_same_file(first, tmp_path / "b.safetensors")
+    found = initial_student(str(first), dataclasses.replace(model, sensors=("s2",)), 0, {}, {})
+    assert_same(found[0]["predictor"], student["predictor"])
+    assert_same(found[0]["encoder"]["spatial"], student["encoder"]["spatial"])
+    with pytest.raises(ConfigError, match=r"model\.predictor_depth is 1 there and 2 in the config"):
+        initial_student(str(first), dataclasses.replace(model, predictor_depth=2), 0, {}, {})
+
+
+def test_the_encoder_alone(finished, tmp_path, params):
+    torch = pytest.importorskip("torch")
+    export.export(finished, tmp_path / "a.pth", encoder=True)
+    state = torch.load(tmp_path / "a.pth", weights_only=True)["state_dict"]
+    assert state.keys() == {entry.published for entry in bare_entries(MODEL)}
+    assert_same(load_encoder(tmp_path / "a.pth").params, params)
+
+
 def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
     data = make_data("s2", extent=20.0)
     expected = np.asarray(AnySat(MODEL, params)(data))
@@ -95,7 +166,9 @@ def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
     [
         ("no", "a.safetensors", "no no; expected a published .pth file, or the workdir of a run, or an exported"),
         (".", "a.safetensors", ". is not the workdir of a run: it has no folder checkpoints"),
-        ("run", "a.pth", "a.pth: weights are written in the format of safetensors; choose a name that ends"),
+        ("run", "a.pth", "a.pth: the published layouts have no names for a head, as that for Fields; choose a name"),
+        ("run", "a.bin", "a.bin: weights are written as .safetensors or .pth, or into a folder; choose such a name"),
+        ("run", "begun", "begun is the workdir of a run; give another folder, or a file that ends .safetensors"),
         ("run", "no/a.safetensors", "no/a.safetensors cannot be written: "),
         (
             "run",
@@ -107,6 +180,7 @@ def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
 )
 def test_what_cannot_be_exported_is_said_in_one_sentence(finished, capsys, monkeypatch, source, target, message):
     monkeypatch.chdir(finished.parent)
+    pathlib.Path("begun/checkpoints").mkdir(parents=True)
     pathlib.Path("cut.safetensors").write_bytes((finished / "model.safetensors").read_bytes()[:-1])
     assert export.main([source, target]) == 1
     output = capsys.readouterr()
@@ -117,7 +191,12 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(finished, capsys, monke
 def test_the_command_line_explains_itself():
     command = [sys.executable, "-m", "anysat_jax.export", "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "SOURCE" in output and "FILE.safetensors" in output and "a published .pth file" in output
+    assert (
+        "SOURCE" in output
+        and "FILE.safetensors" in output
+        and "--whole" in output
+        and "a published .pth file" in output
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

@@ -4,12 +4,13 @@ The file is safetensors: numbers and JSON, nothing that could run. It holds a ch
 a damaged file is recognised.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -50,6 +51,23 @@ class Exported:
     # empty where they are not known
     statistics: dict[str, dict[str, list[float]]]
     source: dict[str, Any]  # origin of the weights, JSON values
+    # Of a whole pretraining: "predictor" and "mask_token", where it has them, and "encoder", the student's, where the
+    # encoder above is the teacher's.
+    student: Params | None = None
+
+    def description(self) -> str:
+        """Returns all but the parameters as JSON."""
+        content = {
+            "model": dataclasses.asdict(self.model),
+            "sensors": [dataclasses.asdict(get_sensor(name)) for name in self.model.sensors],
+            "head": self.head and self.head.config,
+            "task": self.head and self.head.task,
+            "statistics": {name: dict(one) for name, one in self.statistics.items()},
+            "source": dict(self.source),
+        }
+        if self.student is not None:
+            content["student"] = sorted(self.student)
+        return json.dumps(content, sort_keys=True)
 
 
 def save_exported(
@@ -60,6 +78,7 @@ def save_exported(
     head: ExportedHead | None = None,
     statistics: Mapping[str, Mapping[str, list[float]]] | None = None,
     source: Mapping[str, Any],
+    student: Params | None = None,
 ) -> None:
     """Writes weights, see `Exported`, into one file; replaces an older file of that name once the new one is whole.
 
@@ -69,27 +88,30 @@ def save_exported(
     """
     if (path := pathlib.Path(path)).suffix != SUFFIX:
         raise ValueError(f"{path}: weights are written in the format of safetensors; choose a name that ends {SUFFIX}")
-    trees = {"encoder": encoder_params} | ({"head": head.params} if head else {})
+    trees = {"encoder": encoder_params} | ({"head": head.params} if head else {}) | ({"student": student or {}})
     # C order: of a transposed array safetensors writes the memory as it lies, whatever the strides.
     tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in flat_names(trees).items()}
-    content = {
-        "model": dataclasses.asdict(model),
-        "sensors": [dataclasses.asdict(get_sensor(name)) for name in model.sensors],
-        "head": head and head.config,
-        "task": head and head.task,
-        "statistics": {name: dict(one) for name, one in (statistics or {}).items()},
-        "source": dict(source),
-    }
-    description = json.dumps(content, sort_keys=True)
+    description = Exported(model, encoder_params, head, dict(statistics or {}), dict(source), student).description()
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description}
     metadata["sha256"] = checksum(tensors, description)  # safetensors has none: a flipped bit would pass unseen
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives the name of a temporary file, which the block writes and which then replaces `path`.
+
+    Raises:
+      OSError: the file cannot be written; the message names `path`.
+    """
     temporary = path.with_name(temporary_name(path.name))
     try:
         temporary.touch()  # the errors of safetensors do not have the place that is wrong
-        save_file(tensors, temporary, metadata)
+        yield temporary
         temporary.chmod(0o644)  # some releases of safetensors write files that only their owner may read
         move_whole(temporary, path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:  # RuntimeError: torch's, of a full disk
         raise OSError(f"{path} cannot be written: {reason(error)}") from error
     finally:
         if temporary.exists():  # False, too, where a file lies in the place of a folder
@@ -121,14 +143,29 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
         raise ValueError(f"{path} is not in float32: {other[0]}, expected float32; {_AGAIN}")
     if checksum(tensors, metadata["description"]) != metadata.get("sha256"):
         raise ValueError(f"{path} is damaged: it does not match its checksum; {_AGAIN}")
-    try:
+    with described(path):
         return _content(json.loads(metadata["description"]), tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; {_AGAIN}") from error
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} does not have the content of a file of version {VERSION} ({error!r}); {_AGAIN}"
-        ) from error
+
+
+@contextlib.contextmanager
+def described(path: pathlib.Path) -> Iterator[None]:
+    """Forgets the sensors that a block registers from a description if it fails.
+
+    Raises:
+      ValueError: the description is not what it should be; the message names the file.
+    """
+    known = dict(SENSORS)
+    try:
+        yield
+    except BaseException as error:
+        for name in SENSORS.keys() - known:
+            del SENSORS[name]
+        if isinstance(error, ValueError):
+            raise ValueError(f"{path}: {error}; {_AGAIN}") from error
+        if isinstance(error, KeyError | TypeError | AttributeError | RecursionError):
+            problem = f"does not have the content of a file of version {VERSION} ({error!r})"
+            raise ValueError(f"{path} {problem}; {_AGAIN}") from error
+        raise
 
 
 def checksum(params: Params, text: str = "") -> str:
@@ -153,41 +190,39 @@ def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
         )
 
 
+def described_model(description: dict[str, Any]) -> ModelConfig:
+    """Returns the model of a description, and registers those of its sensors that are unknown here."""
+    model = description["model"]
+    for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
+        sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
+        if SENSORS.get(sensor.name, sensor) != sensor:
+            raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
+        register(sensor)  # a sensor of the user's own: the file must be enough to use it
+    # Files from before `norm_groups` are of models with the published numbers.
+    model = {"norm_groups": "published"} | model
+    return ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+
+
 def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
-    """Returns the content, once tensors and description fit; registers the sensors only then."""
-    model, known = description["model"], dict(SENSORS)
-    try:
-        for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
-            sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
-            if SENSORS.get(sensor.name, sensor) != sensor:
-                raise ValueError(f"it was made with {sensor}, and here that name is {SENSORS[sensor.name]}")
-            register(sensor)  # a sensor of the user's own: the file must be enough to use it
-        # Files from before `norm_groups` are of models with the published numbers.
-        model = {"norm_groups": "published"} | model
-        model = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
-        _check_tensors(tensors, _encoder_shapes(model), description["head"])
-        trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
-        head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
-        return Exported(model, trees["encoder"], head, description["statistics"], description["source"])
-    except BaseException:
-        for name in SENSORS.keys() - known:
-            del SENSORS[name]
-        raise
+    """Returns the content, once tensors and description fit."""
+    model, parts = described_model(description), description.get("student")
+    shapes = student_shapes(model)
+    expected = {"encoder": shapes["encoder"], "student": {part: shapes[part] for part in parts or ()}}
+    _check_tensors(tensors, {name: leaf.shape for name, leaf in flat_names(expected).items()}, description["head"])
+    trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
+    head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
+    student = None if parts is None else trees.get("student", {})
+    return Exported(model, trees["encoder"], head, description["statistics"], description["source"], student)
 
 
-def _encoder_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each tensor of the encoder."""
-    return {name: leaf.shape for name, leaf in flat_names({"encoder": student_shapes(model)["encoder"]}).items()}
-
-
-def _check_tensors(tensors: Mapping[str, np.ndarray], encoder: Mapping[str, tuple[int, ...]], head: Any) -> None:
-    """Refuses tensors that are not finite, or not those of the encoder and, where there is one, a head."""
+def _check_tensors(tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], head: Any) -> None:
+    """Refuses tensors that are not finite, or not the expected ones and, where there is one, a head."""
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinite values, and such weights are of no use")
     found = {name: one.shape for name, one in tensors.items() if not (head and name.startswith("head/"))}
-    wrong = sorted(name for name in {**found, **encoder} if found.get(name) != encoder.get(name))
+    wrong = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
     if wrong:
-        lines = (f"{name} {found.get(name, 'absent')}, expected {encoder.get(name, 'absent')}" for name in wrong[:3])
+        lines = (f"{name} {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}" for name in wrong[:3])
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(f"its tensors are not those of the model that it describes: {'; '.join(lines)}{more}")

@@ -19,7 +19,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
 from anysat_jax.model.init import init_encoder, init_student, student_shapes
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
-from anysat_jax.weights.exported import FILE_NAME, SUFFIX, checksum, load_exported
+from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, checksum, load_exported
 from anysat_jax.weights.published import load_published
 
 Params = dict[str, Any]
@@ -31,6 +31,7 @@ CHOICES = (
 )
 # On which the encoder's weights depend.
 ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups")
+PREDICTOR_FIELDS = ("predictor_depth", "predictor_heads")
 
 
 class LoadedEncoder(NamedTuple):
@@ -62,9 +63,22 @@ def exported_file(path: pathlib.Path) -> pathlib.Path | None:
 def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None = None) -> LoadedEncoder:
     """Loads the encoder of a run (onto the first local device), an exported file or a published file.
 
+    Raises:
+      As `load_weights`.
+    """
+    content, kind = load_weights(source, predictor_heads=predictor_heads)
+    return LoadedEncoder(content.model, content.encoder_params, kind)
+
+
+def load_weights(
+    source: str | os.PathLike[str], *, student: bool = False, predictor_heads: int | None = None
+) -> tuple[Exported, Kind]:
+    """Loads the weights of a run (onto the first local device), an exported file or a published file.
+
     Args:
       source: workdir, .safetensors or .pth file. Of a pretraining's workdir the teacher is taken, of a finished
         fine-tuning's or probing's the exported model.
+      student: whether the student of a pretraining's workdir is loaded, too; that of a file is in any case.
       predictor_heads: see `load_published`.
 
     Raises:
@@ -76,21 +90,25 @@ def load_encoder(source: str | os.PathLike[str], *, predictor_heads: int | None 
     """
     path = pathlib.Path(source)
     if (exported := exported_file(path)) is not None:
-        content = load_exported(exported)
-        return LoadedEncoder(content.model, content.encoder_params, "run" if path.is_dir() else "export")
+        return load_exported(exported), "run" if path.is_dir() else "export"
     if path.is_dir():
 
         def wanted(run: dict[str, Any]) -> Params:
             # Without a sharding Orbax would want the devices that wrote the checkpoint, of which there may be many.
             here = SingleDeviceSharding(jax.local_devices()[0])
-            shapes = student_shapes(_model_of(run))["encoder"]
-            return {"teacher": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)}
+            shapes = student_shapes(_model_of(run))
+            parts = {"teacher": shapes["encoder"]} | ({"params": shapes} if student else {})
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parts)
 
         run, state = read_newest(path, wanted)
-        return LoadedEncoder(_model_of(run), state["teacher"], "run")
+        origin = {"source": str(source), "kind": "run"}
+        return Exported(_model_of(run), state["teacher"], None, {}, origin, state.get("params")), "run"
     _check_is_file(path)
-    published = load_published(path, predictor_heads=predictor_heads)
-    return LoadedEncoder(published.config, published.teacher_params or published.encoder_params, "published")
+    found = load_published(path, predictor_heads=predictor_heads)
+    teacher = found.teacher_params or found.encoder_params
+    # Files that were written here have the rest.
+    known = {"statistics": {}, "source": {"source": str(source), "kind": "published"}} | found.described
+    return Exported(found.config, teacher, None, known["statistics"], known["source"], found.student), "published"
 
 
 def _model_of(run: dict[str, Any]) -> ModelConfig:
@@ -149,10 +167,9 @@ def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tup
     if weights.report.misshaped:
         raise ConfigError(f"{path} is of another model than the config's:\n{weights.report}")
     _warn_of_random(path, weights.report.missing)
-    if model.positions != "released":
-        logging.warning("%s was trained with model.positions = 'released', not %r", path, model.positions)
-    if model.norm_groups != "published":
-        logging.warning("%s was trained with model.norm_groups = 'published', not %r", path, model.norm_groups)
+    for name in ("positions", "norm_groups"):
+        if (trained := getattr(weights.config, name)) != (now := getattr(model, name)):
+            logging.warning("%s was trained with model.%s = %r, not %r", path, name, trained, now)
     params = init_student(model, seed) | {"encoder": weights.encoder_params}
     if weights.predictor_params is not None:
         params |= {"predictor": weights.predictor_params, "mask_token": weights.mask_token}
@@ -161,12 +178,17 @@ def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tup
 
 def _exported_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
     exported = load_exported(path)
-    check_same_encoder(str(path), exported.model, dataclasses.asdict(model))
-    params = init_student(model, seed)
-    _warn_of_random(path, [name for name in params["encoder"] if name not in exported.encoder_params])
+    student = exported.student or {}
+    fields = ENCODER_FIELDS + (PREDICTOR_FIELDS if "predictor" in student else ())
+    check_same_encoder(str(path), exported.model, dataclasses.asdict(model), fields)
+    fresh = init_student(model, seed)
+    _warn_of_random(path, [name for name in fresh["encoder"] if name not in exported.encoder_params])
     # Projectors of sensors that this run lacks are left out: no gradient would reach them.
-    encoder = {name: exported.encoder_params.get(name, fresh) for name, fresh in params["encoder"].items()}
-    return params | {"encoder": encoder}, encoder
+    both = [
+        {name: trained.get(name, value) for name, value in fresh["encoder"].items()}
+        for trained in (student.get("encoder", exported.encoder_params), exported.encoder_params)
+    ]
+    return fresh | student | {"encoder": both[0]}, both[1]
 
 
 def _warn_of_random(path: pathlib.Path, missing: Sequence[str]) -> None:
@@ -252,13 +274,15 @@ def _given(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in section.items() if name in names and value is not None}
 
 
-def check_same_encoder(source: str, found: ModelConfig, wanted: Mapping[str, Any]) -> None:
-    """Refuses the weights of `source` if their model differs in a field of `wanted`.
+def check_same_encoder(
+    source: str, found: ModelConfig, wanted: Mapping[str, Any], fields: Sequence[str] = ENCODER_FIELDS
+) -> None:
+    """Refuses the weights of `source` if their model differs in one of the fields that `wanted` has.
 
     Raises:
       ConfigError: the message names both values.
     """
-    wanted = {name: wanted[name] for name in ENCODER_FIELDS if name in wanted}
+    wanted = {name: wanted[name] for name in fields if name in wanted}
     if "norm_groups" in wanted:
         wanted["norm_groups"] = effective_groups(wanted["norm_groups"], found.dim)
     if changed := [(n, getattr(found, n), value) for n, value in wanted.items() if getattr(found, n) != value]:

@@ -1,10 +1,13 @@
-"""Checkpoints of the published model, loaded as our parameters from either of their layouts.
+"""Checkpoints of the published model, read as our parameters from either of their layouts, and written.
 
 The layouts: the feature extractor alone (`cls_token`, `projector_*`, `spatial_encoder.*`, `blocks.*`), and a
-pretraining run (`model.encoder.*`, `model.predictor.*`, `model.masked_token`, `target_encoder.*`).
+pretraining run (`model.encoder.*`, `model.predictor.*`, `model.masked_token`, `target_encoder.*`). Files that are
+written here have a description beside the tensors, of what no shape reveals; the published code ignores it.
 """
 
 import dataclasses
+import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -23,7 +26,10 @@ from anysat_jax.weights.convert import (
     published_shapes,
     to_published,
 )
+from anysat_jax.weights.exported import Exported, described, described_model, written_whole
 from data_pipelines.torch_files import read_arrays
+
+DESCRIPTION = "anysat_jax"  # key of the description, beside "state_dict"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -125,8 +131,10 @@ class PublishedWeights:
     predictor_params: Params | None  # of `Predictor(config)`; None where the file has no predictor
     mask_token: np.ndarray | None  # (D,), the student's token for masked sensors; None where the file has no predictor
     teacher_params: Params | None  # parameters of the teacher's encoder; None where the file has no teacher
+    student: Params | None  # as `Exported.student`; None in the layout of the feature extractor
     config: ModelConfig  # the model inferred from the shapes, with released positions, published norms, its sensors
     report: LoadReport  # missing, unexpected and mis-shaped arrays
+    described: Mapping[str, Any]  # the description of a file that was written here, see `Exported`; else empty
 
 
 def load_published(
@@ -141,7 +149,8 @@ def load_published(
     Args:
       path: the file, in either layout.
       config: the model that the file must hold. None reads widths, depths, heads and sensors from the file's shapes.
-        Positions become "released" and norm_groups "published" in either case: the weights were trained with them.
+        Positions and norm_groups become those of the training in either case: "released" and "published", if the file
+        has no description.
       predictor_heads: heads of the predictor, which no shape reveals; by default those of the preset of that width.
       strict: whether missing, unexpected and mis-shaped arrays are errors. If not, the parameters that the file lacks
         start as `init_student(config, 0)` does, and the report names all.
@@ -152,12 +161,21 @@ def load_published(
       ValueError: the file cannot be read, its arrays do not fit (each is listed by its published name, with expected
         and found shapes), or they are not finite.
     """
-    arrays = read_arrays(path)
-    try:
-        config = config or infer_config(arrays, predictor_heads)
-        config = dataclasses.replace(config, positions="released", norm_groups="published")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    arrays, texts = read_arrays(path)
+    description = {}
+    if DESCRIPTION in texts:
+        with described(pathlib.Path(path)):
+            description = json.loads(texts[DESCRIPTION])
+            trained = described_model(description)
+            config = dataclasses.replace(
+                config or trained, positions=trained.positions, norm_groups=trained.norm_groups
+            )
+    else:
+        try:
+            config = config or infer_config(arrays, predictor_heads)
+            config = dataclasses.replace(config, positions="released", norm_groups="published")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     # The arrays of the file's layout, and of the parts that it has.
     has = [any(name.startswith(part) for name in arrays) for part in ("model.encoder.", "model.predictor.", "target_")]
     entries = pretraining_entries(config, predictor=has[1], teacher=has[2]) if has[0] else bare_entries(config)
@@ -170,8 +188,42 @@ def load_published(
         initial = to_published(entries, _with_teacher(init_student(config, 0)))
         arrays = dict(arrays) | {name: initial[name] for name in (*report.missing, *report.misshaped)}
     params = from_published(entries, arrays)
+    student = {name: params[name] for name in ("encoder", "predictor", "mask_token") if name in params}
+    if not has[2]:
+        del student["encoder"]
     parts = [params.get(name) for name in ("predictor", "mask_token", "teacher")]
-    return PublishedWeights(params["encoder"], *parts, config, report)
+    return PublishedWeights(params["encoder"], *parts, student if has[0] else None, config, report, description)
+
+
+def save_published(path: str | os.PathLike[str], content: Exported) -> None:
+    """Writes weights as the published code saves them, {"state_dict": {name: tensor}}. Needs the extra `torch`.
+
+    A whole pretraining is written in the layout of one, an encoder in that of the feature extractor. An older file of
+    that name is replaced once the new one is whole.
+
+    Raises:
+      ValueError: there is a head, for which the published layouts have no names.
+      ImportError: torch is not installed.
+      OSError: the file cannot be written.
+    """
+    if content.head:
+        head = f"the published layouts have no names for a head, as that for {content.head.task['title']}"
+        raise ValueError(f"{path}: {head}; choose a name that ends .safetensors, or give --encoder to leave it out")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"writing {path} needs torch: pip install -e '.[torch]'") from error
+    student, params = content.student, {"encoder": content.encoder_params}
+    if student is None:
+        entries = bare_entries(content.model)
+    else:
+        entries = pretraining_entries(content.model, predictor="predictor" in student, teacher="encoder" in student)
+        params |= {"teacher": content.encoder_params} | student
+    arrays = to_published(entries, params)
+    # A copy: torch refuses arrays that must not be written to, as jax gives them.
+    tensors = {name: torch.from_numpy(np.array(array, np.float32, order="C")) for name, array in arrays.items()}
+    with written_whole(pathlib.Path(path)) as temporary:
+        torch.save({"state_dict": tensors, DESCRIPTION: content.description()}, temporary)
 
 
 def _with_teacher(student: Params) -> Params:

@@ -168,6 +168,7 @@ def published(monkeypatch, tmp_path):
     def make(**parts):
         weights = dict.fromkeys(("predictor_params", "mask_token", "teacher_params"))
         weights |= dict(encoder_params=init_encoder(MODEL, 1), report=types.SimpleNamespace(missing=(), misshaped={}))
+        weights["config"] = dataclasses.replace(MODEL, positions="released", norm_groups="published")
         found = types.SimpleNamespace(**(weights | parts))
         monkeypatch.setattr("anysat_jax.weights.load.load_published", lambda path, model, strict: found)
         (tmp_path / "base.pth").touch()
