@@ -1,6 +1,8 @@
 """Norms, and pre-norm transformer blocks with an optional relative position term on the keys and with drop-path."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -327,6 +329,20 @@ def num_parts(count: int, values: float) -> int:
     return min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: max(n / wanted, wanted / n))
 
 
+def in_parts(run: Callable[[jax.Array], jax.Array], x: Float[Array, "B N D"], ratio: int) -> Float[Array, "B Q D"]:
+    """Applies a function to parts of the sequences, see `num_parts`; its widest activation is `ratio` * D wide."""
+    # Where no mesh is known, several devices may have the sequences, each of them neighbours: a part takes as many of
+    # each device, so that none moves.
+    devices = math.gcd(len(x), jax.device_count())
+    parts = num_parts(len(x) // devices, x.size * ratio)
+    if parts == 1:
+        return run(x)
+    cut = jnp.moveaxis(x.reshape(devices, parts, -1, *x.shape[1:]), 1, 0)
+    out = jax.lax.map(run, cut.reshape(parts, -1, *x.shape[1:]))
+    out = out.reshape(parts, devices, -1, *out.shape[2:])
+    return jnp.moveaxis(out, 0, 1).reshape(len(x), *out.shape[3:])
+
+
 class BlockStack(nn.Module):
     """`depth` blocks; their parameters are those of one block, with a leading depth axis.
 
@@ -381,9 +397,4 @@ class BlockStack(nn.Module):
             last = functools.partial(step, outputs=outputs)
             return rematerialised(last, config.remat)(x, jax.tree.map(lambda leaf: leaf[-1], each))[0]
 
-        parts = 1
-        if key_mask is None and drop_path is None:
-            parts = num_parts(x.shape[0], x.size * config.mlp_ratio)
-        if parts == 1:
-            return run(x)
-        return jax.lax.map(run, x.reshape(parts, -1, *x.shape[1:])).reshape(x.shape[0], -1, x.shape[2])
+        return run(x) if key_mask is not None or drop_path is not None else in_parts(run, x, config.mlp_ratio)

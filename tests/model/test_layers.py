@@ -77,11 +77,15 @@ def test_parts_are_equal_and_of_the_wanted_size(monkeypatch):
     assert num_parts(4096, 4096 * 20 * 2 * 768) == 1 and num_parts(2**18, 2**18 * 20 * 2 * 768) == 8
 
 
+def numbers_of(stack, x):
+    params = jax.eval_shape(stack.init, jax.random.key(0), x)
+    return jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+
+
 def test_parts_of_the_sequences_change_nothing_but_the_memory(monkeypatch):
     stack = BlockStack(ModelConfig(dim=32, num_heads=2), depth=2, num_heads=2, epsilon=1e-5)
-    x = jax.random.normal(jax.random.key(0), (12, 16, 32))
-    params = stack.init(jax.random.key(0), x)
-    drawn = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    x = jax.random.normal(jax.random.key(0), (32, 16, 32))
+    drawn = numbers_of(stack, x)
 
     def gradient(parts):
         monkeypatch.setattr(layers, "num_parts", lambda count, values: parts)
@@ -90,6 +94,22 @@ def test_parts_of_the_sequences_change_nothing_but_the_memory(monkeypatch):
         return run(drawn), loss(drawn), run.memory_analysis().temp_size_in_bytes
 
     whole, cut = gradient(1), gradient(4)
-    assert whole[0].shape == (12, 1, 32) and cut[2] < 0.5 * whole[2]
+    assert whole[0].shape == (32, 1, 32) and cut[2] < 0.5 * whole[2]
     np.testing.assert_allclose(cut[0], whole[0], rtol=1e-5, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), cut[1], whole[1])
+
+
+def test_parts_move_no_sequence_to_another_device(monkeypatch):
+    """Jobs that train and evaluate tasks set no mesh while they trace."""
+    monkeypatch.setattr(layers, "CPU_PART", 2**14)
+    stack = BlockStack(ModelConfig(dim=32, num_heads=2), depth=1, num_heads=2, epsilon=1e-5)
+    x = jax.random.normal(jax.random.key(0), (16, 4, 16, 32))  # tiles, patches, tokens
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    whole, by_tile = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
+    params = jax.device_put(numbers_of(stack, x[0]), whole)
+    run = jax.jit(lambda params, x: stack.apply(params, x.reshape(-1, 16, 32), outputs=1))
+    program = run.lower(params, jax.device_put(x, by_tile)).compile()
+    text = program.as_text()
+    assert " while(" in text and program.output_shardings.is_equivalent_to(by_tile, 3)
+    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+    np.testing.assert_allclose(program(params, jax.device_put(x, by_tile)), run(params, x), rtol=1e-5, atol=1e-5)
