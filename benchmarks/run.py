@@ -176,6 +176,8 @@ def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> 
     section = pretrain.common()
     section.total_steps, section.dtype, section.optimizer.schedule = 1000, arguments.dtype, "cosine"
     section.model.update(preset=arguments.preset, sensors=case.sensors, remat=arguments.remat)
+    if batches > 1:
+        section.pretrain.mask_buckets = 1, 1  # one size of masks, so that one program takes all of them
     config = PretrainConfig.read(section)
     optimizer = pretraining_optimizer(config)
     step, rng, inputs = make_train_step(config, optimizer), np.random.default_rng(0), []
@@ -196,18 +198,22 @@ def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> 
 
 
 def drift(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Measures the losses of many steps of the tiny model in both dtypes, and features of the same weights in both."""
-    import jax
+    """Measures the losses of the tiny model's steps in both dtypes in turn, and its first features in both.
+
+    Fewer steps than `--steps` are made where `--minutes` end before.
+    """
     import numpy as np
 
-    losses, vectors, arguments.preset = [], [], "tiny"
+    case, steps, vectors, losses = scaled(name, arguments.scale), [], [], []
+    arguments.preset = "tiny"
     for arguments.dtype in ("float32", "bfloat16"):
-        step, _ = pretraining(CASES[name], arguments, batches=16)
-        found = np.array(jax.device_get([step()["loss"] for _ in range(arguments.steps)]))
-        losses.append(float(found[-len(found) // 10 :].mean()))
-        vectors.append(np.asarray(features(CASES[name], arguments)[0](), np.float32))
+        vectors.append(np.asarray(features(case, arguments)[0](), np.float32))
+        steps.append(pretraining(case, arguments, batches=16)[0])
+    while not losses or (len(losses) < arguments.steps and time.monotonic() < arguments.until):
+        losses.append([float(step()["loss"]) for step in steps])
+    last = np.mean(losses[-max(1, len(losses) // 10) :], axis=0).tolist()
     cosines = (vectors[0] * vectors[1]).sum(-1) / np.prod([np.linalg.norm(one, axis=-1) for one in vectors], axis=0)
-    return {"float32": losses[0], "bfloat16": losses[1], "cosine": float(cosines.min())}
+    return {"float32": last[0], "bfloat16": last[1], "steps": len(losses), "cosine": float(cosines.min())}
 
 
 def contrastive(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], Any], float]:
@@ -258,10 +264,12 @@ def in_process(
 ) -> dict[str, float] | None:
     """Measures a case in a process that imports the package from `tree`; None if that fails, as without memory."""
     options = [option for option in sys.argv[1:] if option not in arguments.given]
-    command = [sys.executable, __file__, name, *options, "--worker", worker, f"--scale={scale}"]
+    left = arguments.until - time.monotonic()
+    # A worker that makes as many steps as it can (D) ends before it is ended.
+    own = [f"--scale={scale}", f"--minutes={max(left - 10, 0) / 60:.3f}"]
+    command = [sys.executable, __file__, name, *options, "--worker", worker, *own]
     # JAX takes three quarters of a GPU's memory unless it is given more.
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95", **os.environ, "PYTHONPATH": str(tree)}
-    left = arguments.until - time.monotonic()
     try:
         ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=max(left, 0.1))
     except subprocess.TimeoutExpired:
@@ -284,24 +292,36 @@ def print_row(name: str, side: str, scale: float, row: dict[str, float], own: di
     print(f"| {' | '.join(map(str, figures))} |", flush=True)
 
 
+def print_drift(name: str, row: dict[str, float]) -> None:
+    one, other = row["float32"], row["bfloat16"]
+    print(
+        f"{name}, tiny model: loss at the end of {row['steps']} steps {one:.5f} in float32, {other:.5f} in bfloat16 "
+        f"({other / one - 1:+.2%}); least cosine of features {row['cosine']:.6f}",
+        flush=True,
+    )
+
+
 def print_rows(arguments: argparse.Namespace, sides: dict[str, tuple[pathlib.Path, str]]) -> None:
     """Prints a row for each side of each case, and with --largest for each larger batch that fits."""
     titles = COLUMNS.split(", ")
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    fit = {}
-    for name in (case for case in arguments.cases if case[0] != "D"):
+    fit, left_out = {}, {}
+    for name in sorted(arguments.cases, key=lambda name: name[0] == "D"):  # which have no row of the table
         for side, (tree, worker) in sides.items():
             if worker == "published" and not name.startswith("F"):
                 continue
-            if row := in_process(name, arguments, tree, worker, arguments.scale):
-                print_row(name, side, arguments.scale, row, fit.setdefault(name, row))
-            else:
+            row = in_process(name, arguments, tree, worker, arguments.scale)
+            if row is None and time.monotonic() >= arguments.until:
+                left_out[name] = True
+            elif row is None:
                 print(f"| {name} | {side} | failed, see above |", flush=True)
-    for name in (case for case in arguments.cases if case[0] == "D"):
-        if row := in_process(name, arguments):
-            one, other = row["float32"], row["bfloat16"]
-            print(f"{name}, tiny model: loss at the end {one:.5f} in float32, {other:.5f} in bfloat16", end=" ")
-            print(f"({other / one - 1:+.2%}); least cosine of features {row['cosine']:.6f}", flush=True)
+            elif name[0] == "D":
+                print_drift(name, row)
+            else:
+                print_row(name, side, arguments.scale, row, fit.setdefault(name, row))
+    if left_out:
+        rest = " ".join([*left_out, *(option for option in sys.argv[1:] if option not in arguments.given)])
+        print(f"not measured, for lack of time: python benchmarks/run.py {rest}", flush=True)
     scale = 2 * arguments.scale
     while arguments.largest and fit:  # the cases in turn: time may be short
         for name in list(fit):

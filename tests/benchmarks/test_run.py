@@ -4,6 +4,9 @@ import sys
 
 import pytest
 
+from anysat_jax.model.config import PRESETS
+from anysat_jax.pretrain import step
+from anysat_jax.train.optimizer import TrainStep
 from benchmarks import run
 
 
@@ -40,6 +43,42 @@ def test_larger_batches_are_measured_until_one_does_not_fit(monkeypatch, capsys)
     found = [dict(zip(head, row, strict=True)) for row in rows]
     assert [(row["case"], row["tiles"]) for row in found] == [("F4", "1"), ("G2", "1"), ("F4", "2"), ("F4", "4")]
     assert found[0]["km2/s"] == "0.819" and found[0]["of the rate"] == "50%" and found[0]["MFU"] == "20.0%"
+
+
+def test_losses_and_features_are_measured_in_both_dtypes(monkeypatch, capsys):
+    traced = []
+
+    def quick_step(*_):
+        """Compiles at once: the real one takes 10 s in each dtype."""
+
+        def gradients(state, batch, masks):
+            traced.append(masks.size)
+            return {"loss": state.step + 1.0 / (1 + len(traced))}, state.step
+
+        return TrainStep(gradients, lambda state, *_: (state.replace(step=state.step + 1), {}), ("loss",))
+
+    monkeypatch.setattr(step, "make_train_step", quick_step)
+    tiny = {"dim": 32, "depth": 1, "num_heads": 2, "predictor_depth": 1, "predictor_heads": 2}
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
+    monkeypatch.setitem(run.CASES, "D0", run.Case(("s2",), 60, 10, 200, 1))
+    found = run.drift("D0", arguments(monkeypatch, "D0", "--steps", "20", "--scale", "0.01"))
+    assert traced == traced[:1] * 2  # one size of masks: one program in each dtype
+    assert found["steps"] == 20 and 0.99 < found["cosine"] < 1
+    assert found["float32"] == pytest.approx(18.5 + 1 / 2) and found["bfloat16"] == pytest.approx(18.5 + 1 / 3)
+    run.print_drift("D0", found)
+    assert capsys.readouterr().out.startswith(
+        "D0, tiny model: loss at the end of 20 steps 19.00000 in float32, 18.83333"
+    )
+
+
+def test_what_has_no_time_left_is_named_with_its_command(monkeypatch, capsys):
+    measured = {"F4": {"first": 9.0, "seconds": 0.5, "peak": 1e9, "rate": 4e9, "flops": 1e9}}
+    monkeypatch.setattr(run, "in_process", lambda name, *_: measured.get(name))
+    given = arguments(monkeypatch, "D1", "F4", "G1", "--minutes", "0", "--dtype", "bfloat16")
+    run.print_rows(given, {"this tree": (run.REPOSITORY, "ours"), "HEAD": (run.REPOSITORY, "ours")})
+    *_, row, last = capsys.readouterr().out.splitlines()
+    assert row.startswith("| F4 | HEAD | 1 |") and last.startswith("not measured, for lack of time: ")
+    assert last.endswith("python benchmarks/run.py G1 D1 --minutes 0 --dtype bfloat16")
 
 
 def test_after_the_time_nothing_is_begun(monkeypatch, capsys):
