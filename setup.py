@@ -43,11 +43,13 @@ DATA = [
     "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated file without an error
 ]
 
+HUB = "huggingface_hub>=1.0,<3"  # weights named hf:...: download, cache, log-in; the first with httpx's errors
 CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
 
 EXTRAS = {
     "data": DATA,
     "cluster": [CLUSTER],
+    "hub": [HUB],
     "torch": ["torch>=2.6"],  # before 2.6, torch.load(weights_only=True) could execute code (CVE-2025-32434)
     # CUDA 12 runs on drivers from 525; machines with driver 580 or later can install "jax[cuda13]" instead.
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
@@ -55,6 +57,7 @@ EXTRAS = {
     "test": [  # without torch, which is large: tests that read its files skip; .ci/run also tests with torch
         *DATA,
         CLUSTER,
+        HUB,
         "pytest>=8.3",
         "setuptools>=78.1",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",

@@ -73,12 +73,14 @@ class AnySat:
 
         Args:
           path: the workdir of a pretraining run or of a finished fine-tuning run, a file written by `python -m
-            anysat_jax.export` (.safetensors), or a published checkpoint (.pth). Reading a .pth needs torch:
-            pip install 'anysat-jax[torch]'. No code from a file is executed.
+            anysat_jax.export` (.safetensors), a published checkpoint (.pth), or such a file on the Hugging Face Hub,
+            "hf:ORGANISATION/NAME[@REVISION][/FILE]", e.g. "hf:g-astruc/AnySat/models/AnySat.pth". A .pth needs torch:
+            pip install 'anysat-jax[torch]'; the Hub needs huggingface_hub: 'anysat-jax[hub]'. No code is executed.
 
         Raises:
           FileNotFoundError: the path does not exist.
           ValueError: the file is damaged, or does not contain weights of AnySat; the message names the file.
+          OSError: the file on the Hub cannot be downloaded; the message says what to do.
           anysat_jax.errors.CheckpointError: the folder does not contain a checkpoint.
         """
         from anysat_jax.weights.load import load_encoder  # orbax and safetensors take seconds to import

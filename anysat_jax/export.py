@@ -4,8 +4,8 @@ python -m anysat_jax.export SOURCE FILE.safetensors
 python -m anysat_jax.export --whole SOURCE TARGET        (anysat convert SOURCE TARGET)
 
 SOURCE is the workdir of a pretraining run (exports the teacher) or of a finished fine-tuning or probing run (encoder
-and head), an exported .safetensors file, or a published .pth file. AnySat.from_pretrained and --config.init read the
-exported file.
+and head), an exported .safetensors file, a published .pth file, or such a file on the Hugging Face Hub, named
+hf:ORGANISATION/NAME[@REVISION][/FILE]. AnySat.from_pretrained and --config.init read the exported file.
 
 With --whole everything is written, of a pretraining the student, too, so that the conversion can be inverted. TARGET is
 a .safetensors file; a .pth file, which the published PyTorch code reads (needs torch); or a folder, into which

@@ -12,7 +12,8 @@ Evaluate a finished fine-tuning run, on another split or with several patch size
 Print the number of parameters of each part of a model:
   python -m anysat_jax.main --config=configs/pretrain.py:geoplex --config.job=describe
 
-RUN is the workdir of a run, an exported .safetensors, a published .pth, or none (random initial weights).
+RUN is the workdir of a run, an exported .safetensors, a published .pth, one of these on the Hugging Face Hub
+(hf:ORGANISATION/NAME[@REVISION][/FILE]), or none (random initial weights).
 
 The name of a config follows the colon. The docstring of each file in configs/ lists the names, with hardware, time and
 expected score. Every value can be overridden: --config.model.dim=128 --config.total_steps=1000 --config.seed=1.

@@ -32,6 +32,7 @@ from anysat_jax.train.record import provenance, write_json
 from anysat_jax.train.sharding import batch_sharding, put_params, replicated
 from anysat_jax.train.status import JobStatus
 from anysat_jax.weights.exported import FILE_NAME, Exported, ExportedHead, checksum, load_exported, save_exported
+from anysat_jax.weights.hub import locate
 from anysat_jax.weights.load import exported_file
 
 
@@ -72,12 +73,12 @@ def finished_network(data: Data) -> Start:
       ConfigError: `config.init` is not one, or its task is not the config's, or a sensor of the data has no projector.
     """
     given = data.config.init
-    path = exported_file(pathlib.Path(given))
-    if path is None:
-        raise ConfigError(f"init = {given!r} must be the workdir of a finished fine-tuning or probing, or its export")
     try:
+        if (path := exported_file(locate(given))) is None:
+            expected = "the workdir of a finished fine-tuning or probing, or its export"
+            raise ConfigError(f"init = {given!r} must be {expected}")
         exported = load_exported(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
     head, task = _check_head(path, exported, data)
     # Without gradients there is nothing to recompute.

@@ -1,7 +1,7 @@
 """First weights of every job (`--config.init`) and of `AnySat.from_pretrained`.
 
-A source is the workdir of a run, an exported .safetensors file or a published .pth file. Parameters that it lacks
-(projectors of further sensors, the predictor) start at random.
+A source is the workdir of a run, an exported .safetensors file, a published .pth file, or one of these files on the
+Hugging Face Hub. Parameters that it lacks (projectors of further sensors, the predictor) start at random.
 """
 
 import dataclasses
@@ -20,14 +20,15 @@ from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
 from anysat_jax.model.init import init_encoder, init_student, student_shapes
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, checksum, load_exported
+from anysat_jax.weights.hub import locate, pinned
 from anysat_jax.weights.published import load_published
 
 Params = dict[str, Any]
 Kind = Literal["run", "export", "published"]
 
 CHOICES = (
-    "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, or a "
-    "published .pth file"
+    "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, a "
+    "published .pth file, or one on the Hub: hf:ORGANISATION/NAME[@REVISION][/FILE]"
 )
 # On which the encoder's weights depend.
 ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups")
@@ -76,19 +77,20 @@ def load_weights(
     """Loads the weights of a run (onto the first local device), an exported file or a published file.
 
     Args:
-      source: workdir, .safetensors or .pth file. Of a pretraining's workdir the teacher is taken, of a finished
-        fine-tuning's or probing's the exported model.
+      source: workdir, .safetensors or .pth file, or one on the Hub, see `locate`. Of a pretraining's workdir the
+        teacher is taken, of a finished fine-tuning's or probing's the exported model.
       student: whether the student of a pretraining's workdir is loaded, too; that of a file is in any case.
       predictor_heads: see `load_published`.
 
     Raises:
       FileNotFoundError: there is neither file nor folder.
       ValueError: the file does not hold the weights of an AnySat, or a sensor of the run is not registered here.
-      ImportError: it is a .pth file, and torch is not installed.
+      ImportError: it is a .pth file, and torch is not installed; or on the Hub, and huggingface_hub is not.
+      OSError: it is on the Hub and cannot be downloaded.
       CheckpointError: the folder holds no whole checkpoint of a pretraining.
       ConfigError: another version of the code wrote the checkpoint, with other parameters.
     """
-    path = pathlib.Path(source)
+    path = locate(source)
     if (exported := exported_file(path)) is not None:
         return load_exported(exported), "run" if path.is_dir() else "export"
     if path.is_dir():
@@ -107,7 +109,7 @@ def load_weights(
     found = load_published(path, predictor_heads=predictor_heads)
     teacher = found.teacher_params or found.encoder_params
     # Files that were written here have the rest.
-    known = {"statistics": {}, "source": {"source": str(source), "kind": "published"}} | found.described
+    known = {"statistics": {}, "source": {"source": pinned(source, path), "kind": "published"}} | found.described
     return Exported(found.config, teacher, None, known["statistics"], known["source"], found.student), "published"
 
 
@@ -145,20 +147,22 @@ def initial_student(
         params = init_student(model, seed)
         return params, params["encoder"]
     logging.info("starting from the weights of %s", init)
-    path = pathlib.Path(init)
-    exported = exported_file(path)
-    if exported is None and path.is_dir():
-
-        def wanted(run: dict[str, Any]) -> Params:
-            check_same_model(run, config, path)
-            return dict(abstract)
-
-        _, state = read_newest(path, wanted)
-        return state["params"], state["teacher"]
     try:
-        return _published_student(path, model, seed) if exported is None else _exported_student(exported, model, seed)
+        path = locate(init)
+        exported = exported_file(path)
+        if exported is not None:
+            return _exported_student(exported, model, seed)
+        if not path.is_dir():
+            return _published_student(path, model, seed)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"init = {init!r}: {error}") from error
+
+    def wanted(run: dict[str, Any]) -> Params:
+        check_same_model(run, config, path)
+        return dict(abstract)
+
+    _, state = read_newest(path, wanted)
+    return state["params"], state["teacher"]
 
 
 def _published_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tuple[Params, Params]:
