@@ -15,6 +15,7 @@ from anysat_jax.inputs import is_traced
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import OUTPUTS, Output, encode, is_context
 from anysat_jax.model.init import Params, count_parameters, init_encoder
+from anysat_jax.normalise import choose_statistics
 from anysat_jax.validate import to_batch
 
 
@@ -40,9 +41,18 @@ class AnySat:
 
     Attributes:
       config: size and options of the model.
+      statistics: mean and standard deviation of each band, in native units, with which the inputs of the training
+        were standardised: {"s2": {"mean": [...], "std": [...]}}, or under "s2@DATASET" for each dataset of a
+        pretraining. Empty where they are not known, as of published weights.
     """
 
-    def __init__(self, config: ModelConfig, params: Params | None = None, seed: int = 0):
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params | None = None,
+        seed: int = 0,
+        statistics: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
         """Makes a model with the given encoder parameters; None: random ones, initialised from `seed` on first use.
 
         Raises:
@@ -53,6 +63,7 @@ class AnySat:
         self.config = config
         self._given = params
         self._seed = seed
+        self.statistics = dict(statistics or {})
 
     @classmethod
     def from_config(cls, preset: str = "base", seed: int = 0, **overrides: Any) -> Self:
@@ -83,10 +94,10 @@ class AnySat:
           OSError: the file on the Hub cannot be downloaded; the message says what to do.
           anysat_jax.errors.CheckpointError: the folder does not contain a checkpoint.
         """
-        from anysat_jax.weights.load import load_encoder  # orbax and safetensors take seconds to import
+        from anysat_jax.weights.load import load_weights  # orbax and safetensors take seconds to import
 
-        loaded = load_encoder(path)
-        return cls(loaded.model, loaded.params)
+        loaded, _ = load_weights(path)
+        return cls(loaded.model, loaded.encoder_params, statistics=loaded.statistics)
 
     @functools.cached_property
     def params(self) -> Params:
@@ -107,6 +118,7 @@ class AnySat:
         patch_size: float = 10,
         output: Output = "tile",
         output_modality: str | None = None,
+        normalise: str | Mapping[str, Any] | None = None,
     ) -> Float[Array, "..."]:
         """Returns features of a batch of tiles.
 
@@ -116,15 +128,19 @@ class AnySat:
 
         Args:
           data: arrays of numpy, jax or torch by sensor name, standardised (mean 0 and standard deviation 1 for each
-            band over the dataset): images (B, C, H, W), series (B, T, C, H, W) with `<sensor>_dates` (B, T), days of
-            the year from 0, or calendar days: datetime64, or texts like "2020-12-31". Optional masks, True where valid:
-            `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W); `<sensor>_date_mask` (B, T), False for
-            padded dates; `<sensor>_present` (B,), False for tiles without the sensor. What a mask leaves out has no
-            part: a date or an image without a valid pixel is as one that is not there. Of numpy's masked arrays the
-            mask counts, too.
+            band over the dataset) or raw, see `normalise`: images (B, C, H, W), series (B, T, C, H, W) with
+            `<sensor>_dates` (B, T), days of the year from 0, or calendar days: datetime64, or texts like "2020-12-31".
+            Optional masks, True where valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W);
+            `<sensor>_date_mask` (B, T), False for padded dates; `<sensor>_present` (B,), False for tiles without the
+            sensor. What a mask leaves out has no part: a date or an image without a valid pixel is as one that is not
+            there. Of numpy's masked arrays the mask counts, too.
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
           output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.
+          normalise: None for values that are standardised already; else the statistics of each band that standardise
+            raw values: "auto" for those of the weights (`statistics`); the name of a dataset of the weights, or of one
+            that publishes its own ("pastis_hd": s2); a .json file of `anysat data statistics`; or a dict of one of
+            these for each sensor, {"s2": {"mean": [...], "std": [...]}, "s1": None}.
 
         Returns:
           float32. With D = config.dim and N = rows x columns patches: "tile" (B, D); "patch" (B, rows, columns, D);
@@ -132,10 +148,13 @@ class AnySat:
           patch and its own feature. Rows and columns are those of the tile's raster.
 
         Raises:
-          TypeError: `data` is not a dict, or `patch_size` is not a number.
-          ValueError: an array is invalid; the message names it, the expected value and the remedy.
+          TypeError: `data` is not a dict, `patch_size` is not a number, or `normalise` is none of these.
+          ValueError: an array is invalid, or there are no statistics of a sensor; the message names it, the expected
+            value and the remedy.
+          FileNotFoundError: `normalise` is a file that does not exist.
         """
-        batch = to_batch(data, patch_size, self.config.sensors)
+        chosen = functools.partial(choose_statistics, normalise, self.statistics)
+        batch = to_batch(data, patch_size, self.config.sensors, chosen)
         modality = check_output(batch, output, output_modality)
         return _features(self.config, self.params, jax.device_put(batch), output, modality)
 

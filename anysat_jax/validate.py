@@ -5,7 +5,7 @@ import functools
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.inputs import days_of_year, is_traced, to_numpy, where
-from anysat_jax.normalise import warn_unnormalised
+from anysat_jax.normalise import BandStatistics, standardise, warn_unnormalised
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
@@ -25,13 +25,19 @@ LARGEST_ARRAY = 2**31  # values of a sensor in a call, 8 GiB of float32
 SUFFIXES = ("date_mask", "dates", "mask", "present")
 
 
-def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str]) -> Batch:
+def to_batch(
+    data: Mapping[str, Any],
+    patch_size: float,
+    sensors: Sequence[str],
+    statistics_of: Callable[[str], BandStatistics | None] = lambda name: None,
+) -> Batch:
     """Checks a dict of arrays and returns it as a Batch.
 
     Args:
-      data: standardised values by sensor, with dates and masks: see `AnySat.__call__`.
+      data: values by sensor, with dates and masks: see `AnySat.__call__`.
       patch_size: side of a patch in metres.
       sensors: names of the sensors that the model has.
+      statistics_of: returns, for a sensor's name, what standardises its values; None where they are standardised.
 
     Returns:
       A batch of numpy arrays without labels. Of arrays that jax traces, inside of jit, grad or vmap, shapes and dtypes
@@ -49,7 +55,7 @@ def to_batch(data: Mapping[str, Any], patch_size: float, sensors: Sequence[str])
     observations = {}
     # A loop: Python 3.11 gives a comprehension a frame of its own, which would count in the warning's stacklevel.
     for name, companions in grouped.items():
-        observations[name] = to_observation(get_sensor(name), data[name], companions)
+        observations[name] = to_observation(get_sensor(name), data[name], companions, statistics_of(name))
     (first, expected), *others = ((name, observation.batch_size) for name, observation in observations.items())
     for name, size in others:
         if size != expected:
@@ -110,12 +116,15 @@ def _check_presence(observations: Mapping[str, Observation]) -> None:
         )
 
 
-def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> Observation:
+def to_observation(
+    sensor: Sensor, values: Any, companions: dict[str, Any], statistics: BandStatistics | None = None
+) -> Observation:
     """Checks one sensor's arrays and returns them as an Observation.
 
     Args:
       values: (B, C, H, W) for an image, (B, T, C, H, W) for a series.
       companions: by suffix: "dates" (B, T), "mask" (pixels), "date_mask" (B, T), "present" (B,).
+      statistics: what standardises the values; None where they are standardised.
 
     Returns:
       The observation; invalid values are 0.
@@ -138,7 +147,7 @@ def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> O
     observed = None if pixel_mask is None else pixel_mask.any(axis=(-3, -2, -1))
     if not sensor.has_dates:
         present = _narrowed(present, observed)
-        values = _clean(sensor, values, _valid(values.ndim, None, pixel_mask, present))
+        values = _clean(sensor, values, _valid(values.ndim, None, pixel_mask, present), statistics)
         return Observation(values, pixel_mask=pixel_mask, present=present)
     date_mask = _mask(sensor, companions, "date_mask", {values.shape[:2]: "(B, T)"})
     _check_some_date(sensor, date_mask, present)
@@ -146,7 +155,7 @@ def to_observation(sensor: Sensor, values: Any, companions: dict[str, Any]) -> O
     present = _narrowed(present, None if date_mask is None else date_mask.any(axis=1))
     real = _valid(2, date_mask, None, present)
     dates = _dates(sensor, companions.get("dates"), values.shape[:2], real)
-    values = _clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present))
+    values = _clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present), statistics)
     return Observation(values, dates=dates, date_mask=date_mask, pixel_mask=pixel_mask, present=present)
 
 
@@ -278,8 +287,11 @@ def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.n
         )
 
 
-def _clean(sensor: Sensor, values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """Returns the values with 0 where they are invalid, once the valid ones are found finite."""
+def _clean(
+    sensor: Sensor, values: np.ndarray, valid: np.ndarray | None, statistics: BandStatistics | None
+) -> np.ndarray:
+    """Returns standardised values with 0 where they are invalid, once the valid ones are found finite."""
+    values = values if statistics is None else standardise(values, statistics)
     # Invalid values may be NaN, and the model multiplies them by masks of 0: 0 * nan is nan.
     if valid is not None:
         values = where(valid, values, np.float32(0))

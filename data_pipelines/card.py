@@ -53,6 +53,10 @@ class DatasetCard:
     # Names of the bands in the order of the files, for sensors whose files differ from our order.
     file_bands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of each sensor's values, in words
+    # By sensor {"mean": ..., "std": ...} of each of its bands, in these units, where the archive publishes them, and
+    # where in it they are.
+    statistics: Mapping[str, Mapping[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+    statistics_source: str = ""
     dates: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what is known of each series' dates, in words
     # Of series whose days are less exact: the "month", or "none" where the archive has no dates; pictures show no more
     # than that.

@@ -1,26 +1,22 @@
-"""Command line of the datasets: list, show, prepare, look and fake."""
+"""Command line of the datasets: list, show, prepare, statistics, look and fake."""
 
 import argparse
 import functools
 import io
+import json
 import os
 import pathlib
-import re
 import shlex
-import shutil
 import sys
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import tabulate
 import tqdm
 
 from anysat_jax.errors import complain, printable, reason
-from anysat_jax.sensors import get_sensor
-from data_pipelines.card import DatasetCard
+from data_pipelines.card import read_card
+from data_pipelines.card_text import HEADER, describe, fitted_table, table_row, terminal_width
 from data_pipelines.fakes import write_fake
-from data_pipelines.prepare.storage import is_url, to_stderr
-from data_pipelines.reader import DatasetEntry
+from data_pipelines.prepare.storage import is_url, to_stderr, write_whole
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, dataset_names, get_entry
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -35,6 +31,8 @@ Check by eye that your download is read correctly:
   python -m data_pipelines look sen1floods11 --source DIR --out pictures
 Convert it once, for fast reading:
   python -m data_pipelines prepare sen1floods11 --source DIR --out prepared
+Get the statistics that standardise values like those of a dataset:
+  python -m data_pipelines statistics prepared/sen1floods11 --out statistics.json
 Try the commands on a fake archive, without a download:
   python -m data_pipelines fake sen1floods11 --out DIR
 
@@ -64,6 +62,14 @@ PREPARE_HELP = """Converts a dataset once into ArrayRecord files that are fast t
 
 After an interruption the same command continues with the next shard; it does not change a finished folder. A tile that
 cannot be read is an error that names its file; --skip-bad skips such tiles and lists them in the report.
+"""
+STATISTICS_HELP = """Writes mean and standard deviation of each band over the training split, as JSON.
+
+  python -m data_pipelines statistics prepared/floods                            a prepared folder: at once
+  python -m data_pipelines statistics floods/floods.toml --out statistics.json   your own folder: reads every tile
+  python -m data_pipelines statistics sen1floods11 --source ~/Sen1Floods11
+
+In Python: model(data, normalise="statistics.json") standardises raw values with them.
 """
 LOOK_HELP = """Draws some tiles with sensors, dates, clouds and labels, and index.html with all pictures.
 
@@ -136,6 +142,10 @@ def make_parser() -> argparse.ArgumentParser:
     argument("--limit", type=int, metavar="N", help="maximum number of tiles of each split")
     argument("--skip-bad", action="store_true", help="skip tiles that cannot be read, and list them")
     argument("--refuse-leaks", action="store_true", help="refuse held-out tiles that are in train, too")
+    argument = add("statistics", STATISTICS_HELP, statistics).add_argument
+    argument("folder", metavar="FOLDER", help="a prepared folder, your own folder or its FILE.toml, or NAME")
+    argument("--source", type=_folder, metavar="DIR", help="folder of the download, for NAME")
+    argument("--out", type=_folder, metavar="FILE", help="the file to write (default: print)")
     command = add("look", LOOK_HELP, look)
     argument = command.add_argument
     argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the pictures")
@@ -211,6 +221,34 @@ def prepare(arguments: argparse.Namespace) -> None:
     print(f"  python -m anysat_jax.main --config=configs/pretrain.py:prepared,{name} --config.data.root={root}")
 
 
+def statistics(arguments: argparse.Namespace) -> None:
+    """Prints or writes mean and standard deviation of each band of a prepared folder, or of raw data."""
+    from data_pipelines.prepare.shards import training_statistics
+    from data_pipelines.prepare.statistics import STATISTICS_FILE, load_statistics, mean_and_std
+
+    name, folder = arguments.folder, pathlib.Path(arguments.folder).expanduser()
+    # A dataset's only version need not be named.
+    prepared = [path.parent for pattern in ("", "*/") for path in folder.glob(f"{pattern}{STATISTICS_FILE}")]
+    described = [str(path) for path in folder.glob("*.toml")]
+    if len(prepared) == 1:
+        found = load_statistics(prepared[0], read_card(prepared[0])[0])
+    elif folder.is_dir() and len(described) != 1 and not arguments.source:
+        kinds = f"{STATISTICS_FILE} of one prepared dataset, nor one description of your own tiles, FILE.toml"
+        raise FileNotFoundError(f"{folder} holds neither {kinds}: name the folder NAME/VERSION, or the file")
+    else:
+        reader = get_entry(name if arguments.source or not described else described[0]).reader(arguments.source)
+        found = training_statistics(reader, functools.partial(tqdm.tqdm, desc=f"reading {name}", unit="tile"))
+    text = json.dumps(
+        {name: {"bands": found[name].bands, **one} for name, one in mean_and_std(found).items()}, indent=1
+    )
+    if arguments.out is None:
+        print(text)
+        return
+    write_whole(arguments.out, f"{text}\n".encode())
+    print(f"statistics of {', '.join(found)} are in {arguments.out}\n\nNext, in Python:")
+    print(f"  model(data, normalise={str(arguments.out)!r})")
+
+
 def look(arguments: argparse.Namespace) -> None:
     """Draws tiles and prints the path of the page that shows them."""
     # matplotlib takes a second to import.
@@ -247,152 +285,3 @@ def fake(arguments: argparse.Namespace) -> None:
     print("\nNext:")
     print(f"  python -m data_pipelines look {first} --source {source} --out pictures")
     print(f"  python -m data_pipelines prepare {first} --source {source} --out prepared")
-
-
-HEADER = ("name", "title", "sensors", "extent", "patches (m)", "labels", "splits", "size", "licence")
-KINDS = {"multi_label": "multi-label", "class": "class", "segmentation": "class map", "change": "change map"}
-SENSOR_KINDS = {"image": "an image", "series": "a series", "context": "a series of one pixel for the whole tile"}
-MASK_KINDS = {"pixel": "one for all bands of a pixel", "band": "one for each band"}
-LEAST_WIDTH, MOST_WIDTH, USUAL_WIDTH = 60, 170, 140  # columns of text, whatever the terminal; the last for pipes
-
-
-def terminal_width() -> int:
-    """Returns the columns to fill: the terminal's or $COLUMNS, within bounds."""
-    return max(LEAST_WIDTH, min(MOST_WIDTH, shutil.get_terminal_size((USUAL_WIDTH, 24)).columns))
-
-
-def table_row(card: DatasetCard) -> tuple[str, ...]:
-    """Returns a dataset's cells, in the order of HEADER."""
-    size, licence = (re.split(r"\s*[;(]", text)[0] for text in (card.size, card.licence))
-    sensors, splits, patches = (" ".join(map(str, some)) for some in (card.sensors, card.splits, card.patch_sizes))
-    return card.name, card.title, sensors, f"{card.extent:g} m", patches, label_kinds(card), splits, size, licence
-
-
-def label_kinds(card: DatasetCard) -> str:
-    """Returns the kinds of a dataset's labels with the number of classes, or the unit of a regression."""
-    tile, dense = (card.tile_label, card.tile_classes, ""), (card.dense_label, card.dense_classes, "map of ")
-    kinds = [
-        f"{prefix}{card.label_unit}" if kind == "regression" else f"{KINDS[kind]} of {len(classes)}"
-        for kind, classes, prefix in (tile, dense)
-        if kind != "none"
-    ]
-    return ", ".join(kinds) or "none"
-
-
-def fitted_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Returns a table that is at most `width` wide where words allow: cells of the widest columns are wrapped first."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    least = [max(len(word) for cell in column for word in cell.split()) for column in columns]
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        slack = [(have, number) for number, have in enumerate(widths) if have > least[number]]
-        if not slack:
-            break
-        widths[max(slack)[1]] -= 1
-    # Two columns of padding beside each header would not fit a narrow terminal; tabulate has no argument for it.
-    tabulate.MIN_PADDING = 0
-    limits = dict(maxcolwidths=widths, maxheadercolwidths=widths)
-    return tabulate.tabulate(rows, header, tablefmt="simple", disable_numparse=True, **limits)
-
-
-def describe(entry: DatasetEntry, width: int, colours: bool) -> str:
-    """Returns a dataset's card as text of `width` columns; `colours` puts a coloured square before each class."""
-    card = entry.card
-    sections = {
-        "Tiles": [
-            f"size: {card.size or 'not known'}",
-            f"extent: {card.extent:g} m x {card.extent:g} m",
-            f"patches: of {', '.join(f'{size:g}' for size in card.patch_sizes)} m a side",
-            f"place: {f'coordinates of the {card.georeferenced} grid' if card.georeferenced else 'not published'}",
-        ],
-        **{f"Sensor {name}": _sensor_lines(card, name) for name in card.sensors},
-        "Label of the tile": [] if card.tile_label == "none" else _tile_label_lines(card),
-        "Label of the pixels": [] if card.dense_label == "none" else _dense_label_lines(card, colours),
-        "Labels": ["kind: none"] if card.tile_label == card.dense_label == "none" else [],
-        "Splits": [
-            f"names: {', '.join(card.splits)}",
-            *([f"rule: {card.split_rule}"] if card.split_rule else []),
-            *(
-                f"{split}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
-                for split, folds in card.folds.items()
-            ),
-        ],
-        "To know": [f"- {note}" for note in card.notes],
-        "Where to get it": _source_lines(entry),
-    }
-    title = f"{card.title} ({card.name})"
-    lines = [title, "=" * len(title)]
-    for heading, content in sections.items():
-        if content:
-            lines += ["", heading, *[_wrapped(line, width) for line in content]]
-    return "\n".join(lines)
-
-
-def _sensor_lines(card: DatasetCard, name: str) -> list[str]:
-    sensor = get_sensor(name)
-    return _fields(
-        {
-            "what": f"{SENSOR_KINDS[sensor.kind]}{'; some tiles lack it' if name in card.optional else ''}",
-            "pixels": _pixels(card, name, sensor.metres_per_pixel),
-            "bands": " ".join(sensor.bands),
-            "in the files": " ".join(card.file_bands.get(name, ())),
-            "values": f"{card.dtype(name)}{', ' + card.units[name] if name in card.units else ''}",
-            "dates": card.dates.get(name, ""),
-            "validity mask": MASK_KINDS[card.masks[name]] if name in card.masks else "",
-            "clouds": "probability of cloud or snow in percent" if name in card.clouds else "",
-        }
-    )
-
-
-def _fields(texts: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {text}" for name, text in texts.items() if text]
-
-
-def _pixels(card: DatasetCard, key: str, metres: float) -> str:
-    side, inside = card.side(key), round(card.extent / metres)
-    margin = key == "dense" or get_sensor(key).kind != "context"
-    centre = f", of which batches take the {inside} x {inside} in the centre" if margin and side > inside else ""
-    return f"{side} x {side} of {metres:g} m{centre}"
-
-
-def _tile_label_lines(card: DatasetCard) -> list[str]:
-    kinds = {"multi_label": "any number of classes", "class": "one class", "regression": card.label_unit}
-    return [f"kind: {kinds[card.tile_label]}", *(f"  {i:3}  {name}" for i, name in enumerate(card.tile_classes))]
-
-
-def _dense_label_lines(card: DatasetCard, colours: bool) -> list[str]:
-    regression = card.dense_label == "regression"
-    lines = [
-        f"kind: {f'numbers, {card.label_unit}' if regression else KINDS[card.dense_label]}",
-        f"pixels: {_pixels(card, 'dense', card.dense_metres)}",
-        f"values: {card.dtype('dense')}",
-        f"no label: {'NaN' if regression else card.ignore_label}",
-    ]
-    for number, (name, colour) in enumerate(zip(card.dense_classes, card.dense_colours)):
-        red, green, blue = bytes.fromhex(colour[1:])
-        square = f"  \x1b[48;2;{red};{green};{blue}m  \x1b[0m" if colours else ""  # for terminals with 24-bit colours
-        lines.append(f"  {number:3}{square}  {colour}  {name}")
-    return lines
-
-
-def _source_lines(entry: DatasetEntry) -> list[str]:
-    card, how = entry.card, "download the archive, unpack it, and give its folder as --source"
-    if entry.generate:
-        how = "made by this project's code when it is first used: nothing to download"
-    elif entry.source:
-        how = f"your own folder, {entry.source}"
-    terms = {"licence": card.licence, "to cite": card.citation}
-    return _fields({"how": how, "from": card.url, "layout": entry.layout} | terms)
-
-
-def _wrapped(line: str, width: int) -> str:
-    """Wraps a note "- text" or a field "name: text"; further lines are indented as far as the text."""
-    # Lines of classes are laid out already, and textwrap would count the colours' codes as letters.
-    if line.startswith(" "):
-        return line
-    note = line.startswith("- ")
-    name, _, text = ("", "", line[2:]) if note else line.partition(": ")
-    bullet = "  - " if note else f"  {name + ':':<15}"
-    indent = dict(initial_indent=bullet, subsequent_indent=" " * len(bullet))
-    # Addresses and paths must stay whole to be copied.
-    return textwrap.fill(text, width, **indent, break_long_words=False, break_on_hyphens=False)

@@ -15,7 +15,7 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example, check_essentials, read_card
 from data_pipelines.prepare.plan import PLAN_FILE, Plan
 from data_pipelines.prepare.records import CorruptTileError, RecordParser, UnreadableTileError
-from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics
+from data_pipelines.prepare.statistics import STATISTICS_FILE, SensorStatistics, load_statistics, mean_and_std
 from data_pipelines.prepare.storage import check_manifest
 from data_pipelines.windows import Block, block_card, join_blocks
 
@@ -113,6 +113,11 @@ class PreparedDataset:
                 f"dataset {self.card.name!r} has no split {split!r} in {self.folder}; it has {sorted(splits)}"
             )
         return Records(self.card, split, self.folder, source, RecordParser(block_card(self.card)))
+
+    @property
+    def mean_and_std(self) -> dict[str, dict[str, list[float]]]:
+        """Mean and standard deviation of each sensor's bands, in native units, as JSON values."""
+        return mean_and_std(self.statistics)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from data_pipelines.prepare.records import CorruptTileError
 from data_pipelines.prepare.report import NO_LABEL, labels_report, read_report
 from data_pipelines.prepare.statistics import SplitCounts
 from data_pipelines.prepare.storage import MANIFEST_FILE, cache_folder, hold_lock, temporary_name
-from data_pipelines.prepared import PreparedDataset
 from data_pipelines.registry import ARCHIVE_NAMES
 
 TRAIN = "train"
@@ -257,13 +256,6 @@ def loss_config(data: Data) -> LossConfig:
     if weights == "balanced":
         weights = balanced_weights(data.counts[TRAIN])
     return LossConfig(None if weights == "none" else tuple(weights), data.config.task.label_smoothing)
-
-
-def band_statistics(prepared: PreparedDataset) -> dict[str, dict[str, list[float]]]:
-    """Returns mean and standard deviation of each sensor's bands, in native units, which standardise the inputs."""
-    return {
-        name: {"mean": one.mean.tolist(), "std": one.std.tolist()} for name, one in sorted(prepared.statistics.items())
-    }
 
 
 def fingerprint(data: Data, start: Start) -> dict[str, Any]:

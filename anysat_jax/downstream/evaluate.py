@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.config import check
-from anysat_jax.downstream.data import Data, Start, band_statistics, open_data, start_network
+from anysat_jax.downstream.data import Data, Start, open_data, start_network
 from anysat_jax.downstream.examples import ExampleChoice
 from anysat_jax.downstream.features import with_labels
 from anysat_jax.downstream.metrics import EvalCounts, SplitScores, count_batch, json_values
@@ -101,7 +101,7 @@ def export(data: Data, start: Start, params: Params, workdir: pathlib.Path) -> N
         network.model,
         params["encoder"],
         head=ExportedHead(dataclasses.asdict(network.head), dataclasses.asdict(network.task), params["head"]),
-        statistics=band_statistics(data.dataset.prepared),
+        statistics=data.dataset.prepared.mean_and_std,
         source={"name": config.name, "mode": config.mode, "init": start.source, "dataset": data.name},
     )
 
@@ -131,7 +131,7 @@ def _check_head(path: pathlib.Path, exported: Exported, data: Data) -> tuple[Hea
             f"{path} has projectors for {', '.join(exported.model.sensors)}, and none for {', '.join(lacking)} of "
             f"dataset {data.name!r}"
         )
-    for name, now in band_statistics(data.dataset.prepared).items():
+    for name, now in data.dataset.prepared.mean_and_std.items():
         # A warning only: another part of the same archive has slightly other statistics, and the weights still fit.
         then = exported.statistics.get(name)
         if then is not None and not all(np.allclose(now[key], then[key], rtol=1e-3) for key in ("mean", "std")):

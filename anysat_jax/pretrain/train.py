@@ -34,7 +34,7 @@ from anysat_jax.train.loop import StepLoop
 from anysat_jax.train.record import RunRecord, peak_memory_mb, write_json
 from anysat_jax.train.sharding import check_batch_sizes, check_heads, host_shard, make_mesh, on_host
 from anysat_jax.train.status import JobStatus, training_fields
-from anysat_jax.weights.load import initial_student
+from anysat_jax.weights.load import initial_student, save_statistics
 from data_pipelines import load
 
 FREE_TO_CHANGE = (
@@ -84,6 +84,8 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
         datasets = open_same_datasets(given.data, check)
         config = with_sensors([one.card for one in datasets.values()])
+        if jax.process_index() == 0:
+            save_statistics(workdir, {name: one.prepared.mean_and_std for name, one in datasets.items()})
         state, record = train(config, given, datasets, mesh, workdir, status)
         status.set_state("reporting", step=record.steps)
         teacher, scores = on_host(state.teacher), {}  # by all processes: each holds a part

@@ -5,6 +5,7 @@ Hugging Face Hub. Parameters that it lacks (projectors of further sensors, the p
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,12 @@ from jax.sharding import SingleDeviceSharding
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
 from anysat_jax.model.init import init_encoder, init_student, student_shapes
+from anysat_jax.normalise import read_statistics
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, checksum, load_exported
 from anysat_jax.weights.hub import locate, pinned
 from anysat_jax.weights.published import load_published
+from data_pipelines.prepare.storage import write_whole
 
 Params = dict[str, Any]
 Kind = Literal["run", "export", "published"]
@@ -30,6 +33,7 @@ CHOICES = (
     "'none' for a random start, the workdir of a pretraining or of a finished run, an exported .safetensors file, a "
     "published .pth file, or one on the Hub: hf:ORGANISATION/NAME[@REVISION][/FILE]"
 )
+STATISTICS_FILE = "statistics.json"  # in the workdir of a pretraining
 # On which the encoder's weights depend.
 ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups")
 PREDICTOR_FIELDS = ("predictor_depth", "predictor_heads")
@@ -104,13 +108,21 @@ def load_weights(
 
         run, state = read_newest(path, wanted)
         origin = {"source": str(source), "kind": "run"}
-        return Exported(_model_of(run), state["teacher"], None, {}, origin, state.get("params")), "run"
+        file = path / STATISTICS_FILE
+        statistics = read_statistics(file) if file.is_file() else {}  # runs of earlier versions have none
+        return Exported(_model_of(run), state["teacher"], None, statistics, origin, state.get("params")), "run"
     _check_is_file(path)
     found = load_published(path, predictor_heads=predictor_heads)
     teacher = found.teacher_params or found.encoder_params
     # Files that were written here have the rest.
     known = {"statistics": {}, "source": {"source": pinned(source, path), "kind": "published"}} | found.described
     return Exported(found.config, teacher, None, known["statistics"], known["source"], found.student), "published"
+
+
+def save_statistics(workdir: pathlib.Path, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes the statistics that standardise a pretraining's inputs: of each dataset, and of each of its sensors."""
+    flat = {f"{sensor}@{name}": one for name, sensors in sorted(datasets.items()) for sensor, one in sensors.items()}
+    write_whole(workdir / STATISTICS_FILE, (json.dumps(flat, indent=1) + "\n").encode())
 
 
 def _model_of(run: dict[str, Any]) -> ModelConfig:

@@ -12,7 +12,7 @@ import pathlib
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -21,7 +21,7 @@ from data_pipelines.card import Example
 from data_pipelines.prepare.leaks import footprint
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.records import Serialiser, check_example, check_written, complete_example, record_errors
-from data_pipelines.prepare.statistics import ShardStats, Skipped
+from data_pipelines.prepare.statistics import SPLIT, SensorStatistics, ShardStats, Skipped, sensor_statistics
 from data_pipelines.prepare.storage import Output, move_whole, temporary_name, write_whole
 from data_pipelines.reader import Reader
 from data_pipelines.units import check_values
@@ -76,6 +76,21 @@ def read_tile(reader: Reader, split: str, key: str) -> Example:
         error.add_note(f"while reading tile {key!r} of split {split!r} of dataset {card.name!r}")
         raise
     return complete_example(card, example)
+
+
+def training_statistics(reader: Reader, watch: Callable[[Sequence[str]], Iterable[str]]) -> dict[str, SensorStatistics]:
+    """Returns the statistics of the tiles of the split "train", of which `watch` shows the progress.
+
+    Raises:
+      ValueError: the reader has no such tiles.
+      BadTileError: a tile cannot be read; see `read_tile`.
+    """
+    stats = ShardStats.empty(reader.card)
+    if SPLIT not in reader.splits():
+        raise ValueError(f"{reader.card.name} has no tile in the split {SPLIT!r}, of which statistics are taken")
+    for key in watch(reader.keys(SPLIT)):
+        stats.update(read_tile(reader, SPLIT, key), 0)
+    return sensor_statistics({SPLIT: stats})
 
 
 def write_shard(job: ShardJob, shard: Shard, on_tile: Callable[[], Any] = lambda: None) -> None:

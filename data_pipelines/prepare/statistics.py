@@ -272,6 +272,11 @@ def sensor_statistics(splits: Mapping[str, ShardStats]) -> dict[str, SensorStati
     }
 
 
+def mean_and_std(statistics: Mapping[str, SensorStatistics]) -> dict[str, dict[str, list[float]]]:
+    """Returns mean and standard deviation of each sensor's bands, in native units, by which inputs are standardised."""
+    return {name: {"mean": one.mean.tolist(), "std": one.std.tolist()} for name, one in sorted(statistics.items())}
+
+
 def save_statistics(folder: pathlib.Path, dataset: str, statistics: dict[str, SensorStatistics]) -> None:
     """Writes `statistics.json` into a dataset's folder."""
     sensors = msgspec.to_builtins(statistics, enc_hook=array_to_list)

@@ -1,6 +1,6 @@
 """The table of datasets in docs/DATA.md, made from the cards; `python -m tests.data_pipelines.docs_table` prints it."""
 
-from data_pipelines.cli import HEADER, table_row
+from data_pipelines.card_text import HEADER, table_row
 from data_pipelines.registry import dataset_names, get_entry
 
 

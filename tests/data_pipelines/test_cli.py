@@ -1,21 +1,24 @@
 """The command line: what it prints, what it writes, how it fails."""
 
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from data_pipelines import cli
+from anysat_jax.sensors import get_sensor
+from data_pipelines import card_text, cli
 from data_pipelines.cli import main
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, MINI_NAMES, dataset_names, get_entry
 
 DATASET = "timesen2crop"  # the quickest to write
 ESCAPE = "\x1b"
-COMMANDS = ("list", "show", "prepare", "look", "fake")
+COMMANDS = ("list", "show", "prepare", "statistics", "look", "fake")
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -68,12 +71,12 @@ def test_the_list_fits_the_terminal(capsys, monkeypatch, width):
 
 
 def test_a_row_says_what_there_is_to_predict():
-    cells = dict(zip(cli.HEADER, cli.table_row(get_entry("treesatai_ts").card), strict=True))
+    cells = dict(zip(card_text.HEADER, card_text.table_row(get_entry("treesatai_ts").card), strict=True))
     assert cells["sensors"] == "aerial s2 s1-asc" and cells["extent"] == "60 m" and cells["patches (m)"] == "10 20 30"
     assert cells["labels"] == "multi-label of 15" and cells["licence"] == "CC-BY-4.0"
-    assert cli.label_kinds(get_entry("biomassters").card).startswith("map of ")
-    assert cli.label_kinds(get_entry("fuel_moisture").card).startswith("live fuel moisture")
-    assert cli.label_kinds(get_entry("bradd_s1ts").card) == "change map of 2"
+    assert card_text.label_kinds(get_entry("biomassters").card).startswith("map of ")
+    assert card_text.label_kinds(get_entry("fuel_moisture").card).startswith("live fuel moisture")
+    assert card_text.label_kinds(get_entry("bradd_s1ts").card) == "change map of 2"
 
 
 def test_datasets_are_listed_without_the_packages_that_read_them():
@@ -218,6 +221,17 @@ def test_prepared_tiles_are_looked_at(capsys, archive):
     )
 
 
+def test_statistics_of_raw_and_of_prepared_data_are_the_same(capsys, archive, here):
+    raw = json.loads(output(capsys, "statistics", DATASET, "--source", str(archive)))
+    output(capsys, "prepare", DATASET, "--source", str(archive), "--out", "prepared")
+    shown = output(capsys, "statistics", f"prepared/{DATASET}", "--out", "statistics.json")
+    assert "statistics of s2 are in statistics.json" in shown and "normalise='statistics.json'" in shown
+    found = json.loads((here / "statistics.json").read_text())
+    assert found["s2"]["bands"] == raw["s2"]["bands"] == list(get_sensor("s2").bands)
+    for key in ("mean", "std"):
+        np.testing.assert_allclose(found["s2"][key], raw["s2"][key])
+
+
 def test_generated_data_are_looked_at_without_a_source(capsys):
     assert "1 of 128 tiles of 'train'" in output(capsys, "look", "mini_flair", "--n", "1", "--out", "pictures")
 
@@ -237,6 +251,7 @@ def test_generated_data_are_looked_at_without_a_source(capsys):
         (("look", "mini_flair", "--split", "test", "--out", "x"), "no tiles of split 'test'; there are train, val"),
         (("look", DATASET, "--root", ".", "--out", "x"), f"{DATASET} is not prepared in "),
         (("show", "none.toml"), "none.toml"),
+        (("statistics", "."), ". holds neither statistics.json of one prepared dataset, nor one descr"),
         (("prepare", DATASET, "--out", "x"), f"{DATASET} is read from a download"),
         (("fake", DATASET, "--layout", "download", "--out", "x"), f"{DATASET} has no layout 'download'; leave it out"),
         (("fake", "geoplex", "--layout", "download", "--out", "x"), "--layout is download; geoplex takes none"),
@@ -380,9 +395,9 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def test_tables_wrap_their_widest_columns():
-    shown = cli.fitted_table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
+    shown = card_text.fitted_table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
     assert shown.splitlines() == ["a   b", "--  ----------", "1   one two", "    three four", "22  five"]
 
 
 def test_words_are_not_broken_even_where_there_is_no_room():
-    assert "incomprehensible" in cli.fitted_table(("a", "b"), [("1", "incomprehensible")], width=8)
+    assert "incomprehensible" in card_text.fitted_table(("a", "b"), [("1", "incomprehensible")], width=8)

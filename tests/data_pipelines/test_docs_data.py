@@ -5,8 +5,10 @@ import pathlib
 import re
 import shlex
 
+import jax
 import pytest
 
+from anysat_jax import api
 from data_pipelines.cli import main
 from data_pipelines.options import DatasetOptions, Sampling
 from tests.data_pipelines.docs_table import docs_table
@@ -53,8 +55,21 @@ def done(tmp_path_factory):
 def test_the_commands_run(done):
     folder, printed = done
     assert [code for _, code in printed] == [0] * len(printed)
-    assert {words[0] for words, _ in printed} == {"list", "show", "fake", "look", "prepare"}
+    assert {words[0] for words, _ in printed} == {"list", "show", "fake", "look", "prepare", "statistics"}
     assert len(list((folder / "pictures").glob("*.png"))) == 2 and (folder / "pictures" / "index.html").is_file()
+
+
+def test_the_examples_of_raw_values_run(tmp_path, monkeypatch):
+    """As written, except that a model's shapes take the place of its compiled program."""
+    features = api._features
+
+    def shapes(config, params, batch, *how):
+        return jax.eval_shape(lambda params, batch: features(config, params, batch, *how), params, batch)
+
+    monkeypatch.setattr(api, "_features", shapes)
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", section("Raw values"), re.DOTALL):
+        exec(block, {})
 
 
 def test_a_prepared_folder_holds_what_the_page_says(done):

@@ -97,6 +97,8 @@ def test_a_run_leaves_its_results(straight):
         assert found["loss"][loss]["last"] < found["loss"][loss]["first"]
     assert [int(row["step"]) for row in rows(straight)] == list(range(1, 21))
     assert steps_kept(straight) == [10, 20] and list((straight / "tensorboard").iterdir())
+    statistics = json.loads((straight / "statistics.json").read_text())
+    assert statistics and all("@" in name and {"mean", "std"} == set(one) for name, one in statistics.items())
 
 
 def test_its_status_and_its_profile_stay(straight):

@@ -19,7 +19,13 @@ from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
 from anysat_jax.train.sharding import make_mesh
 from anysat_jax.weights.exported import checksum, save_exported
-from anysat_jax.weights.load import check_same_encoder, initial_encoder, initial_student, load_encoder
+from anysat_jax.weights.load import (
+    check_same_encoder,
+    initial_encoder,
+    initial_student,
+    load_encoder,
+    save_statistics,
+)
 from anysat_jax.weights.published import load_published
 from tests.train.damage import flip_bit
 from tests.train.toys import assert_same
@@ -95,6 +101,16 @@ def test_a_damaged_newest_is_passed_over_and_left_where_it_is(workdir, tmp_path,
 def test_features_of_a_run(workdir):
     model, data = AnySat.from_pretrained(str(workdir)), make_data("s2", extent=20.0)
     np.testing.assert_array_equal(model(data), AnySat(MODEL, init_encoder(MODEL, 7))(data))
+
+
+def test_the_statistics_of_a_run_are_those_of_each_of_its_datasets(workdir, tmp_path):
+    assert AnySat.from_pretrained(workdir).statistics == {}
+    shutil.copytree(workdir, tmp_path / "run")
+    spot = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    save_statistics(tmp_path / "run", {"towns": {"spot": spot}, "fields": {"spot": spot, "s2": spot}})
+    assert AnySat.from_pretrained(tmp_path / "run").statistics == dict.fromkeys(
+        ("s2@fields", "spot@fields", "spot@towns"), spot
+    )
 
 
 def test_a_run_from_before_norm_groups_has_the_published_numbers(monkeypatch, tmp_path):
