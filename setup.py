@@ -43,7 +43,7 @@ DATA = [
     "pillow>=10.1",  # PNG of S2NAIP: GDAL reads a truncated file without an error
 ]
 
-HUB = "huggingface_hub>=1.0,<3"  # weights named hf:...: download, cache, log-in; the first with httpx's errors
+HUB = "huggingface_hub>=2.0,<3"  # weights named hf:...: download, cache, log-in; resumes a cut connection
 CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
 
 EXTRAS = {

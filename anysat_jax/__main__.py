@@ -19,6 +19,7 @@ class Command(NamedTuple):
     module: str  # the module, as for `python -m`
     config: str = ""  # the file of --config=NAME, and the default of --config
     flags: tuple[str, ...] = ()  # added to those of the user
+    of_files: str = ""  # the module in place of it for words that do not begin with a flag
 
 
 MAIN = "anysat_jax.main"
@@ -27,7 +28,13 @@ COMMANDS = {
     "finetune": Command("fine-tunes: --config=NAME --config.init=WEIGHTS", MAIN, "finetune.py"),
     "probe": Command("fits a linear layer on frozen features: the same flags", MAIN, "probe.py"),
     "evaluate": Command("scores a finished run: --config=NAME --config.init=RUN", MAIN, "evaluate.py"),
-    "describe": Command("prints the parameters of a model", MAIN, "pretrain.py", ("--config.job=describe",)),
+    "describe": Command(
+        "prints the parameters of a model, or what WEIGHTS hold: --config=NAME, or WEIGHTS",
+        MAIN,
+        "pretrain.py",
+        ("--config.job=describe",),
+        of_files="anysat_jax.describe",
+    ),
     "data": Command("lists, shows, draws, fakes and prepares datasets", "data_pipelines"),
     "status": Command("prints the progress of runs: RUN ...", "anysat_jax.status"),
     "report": Command("compares finished runs with the paper's tables: RUN ...", "anysat_jax.report"),
@@ -77,6 +84,8 @@ def main() -> None:
         sys.exit(f"anysat: unknown command {name!r}; commands: {', '.join(COMMANDS)}")
     else:
         command = COMMANDS[name]
+        if command.of_files and flags and not flags[0].startswith("-"):
+            command = Command(command.help, command.of_files)
         if command.config and not {"-h", "--help", "--helpfull"} & set(flags):
             flags = with_config(flags, command.config)
         sys.argv = [f"anysat {name}", *flags, *command.flags]

@@ -6,6 +6,7 @@ python -m anysat_jax.export --whole SOURCE TARGET        (anysat convert SOURCE 
 SOURCE is the workdir of a pretraining run (exports the teacher) or of a finished fine-tuning or probing run (encoder
 and head), an exported .safetensors file, a published .pth file, or such a file on the Hugging Face Hub, named
 hf:ORGANISATION/NAME[@REVISION][/FILE]. AnySat.from_pretrained and --config.init read the exported file.
+A model card for the Hub, README.md, is written beside it, unless another README.md is there.
 
 With --whole everything is written, of a pretraining the student, too, so that the conversion can be inverted. TARGET is
 a .safetensors file; a .pth file, which the published PyTorch code reads (needs torch); or a folder, into which
@@ -21,10 +22,11 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from anysat_jax.describe import CARD, read_summary, summarise, write_card
 from anysat_jax.errors import RunError, complain
-from anysat_jax.model.init import count_parameters
 from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, save_exported
+from anysat_jax.weights.hub import locate
 from anysat_jax.weights.load import load_weights
 from anysat_jax.weights.published import save_published
 
@@ -64,10 +66,9 @@ def export(
         content, head=None if encoder else content.head, student=content.student if whole else None
     )
     _save(path, content)
-    count, sensors = count_parameters(content.encoder_params), ", ".join(content.model.sensors)
-    student = f"; of the student {', '.join(sorted(content.student))}" if content.student else ""
-    head = f"; a head for {content.head.task['title']}" if content.head else ""
-    return f"{target}: an encoder of {count:,} parameters for {sensors}{student}{head}"
+    if not whole and write_card(path, content, read_summary(locate(source))) is None:
+        logging.warning("%s is left as it is: it is not the card of %s", path.with_name(CARD), path.name)
+    return f"{target}: {summarise(content)}"
 
 
 def _save(path: pathlib.Path, content: Exported) -> None:

@@ -91,7 +91,8 @@ COMMANDS = {
 HELP = ("train", "--help")
 MISTAKES = {
     ("dance",): "anysat: unknown command 'dance'; commands: train, finetune",
-    ("describe", "mini"): "unexpected positional argument 'mini'",
+    ("describe", "mini"): "no mini; expected a published .pth file, or the workdir of a run",
+    ("train", "mini"): "unexpected positional argument 'mini'",
     ("finetune", "--config=huge"): "configs/finetune.py has no 'huge'",
     ("aot", "--config=mini", "--topology=v5e:3x5"): "v5e has no slice '3x5'",
     ("describe", "--config=finetune.py:mini_flair,smoke"): "describe takes a config of configs/pretrain.py",

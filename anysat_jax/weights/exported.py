@@ -212,6 +212,8 @@ def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     trees = flax.traverse_util.unflatten_dict(dict(tensors), sep="/")
     head = description["head"] and ExportedHead(description["head"], description["task"], trees["head"])
     student = None if parts is None else trees.get("student", {})
+    if not isinstance(description["statistics"], dict) or not isinstance(description["source"], dict):
+        raise TypeError("statistics and source must be objects")
     return Exported(model, trees["encoder"], head, description["statistics"], description["source"], student)
 
 

@@ -36,6 +36,7 @@ CHOICES = (
 STATISTICS_FILE = "statistics.json"  # in the workdir of a pretraining
 # On which the encoder's weights depend.
 ENCODER_FIELDS = ("dim", "depth", "num_heads", "mlp_ratio", "positions", "norm_groups")
+ORIGIN = ("name", "total_steps", "seed")  # keys of a pretraining's config that go into what is made of it
 PREDICTOR_FIELDS = ("predictor_depth", "predictor_heads")
 
 
@@ -107,7 +108,9 @@ def load_weights(
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parts)
 
         run, state = read_newest(path, wanted)
-        origin = {"source": str(source), "kind": "run"}
+        origin = {"source": str(source), "kind": "run"} | {name: run[name] for name in ORIGIN if name in run}
+        if datasets := list(run.get("data", {}).get("datasets", {})):
+            origin["datasets"] = datasets
         file = path / STATISTICS_FILE
         statistics = read_statistics(file) if file.is_file() else {}  # runs of earlier versions have none
         return Exported(_model_of(run), state["teacher"], None, statistics, origin, state.get("params")), "run"
