@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.inputs import days_of_year, is_traced, to_numpy, where
-from anysat_jax.normalise import BandStatistics, standardise, warn_unnormalised
+from anysat_jax.normalise import BandStatistics, clean
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
 LAST_DAY = 731  # of a series that runs into a second year, whose days are counted on
@@ -147,7 +147,7 @@ def to_observation(
     observed = None if pixel_mask is None else pixel_mask.any(axis=(-3, -2, -1))
     if not sensor.has_dates:
         present = _narrowed(present, observed)
-        values = _clean(sensor, values, _valid(values.ndim, None, pixel_mask, present), statistics)
+        values = clean(sensor, values, _valid(values.ndim, None, pixel_mask, present), statistics)
         return Observation(values, pixel_mask=pixel_mask, present=present)
     date_mask = _mask(sensor, companions, "date_mask", {values.shape[:2]: "(B, T)"})
     _check_some_date(sensor, date_mask, present)
@@ -155,7 +155,7 @@ def to_observation(
     present = _narrowed(present, None if date_mask is None else date_mask.any(axis=1))
     real = _valid(2, date_mask, None, present)
     dates = _dates(sensor, companions.get("dates"), values.shape[:2], real)
-    values = _clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present), statistics)
+    values = clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present), statistics)
     return Observation(values, dates=dates, date_mask=date_mask, pixel_mask=pixel_mask, present=present)
 
 
@@ -285,25 +285,6 @@ def _check_some_date(sensor: Sensor, date_mask: np.ndarray | None, present: np.n
             f"{sensor.name}_date_mask leaves no date of tile {int(np.flatnonzero(empty)[0])}; "
             f"mark such tiles as without {sensor.name!r} by {sensor.name}_present (B,)"
         )
-
-
-def _clean(
-    sensor: Sensor, values: np.ndarray, valid: np.ndarray | None, statistics: BandStatistics | None
-) -> np.ndarray:
-    """Returns standardised values with 0 where they are invalid, once the valid ones are found finite."""
-    values = values if statistics is None else standardise(values, statistics)
-    # Invalid values may be NaN, and the model multiplies them by masks of 0: 0 * nan is nan.
-    if valid is not None:
-        values = where(valid, values, np.float32(0))
-    if is_traced(values):
-        return values
-    if bad := values.size - int(np.isfinite(values).sum()):
-        raise ValueError(
-            f"{sensor.name!r} holds {bad} NaN or infinite values (of {values.size}); "
-            f"mark them in {sensor.name}_mask (False), or replace them"
-        )
-    warn_unnormalised(sensor, values, valid)
-    return values
 
 
 def check_extents(observations: Mapping[str, Observation]) -> tuple[float, float]:

@@ -1,8 +1,10 @@
 """Units of sensors' values: the values that cannot be in each, and which zeros are nothing observed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from anysat_jax.sensors import get_sensor
 from data_pipelines.card import DatasetCard, Example
@@ -35,6 +37,9 @@ _WORDS |= dict.fromkeys(("digital numbers", "as stored", "as the archive scales"
 _WORDS |= {"dB": DECIBELS, "decibel": DECIBELS, "reflectance": REFLECTANCE}
 _SENSORS = dict.fromkeys(("s2", "l7", "l8", "modis", "hls"), OPTICAL) | dict.fromkeys(("s1", "s1-asc"), RADAR)
 _HIGH_POWER = 10.0  # no scene has half of its values above 10 dB
+# Of the bands of a standardised tile: the least is below, the greatest and all means are within these, however cloudy.
+STANDARD_LOW, STANDARD_TOP, STANDARD_MEAN = -0.1, 50.0, 3.0
+_LOUD = 1.5  # dB that no scene reaches in the mean of all its polarisations
 
 
 def unit_of(card: DatasetCard, name: str) -> Unit:
@@ -89,30 +94,110 @@ def _leave_out_zeros(card: DatasetCard, name: str, where: str, example: Example)
 
 
 def _check_unit(unit: Unit, name: str, where: str, values: np.ndarray, mask: np.ndarray) -> None:
-    valid, smallest, largest, count, high = np.broadcast_to(mask, values.shape), [], [], 0, 0
+    seen = seen_bands(name, values, mask)
+    for one in seen:
+        if one.low < unit.least or one.top > unit.most:
+            raise ValueError(
+                f"{where}: band {one.band!r} of {name!r} runs from {one.low:g} to {one.top:g}; expected {unit.name}, "
+                f"{unit.least:g} to {unit.most:g}: correct the units, or declare the value of missing pixels as nodata"
+            )
+    if found := other_unit(unit, seen, values.dtype.kind == "f"):
+        low, top = min(one.low for one in seen), max(one.top for one in seen)
+        raise ValueError(
+            f"{where}: {name!r} runs from {low:g} to {top:g}, like {found.name}; expected {unit.name}: correct the "
+            f"units, or convert the values ({found.conversion})"
+        )
+
+
+class SeenBand(NamedTuple):
+    """The valid values of a band."""
+
+    band: str
+    low: float
+    top: float
+    mean: float
+    high: float  # fraction of values above _HIGH_POWER
+
+
+def seen_bands(name: str, values: np.ndarray, mask: np.ndarray) -> list[SeenBand]:
+    """Returns what is seen of a sensor's bands (..., C, H, W); without ratios, and bands that are not finite.
+
+    The mask is True where valid, and broadcasts against the values.
+    """
+    valid, found = np.broadcast_to(mask, values.shape), []
     for number, band in enumerate(get_sensor(name).bands):
         keep, seen = valid[..., number, :, :], values[..., number, :, :]
         seen = seen if keep.all() else seen[keep]
         # Ratios have no limits: their divisor may be as small as noise.
         if "/" in band or not seen.size or not np.isfinite([low := float(seen.min()), top := float(seen.max())]).all():
             continue
-        if low < unit.least or top > unit.most:
-            raise ValueError(
-                f"{where}: band {band!r} of {name!r} runs from {low:g} to {top:g}; expected {unit.name}, "
-                f"{unit.least:g} to {unit.most:g}: correct the units, or declare the value of missing pixels as nodata"
-            )
-        smallest, largest = [*smallest, low], [*largest, top]
-        count, high = count + seen.size, high + (np.count_nonzero(seen > _HIGH_POWER) if unit is POWER else 0)
-    low, top, floats = min(smallest, default=0.0), max(largest, default=0.0), values.dtype.kind == "f"
-    others = {
-        DECIBELS: ("linear power", "10 log10(value)", low >= 0 and top > 0),
-        POWER: ("digital numbers", "by the product's calibration", 2 * high > count),
-        SCALED: ("reflectance of 0 to 1", "x 10000", floats and 0 < top <= 2),
-        GREY: ("values divided by 255", "x 255", floats and 0 < top <= 1),
+        high = np.count_nonzero(seen > _HIGH_POWER) / seen.size
+        found.append(SeenBand(band, low, top, float(seen.mean(dtype=np.float64)), high))
+    return found
+
+
+class OtherUnit(NamedTuple):
+    """The unit that values are in, and how to convert them into the expected one."""
+
+    name: str
+    conversion: str
+
+
+STANDARDISED = OtherUnit("values that are standardised already", "standardise once only")
+
+
+def other_unit(unit: Unit, seen: Sequence[SeenBand], fractions: bool) -> OtherUnit | None:
+    """Returns the unit that values are in, where it is not the expected one; None where they can be in that.
+
+    Args:
+      fractions: whether there are others than whole numbers.
+    """
+    if not seen:
+        return None
+    low, top = min(one.low for one in seen), max(one.top for one in seen)
+    means = [one.mean for one in seen]
+    # Standardised bands have means near 0 and, of the one or the other band, values below.
+    standardised = fractions and low < STANDARD_LOW and top <= STANDARD_TOP and max(map(abs, means)) < STANDARD_MEAN
+    rules = {
+        DECIBELS: [
+            (low >= 0 and top > 0, OtherUnit("linear power", "10 log10(value)")),
+            (standardised and top > 0 and max(map(abs, means)) < _LOUD, STANDARDISED),
+        ],
+        POWER: [
+            (low < unit.least and max(means) <= -STANDARD_MEAN, OtherUnit("dB", "10^(value / 10)")),
+            (low < unit.least and standardised, STANDARDISED),
+            (
+                2 * np.mean([one.high for one in seen]) > 1,
+                OtherUnit("digital numbers", "by the product's calibration"),
+            ),
+        ],
+        SCALED: [
+            (standardised and (min(means) < 0 or low < REFLECTANCE.least), STANDARDISED),
+            (fractions and 0 < top <= 2, OtherUnit("reflectance of 0 to 1", "x 10000")),
+        ],
+        REFLECTANCE: [
+            (top > unit.most and max(means) > unit.most, OtherUnit("reflectance x 10000", "/ 10000")),
+            (low < unit.least and standardised, STANDARDISED),
+        ],
+        GREY: [
+            (low < unit.least and standardised, STANDARDISED),
+            (fractions and 0 < top <= 1, OtherUnit("values divided by 255", "x 255")),
+            (top > unit.most and low >= 0, OtherUnit("numbers of more than 8 bits", "scale them to 0 to 255")),
+        ],
     }
-    other, conversion, wrong = others.get(unit, ("", "", False))
-    if wrong:
-        raise ValueError(
-            f"{where}: {name!r} runs from {low:g} to {top:g}, like {other}; expected {unit.name}: correct the "
-            f"units, or convert the values ({conversion})"
-        )
+    return next((other for applies, other in rules.get(unit, ()) if applies), None)
+
+
+def unit_of_statistics(name: str, mean: Float[np.ndarray, "C"]) -> Unit:
+    """Returns the unit of values with these means of a sensor's bands; UNKNOWN where it may be one or another."""
+    sensor = get_sensor(name)
+    means = [one for band, one in zip(sensor.bands, mean.tolist(), strict=True) if "/" not in band]
+    if set(sensor.bands) & {"VV", "VH", "HH", "HV"}:
+        return DECIBELS if max(means) < 0 else POWER if min(means) > 0 and max(means) < _HIGH_POWER else UNKNOWN
+    if min(means) <= 0:
+        return UNKNOWN
+    if max(means) <= 1:
+        return REFLECTANCE
+    if max(means) > GREY.most:
+        return SCALED
+    return GREY if sensor.kind == "image" and max(means) > STANDARD_TOP else UNKNOWN
