@@ -1,7 +1,10 @@
-"""Export of trained weights to one file, and conversion between all kinds of them.
+"""Export of trained weights to one file or a program, and conversion between all kinds of them.
 
 python -m anysat_jax.export SOURCE FILE.safetensors
 python -m anysat_jax.export --whole SOURCE TARGET        (anysat convert SOURCE TARGET)
+python -m anysat_jax.export SOURCE FILE.jax --for=jax --sensors=s2,aerial --extent=60
+python -m anysat_jax.export SOURCE FILE.onnx --for=onnx --sensors=s2 --extent=60 --dates=12 --output=patch
+python -m anysat_jax.export SOURCE FILE.onnx --for=qgis --sensors=aerial --extent=60 --output=task
 
 SOURCE is the workdir of a pretraining run (exports the teacher) or of a finished fine-tuning or probing run (encoder
 and head), an exported .safetensors file, a published .pth file, or such a file on the Hugging Face Hub, named
@@ -11,19 +14,23 @@ A model card for the Hub, README.md, is written beside it, unless another README
 With --whole everything is written, of a pretraining the student, too, so that the conversion can be inverted. TARGET is
 a .safetensors file; a .pth file, which the published PyTorch code reads (needs torch); or a folder, into which
 model.safetensors is written, as it is in the workdir of a finished run.
+
+With --for the file is a program with the weights inside, which runs without this package: jax.export.deserialize reads
+that for jax, onnxruntime that for onnx, the plugin Deepness that for qgis. docs/SERVING.md describes its inputs.
 """
 
 import argparse
 import dataclasses
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
 from absl import logging
 
 from anysat_jax.describe import CARD, read_summary, summarise, write_card
-from anysat_jax.errors import RunError, complain
+from anysat_jax.errors import ConfigError, RunError, complain
 from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, save_exported
 from anysat_jax.weights.hub import locate
@@ -83,8 +90,37 @@ def _save(path: pathlib.Path, content: Exported) -> None:
     save_published(path, content)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command line and returns the exit code."""
+def export_program(options: argparse.Namespace, command: str) -> str:
+    """Writes a program, given by the options of the command line; returns a summary in one line.
+
+    Raises:
+      RunError, ValueError, ImportError, OSError: as `load_weights`, `write_jax` and `write_onnx`.
+    """
+    from anysat_jax.serve import Program, write_jax, write_onnx
+
+    if not (options.sensors and options.extent):
+        raise ConfigError(f"--for={options.form} needs --sensors and --extent: the inputs of the program")
+    sides = [float(side) for side in options.extent.split("x")]
+    program = Program(
+        sensors=tuple(sorted(options.sensors.split(","))),
+        extent=(sides[0], sides[-1]),
+        patch_size=options.patch_size,
+        output=options.output,
+        output_modality=options.output_modality,
+        normalise=options.normalise or ("auto" if options.form == "qgis" else None),
+        masks=options.masks,
+        day=options.day,
+        raster=options.form == "qgis",
+    )
+    weights, _ = load_weights(options.source)
+    if options.form == "jax":
+        return write_jax(pathlib.Path(options.target), weights, program, command)
+    fixed = dict(batch=options.batch, dates=options.dates)
+    return write_onnx(pathlib.Path(options.target), weights, program, command, **fixed)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m anysat_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,9 +129,30 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--whole", action="store_true", help="the student of a pretraining, too")
     parser.add_argument("--encoder", action="store_true", help="without the head of a fine-tuning")
     parser.add_argument("--predictor_heads", type=int, metavar="N", help="of a .pth's predictor of unusual width")
-    options = parser.parse_args(argv)
+    program = parser.add_argument_group("programs")
+    program.add_argument("--for", dest="form", choices=("jax", "onnx", "qgis"), help="what runs the program")
+    program.add_argument("--sensors", metavar="NAME,...", help="the sensors among the inputs")
+    program.add_argument("--extent", metavar="METRES[xMETRES]", help="side of a tile, or its height and width")
+    program.add_argument("--patch-size", type=float, default=10.0, metavar="METRES", help="side of a patch (10)")
+    program.add_argument("--output", default="tile", help="tile, patch, dense, all, or task: predictions of the head")
+    program.add_argument("--output-modality", metavar="NAME", help="the sensor of a dense output")
+    program.add_argument("--normalise", metavar="STATISTICS", help="what standardises raw values: auto, DATASET, FILE")
+    program.add_argument("--masks", action="store_true", help="masks of pixels and dates are inputs, too")
+    program.add_argument("--day", type=int, help="one date for all series, day of the year from 0, in place of inputs")
+    program.add_argument("--batch", type=int, default=1, help="tiles of a call, onnx only (1); jax takes any number")
+    program.add_argument("--dates", type=int, default=1, help="dates of a series, onnx only (1)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line and returns the exit code."""
+    options = parse(argv)
     try:
-        print(export(**vars(options)))
+        if options.form:
+            print(export_program(options, shlex.join(["anysat", "export", *argv])))
+        else:
+            how = dict(whole=options.whole, encoder=options.encoder, predictor_heads=options.predictor_heads)
+            print(export(options.source, options.target, **how))
     except (RunError, ValueError, ImportError, OSError) as error:
         return complain(error, "anysat_jax.export")
     except KeyboardInterrupt as stop:

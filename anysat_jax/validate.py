@@ -172,7 +172,8 @@ def _values(sensor: Sensor, values: np.ndarray) -> Float[np.ndarray, "B *T C H W
     for axis, length in zip(axes, values.shape, strict=True):
         if length == 0:
             raise ValueError(f"{sensor.name!r} has shape {values.shape}: it is empty along {axis}")
-    if values.size > LARGEST_ARRAY:  # such as a broadcast array, which takes memory only where it is copied
+    # Such as a broadcast array, which takes memory only where it is copied. The size of a traced one may be symbolic.
+    if not is_traced(values) and values.size > LARGEST_ARRAY:
         size, most = (f"{count / 2**28:.3g} GiB" for count in (values.size, LARGEST_ARRAY))
         what = f"{sensor.name!r} has shape {values.shape}, {size} of float32; expected at most {most} in a call"
         raise ValueError(f"{what}: give fewer tiles, dates or pixels at a time")

@@ -319,10 +319,10 @@ def num_parts(count: int, values: float) -> int:
     """Returns the number of equal parts in which `count` rows are handled, whose widest activation has `values` values.
 
     On a CPU the activations of a part stay in the cache; on one accelerator their memory stays bounded; on a mesh the
-    rows, which are on several devices, are one part.
+    rows, which are on several devices, are one part, as is a number of rows that an exported program leaves open.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
+    if jax.export.is_symbolic_dim(values) or (not mesh.empty and mesh.size > 1):
         return 1
     wanted = values / (CPU_PART if jax.default_backend() == "cpu" else ACCELERATOR_PART)
     # Of the numbers that divide the rows, the nearest in proportion.
@@ -333,8 +333,8 @@ def in_parts(run: Callable[[jax.Array], jax.Array], x: Float[Array, "B N D"], ra
     """Applies a function to parts of the sequences, see `num_parts`; its widest activation is `ratio` * D wide."""
     # Where no mesh is known, several devices may have the sequences, each of them neighbours: a part takes as many of
     # each device, so that none moves.
-    devices = math.gcd(len(x), jax.device_count())
-    parts = num_parts(len(x) // devices, x.size * ratio)
+    devices = 1 if jax.export.is_symbolic_dim(x.shape[0]) else math.gcd(len(x), jax.device_count())
+    parts = num_parts(x.shape[0] // devices, x.size * ratio)
     if parts == 1:
         return run(x)
     cut = jnp.moveaxis(x.reshape(devices, parts, -1, *x.shape[1:]), 1, 0)
