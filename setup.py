@@ -30,6 +30,7 @@ REQUIRED = [
     "tensorboardX>=2.6.2.2",  # writes TensorBoard logs without TensorFlow; 2.6.2 was withdrawn
     "tqdm>=4.66",  # progress bar
     "msgspec>=0.21",  # typed JSON and TOML; the first whose errors are ValueErrors
+    "flatbuffers>=24.3.25",  # files of jax.export; pure Python, without dependencies
     "google-crc32c>=1.6",  # checksums of TFRecord files; the first with wheels for Python 3.12
     "tabulate>=0.9",  # tables of reports
     "markdown>=3.5",  # HTML of the results page, with tables and a list of sections
@@ -51,6 +52,8 @@ EXTRAS = {
     "cluster": [CLUSTER],
     "hub": [HUB],
     "torch": ["torch>=2.6"],  # before 2.6, torch.load(weights_only=True) could execute code (CVE-2025-32434)
+    # Makes ONNX files, and brings onnxruntime; earlier ones are untested. It wants orbax-checkpoint below 0.11.37.
+    "onnx": ["jax2onnx>=0.17", "onnx>=1.20.1"],
     # CUDA 12 runs on drivers from 525; machines with driver 580 or later can install "jax[cuda13]" instead.
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
     "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the matching libtpu
