@@ -28,6 +28,7 @@ from anysat_jax.weights.convert import bare_entries, pretraining_entries, publis
 from anysat_jax.weights.exported import ExportedHead, load_exported, save_exported
 from anysat_jax.weights.load import initial_student, load_encoder
 from anysat_jax.weights.published import load_published
+from tests import forked
 from tests.parity.cases import predictor_heads, read_index
 from tests.train.toys import assert_same
 from tests.validate.fakes import make_data
@@ -159,6 +160,18 @@ def test_features_of_an_exported_file_and_of_a_finished_run(finished, params):
         model = AnySat.from_pretrained(str(path))
         assert model.config == MODEL
         np.testing.assert_array_equal(model(data), expected)
+
+
+def features_of_the_bare_installation(path, out):
+    """Writes features in a process in which no package of an extra can be imported."""
+    sys.modules |= dict.fromkeys(("torch", "huggingface_hub", "rasterio", "h5py", "distributed"))
+    np.save(out, AnySat.from_pretrained(path)(make_data("s2", extent=20.0)))
+
+
+def test_an_exported_file_gives_features_without_any_extra(finished, params, tmp_path):
+    out = tmp_path / "features.npy"
+    assert forked.call(features_of_the_bare_installation, finished / "model.safetensors", out) == 0
+    np.testing.assert_array_equal(np.load(out), AnySat(MODEL, params)(make_data("s2", extent=20.0)))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def described(path: pathlib.Path) -> Iterator[None]:
             del SENSORS[name]
         if isinstance(error, ValueError):
             raise ValueError(f"{path}: {error}; {_AGAIN}") from error
-        if isinstance(error, KeyError | TypeError | AttributeError | RecursionError):
+        if isinstance(error, KeyError | TypeError | AttributeError | RecursionError | OverflowError):
             problem = f"does not have the content of a file of version {VERSION} ({error!r})"
             raise ValueError(f"{path} {problem}; {_AGAIN}") from error
         raise
@@ -190,8 +190,13 @@ def _check_format(path: pathlib.Path, metadata: Mapping[str, str]) -> None:
         )
 
 
-def described_model(description: dict[str, Any]) -> ModelConfig:
-    """Returns the model of a description, and registers those of its sensors that are unknown here."""
+def described_model(description: dict[str, Any], numbers: int) -> ModelConfig:
+    """Returns the model of a description, and registers those of its sensors that are unknown here.
+
+    Raises:
+      ValueError: it is not a model, or has more parameters than the `numbers` in the file.
+      KeyError, TypeError, AttributeError, OverflowError: the description has other content.
+    """
     model = description["model"]
     for record in (one for one in description["sensors"] if one["name"] in model["sensors"]):
         sensor = Sensor(**{**record, "bands": tuple(record["bands"])})
@@ -200,12 +205,20 @@ def described_model(description: dict[str, Any]) -> ModelConfig:
         register(sensor)  # a sensor of the user's own: the file must be enough to use it
     # Files from before `norm_groups` are of models with the published numbers.
     model = {"norm_groups": "published"} | model
-    return ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+    found = ModelConfig(**{**model, "sensors": tuple(model["sensors"]), "remat": policy_name(model["remat"])})
+    # Tracing makes arrays of the sensors' sub-patches: a description must not decide how large they are.
+    images = [one for one in map(get_sensor, found.sensors) if one.kind == "image"]
+    embeds = [one.subpatch_pixels**2 * one.num_bands * found.dim for one in images]
+    least = max([found.depth * found.mlp_ratio * found.dim**2, *embeds])
+    if least > numbers:
+        raise ValueError(f"it describes a model of at least {least:,} parameters, and holds {numbers:,}")
+    return found
 
 
 def _content(description: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Exported:
     """Returns the content, once tensors and description fit."""
-    model, parts = described_model(description), description.get("student")
+    model = described_model(description, sum(tensor.size for tensor in tensors.values()))
+    parts = description.get("student")
     shapes = student_shapes(model)
     expected = {"encoder": shapes["encoder"], "student": {part: shapes[part] for part in parts or ()}}
     _check_tensors(tensors, {name: leaf.shape for name, leaf in flat_names(expected).items()}, description["head"])

@@ -166,7 +166,7 @@ def load_published(
     if DESCRIPTION in texts:
         with described(pathlib.Path(path)):
             description = json.loads(texts[DESCRIPTION])
-            trained = described_model(description)
+            trained = described_model(description, sum(array.size for array in arrays.values()))
             config = dataclasses.replace(
                 config or trained, positions=trained.positions, norm_groups=trained.norm_groups
             )

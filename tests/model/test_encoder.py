@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,15 @@ def test_outputs_have_the_documented_shapes_and_agree(params: dict, batch: Batch
     # Without the sub-patches' features the last spatial block has other products, which round differently.
     patches = every["patch"].repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_allclose(every["dense"][..., :128], patches, rtol=1e-4, atol=1e-5)
+
+
+def test_the_encoder_is_a_module_of_nnx_with_the_same_features(params: dict, batch: Batch) -> None:
+    model = nnx.bridge.ToNNX(Encoder(CONFIG))
+    for name, tree in params.items():
+        setattr(model, name, jax.tree.map(nnx.Param, tree))
+    features = nnx.jit(lambda model, batch: model(batch, "tile"))(model, batch)
+    np.testing.assert_allclose(features, every_output(params, batch)["tile"], rtol=1e-4, atol=1e-5)
+    assert nnx.state(model, nnx.Param)["spatial"]["class_token"].shape == (128,)
 
 
 def test_a_bump_shows_where_it_is(params: dict, batch: Batch) -> None:
