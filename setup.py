@@ -47,9 +47,12 @@ DATA = [
 HUB = "huggingface_hub>=2.0,<3"  # weights named hf:...: download, cache, log-in; resumes a cut connection
 CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the workers of a Dask cluster
 
+XARRAY = "xarray>=2024.6"  # AnySat takes its arrays, bands and dates by name; the first for numpy 2
+
 EXTRAS = {
     "data": DATA,
     "cluster": [CLUSTER],
+    "xarray": [XARRAY],
     "hub": [HUB],
     "torch": ["torch>=2.6"],  # before 2.6, torch.load(weights_only=True) could execute code (CVE-2025-32434)
     # Makes ONNX files, and brings onnxruntime; earlier ones are untested. It wants orbax-checkpoint below 0.11.37.
@@ -60,6 +63,7 @@ EXTRAS = {
     "test": [  # without torch, which is large: tests that read its files skip; .ci/run also tests with torch
         *DATA,
         CLUSTER,
+        XARRAY,
         HUB,
         "pytest>=8.3",
         "setuptools>=78.1",  # tests build the wheel and the source archive

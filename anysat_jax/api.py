@@ -127,13 +127,14 @@ class AnySat:
         of the parameters: `jax.grad(lambda params: AnySat(config, params)(data).sum())`.
 
         Args:
-          data: arrays of numpy, jax or torch by sensor name, standardised (mean 0 and standard deviation 1 for each
+          data: arrays of numpy, jax, torch or xarray by sensor, standardised (mean 0 and standard deviation 1 for each
             band over the dataset) or raw, see `normalise`: images (B, C, H, W), series (B, T, C, H, W) with
             `<sensor>_dates` (B, T), days of the year from 0, or calendar days: datetime64, or texts like "2020-12-31".
             Optional masks, True where valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W);
             `<sensor>_date_mask` (B, T), False for padded dates; `<sensor>_present` (B,), False for tiles without the
             sensor. What a mask leaves out has no part: a date or an image without a valid pixel is as one that is not
-            there. Of numpy's masked arrays the mask counts, too.
+            there. Of numpy's masked arrays the mask counts, too. Of xarray, DataArrays and Datasets with a variable for
+            each band are taken by names and coordinates: see docs/DATA.md, "Arrays of xarray".
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
           output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from anysat_jax.batch import Batch, Observation
-from anysat_jax.inputs import days_of_year, is_traced, to_numpy, where
+from anysat_jax.inputs import days_of_year, is_traced, plain_data, to_numpy, where
 from anysat_jax.normalise import BandStatistics, clean
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 
@@ -49,6 +49,7 @@ def to_batch(
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"data is a {type(data).__name__}; expected a dict of arrays by sensor name")
+    data = plain_data(data)
     grouped = _group(data, sensors)
     if not grouped:
         raise ValueError(f"data is empty; give at least one of the model's sensors: {', '.join(sensors)}")

@@ -68,8 +68,10 @@ def test_the_examples_of_raw_values_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(api, "_features", shapes)
     monkeypatch.chdir(tmp_path)
+    names = {}
     for block in re.findall(r"```python\n(.*?)```", section("Raw values"), re.DOTALL):
-        exec(block, {})
+        exec(block, names)
+    assert names["tile"].shape == (1, names["model"].config.dim)
 
 
 def test_a_prepared_folder_holds_what_the_page_says(done):
