@@ -128,7 +128,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument("--whole", action="store_true", help="the student of a pretraining, too")
     parser.add_argument("--encoder", action="store_true", help="without the head of a fine-tuning")
-    parser.add_argument("--predictor_heads", type=int, metavar="N", help="of a .pth's predictor of unusual width")
+    parser.add_argument("--predictor-heads", type=int, metavar="N", help="of a .pth's predictor of unusual width")
     program = parser.add_argument_group("programs")
     program.add_argument("--for", dest="form", choices=("jax", "onnx", "qgis"), help="what runs the program")
     program.add_argument("--sensors", metavar="NAME,...", help="the sensors among the inputs")

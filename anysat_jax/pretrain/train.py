@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from anysat_jax.train.checkpoints import Checkpoints, understood
 from anysat_jax.train.config import as_json, warn_config_changes
 from anysat_jax.train.input import StepInput, describe_bad_samples, open_same_datasets
 from anysat_jax.train.loop import StepLoop
-from anysat_jax.train.record import RunRecord, peak_memory_mb, write_json
+from anysat_jax.train.record import RunRecord, peak_memory_mb, provenance, write_json
 from anysat_jax.train.sharding import check_batch_sizes, check_heads, host_shard, make_mesh, on_host
 from anysat_jax.train.status import JobStatus, training_fields
 from anysat_jax.weights.load import initial_student, save_statistics
@@ -67,7 +68,7 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       RunError: the config does not fit the machine, the data or the workdir; a loss or a gradient is not finite; the
         run received a stop signal.
     """
-    config = PretrainConfig.read(given)
+    began, config = time.monotonic(), PretrainConfig.read(given)
     mesh = make_mesh(config.mesh)
     # Before the datasets, which may take hours to prepare.
     check_batch_sizes(given.data.datasets, mesh, config.accumulate)
@@ -100,7 +101,7 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                 title=f"{config.name or 'run'}, {config.total_steps} steps, seed {config.seed}",
                 seed=config.seed,
             )
-        summary = make_summary(record, scores)
+        summary = make_summary(record, scores) | {"provenance": provenance(time.monotonic() - began)}
         if jax.process_index() == 0:
             write_json(workdir / "summary.json", summary)
         return summary

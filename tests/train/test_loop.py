@@ -90,6 +90,7 @@ def assert_same_end(workdir, other):
 
 def test_a_run_leaves_its_results(straight):
     found = summary(straight)
+    assert found["provenance"].keys() >= {"commit", "date", "seconds", "versions"}
     assert found["steps"] == 20 and found["resumed_from"] is None
     assert found["compiled_programs"] == len({row["patch_size"] for row in rows(straight)}) == 1
     assert found["tiles_per_second"] > 0 and found["peak_memory_mb"] > 100
