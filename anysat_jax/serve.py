@@ -4,6 +4,7 @@ A program is a function of a dict of arrays, by the names of `AnySat.__call__`. 
 jax.export, and the entry "anysat" of an ONNX file's metadata, describe it.
 """
 
+import collections
 import dataclasses
 import datetime
 import functools
@@ -239,7 +240,25 @@ def _convert(function: Function, inputs: Mapping[str, jax.ShapeDtypeStruct]) -> 
         input_names=list(inputs),
         output_names=["output"],
     )
+    _shrink_constants(model)
     return model, traced.out_avals[0].shape
+
+
+def _shrink_constants(model: Any) -> None:
+    """Leaves one element of constants that hold one value and that only `Where` reads, which broadcasts them."""
+    # Zeros in the shape of every activation, of which a tile of 640 m has more than an ONNX file may hold.
+    from onnx import numpy_helper
+
+    graphs, readers = [model.graph], collections.defaultdict(set)
+    for graph in graphs:  # those inside of nodes are appended
+        for node in graph.node:
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+            for name in node.input:
+                readers[name].add(node.op_type)
+    for constant in (one for graph in graphs for one in graph.initializer if readers[one.name] == {"Where"}):
+        values = numpy_helper.to_array(constant)
+        if values.size > 1 and (values == values.flat[0]).all():
+            constant.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], constant.name))
 
 
 def describe(

@@ -151,6 +151,7 @@ def test_onnx_without_jax(weights, tmp_path, predicted, capsys):
     path = tmp_path / "series.onnx"
     options = ["--for=onnx", "--sensors=s2,spot", "--extent=20x30", "--masks", "--batch=2", "--dates=3"]
     assert export.main([str(weights), str(path), *options]) == 0, capsys.readouterr().err
+    assert path.stat().st_size < 2.5 * weights.stat().st_size  # no constants in the shapes of activations
     data = masked_data(2, 3, "s2", "spot")
     (found,), printed = run_apart(RUN_ONNX, path, data)
     np.testing.assert_allclose(found, model_of(weights)[0](data), atol=1e-4)
