@@ -104,8 +104,8 @@ class AnySat:
         """The encoder's parameters, float32, on the default device."""
         if is_traced(*jax.tree.leaves(self._given)):
             return self._given
-        with jax.ensure_compile_time_eval():  # a first call inside of jit would keep traced parameters here
-            return jax.device_put(init_encoder(self.config, self._seed) if self._given is None else self._given)
+        given, self._given = self._given, None  # one copy of the weights stays in memory
+        return _to_device(init_encoder(self.config, self._seed) if given is None else given)
 
     @property
     def num_parameters(self) -> int:
@@ -158,6 +158,17 @@ class AnySat:
         batch = to_batch(data, patch_size, self.config.sensors, chosen)
         modality = check_output(batch, output, output_modality)
         return _features(self.config, self.params, jax.device_put(batch), output, modality)
+
+
+def _to_device(params: Params) -> Params:
+    """Puts parameters on the default device leaf by leaf; what nobody else holds is freed as soon as it is there."""
+    leaves, structure = jax.tree.flatten(params)
+    del params
+    copied = []
+    with jax.ensure_compile_time_eval():  # a first call inside of jit would keep traced parameters
+        while leaves:
+            copied.append(jax.block_until_ready(jax.device_put(leaves.pop())))
+    return jax.tree.unflatten(structure, copied[::-1])
 
 
 def check_output(batch: Batch, output: str, output_modality: str | None = None) -> str | None:

@@ -102,10 +102,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     from anysat_jax.peak import peak_flops
 
     device = jax.devices()[0]
-    side = RATE_SIZE[device.platform]
-    matrix = jax.random.normal(jax.random.key(0), (side, side), arguments.dtype)
-    product = jax.jit(lambda x: x @ x)
-    rate = 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
+    rate = product_rate(RATE_SIZE[device.platform], arguments.dtype)
     case = scaled(name, arguments.scale)
     call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(case, arguments)
     seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
@@ -113,6 +110,15 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         trace(call, arguments.trace / name)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return result(seconds, rate, flops, peak) | {"sheet": peak_flops(device.device_kind) or 0.0}
+
+
+def product_rate(side: int, dtype: str) -> float:
+    """Returns the FLOP/s of a product of two large matrices, which are then freed."""
+    import jax
+
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    product = jax.jit(lambda x: x @ x)
+    return 2 * side**3 / min([seconds_of(lambda: jax.block_until_ready(product(matrix))) for _ in range(6)][1:])
 
 
 def scaled(name: str, scale: float) -> Case:
@@ -147,15 +153,14 @@ def features(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], An
     """Returns a call that computes the vectors of all patches, and its FLOPs."""
     import jax
 
+    from anysat_jax.api import AnySat
     from anysat_jax.flops import encoder_flops
-    from anysat_jax.model.config import ModelConfig
     from anysat_jax.model.encoder import encode
-    from anysat_jax.model.init import init_encoder
 
-    model = ModelConfig.from_preset(arguments.preset, sensors=case.sensors, dtype=arguments.dtype)
-    given = jax.device_put((init_encoder(model, 0), batch_of(case)))
-    run = jax.jit(lambda params, batch: encode(model, params, batch, "all"))
-    return lambda: run(*given), sum(encoder_flops(model, given[1]).values())
+    model = AnySat.from_config(arguments.preset, sensors=case.sensors, dtype=arguments.dtype)
+    given = model.params, jax.device_put(batch_of(case))
+    run = jax.jit(lambda params, batch: encode(model.config, params, batch, "all"))
+    return lambda: run(*given), sum(encoder_flops(model.config, given[1]).values())
 
 
 def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> tuple[Callable[[], Any], float]:
@@ -172,6 +177,7 @@ def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> 
     from anysat_jax.pretrain.config import PretrainConfig
     from anysat_jax.pretrain.masking import sample_patch_masks
     from anysat_jax.pretrain.step import initial_state, make_train_step, pretraining_optimizer
+    from anysat_jax.train.compile import Compiled
 
     section = pretrain.common()
     section.total_steps, section.dtype, section.optimizer.schedule = 1000, arguments.dtype, "cosine"
@@ -186,7 +192,8 @@ def pretraining(case: Case, arguments: argparse.Namespace, batches: int = 1) -> 
         masks = sample_patch_masks(rng, batch.grid, case.batch, config.pretrain)
         inputs.append(jax.device_put((batch, masks)))
     turns = itertools.cycle(inputs)
-    gradients, update = jax.jit(step.gradients), jax.jit(step.update, donate_argnums=0)
+    # Compiled as by the loop, which gives the compiler's memory back.
+    gradients, update = Compiled(jax.jit(step.gradients)), Compiled(jax.jit(step.update, donate_argnums=0))
     state = [initial_state(jax.device_put(init_student(config.model, 0)), optimizer)]
 
     def call() -> Any:

@@ -389,12 +389,12 @@ class BlockStack(nn.Module):
         # needed. A scan compiles the code of one block instead of `depth` copies of it.
         scan = functools.partial(jax.lax.scan, rematerialised(step, config.remat, prevent_cse=False))
 
+        # Outside of `run`, which would copy the parameters of all blocks but the last for each part.
+        first, last = jax.tree.map(lambda leaf: leaf[:-1], each), jax.tree.map(lambda leaf: leaf[-1], each)
+
         def run(x: jax.Array) -> jax.Array:
             if outputs is None:
                 return scan(x, each)[0]
-            if self.depth > 1:
-                x, _ = scan(x, jax.tree.map(lambda leaf: leaf[:-1], each))
-            last = functools.partial(step, outputs=outputs)
-            return rematerialised(last, config.remat)(x, jax.tree.map(lambda leaf: leaf[-1], each))[0]
+            return rematerialised(functools.partial(step, outputs=outputs), config.remat)(scan(x, first)[0], last)[0]
 
         return run(x) if key_mask is not None or drop_path is not None else in_parts(run, x, config.mlp_ratio)
