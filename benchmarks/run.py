@@ -5,7 +5,7 @@
     python benchmarks/run.py F1 F4 --reference CHECKOUT      # in turn with a checkout of the published code (PyTorch)
     python benchmarks/run.py G F1 F4 D1 --dtype bfloat16 --largest --minutes 9 --trace DIR     # all of a GPU
 
-Each measurement is a process of its own, which first times a product of two large matrices: "of the rate" compares runs
+Each measurement is a process of its own, which also times a product of two large matrices: "of the rate" compares runs
 of machines whose speed varies, "MFU" is the fraction of the rate in an accelerator's data sheet. Batches are noise. The
 table has the first call (compiling), the median of the others, and the largest memory: of the device where it counts
 it, else of the process. Of anysat-jax's dependencies it needs only those of the model and the step, see
@@ -102,13 +102,14 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     from anysat_jax.peak import peak_flops
 
     device = jax.devices()[0]
-    rate = product_rate(RATE_SIZE[device.platform], arguments.dtype)
     case = scaled(name, arguments.scale)
     call, flops = {"F": features, "C": contrastive}.get(name[0], pretraining)(case, arguments)
     seconds = [seconds_of(lambda: jax.block_until_ready(call())) for _ in range(1 + arguments.repeat)]
     if arguments.trace is not None and arguments.worker != "larger":
         trace(call, arguments.trace / name)
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use") or process_peak()
+    # Last: its matrices would be part of the peak.
+    rate = product_rate(RATE_SIZE[device.platform], arguments.dtype)
     return result(seconds, rate, flops, peak) | {"sheet": peak_flops(device.device_kind) or 0.0}
 
 
@@ -138,8 +139,11 @@ def trace(call: Callable[[], Any], folder: pathlib.Path) -> None:
     print(f"{folder.name}: {profiling.describe(profiling.read_trace(path))}", file=sys.stderr)
 
 
-def result(seconds: list[float], rate: float, flops: float, peak: int | None = None) -> dict[str, float]:
-    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def process_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def result(seconds: list[float], rate: float, flops: float, peak: int) -> dict[str, float]:
     return {"first": seconds[0], "seconds": statistics.median(seconds[1:]), "peak": peak, "rate": rate, "flops": flops}
 
 
@@ -251,7 +255,6 @@ def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     import torch
 
     case, data = CASES[name], {}
-    matrix = torch.randn(RATE_SIZE["cpu"], RATE_SIZE["cpu"])
     model = torch.hub.load(
         str(arguments.reference), "anysat", source="local", pretrained=False, flash_attn=False
     ).eval()
@@ -260,10 +263,11 @@ def reference(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         if observation.dates is not None:
             data[f"{sensor}_dates"] = torch.from_numpy(observation.dates)
     with torch.inference_mode():
-        rate = 2 * len(matrix) ** 3 / min([seconds_of(lambda: matrix @ matrix) for _ in range(6)][1:])
         call = lambda: model(data, patch_size=case.patch_size, output="patch")  # noqa: E731
-        seconds = [seconds_of(call) for _ in range(1 + arguments.repeat)]
-    return result(seconds, rate, 0.0)
+        seconds, peak = [seconds_of(call) for _ in range(1 + arguments.repeat)], process_peak()
+        matrix = torch.randn(RATE_SIZE["cpu"], RATE_SIZE["cpu"])
+        rate = 2 * len(matrix) ** 3 / min([seconds_of(lambda: matrix @ matrix) for _ in range(6)][1:])
+    return result(seconds, rate, 0.0, peak)
 
 
 def in_process(
