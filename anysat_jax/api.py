@@ -39,6 +39,10 @@ class AnySat:
       >>> model(data, patch_size=20, output="dense", output_modality="aerial").shape  # one for each 2 m
       (2, 30, 30, 512)
 
+    Calls work inside of jax's jit, grad and vmap. The values that these trace are not checked, only their shapes and
+    dtypes: masks and units must be right then. For gradients of the parameters, make a model of them:
+    `jax.grad(lambda params: AnySat(config, params)(data).sum())`.
+
     Attributes:
       config: size and options of the model.
       statistics: mean and standard deviation of each band, in native units, with which the inputs of the training
@@ -122,9 +126,7 @@ class AnySat:
     ) -> Float[Array, "..."]:
         """Returns features of a batch of tiles.
 
-        The first call with new shapes compiles a program; later ones reuse it. Inside of jax's jit, grad and vmap the
-        values that it traces are not checked, only their shapes and dtypes; the masks must be right then. For gradients
-        of the parameters: `jax.grad(lambda params: AnySat(config, params)(data).sum())`.
+        The first call with new shapes compiles a program; later ones reuse it.
 
         Args:
           data: arrays of numpy, jax, torch or xarray by sensor, standardised (mean 0 and standard deviation 1 for each
@@ -133,8 +135,7 @@ class AnySat:
             Optional masks, True where valid: `<sensor>_mask` for pixels, (B, [T,] H, W) or (B, [T,] C, H, W);
             `<sensor>_date_mask` (B, T), False for padded dates; `<sensor>_present` (B,), False for tiles without the
             sensor. What a mask leaves out has no part: a date or an image without a valid pixel is as one that is not
-            there. Of numpy's masked arrays the mask counts, too. Of xarray, DataArrays and Datasets with a variable for
-            each band are taken by names and coordinates: see docs/DATA.md, "Arrays of xarray".
+            there. Of numpy's masked arrays the mask counts, too. Arrays of xarray: see docs/DATA.md.
           patch_size: side of a patch in metres.
           output: "tile", "patch", "dense" or "all".
           output_modality: the sensor whose sub-patches "dense" describes; optional with a single image or series.
@@ -149,10 +150,9 @@ class AnySat:
           patch and its own feature. Rows and columns are those of the tile's raster.
 
         Raises:
-          TypeError: `data` is not a dict, `patch_size` is not a number, or `normalise` is none of these.
-          ValueError: an array is invalid, or there are no statistics of a sensor; the message names it, the expected
-            value and the remedy.
-          FileNotFoundError: `normalise` is a file that does not exist.
+          TypeError, FileNotFoundError: `data`, `patch_size` or `normalise` is not of its kind, or no such file.
+          ValueError: an array is invalid, in other units than the statistics, or there are none of a sensor; the
+            message names it, the expected value and the remedy.
         """
         chosen = functools.partial(choose_statistics, normalise, self.statistics)
         batch = to_batch(data, patch_size, self.config.sensors, chosen)

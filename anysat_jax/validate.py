@@ -57,6 +57,14 @@ def to_batch(
     # A loop: Python 3.11 gives a comprehension a frame of its own, which would count in the warning's stacklevel.
     for name, companions in grouped.items():
         observations[name] = to_observation(get_sensor(name), data[name], companions, statistics_of(name))
+    _check_batch_sizes(observations)
+    extent = check_extents(observations)
+    check_patch_size(patch_size, extent, tuple(observations))
+    _check_presence(observations)
+    return Batch(observations, patch_size=float(patch_size))
+
+
+def _check_batch_sizes(observations: Mapping[str, Observation]) -> None:
     (first, expected), *others = ((name, observation.batch_size) for name, observation in observations.items())
     for name, size in others:
         if size != expected:
@@ -64,10 +72,6 @@ def to_batch(
                 f"batch sizes differ: {first!r} has {expected} tiles, {name!r} has {size}; "
                 f"where a tile lacks a sensor, fill in zeros and mark it in <sensor>_present (B,)"
             )
-    extent = check_extents(observations)
-    check_patch_size(patch_size, extent, tuple(observations))
-    _check_presence(observations)
-    return Batch(observations, patch_size=float(patch_size))
 
 
 def _group(data: Mapping[str, Any], sensors: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -136,28 +140,27 @@ def to_observation(
     values = to_numpy(sensor.name, values)
     hidden = np.ma.getmask(values)  # of a masked array, True where invalid
     values = _values(sensor, values)
-    batch_size = values.shape[0]
     if not sensor.has_dates:
         for suffix in {"dates", "date_mask"} & companions.keys():
             raise ValueError(f"{sensor.name}_{suffix} is given, but {sensor.name!r} is an image: images have no dates")
-    present = _mask(sensor, companions, "present", {(batch_size,): "(B,)"})
+    present = _mask(sensor, companions, "present", {values.shape[:1]: "(B,)"})
     pixel_mask = _pixel_mask(sensor, companions, values.shape)
     if np.any(hidden):
         pixel_mask = ~hidden if pixel_mask is None else pixel_mask & ~hidden
     # What the pixel mask leaves nothing of has no part, by its date or its sensor neither.
     observed = None if pixel_mask is None else pixel_mask.any(axis=(-3, -2, -1))
-    if not sensor.has_dates:
-        present = _narrowed(present, observed)
-        values = clean(sensor, values, _valid(values.ndim, None, pixel_mask, present), statistics)
-        return Observation(values, pixel_mask=pixel_mask, present=present)
-    date_mask = _mask(sensor, companions, "date_mask", {values.shape[:2]: "(B, T)"})
-    _check_some_date(sensor, date_mask, present)
-    date_mask = _narrowed(date_mask, observed)
-    present = _narrowed(present, None if date_mask is None else date_mask.any(axis=1))
-    real = _valid(2, date_mask, None, present)
-    dates = _dates(sensor, companions.get("dates"), values.shape[:2], real)
+    dates = date_mask = None
+    if sensor.has_dates:
+        date_mask = _mask(sensor, companions, "date_mask", {values.shape[:2]: "(B, T)"})
+        _check_some_date(sensor, date_mask, present)
+        date_mask = _narrowed(date_mask, observed)
+        observed = None if date_mask is None else date_mask.any(axis=1)
+    present = _narrowed(present, observed)
+    if sensor.has_dates:
+        real = _valid(2, date_mask, None, present)
+        dates = _dates(sensor, companions.get("dates"), values.shape[:2], real)
     values = clean(sensor, values, _valid(values.ndim, date_mask, pixel_mask, present), statistics)
-    return Observation(values, dates=dates, date_mask=date_mask, pixel_mask=pixel_mask, present=present)
+    return Observation(values, dates, date_mask, pixel_mask, present)
 
 
 def _values(sensor: Sensor, values: np.ndarray) -> Float[np.ndarray, "B *T C H W"]:

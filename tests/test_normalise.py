@@ -244,7 +244,11 @@ def test_grey_values_and_fills():
     )
     with pytest.raises(ValueError, match=message):
         cleaned("spot", image, SPOT)
-    assert cleaned("spot", image.clip(0), SPOT).shape == image.shape
+    masked = to_batch(
+        {"spot": np.ma.masked_equal(image, -9999)}, 10, ("spot",), lambda n: choose_statistics(OWN, {}, n)
+    )
+    values = masked.observations["spot"].values
+    assert values[0, 1, 3, 3] == 0 and values[0, 1, 3, 4] == np.float32(image[0, 1, 3, 4] - 100) / 30
 
 
 def test_values_far_from_their_statistics_are_warned_about():

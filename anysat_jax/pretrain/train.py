@@ -85,8 +85,7 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
         datasets = open_same_datasets(given.data, check)
         config = with_sensors([one.card for one in datasets.values()])
-        if jax.process_index() == 0:
-            save_statistics(workdir, {name: one.prepared.mean_and_std for name, one in datasets.items()})
+        save_statistics(workdir, {name: one.prepared.mean_and_std for name, one in datasets.items()})
         state, record = train(config, given, datasets, mesh, workdir, status)
         status.set_state("reporting", step=record.steps)
         teacher, scores = on_host(state.teacher), {}  # by all processes: each holds a part

@@ -123,7 +123,9 @@ def load_weights(
 
 
 def save_statistics(workdir: pathlib.Path, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the statistics that standardise a pretraining's inputs: of each dataset, and of each of its sensors."""
+    """Writes the statistics that standardise a pretraining's inputs, by dataset and sensor; the first process does."""
+    if jax.process_index() > 0:
+        return
     flat = {f"{sensor}@{name}": one for name, sensors in sorted(datasets.items()) for sensor, one in sensors.items()}
     write_whole(workdir / STATISTICS_FILE, (json.dumps(flat, indent=1) + "\n").encode())
 

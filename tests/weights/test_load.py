@@ -12,6 +12,7 @@ import pytest
 from anysat_jax import AnySat
 from anysat_jax.configs import adaptation
 from anysat_jax.errors import CheckpointError, ConfigError
+from anysat_jax.export import export
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.init import init_encoder, init_student
 from anysat_jax.pretrain.step import abstract_state, state_from_params
@@ -107,10 +108,12 @@ def test_the_statistics_of_a_run_are_those_of_each_of_its_datasets(workdir, tmp_
     assert AnySat.from_pretrained(workdir).statistics == {}
     shutil.copytree(workdir, tmp_path / "run")
     spot = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
-    save_statistics(tmp_path / "run", {"towns": {"spot": spot}, "fields": {"spot": spot, "s2": spot}})
-    assert AnySat.from_pretrained(tmp_path / "run").statistics == dict.fromkeys(
-        ("s2@fields", "spot@fields", "spot@towns"), spot
-    )
+    s2 = {"mean": [1.0] * 10, "std": [2.0] * 10}
+    save_statistics(tmp_path / "run", {"towns": {"spot": spot}, "fields": {"spot": spot, "s2": s2}})
+    expected = {"s2@fields": s2, "spot@fields": spot, "spot@towns": spot}
+    export(tmp_path / "run", tmp_path / "run.safetensors")
+    for source in ("run", "run.safetensors"):
+        assert AnySat.from_pretrained(tmp_path / source).statistics == expected
 
 
 def test_a_run_from_before_norm_groups_has_the_published_numbers(monkeypatch, tmp_path):
