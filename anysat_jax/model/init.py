@@ -24,7 +24,7 @@ from anysat_jax.model.encoder import is_context
 from anysat_jax.model.positions import OWN_PATCH_BUCKET
 from anysat_jax.model.predictor import Student
 from anysat_jax.model.projectors import KEY_WIDTH
-from anysat_jax.sensors import Sensor, get_sensor
+from anysat_jax.sensors import Sensor, get_sensor, nearest_bands, nearest_sensor
 
 Params = dict[str, Any]
 
@@ -135,6 +135,45 @@ def init_student(config: ModelConfig, seed: int) -> Params:
 def init_encoder(config: ModelConfig, seed: int) -> Params:
     """Draws the encoder's parameters alone: those of `init_student` with this seed."""
     return _initial_tree({"encoder": student_shapes(config)["encoder"]}, seed)["encoder"]
+
+
+def init_projector(name: str, trained: Params, fresh: Params) -> tuple[Params, str | None]:
+    """Returns the first values of a new sensor's projector: those of the sensor in `trained` that resembles it most.
+
+    Each input row of the source's first layer moves to the new band nearest to its own, see `nearest_bands`; so the
+    layer sees the values that it is used to, as far as the new sensor has them. A new band that is nearest to none starts
+    at zero.
+
+    Args:
+      name: of the new sensor.
+      trained: an encoder's parameters.
+      fresh: initial values of the projector, for what the source lacks.
+
+    Returns:
+      float32 numpy arrays in the shapes of `fresh`, and the name of the source; `fresh` and None if no sensor in
+      `trained` has a band like the new sensor's.
+    """
+    known = [key.removeprefix("projector_") for key in trained if key.startswith("projector_")]
+    new, source = get_sensor(name), nearest_sensor(get_sensor(name), known)
+    if source is None:
+        return fresh, None
+    first = ("hidden_0" if new.has_dates else "embed", "kernel")
+    values = flax.traverse_util.flatten_dict(fresh)
+    # A norm over dates is a leaf that the source may lack, or have in vain.
+    old = flax.traverse_util.flatten_dict(trained[f"projector_{source.name}"])
+    values |= {path: leaf for path, leaf in old.items() if path in values}
+    before = np.asarray(old[first], np.float32)
+    rows = np.asarray([-1 if row is None else row for row in nearest_bands(source, new)])
+    kernel = np.zeros((*before.shape[:-2], new.num_bands, before.shape[-1]), np.float32)
+    np.add.at(np.moveaxis(kernel, -2, 0), rows[rows >= 0], np.moveaxis(before, -2, 0)[rows >= 0])
+    # The bands that are lost would have added to the size of the activations.
+    kernel *= np.float32(np.linalg.norm(before) / np.linalg.norm(before[..., rows >= 0, :]))
+    if not new.has_dates:
+        pixels = new.subpatch_pixels
+        # Of an even grey the activations stay the same, however many pixels a sub-patch has.
+        resized = jax.image.resize(kernel, (pixels, pixels, *kernel.shape[2:]), "linear")
+        kernel = np.asarray(resized) * np.float32((len(before) / pixels) ** 2)
+    return flax.traverse_util.unflatten_dict(values | {first: kernel}), source.name
 
 
 def count_parameters(params: Params) -> int:

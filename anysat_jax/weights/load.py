@@ -18,7 +18,7 @@ from jax.sharding import SingleDeviceSharding
 
 from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
-from anysat_jax.model.init import init_encoder, init_student, student_shapes
+from anysat_jax.model.init import init_encoder, init_projector, init_student, student_shapes
 from anysat_jax.normalise import read_statistics
 from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, checksum, load_exported
@@ -233,7 +233,8 @@ def initial_encoder(
       section: the config's section `model`. What it leaves None is the source's, or the preset's ("base" by default)
         for a random start.
       sensors: of the data.
-      new_sensors: those of `sensors` whose projectors start at random where the source has none.
+      new_sensors: those of `sensors` that may lack a projector in the source; it starts as that of the nearest sensor,
+        see `init_projector`.
       dtype: of the computation.
       seed: of the parameters that start at random.
 
@@ -263,7 +264,7 @@ def _trained(
     dtype: str,
     seed: int,
 ) -> tuple[Kind, ModelConfig, Params]:
-    """Loads an encoder, compares it with the config and the data, and adds the projectors that start at random."""
+    """Loads an encoder, compares it with the config and the data, and adds the projectors of new sensors."""
     try:
         loaded = load_encoder(init, predictor_heads=section["predictor_heads"])
     except (OSError, ValueError, ImportError) as error:
@@ -278,7 +279,7 @@ def _trained(
     if lacking := [name for name in fresh if name not in new_sensors]:
         raise ConfigError(
             f"{init} has projectors for {', '.join(known)}, and none for {', '.join(lacking)} of "
-            "the data; name in new_sensors those that shall start at random"
+            "the data; name in new_sensors those that shall get one"
         )
     # What decides the parameters is the file's; how they are computed with is the config's.
     how = dict(dtype=dtype, remat=section["remat"], dropout=section["dropout"])
@@ -286,8 +287,16 @@ def _trained(
     params = jax.tree.map(np.asarray, loaded.params)
     if fresh:
         random = init_encoder(model, seed)
-        params |= {f"projector_{name}": random[f"projector_{name}"] for name in fresh}
+        params |= {f"projector_{name}": _first_projector(name, params, random) for name in fresh}
     return loaded.kind, model, params
+
+
+def _first_projector(name: str, trained: Params, random: Params) -> Params:
+    """Returns the first values of the projector of a sensor that the trained encoder lacks."""
+    projector, source = init_projector(name, trained, random[f"projector_{name}"])
+    origin = f"starts as that of {source!r}" if source else "starts at random: no known sensor has bands like its"
+    logging.info("the projector of %r %s", name, origin)
+    return projector
 
 
 def _given(section: Mapping[str, Any]) -> dict[str, Any]:

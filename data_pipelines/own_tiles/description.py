@@ -70,10 +70,11 @@ class SensorTable(_Table, kw_only=True):
     # "join" if a tile may have several files of a day, which become one date; "" if that is an error.
     same_day: Text = ""
     natural_colour: Texts = ()  # bands to show as red, green and blue
-    # kind, metres_per_pixel, subpatch_pixels: of a sensor that this description registers.
+    # kind, metres_per_pixel, subpatch_pixels, wavelengths_nm: of a sensor that this description registers.
     kind: Text = ""
     metres_per_pixel: Positive | None = None
     subpatch_pixels: Count | None = None
+    wavelengths_nm: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1e9)], ...] = ()  # of `bands`
 
 
 class SensorFiles(SensorTable, kw_only=True):
@@ -301,8 +302,9 @@ def _sensor(path: pathlib.Path, name: str, table: Mapping[str, Any]) -> SensorFi
                 "series or context), metres_per_pixel and, for an image, subpatch_pixels"
             )
         if kind:  # a description may repeat what another one has registered; `register` refuses other facts
-            bands = files.bands if record is None else record.bands
-            record = Sensor(name, kind, bands, metres, subpatch_pixels=subpatch or 1)
+            of_bands = files if record is None else record
+            bands, centres = of_bands.bands, of_bands.wavelengths_nm
+            record = Sensor(name, kind, bands, metres, subpatch_pixels=subpatch or 1, wavelengths_nm=centres)
     with _prefixed(f"{path}: {section}."):
         return SensorFiles(**asdict(files), record=record)
 

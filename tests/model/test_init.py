@@ -2,6 +2,7 @@
 
 import chex
 import numpy as np
+import pytest
 
 from anysat_jax.batch import Batch, Observation, fake_batch
 from anysat_jax.model.config import ModelConfig
@@ -9,6 +10,7 @@ from anysat_jax.model.encoder import Encoder
 from anysat_jax.model.init import (
     flat_names,
     init_encoder,
+    init_projector,
     init_student,
     parameter_table,
 )
@@ -86,3 +88,48 @@ def test_patches_start_with_what_is_in_them() -> None:
     patches = np.asarray(Encoder(SMALL).apply({"params": init_encoder(SMALL, 0)}, both, "all"))[:, 1:]
     change = np.linalg.norm(patches[1] - patches[0], axis=1)
     assert change[0] > 3 * change[1:].max()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> dict:
+    sensors = ("spot", "planet", "s2", "hls", "l7", "l8", "s1")
+    return init_encoder(ModelConfig(dim=32, num_heads=2, predictor_heads=2, sensors=sensors), 1)
+
+
+def started(encoder: dict, new: str, source: str) -> tuple[dict, dict]:
+    """The projector of `new` where `source` is known, and that of `source`; of each the kernel of the first layer."""
+    trained = encoder[f"projector_{source}"]
+    found, name = init_projector(new, {f"projector_{source}": trained, "spatial": {}}, encoder[f"projector_{new}"])
+    assert name == source
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, encoder[f"projector_{new}"])
+    return flat_names(found), flat_names(trained)
+
+
+def test_a_new_series_starts_with_the_rows_of_the_nearest_bands(encoder: dict) -> None:
+    """HLS has six of Sentinel-2's bands; the rows of the others move to the nearest of the six."""
+    found, old = started(encoder, "hls", "s2")
+    groups = ([0], [1], [2, 3, 4], [5, 6, 7], [8], [9])  # B2; B3; B4 to B6; B7 to B8A; B11; B12
+    kernel = old.pop("hidden_0/kernel")
+    rows = [kernel[group].sum(axis=0) for group in groups]
+    np.testing.assert_allclose(found.pop("hidden_0/kernel"), rows, rtol=1e-6)
+    # HLS is not normalised over the dates.
+    chex.assert_trees_all_equal(found, {name: leaf for name, leaf in old.items() if not name.startswith("date_norm")})
+
+
+def test_activations_keep_their_size_without_the_bands_that_are_lost(encoder: dict) -> None:
+    """Landsat 7 has nothing near the two thermal bands of Landsat 8."""
+    found, old = (tree["hidden_0/kernel"] for tree in started(encoder, "l7", "l8"))
+    size = np.linalg.norm(old) / np.linalg.norm(old[:-2])
+    np.testing.assert_allclose(found[3], size * old[5], rtol=1e-5)  # the near infrared
+
+
+def test_a_new_image_sees_an_even_grey_as_the_nearest_one_does(encoder: dict) -> None:
+    found, old = (tree["embed/kernel"].sum(axis=(0, 1)) for tree in started(encoder, "planet", "spot"))
+    # 4 x 4 pixels in place of 10 x 10: smoothing weighs the borders a little more.
+    assert np.linalg.norm(found - old) < 0.35 * np.linalg.norm(old)
+
+
+def test_without_a_near_sensor_a_projector_stays_as_drawn(encoder: dict) -> None:
+    s1 = encoder["projector_s1"]
+    found, source = init_projector("s1", {"projector_s2": encoder["projector_s2"]}, s1)
+    assert source is None and found is s1

@@ -14,7 +14,7 @@ from anysat_jax.configs import adaptation
 from anysat_jax.errors import CheckpointError, ConfigError
 from anysat_jax.export import export
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.init import init_encoder, init_student
+from anysat_jax.model.init import init_encoder, init_projector, init_student
 from anysat_jax.pretrain.step import abstract_state, state_from_params
 from anysat_jax.train.checkpoints import Checkpoints
 from anysat_jax.train.config import MeshConfig
@@ -293,12 +293,19 @@ def test_published_weights(golden_folder):
     assert_same(found.params, published.encoder_params)
 
 
-def test_new_sensors_start_at_random_and_the_rest_is_the_checkpoints(exported, params):
+def test_new_sensors_start_as_the_nearest_one_and_the_rest_is_the_checkpoints(exported, params):
     found = start(exported, ("s2", "hls"), ("hls",), seed=9)
     assert found.model.sensors == ("spot", "s2", "hls")
-    assert_same(found.params, params | {"projector_hls": init_encoder(found.model, 9)["projector_hls"]})
+    first, source = init_projector("hls", params, init_encoder(found.model, 9)["projector_hls"])
+    assert source == "s2"
+    assert_same(found.params, params | {"projector_hls": first})
     assert found.source["digest"] != checksum(params)
     assert_same(start(exported, new_sensors=("s2",)).params, params)  # the checkpoint has that projector
+
+
+def test_a_new_sensor_that_resembles_none_starts_at_random(exported, params):
+    found = start(exported, ("s2", "s1"), ("s1",), seed=9)
+    assert_same(found.params, params | {"projector_s1": init_encoder(found.model, 9)["projector_s1"]})
 
 
 @pytest.mark.parametrize("preset", ["tiny", None])
