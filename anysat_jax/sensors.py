@@ -136,19 +136,13 @@ def whole_number(value: float, tolerance: float = 1e-6) -> int | None:
 
 # Centres of bands in nanometres, as the operators publish them: ESA (Sentinel-2A), USGS and NASA (Landsat 7: middles of
 # the bands' limits; Landsat 8; MODIS: middles), Airbus (SPOT 6 and 7: middles), Planet (PlanetScope: middles).
-_S2 = {
-    **{"B2": 493, "B3": 560, "B4": 665, "B5": 704, "B6": 741, "B7": 783, "B8": 833, "B8A": 865},
-    **{"B11": 1614, "B12": 2202},
-}
-_L7 = {"B1": 485, "B2": 560, "B3": 660, "B4": 835, "B5": 1650, "B7": 2220}
-_L8 = {
-    **{"B8": 590, "B1": 443, "B2": 482, "B3": 561, "B4": 655, "B5": 865, "B6": 1609, "B7": 2201, "B9": 1373},
-    **{"B10": 10895, "B11": 12005},
-}
-_MODIS = {"B1": 645, "B2": 859, "B3": 469, "B4": 555, "B5": 1240, "B6": 1640, "B7": 2130}
+_S2 = dict(B2=493, B3=560, B4=665, B5=704, B6=741, B7=783, B8=833, B8A=865, B11=1614, B12=2202)
+_L7 = dict(B1=485, B2=560, B3=660, B4=835, B5=1650, B7=2220)
+_L8 = dict(B8=590, B1=443, B2=482, B3=561, B4=655, B5=865, B6=1609, B7=2201, B9=1373, B10=10895, B11=12005)
+_MODIS = dict(B1=645, B2=859, B3=469, B4=555, B5=1240, B6=1640, B7=2130)
 _HLS = {band: _S2[band] for band in ("B2", "B3", "B4", "B8A", "B11", "B12")}
-_SPOT = {"R": 660, "G": 560, "B": 490}
-_PLANET = {"R": 665, "G": 565, "B": 490}
+_SPOT = dict(R=660, G=560, B=490)
+_PLANET = dict(R=665, G=565, B=490)
 _RADAR_BANDS = ("VV", "VH", "VV/VH")
 
 
@@ -255,5 +249,6 @@ def nearest_sensor(new: Sensor, known: Iterable[str]) -> Sensor | None:
         norm = sensor.normalise_over_dates != new.normalise_over_dates
         return sum(bands) / len(bands) + OF_RESOLUTION * metres + OF_NORM * norm
 
-    alike = [one for one in map(get_sensor, known) if one.has_dates == new.has_dates and set(nearest_bands(new, one)) != {None}]
+    alike = [sensor for sensor in map(get_sensor, known) if sensor.has_dates == new.has_dates]
+    alike = [sensor for sensor in alike if set(nearest_bands(new, sensor)) != {None}]
     return min(alike, key=distance, default=None)

@@ -12,9 +12,10 @@ def common(job: str, name: str) -> ConfigDict:
     config.update({section: ConfigDict() for section in ("task", "head", "evaluate", "cache", "knn")})
     config.row = ""  # row of the paper's tables to compare the result with, such as A/flair/finetune; "": none
     config.mode = "finetune"  # or probe, last_block, projector, scratch: which parameters train
-    config.new_sensors = ()  # not in pretraining: their projectors start at random
+    config.new_sensors = ()  # not in pretraining: their projectors start as the nearest sensors'
     config.epochs = 100
     config.model.drop_path = 0.0  # rate of the last block; 0: off
+    config.model.input_gain = 1.0  # of the first weights of series at a random start; 0.01: nearly linear features
     config.data.fake_tiles = 0  # fake tiles per split, in place of data.root; 0: none
 
     config.task.level = "tile"  # or dense: a prediction for each pixel of the label map

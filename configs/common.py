@@ -59,7 +59,7 @@ def dataset(
     section.max_cloud = placeholder(float)  # percent; cloudier dates are dropped, where the archive has cloud cover
     section.date_buckets = ()  # lengths that series are padded to; (): one length
     section.extent = placeholder(float)  # metres; smaller tiles are cut from the dataset's
-    section.dates = "day_of_year"  # or published: days since the card's date_origin
+    section.dates = "day_of_year"  # or published: days since the card's date_origin; or none: day 0 for all
     section.augment = True  # flips and quarter turns
     section.noise = 0.0  # standard deviation of noise on standardised values in training, against overfitting
     section.fraction = 1.0  # of the training tiles; smaller fractions are subsets of larger ones

@@ -6,7 +6,7 @@ NAME                      hardware     time     score of the paper, or expected 
 mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,scratch
 mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,scratch
 mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,scratch
-fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.61, macro-F1 0.32 (logistic regression 0.64, 0.32)
+fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.65, macro-F1 0.31 (logistic regression 0.64, 0.32)
 fuel_moisture             2 CPU cores  minutes  R2 0.35 to 0.37 (ridge regression 0.23)
 sen1floods11_chip         2 CPU cores  minutes  accuracy 0.925, mIoU 0.854 (logistic regression 0.924, 0.850)
 treesatai_ts              8 x H100     not run  wF1 75.1; scratch 72.7

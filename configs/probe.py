@@ -6,7 +6,7 @@ NAME                      hardware     time     score of the paper, or expected 
 mini_flair (default)      2 CPU cores  minutes  accuracy, against mini_flair,random
 mini_pastis_hd_semseg     2 CPU cores  minutes  mIoU, against ...,random
 mini_pastis_hd_classif    2 CPU cores  minutes  wF1, against ...,random
-fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.64, macro-F1 0.27 (Presto's encoder 0.654, 0.364)
+fuel_moisture_land_cover  2 CPU cores  minutes  accuracy 0.65, macro-F1 0.31 (Presto's encoder 0.654, 0.364)
 fuel_moisture             2 CPU cores  minutes  R2 0.33 to 0.36 (ridge regression 0.23)
 sen1floods11_chip         2 CPU cores  minutes  accuracy, beside 0.922 of logistic regression
 pastis_hd_semseg          1 x H100     not run  mIoU 42.7

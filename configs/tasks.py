@@ -148,11 +148,19 @@ def biomassters(config: ConfigDict) -> None:
 
 @task(short, tiles=8)
 def fuel_moisture_land_cover(config: ConfigDict) -> None:
-    """Sets the classification of the land cover of a 10 m pixel, from three dates."""
+    """Sets the classification of the land cover of a 10 m pixel, from three dates.
+
+    A linear model of the values predicts it about as well as anything, so the features start nearly linear in them.
+    """
     classification(config, "macro_f1")
     config.data.datasets.fuel_moisture_land_cover = dataset(64)
-    config.task.label_smoothing = 0.1
-    single_pixels(config)
+    # Each site was visited in a season of its own, which tells nothing about other sites.
+    config.data.datasets.fuel_moisture_land_cover.dates = "none"
+    config.model.input_gain = 0.01
+    config.head.input = "mean"  # a tile has a single sub-patch
+    # The start is the probe, which is kept unless training improves on it; see docs/RESULTS.md for why it rarely does.
+    config.epochs, config.early_stopping = 10, 5
+    config.optimizer.update(dict(learning_rate=1e-5, warmup_epochs=1))
 
 
 @task(short, tiles=8)
@@ -160,7 +168,15 @@ def fuel_moisture(config: ConfigDict) -> None:
     """Sets the regression of live fuel moisture in a 10 m pixel, in percent of dry weight."""
     classification(config, "r2")
     config.data.datasets.fuel_moisture = dataset(64)
-    single_pixels(config)
+    config.head.input = "mean"  # a tile has a single sub-patch
+    # The encoder changes too much for the initial head to matter.
+    config.head_init = "random"
+    config.average_decay = 0.98
+    config.early_stopping = 20
+    config.evaluate.every = 2
+    # Against overfitting, for about 1,200 series of single pixels.
+    config.optimizer.update(dict(learning_rate=5e-4, warmup_epochs=4, weight_decay=0.05))
+    config.data.datasets.fuel_moisture.update(dict(noise=0.3, temporal_dropout=0.3))
 
 
 @task(short, tiles=1, patch_sizes=(80,))
@@ -215,19 +231,6 @@ def at_random(config: ConfigDict, name: str) -> None:
         config.model.update(dict(preset="tiny", dim=LITTLE.get(name, 128)))
     if name == "sen1floods11_chip":
         config.model.depth = 1
-
-
-def single_pixels(config: ConfigDict) -> None:
-    """Sets regularisation against overfitting, for about 1,200 series of single pixels."""
-    # A tile has a single sub-patch; the encoder changes too much for the initial head to matter.
-    config.head.input = "mean"
-    config.head_init = "random"
-    config.average_decay = 0.98
-    config.early_stopping = 20
-    config.evaluate.every = 2
-    config.optimizer.update(dict(learning_rate=5e-4, warmup_epochs=4, weight_decay=0.05))
-    for section in config.data.datasets.values():
-        section.update(dict(noise=0.3, temporal_dropout=0.3))
 
 
 LITTLE = {name: 256 if size is short else 128 for name, (size, _) in TASKS.items() if size is not large}

@@ -13,7 +13,7 @@ from data_pipelines.windows import check_extent
 
 SMALLEST_WEIGHT = 1e-3  # weights become whole numbers of steps in a block, which must stay short
 MOST_TILES = 2**16  # of a batch: its arrays would not fit anywhere
-Days = Literal["day_of_year", "published"]
+Days = Literal["day_of_year", "published", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Sampling:
     augment: bool = True  # whether training flips and rotates
     # Standard deviation of the normal noise that training adds to standardised values, against overfitting.
     noise: float = 0.0
-    # "day_of_year", or "published": days since the card's `date_origin`, as the published readers count.
+    # "day_of_year"; "published": days since the card's `date_origin`, as the published readers count; or "none": day 0
+    # for all, where the season is that of the site and not of what is seen.
     dates: Days = "day_of_year"
 
     @property

@@ -145,6 +145,8 @@ class TileTransform:
             days = example[f"{name}_dates"]
             if sampling.dates == "published":
                 days = days_since(self.card.date_origin, days, example[f"{name}_years"])
+            elif sampling.dates == "none":
+                days = np.zeros_like(days)
             place = (row, slice(len(chosen)))
             target.dates[place], target.date_mask[place] = days[chosen], True
         values = window.dihedral.copied(window.cut(self.card, name, blocks, dates=chosen))

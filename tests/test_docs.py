@@ -144,6 +144,11 @@ def test_the_commands_of_a_page_work_in_order(page, clone, done):
     assert page != "TASKS.md" or ("compiling" not in printed and "already trained for 1 steps" in printed)
 
 
+def test_the_python_blocks_of_the_page_on_sensors_run(monkeypatch):
+    monkeypatch.setattr("anysat_jax.sensors.SENSORS", dict(SENSORS))
+    exec("\n".join(blocks(REPOSITORY / "docs" / "SENSORS.md", "python")), {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_commands_exist(page):
     for words in commands(page):

@@ -63,7 +63,7 @@ def test_a_sensor_joins_with_one_record(monkeypatch: pytest.MonkeyPatch) -> None
         ({"subpatch_pixels": 2.5}, "subpatch_pixels is 2.5; it must be a whole number"),
         ({"dropout": True}, "dropout is True; it must be a number"),
         ({"name": 2}, "name is 2; it must be a text"),
-        ({"wavelengths_nm": (490, 560)}, r"wavelengths_nm is \(490, 560\); it must have a number .* the bands R, 0 for"),
+        ({"wavelengths_nm": (490, 560)}, r"wavelengths_nm is \(490, 560\); it must have a number .* bands R, 0 for"),
         ({"wavelengths_nm": (-1.0,)}, "wavelengths_nm is "),
         ({"wavelengths_nm": 490.0}, "wavelengths_nm is 490.0"),
     ],

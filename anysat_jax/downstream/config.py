@@ -37,7 +37,10 @@ NORM_GROUPS = Rule(lambda value: value in (None, "width", "published"), "None, '
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Section):
-    """The section `model`: what the weights of `init` must agree with; None: as they are, or as the preset is."""
+    """The section `model`: what the weights of `init` must agree with; None: as they are, or as the preset is.
+
+    `input_gain` is of a random start alone, see `init_encoder`.
+    """
 
     NAME = "model"
     preset: str | None = None
@@ -51,6 +54,7 @@ class EncoderConfig(Section):
     remat: str = "none"
     dropout: bool = checked(FLAG, True)
     drop_path: float = checked(BELOW_ONE, 0.0)
+    input_gain: float = checked(POSITIVE, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,17 +132,26 @@ def init_student(config: ModelConfig, seed: int) -> Params:
     return _initial_tree(student_shapes(config), seed)
 
 
-def init_encoder(config: ModelConfig, seed: int) -> Params:
-    """Draws the encoder's parameters alone: those of `init_student` with this seed."""
-    return _initial_tree({"encoder": student_shapes(config)["encoder"]}, seed)["encoder"]
+def init_encoder(config: ModelConfig, seed: int, input_gain: float = 1.0) -> Params:
+    """Draws the encoder's parameters alone: those of `init_student` with this seed.
+
+    Args:
+      input_gain: factor of the first kernel of each series. The biases of that layer have a deviation of 1: far below
+        it, features start nearly linear in the values, and differ little until a probe standardises them.
+    """
+    encoder = _initial_tree({"encoder": student_shapes(config)["encoder"]}, seed)["encoder"]
+    for name in config.sensors:
+        if get_sensor(name).has_dates:
+            encoder[f"projector_{name}"]["hidden_0"]["kernel"] *= np.float32(input_gain)
+    return encoder
 
 
 def init_projector(name: str, trained: Params, fresh: Params) -> tuple[Params, str | None]:
     """Returns the first values of a new sensor's projector: those of the sensor in `trained` that resembles it most.
 
     Each input row of the source's first layer moves to the new band nearest to its own, see `nearest_bands`; so the
-    layer sees the values that it is used to, as far as the new sensor has them. A new band that is nearest to none starts
-    at zero.
+    layer sees the values that it is used to, as far as the new sensor has them. A new band that is nearest to none
+    starts at zero.
 
     Args:
       name: of the new sensor.

@@ -1,7 +1,8 @@
 """First weights of every job (`--config.init`) and of `AnySat.from_pretrained`.
 
 A source is the workdir of a run, an exported .safetensors file, a published .pth file, or one of these files on the
-Hugging Face Hub. Parameters that it lacks (projectors of further sensors, the predictor) start at random.
+Hugging Face Hub. Parameters that it lacks (projectors of further sensors, the predictor) start at random, but in
+fine-tuning and probing projectors start as those of the nearest sensors.
 """
 
 import dataclasses
@@ -251,7 +252,7 @@ def initial_encoder(
             kind, model = "none", ModelConfig.from_section(values, dtype=dtype)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        params = init_encoder(model, seed)
+        params = init_encoder(model, seed, section["input_gain"])
     # By the digest results of different weights can be told apart, whatever their files are called.
     return Initial(model, params, {"source": init, "kind": kind, "digest": checksum(params)})
 

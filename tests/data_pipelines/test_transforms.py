@@ -146,6 +146,8 @@ def test_published_dates_count_from_the_cards_origin():
     assert written(example).observations["s2"].dates[0, :3].tolist() == [243, 364, 0]
     published = written(example, transform_of(dates="published")).observations["s2"].dates
     assert published[0].tolist() == [0, 121, 122, 0, 0]
+    hidden = written(example, transform_of(dates="none")).observations["s2"]
+    assert hidden.dates[0].tolist() == [0] * 5 and hidden.date_mask[0].tolist() == [True] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64])

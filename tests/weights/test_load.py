@@ -258,8 +258,17 @@ def test_a_random_start_has_the_sensors_of_the_data():
     assert found.source == {"source": "none", "kind": "none", "digest": checksum(found.params)}
 
 
+def test_a_random_start_may_be_nearly_linear_in_the_values_of_series():
+    sensors = ("spot", "s2", "modis")
+    plain, small = (start("none", sensors, preset="tiny", **SMALL, input_gain=gain).params for gain in (1.0, 0.01))
+    for name in ("s2", "modis"):
+        kernels = [tree[f"projector_{name}"]["hidden_0"].pop("kernel") for tree in (plain, small)]
+        np.testing.assert_allclose(kernels[1], 0.01 * kernels[0], rtol=1e-6)
+    assert_same(plain, small)
+
+
 def test_a_random_start_is_of_the_base_model_by_default(monkeypatch):
-    monkeypatch.setattr("anysat_jax.weights.load.init_encoder", lambda model, seed: {})
+    monkeypatch.setattr("anysat_jax.weights.load.init_encoder", lambda model, seed, gain: {})
     assert start("none").model == ModelConfig(sensors=("s2",))
     with pytest.raises(ConfigError, match=r"model\.num_heads = 12 must divide model\.dim = 32"):
         start("none", dim=32)
