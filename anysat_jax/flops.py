@@ -8,18 +8,19 @@ counts the body of a scan once. Tests hold these numbers against the traced step
 
 import itertools
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anysat_jax.batch import Batch
 from anysat_jax.downstream.network import NetworkConfig, finest_sensor
 from anysat_jax.model.config import ModelConfig
-from anysat_jax.model.encoder import is_context, subpatch_kind
+from anysat_jax.model.encoder import grid_sensors, is_context, subpatch_kind
 from anysat_jax.model.positions import NUM_BUCKETS
+from anysat_jax.model.predictor import summary_size
 from anysat_jax.model.projectors import TEMPORAL_HEADS
 from anysat_jax.pretrain.masking import PatchMasks
 from anysat_jax.sensors import get_sensor
 
-PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive")
+PARTS = ("projectors", "spatial", "combiner", "predictor", "contrastive", "decoder")
 
 
 class Work(NamedTuple):
@@ -34,34 +35,60 @@ class Work(NamedTuple):
         return 3 * self.forward - self.of_data
 
 
-def step_flops(
-    model: ModelConfig, batch: Batch, masks: PatchMasks, *, mask_dates: bool = True, negative_parts: int = 1
-) -> float:
+def step_flops(model: ModelConfig, batch: Batch, masks: PatchMasks, **options: Any) -> float:
     """FLOPs of one step of pretraining on all tiles of the batch, forward and backward; see `step_flops_by_part`."""
-    parts = step_flops_by_part(model, batch, masks, mask_dates=mask_dates, negative_parts=negative_parts)
-    return sum(parts.values())
+    return sum(step_flops_by_part(model, batch, masks, **options).values())
 
 
 def step_flops_by_part(
-    model: ModelConfig, batch: Batch, masks: PatchMasks, *, mask_dates: bool = True, negative_parts: int = 1
+    model: ModelConfig,
+    batch: Batch,
+    masks: PatchMasks,
+    *,
+    mask_dates: bool = True,
+    negative_parts: int = 1,
+    contrast: bool = True,
 ) -> dict[str, float]:
     """FLOPs of one step of pretraining by `PARTS`, student and teacher together. Needs shapes only.
+
+    A model with a decoder reconstructs, without a teacher.
 
     Args:
       batch, masks: of arrays or of shapes (`jax.ShapeDtypeStruct`).
       mask_dates: whether the student sees half of the dates.
       negative_parts: into how many parts the batch is cut for the contrastive loss, each with its own negatives:
         micro-batches, times devices where these keep to themselves.
+      contrast: whether the contrastive loss has a gradient.
     """
-    teacher = encoder_flops(model, batch)
+    patches = batch.grid[0] * batch.grid[1]
+    # Beside the decoder the whole tiles' patches are combined once, for measures of health.
+    teacher = {"combiner": combiner_flops(model, batch, patches)} if model.decoder else encoder_flops(model, batch)
     context, targets = masks.context_index.size, masks.target_index.size
     # The student sees few dates, embeds every patch, combines the context and predicts the targets, with a layer before
     # the predictor's blocks and one behind them.
     ends = product_flops(context + targets, model.dim, model.dim)
-    student = encoder_work(model, batch, masks.size[0], mask_dates)
+    student = encoder_work(model, batch, masks.size[0], mask_dates, _decoded(model, batch))
     student["predictor"] = Work(predictor_stack(model, masks).flops(model) + ends)
     total = {part: student[part].training + teacher.get(part, 0.0) for part in student}
-    return total | {"contrastive": contrastive_flops(model, batch, negative_parts)}
+    similar = contrastive_flops(model, batch, negative_parts)
+    return total | {"contrastive": similar if contrast else similar / 3, "decoder": decoder_flops(model, batch, masks)}
+
+
+def _decoded(model: ModelConfig, batch: Batch) -> tuple[str, ...]:
+    """The sensors whose raw values the student reconstructs."""
+    return grid_sensors(batch) if model.decoder else ()
+
+
+def decoder_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
+    """Reconstruction: the linear maps, forward and backward, and the cosine transform of the targets."""
+    total, patches = 0.0, batch.batch_size * batch.grid[0] * batch.grid[1]
+    for name in _decoded(model, batch):
+        size, count = summary_size(get_sensor(name)), subpatch_kind(name, batch.patch_size)[0] ** 2
+        maps = product_flops(masks.target_index.size, model.dim, size)
+        maps += product_flops(masks.context_index.size * count, 2 * model.dim, size)
+        maps += product_flops(batch.batch_size, model.dim, 2 * size)
+        total += 3 * maps + product_flops(patches * count, size, get_sensor(name).num_bands)
+    return total
 
 
 def encoder_work(
@@ -87,7 +114,8 @@ def encoder_flops(model: ModelConfig, batch: Batch) -> dict[str, float]:
 def recomputed_flops(model: ModelConfig, batch: Batch, masks: PatchMasks) -> float:
     """FLOPs of the student's projectors and blocks that full rematerialisation computes again in the backward pass."""
     total = projector_work(model, batch, mask_dates=True).forward
-    stacks = [*spatial_stacks(model, batch), combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
+    spatial = spatial_stacks(model, batch, _decoded(model, batch))
+    stacks = [*spatial, combiner_stack(model, batch, masks.size[0]), predictor_stack(model, masks)]
     for stack in stacks:
         # No gradient needs the result of a block's last product, the MLP's second layer, so it is not recomputed.
         rows = stack.sequences * ((stack.depth - 1) * stack.length + (stack.outputs or stack.length))

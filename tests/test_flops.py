@@ -86,6 +86,13 @@ def test_masks_of_pixels_and_all_dates_are_counted(batch, masks):
     assert flops.step_flops(MODEL, batch, masks, mask_dates=False) == pytest.approx(traced, rel=2e-3)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_reconstruction_is_counted(batch, masks, weight):
+    model = dataclasses.replace(MODEL, decoder=True)
+    traced = products(gradient(model, batch, masks, objective="reconstruction", contrastive_weight=weight).jaxpr.jaxpr)
+    assert flops.step_flops(model, batch, masks, contrast=weight > 0) == pytest.approx(traced, rel=2e-3)
+
+
 def test_an_unrolled_step_counts_the_same(masks, monkeypatch):
     """XLA counts norms and activations too: the wider the model, the smaller their share."""
     monkeypatch.setattr(layers, "CPU_PART", 2**30)  # parts would be steps of a loop, which it counts once

@@ -62,6 +62,7 @@ class ModelConfig:
       dtype: dtype of the computation; parameters are float32 always.
       remat: what the backward pass computes again, in projectors and blocks: "none", "dots" or "full", see `remat`.
       dropout: whether training drops as the sensors' records say; False switches all dropout off.
+      decoder: whether the student has linear maps from its features to summaries of raw values, see `Decoder`.
     """
 
     dim: int = 768
@@ -76,6 +77,7 @@ class ModelConfig:
     dtype: str = "float32"
     remat: str = NONE
     dropout: bool = True
+    decoder: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -94,7 +94,9 @@ def initial_value(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> F
     first_of_projector = module == "hidden_0" and any(name.startswith("projector_") for name in path)
     if kind == "scale":
         return np.ones(shape, np.float32)
-    if kind == "pad_value" or (kind == "bias" and not first_of_projector):
+    # Of a decoder, so that its first outputs are the mean: with random ones the features would shrink around their mean
+    # first, since that is the quickest way to less noise in the outputs.
+    if kind == "pad_value" or path[0] == "decoder" or (kind == "bias" and not first_of_projector):
         return np.zeros(shape, np.float32)
     if kind == "bias":
         std = FIRST_BIAS_STD

@@ -11,7 +11,7 @@ from anysat_jax.model.config import ModelConfig
 from anysat_jax.pretrain.collapse import HealthConfig
 from anysat_jax.pretrain.masking import MaskConfig
 from anysat_jax.pretrain.objective import LossConfig
-from anysat_jax.sensors import SENSORS
+from anysat_jax.sensors import SENSORS, get_sensor
 from anysat_jax.train.config import (
     COUNT,
     FLAG,
@@ -27,6 +27,7 @@ from anysat_jax.train.config import (
     read_section,
 )
 from data_pipelines.card import DatasetCard
+from data_pipelines.options import DatasetOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,30 @@ class PretrainConfig(RunConfig):
             raise ConfigError(f"total_steps = {steps} must be {POSITIVE.wanted}")
         return read_section(cls, values, "configs/pretrain.py", model=model_config(config))
 
+    def problems_of(self, options: DatasetOptions) -> list[str]:
+        """Returns sentences on the parts of the objective that a dataset gives nothing to learn from.
+
+        Raises:
+          ConfigError: none is left.
+        """
+        card, loss, problems = options.card, self.pretrain, []
+        spatial = [name for name in card.sensors if get_sensor(name).kind != "context"]
+        if loss.contrastive_weight and len(spatial) == 1:
+            problems.append(
+                f"{card.name} has one sensor with patches, {spatial[0]}: its contrastive loss, between sensors, is 0"
+            )
+            if not loss.predictive_weight:
+                raise ConfigError(f"{problems[0]}, and pretrain.predictive_weight, too; set that to 1")
+        single = loss.predictive_weight and min(options.patch_sizes) == options.extent
+        if single and loss.objective == "paper":
+            problems.append(
+                f"{card.name} has tiles of a single patch, of which none can be hidden: its predictive loss teaches "
+                "little; set pretrain.objective=reconstruction, which predicts hidden dates"
+            )
+        elif single and all(get_sensor(name).kind == "image" for name in spatial):
+            problems.append(f"{card.name} has tiles of a single patch and no dates: nothing of them can be hidden")
+        return problems
+
     def with_sensors(self, named: Sequence[str] | None, cards: Sequence[DatasetCard]) -> Self:
         """Returns the config whose model has a projector for each sensor of the datasets.
 
@@ -114,4 +139,5 @@ class PretrainConfig(RunConfig):
             missing = [sensor for sensor in card.sensors if sensor not in sensors]
             if missing:
                 raise ConfigError(f"dataset {card.name!r} has sensors that model.sensors lacks: {', '.join(missing)}")
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, sensors=sensors))
+        decoder = self.pretrain.objective == "reconstruction"
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, sensors=sensors, decoder=decoder))

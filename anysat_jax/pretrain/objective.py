@@ -1,7 +1,9 @@
-"""The objective of pretraining: predictive and contrastive loss of student and teacher (paper: section 3)."""
+"""The objectives of pretraining: predictive and contrastive loss of student and teacher (paper: section 3), or the
+reconstruction of raw values in place of the teacher's vectors.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +14,18 @@ from jaxtyping import Array, Bool, Float, Int
 from anysat_jax.batch import Batch
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import Encoder, grid_sensors, valid_patches
-from anysat_jax.model.predictor import Student
+from anysat_jax.model.predictor import Student, normalise
 from anysat_jax.pretrain.collapse import feature_health, sampled_vectors
 from anysat_jax.pretrain.contrastive import NEGATIVES, Negatives, contrastive_loss
 from anysat_jax.pretrain.masking import PatchMasks, drop_dates, keep_tokens
+from anysat_jax.pretrain.reconstruction import reconstruction_loss
 from anysat_jax.train.config import COUNT, FINITE_POSITIVE, FLAG, POSITIVE, Section, checked, one_of
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
-NORM_EPSILON = 1e-5
+Objective = Literal["paper", "reconstruction"]
+OBJECTIVES: tuple[Objective, ...] = ("paper", "reconstruction")
+"""What the predictive loss predicts: the teacher's patch vectors, or raw values."""
 LOSSES = ("loss", "loss_predictive", "loss_contrastive")
 
 
@@ -29,6 +34,7 @@ class LossConfig(Section):
     """Weights and options of the loss: a part of the section `pretrain`, see configs/pretrain.py."""
 
     NAME = "pretrain"
+    objective: Objective = checked(one_of(*OBJECTIVES), "paper")
     temperature: float = checked(FINITE_POSITIVE, 0.1)
     predictive_weight: float = checked(COUNT, 1.0)
     contrastive_weight: float = checked(COUNT, 1.0)
@@ -36,13 +42,6 @@ class LossConfig(Section):
     mask_sensors: bool = checked(FLAG, True)
     contrastive_block: int = checked(POSITIVE, 1024)
     negatives: Negatives = checked(one_of(*NEGATIVES), "global")
-
-
-def normalise(x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-    """Returns LayerNorm without parameters, in float32."""
-    x = x.astype(jnp.float32)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + NORM_EPSILON)
 
 
 def gather_targets(patches: Float[Array, "B N D"], target_index: Int[Array, "k B m"]) -> Float[Array, "k B m D"]:
@@ -93,8 +92,6 @@ def jepa_loss(
     the batch is cut; the contrastive loss finds its negatives there, see `contrastive`.
     """
     date_rng, sensor_rng, dropout_rng = jax.random.split(rng, 3)
-    # The teacher sees all, without dropout. No gradient reaches it, or both networks could agree on a constant.
-    patches = jax.lax.stop_gradient(Encoder(model).apply({"params": teacher}, batch, "all")[:, 1:])
     # The student sees half of the dates, the context patches, and few of their sensors.
     seen = drop_dates(batch, date_rng) if config.mask_dates else batch
     out = Student(model).apply(
@@ -108,9 +105,16 @@ def jepa_loss(
         deterministic=False,
         rngs={"dropout": dropout_rng},
     )
-    predictive = predictive_loss(out.predicted, gather_targets(patches, masks.target_index), masks.target_mask)
+    if config.objective == "reconstruction":
+        patches, predictive = out.decoded.whole, reconstruction_loss(out.decoded, batch, masks)
+    else:
+        # The teacher sees all, without dropout. No gradient reaches it, or both networks could agree on a constant.
+        patches = jax.lax.stop_gradient(Encoder(model).apply({"params": teacher}, batch, "all")[:, 1:])
+        predictive = predictive_loss(out.predicted, gather_targets(patches, masks.target_index), masks.target_mask)
     # Tokens of all patches, before patches and sensors are masked: contrast needs the same patch in several sensors.
     tokens = jnp.stack([out.embedded.patches[name] for name in grid_sensors(batch)], axis=1)
+    # Without a weight the loss is logged alone.
+    tokens = tokens if config.contrastive_weight else jax.lax.stop_gradient(tokens)
     options = {"mesh": mesh, "negatives": config.negatives}
     contrastive = contrastive_loss(tokens, valid_patches(seen), config.temperature, config.contrastive_block, **options)
     loss = config.predictive_weight * predictive + config.contrastive_weight * contrastive

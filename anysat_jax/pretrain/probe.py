@@ -194,7 +194,9 @@ def probe_dataset(
         raise ValueError("it has no labels that a linear probe could learn")
     train = take_tiles(batches("train"), settings.max_tiles)
     rows = collect_rows(plan, train, extract, networks, settings.pixels_per_tile, seed)
-    probes = {(level, name): _fit(plan.tasks[level], rows[level], name, seed) for level in rows for name in networks}
+    probes = {
+        (level, name): fit_rows(plan.tasks[level], rows[level], name, seed) for level in rows for name in networks
+    }
     found = {(level, name): SplitScores(plan.tasks[level]) for level, name in probes}
     pictures, tiles = Highest(settings.pictures), 0
     for batch in take_tiles(batches(plan.held_out), settings.max_tiles):
@@ -311,7 +313,7 @@ def batch_rows(
     return ProbeRows(taken, labels[rows], rows // per_tile)
 
 
-def _fit(task: Task, rows: ProbeRows, network: str, seed: int) -> LinearProbe:
+def fit_rows(task: Task, rows: ProbeRows, network: str, seed: int) -> LinearProbe:
     """Fits a probe on all rows, with the penalty that does best on the rows of the validation tiles."""
     features, labels, penalty = rows.features[network], rows.labels, DEFAULT_PENALTY
     # Whole tiles, since pixels of one tile are alike: with some in both parts the weakest penalty would win.

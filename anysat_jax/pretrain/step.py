@@ -153,7 +153,9 @@ def make_flops_counter(config: PretrainConfig, mesh: Mesh) -> Callable[[StepInpu
 
     def count(inputs: StepInput) -> float:
         batch, masks = inputs.inputs
-        return step_flops(config.model, batch, masks, mask_dates=config.pretrain.mask_dates, negative_parts=parts)
+        loss = config.pretrain
+        options = {"mask_dates": loss.mask_dates, "contrast": loss.contrastive_weight > 0}
+        return step_flops(config.model, batch, masks, negative_parts=parts, **options)
 
     return count
 

@@ -85,6 +85,8 @@ def pretrain(given: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
         datasets = open_same_datasets(given.data, check)
         config = with_sensors([one.card for one in datasets.values()])
+        for problem in (text for one in datasets.values() for text in config.problems_of(one.options)):
+            logging.warning("%s", problem)
         save_statistics(workdir, {name: one.prepared.mean_and_std for name, one in datasets.items()})
         state, record = train(config, given, datasets, mesh, workdir, status)
         status.set_state("reporting", step=record.steps)

@@ -105,17 +105,25 @@ def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str
     return stored[name]
 
 
+def objective_of(config: dict[str, Any]) -> str:
+    """Returns the objective of a run's config, JSON values; older runs, and other jobs, have none."""
+    return config.get("pretrain", {}).get("objective", "paper")
+
+
 def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
     """Refuses a checkpoint of another model; `stored` and `config` are JSON values of its config and of this run's.
 
     Raises:
-      ConfigError: a value of the section `model` differs; the message names both values.
+      ConfigError: a value of the section `model` differs, or the objective of pretraining, by which the student has a
+        decoder; the message names both values.
     """
     old, new = section(stored, "model", folder), config["model"]
     old, new = ({**one, "norm_groups": effective_groups(one.get("norm_groups"), one.get("dim"))} for one in (old, new))
     names = sorted({**old, **new}.keys() - {"remat", "dropout"})  # these two change no parameter
     pairs = [(name, old.get(name), new.get(name)) for name in names]
-    if lines := [f"model.{name}: {there!r} there, {now!r} now" for name, there, now in pairs if there != now]:
+    pairs = [(f"model.{name}", there, now) for name, there, now in pairs]
+    pairs.append(("pretrain.objective", *(objective_of(one) for one in (stored, config))))
+    if lines := [f"{name}: {there!r} there, {now!r} now" for name, there, now in pairs if there != now]:
         raise ConfigError(
             f"the checkpoint in {folder} is of another model ({'; '.join(lines)}); "
             "give the same config or another --workdir"

@@ -21,7 +21,7 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import PRESETS, ModelConfig, effective_groups
 from anysat_jax.model.init import init_encoder, init_projector, init_student, student_shapes
 from anysat_jax.normalise import read_statistics
-from anysat_jax.weights.checkpoint_files import check_same_model, read_newest
+from anysat_jax.weights.checkpoint_files import check_same_model, objective_of, read_newest
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, checksum, load_exported
 from anysat_jax.weights.hub import locate, pinned
 from anysat_jax.weights.published import load_published
@@ -114,7 +114,8 @@ def load_weights(
             origin["datasets"] = datasets
         file = path / STATISTICS_FILE
         statistics = read_statistics(file) if file.is_file() else {}  # runs of earlier versions have none
-        return Exported(_model_of(run), state["teacher"], None, statistics, origin, state.get("params")), "run"
+        model = _model_of(run) if student else dataclasses.replace(_model_of(run), decoder=False)
+        return Exported(model, state["teacher"], None, statistics, origin, state.get("params")), "run"
     _check_is_file(path)
     found = load_published(path, predictor_heads=predictor_heads)
     teacher = found.teacher_params or found.encoder_params
@@ -133,7 +134,8 @@ def save_statistics(workdir: pathlib.Path, datasets: Mapping[str, Mapping[str, A
 
 def _model_of(run: dict[str, Any]) -> ModelConfig:
     # Runs from before `norm_groups` are of models with the published numbers.
-    return ModelConfig.from_section({"norm_groups": "published"} | run["model"], dtype=run["dtype"])
+    section = {"norm_groups": "published"} | run["model"] | {"decoder": objective_of(run) == "reconstruction"}
+    return ModelConfig.from_section(section, dtype=run["dtype"])
 
 
 def _check_is_file(path: pathlib.Path) -> None:
@@ -210,7 +212,8 @@ def _exported_student(path: pathlib.Path, model: ModelConfig, seed: int) -> tupl
         {name: trained.get(name, value) for name, value in fresh["encoder"].items()}
         for trained in (student.get("encoder", exported.encoder_params), exported.encoder_params)
     ]
-    return fresh | student | {"encoder": both[0]}, both[1]
+    # Of another objective the decoder is absent, or of no use.
+    return fresh | {name: student[name] for name in student.keys() & fresh} | {"encoder": both[0]}, both[1]
 
 
 def _warn_of_random(path: pathlib.Path, missing: Sequence[str]) -> None:

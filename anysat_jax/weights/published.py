@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from anysat_jax.model.config import PRESETS, ModelConfig
 from anysat_jax.model.init import init_student, student_shapes
@@ -214,6 +215,12 @@ def save_published(path: str | os.PathLike[str], content: Exported) -> None:
     except ImportError as error:
         raise ImportError(f"writing {path} needs torch: pip install -e '.[torch]'") from error
     student, params = content.student, {"encoder": content.encoder_params}
+    if student and "decoder" in student:
+        logging.warning(
+            "%s: the decoder of the reconstruction is left out: the published layout has no names for it", path
+        )
+        student = {name: part for name, part in student.items() if name != "decoder"}
+        content = dataclasses.replace(content, student=student, model=dataclasses.replace(content.model, decoder=False))
     if student is None:
         entries = bare_entries(content.model)
     else:

@@ -1,10 +1,14 @@
 """The config of a pretraining: what is refused."""
 
+import re
+
 import pytest
 
 from anysat_jax.configs import pretrain
 from anysat_jax.errors import ConfigError
 from anysat_jax.pretrain.config import PretrainConfig
+from data_pipelines.options import DatasetOptions
+from data_pipelines.registry import get_entry
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,7 @@ from anysat_jax.pretrain.config import PretrainConfig
         ("model.sensors", ("s3",), r"unknown sensor 's3'"),
         ("pretrain.mask_buckets", (3, 2), r"pretrain.mask_buckets = \(3, 2\) must be two numbers above 0"),
         ("pretrain.target_scale", (0.8, 0.2), r"pretrain.target_scale = \(0.8, 0.2\) must be two fractions"),
+        ("pretrain.objective", "best", r"pretrain.objective = 'best' must be 'paper' or 'reconstruction'"),
         ("pretrain.negatives", "none", r"pretrain.negatives = 'none' must be 'global' or 'device'"),
         ("pretrain.contrastive_block", 0, r"pretrain.contrastive_block = 0 must be above 0"),
         ("pretrain.temperature", 0.0, r"pretrain.temperature = 0.0 must be above 0"),
@@ -47,6 +52,35 @@ def test_a_wrong_value_is_refused_by_name(name, value, message):
         config.pretrain.contrastive_weight = 0.0
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.read(config)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "objective", "weights", "found"),
+    [
+        ("mini_flair", "paper", (1.0, 1.0), None),
+        ("bradd_s1ts", "paper", (1.0, 1.0), "bradd_s1ts has one sensor with patches, s1"),
+        ("bradd_s1ts", "reconstruction", (1.0, 0.0), None),
+        (
+            "fuel_moisture",
+            "paper",
+            (1.0, 1.0),
+            "tiles of a single patch, .*=reconstruction",
+        ),
+        ("fuel_moisture", "reconstruction", (1.0, 0.0), None),
+    ],
+)
+def test_an_objective_that_does_not_fit_a_dataset_is_named(dataset, objective, weights, found):
+    config = pretrain.get_config()
+    config.pretrain.update(objective=objective, predictive_weight=weights[0], contrastive_weight=weights[1])
+    problems = PretrainConfig.read(config).problems_of(DatasetOptions(get_entry(dataset).card))
+    assert bool(problems) == bool(found) and all(re.search(found, one) for one in problems)
+
+
+def test_an_objective_without_any_loss_is_refused():
+    config = pretrain.get_config()
+    config.pretrain.update(predictive_weight=0.0, contrastive_weight=1.0)
+    with pytest.raises(ConfigError, match="bradd_s1ts has one sensor.* set that to 1"):
+        PretrainConfig.read(config).problems_of(DatasetOptions(get_entry("bradd_s1ts").card))
 
 
 def test_a_missing_value_is_named():
