@@ -12,7 +12,7 @@ from anysat_jax.train.config import FRACTION, Section, checked
 from anysat_jax.train.monitor import Finished
 from anysat_jax.train.record import RunRecord
 
-MEASURES = ("rank", "rank_tiles", "variance", "cosine")
+MEASURES = ("rank", "rank_tiles", "variance", "cosine", "position")
 MAX_VECTORS, MAX_TILES = 256, 64  # measured, of a batch
 
 
@@ -32,7 +32,8 @@ def feature_health(vectors: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]
         where they cancel out.
       "cosine": mean cosine between vectors of different tiles at the same position: 1 where the content does not
         matter.
-      With a single tile, "rank_tiles" and "cosine" are nan. Where nothing varies, a rank is 0.
+      "position": fraction of the variance that the position in the tile explains: 1 where the content does not matter.
+      With a single tile, "rank_tiles", "cosine" and "position" are nan. Where nothing varies, a rank is 0.
     """
     count, mean = len(vectors), vectors.mean(axis=0, keepdims=True)
     around_all = vectors - mean.mean(axis=1, keepdims=True)
@@ -40,12 +41,16 @@ def feature_health(vectors: Float[Array, "B N D"]) -> dict[str, Float[Array, ""]
     # The sum over all pairs of tiles is |sum|^2, of which the pairs of a tile with itself are |vector|^2.
     same = jnp.square(vectors).sum(axis=-1).mean()
     pairs = jnp.square(mean).sum(axis=-1).mean() * count**2 - same * count
+    variance = jnp.square(around_all).mean()
+    # The mean of a place is that of `count` tiles, so that the variance around it is too small by 1 / count.
+    content = jnp.square(around_place).mean() * count / max(count - 1, 1)
     alone = jnp.float32(jnp.nan)
     return {
         "rank": effective_rank(around_all),
         "rank_tiles": effective_rank(around_place) if count > 1 else alone,
-        "variance": jnp.square(around_all).mean(),
+        "variance": variance,
         "cosine": pairs / (count * (count - 1)) / jnp.maximum(same, 1e-12) if count > 1 else alone,
+        "position": jnp.maximum(1 - content / jnp.maximum(variance, 1e-12), 0) if count > 1 else alone,
     }
 
 
@@ -87,7 +92,10 @@ class HealthConfig(Section):
 
 WINDOW = 10  # steps of one kind of batch in a mean: single batches vary too much
 WATCHED = ("rank_tiles", "variance", "cosine")
-MEANING = "the features tell patches and tiles apart less and less; see feature_* in metrics.csv, and docs/GLOSSARY.md"
+MEANING = (
+    "features of different patches and tiles become alike; pretrain.objective=reconstruction, whose targets are raw "
+    "values, or a lower optimizer.learning_rate prevents it; see feature_* in metrics.csv, and docs/GLOSSARY.md"
+)
 
 
 class CollapseMonitor:

@@ -19,6 +19,7 @@ HEALTH = {
     "feature_rank_tiles": "Rank, tiles at a position",
     "feature_variance": "Variance, all patches",
     "feature_cosine": "Cosine, tiles at a position",
+    "feature_position": "Variance explained by position",
 }
 """Columns that pretraining logs of the teacher's features."""
 SMOOTHED_FRACTION = 0.05  # of the run, as the deviation of the smoothing kernel

@@ -135,6 +135,8 @@ def test_measures_equal_their_definitions():
     assert health["rank_tiles"] == pytest.approx(rank(vectors - vectors.mean(axis=0)), rel=1e-4)
     assert health["variance"] == pytest.approx(vectors.var(axis=(0, 1)).mean(), rel=1e-4)
     assert health["cosine"] == pytest.approx(cosines.mean(), abs=1e-4)
+    content = vectors.var(axis=0, ddof=1).mean() / vectors.var(axis=(0, 1)).mean()
+    assert health["position"] == pytest.approx(1 - content, abs=1e-4)
 
 
 def test_features_that_vary_in_k_directions_have_rank_k():
@@ -154,11 +156,16 @@ def test_collapse_to_positions_shows_between_tiles_only():
     assert health["rank"] > 4 and health["variance"] > 0.5
     assert health["rank_tiles"] < 1e-3
     assert health["cosine"] == pytest.approx(1, abs=1e-4)
+    assert health["position"] == pytest.approx(1, abs=1e-4)
+
+
+def test_content_alone_leaves_nothing_to_positions():
+    assert measure(np.broadcast_to(draw(64, 1, 16), (64, 4, 16)))["position"] == 0
 
 
 def test_a_single_tile_has_no_other_to_compare_with():
     health = measure(draw(1, 9, 16))
-    assert np.isnan(health["rank_tiles"]) and np.isnan(health["cosine"])
+    assert np.isnan(health["rank_tiles"]) and np.isnan(health["cosine"]) and np.isnan(health["position"])
     assert np.isfinite(health["rank"]) and np.isfinite(health["variance"])
 
 
