@@ -107,7 +107,8 @@ def section(stored: dict[str, Any], name: str, folder: pathlib.Path) -> dict[str
 
 def objective_of(config: dict[str, Any]) -> str:
     """Returns the objective of a run's config, JSON values; older runs, and other jobs, have none."""
-    return config.get("pretrain", {}).get("objective", "paper")
+    found = config.get("pretrain")
+    return str(found.get("objective", "paper")) if isinstance(found, dict) else "paper"
 
 
 def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pathlib.Path) -> None:
@@ -120,8 +121,7 @@ def check_same_model(stored: dict[str, Any], config: dict[str, Any], folder: pat
     old, new = section(stored, "model", folder), config["model"]
     old, new = ({**one, "norm_groups": effective_groups(one.get("norm_groups"), one.get("dim"))} for one in (old, new))
     names = sorted({**old, **new}.keys() - {"remat", "dropout"})  # these two change no parameter
-    pairs = [(name, old.get(name), new.get(name)) for name in names]
-    pairs = [(f"model.{name}", there, now) for name, there, now in pairs]
+    pairs = [(f"model.{name}", old.get(name), new.get(name)) for name in names]
     pairs.append(("pretrain.objective", *(objective_of(one) for one in (stored, config))))
     if lines := [f"{name}: {there!r} there, {now!r} now" for name, there, now in pairs if there != now]:
         raise ConfigError(
