@@ -82,7 +82,8 @@ def draw_curves(path: pathlib.Path, run: str, curves: Sequence[Curve]) -> None:
     rows = [row for row in ([*LOSSES, "learning_rate"], health) if row]
     span = max(curve.steps.max() for curve in curves)
     with style.new_figure(path, (12, 0.9 + 3.7 * len(rows)), f"Training: {run}") as figure:
-        axes = figure.subplot_mosaic([np.repeat(row, 12 // len(row)).tolist() for row in rows])
+        # A row has three to five panels.
+        axes = figure.subplot_mosaic([np.repeat(row, 60 // len(row)).tolist() for row in rows])
         for name, title in (LOSSES | HEALTH).items():
             if name not in axes:
                 continue
