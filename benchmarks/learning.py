@@ -82,7 +82,8 @@ class Bench:
         self.root = out / f"tiles-{tiles}-{held_out}"
         for name in DATASETS:
             reader = MiniReader(name, sizes={"train": tiles, "val": held_out})
-            prepare_dataset(reader, self.root, get_entry(name).version, workers=2)
+            # Processes take seconds to start, as long as a hundred tiles.
+            prepare_dataset(reader, self.root, get_entry(name).version, workers=2 if tiles > 500 else 0)
         self.datasets = {name: open_dataset(name, str(self.root)) for name in DATASETS}
         self.file = out / "scores.csv"
         self.scores: list[Score] = []

@@ -110,6 +110,7 @@ OF_ADAPTATIONS = {
     "optimizer.clip_norm": 1.0,
     "optimizer.schedule": "plateau",
     "optimizer.layer_decay": 0.5,
+    "model.input_gain": 0.01,
     "model.drop_path": 0.1,
     "cache.folder": "cache",
     "cache.max_gb": 1.0,

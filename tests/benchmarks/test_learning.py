@@ -1,0 +1,57 @@
+"""The benchmark of pretraining objectives: its configs, controls, table and curves, without a pretraining."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from anysat_jax.downstream.task import make_task
+from benchmarks import learning
+from data_pipelines.registry import get_entry
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    bench = learning.Bench(tmp_path_factory.mktemp("learning"), tiles=24, labels=[8, 16], held_out=8)
+    extractor = lambda sensors: jax.jit(functools.partial(learning.raw_summaries, sensors=sensors))  # noqa: E731
+    bench.add("raw values", 0, 0, extractor)
+    bench.scores += [one._replace(seed=1) for one in bench.scores]
+    return bench
+
+
+def test_raw_values_are_scored_on_both_levels(bench):
+    assert len(bench.scores) == 2 * 2 * 2 * 4  # seeds, datasets, numbers of labels, levels and probes
+    assert all(0 <= one.score <= 1 for one in bench.scores)
+    many = np.mean([one.score for one in bench.scores if one.labels == 16])
+    assert many > np.mean([one.score for one in bench.scores if one.labels == 8])
+
+
+def test_finished_scores_are_found_again(bench):
+    again = learning.Bench(bench.out, tiles=24, labels=[8, 16], held_out=8)
+    assert again.scores == [one for one in bench.scores if one.seed == 0]
+    again.add("raw values", 0, 0, None)  # would fail if it computed anything
+    assert "| raw values | 16               | 0       | 2       |" in bench.table()
+
+
+def test_the_curves_are_drawn(bench):
+    bench.scores += [one._replace(name="learnt", steps=steps) for one in bench.scores for steps in (10, 100)]
+    assert bench.draw().stat().st_size > 10_000
+
+
+def test_a_try_changes_keys_of_the_config(bench):
+    config = bench.config("PAPER,model.dropout=True,model.dim=64", 30, 2)
+    assert (config.pretrain.objective, config.pretrain.contrastive_weight) == ("paper", 1.0)
+    assert (config.model.dropout, config.model.dim, config.total_steps, config.seed) == (True, 64, 30, 2)
+    with pytest.raises(KeyError, match="objectve"):
+        bench.config("pretrain.objectve=paper", 30, 2)
+
+
+def test_neighbours_vote_for_classes_and_labels():
+    features = np.repeat(np.eye(3, 8, dtype=np.float32), 5, axis=0) + np.linspace(0, 0.01, 8, dtype=np.float32)
+    classes = make_task(get_entry("mini_flair").card, "tile")
+    logits = learning.neighbours(classes, features, np.repeat([2, 0, 1], 5))(features[::5])
+    assert logits.argmax(axis=-1).tolist() == [2, 0, 1]
+    labels = make_task(get_entry("mini_pastis_hd").card, "tile")
+    wanted = np.arange(labels.num_outputs)[None] % 3 == np.repeat([0, 1, 2], 5)[:, None]
+    np.testing.assert_array_equal(learning.neighbours(labels, features, wanted)(features[::5]) > 0, wanted[::5])
