@@ -136,7 +136,7 @@ def test_the_readme_works_from_top_to_bottom(number, clone, done, names, monkeyp
     exec(compile(text, f"README.md, block {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", ["TASKS.md", "DATA.md"])
+@pytest.mark.parametrize("page", ["TASKS.md", "DATA.md", "SERVING.md"])
 def test_the_commands_of_a_page_work_in_order(page, clone, done):
     """The first block of each; of the runs of README.md that TASKS.md repeats, the first is: its steps are not."""
     first, *rest = shortened_commands(in_order(REPOSITORY / "docs" / page)[0][1])
