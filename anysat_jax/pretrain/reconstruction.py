@@ -110,30 +110,27 @@ def _of_image(
 def _of_series(
     observation: Observation, values: Float[Array, "B T C H W"], valid: Bool[Array, "B T C H W"], grid: tuple[int, int]
 ) -> Summary:
-    dates = jnp.asarray(observation.dates)
-    season = dates % DAYS * SEASONS // DAYS
+    season = jnp.asarray(observation.dates) % DAYS * SEASONS // DAYS
     if observation.date_mask is not None:
         valid = valid & jnp.asarray(observation.date_mask)[:, :, None, None, None]
-    year, known = _median(values, valid)
-    medians, weights = [year], [known]
-    for number in range(SEASONS):
-        median, known = _median(values, valid & (season == number)[:, :, None, None, None])
-        medians.append(median - year)
-        weights.append(known)
+    # The year, then each season: one sort of all takes less time to compile than one for each.
+    groups = [jnp.ones_like(season, bool), *(season == number for number in range(SEASONS))]
+    medians, known = _medians(values, valid[:, None] & jnp.stack(groups, axis=1)[..., None, None, None])
+    medians = jnp.concatenate([medians[:, :1], medians[:, 1:] - medians[:, :1]], axis=1)
 
-    def cut(maps: list[Array]) -> Float[Array, "B N n F"]:
-        return split_patches(jnp.concatenate(maps, axis=1), grid, 1)
+    def cut(maps: Float[Array, "B G C H W"]) -> Float[Array, "B N n F"]:
+        return split_patches(maps.reshape(maps.shape[0], -1, *maps.shape[3:]), grid, 1)
 
-    return Summary(cut(medians), cut(weights).astype(jnp.float32))
+    return Summary(cut(medians), cut(known).astype(jnp.float32))
 
 
-def _median(
-    values: Float[Array, "B T C H W"], valid: Bool[Array, "B T C H W"]
-) -> tuple[Float[Array, "B C H W"], Bool[Array, "B C H W"]]:
-    """Returns the medians of the valid dates, of an even number the lower one, and where there are any."""
-    count = valid.sum(axis=1)
-    ordered = jnp.sort(jnp.where(valid, values, jnp.inf), axis=1)
-    median = jnp.take_along_axis(ordered, (jnp.maximum(count, 1) - 1)[:, None] // 2, axis=1)[:, 0]
+def _medians(
+    values: Float[Array, "B T C H W"], valid: Bool[Array, "B G T C H W"]
+) -> tuple[Float[Array, "B G C H W"], Bool[Array, "B G C H W"]]:
+    """Returns the medians of each group's valid dates, of an even number the lower one, and where there are any."""
+    count = valid.sum(axis=2)
+    ordered = jnp.sort(jnp.where(valid, values[:, None], jnp.inf), axis=2)
+    median = jnp.take_along_axis(ordered, (jnp.maximum(count, 1) - 1)[:, :, None] // 2, axis=2)[:, :, 0]
     return jnp.where(count > 0, median, 0), count > 0
 
 
