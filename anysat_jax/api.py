@@ -161,7 +161,7 @@ class AnySat:
 
 
 def _to_device(params: Params) -> Params:
-    """Puts parameters on the default device leaf by leaf; what nobody else holds is freed as soon as it is there."""
+    """Puts parameters on the default device leaf by leaf; frees each there that has no other owner."""
     leaves, structure = jax.tree.flatten(params)
     del params
     copied = []

@@ -20,10 +20,9 @@ from typing import Any
 import flax.traverse_util
 from tabulate import tabulate
 
-from anysat_jax.errors import RunError, complain, printable
 from anysat_jax.model.init import count_parameters
 from anysat_jax.sensors import SENSORS, get_sensor
-from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
+from anysat_jax.train.workdir import end_soon_on_interrupt, run_command
 from anysat_jax.weights.exported import Exported, checksum
 from anysat_jax.weights.hub import locate, pinned
 from anysat_jax.weights.load import exported_file, load_weights
@@ -165,13 +164,8 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m anysat_jax.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="WEIGHTS")
-    try:
-        print(printable(describe(parser.parse_args(argv).source)))
-    except (RunError, ValueError, ImportError, OSError) as error:
-        return complain(error, "anysat_jax.describe")
-    except KeyboardInterrupt as stop:
-        return answer_signal(*stop.args)
-    return 0
+    options = parser.parse_args(argv)
+    return run_command(lambda: describe(options.source), "anysat_jax.describe")
 
 
 if __name__ == "__main__":

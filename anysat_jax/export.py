@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from absl import logging
 
 from anysat_jax.describe import CARD, read_summary, summarise, write_card
-from anysat_jax.errors import ConfigError, RunError, complain
-from anysat_jax.train.workdir import answer_signal, end_soon_on_interrupt
+from anysat_jax.errors import ConfigError
+from anysat_jax.train.workdir import end_soon_on_interrupt, run_command
 from anysat_jax.weights.exported import FILE_NAME, SUFFIX, Exported, save_exported
 from anysat_jax.weights.hub import locate
 from anysat_jax.weights.load import load_weights
@@ -147,17 +147,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns the exit code."""
     options = parse(argv)
-    try:
+
+    def write() -> str:
         if options.form:
-            print(export_program(options, shlex.join(["anysat", "export", *argv])))
-        else:
-            how = dict(whole=options.whole, encoder=options.encoder, predictor_heads=options.predictor_heads)
-            print(export(options.source, options.target, **how))
-    except (RunError, ValueError, ImportError, OSError) as error:
-        return complain(error, "anysat_jax.export")
-    except KeyboardInterrupt as stop:
-        return answer_signal(*stop.args)
-    return 0
+            return export_program(options, shlex.join(["anysat", "export", *argv]))
+        how = dict(whole=options.whole, encoder=options.encoder, predictor_heads=options.predictor_heads)
+        return export(options.source, options.target, **how)
+
+    return run_command(write, "anysat_jax.export")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ OF_RESOLUTION, OF_NORM = 0.1, 0.1
 
 
 def _measured(sensor: Sensor) -> list[float | str]:
-    """Returns what each band measures: light of a wavelength in nm, a kind of polarisation, or what its name says."""
+    """Returns the quantity of each band: its wavelength in nm, a kind of polarisation, or its name."""
     centres = sensor.wavelengths_nm or [COLOURS_NM.get(band, 0.0) for band in sensor.bands]
     return [centre or POLARISATIONS.get(band, band) for centre, band in zip(centres, sensor.bands, strict=True)]
 

@@ -43,7 +43,7 @@ Function = Callable[[Mapping[str, Any]], Float[Array, "..."]]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a program computes, and of which inputs: (B, C, H, W) of an image, (B, T, C, H, W) of a series."""
+    """Inputs and output of a program; an image is (B, C, H, W), a series (B, T, C, H, W)."""
 
     sensors: tuple[str, ...]
     extent: tuple[float, float]  # height and width of a tile in metres

@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import rasterio
 
 from anysat_jax import SENSORS, main
 from tests.conftest import ONE_DEVICE
+from tests.data_pipelines.own_tiles.folders import write_raster
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -60,6 +63,8 @@ SHORT = {
     "pretrain.py:prepared": f"{SMALL} --config.evaluate.probe=False",
     "finetune.py": f"--config.epochs=2 {FRACTION}",
     "probe.py": FRACTION,
+    "probe.py:prepared": "",
+    "finetune.py:prepared": "--config.epochs=1 --config.evaluate.every=1",
     "evaluate.py": "",
 }
 
@@ -142,6 +147,28 @@ def test_the_commands_of_a_page_work_in_order(page, clone, done):
     first, *rest = shortened_commands(in_order(REPOSITORY / "docs" / page)[0][1])
     printed, *_ = run_commands([first, *(command for command in rest if command not in done)], clone)
     assert page != "TASKS.md" or ("compiling" not in printed and "already trained for 1 steps" in printed)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="the extra onnx is not installed")
+def test_the_onnx_commands_of_the_page_on_serving_work(clone):
+    run_commands(shortened_commands(in_order(REPOSITORY / "docs" / "SERVING.md")[1][1]), clone)
+    assert (clone / "mini.onnx").stat().st_size > 1e5 and (clone / "aerial.onnx").stat().st_size > 1e5
+
+
+def test_the_commands_of_the_page_on_sensors_work(clone):
+    """On tiles of noise in place of the scene."""
+    page = REPOSITORY / "docs" / "SENSORS.md"
+    heat, rng = clone / "heat", np.random.default_rng(0)
+    splits = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
+    for number, tile in enumerate(splits):
+        place = rasterio.Affine(30, 0, 5e5 + 960 * number, 0, -30, 6e6)
+        bands, heats = rng.integers(500, 4000, (6, 32, 32), np.uint16), rng.normal(20, 5, (1, 32, 32))
+        write_raster(heat / "hls" / f"{tile}_2020-06-01.tif", bands, transform=place)
+        write_raster(heat / "temperature" / f"{tile}.tif", heats.astype(np.float32), transform=place)
+    rows = [f"{tile},{split}" for tile, split in splits.items()]
+    (heat / "tiles.csv").write_text("\n".join(["tile,split", *rows]) + "\n")
+    (heat / "heat.toml").write_text(blocks(page, "toml")[0])
+    run_commands(shortened_commands(blocks(page, "bash")[0]), clone)
 
 
 def test_the_python_blocks_of_the_page_on_sensors_run(monkeypatch):

@@ -12,14 +12,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, ClassVar, Self
 
 import jax
 from absl import logging
 
 from anysat_jax import EXIT_INTERRUPTED
-from anysat_jax.errors import Preempted, StorageError, complain
+from anysat_jax.errors import Preempted, RunError, StorageError, complain, printable
 from anysat_jax.status import LOCK_FILE
 from anysat_jax.train import distributed
 from anysat_jax.train.checkpoints import explained
@@ -201,3 +201,14 @@ def answer_signal(number: int = signal.SIGINT) -> int:
     """Prints that a signal ended the command, and returns the exit code; one of several processes ends here."""
     complain(INTERRUPTED)
     return distributed.shutdown(EXIT_STOPPED if number == signal.SIGTERM else EXIT_INTERRUPTED, stopped=True)
+
+
+def run_command(action: Callable[[], str], program: str) -> int:
+    """Prints what an action returns, or its error in one sentence; returns the exit code of the command."""
+    try:
+        print(printable(action()))
+    except (RunError, ValueError, ImportError, OSError) as error:
+        return complain(error, program)
+    except KeyboardInterrupt as stop:
+        return answer_signal(*stop.args)
+    return 0
