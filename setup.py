@@ -49,8 +49,17 @@ CLUSTER = "distributed>=2025.1"  # prepare --cluster: shards written by the work
 
 XARRAY = "xarray>=2024.6"  # AnySat takes its arrays, bands and dates by name; the first for numpy 2
 
+SCENES = [
+    *DATA,
+    XARRAY,
+    "zarr>=3.0",  # sharded arrays of format 3
+    "rio-cogeo>=5.4",  # checks that a GeoTIFF is cloud-optimised
+    "pyogrio>=0.10",  # polygons; its wheels have GDAL
+]
+
 EXTRAS = {
     "data": DATA,
+    "scenes": SCENES,
     "cluster": [CLUSTER],
     "xarray": [XARRAY],
     "hub": [HUB],
@@ -61,9 +70,8 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.9,<0.13"],
     "tpu": ["jax[tpu]>=0.9,<0.13"],  # pins the matching libtpu
     "test": [  # without torch, which is large: tests that read its files skip; .ci/run also tests with torch
-        *DATA,
+        *SCENES,
         CLUSTER,
-        XARRAY,
         HUB,
         "pytest>=8.3",
         "setuptools>=78.1",  # tests build the wheel and the source archive

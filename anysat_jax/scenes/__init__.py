@@ -1,0 +1,1 @@
+"""Whole scenes: rasters of several sensors in, an embedding or a map out."""
