@@ -91,7 +91,7 @@ def why_not_metric(crs: str, x: float, y: float) -> str:
         return "is in degrees"
     if not own.is_projected or abs(own.units_factor[1] - 1) > 1e-9:
         return f"is not in metres ({own.units_factor[0]})"
-    stretch = 1 / pixel_size(crs, Affine(1, 0, x, 0, -1, y), (1, 1), utm_zone(crs, x, y))
-    if abs(stretch - 1) > MOST_STRETCH:
-        return f"has metres of {1 / stretch:.3g} m on the ground there"
+    ground = pixel_size(crs, Affine(1, 0, x, 0, -1, y), (1, 1), utm_zone(crs, x, y))
+    if abs(ground - 1) > MOST_STRETCH:
+        return f"has metres of {ground:.3g} m on the ground there"
     return ""

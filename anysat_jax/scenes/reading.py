@@ -7,7 +7,7 @@ not depend on the box by which it is read.
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,12 +17,12 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine, array_bounds
 from rasterio.windows import Window
 
-from anysat_jax.scenes.grid import SAME_METRES, Box
-from anysat_jax.scenes.projections import footprint, pixel_size, project_bounds, system
+from anysat_jax.scenes.grid import SAME_METRES, Box, Grid
+from anysat_jax.scenes.projections import footprint, pixel_size, project_bounds, system, utm_zone, why_not_metric
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import SMALLEST_POWER, with_ratio, with_ratio_of_decibels
 from data_pipelines.files import explained, open_raster
-from data_pipelines.units import DECIBELS, POWER
+from data_pipelines.units import POWER
 
 # Pixels around a source's window: as many as bilinear interpolation and the rounding of coordinates may reach.
 MARGIN = 3
@@ -115,13 +115,12 @@ class Stack:
 
     def footprint(self, crs: str) -> Box:
         """Returns the bounds of all acquisitions in a coordinate system."""
-        boxes = [acquisition.footprint(crs) for acquisition in self.acquisitions]
-        return Box(
-            min(box.left for box in boxes),
-            min(box.bottom for box in boxes),
-            max(box.right for box in boxes),
-            max(box.top for box in boxes),
-        )
+        return _union([acquisition.footprint(crs) for acquisition in self.acquisitions])
+
+
+def _union(boxes: Sequence[Box]) -> Box:
+    left, bottom, right, top = zip(*(dataclasses.astuple(box) for box in boxes), strict=True)
+    return Box(min(left), min(bottom), max(right), max(top))
 
 
 class Fields(NamedTuple):
@@ -198,6 +197,103 @@ def _in_units(values: Float32[np.ndarray, "*T c H W"], num_bands: int, units: st
     if values.shape[-3] == num_bands:
         return values
     return (with_ratio if (wanted or units) == POWER.name else with_ratio_of_decibels)(values)
+
+
+# ---------------------------------------------------------------- the scene's grid
+
+
+def choose_grid(
+    stacks: Mapping[str, Stack], resolution: float, crs: str | None = None, bounds: Box | None = None
+) -> tuple[Grid, list[str]]:
+    """Returns the grid of a scene, and notes on what was decided, a sentence each.
+
+    The coordinate system is that of the larger part of the rasters, if its coordinates are metres on the ground, else
+    the UTM zone of their centre. The origin is such that as many sensors as possible need no interpolation.
+
+    Args:
+      stacks: by sensor.
+      resolution: metres per pixel of the output.
+      crs: a coordinate system in metres; None: chosen.
+      bounds: of the output; None: what all images and series have in common.
+
+    Raises:
+      ValueError: a system is not in metres, or the sensors (and bounds) have less than a pixel in common.
+    """
+    spatial = {name: stack for name, stack in stacks.items() if get_sensor(name).kind != "context"}
+    if not spatial:
+        raise ValueError(f"{', '.join(stacks) or 'no sensor'}: expected an image or a series, which has places")
+    notes: list[str] = []
+    if crs is None:
+        crs, notes = _choose_crs(spatial)
+    else:
+        box = next(iter(spatial.values())).footprint(crs)
+        if why := why_not_metric(crs, (box.left + box.right) / 2, (box.bottom + box.top) / 2):
+            raise ValueError(f"the coordinate system {crs} {why}; expected one in metres, such as a UTM zone")
+    places = {"the given bounds": bounds} if bounds else {}
+    places |= {f"{name} ({stack.acquisitions[0].name})": stack.footprint(crs) for name, stack in spatial.items()}
+    (first, common), *others = places.items()
+    for name, box in others:
+        both = common.intersection(box)
+        if both is None:
+            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {crs}")
+        common = common if bounds else both
+    if min(common.width, common.height) < resolution - SAME_METRES:
+        raise ValueError(
+            f"the scene, what {', '.join(places)} have in common, is {common.width:g} x {common.height:g} m; expected "
+            f"at least a pixel of {resolution:g} m"
+        )
+    grid = Grid(crs, common, _origin(spatial, crs))
+    return dataclasses.replace(grid, bounds=grid.snapped(common, resolution)), notes
+
+
+def _choose_crs(stacks: Mapping[str, Stack]) -> tuple[str, list[str]]:
+    """Returns the system of the larger part of some stacks, or the UTM zone of its centre, and notes."""
+    parts: dict[str, list[Box]] = {}
+    for stack in stacks.values():
+        for one in stack.acquisitions:
+            parts.setdefault(one.bands[0].crs, []).append(one.footprint(one.bands[0].crs))
+
+    def rank(crs: str) -> tuple[bool, float, int]:
+        box = _union(parts[crs])
+        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        # Degrees are compared by what they are on the ground; systems in metres go first, as nothing is interpolated.
+        side = pixel_size(crs, Affine(1e-3, 0, x, 0, -1e-3, y), (1, 1), utm_zone(crs, x, y)) / 1e-3
+        return not why_not_metric(crs, x, y), box.width * box.height * side**2, len(parts[crs])
+
+    crs = max(parts, key=rank)
+    notes = []
+    if len(parts) > 1:
+        others = ", ".join(other for other in parts if other != crs)
+        notes.append(f"the rasters are in {len(parts)} coordinate systems: {others} are warped onto {crs}")
+    box = _union(parts[crs])
+    centre = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+    if why := why_not_metric(crs, *centre):
+        zone = utm_zone(crs, *centre)
+        notes = [f"{crs} {why}: all rasters are warped onto {zone}, the UTM zone of their centre"]
+        crs = zone
+    return crs, notes
+
+
+def _origin(stacks: Mapping[str, Stack], crs: str) -> tuple[float, float]:
+    """Returns the corner of a pixel with which most sensors' pixels coincide; of equals, the finest one's."""
+    rasters = []
+    for name, stack in stacks.items():
+        metres = get_sensor(name).metres_per_pixel
+        for band in stack.acquisitions[0].bands:
+            if system(band.crs) == system(crs):
+                size = pixel_size(band.crs, band.transform, band.shape, crs)
+                rasters.append((size, metres, band))
+    # Pixels of another size than the sensor's are interpolated anyway.
+    own = [one for one in rasters if abs(one[0] - one[1]) * max(one[2].shape) <= SAME_METRES] or rasters
+    corners = {(band.transform.c % size, band.transform.f % size): None for size, _, band in sorted(own, key=lambda o: o[:2])}
+
+    def served(corner: tuple[float, float]) -> int:
+        shifts = [((band.transform.c - corner[0]) / size, (band.transform.f - corner[1]) / size) for size, _, band in own]
+        return sum(
+            max(abs(x - round(x)), abs(y - round(y))) * one[0] <= SAME_METRES for (x, y), one in zip(shifts, own, strict=True)
+        )
+
+    return max(corners, key=served, default=(0.0, 0.0))
 
 
 # ---------------------------------------------------------------- onto a grid
