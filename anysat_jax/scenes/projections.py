@@ -59,6 +59,14 @@ def footprint(own: str, transform: Affine, shape: tuple[int, int], crs: str) -> 
     return Box(*project_bounds(own, crs, *array_bounds(*shape, transform)))
 
 
+def at(transform: Affine, column: float, row: float) -> tuple[float, float]:
+    """Returns the coordinates of a place in a raster, which is counted from its first corner."""
+    return (
+        transform.a * column + transform.b * row + transform.c,
+        transform.d * column + transform.e * row + transform.f,
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def pixel_size(own: str, transform: Affine, shape: tuple[int, int], crs: str) -> float:
     """Returns the side of a raster's pixel in units of another coordinate system, by the pixel at its centre.
@@ -66,12 +74,14 @@ def pixel_size(own: str, transform: Affine, shape: tuple[int, int], crs: str) ->
     Raises:
       ValueError: the centre has no place in the system.
     """
-    row, column = shape[0] / 2, shape[1] / 2
-    points = [transform * point for point in ((column, row), (column + 1, row), (column, row + 1))]
+    area = abs(transform.determinant)
     if system(own) != system(crs):
-        points = [project(own, crs, *point) for point in points]
-    centre, right, below = np.asarray(points)
-    area = abs(np.linalg.det(np.stack([right - centre, below - centre])))
+        row, column = shape[0] / 2, shape[1] / 2
+        corners = [
+            project(own, crs, *at(transform, *one)) for one in ((column, row), (column + 1, row), (column, row + 1))
+        ]
+        centre, right, below = np.asarray(corners)
+        area = abs(np.linalg.det(np.stack([right - centre, below - centre])))
     if not (np.isfinite(area) and area > 0):
         raise ValueError(f"a raster in {own} has its centre at no place of {crs}; cut it to the scene")
     return math.sqrt(area)

@@ -14,7 +14,9 @@ DAY = datetime.date(2020, 5, 3)
 UTM32 = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
 
-def raster(path: pathlib.Path, values: np.ndarray, transform: Affine = UTM32, crs: str = "EPSG:32632", **facts) -> tuple[RasterBand, ...]:
+def raster(
+    path: pathlib.Path, values: np.ndarray, transform: Affine = UTM32, crs: str = "EPSG:32632", **facts
+) -> tuple[RasterBand, ...]:
     """Writes bands (C, H, W) and returns them."""
     values = np.asarray(values)
     size = dict(count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype)

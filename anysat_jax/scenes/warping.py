@@ -1,0 +1,215 @@
+"""Bands of rasters, and their values on another grid: copied where pixels coincide, else warped.
+
+Every kind of band is warped in the same way, from the part of its raster that a target needs. What is read of a pixel
+does not depend on the part by which it is read.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import rasterio.warp
+from jaxtyping import Bool, Float32
+from rasterio.enums import Resampling
+from rasterio.transform import Affine, array_bounds
+from rasterio.windows import Window
+
+from anysat_jax.scenes.grid import SAME_METRES
+from anysat_jax.scenes.projections import at, pixel_size, project_bounds, system
+from data_pipelines.files import explained, open_raster
+
+# Pixels around a source's window: as many as bilinear interpolation and the rounding of coordinates may reach.
+MARGIN = 3
+AVERAGED = 2.0  # source pixels along a target's from which they are averaged, rather than interpolated
+
+
+class Band(Protocol):
+    """One band of one acquisition, on its own grid."""
+
+    @property
+    def name(self) -> str:
+        """File and band, for messages."""
+
+    @property
+    def crs(self) -> str:
+        """Coordinate system, as rasterio reads it."""
+
+    @property
+    def transform(self) -> Affine:
+        """From columns and rows to coordinates, in any orientation."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @property
+    def zero(self) -> float | None:
+        """The value that is nothing observed where all bands of the acquisition on this grid have it; None: no such."""
+
+    def read(self, rows: slice, columns: slice) -> np.ma.MaskedArray | Float32[np.ndarray, "h w"]:
+        """Reads physical values, masked or NaN where invalid."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RasterBand:
+    """A band of a GeoTIFF or JPEG 2000 file, which is opened for each reading: it may go to other processes."""
+
+    path: pathlib.Path
+    number: int  # in the file, from 1
+    crs: str
+    transform: Affine
+    shape: tuple[int, int]
+    nodata: float | None = None  # a stored value that is invalid, besides those that the file's masks hide
+    masked: bool = True  # whether the file's nodata, mask and alpha bands count
+    # scale, offset: the value is stored * scale + offset.
+    scale: float = 1.0
+    offset: float = 0.0
+    zero: float | None = None  # see `Band.zero`
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, band {self.number}"
+
+    def read(self, rows: slice, columns: slice) -> Float32[np.ndarray, "h w"]:
+        return _read_file([self], rows, columns)[0]
+
+
+def read_grid(
+    bands: Sequence[Band],
+    crs: str,
+    transform: Affine,
+    shape: tuple[int, int],
+    *,
+    classes: bool = False,
+    mask: Band | None = None,
+    clear: Sequence[int] = (),
+) -> Float32[np.ndarray, "c H W"]:
+    """Reads bands that share a grid onto another one; NaN where one of them is invalid.
+
+    Values are copied where pixels coincide up to `SAME_METRES`. Otherwise they are averaged where a target's side is
+    two source pixels or more, else interpolated bilinearly; classes are those of the nearest pixel.
+
+    Args:
+      bands: with the same coordinate system, transform and shape.
+      crs, transform, shape: the target; pixels are squares in rows from north to south, or one rectangle.
+      classes: whether the values are classes or bits.
+      mask: pixels with another class than those of `clear` are invalid, before interpolation.
+
+    Raises:
+      ValueError: a file cannot be read, or its raster has no place in the coordinate system.
+    """
+    band = bands[0]
+    place = _coinciding(band, crs, transform)
+    if place:
+        height, width = shape
+        rows, columns = slice(place[0], place[0] + height), slice(place[1], place[1] + width)
+    else:
+        rows, columns = _source_window(band, crs, transform, shape)
+    inside = [slice(max(one.start, 0), min(one.stop, side)) for one, side in zip((rows, columns), band.shape)]
+    out = np.full((len(bands), *shape), np.nan, np.float32)
+    if any(one.start >= one.stop for one in inside):
+        return out
+    values = _read(bands, *inside)
+    values[:, _invalid(bands, values)] = np.nan
+    here = _moved(band.transform, at(band.transform, inside[1].start, inside[0].start))
+    if mask is not None:
+        found = read_grid([mask], band.crs, here, values.shape[1:], classes=True)[0]
+        is_clear = np.isin(np.nan_to_num(found, nan=-1).astype(np.int64), np.asarray(clear, np.int64))
+        values[:, np.isnan(found) | ~is_clear] = np.nan
+    if place:
+        across = [slice(one.start - at, one.stop - at) for one, at in zip(inside, place)]
+        out[:, across[0], across[1]] = values
+        return out
+    averaged = _pixels_along(band, crs, transform) >= AVERAGED * (1 - 1e-6)
+    how = Resampling.nearest if classes else Resampling.average if averaged else Resampling.bilinear
+    # Within one system both count from a near corner: small numbers have no rounding that decides ties.
+    x, y = (here.c, here.f) if system(crs) == system(band.crs) else (0.0, 0.0)
+    rasterio.warp.reproject(
+        values,
+        out,
+        src_transform=_moved(here, (here.c - x, here.f - y)),
+        dst_transform=_moved(transform, (transform.c - x, transform.f - y)),
+        src_crs=system(band.crs),
+        dst_crs=system(crs),
+        src_nodata=np.nan,
+        dst_nodata=np.nan,
+        resampling=how,
+        # Otherwise coordinates are interpolated between some, and the kernel's size is taken from the windows' sizes:
+        # both make a pixel depend on the window.
+        tolerance=0,
+        XSCALE=1,
+        YSCALE=1,
+    )
+    return out
+
+
+def _moved(transform: Affine, corner: tuple[float, float]) -> Affine:
+    a, b, _, d, e, _ = transform[:6]
+    return Affine(a, b, corner[0], d, e, corner[1])
+
+
+def _invalid(bands: Sequence[Band], values: Float32[np.ndarray, "c h w"]) -> Bool[np.ndarray, "h w"]:
+    """Returns where one of the bands is not finite, or all have the value that is then nothing observed."""
+    invalid = ~np.isfinite(values).all(axis=0)
+    zeros = [band.zero for band in bands]
+    if None not in zeros:
+        invalid |= (values == np.asarray(zeros, np.float32)[:, None, None]).all(axis=0)
+    return invalid
+
+
+def _read(bands: Sequence[Band], rows: slice, columns: slice) -> Float32[np.ndarray, "c h w"]:
+    """Reads a window of each band, NaN where invalid; bands of one file at once, as it may be stored by pixel."""
+    if len({getattr(band, "path", band) for band in bands}) == 1 and all(isinstance(b, RasterBand) for b in bands):
+        return _read_file(bands, rows, columns)
+    read = [band.read(rows, columns) for band in bands]
+    return np.stack([np.ma.filled(np.ma.asarray(one, np.float32), np.nan) for one in read])
+
+
+def _read_file(bands: Sequence[RasterBand], rows: slice, columns: slice) -> Float32[np.ndarray, "c h w"]:
+    path, expected = bands[0].path, "a raster that is whole"
+    window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
+        stored = file.read([band.number for band in bands], window=window, masked=bands[0].masked)
+    values = np.ma.filled(stored.astype(np.float32), np.nan)
+    for band, one, own in zip(bands, values, np.ma.getdata(stored)):
+        if band.scale != 1 or band.offset:
+            one *= np.float32(band.scale)
+            one += np.float32(band.offset)
+        if band.nodata is not None:
+            one[own == band.nodata] = np.nan
+    return values
+
+
+def _coinciding(band: Band, crs: str, target: Affine) -> tuple[int, int] | None:
+    """Returns row and column of the band at which the target begins; None where pixels do not coincide."""
+    if system(band.crs) != system(crs):
+        return None
+    own = band.transform
+    steps = np.subtract((own.a, own.b, own.d, own.e), (target.a, target.b, target.d, target.e))
+    # Pixels of a slightly other size coincide if they still do at the raster's far side.
+    if abs(steps).max() * max(band.shape) > SAME_METRES:
+        return None
+    column, row = (target.c - own.c) / own.a, (target.f - own.f) / own.e
+    if max(abs(row - round(row)), abs(column - round(column))) * abs(own.a) > SAME_METRES:
+        return None
+    return round(row), round(column)
+
+
+def _source_window(band: Band, crs: str, transform: Affine, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Returns the rows and columns of a band that a target needs, with a margin; they may lie outside of the band."""
+    left, bottom, right, top = array_bounds(*shape, transform)
+    if system(crs) != system(band.crs):
+        left, bottom, right, top = project_bounds(crs, band.crs, left, bottom, right, top)
+    corners = [at(~band.transform, x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = zip(*corners, strict=True)
+    margin = MARGIN + int(_pixels_along(band, crs, transform))
+    return tuple(
+        slice(int(np.floor(min(places))) - margin, int(np.ceil(max(places))) + margin) for places in (rows, columns)
+    )
+
+
+def _pixels_along(band: Band, crs: str, transform: Affine) -> float:
+    """Returns how many pixels of a band lie along a side of a target's pixel."""
+    return float(np.sqrt(abs(transform.a * transform.e))) / pixel_size(band.crs, band.transform, band.shape, crs)
