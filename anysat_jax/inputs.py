@@ -4,7 +4,7 @@ Neither torch nor xarray is imported: their objects are recognised by their meth
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +123,7 @@ def plain_data(data: Mapping[str, Any]) -> dict[str, Any]:
             continue
         first = value
         if isinstance(value, Mapping):
-            chosen = [list(value)[number] for number in _order(sensor, key, list(value))]
+            chosen = [list(value)[number] for number in band_order(sensor.bands, key, list(value))]
             first, plain[key] = value[chosen[0]], _stacked(key, sensor, {band: value[band] for band in chosen})
         else:
             plain[key] = _arranged(sensor, key, value)
@@ -143,7 +143,7 @@ def _is_labelled(value: Any) -> bool:
     return hasattr(value, "dims") and hasattr(value, "coords") and hasattr(value, "values")
 
 
-def _dimensions(key: str, array: Any) -> dict[str, str]:
+def dimensions(key: str, array: Any) -> dict[str, str]:
     """Returns the name of each dimension of an array of xarray by its axis: "tile", "time", "band", "y" or "x"."""
     found: dict[str, str] = {}
     for dim in array.dims:
@@ -167,9 +167,9 @@ def _arranged(sensor: Sensor, key: str, array: Any, band: bool = True) -> np.ma.
       key: of the array, for errors.
       band: whether the values have an axis of bands, from which the sensor's are taken.
     """
-    dims = _dimensions(key, array)
+    dims = dimensions(key, array)
     if "band" in dims:
-        array = array.isel({dims["band"]: _order(sensor, key, _band_names(key, array, dims["band"]))})
+        array = array.isel({dims["band"]: band_order(sensor.bands, key, band_names(key, array, dims["band"]))})
     elif band and key == sensor.name:
         raise ValueError(f"{key!r} has no dimension of bands, only {', '.join(dims.values())}; expected {sensor.bands}")
     values = np.asarray(array.transpose(*(dims[axis] for axis in AXES if axis in dims)).values)
@@ -214,7 +214,7 @@ def _check_same_order(key: str, mask: Any, values: Any) -> None:
     """Refuses a mask whose axes need not be in the order of those of its values, an array of xarray."""
     problem = f"has no coordinates, and those of {key.removesuffix('_mask')!r} decide the order of its pixels"
     if _is_labelled(mask):
-        theirs, ours = _dimensions(key, mask), _dimensions(key, values)
+        theirs, ours = dimensions(key, mask), dimensions(key, values)
         places = {
             axis: (_places(mask, theirs.get(axis)), _places(values, ours.get(axis))) for axis in ("time", "y", "x")
         }
@@ -224,7 +224,7 @@ def _check_same_order(key: str, mask: Any, values: Any) -> None:
         raise ValueError(f"{key!r} {problem}; give a mask of xarray made of them, such as values != 0")
 
 
-def _band_names(key: str, array: Any, dim: str) -> list[str]:
+def band_names(key: str, array: Any, dim: str) -> list[str]:
     """Returns the names of the bands of an array of xarray, by coordinate or as rasterio's readers give them."""
     names = array.coords[dim].values.tolist() if dim in array.coords else []
     described = array.attrs.get("long_name", ())
@@ -240,14 +240,14 @@ def _band_names(key: str, array: Any, dim: str) -> list[str]:
     return names
 
 
-def _order(sensor: Sensor, key: str, names: list[Any]) -> list[int]:
-    """Returns the positions of the sensor's bands among some names.
+def band_order(bands: Sequence[str], key: str, names: Sequence[Any]) -> list[int]:
+    """Returns the positions of a sensor's bands among some names, also those that catalogues have for them.
 
     Raises:
       ValueError: a band is missing, or comes twice.
     """
-    others = _COMMON if "B8A" in sensor.bands else _LETTERS
-    known = {band_key(band): band for band in sensor.bands}
+    others = _COMMON if "B8A" in bands else _LETTERS
+    known = {band_key(band): band for band in bands}
     keys = [band_key(str(name)) for name in names]
     keys = [one if one in known else others.get(one, one) for one in keys]
     if missing := [band for one, band in known.items() if one not in keys]:
@@ -261,7 +261,7 @@ def _order(sensor: Sensor, key: str, names: list[Any]) -> list[int]:
 
 def _days(sensor: Sensor, array: Any) -> np.ndarray:
     """Returns the dates of an array's time axis, or of its only date, datetime64 (T,)."""
-    dim = _dimensions(sensor.name, array).get("time", "time")
+    dim = dimensions(sensor.name, array).get("time", "time")
     days = np.atleast_1d(_places(array, dim))
     if days.dtype.kind not in "MO":
         found = f"it has {days.dtype} there" if days.size else "it has none"
@@ -285,7 +285,7 @@ def _coordinates(array: Any, dim: str) -> np.ndarray:
 
 def _ground(sensor: Sensor, array: Any) -> Ground | None:
     """Returns the ground that an array covers, once its pixels are those of the sensor; None without coordinates."""
-    dims, sides = _dimensions(sensor.name, array), {}
+    dims, sides = dimensions(sensor.name, array), {}
     metres = sensor.metres_per_pixel
     for axis in ("x", "y"):
         places = _coordinates(array, dims[axis])
