@@ -365,8 +365,12 @@ def read_lines(path: pathlib.Path, expected: str) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
-def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> list[dict[str, str]]:
+def read_table(
+    path: pathlib.Path, columns: Sequence[str], expected: str, delimiters: str = ","
+) -> list[dict[str, str]]:
     """Reads the rows of a CSV file with a header that has (at least) these columns.
+
+    Of `delimiters`, cells are separated by the one that the header has most.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, not text, lacks a column or has it twice, or a row has fewer or more
@@ -374,7 +378,9 @@ def read_table(path: pathlib.Path, columns: Sequence[str], expected: str) -> lis
     """
     # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
     with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
+        first = file.readline()
+        file.seek(0)
+        table = csv.DictReader(file, delimiter=max(delimiters, key=first.count))
         rows, header = list(table), table.fieldnames or []
     missing = [column for column in columns if column not in header]
     if missing:

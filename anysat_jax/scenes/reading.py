@@ -223,7 +223,7 @@ def _origin(stacks: Mapping[str, Stack], crs: str) -> tuple[float, float]:
     # Pixels of another size than the sensor's are interpolated wherever the corner is.
     own = [grid for grid in grids if abs(grid[0] - grid[1]) <= SAME_METRES * grid[1]] or grids
     corners = [
-        tuple(round(start % size, 6) % size for start in (transform.c, transform.f))
+        tuple(round(start % size, 3) % size for start in (transform.c, transform.f))
         for size, _, transform in sorted(own)
     ]
 
