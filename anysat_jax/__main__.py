@@ -19,10 +19,12 @@ class Command(NamedTuple):
     module: str  # the module, as for `python -m`
     config: str = ""  # the file of --config=NAME, and the default of --config
     flags: tuple[str, ...] = ()  # added to those of the user
+    words: tuple[str, ...] = ()  # put before those of the user
     of_files: str = ""  # the module in place of it for words that do not begin with a flag
 
 
 MAIN = "anysat_jax.main"
+SCENES = "anysat_jax.scenes.cli"
 COMMANDS = {
     "train": Command("pretrains: --config=mini (default), geoplex, prepared,NAME, FILE.py", MAIN, "pretrain.py"),
     "finetune": Command("fine-tunes: --config=NAME --config.init=WEIGHTS", MAIN, "finetune.py"),
@@ -40,6 +42,9 @@ COMMANDS = {
     "report": Command("compares finished runs with the paper's tables: RUN ...", "anysat_jax.report"),
     "export": Command("writes weights to one .safetensors file: RUN FILE", "anysat_jax.export"),
     "convert": Command("converts weights: IN OUT, .pth, .safetensors, folder", "anysat_jax.export", flags=("--whole",)),
+    "embed": Command("writes the features of a whole scene: --s2 SOURCE ... --output FILE", SCENES, words=("embed",)),
+    "predict": Command("writes a map of a whole scene by a finished fine-tuning", SCENES, words=("predict",)),
+    "view": Command("writes a page to look at results of embed and predict: FILE", SCENES, words=("view",)),
     "aot": Command("estimates memory and time on TPUs and GPUs", "anysat_jax.launch.aot", "pretrain.py"),
     "local": Command("runs several processes on this machine: -- FLAGS of train", "anysat_jax.launch.local"),
     "tpu": Command("creates, sets up and runs a slice of Cloud TPU", "anysat_jax.launch.tpu"),
@@ -88,7 +93,7 @@ def main() -> None:
             command = Command(command.help, command.of_files)
         if command.config and not {"-h", "--help", "--helpfull"} & set(flags):
             flags = with_config(flags, command.config)
-        sys.argv = [f"anysat {name}", *flags, *command.flags]
+        sys.argv = [f"anysat {name}", *command.words, *flags, *command.flags]
         # Run as __main__, so that the module's docstring is the help text and spawned workers can import it.
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)
 

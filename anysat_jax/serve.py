@@ -112,13 +112,14 @@ def make_function(weights: Exported, program: Program) -> Function:
             out = encode(weights.model, weights.encoder_params, batch, program.output, modality).astype(jnp.float32)
         else:
             params = {"encoder": weights.encoder_params, "head": weights.head.params}
-            out = _predictions(network.task, apply_network(network, params, batch))
+            out = predictions(network.task, apply_network(network, params, batch))
         return _as_raster(out, data[program.sensors[0]].shape[-1]) if program.raster else out
 
     return function
 
 
-def _predictions(task: Task, outputs: Float[Array, "B *HW K"]) -> Float[Array, "B *HW K"]:
+def predictions(task: Task, outputs: Float[Array, "B *HW K"]) -> Float[Array, "B *HW K"]:
+    """Returns the probabilities of classes or labels, or a regression's values in their unit, of a head's outputs."""
     if task.kind == "regression":
         return outputs * task.scale + task.offset
     return jax.nn.softmax(outputs, axis=-1) if task.kind == "class" else jax.nn.sigmoid(outputs)

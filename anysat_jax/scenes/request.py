@@ -1,0 +1,137 @@
+"""What a run was asked for, by which an interrupted one is recognised, and the folder of its finished windows."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import rasterio
+
+from anysat_jax.errors import ConfigError
+from anysat_jax.scenes.reading import Stack
+from anysat_jax.scenes.work import EMPTY, INPUT, RESULT
+from anysat_jax.train.config import differences
+from data_pipelines.prepare.storage import hold_lock, write_whole
+
+REQUEST_FILE, SAMPLE_FILE = "request.json", "sample.json"
+REQUEST_TAG = "ANYSAT_REQUEST"  # of the result: the fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """All that the result depends on, JSON values by name."""
+
+    facts: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the facts."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def seed(self) -> int:
+        """Of the sample of tiles."""
+        return int(self.fingerprint[:15], 16)
+
+
+def stack_facts(stack: Stack) -> dict[str, Any]:
+    """Returns what tells a sensor's rasters from others: files with their sizes and times, or places and names."""
+    facts: dict[str, Any] = {"units": stack.units}
+    for number, one in enumerate(stack.acquisitions):
+        bands = [*one.bands, *([one.mask] if one.mask else [])]
+        described = [[band.name, str(band.crs), list(band.transform)[:6], list(band.shape)] for band in bands]
+        described += [[getattr(band, name, None) for name in ("scale", "offset", "nodata")] for band in bands]
+        files = sorted({pathlib.Path(band.path) for band in bands if getattr(band, "path", None)})
+        for file in filter(pathlib.Path.exists, files):
+            status = file.stat()
+            described.append([str(file.absolute()), status.st_size, status.st_mtime_ns])
+        text = json.dumps([str(one.day), list(one.clear), described])
+        # By name, so that a message can say which one differs.
+        facts[f"{number}: {one.name}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return facts
+
+
+def finished_fingerprint(output: pathlib.Path) -> str | None:
+    """Returns the fingerprint of the request that made a result; None for other files."""
+    try:
+        with rasterio.open(output) as file:
+            return file.tags().get(REQUEST_TAG)
+    except (OSError, rasterio.errors.RasterioError):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The folder beside the output in which finished windows lie until all are there."""
+
+    output: pathlib.Path
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.output.with_name(f"{self.output.name}.parts")
+
+    @contextlib.contextmanager
+    def open(self, request: Request) -> Iterator[bool]:
+        """Keeps other runs away and makes the folder, or goes on in it; gives whether the result is finished already.
+
+        Raises:
+          ConfigError: the output exists and is of something else, or the folder is of another request.
+          OSError: the folder cannot be made or written.
+        """
+        if not self.output.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {self.output.parent} for {self.output.name}: make it first")
+        lock = self.output.with_name(f".{self.output.name}.lock")
+        with hold_lock(lock, f"writing {self.output}"):
+            try:
+                yield self._enter(request)
+            finally:
+                lock.unlink(missing_ok=True)
+
+    def _enter(self, request: Request) -> bool:
+        if self.output.exists():
+            if finished_fingerprint(self.output) != request.fingerprint:
+                raise ConfigError(f"{self.output} exists and is not the result of this request: delete it, or choose "
+                                  "another --output")  # fmt: skip
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return True
+        file = self.folder / REQUEST_FILE
+        if file.exists():
+            self._check_same(request, json.loads(file.read_bytes()))
+        for folder in (RESULT, INPUT):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(request.facts, indent=1, sort_keys=True).encode())
+        return False
+
+    def _check_same(self, request: Request, before: Mapping[str, Any]) -> None:
+        changed = differences(before, json.loads(json.dumps(request.facts)))
+        if changed:
+            name, old, new = changed[0]
+            raise ConfigError(
+                f"{self.folder} has finished windows of another request: its {name} was {_short(old)} and is "
+                f"{_short(new)} now; give the former request, another --output, or delete the folder"
+            )
+
+    def is_done(self, name: str) -> bool:
+        """Returns whether a window is finished."""
+        return any((self.folder / RESULT / f"{name}{ending}").exists() for ending in (".tif", EMPTY))
+
+    def remove(self) -> None:
+        """Removes the folder of a finished result."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def size_of(path: pathlib.Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return os.stat(path).st_size

@@ -1,0 +1,262 @@
+"""The work on one window of a scene: reading, the model on its tiles, and its parts of the result."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float32, Num
+
+from anysat_jax.batch import Batch, Observation
+from anysat_jax.normalise import BandStatistics
+from anysat_jax.scenes.composite import Composite
+from anysat_jax.scenes.grid import Box, Grid
+from anysat_jax.scenes.inference import Product, Program, make_program
+from anysat_jax.scenes.outputs import RasterSpec, write_part
+from anysat_jax.scenes.reading import Fields, Stack, read_box
+from anysat_jax.scenes.tiles import Lattice, Window, covered
+from anysat_jax.sensors import get_sensor
+from anysat_jax.weights.exported import Exported
+from data_pipelines.prepare.storage import write_whole
+
+# Of a stack's dates, how many a batch has room for: tiles that clouds or swaths leave few dates cost less. Each has a
+# program of its own.
+DATE_FRACTIONS = (0.25, 0.5, 1.0)
+RESULT, INPUT = "result", "input"  # folders of the parts
+EMPTY = ".empty"  # ending of the part of a window without a valid pixel
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A request as the work on its windows needs it; it is pickled to the workers of a cluster."""
+
+    stacks: Mapping[str, Stack]
+    grid: Grid
+    lattice: Lattice
+    product: Product
+    statistics: Mapping[str, BandStatistics | None]  # by sensor
+    units: Mapping[str, str]  # of radars: those of the statistics
+    dates: Mapping[str, int]  # by series: days of the whole stack
+    batch: int
+    folder: pathlib.Path  # of the parts
+
+    @property
+    def spatial(self) -> list[str]:
+        """The sensors with a grid."""
+        return [name for name in self.stacks if get_sensor(name).kind != "context"]
+
+    def program(self, weights: Exported, devices: int = 1) -> Program:
+        """Returns the compiled function of batches."""
+        return make_program(weights, self.product, self.lattice, self.statistics, devices)
+
+
+class Read(NamedTuple):
+    """What is read of a window."""
+
+    window: Window
+    fields: Mapping[str, Fields]  # by sensor with a grid: of the window's box
+    contexts: Mapping[tuple[int, int], Mapping[str, Fields]]  # by tile and context sensor: one pixel
+
+
+def read_window(job: Job, window: Window) -> Read:
+    """Reads what the tiles of a window need, beyond the request's bounds, too: context is what the rasters have.
+
+    Raises:
+      ValueError: a file cannot be read.
+    """
+
+    def read(name: str, box: Box) -> Fields:
+        return read_box(job.stacks[name], job.grid.crs, box, job.units.get(name, ""))
+
+    fields = {name: read(name, window.box) for name in job.spatial}
+    contexts = {}
+    if len(fields) < len(job.stacks) and any(one.valid.any() for one in fields.values()):
+        for tile in window.tiles:
+            contexts[tile] = {name: read(name, window.tile_box(tile)) for name in job.stacks if name not in fields}
+    return Read(window, fields, contexts)
+
+
+def core_fields(read: Read, name: str) -> Fields:
+    """Returns a sensor's arrays on the cores of a window."""
+    one, lattice = read.fields[name], read.window.lattice
+    edge = lattice.margin * lattice.patch_pixels(name)
+    inner = (..., slice(edge, one.valid.shape[-2] - edge), slice(edge, one.valid.shape[-1] - edge))
+    return Fields(one.values[inner], one.valid[inner], one.days)
+
+
+def valid_pixels(job: Job, read: Read) -> Bool[np.ndarray, "h w"]:
+    """Returns True for pixels of a window's cores that have a value in the result.
+
+    Dense features need a valid pixel of the sensor whose sub-patches they describe, all other results one of any.
+    """
+    shape = read.window.cores.shape(job.product.metres)
+    names = [job.product.sensor] if job.product.sensor else job.spatial
+    seen = [core_fields(read, name).valid for name in names]
+    return np.logical_or.reduce([covered(one.reshape(-1, *one.shape[-2:]).any(axis=0), shape) for one in seen])
+
+
+# ---------------------------------------------------------------- batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A tile of a window, with views of its pixels."""
+
+    place: tuple[int, int]  # row and column within the window
+    fields: Mapping[str, Fields]  # by sensor
+    fraction: float  # the least of DATE_FRACTIONS that has room for its dates
+
+
+def room(fraction: float, dates: int) -> int:
+    """Returns the number of dates of a batch, of those of a whole stack."""
+    return max(1, math.ceil(fraction * dates))
+
+
+def cut(job: Job, read: Read) -> list[Tile]:
+    """Returns the tiles of a window with a valid pixel in their cores, those with most dates first.
+
+    Dates of a tile without a valid pixel are left out.
+    """
+    tiles, cores = [], {name: covered_cores(job.lattice, read, name) for name in read.fields}
+    for place in read.window.tiles:
+        if not any(one[place] for one in cores.values()):
+            continue
+        parts = dict(read.contexts.get(place, {}))
+        for name, one in read.fields.items():
+            rows, columns = read.window.tile_slices(place, job.lattice.patch_pixels(name))
+            parts[name] = Fields(one.values[..., rows, columns], one.valid[..., rows, columns], one.days)
+        counts = {}
+        for name in job.dates:
+            one = parts[name]
+            (seen,) = np.nonzero(one.valid.any(axis=(1, 2, 3)))
+            counts[name] = len(seen)
+            if len(seen) < len(one.days):
+                parts[name] = Fields(one.values[seen], one.valid[seen], [one.days[index] for index in seen])
+        fits = (f for f in DATE_FRACTIONS if all(count <= room(f, job.dates[name]) for name, count in counts.items()))
+        tiles.append(Tile(place, parts, next(fits)))
+    return sorted(tiles, key=lambda tile: -tile.fraction)  # stable: the same batches each time
+
+
+def covered_cores(lattice: Lattice, read: Read, name: str) -> Bool[np.ndarray, "rows columns"]:
+    """Returns True for tiles of a window whose cores have a valid pixel of a sensor."""
+    valid = core_fields(read, name).valid
+    flat = valid.reshape(-1, *valid.shape[-2:]).any(axis=0)
+    return covered(flat, (len(read.window.rows), len(read.window.columns)))
+
+
+def to_batch(tiles: Sequence[Tile], size: int, patch_size: float, dates: Mapping[str, int]) -> Batch:
+    """Returns a batch of `size` tiles in native units; what is missing is padding that has no part in the others."""
+    fraction = max(tile.fraction for tile in tiles)
+    observations = {}
+    for name, first in tiles[0].fields.items():
+        lead = (size, room(fraction, dates[name])) if name in dates else (size,)
+        values = np.zeros((*lead, *first.values.shape[-3:]), np.float32)
+        valid = np.zeros((*lead, 1, *first.values.shape[-2:]), np.bool_)
+        days, real = np.zeros(lead, np.int32), np.zeros(lead, np.bool_)
+        for number, tile in enumerate(tiles):
+            one = tile.fields[name]
+            at = (number, slice(len(one.days))) if name in dates else number
+            values[at], valid[at] = one.values, one.valid
+            if name in dates:
+                days[at] = [day.timetuple().tm_yday - 1 for day in one.days]
+                real[at] = True
+        present = valid.reshape(size, -1).any(axis=1)
+        series = (days, real) if name in dates else (None, None)
+        observations[name] = Observation(values, *series, valid, present)
+    return Batch(observations, patch_size=float(patch_size))
+
+
+def padding(job: Job) -> Batch:
+    """Returns a batch without a tile, in the shapes of one with all dates."""
+    observations = {}
+    for name in job.stacks:
+        sensor = get_sensor(name)
+        lead = (job.batch, job.dates[name]) if name in job.dates else (job.batch,)
+        pixels = (sensor.pixels(job.lattice.tile),) * 2
+        series = (np.zeros(lead, np.int32), np.zeros(lead, np.bool_)) if name in job.dates else (None, None)
+        values, valid = (
+            np.zeros((*lead, sensor.num_bands, *pixels), np.float32),
+            np.zeros((*lead, 1, *pixels), np.bool_),
+        )
+        observations[name] = Observation(values, *series, valid, np.zeros(job.batch, np.bool_))
+    return Batch(observations, patch_size=float(job.lattice.patch_size))
+
+
+def compute_tiles(
+    job: Job, program: Program, tiles: Sequence[Tile]
+) -> Iterator[tuple[Tile, Float32[np.ndarray, "h w K"]]]:
+    """Yields tiles with the result on their cores."""
+    running: list[tuple[Sequence[Tile], jax.Array]] = []
+    for start in range(0, len(tiles), job.batch):
+        some = tiles[start : start + job.batch]
+        running.append((some, program(to_batch(some, job.batch, job.lattice.patch_size, job.dates))))
+        if len(running) > 1:  # while the device computes, the host copies the batch before
+            done, values = running.pop(0)
+            yield from zip(done, np.asarray(values))
+    for done, values in running:
+        yield from zip(done, np.asarray(values))
+
+
+def compute_window(
+    job: Job, program: Program, read: Read, on_tile: Callable[[float], None] = lambda fraction: None
+) -> Float32[np.ndarray, "h w K"] | None:
+    """Returns the result on a window's cores, NaN where nothing is valid; None where that is everywhere.
+
+    Calls `on_tile` with the fraction of the window that is a tile; what it raises ends the work.
+    """
+    valid = valid_pixels(job, read)
+    tiles = cut(job, read) if valid.any() else []
+    if not tiles:
+        on_tile(1.0)
+        return None
+    side = job.lattice.core / job.product.metres
+    out = np.full((*valid.shape, job.product.bands), np.nan, np.float32)
+    for tile, values in compute_tiles(job, program, tiles):
+        row, column = (round(index * side) for index in tile.place)
+        out[row : row + values.shape[0], column : column + values.shape[1]] = values
+        on_tile(1 / len(tiles))
+    out[~valid] = np.nan
+    return out
+
+
+# ---------------------------------------------------------------- parts of the result
+
+
+@dataclasses.dataclass(frozen=True)
+class Rasters:
+    """The two rasters of a request: the result, and its input as an image."""
+
+    result: RasterSpec
+    input: RasterSpec
+    composite: Composite
+
+
+def write_window(job: Job, rasters: Rasters, read: Read, result: Float32[np.ndarray, "h w K"] | None) -> None:
+    """Writes the parts of a window; the result's is the last one, and says that the window is done.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    cores, metres = read.window.cores, job.product.metres
+    box = cores.intersection(job.grid.bounds)
+    top, left = round((cores.top - box.top) / metres), round((box.left - cores.left) / metres)
+    height, width = box.shape(metres)
+    inner = (slice(top, top + height), slice(left, left + width))
+    image = rasters.composite.image(core_fields(read, rasters.composite.sensor), cores.shape(metres))[:, *inner]
+    if image.any():
+        write_part(job.folder / INPUT, read.window.name, rasters.input, box, image)
+    if result is None or np.isnan(result := result[inner]).all():
+        write_whole(job.folder / RESULT / f"{read.window.name}{EMPTY}", b"")
+    else:
+        write_part(job.folder / RESULT, read.window.name, rasters.result, box, stored(rasters.result, result))
+
+
+def stored(spec: RasterSpec, result: Float32[np.ndarray, "h w K"]) -> Num[np.ndarray, "K h w"]:
+    """Returns a result as the numbers of its raster; nodata where it is NaN."""
+    if spec.encoding:
+        return np.moveaxis(spec.encoding.encode(result), -1, 0)
+    values = np.moveaxis(result, -1, 0)
+    return np.where(np.isnan(values), spec.nodata, values).astype(spec.dtype)
