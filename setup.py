@@ -98,7 +98,7 @@ setup(
     # configs/ and launch/ are installed inside the package: such general names could collide in site-packages.
     packages=find_packages(include=["anysat_jax*", "data_pipelines*"]),
     package_dir={"anysat_jax.configs": "configs", "anysat_jax.launch": "launch"},
-    package_data={"anysat_jax": ["py.typed"], "anysat_jax.launch": ["*.sh"]},
+    package_data={"anysat_jax": ["py.typed"], "anysat_jax.launch": ["*.sh"], "anysat_jax.scenes": ["*.html"]},
     entry_points={"console_scripts": ["anysat = anysat_jax.__main__:main"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -72,7 +72,8 @@ def test_the_source_archive_runs_its_tests(archive):
 def test_the_wheel_takes_no_general_name(site):
     names = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"anysat_jax", "data_pipelines"}
-    assert (site / "anysat_jax" / "launch" / "keep_going.sh").is_file()
+    for file in ("launch/keep_going.sh", "scenes/view.html"):
+        assert (site / "anysat_jax" / file).is_file(), file
     assert "anysat = anysat_jax.__main__:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
 

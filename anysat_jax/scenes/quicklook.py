@@ -1,0 +1,82 @@
+"""A picture of an output beside its input: the first three components, a class map or a map of numbers."""
+
+import os
+import pathlib
+from typing import Any
+
+from anysat_jax.report import style
+from anysat_jax.scenes.looking import Frame, Layer, Output, open_output, read_layers
+from data_pipelines.plots.tile import COLOURS_OF_NUMBERS, EDGE_COLOUR, add_scale_bar, bare
+
+MOST_PIXELS = 2**19  # of a panel
+MOST_BANDS = 4  # of probabilities that are drawn
+PANEL_INCHES = 5.0  # longer side of a panel
+GROUND = "#e9ecef"  # where there is no data
+CLASSES_IN_A_COLUMN = 20
+Panel = tuple[str, Output, Layer]
+
+
+def write_quicklook(
+    path: str | os.PathLike[str], output: str | os.PathLike[str], picture: str | os.PathLike[str] | None = None
+) -> None:
+    """Draws an output, and beside it the picture of its input if there is one, as a PNG.
+
+    Raises:
+      FileNotFoundError, ValueError: a raster is missing, damaged, or not an output with a place in metres.
+      OSError: the PNG cannot be written.
+    """
+    path, panels = pathlib.Path(path), []
+    with open_output(output) as opened:
+        frame = opened.frame.coarser(MOST_PIXELS)
+        layers = read_layers(opened, frame)[:MOST_BANDS]
+        panels = [(title(opened, layer), opened, layer) for layer in layers]
+    if picture is not None:
+        with open_output(picture) as opened:
+            panels.insert(0, ("Input", opened, read_layers(opened, frame)[0]))
+    draw(path, frame, panels)
+
+
+def title(output: Output, layer: Layer) -> str:
+    """Returns what a panel shows."""
+    if output.kind == "embedding":
+        return f"Embedding, first three of {len(output.bands)} components"
+    return layer.name or {"classes": "Classes", "picture": "Picture"}.get(output.kind, output.bands[0])
+
+
+def draw(path: pathlib.Path, frame: Frame, panels: list[Panel]) -> None:
+    """Draws panels in a row."""
+    box = frame.bounds
+    longest = max(box.width, box.height)
+    # Very long scenes stay wide enough for a title and a bar.
+    width, height = (max(PANEL_INCHES * side / longest, 0.4 * PANEL_INCHES) for side in (box.width, box.height))
+    size = (width * len(panels) + 2.5, height + 0.9)
+    with style.new_figure(path, size, panels[-1][1].path.stem) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (name, output, layer) in zip(axes, panels, strict=True):
+            ax.set_title(name, fontsize=10.5)
+            ax.set_facecolor(GROUND)
+            extent = (box.left, box.right, box.bottom, box.top)
+            ax.imshow(layer.image, extent=extent, interpolation="nearest", aspect="equal")
+            bare(ax)
+            add_scale_bar(ax, box.width)
+            draw_legend(figure, ax, output, layer)
+        axes[0].set_xlabel(f"{frame.crs}, {box.left:,.0f} to {box.right:,.0f} m east", fontsize=8.5)
+
+
+def draw_legend(figure: Any, ax: Any, output: Output, layer: Layer) -> None:
+    """Draws the classes of a map, or the colour bar of numbers with its unit."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Patch
+
+    if output.kind == "classes":
+        handles = [
+            Patch(facecolor=colour, edgecolor=EDGE_COLOUR, linewidth=0.5, label=name)
+            for _, name, colour in layer.legend
+        ]
+        columns = -(-len(handles) // CLASSES_IN_A_COLUMN) or 1
+        style_of = dict(handlelength=1.2, handleheight=1.2, ncols=columns)
+        figure.legend(handles=handles, loc="outside right center", **style_of)
+    elif output.kind == "numbers":
+        colours = ScalarMappable(Normalize(*layer.ends), COLOURS_OF_NUMBERS)
+        figure.colorbar(colours, ax=ax, shrink=0.8, label=output.unit)
