@@ -4,7 +4,7 @@ Neither torch nor xarray is imported: their objects are recognised by their meth
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +123,7 @@ def plain_data(data: Mapping[str, Any]) -> dict[str, Any]:
             continue
         first = value
         if isinstance(value, Mapping):
-            chosen = [list(value)[number] for number in band_order(sensor.bands, key, list(value))]
+            chosen = [list(value)[number] for number in _order(sensor, key, list(value))]
             first, plain[key] = value[chosen[0]], _stacked(key, sensor, {band: value[band] for band in chosen})
         else:
             plain[key] = _arranged(sensor, key, value)
@@ -143,11 +143,16 @@ def _is_labelled(value: Any) -> bool:
     return hasattr(value, "dims") and hasattr(value, "coords") and hasattr(value, "values")
 
 
+def axis_of(dim: Any) -> str | None:
+    """Returns the axis of a dimension's name: "tile", "time", "band", "y" or "x"; None for others."""
+    return DIMENSIONS.get(str(dim).lower()) or DIMENSIONS.get(str(dim).lower().partition("_")[0])
+
+
 def dimensions(key: str, array: Any) -> dict[str, str]:
-    """Returns the name of each dimension of an array of xarray by its axis: "tile", "time", "band", "y" or "x"."""
+    """Returns the name of each dimension of an array of xarray by its axis, see `axis_of`."""
     found: dict[str, str] = {}
     for dim in array.dims:
-        axis = DIMENSIONS.get(str(dim).lower()) or DIMENSIONS.get(str(dim).lower().partition("_")[0])
+        axis = axis_of(dim)
         if axis is None or axis in found:
             problem = "is unknown" if axis is None else f"is one more of {axis!r}, beside {found[axis]!r}"
             raise ValueError(
@@ -169,7 +174,7 @@ def _arranged(sensor: Sensor, key: str, array: Any, band: bool = True) -> np.ma.
     """
     dims = dimensions(key, array)
     if "band" in dims:
-        array = array.isel({dims["band"]: band_order(sensor.bands, key, band_names(key, array, dims["band"]))})
+        array = array.isel({dims["band"]: _order(sensor, key, band_names(key, array, dims["band"]))})
     elif band and key == sensor.name:
         raise ValueError(f"{key!r} has no dimension of bands, only {', '.join(dims.values())}; expected {sensor.bands}")
     values = np.asarray(array.transpose(*(dims[axis] for axis in AXES if axis in dims)).values)
@@ -240,14 +245,14 @@ def band_names(key: str, array: Any, dim: str) -> list[str]:
     return names
 
 
-def band_order(bands: Sequence[str], key: str, names: Sequence[Any]) -> list[int]:
-    """Returns the positions of a sensor's bands among some names, also those that catalogues have for them.
+def _order(sensor: Sensor, key: str, names: list[Any]) -> list[int]:
+    """Returns the positions of the sensor's bands among some names.
 
     Raises:
       ValueError: a band is missing, or comes twice.
     """
-    others = _COMMON if "B8A" in bands else _LETTERS
-    known = {band_key(band): band for band in bands}
+    others = _COMMON if "B8A" in sensor.bands else _LETTERS
+    known = {band_key(band): band for band in sensor.bands}
     keys = [band_key(str(name)) for name in names]
     keys = [one if one in known else others.get(one, one) for one in keys]
     if missing := [band for one, band in known.items() if one not in keys]:

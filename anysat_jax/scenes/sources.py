@@ -37,20 +37,16 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
     Raises:
       FileNotFoundError, ValueError: there is nothing, or it is not the sensor's; the message names file and remedy.
     """
-    from anysat_jax.scenes import catalogues
+    from anysat_jax.scenes import arrays  # which makes stacks with functions of this module
 
     get_sensor(sensor)
     if not isinstance(source, str | os.PathLike):
-        return catalogues.open_dataset(sensor, source)
+        return arrays.open_dataset(sensor, source)
     path = pathlib.Path(source)
     if not path.exists():
         raise FileNotFoundError(f"no {path}, the source of {sensor!r}")
-    if path.suffix.lower() in (".json", ".geojson"):
-        return catalogues.open_items(sensor, path)
     if path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
-        return catalogues.open_zarr(sensor, path)
-    if path.suffix.upper() == ".SAFE" or (path.is_dir() and any(path.glob("*.SAFE"))):
-        return catalogues.open_safe(sensor, path)
+        return arrays.open_zarr(sensor, path)
     return open_rasters(sensor, path)
 
 
