@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from anysat_jax.errors import ConfigError, Preempted, complain
+from anysat_jax.errors import ConfigError
 from anysat_jax.scenes.encoding import DTYPES
 from anysat_jax.sensors import SENSORS
-from anysat_jax.train.workdir import EXIT_STOPPED, end_soon_on_interrupt, run_command
+from anysat_jax.train.workdir import end_soon_on_interrupt, run_command
 
 EMBED, PREDICT, VIEW = "embed", "predict", "view"
 
@@ -107,11 +107,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         return view(argv)
     options = parse(command, argv)
     logging.set_verbosity(logging.WARNING)
-    try:
-        return run_command(lambda: run(command, options), f"anysat {command}")
-    except Preempted as stop:
-        complain(stop, f"anysat {command}")
-        return EXIT_STOPPED
+    return run_command(lambda: run(command, options), f"anysat {command}")
 
 
 if __name__ == "__main__":

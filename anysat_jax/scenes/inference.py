@@ -16,6 +16,7 @@ from anysat_jax.batch import Batch, Observation
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, apply_network
 from anysat_jax.downstream.task import Task
 from anysat_jax.errors import ConfigError
+from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import encode
 from anysat_jax.normalise import BandStatistics
 from anysat_jax.scenes.tiles import Lattice
@@ -114,36 +115,39 @@ def make_program(
         raise ConfigError(f"--devices {devices}: this machine has {len(local)} ({local[0].platform})")
     mesh = Mesh(np.asarray(local[:devices]), ("data",))
     by_tile, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    params = {"encoder": weights.encoder_params}
-    network = None
+    params, network = {"encoder": weights.encoder_params}, None
     if product.output in ("map", "tile"):
-        head = HeadConfig(**weights.head.config)
-        network, params = NetworkConfig(weights.model, head, task_of(weights)), params | {"head": weights.head.params}
-    params = jax.device_put(params, whole)
+        network = NetworkConfig(weights.model, HeadConfig(**weights.head.config), task_of(weights))
+        params["head"] = weights.head.params
+    moments = {name: one and (one.mean, one.std) for name, one in statistics.items()}
+    params, moments = jax.device_put((params, moments), whole)
     edge = round(lattice.margin * lattice.patch_size / product.metres)
-
-    @functools.partial(jax.jit, out_shardings=by_tile)
-    def run(params: Any, batch: Batch) -> Float32[Array, "B h w K"]:
-        batch = batch.replace(
-            observations={
-                name: one.replace(values=_standardised(one, statistics[name]))
-                for name, one in batch.observations.items()
-            }
-        )
-        if network is None:
-            out = encode(weights.model, params["encoder"], batch, product.output, product.sensor).astype(jnp.float32)
-        else:
-            out = apply_network(network, params, batch)
-            out = out[:, None, None] if product.output == "tile" else out
-            out = predictions(network.task, out)
-            out = out.argmax(axis=-1, keepdims=True).astype(jnp.float32) if product.classes else out
-        return out[:, edge : out.shape[1] - edge, edge : out.shape[2] - edge]
-
-    return lambda batch: run(params, jax.device_put(batch, by_tile))
+    return lambda batch: _run(network or weights.model, product, edge, params, moments, jax.device_put(batch, by_tile))
 
 
-def _standardised(one: Observation, statistics: BandStatistics | None) -> Float[Array, "B *T C H W"]:
-    if statistics is None:
+Moments = Mapping[str, tuple[Float[Array, "C"], Float[Array, "C"]] | None]
+
+
+@functools.partial(jax.jit, static_argnames=("network", "product", "edge"))
+def _run(
+    network: NetworkConfig | ModelConfig, product: Product, edge: int, params: Any, moments: Moments, batch: Batch
+) -> Float32[Array, "B h w K"]:
+    """Returns the result on the cores of a batch's tiles, which have `edge` pixels around them."""
+    observations = {
+        name: one.replace(values=_standardised(one, moments[name])) for name, one in batch.observations.items()
+    }
+    batch = batch.replace(observations=observations)
+    if isinstance(network, ModelConfig):
+        out = encode(network, params["encoder"], batch, product.output, product.sensor).astype(jnp.float32)
+    else:
+        out = apply_network(network, params, batch)
+        out = predictions(network.task, out[:, None, None] if product.output == "tile" else out)
+        out = out.argmax(axis=-1, keepdims=True).astype(jnp.float32) if product.classes else out
+    return out[:, edge : out.shape[1] - edge, edge : out.shape[2] - edge]
+
+
+def _standardised(one: Observation, moments: tuple[Array, Array] | None) -> Float[Array, "B *T C H W"]:
+    if moments is None:
         return one.values
-    mean, std = (each.reshape((1,) * (one.values.ndim - 3) + (-1, 1, 1)) for each in statistics[:2])
+    mean, std = (each.reshape((1,) * (one.values.ndim - 3) + (-1, 1, 1)) for each in moments)
     return jnp.where(one.pixel_mask, (one.values - mean) / std, 0)

@@ -89,6 +89,7 @@ def work_here(job: Job, rasters: Rasters, program: Program, windows: Sequence[Wi
             writing = writer.submit(write_window, job, rasters, read, result)
         if writing:
             writing.result()
+        progress.bar.update(progress.bar.total - progress.bar.n)
         progress.ended = time.perf_counter()
     finally:
         progress.bar.close()

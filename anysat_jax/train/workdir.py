@@ -207,6 +207,9 @@ def run_command(action: Callable[[], str], program: str) -> int:
     """Prints what an action returns, or its error in one sentence; returns the exit code of the command."""
     try:
         print(printable(action()))
+    except Preempted as stop:
+        complain(stop, program)
+        return EXIT_STOPPED
     except (RunError, ValueError, ImportError, OSError) as error:
         return complain(error, program)
     except KeyboardInterrupt as stop:

@@ -1,0 +1,128 @@
+"""The lattice of tiles, windows, and pixels of other sizes."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from anysat_jax.scenes.grid import Box
+from anysat_jax.scenes.tiles import MOST_SUBPATCHES, Lattice, cell_sums, covered, subpatches, tile_side, window_side
+
+ORIGIN = (3.4, 7.2)
+
+
+def lattice(**changes):
+    return Lattice(**{"origin": ORIGIN, "patch_size": 20.0, "patches": 8, "margin": 1} | changes)
+
+
+def cells(windows, step=10.0):
+    """The number of cores on each cell of 10 m around the origin."""
+    counts = {}
+    for window in windows:
+        for row, column in window.tiles:
+            box = window.single(window.rows[row], window.columns[column]).cores
+            xs = np.arange(box.left + step / 2, box.right, step)
+            ys = np.arange(box.bottom + step / 2, box.top, step)
+            for x, y in itertools.product(xs, ys):
+                key = round((x - ORIGIN[0] - step / 2) / step), round((y - ORIGIN[1] - step / 2) / step)
+                counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_cores_cover_the_bounds_once(side):
+    x, y = ORIGIN
+    bounds = Box(x - 370, y - 250, x + 110, y + 130)
+    counts = cells(lattice().windows(bounds, side))
+    assert set(counts.values()) == {1}
+    inside = {(i, j) for i in range(-37, 11) for j in range(-25, 13)}
+    assert inside <= set(counts)
+
+
+def test_the_same_tiles_whatever_bounds_and_windows():
+    x, y = ORIGIN
+    one = lattice().windows(Box(x - 370, y - 250, x + 110, y + 130), 2)
+    other = lattice().windows(Box(x - 130, y - 490, x + 500, y + 10), 3)
+
+    def boxes(windows):
+        return {
+            window.single(row, column).box for window in windows for row in window.rows for column in window.columns
+        }
+
+    both = boxes(one) & boxes(other)
+    # Bounds have 2 x 3 cores of 120 m in common, at least.
+    assert len(both) >= 6
+
+
+def test_bounds_on_the_edge_of_a_core_do_not_take_the_next_one():
+    x, y = ORIGIN
+    (window,) = lattice().windows(Box(x, y - 240.0000001, x + 120.0000001, y), 9)
+    assert (window.rows, window.columns) == (range(2), range(1))
+    assert window.cores == Box(x, y - 240, x + 120, y)
+    assert window.box == Box(x - 20, y - 260, x + 140, y + 20)
+
+
+def test_slices_of_tiles_are_their_boxes():
+    (window,) = lattice().windows(Box(ORIGIN[0], ORIGIN[1] - 360, ORIGIN[0] + 360, ORIGIN[1]), 3)
+    for tile in window.tiles:
+        rows, columns = window.tile_slices(tile, 2)  # pixels of 10 m
+        box = window.tile_box(tile)
+        assert window.box.top - 10 * rows.start == pytest.approx(box.top)
+        assert window.box.top - 10 * rows.stop == pytest.approx(box.bottom)
+        assert window.box.left + 10 * columns.start == pytest.approx(box.left)
+        assert window.box.left + 10 * columns.stop == pytest.approx(box.right)
+
+
+def test_decimal_pixels_do_not_drift():
+    """A patch of 0.6 m, 100 km from the origin."""
+    far = lattice(origin=(0.0, 0.0), patch_size=0.6, patches=10)
+    (window,) = far.windows(Box(100_000.2, 5_000_000.2, 100_002.0, 5_000_001.8), 8)
+    assert window.box.shape(0.2) == (
+        10 * 3 + 8 * 3 * (len(window.rows) - 1),
+        10 * 3 + 8 * 3 * (len(window.columns) - 1),
+    )
+    np.testing.assert_allclose(window.cores.left / 4.8, round(window.cores.left / 4.8), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(patch_size=15), "a patch of 15 m is not a whole number of 's2' pixels of 10 m"),
+        (dict(patch_size=20, tile=170), r"a patch of 20 m does not divide the tile \(170 x 170 m"),
+        (dict(patch_size=20, tile=40), "a tile of 40 m has 2 patches of 20 m on a side; expected at least 3.*60 m or"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Lattice.of((0, 0), sensors=("s2",), **options)
+
+
+def test_default_tiles():
+    assert Lattice.of((0, 0), 40, ("s2", "s1")) == Lattice((0, 0), 40, 16, 2)
+    assert Lattice.of((0, 0), 40, ("s2",), tile=120) == Lattice((0, 0), 40, 3, 1)
+    assert Lattice.of((0, 0), 40, ("s2",), tile=640, overlap=False).margin == 0
+    side = tile_side(40, ("aerial",))
+    assert side == 320 and subpatches(side, ("aerial",)) == 160**2 <= MOST_SUBPATCHES < 320**2
+
+
+def test_windows_fit_into_memory():
+    assert window_side(lattice(), {10.0: 1.0}) == 8
+    assert window_side(lattice(), {10.0: 1e6}) == 1  # one tile has to fit
+    side = window_side(lattice(patches=100, margin=10), {10.0: 1e3})
+    metres = side * 80 * 20 + 2 * 10 * 20
+    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= 192 * 2**20 < ((metres + 1600) / 10) ** 2 * 1e3
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (8, 12), (24, 36), (5, 7), (1, 1), (11, 3)])
+def test_cell_sums_are_over_the_pixels_that_touch_a_cell(shape):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 9, (2, 8, 12))
+    expected = np.zeros((2, *shape))
+    for row, column in np.ndindex(shape):
+        for i, j in np.ndindex(8, 12):
+            # Of a pixel and a cell, in units of 1 / (8 * rows) and 1 / (12 * columns).
+            apart = i * shape[0] >= (row + 1) * 8 or (i + 1) * shape[0] <= row * 8
+            apart |= j * shape[1] >= (column + 1) * 12 or (j + 1) * shape[1] <= column * 12
+            expected[:, row, column] += 0 if apart else values[:, i, j]
+    np.testing.assert_array_equal(cell_sums(values, shape), expected)
+    np.testing.assert_array_equal(covered(values[0] > 7, shape), cell_sums(values[0] > 7, shape) > 0)
