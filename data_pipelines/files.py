@@ -370,17 +370,19 @@ def read_table(
 ) -> list[dict[str, str]]:
     """Reads the rows of a CSV file with a header that has (at least) these columns.
 
-    Of `delimiters`, cells are separated by the one that the header has most.
+    Of `delimiters`, the one that the header has most separates cells. The text is UTF-8, or UTF-16 with its mark.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, not text, lacks a column or has it twice, or a row has fewer or more
         cells than the header.
     """
     # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-    with explained(path, expected, UnicodeDecodeError, csv.Error), path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        file.seek(0)
-        table = csv.DictReader(file, delimiter=max(delimiters, key=first.count))
+    with explained(path, expected, UnicodeError, csv.Error):
+        content = path.read_bytes()
+        # Spreadsheets' "Unicode text" is UTF-16.
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        delimiter = max(delimiters, key=text.partition("\n")[0].count)
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows, header = list(table), table.fieldnames or []
     missing = [column for column in columns if column not in header]
     if missing:

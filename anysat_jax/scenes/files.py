@@ -74,6 +74,8 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
             how = "gdalwarp warps it by them" if file.gcps[0] or file.rpcs else "gdal_edit.py -a_srs writes one"
             placed = "is placed by control points" if file.gcps[0] or file.rpcs else "has no coordinate system"
             raise ValueError(f"{path} {placed}; expected a raster with a coordinate system: {how}")
+        if wrong := [dtype for dtype in file.dtypes if dtype.startswith("complex")]:
+            raise ValueError(f"{path} has values of {wrong[0]}; expected detected values, of whole numbers or floats")
         if tuple(file.transform[:6]) == IDENTITY:
             raise ValueError(f"{path} has a coordinate system and no position in it; expected a georeferenced raster")
         scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
@@ -184,7 +186,8 @@ def _dated(
     if not days:
         # The nearest of the names, from the file to the folder.
         parts = [path.stem, *(parent.name for parent in path.parents if parent.is_relative_to(root))]
-        days = next((found for part in parts if (found := days_in(part))), [])
+        days, part = next(((found, part) for part in parts if (found := days_in(part))), ([], ""))
+        notes += ["days are those of folders' names"] if days and part != path.stem else []
         if len(days) > 1:
             both = " and ".join(map(str, days[:2]))
             raise ValueError(f"{path} names the days {both}; list the one that counts in dates.csv, columns file,date")

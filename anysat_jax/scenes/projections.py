@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import rasterio.warp
+from rasterio._err import CPLE_BaseError  # what transformations raise; it has no public name
 from rasterio.crs import CRS
 from rasterio.transform import Affine, array_bounds
 
@@ -28,7 +29,10 @@ def system(crs: str) -> CRS:
 
 def project(own: str, crs: str, x: float, y: float) -> tuple[float, float]:
     """Returns a point in another coordinate system; infinite where it has no place there."""
-    (x,), (y,) = rasterio.warp.transform(system(own), system(crs), [x], [y])
+    try:
+        (x,), (y,) = rasterio.warp.transform(system(own), system(crs), [x], [y])
+    except CPLE_BaseError:
+        return math.inf, math.inf
     return x, y
 
 
@@ -42,7 +46,7 @@ def project_bounds(own: str, crs: str, *bounds: float) -> tuple[float, float, fl
         return bounds
     try:
         found = rasterio.warp.transform_bounds(system(own), system(crs), *bounds, densify_pts=21)
-    except rasterio.errors.RasterioError as error:
+    except (CPLE_BaseError, rasterio.errors.RasterioError) as error:
         raise ValueError(f"bounds {bounds} in {own} have no place in {crs} ({error}); cut the raster") from error
     if not np.isfinite(found).all():
         raise ValueError(f"bounds {bounds} in {own} have no place in {crs}; cut the raster to the scene")

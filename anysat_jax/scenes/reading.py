@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32
+from rasterio.enums import Resampling
 from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import SAME_METRES, Box, Grid
@@ -86,14 +87,14 @@ def read_box(stack: Stack, crs: str, box: Box, units: str = "") -> Fields:
     """
     sensor = get_sensor(stack.sensor)
     if sensor.kind == "context":
-        transform, shape = Affine(box.width, 0, box.left, 0, -box.height, box.top), (1, 1)
+        transform, shape, how = Affine(box.width, 0, box.left, 0, -box.height, box.top), (1, 1), Resampling.average
     else:
-        transform, shape = box.transform(sensor.metres_per_pixel), box.shape(sensor.metres_per_pixel)
+        transform, shape, how = box.transform(sensor.metres_per_pixel), box.shape(sensor.metres_per_pixel), None
     groups: dict[datetime.date | None, list[Acquisition]] = {}
     for one in stack.acquisitions:
         if one.footprint(crs).intersection(box):
             groups.setdefault(one.day, []).append(one)
-    dates = [_merged(group, crs, transform, shape) for group in groups.values()]
+    dates = [_merged(group, crs, transform, shape, how) for group in groups.values()]
     count = len(stack.acquisitions[0].bands)
     if sensor.has_dates:
         values = np.stack(dates) if dates else np.empty((0, count, *shape), np.float32)
@@ -105,7 +106,7 @@ def read_box(stack: Stack, crs: str, box: Box, units: str = "") -> Fields:
 
 
 def _merged(
-    acquisitions: Sequence[Acquisition], crs: str, transform: Affine, shape: tuple[int, int]
+    acquisitions: Sequence[Acquisition], crs: str, transform: Affine, shape: tuple[int, int], how: Resampling | None
 ) -> Float32[np.ndarray, "c H W"]:
     """Returns what acquisitions of one day have, each pixel of the first one in which all bands are valid, else NaN."""
     merged = np.full((len(acquisitions[0].bands), *shape), np.nan, np.float32)
@@ -119,7 +120,7 @@ def _merged(
             grids.setdefault((band.crs, band.transform, band.shape), []).append(number)
         for numbers in grids.values():
             bands = [one.bands[number] for number in numbers]
-            values[numbers] = read_grid(bands, crs, transform, shape, mask=one.mask, clear=one.clear)
+            values[numbers] = read_grid(bands, crs, transform, shape, how=how, mask=one.mask, clear=one.clear)
         missing &= ~np.isnan(values).any(axis=0)
         merged[:, missing] = values[:, missing]
     return merged

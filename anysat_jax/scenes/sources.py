@@ -12,6 +12,7 @@ import numpy as np
 
 from anysat_jax.scenes.files import Layer, Layers, describe, needed_bands
 from anysat_jax.scenes.naming import MASKS, MISSIONS, Product, find_product
+from anysat_jax.scenes.projections import at, footprint
 from anysat_jax.scenes.reading import Acquisition, Band, RasterBand, Stack
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.bands import in_decibels
@@ -61,7 +62,11 @@ def open_rasters(name: str, source: pathlib.Path) -> Stack:
     listed = list_rasters(source) if source.is_dir() else [source]
     paths = [path for path in listed if is_of(name, find_product(path.as_posix()))]
     table = read_days(root / TABLE) if sensor.has_dates else {}
-    described = [describe(path, root, sensor, table.get(path.name.lower(), ())) for path in paths]
+    described = []
+    for path in paths:
+        listed_as = (path.relative_to(root).as_posix(), path.name, path.stem)
+        days = next((table[name.lower()] for name in listed_as if name.lower() in table), ())
+        described.append(describe(path, root, sensor, days))
     files = [file for file in described if file]
     check_same_scales(files)
     acquisitions, offsets = without_offset(name, make_acquisitions(sensor, files))
@@ -93,7 +98,7 @@ def list_rasters(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_days(path: pathlib.Path) -> dict[str, tuple[datetime.date, ...]]:
-    """Reads the days of files by their names in small letters, of a stacked file in its order; {} without a table.
+    """Reads the days of files by path or name in small letters, of a stacked file in its order; {} without a table.
 
     Raises:
       ValueError: it is not a table with the columns file and date.
@@ -103,8 +108,8 @@ def read_days(path: pathlib.Path) -> dict[str, tuple[datetime.date, ...]]:
     days: dict[str, list[datetime.date]] = {}
     expected = "the columns file and date"
     for number, row in enumerate(read_table(path, ("file", "date"), expected, delimiters=",;\t"), start=2):
-        name = pathlib.PurePosixPath(row["file"].strip().replace("\\", "/")).name.lower()
-        days.setdefault(name, []).append(parse_day(row["date"], f"{path}, line {number}"))
+        name = pathlib.PurePosixPath(row["file"].strip().replace("\\", "/"))
+        days.setdefault(name.as_posix().lower(), []).append(parse_day(row["date"], f"{path}, line {number}"))
     return {name: tuple(found) for name, found in days.items()}
 
 
@@ -157,7 +162,7 @@ def make_acquisitions(sensor: Sensor, files: Sequence[Layers]) -> list[Acquisiti
             raise ValueError(
                 f"{where} lacks {sensor.name!r}'s bands {', '.join(missing)}; there are {', '.join(found)}"
             )
-        mask = masks.get(key) or next((one for (_, day), one in masks.items() if day and day == key[1]), None)
+        mask = masks.get(key) or _mask_of_day(found[needed[0]], [one for one in masks.values() if one.day == key[1]])
         product = find_product(names[key].path.as_posix())
         acquisitions.append(
             Acquisition(
@@ -169,6 +174,17 @@ def make_acquisitions(sensor: Sensor, files: Sequence[Layers]) -> list[Acquisiti
             )
         )
     return acquisitions
+
+
+def _mask_of_day(band: RasterBand, masks: Sequence[Layer]) -> Layer | None:
+    """Returns the mask of a series' date that covers a band's centre; None where there is none, or no date."""
+    row, column = (side / 2 for side in band.shape)
+    x, y = at(band.transform, column, row)
+    for mask in masks:
+        box = footprint(mask.raster.crs, mask.raster.transform, mask.raster.shape, band.crs)
+        if mask.day and box.left <= x <= box.right and box.bottom <= y <= box.top:
+            return mask
+    return None
 
 
 def complete_stack(name: str, acquisitions: Iterable[Acquisition], notes: Sequence[str] = ()) -> Stack:

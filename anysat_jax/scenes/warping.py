@@ -22,6 +22,7 @@ from data_pipelines.files import explained, open_raster
 
 # Pixels around a source's window: as many as bilinear interpolation and the rounding of coordinates may reach.
 MARGIN = 3
+MOST_VALUES = 2**26  # that are read at once for warping, 256 MiB of float32
 AVERAGED = 2.0  # source pixels along a target's from which they are averaged, rather than interpolated
 
 
@@ -82,19 +83,19 @@ def read_grid(
     transform: Affine,
     shape: tuple[int, int],
     *,
-    classes: bool = False,
+    how: Resampling | None = None,
     mask: Band | None = None,
     clear: Sequence[int] = (),
 ) -> Float32[np.ndarray, "c H W"]:
     """Reads bands that share a grid onto another one; NaN where one of them is invalid.
 
     Values are copied where pixels coincide up to `SAME_METRES`. Otherwise they are averaged where a target's side is
-    two source pixels or more, else interpolated bilinearly; classes are those of the nearest pixel.
+    two source pixels or more, else interpolated bilinearly.
 
     Args:
       bands: with the same coordinate system, transform and shape.
       crs, transform, shape: the target; pixels are squares in rows from north to south, or one rectangle.
-      classes: whether the values are classes or bits.
+      how: in place of that, such as `Resampling.nearest` for classes.
       mask: pixels with another class than those of `clear` are invalid, before interpolation.
 
     Raises:
@@ -107,6 +108,14 @@ def read_grid(
         rows, columns = slice(place[0], place[0] + height), slice(place[1], place[1] + width)
     else:
         rows, columns = _source_window(band, crs, transform, shape)
+        size = len(bands) * (rows.stop - rows.start) * (columns.stop - columns.start)
+        if size > MOST_VALUES and shape[0] > 1:
+            # Of pixels that are much finer, in parts; each is the same as within the whole.
+            half = shape[0] // 2
+            lower = _moved(transform, at(transform, 0, half))
+            parts = ((transform, (half, shape[1])), (lower, (shape[0] - half, shape[1])))
+            read = [read_grid(bands, crs, *part, how=how, mask=mask, clear=clear) for part in parts]
+            return np.concatenate(read, axis=1)
     inside = [slice(max(one.start, 0), min(one.stop, side)) for one, side in zip((rows, columns), band.shape)]
     out = np.full((len(bands), *shape), np.nan, np.float32)
     if any(one.start >= one.stop for one in inside):
@@ -115,15 +124,16 @@ def read_grid(
     values[:, _invalid(bands, values)] = np.nan
     here = _moved(band.transform, at(band.transform, inside[1].start, inside[0].start))
     if mask is not None:
-        found = read_grid([mask], band.crs, here, values.shape[1:], classes=True)[0]
+        found = read_grid([mask], band.crs, here, values.shape[1:], how=Resampling.nearest)[0]
         is_clear = np.isin(np.nan_to_num(found, nan=-1).astype(np.int64), np.asarray(clear, np.int64))
         values[:, np.isnan(found) | ~is_clear] = np.nan
     if place:
         across = [slice(one.start - at, one.stop - at) for one, at in zip(inside, place)]
         out[:, across[0], across[1]] = values
         return out
-    averaged = _pixels_along(band, crs, transform) >= AVERAGED * (1 - 1e-6)
-    how = Resampling.nearest if classes else Resampling.average if averaged else Resampling.bilinear
+    if how is None:
+        averaged = _pixels_along(band, crs, transform) >= AVERAGED * (1 - 1e-6)
+        how = Resampling.average if averaged else Resampling.bilinear
     # Within one system both count from a near corner: small numbers have no rounding that decides ties.
     x, y = (here.c, here.f) if system(crs) == system(band.crs) else (0.0, 0.0)
     rasterio.warp.reproject(
@@ -161,8 +171,9 @@ def _invalid(bands: Sequence[Band], values: Float32[np.ndarray, "c h w"]) -> Boo
 
 def _read(bands: Sequence[Band], rows: slice, columns: slice) -> Float32[np.ndarray, "c h w"]:
     """Reads a window of each band, NaN where invalid; bands of one file at once, as it may be stored by pixel."""
-    if len({getattr(band, "path", band) for band in bands}) == 1 and all(isinstance(b, RasterBand) for b in bands):
-        return _read_file(bands, rows, columns)
+    rasters = [band for band in bands if isinstance(band, RasterBand)]
+    if len(rasters) == len(bands) and len({band.path for band in rasters}) == 1:
+        return _read_file(rasters, rows, columns)
     read = [band.read(rows, columns) for band in bands]
     return np.stack([np.ma.filled(np.ma.asarray(one, np.float32), np.nan) for one in read])
 
@@ -212,4 +223,7 @@ def _source_window(band: Band, crs: str, transform: Affine, shape: tuple[int, in
 
 def _pixels_along(band: Band, crs: str, transform: Affine) -> float:
     """Returns how many pixels of a band lie along a side of a target's pixel."""
-    return float(np.sqrt(abs(transform.a * transform.e))) / pixel_size(band.crs, band.transform, band.shape, crs)
+    try:
+        return float(np.sqrt(abs(transform.a * transform.e))) / pixel_size(band.crs, band.transform, band.shape, crs)
+    except ValueError as error:
+        raise ValueError(f"{band.name}: {error}") from error
