@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Float, Float32, UInt8
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
@@ -76,14 +76,17 @@ class Output:
         with contextlib.ExitStack() as stack:
             raster, (_, columns) = self.stored, frame.shape
             if not on_same_ground(self.frame, frame):
+                # Beyond a raster without nodata there would be zeros, which are of class 0.
+                unmasked = raster.mask_flag_enums[0] == [MaskFlags.all_valid]
                 place = dict(transform=frame.transform, height=frame.shape[0], width=columns)
                 # Nothing is interpolated: numbers of classes and of an encoding have no mean.
-                warped = WarpedVRT(raster, crs=frame.crs, resampling=Resampling.nearest, add_alpha=False, **place)
+                warped = WarpedVRT(raster, crs=frame.crs, resampling=Resampling.nearest, add_alpha=unmasked, **place)
                 raster = stack.enter_context(warped)
             step = raster.height / frame.shape[0]
             window = Window(0, first * step, raster.width, (last - first) * step)
             # GDAL reads the overview whose pixels come closest.
-            return raster.read(window=window, out_shape=(raster.count, last - first, columns), masked=True)
+            shape = (self.stored.count, last - first, columns)
+            return raster.read(list(self.stored.indexes), window=window, out_shape=shape, masked=True)
 
     def read(self, frame: Frame) -> np.ma.MaskedArray:
         """Reads a frame, (K, H, W) as stored, masked where there is no data."""
@@ -160,7 +163,7 @@ def own_frame(path: pathlib.Path, stored: Any) -> Frame:
         raise ValueError(f"{path} is in {crs}, whose unit is not the metre: warp it to a metric system, such as UTM")
     if place.b or place.d or place.a <= 0 or place.e >= 0:
         raise ValueError(f"{path} is not north up (transform {tuple(place)[:6]}): warp it with gdalwarp")
-    right, bottom = place @ (stored.width, stored.height)
+    right, bottom = place.c + stored.width * place.a, place.f + stored.height * place.e
     return Frame(crs, Box(place.c, bottom, right, place.f), (stored.height, stored.width))
 
 

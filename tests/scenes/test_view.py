@@ -177,6 +177,35 @@ def test_outputs_of_other_grids_are_warped_onto_the_first(tmp_path, files, crs):
     np.testing.assert_allclose(shown(scene["panels"][1], scene), expected, atol=0.05)
 
 
+def test_there_is_no_data_beyond_a_map_without_nodata(tmp_path, files):
+    part = tmp_path / "part.tif"
+    place = rasterio.Affine(10, 0, 500_200, 0, -10, 5_100_000)
+    with rasterio.open(
+        part, "w", driver="GTiff", dtype="uint8", count=1, height=40, width=20, crs=fakes.CRS, transform=place
+    ) as file:
+        file.write(np.zeros((1, 40, 20), np.uint8))
+        file.write_colormap(1, {0: (1, 2, 3, 255)})
+        file.update_tags(CLASS_0="forest")
+    scene = scene_of(view.make_page([files["numbers"], part]))
+    expected = np.full((40, 60), np.nan)
+    expected[:, 20:40] = 0
+    np.testing.assert_array_equal(shown(scene["panels"][1], scene), expected)
+
+
+def test_an_output_of_finer_pixels_on_the_same_ground_is_read_in_place(tmp_path, files):
+    fine = np.kron(fakes.class_map(), np.ones((4, 4), np.uint8))
+    place = rasterio.Affine(2.5, 0, 500_000, 0, -2.5, 5_100_000)
+    with rasterio.open(
+        tmp_path / "fine.tif", "w", driver="GTiff", dtype="uint8", count=1, height=160, width=240, crs=fakes.CRS,
+        transform=place, nodata=255,
+    ) as file:  # fmt: skip
+        file.write(fine, 1)
+        file.update_tags(CLASS_0="a", CLASS_1="b", CLASS_2="c")  # without a colour table
+    scene = scene_of(view.make_page([files["classes"], tmp_path / "fine.tif"]))
+    np.testing.assert_array_equal(*(shown(panel, scene) for panel in scene["panels"]))
+    assert len(np.unique(pixels(scene["panels"][1]["layers"][0]).reshape(-1, 4), axis=0)) == 4
+
+
 # ---------------------------------------------------------------- the script, under node
 
 
@@ -251,9 +280,9 @@ def test_a_million_pixels_are_searched_within_a_second(page):
 # Clicks as a mouse does, waits until the page has answered, and leaves what it sees in the page.
 DRIVER = """
 <script>
-const act = (canvas, type, x, y) => {
+const act = (canvas, type, x, y, pointerId = 1) => {
   const box = canvas.getBoundingClientRect(), at = { clientX: box.left + x, clientY: box.top + y };
-  canvas.dispatchEvent(new PointerEvent(type, { ...at, pointerId: 1, bubbles: true, button: type === "pointermove" ? -1 : 0 }));
+  canvas.dispatchEvent(new PointerEvent(type, { ...at, pointerId, bubbles: true, button: type === "pointermove" ? -1 : 0 }));
 };
 const texts = selector => [...document.querySelectorAll(selector)].map(element => element.textContent);
 // Where a pixel of the scene is on a canvas.
@@ -283,7 +312,12 @@ async function drive() {
   const before = { ...view };
   act(first, "pointerdown", 50, 50); act(first, "pointermove", 80, 60); act(first, "pointermove", 90, 60); act(first, "pointerup", 90, 60);
   seen.moved = [(before.x - view.x) / view.metres, (before.y - view.y) / view.metres];
+  const apart = view.metres;
+  act(first, "pointerdown", 50, 50, 1); act(first, "pointerdown", 90, 50, 2);
+  act(first, "pointermove", 130, 50, 2); act(first, "pointerup", 50, 50, 1); act(first, "pointerup", 130, 50, 2);
+  seen.pinched = apart / view.metres;
   seen.still = chosen.index;
+  seen.wide = document.documentElement.scrollWidth > innerWidth;
   document.querySelector("#places button").click();
   seen.centred = indexAt(view.x, view.y);
   first.focus();
@@ -371,7 +405,8 @@ def test_a_click_shows_the_most_similar_places(page, scene, tmp_path):
     assert seen["bright"] != seen["dark"]
     assert seen["zoomed"] < 0.9 and seen["moved"] == pytest.approx([40, 10], abs=1) and seen["still"] == index
     assert seen["centred"] == places[0] == seen["entered"]
-    assert seen["band"] == 1
+    assert seen["pinched"] == pytest.approx(2, abs=0.1)  # two fingers, twice as far apart
+    assert seen["band"] == 1 and not seen["wide"]
 
 
 # ---------------------------------------------------------------- bad input
