@@ -19,6 +19,7 @@ from matplotlib import image
 from rasterio.warp import Resampling, reproject
 
 from anysat_jax.scenes import looking, outputs, view
+from tests.conftest import REPOSITORY
 from tests.report.test_page_in_browser import FLAGS, NAMES
 from tests.scenes import fake_outputs as fakes
 
@@ -464,6 +465,14 @@ def test_only_a_page_is_replaced(files, tmp_path, capsys):
         said = capsys.readouterr().err
         assert f"{out} cannot be written" in said and len(said.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_the_commands_of_the_page_on_scenes_run(files, monkeypatch):
+    monkeypatch.chdir(files["classes"].parent)
+    commands = re.findall(r"`anysat view ([^`]+\.tif[^`]*)`", (REPOSITORY / "docs" / "SCENES.md").read_text())
+    assert commands
+    for command in commands:
+        assert view.main(command.split()) == 0
 
 
 def test_the_command_runs_as_a_module(files, tmp_path):
