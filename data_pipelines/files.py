@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import re
+import urllib.parse
 import warnings
 import zipfile
 import zlib
@@ -108,30 +109,34 @@ def check_array(path: pathlib.Path, array: Any, shape: Sequence[int | None], dty
 
 @contextlib.contextmanager
 def open_raster(
-    path: pathlib.Path, expected: str, content: bytes | None = None, *, whole: bool = True
+    path: pathlib.Path | str, expected: str, content: bytes | None = None, *, whole: bool = True
 ) -> Iterator[Any]:
     """Opens a TIFF (or JPEG 2000) file with rasterio, and no file or address that it might lead to.
 
-    `content` are the file's bytes if they come from an archive, where `path` only names them. `whole` is False where
-    only windows are read, of a file of any size.
+    `path` is a text where it is no file but GDAL's name of one: in an archive (/vsizip/...), or on a server
+    (https://...). `content` are the file's bytes if they come from an archive, where `path` only names them. `whole` is
+    False where only windows are read, of a file of any size.
 
     Raises:
       FileNotFoundError, ValueError: it is missing, unreadable, of another format, or larger than `MOST_BYTES`.
       ImportError: rasterio is not installed.
     """
     rasterio = _import("rasterio", path)
-    driver, starts = DRIVERS.get(path.suffix.lower(), _TIFF)
+    suffix = pathlib.PurePath(urllib.parse.urlsplit(path).path if isinstance(path, str) else path).suffix
+    driver, starts = DRIVERS.get(suffix.lower(), _TIFF)
     with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        _check_start(path, driver, starts, content)
-        # Masks and overviews beside the file, which GDAL opens on its own, with any driver.
-        for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
-            if os.path.lexists(path.parent / name):
-                _check_start(inside(path.parent, name), *_TIFF)
-        if content is None and os.path.lexists(f"{path}.MSK"):
-            raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
+        if not isinstance(path, str):
+            _check_start(path, driver, starts, content)
+            # Masks and overviews beside the file, which GDAL opens on its own, with any driver.
+            for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
+                if os.path.lexists(path.parent / name):
+                    _check_start(inside(path.parent, name), *_TIFF)
+            if content is None and os.path.lexists(f"{path}.MSK"):
+                raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
         # Only a file of that name may be read over the network; a listing of the folder would lead to other masks.
-        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+        allowed = f"/vsicurl/{path}" if isinstance(path, str) else "none"
+        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": allowed, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
         source = path if content is None else io.BytesIO(content)
         with rasterio.Env(**options), rasterio.open(source, driver=driver) as file:
             if file.count > MOST_BANDS:

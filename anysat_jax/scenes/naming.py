@@ -101,11 +101,10 @@ _LANDSAT_SENSORS = {"LC08": "l8", "LC09": "l8", "LE07": "l7", "LT05": "l7", "LT0
 def find_product(text: str) -> Product | None:
     """Returns the Sentinel or Landsat product that a path or name has in it."""
     if match := _S2.search(text):
-        mission, level, day, time, baseline, orbit, tile, processed = match.groups()
+        mission, level, day, time, baseline, orbit, tile, _ = match.groups()
         identity = mission, level, day, time, orbit, tile
-        return Product(
-            match[0], ("s2",), level.upper(), parse_day(day, text), identity, (baseline, processed), int(baseline)
-        )
+        # Of one baseline both stay: a strip's end leaves a part of the tile in either.
+        return Product(match[0], ("s2",), level.upper(), parse_day(day, text), identity, (baseline,), int(baseline))
     if match := _S1.search(text):
         return Product(match[0], ("s1", "s1-asc"), "", parse_day(match[2], text), (match[1],), (match[3],))
     if match := _LANDSAT.search(text):

@@ -38,7 +38,7 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
     Raises:
       FileNotFoundError, ValueError: there is nothing, or it is not the sensor's; the message names file and remedy.
     """
-    from anysat_jax.scenes import arrays  # which makes stacks with functions of this module
+    from anysat_jax.scenes import arrays, catalogues  # which make stacks with functions of this module
 
     get_sensor(sensor)
     if not isinstance(source, str | os.PathLike):
@@ -48,6 +48,8 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
         raise FileNotFoundError(f"no {path}, the source of {sensor!r}")
     if path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
         return arrays.open_zarr(sensor, path)
+    if catalogues.find_products(path):
+        return catalogues.open_products(sensor, path)
     return open_rasters(sensor, path)
 
 
@@ -196,7 +198,7 @@ def complete_stack(name: str, acquisitions: Iterable[Acquisition], notes: Sequen
     ordered = sorted(acquisitions, key=lambda one: (one.day or datetime.date.min, one.name))
     if not ordered:
         raise FileNotFoundError(f"no file has bands of {name!r}: {', '.join(get_sensor(name).bands)}")
-    check_products(name, ordered)
+    levels = check_products(name, ordered)
     ordered, twins = without_twins(ordered)
     days = collections.Counter(one.day for one in ordered if one.day)
     merged = [f"{count} of {day}" for day, count in days.items() if count > 1]
@@ -204,12 +206,12 @@ def complete_stack(name: str, acquisitions: Iterable[Acquisition], notes: Sequen
     merging = [f"acquisitions of one day become one date: {shown}"] if merged else []
     kinds = {kind.clear: f"{key}: {kind.meaning}" for key, kind in reversed(MASKS.items())}
     masks = [kinds[clear] for clear in dict.fromkeys(one.clear for one in ordered if one.mask) if clear in kinds]
-    added = [f"{name}: {note}" for note in (*masks, *twins, *merging)]
+    added = [f"{name}: {note}" for note in (*levels, *masks, *twins, *merging)]
     return Stack(name, tuple(ordered), (*notes, *added), radar_units(name, ordered))
 
 
-def check_products(name: str, acquisitions: Sequence[Acquisition]) -> None:
-    """Refuses products of another sensor, or of two levels of processing, which only names tell apart.
+def check_products(name: str, acquisitions: Sequence[Acquisition]) -> list[str]:
+    """Refuses products of another sensor, or of two levels of processing, which only names tell apart; returns notes.
 
     Raises:
       ValueError: the message has the products' names.
@@ -225,6 +227,7 @@ def check_products(name: str, acquisitions: Sequence[Acquisition]) -> None:
             f"{name!r} has products of level {one} ({first.name}) and of {other} ({second.name}), whose values differ; "
             "give those of one level"
         )
+    return [f"products are of level {one}, as seen at the top of the atmosphere" for one in levels if one[:2] == "L1"]
 
 
 def is_of(name: str, product: Product | None) -> bool:

@@ -57,7 +57,7 @@ class Band(Protocol):
 class RasterBand:
     """A band of a GeoTIFF or JPEG 2000 file, which is opened for each reading: it may go to other processes."""
 
-    path: pathlib.Path
+    path: pathlib.Path | str  # a text where it is in an archive or on a server, see `open_raster`
     number: int  # in the file, from 1
     crs: str
     transform: Affine
