@@ -54,6 +54,7 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
     add("--batch", type=int, metavar="N", help="tiles computed at once")
     add("--devices", type=int, default=1, metavar="N", help="devices of this machine (1)")
     add("--cluster", metavar="ADDRESS", help="Dask scheduler, whose workers share the windows")
+    add("--quicklook", action="store_true", help="a picture of input and result, too (.png)")
     for name, sensor in SENSORS.items():
         bands = ", ".join(sensor.bands)
         add(f"--{name}", dest=f"source_{name}", metavar="SOURCE", help=f"rasters of {sensor.kind} {name}: {bands}")

@@ -10,14 +10,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import rasterio
 
 from anysat_jax.errors import ConfigError
 from anysat_jax.scenes.reading import Stack
+from anysat_jax.scenes.warping import Band
 from anysat_jax.scenes.work import EMPTY, INPUT, RESULT
 from anysat_jax.train.config import differences
 from data_pipelines.prepare.storage import hold_lock, write_whole
 
+SEEN = 32  # half of the side of the part of an array by which it is recognised
 REQUEST_FILE, SAMPLE_FILE = "request.json", "sample.json"
 REQUEST_TAG = "ANYSAT_REQUEST"  # of the result: the fingerprint
 
@@ -40,20 +43,26 @@ class Request:
 
 
 def stack_facts(stack: Stack) -> dict[str, Any]:
-    """Returns what tells a sensor's rasters from others: files with their sizes and times, or places and names."""
+    """Returns what tells a sensor's rasters from others, by acquisition: files with their sizes and times, places."""
     facts: dict[str, Any] = {"units": stack.units}
     for number, one in enumerate(stack.acquisitions):
-        bands = [*one.bands, *([one.mask] if one.mask else [])]
-        described = [[band.name, str(band.crs), list(band.transform)[:6], list(band.shape)] for band in bands]
-        described += [[getattr(band, name, None) for name in ("scale", "offset", "nodata")] for band in bands]
-        files = sorted({pathlib.Path(band.path) for band in bands if getattr(band, "path", None)})
-        for file in filter(pathlib.Path.exists, files):
-            status = file.stat()
-            described.append([str(file.absolute()), status.st_size, status.st_mtime_ns])
-        text = json.dumps([str(one.day), list(one.clear), described])
+        bands = [_band_facts(band) for band in (*one.bands, *([one.mask] if one.mask else []))]
+        text = json.dumps([str(one.day), [int(value) for value in one.clear], bands])
         # By name, so that a message can say which one differs.
         facts[f"{number}: {one.name}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return facts
+
+
+def _band_facts(band: Band) -> list[Any]:
+    numbers = [getattr(band, name, None) for name in ("scale", "offset", "nodata", "zero")]
+    facts = [band.name, str(band.crs), *band.transform[:6], *band.shape, *map(str, numbers)]
+    if path := getattr(band, "path", None):
+        status = os.stat(path)
+        return [*facts, os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    # Of an array there is its content: a part in the middle.
+    rows, columns = (slice(max(0, side // 2 - SEEN), side // 2 + SEEN) for side in band.shape)
+    values = np.ma.filled(np.ma.asarray(band.read(rows, columns), np.float32), np.nan)
+    return [*facts, hashlib.sha256(values.tobytes()).hexdigest()]
 
 
 def finished_fingerprint(output: pathlib.Path) -> str | None:

@@ -54,6 +54,7 @@ class Options:
     batch: int | None = None  # tiles computed at once; None: by the number of their sub-patches
     devices: int = 1  # of this machine, between which a batch is divided
     cluster: str | None = None  # address of a Dask scheduler, whose workers share the windows
+    quicklook: bool = False  # whether a picture of input and result is drawn beside the result, NAME.png
     say: Callable[[str], None] = to_stderr  # shows a line to the user
 
 
@@ -271,6 +272,10 @@ def _run(
             work_here(job, rasters, program, missing, progress)
         finish(job.folder / INPUT, rasters.input, beside)
         finish(job.folder / RESULT, rasters.result, output)
+        if options.quicklook:
+            from anysat_jax.scenes.quicklook import write_quicklook
+
+            write_quicklook(output.with_suffix(".png"), output, beside)
         parts.remove()
     (rows, columns), spec = rasters.result.shape, rasters.result
     summary = (

@@ -2,6 +2,7 @@
 
 import datetime
 
+import jax
 import numpy as np
 import rasterio
 from rasterio.transform import from_origin
@@ -9,6 +10,7 @@ from rasterio.transform import from_origin
 from anysat_jax import AnySat
 from anysat_jax.scenes.reading import Acquisition, RasterBand, Stack
 from anysat_jax.sensors import get_sensor
+from anysat_jax.weights.exported import save_exported
 
 CRS, LEFT, TOP = "EPSG:32632", 500_000, 5_400_000
 SMALL = dict(dim=32, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
@@ -52,3 +54,9 @@ def write_stack(folder, sensor, height, width, *, dates=2, left=LEFT, top=TOP, s
         day = datetime.date(2021, 3 * date + 1, 10) if known.has_dates else None
         acquisitions.append(Acquisition(path.name, day, bands))
     return Stack(sensor, tuple(acquisitions))
+
+
+def save_model(path, made):
+    """Writes a model with its statistics as a file of weights."""
+    save_exported(path, made.config, jax.device_get(made.params), statistics=made.statistics, source={"name": "fake"})
+    return path
