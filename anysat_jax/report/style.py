@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from data_pipelines.plots import tile
 
@@ -26,7 +26,7 @@ SETTINGS = tile.SETTINGS | {
 
 
 @contextlib.contextmanager
-def new_figure(path: pathlib.Path, size: tuple[float, float], title: str) -> Iterator[Any]:
+def new_figure(path: pathlib.Path | IO[bytes], size: tuple[float, float], title: str) -> Iterator[Any]:
     """Yields a figure of `size` (width, height) inches to draw on, which is saved as a PNG at the end."""
     with tile.saved_figure(path, SETTINGS, DOTS_PER_INCH, figsize=size, layout="constrained") as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=TEXT_COLOUR)

@@ -1,12 +1,15 @@
 """A picture of an output beside its input: the first three components, a class map or a map of numbers."""
 
+import io
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
 from anysat_jax.report import style
 from anysat_jax.scenes.looking import Frame, Layer, Output, open_output, read_layers
 from data_pipelines.plots.tile import COLOURS_OF_NUMBERS, EDGE_COLOUR, add_scale_bar, bare
+from data_pipelines.prepare.storage import write_whole
 
 MOST_PIXELS = 2**19  # of a panel
 MOST_BANDS = 4  # of probabilities that are drawn
@@ -25,7 +28,6 @@ def write_quicklook(
       FileNotFoundError, ValueError: a raster is missing, damaged, or not an output with a place in metres.
       OSError: the PNG cannot be written.
     """
-    path, panels = pathlib.Path(path), []
     with open_output(output) as opened:
         frame = opened.frame.coarser(MOST_PIXELS)
         layers = read_layers(opened, frame)[:MOST_BANDS]
@@ -33,7 +35,8 @@ def write_quicklook(
     if picture is not None:
         with open_output(picture) as opened:
             panels.insert(0, ("Input", opened, read_layers(opened, frame)[0]))
-    draw(path, frame, panels)
+    draw(content := io.BytesIO(), frame, panels)
+    write_whole(pathlib.Path(path), content.getvalue())
 
 
 def title(output: Output, layer: Layer) -> str:
@@ -43,14 +46,14 @@ def title(output: Output, layer: Layer) -> str:
     return layer.name or {"classes": "Classes", "picture": "Picture"}.get(output.kind, output.bands[0])
 
 
-def draw(path: pathlib.Path, frame: Frame, panels: list[Panel]) -> None:
-    """Draws panels in a row."""
+def draw(content: IO[bytes], frame: Frame, panels: Sequence[Panel]) -> None:
+    """Draws panels in a row, as PNG."""
     box = frame.bounds
     longest = max(box.width, box.height)
     # Very long scenes stay wide enough for a title and a bar.
     width, height = (max(PANEL_INCHES * side / longest, 0.4 * PANEL_INCHES) for side in (box.width, box.height))
     size = (width * len(panels) + 2.5, height + 0.9)
-    with style.new_figure(path, size, panels[-1][1].path.stem) as figure:
+    with style.new_figure(content, size, panels[-1][1].path.stem) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, (name, output, layer) in zip(axes, panels, strict=True):
             ax.set_title(name, fontsize=10.5)

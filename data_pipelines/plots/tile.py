@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -65,7 +65,9 @@ class Sheet:
 
 
 @contextlib.contextmanager
-def saved_figure(path: pathlib.Path, settings: Mapping[str, Any], dpi: int, **options: Any) -> Iterator[Any]:
+def saved_figure(
+    path: pathlib.Path | IO[bytes], settings: Mapping[str, Any], dpi: int, **options: Any
+) -> Iterator[Any]:
     """Yields a figure to draw on and saves it as a PNG; never opens a window, whatever the backend."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
