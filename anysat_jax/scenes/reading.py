@@ -215,21 +215,20 @@ def _choose_crs(stacks: Mapping[str, Stack]) -> tuple[str, list[str]]:
 
 def _origin(stacks: Mapping[str, Stack], crs: str) -> tuple[float, float]:
     """Returns the corner of a pixel with which most sensors' pixels coincide; of equals, the finest one's."""
-    grids = {
-        (pixel_size(band.crs, band.transform, band.shape, crs), get_sensor(name).metres_per_pixel, band.transform)
+    grids = dict.fromkeys(
+        (name, pixel_size(band.crs, band.transform, band.shape, crs), band.transform)
         for name, stack in stacks.items()
         for band in stack.acquisitions[0].bands
         if system(band.crs) == system(crs)
-    }
+    )
     # Pixels of another size than the sensor's are interpolated wherever the corner is.
-    own = [grid for grid in grids if abs(grid[0] - grid[1]) <= SAME_METRES * grid[1]] or grids
-    corners = [
-        tuple(round(start % size, 3) % size for start in (transform.c, transform.f))
-        for size, _, transform in sorted(own)
-    ]
+    metres = {name: get_sensor(name).metres_per_pixel for name in stacks}
+    own = [grid for grid in grids if abs(grid[1] - metres[grid[0]]) <= SAME_METRES * grid[1]] or list(grids)
+    own.sort(key=lambda grid: grid[1])
+    corners = [tuple(round(start % size, 3) % size for start in (place.c, place.f)) for _, size, place in own]
 
     def served(corner: tuple[float, float]) -> int:
-        shifts = [((t.c - corner[0]) / size, (t.f - corner[1]) / size, size) for size, _, t in own]
+        shifts = [((place.c - corner[0]) / size, (place.f - corner[1]) / size, size) for _, size, place in own]
         return sum(max(abs(x - round(x)), abs(y - round(y))) * size <= SAME_METRES for x, y, size in shifts)
 
     return max(corners, key=served, default=(0.0, 0.0))
