@@ -98,6 +98,7 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
                 file.shape,
                 nodata=None if hidden or not alpha or mask else file.nodatavals[number],
                 masked=not mask and len(hidden) == len(alpha),
+                alpha=None if not hidden or mask or "alpha" in flags else hidden[0] + 1,
                 scale=scale,
                 offset=offset,
                 zero=None if sensor.kind == "image" or mask else offset,
@@ -107,7 +108,7 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
     if sensor.has_dates:
         layers, more = _dated(path, root, tags, texts, layers, days)
         notes += more
-    return Layers(path, name, tuple(layers), tuple(notes), flags <= {"all_valid"}, scaled)
+    return Layers(path, name, tuple(layers), tuple(notes), flags <= {"all_valid"} and not hidden, scaled)
 
 
 def _is_transparency(file: Any, band: int) -> bool:
@@ -137,11 +138,10 @@ def _name_layers(
         return {}, []
     colours = {file.colorinterp[number].name.upper(): number for number in visible}
     by_colour = {LETTERS.get(colour, colour): number for colour, number in colours.items()}
-    if sensor.kind == "image" and {"R", "G", "B"} <= set(by_colour) & set(needed):
+    by_colour = {band: number for band, number in by_colour.items() if band in needed}
+    if sensor.kind == "image" and {"R", "G", "B"} <= set(by_colour):
         lacking = [band for band in needed if band not in by_colour]
-        unused = [
-            number for number in visible if number not in by_colour.values() or file.colorinterp[number].name == "alpha"
-        ]
+        unused = [number for number in visible if number not in by_colour.values()]
         if len(lacking) <= 1 and len(unused) >= len(lacking):
             by_colour |= dict(zip(lacking, unused))
             taken = ", ".join(f"{band} is band {by_colour[band] + 1}" for band in needed)

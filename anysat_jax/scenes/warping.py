@@ -64,6 +64,7 @@ class RasterBand:
     shape: tuple[int, int]
     nodata: float | None = None  # a stored value that is invalid, besides those that the file's masks hide
     masked: bool = True  # whether the file's nodata, mask and alpha bands count
+    alpha: int | None = None  # number of a band that is 0 where invalid; GDAL takes only some types of it for a mask
     # scale, offset: the value is stored * scale + offset.
     scale: float = 1.0
     offset: float = 0.0
@@ -183,7 +184,8 @@ def _read_file(bands: Sequence[RasterBand], rows: slice, columns: slice) -> Floa
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
         stored = file.read([band.number for band in bands], window=window, masked=bands[0].masked)
-    values = np.ma.filled(stored.astype(np.float32), np.nan)
+        visible = file.read(bands[0].alpha, window=window) != 0 if bands[0].alpha else True
+    values = np.where(visible, np.ma.filled(stored.astype(np.float32), np.nan), np.float32(np.nan))
     for band, one, own in zip(bands, values, np.ma.getdata(stored)):
         if band.scale != 1 or band.offset:
             one *= np.float32(band.scale)
