@@ -93,6 +93,19 @@ class Output:
         return self.rows(frame, 0, frame.shape[0])
 
 
+def frame_for_all(output: Output, most: int) -> Frame:
+    """Returns the pixels, about `most`, of an output on which others are looked at as well.
+
+    Raises:
+      ValueError: they are not in metres.
+    """
+    crs = output.frame.crs
+    if not crs.is_projected or crs.linear_units_factor[1] != 1:
+        what = f"{output.path} is in {crs}, whose unit is not the metre"
+        raise ValueError(f"{what}: warp it to a metric system, such as UTM, or give an output in metres first")
+    return output.frame.coarser(most)
+
+
 def on_same_ground(one: Frame, other: Frame) -> bool:
     """Returns whether two frames differ in the size of their pixels only."""
     sides = zip(dataclasses.astuple(one.bounds), dataclasses.astuple(other.bounds))
@@ -112,7 +125,7 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[Output]:
     """Opens a raster to look at; errors of reading it name the file.
 
     Raises:
-      FileNotFoundError, ValueError: it is missing, not a raster, damaged, or without a place in metres, north up.
+      FileNotFoundError, ValueError: it is missing, not a raster, damaged, or without a place, north up.
     """
     path = pathlib.Path(path)
     with explained(path, EXPECTED, RasterioError), warnings.catch_warnings():
@@ -152,15 +165,13 @@ def own_frame(path: pathlib.Path, stored: Any) -> Frame:
     """Returns the pixels of a raster.
 
     Raises:
-      ValueError: it has no coordinate system in metres, or is not north up.
+      ValueError: it has no coordinate system, or is not north up.
     """
     crs, place = stored.crs, stored.transform
     if crs is None:
         raise ValueError(
             f"{path} has no coordinate system: give an output of anysat embed or predict as it was written"
         )
-    if not crs.is_projected or crs.linear_units_factor[1] != 1:
-        raise ValueError(f"{path} is in {crs}, whose unit is not the metre: warp it to a metric system, such as UTM")
     if place.b or place.d or place.a <= 0 or place.e >= 0:
         raise ValueError(f"{path} is not north up (transform {tuple(place)[:6]}): warp it with gdalwarp")
     right, bottom = place.c + stored.width * place.a, place.f + stored.height * place.e

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from anysat_jax.report import style
-from anysat_jax.scenes.looking import Frame, Layer, Output, open_output, read_layers
+from anysat_jax.scenes.looking import Frame, Layer, Output, frame_for_all, open_output, read_layers
 from data_pipelines.plots.tile import COLOURS_OF_NUMBERS, EDGE_COLOUR, add_scale_bar, bare
 from data_pipelines.prepare.storage import write_whole
 
@@ -29,7 +29,7 @@ def write_quicklook(
       OSError: the PNG cannot be written.
     """
     with open_output(output) as opened:
-        frame = opened.frame.coarser(MOST_PIXELS)
+        frame = frame_for_all(opened, MOST_PIXELS)
         layers = read_layers(opened, frame)[:MOST_BANDS]
         panels = [(title(opened, layer), opened, layer) for layer in layers]
     if picture is not None:

@@ -28,6 +28,7 @@ from anysat_jax.scenes.looking import (
     Layer,
     Output,
     component_layer,
+    frame_for_all,
     input_beside,
     open_output,
     overlap,
@@ -124,8 +125,8 @@ def make_page(paths: Sequence[pathlib.Path]) -> str:
     if beside := input_beside(paths[0]):
         given = {beside: None} | given
     with open_output(paths[0]) as first:
-        whole = first.frame
-    frame, panels, search = whole.coarser(MOST_PIXELS), [], None
+        frame, whole = frame_for_all(first, MOST_PIXELS), first.frame
+    panels, search = [], None
     for path in given:
         with open_output(path) as output:
             if not overlap(output.frame, frame):

@@ -19,6 +19,7 @@ from matplotlib import image
 from rasterio.warp import Resampling, reproject
 
 from anysat_jax.scenes import looking, outputs, view
+from anysat_jax.scenes.quicklook import write_quicklook
 from tests.conftest import REPOSITORY
 from tests.report.test_page_in_browser import FLAGS, NAMES
 from tests.scenes import fake_outputs as fakes
@@ -163,10 +164,6 @@ def test_outputs_of_other_grids_are_warped_onto_the_first(tmp_path, files, crs):
         nodata=np.nan,
     ) as file:  # fmt: skip
         file.write(values, 1)
-    if crs == "EPSG:4326":
-        with pytest.raises(ValueError, match=r"other\.tif is in EPSG:4326, whose unit is not the metre"):
-            view.make_page([files["numbers"], other])
-        return
     scene = scene_of(view.make_page([files["numbers"], other]))
     expected = np.full((40, 60), np.nan, np.float32)
     first = rasterio.Affine(10, 0, 500_000, 0, -10, 5_100_000)
@@ -431,8 +428,6 @@ MISTAKES = {
     "a text": (lambda path: path.write_text("hello"), "bad.tif cannot be read"),
     "cut off": (cut, "bad.tif cannot be read"),
     "no place": (lambda path: raster(path, crs=None), "bad.tif has no coordinate system"),
-    "degrees": (lambda path: raster(path, crs="EPSG:4326", place=(0.1, 0, 8, 0, -0.1, 46)), "EPSG:4326, whose unit"),
-    "feet": (lambda path: raster(path, crs="EPSG:2263"), "EPSG:2263, whose unit is not the metre"),
     "rotated": (lambda path: raster(path, place=(7, 7, 5e5, 7, -7, 5.1e6)), "bad.tif is not north up"),
     "bottom up": (lambda path: raster(path, place=(10, 0, 5e5, 0, 10, 5e6)), "bad.tif is not north up"),
     "no scale": (lambda path: raster(path, dtype="int8"), "int8 without the tag ANYSAT_ENCODING"),
@@ -450,6 +445,15 @@ def test_mistakes_are_answered_in_one_sentence(mistake, files, tmp_path, capsys)
     said = capsys.readouterr().err
     assert re.search(message, said) and len(said.splitlines()) == 1 and said.startswith("anysat view: "), said
     assert not page.exists()
+
+
+@pytest.mark.parametrize(("crs", "size"), [("EPSG:4326", 0.1), ("EPSG:2263", 10)], ids=["degrees", "feet"])
+def test_the_first_output_must_be_in_metres(crs, size, tmp_path, capsys):
+    raster(tmp_path / "bad.tif", crs=crs, place=(size, 0, 8, 0, -size, 46))
+    assert view.main([str(tmp_path / "bad.tif")]) == 1
+    assert f"bad.tif is in {crs}, whose unit is not the metre: warp it" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="whose unit is not the metre"):
+        write_quicklook(tmp_path / "a.png", tmp_path / "bad.tif")
 
 
 def test_only_a_page_is_replaced(files, tmp_path, capsys):
