@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import copy
 import dataclasses
 import errno
 import multiprocessing
@@ -18,6 +17,7 @@ from typing import Any
 
 from anysat_jax.sensors import Sensor, register
 from data_pipelines.card import Example
+from data_pipelines.cluster import WorkerDiedError, call_portably, map_on_cluster
 from data_pipelines.prepare.leaks import footprint
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.records import Serialiser, check_example, check_written, complete_example, record_errors
@@ -30,7 +30,6 @@ from data_pipelines.windows import split_example
 # One record per group, for fast random access. Compression would save a tenth of noisy images and perhaps half of an
 # optical series, and make records three times slower to read.
 RECORD_OPTIONS = "group_size:1,uncompressed"
-CONNECT_SECONDS = 30  # for a scheduler to answer, and then to have a worker
 
 
 class BadTileError(ValueError):
@@ -147,12 +146,6 @@ def _write_records(job: ShardJob, shard: Shard, path: pathlib.Path, on_tile: Cal
     return stats
 
 
-class WorkerDiedError(ChildProcessError):
-    """A worker process, `pid` if known, ended before its work did."""
-
-    pid: int | None = None
-
-
 def how_it_ended(code: int | None) -> str:
     """Describes a process's exit code; a negative one is the signal that killed it."""
     if code is None or code >= 0:
@@ -230,54 +223,14 @@ def _start_worker(job: ShardJob) -> None:
 
 
 def _write_portably(shard: Shard, job: ShardJob | None = None) -> None:
-    try:
-        write_shard(job or _JOB[0], shard)
-    except Exception as error:
-        # Errors of other packages may not survive pickling.
-        if type(error).__module__ in ("builtins", __name__):
-            raise
-        portable = RuntimeError(f"{type(error).__name__}: {error}")
-        for note in getattr(error, "__notes__", ()):
-            portable.add_note(note)
-        raise portable from error
+    call_portably(write_shard, job or _JOB[0], shard)
 
 
 def write_on_cluster(job: ShardJob, shards: Sequence[Shard], address: str) -> Iterator[Shard]:
     """Writes shards on the workers of a Dask cluster; yields each when it is written.
 
-    The scheduler gives the shards of a worker that dies to the others.
-
     Raises:
-      ImportError: the package `distributed` is not installed.
-      ConnectionError: the scheduler at `address`, "tcp://host:8786", does not answer, or has no workers.
-      WorkerDiedError: a shard killed several workers in a row, or the scheduler ended; the message names the shard.
+      ImportError, ConnectionError, WorkerDiedError: see `map_on_cluster`.
       BadTileError, OSError: as `write_shard`, of the first shard that fails; the others are cancelled.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        raise ImportError("a cluster needs the package distributed: pip install 'anysat-jax[cluster]'") from error
-
-    try:
-        distributed.comm.resolve_address(address)  # a client of what is none would wait a minute when it is deleted
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error})") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError as error:
-            how = f"start some on machines that see the same folders: dask worker {address} --nthreads 1"
-            raise ConnectionError(f"the Dask scheduler at {address} has no workers; {how}") from error
-        # A task, unlike scattered data, is repeated if the worker that holds its result dies.
-        shared = client.submit(copy.copy, job, pure=False)
-        pool = client.get_executor(pure=False)
-        futures = {pool.submit(_write_portably, shard, shared): shard for shard in shards}
-        for future in concurrent.futures.as_completed(futures):
-            shard = futures[future]
-            try:
-                future.result()
-            except (distributed.KilledWorker, concurrent.futures.CancelledError) as error:
-                reason = str(error) or "the scheduler ended"
-                raise WorkerDiedError(f"the cluster at {address} gave up {shard.file_name}: {reason}") from error
-            yield shard
+    return map_on_cluster(address, _write_portably, shards, job, lambda shard: shard.file_name)

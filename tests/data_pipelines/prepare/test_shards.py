@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from data_pipelines import cluster as cluster_module
 from data_pipelines.prepare import plan as plan_module
-from data_pipelines.prepare import shards as shards_module
 from data_pipelines.prepare.plan import Shard
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.shards import ShardJob, WorkerDiedError, write_shard
@@ -157,7 +157,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards_module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.2)
     with pytest.raises(ConnectionError, match="^no Dask scheduler answers at tcp://127.0.0.1:9 "):
         prepare(FakeReader(), tmp_path, cluster="tcp://127.0.0.1:9")
 
