@@ -49,20 +49,20 @@ def stack_facts(stack: Stack) -> dict[str, Any]:
         bands = [_band_facts(band) for band in (*one.bands, *([one.mask] if one.mask else []))]
         text = json.dumps([str(one.day), [int(value) for value in one.clear], bands])
         # By name, so that a message can say which one differs.
-        facts[f"{number}: {one.name}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        facts[f"{number}: {os.path.basename(one.name)}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return facts
 
 
 def _band_facts(band: Band) -> list[Any]:
     numbers = [getattr(band, name, None) for name in ("scale", "offset", "nodata", "zero")]
-    facts = [band.name, str(band.crs), *band.transform[:6], *band.shape, *map(str, numbers)]
+    facts = [str(band.crs), *band.transform[:6], *band.shape, *map(str, numbers)]
     if path := getattr(band, "path", None):
         status = os.stat(path)
-        return [*facts, os.path.abspath(path), status.st_size, status.st_mtime_ns]
+        return [*facts, os.path.abspath(path), getattr(band, "number", 1), status.st_size, status.st_mtime_ns]
     # Of an array there is its content: a part in the middle.
     rows, columns = (slice(max(0, side // 2 - SEEN), side // 2 + SEEN) for side in band.shape)
     values = np.ma.filled(np.ma.asarray(band.read(rows, columns), np.float32), np.nan)
-    return [*facts, hashlib.sha256(values.tobytes()).hexdigest()]
+    return [*facts, band.name, hashlib.sha256(values.tobytes()).hexdigest()]
 
 
 def finished_fingerprint(output: pathlib.Path) -> str | None:

@@ -28,7 +28,7 @@ from anysat_jax.scenes.sample import Sample, load_sample, take_sample
 from anysat_jax.scenes.sources import open_stack
 from anysat_jax.scenes.tiles import Lattice, Window, subpatches, tile_side, window_side
 from anysat_jax.scenes.work import INPUT, RESULT, Job, Rasters, padding
-from anysat_jax.scenes.workers import Progress, work_here
+from anysat_jax.scenes.workers import ClusterJob, Progress, load, work_here, work_on_cluster
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.workdir import StopRequest
 from anysat_jax.weights.exported import Exported, checksum
@@ -73,6 +73,7 @@ class Scene:
 
     stacks: Mapping[str, Stack]
     weights: Exported
+    source: Weights  # of the weights
     statistics: Mapping[str, BandStatistics | None]
     options: Options
 
@@ -183,11 +184,16 @@ def class_colours(task: Task) -> tuple[tuple[int, int, int], ...]:
 
 def _open(sources: Mapping[str, Any], weights: Weights, options: Options) -> Scene:
     """Opens weights and rasters, weights first: they may bring sensors of their own."""
+    if options.cluster:  # its workers run in other folders
+        weights = (
+            os.path.abspath(weights) if isinstance(weights, str | os.PathLike) and os.path.exists(weights) else weights
+        )
+        sources = {
+            name: os.path.abspath(one) if isinstance(one, str | os.PathLike) else one for name, one in sources.items()
+        }
     if not sources:
         raise ConfigError("no rasters: give those of at least one sensor, such as --s2 FOLDER")
-    loaded = _load(weights)
-    if options.compute_dtype:
-        loaded = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, dtype=options.compute_dtype))
+    loaded = load(weights, options.compute_dtype)
     for name in sources:
         if name not in loaded.model.sensors:
             having = ", ".join(loaded.model.sensors)
@@ -196,17 +202,12 @@ def _open(sources: Mapping[str, Any], weights: Weights, options: Options) -> Sce
     stacks = {
         name: source if isinstance(source, Stack) else open_stack(name, source) for name, source in sources.items()
     }
-    return Scene(stacks, loaded, statistics, options)
+    return Scene(stacks, loaded, weights, statistics, options)
 
 
-def _load(weights: Weights) -> Exported:
-    if isinstance(weights, AnySat):
-        return Exported(weights.config, weights.params, None, weights.statistics, {})
-    if isinstance(weights, Exported):
-        return weights
-    from anysat_jax.weights.load import load_weights
-
-    return load_weights(weights)[0]
+def _absolute(path: Any) -> Any:
+    """Returns the absolute path of a file or folder; anything else, such as a name on the Hub, as it is."""
+    return os.path.abspath(path) if isinstance(path, str | os.PathLike) and os.path.exists(path) else path
 
 
 def _units(statistics: Mapping[str, BandStatistics | None]) -> dict[str, str]:
@@ -257,19 +258,9 @@ def _run(
             return Result(output, beside, f"{output} is finished already: the same request made it", 0.0)
         missing = [window for window in windows if not parts.is_done(window.name)]
         say(_plan_line(scene, job, windows, missing))
-        program = job.program(scene.weights, options.devices)
         with StopRequest() as stop:
-            if missing:
-                say("compiling the model")
-                jax.block_until_ready(program(padding(job)))
-            sample = load_sample(parts.folder / SAMPLE_FILE) or take_sample(job, program, windows, request.seed, fit)
-            write_whole(parts.folder / SAMPLE_FILE, sample.to_json())
-            for warning in sample.warnings:
-                say(warning)
-            tags = {REQUEST_TAG: request.fingerprint}
-            rasters = Rasters(raster(job.grid, sample, tags), _image(job, sample.composite, tags), sample.composite)
             progress = Progress(job.grid.bounds, missing, stop)
-            work_here(job, rasters, program, missing, progress)
+            rasters = _work(scene, job, request, (windows, missing), raster, fit, progress)
         finish(job.folder / INPUT, rasters.input, beside)
         finish(job.folder / RESULT, rasters.result, output)
         if options.quicklook:
@@ -283,6 +274,39 @@ def _run(
         f"{size_of(output) / 1e6:.1f} MB; {progress.summary()}"
     )
     return Result(output, beside, summary, progress.waiting)
+
+
+def _work(
+    scene: Scene,
+    job: Job,
+    request: Request,
+    windows: tuple[Sequence[Window], Sequence[Window]],
+    raster: MakeRaster,
+    fit: Fit | None,
+    progress: Progress,
+) -> Rasters:
+    """Computes windows, of which those of the whole scene and those that are missing are given; returns the rasters."""
+    (every, missing), options = windows, scene.options
+    file = job.folder / SAMPLE_FILE
+    sample = load_sample(file)
+    if sample is None or (missing and not options.cluster):
+        options.say("compiling the model")
+        program = job.program(scene.weights, options.devices)
+        jax.block_until_ready(program(padding(job)))
+    if sample is None:
+        sample = take_sample(job, program, every, request.seed, fit)
+        write_whole(file, sample.to_json())
+        for warning in sample.warnings:
+            options.say(warning)
+    tags = {REQUEST_TAG: request.fingerprint}
+    rasters = Rasters(raster(job.grid, sample, tags), _image(job, sample.composite, tags), sample.composite)
+    if missing and options.cluster:
+        sensors = tuple(map(get_sensor, scene.weights.model.sensors))
+        shared = ClusterJob(job, rasters, scene.source, sensors, options.compute_dtype, request.fingerprint)
+        work_on_cluster(shared, missing, progress, options.cluster)
+    elif missing:
+        work_here(job, rasters, program, missing, progress)
+    return rasters
 
 
 def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, list[str]]:

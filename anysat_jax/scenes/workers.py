@@ -1,19 +1,28 @@
-"""Workers on the windows of a scene: threads that read ahead and write beside one device, or a Dask cluster."""
+"""Workers on the windows of a scene: threads that read ahead and write beside the devices, or a Dask cluster."""
 
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
+import socket
+import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import tqdm
 
+from anysat_jax.api import AnySat
 from anysat_jax.errors import Preempted
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.inference import Program
 from anysat_jax.scenes.tiles import Window
 from anysat_jax.scenes.work import Job, Rasters, compute_window, read_window, write_window
+from anysat_jax.sensors import Sensor, register
 from anysat_jax.train.workdir import StopRequest
+from anysat_jax.weights.exported import Exported
+from data_pipelines.cluster import map_on_cluster
 
 READERS = 2  # threads, each of which reads one window ahead
 
@@ -95,3 +104,67 @@ def work_here(job: Job, rasters: Rasters, program: Program, windows: Sequence[Wi
         progress.bar.close()
         readers.shutdown(cancel_futures=True)
         writer.shutdown()  # ends the current write
+
+
+# ---------------------------------------------------------------- a cluster
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterJob:
+    """What every worker of a cluster needs."""
+
+    job: Job
+    rasters: Rasters
+    weights: Any  # a path or name, which each worker loads, or the weights themselves
+    sensors: tuple[Sensor, ...]  # which a worker may have to register
+    compute_dtype: str | None
+    fingerprint: str  # of the request
+
+
+def work_on_cluster(shared: ClusterJob, windows: Sequence[Window], progress: Progress, address: str) -> None:
+    """Computes windows on the workers of a Dask cluster, each of which has the first device of its process.
+
+    Raises:
+      Preempted: as `Progress.advance`; workers end the windows at which they are.
+      ImportError, ConnectionError, WorkerDiedError: see `map_on_cluster`.
+      ValueError, OSError: a window cannot be read or written, or a worker does not see the folder of the parts.
+    """
+    with progress.bar:
+        for window in map_on_cluster(address, work_on_worker, windows, shared, lambda one: f"window {one.name}"):
+            progress.advance(progress.area(window))
+        progress.ended = time.perf_counter()
+
+
+# Of a worker: the program of its last request. Two threads of a worker, of which one reads while the other computes,
+# must not compile it twice.
+_PROGRAMS: dict[str, Program] = {}
+_LOADING = threading.Lock()
+
+
+def work_on_worker(window: Window, shared: ClusterJob) -> None:
+    """Computes a window in a worker of a cluster."""
+    job = shared.job
+    if not job.folder.is_dir():
+        how = "the workers of a cluster need files and folders under the same paths"
+        raise FileNotFoundError(f"{socket.gethostname()} does not see {job.folder}; {how}")
+    for sensor in shared.sensors:
+        register(sensor)
+    with _LOADING:
+        if shared.fingerprint not in _PROGRAMS:
+            _PROGRAMS.clear()
+            _PROGRAMS[shared.fingerprint] = job.program(load(shared.weights, shared.compute_dtype))
+    read = read_window(job, window)
+    write_window(job, shared.rasters, read, compute_window(job, _PROGRAMS[shared.fingerprint], read))
+
+
+def load(weights: Any, compute_dtype: str | None) -> Exported:
+    """Returns weights, of a model, a path or a name, with another dtype of the computation if one is given."""
+    if isinstance(weights, AnySat):
+        weights = Exported(weights.config, jax.device_get(weights.params), None, weights.statistics, {})
+    elif not isinstance(weights, Exported):
+        from anysat_jax.weights.load import load_weights  # orbax takes seconds to import
+
+        weights = load_weights(weights)[0]
+    if compute_dtype is None:
+        return weights
+    return dataclasses.replace(weights, model=dataclasses.replace(weights.model, dtype=compute_dtype))

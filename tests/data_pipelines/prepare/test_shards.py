@@ -1,11 +1,8 @@
 """Shards written by processes of this machine and by a Dask cluster: the same bytes; dead and failing workers."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,6 +14,7 @@ from data_pipelines.prepare.shards import ShardJob, WorkerDiedError, write_shard
 from data_pipelines.prepare.storage import Output
 from data_pipelines.prepared import PreparedDataset
 from tests.conftest import REPOSITORY
+from tests.dask_cluster import count_workers, start_cluster, wait_until
 from tests.data_pipelines.fake_reader import CARD, FakeReader
 from tests.data_pipelines.odd_readers import DiesOnce, Fails, StrangeError, assert_holds, contents
 
@@ -85,13 +83,6 @@ def is_running(pid):
         return False
 
 
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
     (tmp_path / "pids").mkdir()
@@ -107,23 +98,9 @@ def test_workers_end_with_their_parent(tmp_path, number):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Starts a scheduler and two workers on this machine; yields the address and the workers."""
-    file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
-    common = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
-    worker = ["dask_worker", *common, "--no-nanny", "--nthreads", "1", "--local-directory", str(file.parent)]
-    # A worker that is fetching data from one that is killed tries for so long, else 30 s.
-    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
-    processes = []
-    try:
-        for arguments in (["dask_scheduler", *common, "--port", "0"], worker, worker):
-            command = [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]]
-            processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL))
-            wait_until(lambda: file.exists() and file.stat().st_size)  # it is made before it is written
-        yield json.loads(file.read_text())["address"], processes[1:]
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait(30)
+    """The address of a scheduler and its two workers."""
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
 
 
 def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, cluster, capsys):
@@ -134,13 +111,6 @@ def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, 
     assert [process.poll() for process in processes].count(-signal.SIGKILL) == 1
     assert reader.opened == 3 and "10/10" in capsys.readouterr().err  # read here only to estimate the size of a tile
     assert contents(folder) == contents(prepare(reader, tmp_path / "alone"))
-
-
-def count_workers(address):
-    import distributed
-
-    with distributed.Client(address, timeout=30, set_as_default=False) as client:
-        return len(client.scheduler_info()["workers"])
 
 
 def test_errors_of_a_cluster_name_the_tile(tmp_path, cluster):
