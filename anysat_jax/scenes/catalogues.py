@@ -40,10 +40,12 @@ class Header(NamedTuple):
     crs: str
     transform: Affine
     shape: tuple[int, int]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
 
 
 def read_header(path: pathlib.Path | str) -> Header:
-    """Reads where a raster lies.
+    """Reads where a raster lies, and which scales and offsets of its bands it declares.
 
     Raises:
       FileNotFoundError, ValueError: it cannot be read, or has no place.
@@ -54,7 +56,7 @@ def read_header(path: pathlib.Path | str) -> Header:
                 f"{path} has no coordinate system{', only control points' if file.gcps[0] else ''}; expected a raster "
                 "on a grid, such as one that gdalwarp -t_srs writes, of radar one with terrain correction (RTC)"
             )
-        return Header(file.crs.to_string(), file.transform, file.shape)
+        return Header(file.crs.to_string(), file.transform, file.shape, file.scales, file.offsets)
 
 
 def is_product(path: pathlib.Path) -> bool:
@@ -206,5 +208,5 @@ def _find_images(
         if resolution not in headers:  # all images of a resolution lie on one grid
             headers[resolution] = read_header(members[member])
         # 0 is nothing there, which JPEG 2000 cannot declare.
-        found[band] = RasterBand(members[member], 1, *headers[resolution], nodata=0, masked=False)
+        found[band] = RasterBand(members[member], 1, *headers[resolution][:3], nodata=0, masked=False)
     return found

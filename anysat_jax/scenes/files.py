@@ -89,7 +89,7 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
         flags = {flag.name for flags in file.mask_flag_enums for flag in flags}
         layers = []
         for number, (band, mask) in names.items():
-            scale, offset = _units(path, sensor, file.scales[number], file.offsets[number]) if band else (1.0, 0.0)
+            scale, offset = in_units(path, sensor, file.scales[number], file.offsets[number]) if band else (1.0, 0.0)
             raster = RasterBand(
                 path,
                 number + 1,
@@ -159,7 +159,7 @@ def _name_layers(
     )
 
 
-def _units(path: pathlib.Path, sensor: Sensor, scale: float, offset: float) -> tuple[float, float]:
+def in_units(path: pathlib.Path | str, sensor: Sensor, scale: float, offset: float) -> tuple[float, float]:
     """Returns scale and offset that give values in the sensor's units: reflectance as reflectance x 10000."""
     if not (np.isfinite([scale, offset]).all() and scale):
         raise ValueError(f"{path} declares a scale of {scale} and an offset of {offset}; expected numbers, not 0")

@@ -38,7 +38,7 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
     Raises:
       FileNotFoundError, ValueError: there is nothing, or it is not the sensor's; the message names file and remedy.
     """
-    from anysat_jax.scenes import arrays, catalogues  # which make stacks with functions of this module
+    from anysat_jax.scenes import arrays, catalogues, stac  # which make stacks with functions of this module
 
     get_sensor(sensor)
     if not isinstance(source, str | os.PathLike):
@@ -46,6 +46,8 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
     path = pathlib.Path(source)
     if not path.exists():
         raise FileNotFoundError(f"no {path}, the source of {sensor!r}")
+    if path.suffix.lower() in (".json", ".geojson"):
+        return stac.open_items(sensor, path)
     if path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
         return arrays.open_zarr(sensor, path)
     if catalogues.find_products(path):
