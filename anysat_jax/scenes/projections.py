@@ -7,7 +7,7 @@ import numpy as np
 import rasterio.warp
 from rasterio._err import CPLE_BaseError  # what transformations raise; it has no public name
 from rasterio.crs import CRS
-from rasterio.transform import Affine, array_bounds
+from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import Box
 
@@ -60,7 +60,9 @@ def footprint(own: str, transform: Affine, shape: tuple[int, int], crs: str) -> 
     Raises:
       ValueError: it has no place there.
     """
-    return Box(*project_bounds(own, crs, *array_bounds(*shape, transform)))
+    # Rasters may be turned or upside down.
+    x, y = zip(*(at(transform, column, row) for column in (0, shape[1]) for row in (0, shape[0])), strict=True)
+    return Box(*project_bounds(own, crs, min(x), min(y), max(x), max(y)))
 
 
 def at(transform: Affine, column: float, row: float) -> tuple[float, float]:

@@ -153,3 +153,14 @@ def test_less_than_a_pixel_is_refused(make):
     stack = make(((3, 30), UTM32, "EPSG:32632"))
     with pytest.raises(ValueError, match=r"300 x 30 m; expected at least a pixel of 40 m"):
         choose_grid({"s1-asc": stack}, 40)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_raster_upside_down_has_its_place(make, turned):
+    """Pitfall 9: rows from south to north, and columns from east to west."""
+    across, left = (-10, 500_300) if turned else (10, 500_000)
+    stack = make(((20, 30), Affine(across, 0, left, 0, 10, 4_999_800), "EPSG:32632"))
+    grid, _ = choose_grid({"s1-asc": stack}, 10)
+    assert grid.bounds == Box(500_000, 4_999_800, 500_300, 5_000_000)
+    assert read_box(stack, grid.crs, grid.bounds).valid.all()
+    assert choose_grid({"s1-asc": stack}, 10, crs="EPSG:32631")[0].bounds.width > 300
