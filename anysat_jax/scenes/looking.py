@@ -74,19 +74,23 @@ class Output:
     def rows(self, frame: Frame, first: int, last: int) -> np.ma.MaskedArray:
         """Reads rows of a frame, (K, rows, columns) as stored, masked where there is no data: the nearest pixels."""
         with contextlib.ExitStack() as stack:
-            raster, (_, columns) = self.stored, frame.shape
+            raster, alpha, (rows, columns) = self.stored, False, frame.shape
             if not on_same_ground(self.frame, frame):
                 # Beyond a raster without nodata there would be zeros, which are of class 0.
-                unmasked = raster.mask_flag_enums[0] == [MaskFlags.all_valid]
-                place = dict(transform=frame.transform, height=frame.shape[0], width=columns)
+                alpha = raster.mask_flag_enums[0] == [MaskFlags.all_valid]
+                place = dict(crs=frame.crs, transform=frame.transform, height=rows, width=columns, add_alpha=alpha)
                 # Nothing is interpolated: numbers of classes and of an encoding have no mean.
-                warped = WarpedVRT(raster, crs=frame.crs, resampling=Resampling.nearest, add_alpha=unmasked, **place)
-                raster = stack.enter_context(warped)
-            step = raster.height / frame.shape[0]
+                raster = stack.enter_context(WarpedVRT(raster, resampling=Resampling.nearest, **place))
+            bands = list(range(1, self.stored.count + alpha + 1))
+            step = raster.height / rows
             window = Window(0, first * step, raster.width, (last - first) * step)
             # GDAL reads the overview whose pixels come closest.
-            shape = (self.stored.count, last - first, columns)
-            return raster.read(list(self.stored.indexes), window=window, out_shape=shape, masked=True)
+            stored = raster.read(bands, window=window, out_shape=(len(bands), last - first, columns), masked=True)
+        if not alpha:
+            return stored
+        # GDAL takes the band for a mask in rasters of bytes only.
+        opaque = np.broadcast_to(stored.data[-1] > 0, stored.data[:-1].shape)
+        return np.ma.MaskedArray(stored.data[:-1], ~opaque)
 
     def read(self, frame: Frame) -> np.ma.MaskedArray:
         """Reads a frame, (K, H, W) as stored, masked where there is no data."""

@@ -14,6 +14,7 @@ from data_pipelines.prepare.storage import write_whole
 MOST_PIXELS = 2**19  # of a panel
 MOST_BANDS = 4  # of probabilities that are drawn
 PANEL_INCHES = 5.0  # longer side of a panel
+LEGEND_INCHES = 2.2
 GROUND = "#e9ecef"  # where there is no data
 CLASSES_IN_A_COLUMN = 20
 Panel = tuple[str, Output, Layer]
@@ -34,7 +35,8 @@ def write_quicklook(
         panels = [(title(opened, layer), opened, layer) for layer in layers]
     if picture is not None:
         with open_output(picture) as opened:
-            panels.insert(0, ("Input", opened, read_layers(opened, frame)[0]))
+            name = ", ".join(["Input", *filter(None, [opened.tags.get("COMPOSITE")])])
+            panels.insert(0, (name, opened, read_layers(opened, frame)[0]))
     draw(content := io.BytesIO(), frame, panels)
     write_whole(pathlib.Path(path), content.getvalue())
 
@@ -42,7 +44,7 @@ def write_quicklook(
 def title(output: Output, layer: Layer) -> str:
     """Returns what a panel shows."""
     if output.kind == "embedding":
-        return f"Embedding, first three of {len(output.bands)} components"
+        return "Embedding, first three principal components"
     return layer.name or {"classes": "Classes", "picture": "Picture"}.get(output.kind, output.bands[0])
 
 
@@ -52,7 +54,8 @@ def draw(content: IO[bytes], frame: Frame, panels: Sequence[Panel]) -> None:
     longest = max(box.width, box.height)
     # Very long scenes stay wide enough for a title and a bar.
     width, height = (max(PANEL_INCHES * side / longest, 0.4 * PANEL_INCHES) for side in (box.width, box.height))
-    size = (width * len(panels) + 2.5, height + 0.9)
+    beside = LEGEND_INCHES if panels[-1][1].kind in ("classes", "numbers") else 0
+    size = ((width + 0.3) * len(panels) + beside, height + 0.9)
     with style.new_figure(content, size, panels[-1][1].path.stem) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, (name, output, layer) in zip(axes, panels, strict=True):
@@ -63,7 +66,10 @@ def draw(content: IO[bytes], frame: Frame, panels: Sequence[Panel]) -> None:
             bare(ax)
             add_scale_bar(ax, box.width)
             draw_legend(figure, ax, output, layer)
-        axes[0].set_xlabel(f"{frame.crs}, {box.left:,.0f} to {box.right:,.0f} m east", fontsize=8.5)
+        axes[0].set_xlabel(
+            f"{frame.crs}, x {box.left:,.0f} to {box.right:,.0f} m, y {box.bottom:,.0f} to {box.top:,.0f} m",
+            fontsize=8.5,
+        )
 
 
 def draw_legend(figure: Any, ax: Any, output: Output, layer: Layer) -> None:

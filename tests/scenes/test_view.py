@@ -175,15 +175,14 @@ def test_outputs_of_other_grids_are_warped_onto_the_first(tmp_path, files, crs):
     np.testing.assert_allclose(shown(scene["panels"][1], scene), expected, atol=0.05)
 
 
-def test_there_is_no_data_beyond_a_map_without_nodata(tmp_path, files):
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_there_is_no_data_beyond_a_map_without_nodata(dtype, tmp_path, files):
     part = tmp_path / "part.tif"
     place = rasterio.Affine(10, 0, 500_200, 0, -10, 5_100_000)
     with rasterio.open(
-        part, "w", driver="GTiff", dtype="uint8", count=1, height=40, width=20, crs=fakes.CRS, transform=place
+        part, "w", driver="GTiff", dtype=dtype, count=1, height=40, width=20, crs=fakes.CRS, transform=place
     ) as file:
-        file.write(np.zeros((1, 40, 20), np.uint8))
-        file.write_colormap(1, {0: (1, 2, 3, 255)})
-        file.update_tags(CLASS_0="forest")
+        file.write(np.zeros((1, 40, 20), dtype))
     scene = scene_of(view.make_page([files["numbers"], part]))
     expected = np.full((40, 60), np.nan)
     expected[:, 20:40] = 0
