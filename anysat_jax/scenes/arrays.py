@@ -3,8 +3,10 @@
 import dataclasses
 import datetime
 import pathlib
+import threading
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +29,31 @@ _TRANSFORMS = ("spatial:transform", "transform")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no hash
+class Source:
+    """A variable of xarray (..., y, x), rows from north to south; its bands and dates share it."""
+
+    variable: Any
+
+    def read(self, rows: slice, columns: slice) -> Float32[np.ndarray, "... h w"]:
+        """Reads a window of all dates and bands; the next call for it in this thread returns the same array."""
+        window = rows.start, rows.stop, columns.start, columns.stop
+        blocks = _blocks.__dict__.setdefault("by_source", weakref.WeakKeyDictionary())
+        # A chunk often holds several dates and bands, and would be decoded for each of them.
+        if (last := blocks.pop(self, None)) is None or last[0] != window:
+            last = window, self.variable[..., rows, columns].values.astype(np.float32)
+        blocks[self] = last
+        return last[1]
+
+
+_blocks = threading.local()  # of each thread, the last window of each source, as long as there is that source
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ArrayBand:
     """A band of an array of xarray, of which only windows are read."""
 
     name: str
-    array: Any  # a Variable of xarray (..., y, x), rows from north to south; bands and dates share it
+    source: Source
     place: tuple[int, ...]  # of the band in the axes before y
     crs: str
     transform: Affine
@@ -40,12 +62,11 @@ class ArrayBand:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.array.shape[-2:]
+        return self.source.variable.shape[-2:]
 
     def read(self, rows: slice, columns: slice) -> Float32[np.ndarray, "h w"]:
         with explained(self.name, "an array that is whole", ValueError, RuntimeError, KeyError):
-            values = self.array[(*self.place, rows, columns)].values
-        return (values * self.scale if self.scale != 1 else values).astype(np.float32)
+            return self.source.read(rows, columns)[self.place] * np.float32(self.scale)
 
 
 class _Layer(NamedTuple):
@@ -58,7 +79,7 @@ class _Layer(NamedTuple):
 class _Placed(NamedTuple):
     """A variable of a Dataset with its dates and its place."""
 
-    array: Any  # a Variable of xarray ([time,] [band,] y, x)
+    source: Source  # ([time,] [band,] y, x)
     days: list[datetime.date | None]  # [None] of one without dates
     has_time: bool
     crs: str
@@ -66,6 +87,14 @@ class _Placed(NamedTuple):
     scale: float
     zero: float | None
     notes: list[str]
+
+    def band(self, where: str, layer: _Layer, number: int, is_mask: bool = False) -> ArrayBand:
+        """Returns a band on the date of a number."""
+        day = self.days[number] if self.has_time else self.days[0]
+        name = f"{where}, {layer.variable}" + (f" of {day}" if day else "")
+        place = (number,) * self.has_time + ((layer.band,) if layer.band is not None else ())
+        units = (1.0, None) if is_mask else (self.scale, self.zero)
+        return ArrayBand(name, self.source, place, self.crs, self.transform, *units)
 
 
 def open_zarr(sensor: str, path: pathlib.Path) -> Stack:
@@ -113,28 +142,14 @@ def open_dataset(sensor: str, source: Any, where: str = "") -> Stack:
     dataset = _decoded(where, source)
     layers, mask, clear = _layers(record, where, dataset)
     placed = {name: _place(record, where, dataset, name) for name, _ in dict.fromkeys((*layers, *mask))}
-    days = placed[layers[0].variable].days
-    if record.has_dates and None in days:
-        raise ValueError(
-            f"{where} has no dates, or an empty one; {sensor!r} needs a coordinate 'time' of datetime64: "
-            "array.expand_dims(time=[...])"
-        )
-    if odd := [name for name, one in placed.items() if one.days not in (days, [None])]:
-        raise ValueError(f"{where}: {odd[0]!r} has other dates than {layers[0].variable!r}; expected the same")
-
-    def band(layer: _Layer, number: int, is_mask: bool = False) -> ArrayBand:
-        one = placed[layer.variable]
-        place = (number,) * one.has_time + ((layer.band,) if layer.band is not None else ())
-        name = f"{where}, {layer.variable}" + (f" of {days[number]}" if record.has_dates else "")
-        units = (1.0, None) if is_mask else (one.scale, one.zero)
-        return ArrayBand(name, one.array, place, one.crs, one.transform, *units)
+    days = _common_days(record, where, placed, layers[0].variable)
 
     acquisitions = [
         Acquisition(
             f"{where}, {day}" if day else where,
             day,
-            tuple(band(layer, number) for layer in layers),
-            band(mask[0], number, is_mask=True) if mask else None,
+            tuple(placed[layer.variable].band(where, layer, number) for layer in layers),
+            placed[mask[0].variable].band(where, mask[0], number, is_mask=True) if mask else None,
             clear,
         )
         for number, day in enumerate(days)
@@ -194,6 +209,21 @@ def _layers(record: Sensor, where: str, dataset: Any) -> tuple[list[_Layer], lis
     return chosen, [named[mask]] if mask else [], MASKS[mask_in(mask)].clear if mask else ()
 
 
+def _common_days(
+    record: Sensor, where: str, placed: Mapping[str, _Placed], first: str
+) -> Sequence[datetime.date | None]:
+    """Returns the dates of all variables; a mask without any is one for all dates."""
+    days = placed[first].days
+    if record.has_dates and None in days:
+        raise ValueError(
+            f"{where} has no dates, or an empty one; {record.name!r} needs a coordinate 'time' of datetime64: "
+            "array.expand_dims(time=[...])"
+        )
+    if odd := [name for name, one in placed.items() if one.days not in (days, [None])]:
+        raise ValueError(f"{where}: {odd[0]!r} has other dates than {first!r}; expected the same")
+    return days
+
+
 def _place(record: Sensor, where: str, dataset: Any, name: str) -> _Placed:
     """Returns a variable with its dates and its place, turned so that rows run from north to south.
 
@@ -227,9 +257,9 @@ def _place(record: Sensor, where: str, dataset: Any, name: str) -> _Placed:
         float(array.encoding.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0))
     )
     scale = 10_000.0 if abs(step) <= LARGEST_STEP and not set(record.bands) & {"VV", "HH"} else 1.0
-    zero = None if record.kind == "image" else float(np.float32(array.dtype.type(offset) * scale))
+    zero = None if record.kind == "image" else float(np.float32(offset) * np.float32(scale))
     place = Affine(across, 0, left, 0, down, top)
-    return _Placed(variable, days, "time" in dims, _system(where, attributes), place, scale, zero, notes)
+    return _Placed(Source(variable), days, "time" in dims, _system(where, attributes), place, scale, zero, notes)
 
 
 def _days(where: str, array: Any, dim: str) -> list[datetime.date | None]:

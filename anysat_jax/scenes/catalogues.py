@@ -19,7 +19,7 @@ from anysat_jax.scenes.sources import BASELINE, complete_stack
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 from data_pipelines.bands import band_key
 from data_pipelines.dates import parse_day
-from data_pipelines.files import explained, open_raster
+from data_pipelines.files import explained, member_of, open_raster
 
 # Bands by their number in the XML, and their centres in nanometres.
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -141,7 +141,7 @@ def _read_members(path: pathlib.Path) -> tuple[dict[str, pathlib.Path | str], st
             archive = None
         else:
             archive = stack.enter_context(zipfile.ZipFile(path))
-            members = {name: f"/vsizip/{{{path.resolve()}}}/{name}" for name in archive.namelist()}
+            members = {name: member_of(path, name) for name in archive.namelist()}
         found = [match for name in members if (match := _METADATA.fullmatch(name))]
         if len(found) != 1:
             raise ValueError(f"{path} has {len(found) or 'no'} MTD_MSIL1C.xml or MTD_MSIL2A.xml; expected {expected}")

@@ -18,6 +18,7 @@ from anysat_jax.scenes.reading import Stack
 from anysat_jax.scenes.warping import Band
 from anysat_jax.scenes.work import EMPTY, INPUT, RESULT
 from anysat_jax.train.config import differences
+from data_pipelines.files import archive_of
 from data_pipelines.prepare.storage import hold_lock, write_whole
 
 SEEN = 32  # half of the side of the part of an array by which it is recognised
@@ -57,8 +58,12 @@ def _band_facts(band: Band) -> list[Any]:
     numbers = [getattr(band, name, None) for name in ("scale", "offset", "nodata", "zero")]
     facts = [str(band.crs), *band.transform[:6], *band.shape, *map(str, numbers)]
     if path := getattr(band, "path", None):
-        status = os.stat(path)
-        return [*facts, os.path.abspath(path), getattr(band, "number", 1), status.st_size, status.st_mtime_ns]
+        number = getattr(band, "number", 1)
+        # What follows ? in an address is often a signature that expires.
+        if isinstance(path, str) and (archive := archive_of(path)) is None:
+            return [*facts, path.partition("?")[0], number]
+        status = os.stat(archive if isinstance(path, str) else path)
+        return [*facts, os.path.abspath(path), number, status.st_size, status.st_mtime_ns]
     # Of an array there is its content: a part in the middle.
     rows, columns = (slice(max(0, side // 2 - SEEN), side // 2 + SEEN) for side in band.shape)
     values = np.ma.filled(np.ma.asarray(band.read(rows, columns), np.float32), np.nan)

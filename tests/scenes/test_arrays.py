@@ -1,6 +1,7 @@
 """Arrays of xarray and zarr stores give what the same values as GeoTIFFs give, at the same place."""
 
 import datetime
+import functools
 import json
 import pathlib
 import pickle
@@ -8,15 +9,17 @@ import pickle
 import numpy as np
 import pytest
 import rasterio
+import rasterio.crs
 import xarray
-from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from anysat_jax.scenes.arrays import open_dataset, open_zarr
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import Acquisition, RasterBand, Stack, read_box
+from anysat_jax.scenes.run import embed
 from anysat_jax.scenes.sources import open_stack
 from anysat_jax.sensors import get_sensor
+from tests.scenes.fake_scenes import CRS, LEFT, TOP, model, write_stack
 
 BANDS = get_sensor("s2").bands
 DAYS = [datetime.date(2020, 5, 3), datetime.date(2020, 12, 31)]
@@ -39,7 +42,7 @@ def dataset(values, **attrs):
         "time": np.array(DAYS, "datetime64[ns]"),
         "y": PLACE.f + PLACE.e * rows,
         "x": PLACE.c + PLACE.a * columns,
-        "spatial_ref": xarray.Variable((), 0, {"crs_wkt": CRS.from_epsg(32632).to_wkt()}),
+        "spatial_ref": xarray.Variable((), 0, {"crs_wkt": rasterio.crs.CRS.from_epsg(32632).to_wkt()}),
     }
     bands = {
         band: (("time", "y", "x"), values[:, n], attrs | {"grid_mapping": "spatial_ref"})
@@ -295,6 +298,32 @@ def test_a_folder_that_is_no_store_and_a_damaged_chunk_are_named(tmp_path):
         chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(ValueError, match="s2.zarr, B4 of 2020-05-03 cannot be read"):
         read_box(stack, UTM, BOX)
+
+
+def test_an_embedding_of_a_store_is_that_of_its_files(tmp_path):
+    """With threads that read, and both ways in which chunks may lie across dates and bands."""
+    stack, weights = write_stack(tmp_path, "s2", 40, 50), model("s2", "spot")
+    images = [rasterio.open(one.bands[0].path).read() for one in stack.acquisitions]
+    times = np.array([one.day for one in stack.acquisitions], "datetime64[ns]")
+    x, y = LEFT + 10 * np.arange(50) + 5.0, TOP - 10 * np.arange(40) - 5.0
+    array = xarray.DataArray(
+        np.stack(images),
+        {"time": times, "band": list(BANDS), "y": y, "x": x},
+        ("time", "band", "y", "x"),
+        attrs={"crs": CRS},
+    )
+    array.to_dataset(name="s2").chunk(band=3, y=16).to_zarr(tmp_path / "s2.zarr")
+    run = functools.partial(embed, weights=weights, patch_size=20, resolution=20, tile=160, say=lambda line: None)
+    made = {"files": stack, "array": array, "store": tmp_path / "s2.zarr"}
+    features = {}
+    for name, source in made.items():
+        run({"s2": source}, output=tmp_path / f"{name}.tif")
+        with rasterio.open(tmp_path / f"{name}.tif") as file:
+            features[name] = file.read(), file.transform, file.crs
+    for name in ("array", "store"):
+        assert features[name][1:] == features["files"][1:]
+        np.testing.assert_allclose(features[name][0], features["files"][0], atol=1e-5)
+    assert np.isfinite(features["files"][0]).any()
 
 
 def test_what_is_no_array_is_refused():

@@ -1,6 +1,7 @@
 """Products of Sentinel-2 become reflectance x 10000 by their XML, whatever their baseline and level."""
 
 import datetime
+import os
 import shutil
 import zipfile
 
@@ -11,6 +12,7 @@ from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import read_box
+from anysat_jax.scenes.request import stack_facts
 from anysat_jax.scenes.sources import open_stack
 from anysat_jax.sensors import Sensor, get_sensor, register
 
@@ -203,6 +205,11 @@ def test_a_zipped_product_and_a_renamed_one_give_the_same(tmp_path):
     for source in (archive, archive.parent, renamed, renamed.parent):
         fields = read_box(open_stack("s2", source), UTM, BOX)
         assert np.array_equal(fields.values, expected.values) and np.array_equal(fields.valid, expected.valid)
+    # A run that goes on recognises the archive.
+    facts = stack_facts(open_stack("s2", archive))
+    assert facts == stack_facts(open_stack("s2", archive))
+    os.utime(archive, (0, 0))
+    assert facts != stack_facts(open_stack("s2", archive))
 
 
 def without(name):

@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import read_box
+from anysat_jax.scenes.request import stack_facts
 from anysat_jax.scenes.sources import open_stack
 from anysat_jax.sensors import get_sensor
 
@@ -304,10 +305,14 @@ def test_assets_on_a_server_are_read_there(tmp_path):
         for asset in one["assets"].values():
             if asset["href"].endswith(".tif"):
                 asset["href"] = f"http://127.0.0.1:{server.server_port}/{asset['href'].removeprefix('./')}?sig=1"
-        _, fields = read(save(tmp_path / "items.json", one))
+        stack, fields = read(save(tmp_path / "items.json", one))
         check(fields)
+        # Addresses that were signed anew are of the same files.
+        text = (tmp_path / "items.json").read_text().replace("sig=1", "sig=2")
+        (tmp_path / "signed.json").write_text(text)
+        assert stack_facts(open_stack("s2", tmp_path / "signed.json")) == stack_facts(stack)
         # No files beside them are asked for, such as masks and overviews.
-        assert {name.rpartition(".")[2] for name in Ranges.asked} == {"tif?sig=1"}
+        assert {name.rpartition(".")[2] for name in Ranges.asked} == {"tif?sig=1", "tif?sig=2"}
         one["assets"]["red"]["href"] = one["assets"]["red"]["href"].replace("_B4", "_B0")
         with pytest.raises(ValueError, match="_B0.tif.*cannot be read"):
             open_stack("s2", save(tmp_path / "items.json", one))
