@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rasterio.enums import Interleaving
 from rasterio.windows import Window
 
 from anysat_jax.scenes.naming import LETTERS, band_in, days_in, is_auxiliary, key_of, mask_in
@@ -104,10 +105,14 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
                 zero=None if sensor.kind == "image" or mask else offset,
             )
             layers.append(Layer(raster, band, mask, None))
-        tags = file.tags()
+        tags, by_pixel = file.tags(), file.interleaving == Interleaving.pixel
     if sensor.has_dates:
         layers, more = _dated(path, root, tags, texts, layers, days)
         notes += more
+    if by_pixel and len({(layer.day, layer.mask) for layer in layers}) > 1:
+        together = tuple(layer.raster.number for layer in layers)
+        rasters = [dataclasses.replace(layer.raster, together=together) for layer in layers]
+        layers = [dataclasses.replace(layer, raster=raster) for layer, raster in zip(layers, rasters, strict=True)]
     return Layers(path, name, tuple(layers), tuple(notes), flags <= {"all_valid"} and not hidden, scaled)
 
 

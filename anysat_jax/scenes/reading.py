@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import SAME_METRES, Box, Grid
 from anysat_jax.scenes.projections import footprint, pixel_size, system, utm_zone, why_not_metric
-from anysat_jax.scenes.warping import Band, read_grid
+from anysat_jax.scenes.warping import Band, forget, read_grid
 from anysat_jax.scenes.warping import RasterBand as RasterBand
 from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import SMALLEST_POWER, with_ratio, with_ratio_of_decibels
@@ -94,22 +94,27 @@ def read_box(stack: Stack, crs: str, box: Box, units: str = "") -> Fields:
     for one in stack.acquisitions:
         if one.footprint(crs).intersection(box):
             groups.setdefault(one.day, []).append(one)
-    dates = [_merged(group, crs, transform, shape, how) for group in groups.values()]
-    count = len(stack.acquisitions[0].bands)
-    if sensor.has_dates:
-        values = np.stack(dates) if dates else np.empty((0, count, *shape), np.float32)
-    else:
-        values = dates[0] if dates else np.full((count, *shape), np.nan, np.float32)
+    dates = len(groups) if sensor.has_dates else 1
+    # In one array from the start, as it may be most of the memory.
+    values = np.full((dates, len(stack.acquisitions[0].bands), *shape), np.nan, np.float32)
+    for merged, group in zip(values, groups.values()):
+        _merge(merged, group, crs, transform, how)
+    forget()
+    values = values if sensor.has_dates else values[0]
     valid = ~np.isnan(values[..., :1, :, :])
-    values = _in_units(values, sensor.num_bands, stack.units, units)
-    return Fields(np.where(valid, values, np.float32(0)), valid, [day for day in groups if day])
+    values = np.nan_to_num(_in_units(values, sensor.num_bands, stack.units, units), copy=False)
+    return Fields(values, valid, [day for day in groups if day])
 
 
-def _merged(
-    acquisitions: Sequence[Acquisition], crs: str, transform: Affine, shape: tuple[int, int], how: Resampling | None
-) -> Float32[np.ndarray, "c H W"]:
-    """Returns what acquisitions of one day have, each pixel of the first one in which all bands are valid, else NaN."""
-    merged = np.full((len(acquisitions[0].bands), *shape), np.nan, np.float32)
+def _merge(
+    merged: Float32[np.ndarray, "c H W"],
+    acquisitions: Sequence[Acquisition],
+    crs: str,
+    transform: Affine,
+    how: Resampling | None,
+) -> None:
+    """Fills in an array of NaN: a pixel is that of the first of a day's acquisitions in which all bands are valid."""
+    shape = merged.shape[1:]
     for one in acquisitions:
         missing = np.isnan(merged[0])
         if not missing.any():
@@ -122,8 +127,7 @@ def _merged(
             bands = [one.bands[number] for number in numbers]
             values[numbers] = read_grid(bands, crs, transform, shape, how=how, mask=one.mask, clear=one.clear)
         missing &= ~np.isnan(values).any(axis=0)
-        merged[:, missing] = values[:, missing]
-    return merged
+        np.copyto(merged, values, where=missing)
 
 
 def _in_units(values: Float32[np.ndarray, "*T c H W"], num_bands: int, units: str, wanted: str) -> np.ndarray:

@@ -6,6 +6,7 @@ does not depend on the part by which it is read.
 
 import dataclasses
 import pathlib
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -65,6 +66,7 @@ class RasterBand:
     nodata: float | None = None  # a stored value that is invalid, besides those that the file's masks hide
     masked: bool = True  # whether the file's nodata, mask and alpha bands count
     alpha: int | None = None  # number of a band that is 0 where invalid; GDAL takes only some types of it for a mask
+    together: tuple[int, ...] = ()  # numbers of the bands to decode at once: of a file that stores dates by pixel
     # scale, offset: the value is stored * scale + offset.
     scale: float = 1.0
     offset: float = 0.0
@@ -180,19 +182,49 @@ def _read(bands: Sequence[Band], rows: slice, columns: slice) -> Float32[np.ndar
 
 
 def _read_file(bands: Sequence[RasterBand], rows: slice, columns: slice) -> Float32[np.ndarray, "c h w"]:
-    path, expected = bands[0].path, "a raster that is whole"
-    window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
-        stored = file.read([band.number for band in bands], window=window, masked=bands[0].masked)
-        visible = file.read(bands[0].alpha, window=window) != 0 if bands[0].alpha else True
-    values = np.where(visible, np.ma.filled(stored.astype(np.float32), np.nan), np.float32(np.nan))
-    for band, one, own in zip(bands, values, np.ma.getdata(stored)):
+    first, numbers = bands[0], [band.number for band in bands]
+    wanted = first.together or tuple(numbers)
+    alpha = (first.alpha,) if first.alpha else ()
+    stored = _stored(first.path, (*wanted, *alpha), rows, columns, keep=bool(first.together))
+    own = stored.data[[wanted.index(number) for number in numbers]]
+    values = own.astype(np.float32)
+    for band, one, raw in zip(bands, values, own):
         if band.scale != 1 or band.offset:
             one *= np.float32(band.scale)
             one += np.float32(band.offset)
+        if band.masked and stored.mask is not np.ma.nomask:
+            one[stored.mask[wanted.index(band.number)]] = np.nan
         if band.nodata is not None:
-            one[own == band.nodata] = np.nan
+            one[raw == band.nodata] = np.nan
+    if alpha:
+        values[:, stored.data[-1] == 0] = np.nan
     return values
+
+
+# What a thread has read last of a file that stores its bands by pixel: reading one date decodes all dates.
+_LAST = threading.local()
+
+
+def forget() -> None:
+    """Frees what this thread has kept of files with several dates."""
+    _LAST.__dict__.clear()
+
+
+def _stored(path: pathlib.Path, numbers: Sequence[int], rows: slice, columns: slice, keep: bool) -> np.ma.MaskedArray:
+    """Reads bands as stored, with the file's mask; what is kept is given again as long as the file is the same."""
+    expected = "a raster that is whole"
+    with explained(path, expected):
+        state = path.stat()
+    key = path, tuple(numbers), rows.start, rows.stop, columns.start, columns.stop, state.st_mtime_ns, state.st_size
+    if keep and getattr(_LAST, "key", None) == key:
+        return _LAST.stored
+    forget()
+    window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
+        stored = file.read(numbers, window=window, masked=True)
+    if keep:
+        _LAST.key, _LAST.stored = key, stored
+    return stored
 
 
 def _coinciding(band: Band, crs: str, target: Affine) -> tuple[int, int] | None:

@@ -9,9 +9,11 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from anysat_jax.scenes import warping
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import choose_grid, read_box
 from anysat_jax.scenes.sources import open_stack
+from data_pipelines.files import open_raster
 from tests.scenes.rasters import S2_BANDS, UTM32, write
 
 BOX = Box(500_000, 4_999_940, 500_060, 5_000_000)
@@ -98,6 +100,23 @@ def test_a_stack_with_another_number_of_dates_is_refused(tmp_path):
     (tmp_path / "stack.tif").unlink()
     with pytest.raises(ValueError, match=r"stack_20200503\.tif has the bands 2 of B2, .*; expected 1 of each"):
         open_stack("s2", tmp_path)
+
+
+def test_a_stack_by_pixel_is_decoded_once(tmp_path, monkeypatch):
+    """Pitfall 14: of a file whose pixels have all dates beside each other, as Earth Engine writes them."""
+    values = np.concatenate([scene(seed=0), scene(seed=1), np.full((1, 6, 6), 4, np.uint16)])
+    names = (*(f"{day}_{band}" for day in ("20200503", "20200613") for band in S2_BANDS), "20200503_SCL")
+    path = write(tmp_path / "stack.tif", values, names=names, nodata=0, interleave="pixel")
+    stack, opened = open_stack("s2", path), []
+    monkeypatch.setattr(
+        warping, "open_raster", lambda *args, **kwargs: opened.append(1) or open_raster(*args, **kwargs)
+    )
+    fields = read_box(stack, "EPSG:32632", BOX)
+    np.testing.assert_array_equal(fields.values, values[:20].reshape(2, 10, 6, 6))
+    assert len(opened) == 1 and not vars(warping._LAST)
+    write(path, values + 1, names=names, nodata=0, interleave="pixel")
+    fields = read_box(stack, "EPSG:32632", BOX)
+    np.testing.assert_array_equal(fields.values, values[:20].reshape(2, 10, 6, 6) + 1)
 
 
 def test_images_are_a_mosaic_without_dates(tmp_path):
