@@ -173,7 +173,7 @@ def _decoded(where: str, dataset: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a mapping that is missing: without a system there is an error
             return xarray.decode_cf(dataset, decode_coords="all", decode_timedelta=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{where} has attributes that xarray cannot decode: {error}") from error
 
 
@@ -233,8 +233,8 @@ def _place(record: Sensor, where: str, dataset: Any, name: str) -> _Placed:
     array, notes = dataset[name], []
     where = f"{where}, {name!r}"
     dims = dimensions(where, array)
-    if array.dtype.kind not in "iufb":
-        raise ValueError(f"{where} holds {array.dtype}; expected numbers")
+    if array.dtype.kind not in "iufb" or not array.size:
+        raise ValueError(f"{where} holds {array.dtype if array.size else 'nothing'}; expected numbers")
     for axis in ("tile",) if record.has_dates else ("tile", "time"):
         if axis in dims:
             if (count := array.sizes[dims[axis]]) != 1:

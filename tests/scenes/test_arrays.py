@@ -249,6 +249,8 @@ WRONG = {
     "lacks 's2''s bands B11": lambda given: given.drop_vars("B11"),
     "holds object": of_objects,
     "scale or offset for each band": with_scales,
+    "holds nothing": lambda given: given.isel(time=[]),
+    "attributes that xarray cannot decode": lambda given: given.assign(B4=given.B4.assign_attrs(grid_mapping=3)),
     "several variables of bands, one, two": twice,
     "of one pixel": lambda given: given.isel(x=[0]),
     "has 2 along 'tile'": lambda given: given.expand_dims(tile=2),
