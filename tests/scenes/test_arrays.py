@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.crs
+import rasterio.warp
 import xarray
 from rasterio.transform import Affine
 
@@ -331,3 +332,32 @@ def test_an_embedding_of_a_store_is_that_of_its_files(tmp_path):
 def test_what_is_no_array_is_refused():
     with pytest.raises(ValueError, match="'s2' is a dict; expected a path, or a Dataset"):
         open_dataset("s2", {"B4": 1})
+
+
+def test_a_real_chip_in_degrees_is_the_same_as_array_and_as_item_of_a_catalogue(tmp_path, real_data):
+    """The flood chip of Sen1Floods11, on a grid in degrees, is warped to metres in the same way."""
+    path = real_data / "sen1floods11/sample/S2/Spain_7370579_S2Hand.tif"
+    with rasterio.open(path) as file:
+        values, place, bounds, names = file.read(), file.transform, file.bounds, file.descriptions
+    day = datetime.date(2018, 9, 17)
+    bands = tuple(
+        RasterBand(path, names.index(band) + 1, "EPSG:4326", place, values.shape[1:], zero=0.0) for band in BANDS
+    )
+    x, y = (np.arange(side) + 0.5 for side in values.shape[:0:-1])
+    array = xarray.DataArray(
+        values,
+        {"band": list(names), "y": place.f + place.e * y, "x": place.c + place.a * x, "time": np.datetime64(day, "ns")},
+        ("band", "y", "x"),
+        attrs={"crs": "EPSG:4326", "_FillValue": 0},
+    )
+    asset = {"href": str(path), "bands": [{"name": name} for name in names]}
+    item = {"type": "Feature", "id": "spain", "assets": {"data": asset}}
+    item["properties"] = {"datetime": "2018-09-17T10:50:00Z", "s2:processing_baseline": "02.06"}
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    west, south, east, north = rasterio.warp.transform_bounds("EPSG:4326", "EPSG:32630", *bounds)
+    x, y = 10 * round((west + east) / 20), 10 * round((south + north) / 20)
+    box = Box(x - 2000, y - 1000, x + 2000, y + 3500)  # beyond the northern edge
+    expected = Stack("s2", (Acquisition("chip", day, bands),))
+    fields = same(open_dataset("s2", array), expected, box, "EPSG:32630")
+    same(open_stack("s2", tmp_path / "item.json"), expected, box, "EPSG:32630")
+    assert 0.3 < fields.valid.mean() < 0.95
