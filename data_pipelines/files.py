@@ -34,6 +34,11 @@ _TIFF = ("GTiff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 DRIVERS = {".tif": _TIFF, ".tiff": _TIFF, ".jp2": ("JP2OpenJPEG", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"))}
 
 
+# Servers that are busy are asked again, for about 15 s; one that is silent for a minute is given up.
+SERVERS = {"GDAL_HTTP_MAX_RETRY": "5", "GDAL_HTTP_RETRY_DELAY": "0.5", "GDAL_HTTP_CONNECTTIMEOUT": "30"}
+SERVERS |= {"GDAL_HTTP_LOW_SPEED_TIME": "60", "GDAL_HTTP_LOW_SPEED_LIMIT": "1"}
+
+
 class TooLargeError(ValueError):
     """A file whose arrays would take more memory than `MOST_BYTES`."""
 
@@ -136,7 +141,7 @@ def open_raster(
                 raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
         # Only a file of that name may be read over the network; a listing of the folder would lead to other masks.
         allowed = f"/vsicurl/{path}" if isinstance(path, str) else "none"
-        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": allowed, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": allowed, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", **SERVERS}
         source = path if content is None else io.BytesIO(content)
         with rasterio.Env(**options), rasterio.open(source, driver=driver) as file:
             if file.count > MOST_BANDS:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import os
 import pathlib
 import re
 import zipfile
@@ -19,7 +20,7 @@ from anysat_jax.scenes.sources import BASELINE, complete_stack
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 from data_pipelines.bands import band_key
 from data_pipelines.dates import parse_day
-from data_pipelines.files import explained, member_of, open_raster
+from data_pipelines.files import DRIVERS, explained, member_of, open_raster
 
 # Bands by their number in the XML, and their centres in nanometres.
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -66,24 +67,32 @@ def is_product(path: pathlib.Path) -> bool:
     return path.suffix.upper() == ".SAFE" or any((path / f"MTD_MSI{level}.xml").is_file() for level in _TAGS)
 
 
-def find_products(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the product that a path is, or those of a folder."""
-    inside = sorted(path.iterdir()) if path.is_dir() and not is_product(path) else [path]
-    return [one for one in inside if is_product(one) and not one.name.startswith(".")]
+def find_products(path: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the product that a path is, or those below a folder; and the rasters there that are of none."""
+    products, loose = [path] if is_product(path) else [], []
+    for parent, folders, names in os.walk(path) if not products else ():
+        visible = [pathlib.Path(parent, name) for name in sorted(folders + names) if not name.startswith(".")]
+        found = [one for one in visible if is_product(one)]
+        products += found
+        loose += [one for one in visible if one.suffix.lower() in DRIVERS and one.name in names]
+        folders[:] = [one.name for one in visible if one.name in folders and one not in found]
+    return products, loose
 
 
 def open_products(sensor: str, path: pathlib.Path) -> Stack:
-    """Opens a product of Sentinel-2 of level 1C or 2A, or all of a folder; values become reflectance x 10000.
+    """Opens a product of Sentinel-2 of level 1C or 2A, or all below a folder; values become reflectance x 10000.
 
     Raises:
       ValueError: a product is damaged, incomplete, of Sentinel-1, or lacks a band of the sensor; the message names it.
     """
-    opened = [_open_product(get_sensor(sensor), product) for product in find_products(path)]
-    notes = [f"{len(opened)} products, their scale and offset by their XML"]
-    if offsets := [one.name for one, has_offset in opened if has_offset]:
-        notes[0] += f": {len(offsets)} have an offset, which is undone"
+    products, loose = find_products(path)
+    opened = [_open_product(get_sensor(sensor), product) for product in products]
+    offsets = sum(has_offset for _, has_offset in opened)
+    notes = [f"{len(opened)} products, with scale and offset by their XML; {offsets} have an offset, which is undone"]
     if unmasked := [one.name for one, _ in opened if one.mask is None]:
         notes.append(f"{len(unmasked)} products have no scene classification (SCL): their clouds count as valid")
+    if loose:
+        notes.append(f"{len(loose)} rasters beside products, such as {loose[0].name}, are left out")
     return complete_stack(sensor, [one for one, _ in opened], [f"{sensor}: {note}" for note in notes])
 
 

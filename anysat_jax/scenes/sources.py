@@ -50,7 +50,7 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
         return stac.open_items(sensor, path)
     if path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
         return arrays.open_zarr(sensor, path)
-    if catalogues.find_products(path):
+    if catalogues.find_products(path)[0]:
         return catalogues.open_products(sensor, path)
     return open_rasters(sensor, path)
 

@@ -110,7 +110,7 @@ def test_a_product_becomes_reflectance_without_its_offset(tmp_path):
     red = fields.values[0, BANDS.index("B4")]
     assert np.array_equal(red[8:, 8:], stored("B4")[8:, 8:] - 1000.0)
     assert not fields.valid[0, 0, :2, :2].any()
-    assert "offset, which is undone" in stack.notes[0] and any("clouds" in note for note in stack.notes)
+    assert "1 have an offset, which is undone" in stack.notes[0] and any("clouds" in note for note in stack.notes)
     # Bands of 20 m are interpolated; their mean stays where it is.
     infrared = fields.values[0, BANDS.index("B8A"), 8:12, 8:12].mean()
     assert infrared == pytest.approx(stored("B8A")[4:6, 4:6].mean() - 1000, abs=1e-2)
@@ -146,9 +146,12 @@ def test_a_series_across_baselines_has_one_level(tmp_path):
     """Pitfall 1: before and after 25 January 2022, without a shift by 0.1 of reflectance."""
     old = datetime.date(2021, 5, 3)
     write_product(tmp_path, baseline="03.00", offset=None, day=old, change=lambda _, values: values - 1000)
-    write_product(tmp_path)
+    write_product(tmp_path / "2022" / "May")
     (tmp_path / "._x.SAFE").mkdir()
-    fields = read_box(open_stack("s2", tmp_path), UTM, BOX)
+    shutil.copy(next(tmp_path.rglob("*_B02_10m.jp2")), tmp_path / "2022" / "beside.jp2")
+    stack = open_stack("s2", tmp_path)
+    assert any("1 rasters beside products, such as beside.jp2, are left out" in note for note in stack.notes)
+    fields = read_box(stack, UTM, BOX)
     assert fields.days == [old, DAY]
     assert np.array_equal(fields.values[0], fields.values[1]) and fields.valid.any()
 
