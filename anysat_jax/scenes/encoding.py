@@ -16,6 +16,7 @@ from jaxtyping import Float32, Num
 
 DTYPES = ("float32", "float16", "int8")
 INT8_NODATA, INT8_LIMIT, INT8_STEPS = -128, 127, 127.5
+INT8_FORMULA = "scale * (q / 127.5)**2 * sign(q), and no value where q = -128"  # written beside the scale
 # Of a band's absolute values; a maximum would let a single pixel take the range from all others.
 SCALE_PERCENTILE = 99.9
 
@@ -75,7 +76,7 @@ class Encoding:
 
     def to_json(self) -> str:
         """Returns the encoding as JSON, arrays as base64 of their float32 numbers, little-endian."""
-        fields: dict[str, Any] = {"scheme": "signed_square_root"} if self.dtype == "int8" else {}
+        fields: dict[str, Any] = {"value": INT8_FORMULA} if self.dtype == "int8" else {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
@@ -93,7 +94,7 @@ class Encoding:
         """
         try:
             fields = json.loads(text)
-            scheme = fields.pop("scheme", None)
+            formula = fields.pop("value", None)
             for name in ("mean", "axes"):
                 if name in fields:
                     fields[name] = np.frombuffer(base64.b64decode(fields[name], validate=True), "<f4")
@@ -102,9 +103,8 @@ class Encoding:
             encoding = cls(**fields)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"not an encoding of features ({error}): {text[:80]}") from error
-        # Without it a reader could not tell how the steps of int8 are spaced.
-        if (encoding.dtype == "int8") != (scheme == "signed_square_root"):
-            raise ValueError(f"an encoding of {encoding.dtype} with the scheme {scheme} is unknown: {text[:80]}")
+        if (encoding.dtype == "int8") != (formula == INT8_FORMULA):
+            raise ValueError(f"not an encoding of features: {encoding.dtype} as {formula} is unknown")
         return encoding
 
 
