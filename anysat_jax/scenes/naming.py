@@ -116,8 +116,10 @@ def find_product(text: str) -> Product | None:
 
 
 _DAY = re.compile(r"(?<!\d)(?:(?P<a>(?:19|20)\d{6})(?!\d)|(?P<b>(?:19|20)\d\d([-_/])\d\d\3\d\d)(?!\d))", re.ASCII)
-# Of HLS (2018285T101010) and of Landsat's older names (LC81950252013188LGN01).
-_DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d{5})T\d|L[COETM]\d\d{6}((?:19|20)\d{5})[A-Z]{3}", re.ASCII)
+# Of HLS (2018285T101010), MODIS (A2020121, doy2020121) and Landsat's older names (LC81950252013188LGN01).
+_DAY_OF_YEAR = re.compile(
+    r"(?<!\d)((?:19|20)\d{5})T\d|(?:\bA|doy)((?:19|20)\d{5})(?!\d)|L[COETM]\d{7}((?:19|20)\d{5})[A-Z]{3}", re.ASCII
+)
 
 
 def days_in(text: str) -> list[datetime.date]:
@@ -132,7 +134,7 @@ def days_in(text: str) -> list[datetime.date]:
             continue
     for match in _DAY_OF_YEAR.finditer(text):
         try:
-            found[parse_day_of_year(match[1] or match[2], text)] = None
+            found[parse_day_of_year(next(filter(None, match.groups())), text)] = None
         except ValueError:
             continue
     return list(found)

@@ -11,7 +11,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import SAME_METRES, Box, Grid
-from anysat_jax.scenes.projections import footprint, pixel_size, system, utm_zone, why_not_metric
+from anysat_jax.scenes.projections import footprint, label, pixel_size, system, utm_zone, why_not_metric
 from anysat_jax.scenes.warping import Band, forget, read_grid
 from anysat_jax.scenes.warping import RasterBand as RasterBand
 from anysat_jax.sensors import get_sensor
@@ -60,6 +60,10 @@ class Stack:
 def _union(boxes: Sequence[Box]) -> Box:
     left, bottom, right, top = zip(*(dataclasses.astuple(box) for box in boxes), strict=True)
     return Box(min(left), min(bottom), max(right), max(top))
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box.left + box.right) / 2, (box.bottom + box.top) / 2
 
 
 class Fields(NamedTuple):
@@ -170,15 +174,15 @@ def choose_grid(
         crs, notes = _choose_crs(spatial)
     else:
         box = next(iter(spatial.values())).footprint(crs)
-        if why := why_not_metric(crs, (box.left + box.right) / 2, (box.bottom + box.top) / 2):
-            raise ValueError(f"the coordinate system {crs} {why}; expected one in metres, such as a UTM zone")
+        if why := why_not_metric(crs, *_centre(box)):
+            raise ValueError(f"the coordinate system {label(crs)} {why}; expected one in metres, such as a UTM zone")
     places = {"the given bounds": bounds} if bounds else {}
     places |= {f"{name} ({stack.acquisitions[0].name})": stack.footprint(crs) for name, stack in spatial.items()}
     (first, common), *others = places.items()
     for name, box in others:
         both = common.intersection(box)
         if both is None:
-            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {crs}")
+            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {label(crs)}")
         common = common if bounds else both
     if min(common.width, common.height) < resolution - SAME_METRES:
         raise ValueError(
@@ -194,11 +198,17 @@ def _choose_crs(stacks: Mapping[str, Stack]) -> tuple[str, list[str]]:
     parts: dict[str, list[Box]] = {}
     for stack in stacks.values():
         for one in stack.acquisitions:
-            parts.setdefault(one.bands[0].crs, []).append(one.footprint(one.bands[0].crs))
+            band = one.bands[0]
+            box = one.footprint(band.crs)
+            try:
+                utm_zone(band.crs, *_centre(box))
+            except ValueError as error:
+                raise ValueError(f"{band.name}: {error}") from error
+            parts.setdefault(band.crs, []).append(box)
 
     def rank(crs: str) -> tuple[bool, float, int]:
         box = _union(parts[crs])
-        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        x, y = _centre(box)
         # Degrees are compared by what they are on the ground; systems in metres go first, as nothing is interpolated.
         side = pixel_size(crs, Affine(1e-3, 0, x, 0, -1e-3, y), (1, 1), utm_zone(crs, x, y)) / 1e-3
         return not why_not_metric(crs, x, y), box.width * box.height * side**2, len(parts[crs])
@@ -206,13 +216,12 @@ def _choose_crs(stacks: Mapping[str, Stack]) -> tuple[str, list[str]]:
     crs = max(parts, key=rank)
     notes = []
     if len(parts) > 1:
-        others = ", ".join(other for other in parts if other != crs)
-        notes.append(f"the rasters are in {len(parts)} coordinate systems: {others} are warped onto {crs}")
-    box = _union(parts[crs])
-    centre = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        others = ", ".join(label(other) for other in parts if other != crs)
+        notes.append(f"the rasters are in {len(parts)} coordinate systems: {others} are warped onto {label(crs)}")
+    centre = _centre(_union(parts[crs]))
     if why := why_not_metric(crs, *centre):
         zone = utm_zone(crs, *centre)
-        notes = [f"{crs} {why}: all rasters are warped onto {zone}, the UTM zone of their centre"]
+        notes = [f"{label(crs)} {why}: all rasters are warped onto {zone}, the UTM zone of their centre"]
         crs = zone
     return crs, notes
 

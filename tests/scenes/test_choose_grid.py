@@ -55,7 +55,7 @@ def test_the_zone_is_that_of_the_centre(make, latitude, longitude, zone):
 @pytest.mark.parametrize(
     ("crs", "why"),
     [
-        ("EPSG:3857", r"has metres of 0\.7\d* m on the ground there"),
+        ("EPSG:3857", r"has metres of 0\.7\d* x 0\.7\d* m on the ground there"),
         ("EPSG:2264", r"is not in metres \(US survey foot\)"),
     ],
 )
@@ -164,3 +164,28 @@ def test_a_raster_upside_down_has_its_place(make, turned):
     assert grid.bounds == Box(500_000, 4_999_800, 500_300, 5_000_000)
     assert read_box(stack, grid.crs, grid.bounds).valid.all()
     assert choose_grid({"s1-asc": stack}, 10, crs="EPSG:32631")[0].bounds.width > 300
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs", "problem"),
+    [
+        (UTM32, "EPSG:4326", r"reaches from 500000 to 500200 degrees, beyond 180"),
+        (
+            Affine(1e-4, 0, 179.999, 0, -1e-4, 45),
+            "EPSG:4326",
+            r"reaches from 179\.999 to 180\.001 degrees, .*EPSG:32660",
+        ),
+        (UTM32, 'LOCAL_CS["site",UNIT["metre",1]]', r"500100, 4\.9999e\+06 in site is not on the Earth"),
+    ],
+)
+def test_coordinates_that_cannot_be_name_the_file(make, transform, crs, problem):
+    """Pitfall 9: metres called degrees, the 180th meridian, a plan of a site."""
+    with pytest.raises(ValueError, match=rf"s1-asc0\.tif, band 1: .*{problem}"):
+        choose_grid({"s1-asc": make(((20, 20), transform, crs))}, 10)
+
+
+def test_sheared_metres_are_not_used(make):
+    """MODIS's sinusoidal grid, far from its meridian."""
+    sinusoidal = "+proj=sinu +lon_0=0 +R=6371007.181 +units=m"
+    grid, (note,) = choose_grid({"s1-asc": make(((20, 20), UTM32, sinusoidal))}, 10)
+    assert grid.crs == "EPSG:32632" and "has axes that are not perpendicular there" in note

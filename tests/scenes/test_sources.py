@@ -302,6 +302,8 @@ def test_colours_of_images(tmp_path):
 def test_pitfall_6_dates_are_days_of_the_calendar(tmp_path):
     names = {
         "HLS.S30.T32TMR.2020124T103031.v2.0": datetime.date(2020, 5, 3),
+        "MOD09A1.A2020121.h18v04.061": datetime.date(2020, 4, 30),
+        "MOD09A1.061_doy2020129_aid0001": datetime.date(2020, 5, 8),
         "LC81950252013188LGN01": datetime.date(2013, 7, 7),
         "S2A_MSIL2A_20190101T103031_N0214_R108_T32TMR_20200503T130000": datetime.date(2019, 1, 1),
         "x_2020-12-31_12345678": datetime.date(2020, 12, 31),
