@@ -523,6 +523,10 @@ def test_quality_bits_of_landsat(tmp_path):
     fields, stack = read("l7", tmp_path, Box(500_000, 4_999_910, 500_090, 5_000_000))
     np.testing.assert_array_equal(fields.valid[0, 0].ravel(), [1, 1, 0, 0, 0, 0, 0, 1, 1])
     assert [one.name for one in stack.acquisitions] == [product]
+    # Pitfall 7: the scale that USGS publishes and the files do not declare.
+    expected = np.where(fields.valid[0], (values * 2.75e-5 - 0.2) * 10_000, 0)
+    np.testing.assert_allclose(fields.values[0], expected, rtol=1e-4, atol=0.01)
+    assert "l7: 1 products of level 2 become reflectance x 10000" in stack.notes
 
 
 # ---------------------------------------------------------------- files that cannot be
