@@ -19,7 +19,7 @@ from anysat_jax.inputs import TOLERANCE, axis_of, band_names, dimensions
 from anysat_jax.scenes.files import LARGEST_STEP, needed_bands
 from anysat_jax.scenes.naming import MASKS, band_in, mask_in
 from anysat_jax.scenes.reading import Acquisition, Stack
-from anysat_jax.scenes.sources import complete_stack
+from anysat_jax.scenes.sources import DARK, OFFSET, SINCE, complete_stack, sample
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.files import explained
 
@@ -154,8 +154,22 @@ def open_dataset(sensor: str, source: Any, where: str = "") -> Stack:
         )
         for number, day in enumerate(days)
     ]
-    notes = dict.fromkeys(f"{sensor}: {note}" for one in placed.values() for note in one.notes)
-    return complete_stack(sensor, acquisitions, list(notes))
+    notes = [note for one in placed.values() for note in one.notes] + _doubts(sensor, acquisitions)
+    return complete_stack(sensor, acquisitions, list(dict.fromkeys(f"{sensor}: {note}" for note in notes)))
+
+
+def _doubts(sensor: str, acquisitions: Sequence[Acquisition]) -> list[str]:
+    """Returns a note on dates of Sentinel-2 that seem to hold the offset of baseline 04.00, which nothing declares."""
+    held = []
+    for one in acquisitions if sensor == "s2" else ():
+        if one.day and one.day >= SINCE and one.bands[0].zero == 0:
+            seen = [values for band in one.bands[::4] if (values := sample(band)).size]
+            held += [one.day] if seen and all(np.quantile(values, 0.01) > DARK for values in seen) else []
+    return [
+        f"{len(held)} dates since {SINCE}, such as {day}, have no values below {DARK:g}, as if they held the offset of "
+        f"baseline 04.00: subtract {OFFSET:g} if so, array - {OFFSET:g} where it is not 0"
+        for day in held[:1]
+    ]
 
 
 def _decoded(where: str, dataset: Any) -> Any:

@@ -275,13 +275,13 @@ def without_offset(name: str, acquisitions: Sequence[Acquisition]) -> tuple[list
     notes = [f"{counts} products of baseline 04.00 or later: 1000 is subtracted from their values"] if counts else []
     if undone:
         notes.append(f"{len(undone)} products of baseline 04.00 or later have values below 1000: nothing is subtracted")
-    unknown = sum(1 for one in acquisitions if not find_product(one.name) and one.day and one.day >= _SINCE)
+    unknown = sum(1 for one in acquisitions if not find_product(one.name) and one.day and one.day >= SINCE)
     if unknown:
-        notes.append(f"{unknown} dates since {_SINCE} without a product's name: no offset of 1000 is subtracted")
+        notes.append(f"{unknown} dates since {SINCE} without a product's name: no offset of 1000 is subtracted")
     return done, notes
 
 
-_SINCE = datetime.date(2022, 1, 25)  # products of baseline 04.00
+SINCE = datetime.date(2022, 1, 25)  # products of baseline 04.00
 
 
 def scaled_landsat(name: str, acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], list[str]]:

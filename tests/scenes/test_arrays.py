@@ -179,6 +179,17 @@ def test_fill_values_in_attributes_are_invalid(attribute):
     assert fields.valid[1].all()
 
 
+def test_values_that_seem_to_hold_the_offset_are_doubted_in_a_note():
+    """Pitfall 1: an array does not declare it."""
+    given = dataset(numbers())
+    later = given.assign_coords(time=np.array(["2020-05-03", "2022-05-03"], "datetime64[ns]"))
+    offset = xarray.where(later.time == later.time[1], 1000, 0).astype("int16")
+    held = later.map(lambda band: band + offset if band.ndim else band).assign_attrs(crs=UTM)
+    doubts = {name: open_dataset("s2", one).notes for name, one in {"held": held, "not": later, "old": given}.items()}
+    assert any("1 dates since 2022-01-25, such as 2022-05-03, have no values" in note for note in doubts.pop("held"))
+    assert not any("have no values" in note for notes in doubts.values() for note in notes)
+
+
 def test_dates_are_put_in_order():
     fields = read_box(open_dataset("s2", dataset(numbers()).isel(time=[1, 0])), UTM, BOX)
     assert fields.days == DAYS and np.array_equal(fields.values, numbers())
@@ -187,6 +198,18 @@ def test_dates_are_put_in_order():
 def test_one_date_may_be_a_coordinate_alone():
     fields = read_box(open_dataset("s2", dataset(numbers()).isel(time=1)), UTM, BOX)
     assert fields.days == DAYS[1:] and np.array_equal(fields.values[0], numbers()[1])
+
+
+@pytest.mark.parametrize("units", ["dB", "linear power"])
+def test_radar_has_its_units_and_its_ratio(units):
+    decibels = np.random.default_rng(0).uniform(-25, -5, (2, 2, HEIGHT, WIDTH)).astype("float32")
+    values = decibels if units == "dB" else 10 ** (decibels / 10)
+    coords = dataset(numbers()).coords
+    given = xarray.Dataset({"vh": (("time", "y", "x"), values[:, 1]), "vv": (("time", "y", "x"), values[:, 0])}, coords)
+    stack = open_dataset("s1", given)
+    assert stack.units == units
+    expected = np.concatenate([decibels, decibels[:, :1] - decibels[:, 1:]], axis=1)
+    np.testing.assert_allclose(read_box(stack, UTM, BOX, "dB").values, expected, atol=1e-4)
 
 
 def test_classes_and_masks_exclude_pixels():
