@@ -28,8 +28,7 @@ def make(tmp_path):
     return make_stack
 
 
-def test_degrees_are_not_taken_for_metres(make):
-    """Pitfall 9."""
+def test_pitfall_9_degrees_are_not_taken_for_metres(make):
     stack = make(((30, 40), Affine(1e-4, 0, 8.99, 0, -7e-5, 45.16), "EPSG:4326"))
     grid, notes = choose_grid({"s1-asc": stack}, 10)
     assert grid.crs == "EPSG:32632" and notes == [
@@ -59,7 +58,7 @@ def test_the_zone_is_that_of_the_centre(make, latitude, longitude, zone):
         ("EPSG:2264", r"is not in metres \(US survey foot\)"),
     ],
 )
-def test_metres_that_are_not_those_of_the_ground_are_not_used(make, crs, why):
+def test_pitfall_9_metres_that_are_not_those_of_the_ground_are_not_used(make, crs, why):
     """Web Mercator's at 45 degrees, and feet, of North Carolina."""
     place = (9, 45) if crs == "EPSG:3857" else (-79, 35.5)
     (x,), (y,) = rasterio.warp.transform("EPSG:4326", crs, [place[0]], [place[1]])
@@ -69,8 +68,8 @@ def test_metres_that_are_not_those_of_the_ground_are_not_used(make, crs, why):
         choose_grid({"s1-asc": make(((20, 20), Affine(10, 0, x, 0, -10, y), crs))}, 5, crs=crs)
 
 
-def test_at_a_border_of_zones_the_larger_part_counts(make):
-    """Pitfall 9: one scene in two zones."""
+def test_pitfall_9_at_a_border_of_zones_the_larger_part_counts(make):
+    """One scene in two zones."""
     (x,), (y,) = rasterio.warp.transform("EPSG:4326", "EPSG:32631", [6], [45])
     (east,), (north,) = rasterio.warp.transform("EPSG:4326", "EPSG:32632", [6], [45])
     small = (30, 30), Affine(10, 0, round(x, -1) - 300, 0, -10, round(y, -1)), "EPSG:32631"
@@ -156,8 +155,8 @@ def test_less_than_a_pixel_is_refused(make):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_raster_upside_down_has_its_place(make, turned):
-    """Pitfall 9: rows from south to north, and columns from east to west."""
+def test_pitfall_9_a_raster_upside_down_has_its_place(make, turned):
+    """Rows from south to north, and columns from east to west."""
     across, left = (-10, 500_300) if turned else (10, 500_000)
     stack = make(((20, 30), Affine(across, 0, left, 0, 10, 4_999_800), "EPSG:32632"))
     grid, _ = choose_grid({"s1-asc": stack}, 10)
@@ -178,8 +177,8 @@ def test_a_raster_upside_down_has_its_place(make, turned):
         (UTM32, 'LOCAL_CS["site",UNIT["metre",1]]', r"500100, 4\.9999e\+06 in site is not on the Earth"),
     ],
 )
-def test_coordinates_that_cannot_be_name_the_file(make, transform, crs, problem):
-    """Pitfall 9: metres called degrees, the 180th meridian, a plan of a site."""
+def test_pitfall_9_coordinates_that_cannot_be_name_the_file(make, transform, crs, problem):
+    """Metres called degrees, the 180th meridian, a plan of a site."""
     with pytest.raises(ValueError, match=rf"s1-asc0\.tif, band 1: .*{problem}"):
         choose_grid({"s1-asc": make(((20, 20), transform, crs))}, 10)
 

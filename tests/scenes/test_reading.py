@@ -86,6 +86,19 @@ def test_zeros_in_all_bands_are_missing_and_in_one_are_values(tmp_path):
     assert read_box(stack_of(path), "EPSG:32632", box).valid.all()
 
 
+def test_bands_of_several_resolutions_are_one_acquisition(tmp_path):
+    """As of Sentinel-2: a pixel is valid where both a band of 10 m and one of 20 m are."""
+    fine, coarse = np.ones((40, 40), np.float32), np.full((20, 20), 2, np.float32)
+    fine[3, 4], coarse[10, 10] = np.nan, np.nan
+    coarse_place = Affine(20, 0, 500_000, 0, -20, 5_000_000)
+    paths = write(tmp_path / "VV.tif", fine), write(tmp_path / "VH.tif", coarse, coarse_place)
+    stack = Stack("s1-asc", (Acquisition("a", DAY, tuple(bands_of(path)[0] for path in paths)),), units="dB")
+    fields = read_box(stack, "EPSG:32632", Box(500_000, 4_999_600, 500_400, 5_000_000))
+    expected = np.isfinite(fine) & np.isfinite(coarse.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(fields.valid[0, 0], expected)
+    np.testing.assert_array_equal(fields.values[0], np.stack([expected * 1, expected * 2]))
+
+
 def test_a_mask_hides_before_interpolation(tmp_path):
     """Pixels of 20 m under a mask of 10 m: a cloud's brightness must not reach pixels beside it."""
     values, classes = np.ones((2, 20, 20), np.float32), np.full((40, 40), 4, np.uint8)

@@ -102,8 +102,8 @@ def test_a_stack_with_another_number_of_dates_is_refused(tmp_path):
         open_stack("s2", tmp_path)
 
 
-def test_a_stack_by_pixel_is_decoded_once(tmp_path, monkeypatch):
-    """Pitfall 14: of a file whose pixels have all dates beside each other, as Earth Engine writes them."""
+def test_pitfall_14_a_stack_by_pixel_is_decoded_once(tmp_path, monkeypatch):
+    """Of a file whose pixels have all dates beside each other, as Earth Engine writes them."""
     values = np.concatenate([scene(seed=0), scene(seed=1), np.full((1, 6, 6), 4, np.uint16)])
     names = (*(f"{day}_{band}" for day in ("20200503", "20200613") for band in S2_BANDS), "20200503_SCL")
     path = write(tmp_path / "stack.tif", values, names=names, nodata=0, interleave="pixel")
@@ -384,6 +384,20 @@ def test_pitfall_7_zeros_without_a_declaration_are_missing(tmp_path):
     expected = np.ones((6, 6), bool)
     expected[0] = False
     np.testing.assert_array_equal(fields.valid[0, 0], expected)
+    assert stack.notes == ("s2: pixels that are 0 in all bands count as missing, as files declare no nodata",)
+
+
+def test_pitfall_7_jpeg_2000_cannot_declare_nodata(tmp_path):
+    values = np.full((10, 64, 64), 3000, np.uint16)
+    values[:, :, 40:] = 0
+    facts = dict(driver="JP2OpenJPEG", count=1, height=64, width=64, dtype="uint16", QUALITY=100, REVERSIBLE="YES")
+    for band, one in zip(S2_BANDS, values):
+        path = tmp_path / f"T32TMR_20200503T103031_{band}_10m.jp2"
+        with rasterio.open(path, "w", crs="EPSG:32632", transform=UTM32, **facts) as file:
+            file.write(one, 1)
+    fields, stack = read("s2", tmp_path, Box(500_000, 4_999_360, 500_640, 5_000_000))
+    np.testing.assert_array_equal(fields.values[0], values)
+    np.testing.assert_array_equal(fields.valid[0, 0], values[0] > 0)
     assert stack.notes == ("s2: pixels that are 0 in all bands count as missing, as files declare no nodata",)
 
 

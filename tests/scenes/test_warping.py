@@ -56,8 +56,8 @@ def at_centres(name, pixels, transform, shape):
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_what_is_read_does_not_depend_on_the_box(tmp_path, name):
-    """Pitfall 10: of one box and of its parts; clouds and the raster's edge are in it."""
+def test_pitfall_10_what_is_read_does_not_depend_on_the_box(tmp_path, name):
+    """Of one box and of its parts; clouds and the raster's edge are in it."""
     side = 400 if name.endswith(("3 m", "2 m")) else 120
     values = 1000 * np.random.default_rng(0).random((2, side, side), np.float32)
     values[:, 50:65, 30:55] = np.nan
@@ -113,8 +113,8 @@ def test_finer_pixels_are_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_marked_pixel_stays_in_place(tmp_path, name):
-    """Pitfall 10: the centre of mass of one bright pixel is where the pixel is, to a tenth of a pixel."""
+def test_pitfall_10_a_marked_pixel_stays_in_place(tmp_path, name):
+    """The centre of mass of one bright pixel is where the pixel is, to a tenth of a pixel."""
     pixels = 400 if name.endswith(("3 m", "2 m")) else 90
     values = np.zeros((1, pixels, pixels), np.float32)
     row, column = pixels // 2 + 7, pixels // 2 - 4
@@ -128,7 +128,7 @@ def test_a_marked_pixel_stays_in_place(tmp_path, name):
     assert abs(500_300.5 + columns - x) < 0.3 and abs(4_999_699.5 - rows - y) < 0.3
 
 
-def test_a_marked_pixel_is_copied_in_place(tmp_path):
+def test_pitfall_10_a_marked_pixel_is_copied_in_place(tmp_path):
     values = np.zeros((1, 30, 30), np.float32)
     values[0, 12, 5] = 7
     found = read_grid(
@@ -148,8 +148,7 @@ def test_pixels_of_the_same_place_in_two_spellings_are_copied(tmp_path):
     np.testing.assert_array_equal(found, values)
 
 
-def test_a_bottom_up_raster_comes_out_upright(tmp_path):
-    """Pitfall 9."""
+def test_pitfall_9_a_bottom_up_raster_comes_out_upright(tmp_path):
     values = np.random.default_rng(0).random((1, 30, 30), np.float32)
     bands = bands_of(write(tmp_path / "a.tif", values[:, ::-1], Affine(10, 0, 500_000, 0, 10, 4_999_700)))
     np.testing.assert_allclose(read_grid(bands, "EPSG:32632", UTM32, (30, 30)), values, rtol=1e-6)
