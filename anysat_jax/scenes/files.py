@@ -71,14 +71,7 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
     """
     name = path.relative_to(root).with_suffix("").as_posix()
     with open_raster(path, "a GeoTIFF", whole=False) as file:
-        if file.crs is None:
-            how = "gdalwarp warps it by them" if file.gcps[0] or file.rpcs else "gdal_edit.py -a_srs writes one"
-            placed = "is placed by control points" if file.gcps[0] or file.rpcs else "has no coordinate system"
-            raise ValueError(f"{path} {placed}; expected a raster with a coordinate system: {how}")
-        if wrong := [dtype for dtype in file.dtypes if dtype.startswith("complex")]:
-            raise ValueError(f"{path} has values of {wrong[0]}; expected detected values, of whole numbers or floats")
-        if tuple(file.transform[:6]) == IDENTITY:
-            raise ValueError(f"{path} has a coordinate system and no position in it; expected a georeferenced raster")
+        _check_place(path, file)
         scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
         texts = [text or "" for text in file.descriptions]
         alpha = [number for number, colour in enumerate(file.colorinterp) if colour.name == "alpha"]
@@ -88,23 +81,12 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
         if not any(names.values()):
             return None
         flags = {flag.name for flags in file.mask_flag_enums for flag in flags}
-        layers = []
-        for number, (band, mask) in names.items():
-            scale, offset = in_units(path, sensor, file.scales[number], file.offsets[number]) if band else (1.0, 0.0)
-            raster = RasterBand(
-                path,
-                number + 1,
-                file.crs.to_string(),
-                file.transform,
-                file.shape,
-                nodata=None if hidden or not alpha or mask else file.nodatavals[number],
-                masked=not mask and len(hidden) == len(alpha),
-                alpha=None if not hidden or mask or "alpha" in flags else hidden[0] + 1,
-                scale=scale,
-                offset=offset,
-                zero=None if sensor.kind == "image" or mask else offset,
-            )
-            layers.append(Layer(raster, band, mask, None))
+        alpha_band = hidden[0] + 1 if hidden and "alpha" not in flags else None
+        is_masked = len(hidden) == len(alpha)  # otherwise a band called alpha is one of the sensor's
+        layers = [
+            Layer(_layer_raster(path, sensor, file, number, mask, is_masked, alpha_band), band, mask, None)
+            for number, (band, mask) in names.items()
+        ]
         tags, by_pixel = file.tags(), file.interleaving == Interleaving.pixel
     if sensor.has_dates:
         layers, more = _dated(path, root, tags, texts, layers, days)
@@ -114,6 +96,37 @@ def describe(path: pathlib.Path, root: pathlib.Path, sensor: Sensor, days: Seque
         rasters = [dataclasses.replace(layer.raster, together=together) for layer in layers]
         layers = [dataclasses.replace(layer, raster=raster) for layer, raster in zip(layers, rasters, strict=True)]
     return Layers(path, name, tuple(layers), tuple(notes), flags <= {"all_valid"} and not hidden, scaled)
+
+
+def _check_place(path: pathlib.Path, file: Any) -> None:
+    """Refuses rasters that have no place, or values that are not real numbers."""
+    if file.crs is None:
+        how = "gdalwarp warps it by them" if file.gcps[0] or file.rpcs else "gdal_edit.py -a_srs writes one"
+        placed = "is placed by control points" if file.gcps[0] or file.rpcs else "has no coordinate system"
+        raise ValueError(f"{path} {placed}; expected a raster with a coordinate system: {how}")
+    if wrong := [dtype for dtype in file.dtypes if dtype.startswith("complex")]:
+        raise ValueError(f"{path} has values of {wrong[0]}; expected detected values, of whole numbers or floats")
+    if tuple(file.transform[:6]) == IDENTITY:
+        raise ValueError(f"{path} has a coordinate system and no position in it; expected a georeferenced raster")
+
+
+def _layer_raster(
+    path: pathlib.Path, sensor: Sensor, file: Any, number: int, mask: str, is_masked: bool, alpha: int | None
+) -> RasterBand:
+    """Returns a band of an open file, as values in the sensor's units, or as classes without the file's nodata."""
+    place = path, number + 1, file.crs.to_string(), file.transform, file.shape
+    if mask:
+        return RasterBand(*place, masked=False)
+    scale, offset = in_units(path, sensor, file.scales[number], file.offsets[number])
+    return RasterBand(
+        *place,
+        nodata=None if is_masked else file.nodatavals[number],
+        masked=is_masked,
+        alpha=alpha,
+        scale=scale,
+        offset=offset,
+        zero=None if sensor.kind == "image" else offset,
+    )
 
 
 def _is_transparency(file: Any, band: int) -> bool:
@@ -187,25 +200,7 @@ def _dated(
     of_texts = [days_in(texts[layer.raster.number - 1]) for layer in layers]
     if not days and all(len(one) == 1 for one in of_texts):
         return [dataclasses.replace(layer, day=one[0]) for layer, one in zip(layers, of_texts, strict=True)], []
-    notes: list[str] = []
-    if not days:
-        # The nearest of the names, from the file to the folder.
-        parts = [path.stem, *(parent.name for parent in path.parents if parent.is_relative_to(root))]
-        days, part = next(((found, part) for part in parts if (found := days_in(part))), ([], ""))
-        notes += ["days are those of folders' names"] if days and part != path.stem else []
-        if len(days) > 1:
-            both = " and ".join(map(str, days[:2]))
-            raise ValueError(f"{path} names the days {both}; list the one that counts in dates.csv, columns file,date")
-    if not days:
-        upper = {key.upper(): value for key, value in tags.items()}
-        tag = next((tag for tag in (*DAY_TAGS, WRITTEN_TAG) if tag in upper), None)
-        if tag is None:
-            raise ValueError(
-                f"{path} has no date, in its name, its tags or a table; put it into the name (20200503), or list it "
-                "in dates.csv beside it, columns file,date"
-            )
-        days = [parse_day(upper[tag].replace(":", "-", 2), f"{path}, tag {tag}")]
-        notes.append(f"days are those of the tag {tag}" + (", of writing perhaps" if tag == WRITTEN_TAG else ""))
+    days, notes = (days, []) if days else _days_of_file(path, root, tags)
     seen: dict[str, int] = {}
     dated = []
     for layer in layers:
@@ -216,3 +211,26 @@ def _dated(
         counts = ", ".join(f"{count} of {band}" for band, count in seen.items())
         raise ValueError(f"{path} has the bands {counts}; expected {len(days)} of each, as it has {len(days)} dates")
     return dated, notes
+
+
+def _days_of_file(
+    path: pathlib.Path, root: pathlib.Path, tags: dict[str, str]
+) -> tuple[Sequence[datetime.date], list[str]]:
+    """Returns the day of a file without a table: of its name, its folders' names or its tags; and notes."""
+    # The nearest of the names, from the file to the folder.
+    parts = [path.stem, *(parent.name for parent in path.parents if parent.is_relative_to(root))]
+    days, part = next(((found, part) for part in parts if (found := days_in(part))), ([], ""))
+    if len(days) > 1:
+        both = " and ".join(map(str, days[:2]))
+        raise ValueError(f"{path} names the days {both}; list the one that counts in dates.csv, columns file,date")
+    if days:
+        return days, [] if part == path.stem else ["days are those of folders' names"]
+    upper = {key.upper(): value for key, value in tags.items()}
+    tag = next((tag for tag in (*DAY_TAGS, WRITTEN_TAG) if tag in upper), None)
+    if tag is None:
+        raise ValueError(
+            f"{path} has no date, in its name, its tags or a table; put it into the name (20200503), or list it "
+            "in dates.csv beside it, columns file,date"
+        )
+    day = parse_day(upper[tag].replace(":", "-", 2), f"{path}, tag {tag}")
+    return [day], [f"days are those of the tag {tag}" + (", of writing perhaps" if tag == WRITTEN_TAG else "")]

@@ -178,19 +178,25 @@ def choose_grid(
             raise ValueError(f"the coordinate system {label(crs)} {why}; expected one in metres, such as a UTM zone")
     places = {"the given bounds": bounds} if bounds else {}
     places |= {f"{name} ({stack.acquisitions[0].name})": stack.footprint(crs) for name, stack in spatial.items()}
-    (first, common), *others = places.items()
-    for name, box in others:
-        both = common.intersection(box)
-        if both is None:
-            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {label(crs)}")
-        common = common if bounds else both
+    common = _common(places, crs)
     if min(common.width, common.height) < resolution - SAME_METRES:
         raise ValueError(
             f"the scene, what {', '.join(places)} have in common, is {common.width:g} x {common.height:g} m; expected "
             f"at least a pixel of {resolution:g} m"
         )
+    common = bounds or common
     grid = Grid(crs, common, _origin(spatial, crs))
     return dataclasses.replace(grid, bounds=grid.snapped(common, resolution)), notes
+
+
+def _common(places: Mapping[str, Box], crs: str) -> Box:
+    (first, common), *others = places.items()
+    for name, box in others:
+        both = common.intersection(box)
+        if both is None:
+            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {label(crs)}")
+        common = both
+    return common
 
 
 def _choose_crs(stacks: Mapping[str, Stack]) -> tuple[str, list[str]]:

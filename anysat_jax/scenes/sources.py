@@ -160,26 +160,31 @@ def make_acquisitions(sensor: Sensor, files: Sequence[Layers]) -> list[Acquisiti
                 raise ValueError(f"{known.name}, and {layer.raster.name} are both {layer.band!r} of {key[1] or 'it'}")
             if known.shape < layer.raster.shape:
                 bands[key][layer.band] = layer.raster
-    needed = needed_bands(sensor)
     acquisitions = []
     for key, found in bands.items():
-        if missing := [band for band in needed if band not in found]:
-            where = f"{names[key].path}{f', of {key[1]},' if key[1] else ''}"
-            raise ValueError(
-                f"{where} lacks {sensor.name!r}'s bands {', '.join(missing)}; there are {', '.join(found)}"
-            )
-        mask = masks.get(key) or _mask_of_day(found[needed[0]], [one for one in masks.values() if one.day == key[1]])
-        product = find_product(names[key].path.as_posix())
-        acquisitions.append(
-            Acquisition(
-                product.name if product else names[key].name,
-                key[1],
-                tuple(found[band] for band in needed),
-                mask.raster if mask else None,
-                MASKS[mask.mask].clear if mask else (),
-            )
+        mask = masks.get(key) or _mask_of_day(
+            next(iter(found.values())), [m for m in masks.values() if m.day == key[1]]
         )
+        acquisitions.append(_complete_acquisition(sensor, names[key], key[1], found, mask))
     return acquisitions
+
+
+def _complete_acquisition(
+    sensor: Sensor, file: Layers, day: datetime.date | None, found: dict[str, RasterBand], mask: Layer | None
+) -> Acquisition:
+    """Returns an acquisition once it has all bands; `file` is the first of its files."""
+    needed = needed_bands(sensor)
+    if missing := [band for band in needed if band not in found]:
+        where = f"{file.path}{f', of {day},' if day else ''}"
+        raise ValueError(f"{where} lacks {sensor.name!r}'s bands {', '.join(missing)}; there are {', '.join(found)}")
+    product = find_product(file.path.as_posix())
+    return Acquisition(
+        product.name if product else file.name,
+        day,
+        tuple(found[band] for band in needed),
+        mask.raster if mask else None,
+        MASKS[mask.mask].clear if mask else (),
+    )
 
 
 def _mask_of_day(band: RasterBand, masks: Sequence[Layer]) -> Layer | None:
@@ -210,6 +215,8 @@ def complete_stack(name: str, acquisitions: Iterable[Acquisition], notes: Sequen
     merging = [f"acquisitions of one day become one date: {shown}"] if merged else []
     kinds = {kind.clear: f"{key}: {kind.meaning}" for key, kind in reversed(MASKS.items())}
     masks = [kinds[clear] for clear in dict.fromkeys(one.clear for one in ordered if one.mask) if clear in kinds]
+    bare = [one.name for one in ordered if not one.mask] if masks else []
+    masks += [f"{len(bare)} acquisitions have no mask, such as {bare[0]}: all their pixels count"] if bare else []
     added = [f"{name}: {note}" for note in (*levels, *masks, *twins, *merging)]
     return Stack(name, tuple(ordered), (*notes, *added), radar_units(name, ordered))
 

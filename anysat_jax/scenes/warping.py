@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import rasterio.warp
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, array_bounds
 from rasterio.windows import Window
@@ -24,6 +24,7 @@ from data_pipelines.files import explained, open_raster
 # Pixels around a source's window: as many as bilinear interpolation and the rounding of coordinates may reach.
 MARGIN = 3
 MOST_VALUES = 2**26  # that are read at once for warping, 256 MiB of float32
+NOT_A_CLASS = -1
 AVERAGED = 2.0  # source pixels along a target's from which they are averaged, rather than interpolated
 
 
@@ -105,46 +106,55 @@ def read_grid(
       ValueError: a file cannot be read, or its raster has no place in the coordinate system.
     """
     band = bands[0]
-    place = _coinciding(band, crs, transform)
-    if place:
-        height, width = shape
-        rows, columns = slice(place[0], place[0] + height), slice(place[1], place[1] + width)
+    if place := _coinciding(band, crs, transform):
+        rows, columns = (slice(start, start + side) for start, side in zip(place, shape))
     else:
         rows, columns = _source_window(band, crs, transform, shape)
         size = len(bands) * (rows.stop - rows.start) * (columns.stop - columns.start)
-        if size > MOST_VALUES and shape[0] > 1:
-            # Of pixels that are much finer, in parts; each is the same as within the whole.
-            half = shape[0] // 2
-            lower = _moved(transform, at(transform, 0, half))
-            parts = ((transform, (half, shape[1])), (lower, (shape[0] - half, shape[1])))
-            read = [read_grid(bands, crs, *part, how=how, mask=mask, clear=clear) for part in parts]
+        if size > MOST_VALUES and shape[0] > 1:  # of pixels that are much finer
+            halves = _halves(transform, shape)
+            read = [read_grid(bands, crs, *half, how=how, mask=mask, clear=clear) for half in halves]
             return np.concatenate(read, axis=1)
     inside = [slice(max(one.start, 0), min(one.stop, side)) for one, side in zip((rows, columns), band.shape)]
     out = np.full((len(bands), *shape), np.nan, np.float32)
     if any(one.start >= one.stop for one in inside):
         return out
-    values = _read(bands, *inside)
-    values[:, _invalid(bands, values)] = np.nan
-    here = _moved(band.transform, at(band.transform, inside[1].start, inside[0].start))
-    if mask is not None:
-        found = read_grid([mask], band.crs, here, values.shape[1:], how=Resampling.nearest)[0]
-        is_clear = np.isin(np.nan_to_num(found, nan=-1).astype(np.int64), np.asarray(clear, np.int64))
-        values[:, np.isnan(found) | ~is_clear] = np.nan
+    values = _read_valid(bands, *inside, mask, clear)
     if place:
         across = [slice(one.start - at, one.stop - at) for one, at in zip(inside, place)]
         out[:, across[0], across[1]] = values
         return out
-    if how is None:
-        averaged = _pixels_along(band, crs, transform) >= AVERAGED * (1 - 1e-6)
-        how = Resampling.average if averaged else Resampling.bilinear
+    averaged = _pixels_along(band, crs, transform) >= AVERAGED * (1 - 1e-6)
+    how = how if how is not None else (Resampling.average if averaged else Resampling.bilinear)
+    _warp(values, band.crs, _part(band, *inside), out, crs, transform, how)
+    return out
+
+
+def _halves(transform: Affine, shape: tuple[int, int]) -> list[tuple[Affine, tuple[int, int]]]:
+    """Returns transform and shape of the upper and the lower half of a target."""
+    half = shape[0] // 2
+    lower = _moved(transform, at(transform, 0, half))
+    return [(transform, (half, shape[1])), (lower, (shape[0] - half, shape[1]))]
+
+
+def _warp(
+    values: Float32[np.ndarray, "c h w"],
+    own: str,
+    here: Affine,
+    out: Float32[np.ndarray, "c H W"],
+    crs: str,
+    transform: Affine,
+    how: Resampling,
+) -> None:
+    """Warps values from a system and transform into `out`, on those of the target; NaN is invalid in both."""
     # Within one system both count from a near corner: small numbers have no rounding that decides ties.
-    x, y = (here.c, here.f) if system(crs) == system(band.crs) else (0.0, 0.0)
+    x, y = (here.c, here.f) if system(crs) == system(own) else (0.0, 0.0)
     rasterio.warp.reproject(
         values,
         out,
         src_transform=_moved(here, (here.c - x, here.f - y)),
         dst_transform=_moved(transform, (transform.c - x, transform.f - y)),
-        src_crs=system(band.crs),
+        src_crs=system(own),
         dst_crs=system(crs),
         src_nodata=np.nan,
         dst_nodata=np.nan,
@@ -155,7 +165,11 @@ def read_grid(
         XSCALE=1,
         YSCALE=1,
     )
-    return out
+
+
+def _part(band: Band, rows: slice, columns: slice) -> Affine:
+    """Returns the transform of a window of a band."""
+    return _moved(band.transform, at(band.transform, columns.start, rows.start))
 
 
 def _moved(transform: Affine, corner: tuple[float, float]) -> Affine:
@@ -163,13 +177,21 @@ def _moved(transform: Affine, corner: tuple[float, float]) -> Affine:
     return Affine(a, b, corner[0], d, e, corner[1])
 
 
-def _invalid(bands: Sequence[Band], values: Float32[np.ndarray, "c h w"]) -> Bool[np.ndarray, "h w"]:
-    """Returns where one of the bands is not finite, or all have the value that is then nothing observed."""
+def _read_valid(
+    bands: Sequence[Band], rows: slice, columns: slice, mask: Band | None, clear: Sequence[int]
+) -> Float32[np.ndarray, "c h w"]:
+    """Reads a window of bands; NaN in all where one is not finite, all are nothing observed, or the mask hides."""
+    values = _read(bands, rows, columns)
     invalid = ~np.isfinite(values).all(axis=0)
     zeros = [band.zero for band in bands]
     if None not in zeros:
         invalid |= (values == np.asarray(zeros, np.float32)[:, None, None]).all(axis=0)
-    return invalid
+    if mask is not None:
+        place = _part(bands[0], rows, columns)
+        found = read_grid([mask], bands[0].crs, place, invalid.shape, how=Resampling.nearest)[0]
+        invalid |= ~np.isin(np.nan_to_num(found, nan=NOT_A_CLASS).astype(np.int64), np.asarray(clear, np.int64))
+    values[:, invalid] = np.nan
+    return values
 
 
 def _read(bands: Sequence[Band], rows: slice, columns: slice) -> Float32[np.ndarray, "c h w"]:

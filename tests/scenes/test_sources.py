@@ -510,6 +510,9 @@ def test_any_mask_is_0_where_clear_and_noted(tmp_path, name):
     write(tmp_path / f"{name}.tif", mask)
     fields, stack = read("s2", tmp_path)
     np.testing.assert_array_equal(fields.valid[0, 0], mask == 0)
+    write(tmp_path / "s2_20200613.tif", scene(), names=S2_BANDS, nodata=0)
+    bare = "s2: 1 acquisitions have no mask, such as s2_20200613: all their pixels count"
+    assert bare in open_stack("s2", tmp_path).notes and bare not in stack.notes
     assert any("0 is taken as clear, all other values as hidden" in note for note in stack.notes)
 
 
