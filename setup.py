@@ -77,7 +77,7 @@ EXTRAS = {
         "setuptools>=78.1",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
-        "rioxarray>=0.18",  # opens GeoTIFFs in xarray, whose coordinates are compared; the first for numpy 2.1
+        "rioxarray>=0.18",  # opens GeoTIFFs in xarray: tests compare coordinates
         "chex>=0.1.90",  # compares trees leaf by leaf
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2
         "ruff==0.17.6",  # pinned: other releases format differently

@@ -13,15 +13,19 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
+import numpy as np
 import rasterio
 from rasterio.warp import transform_bounds, transform_geom
 
 from anysat_jax import __version__
 from anysat_jax.scenes.encoding import INT8_FORMULA, Encoding
+from anysat_jax.scenes.reading import Stack
 from anysat_jax.sensors import get_sensor
+from anysat_jax.weights.exported import Exported
 from data_pipelines.prepare.storage import write_whole
 
 if TYPE_CHECKING:
@@ -40,17 +44,41 @@ QUANTIZATION = "https://developers.google.com/earth-engine/guides/aef_on_gcs_rea
 class ItemFacts:
     """What the item of an output says beyond its raster."""
 
-    sources: Mapping[str, str]  # paths or addresses of the rasters by sensor
+    sources: Mapping[str, Sequence[str]]  # by sensor, paths or addresses of its rasters; of arrays there are none
     days: tuple[datetime.date, datetime.date] | None  # the first and the last of the rasters; None: unknown
-    weights: str  # path or address
-    size: str  # of the model: "base"
+    weights: str | None  # path or address; None: a model in memory, of which the item says nothing
     parameters: int  # numbers of the model
     task: str  # one of MLM's: "similarity-search" for features, "semantic-segmentation", "regression", ...
-    settings: Mapping[str, Any]  # of the run, as JSON: patch size, tile, statistics
+    settings: Mapping[str, Any]  # of the run, as JSON: patch size, tile, width of the model
 
     def __post_init__(self) -> None:
         if self.days and self.days[0] > self.days[1]:
             raise ValueError(f"the first day of the rasters, {self.days[0]}, is after the last, {self.days[1]}")
+
+
+def gather_facts(
+    stacks: Mapping[str, Stack], content: Exported, weights: Any, task: str, settings: Mapping[str, Any]
+) -> ItemFacts:
+    """Returns the facts of a run.
+
+    Args:
+      stacks: the rasters by sensor.
+      content: the weights.
+      weights: where they are: a path or an address; another object is a model in memory.
+      task, settings: see `ItemFacts`.
+    """
+    acquisitions = [one for stack in stacks.values() for one in stack.acquisitions]
+    days = sorted(one.day for one in acquisitions if one.day)
+    places = {
+        name: tuple(
+            dict.fromkeys(str(band.path) for one in stack.acquisitions for band in one.bands if hasattr(band, "path"))
+        )
+        for name, stack in stacks.items()
+    }
+    trees = (content.encoder_params, content.head.params if content.head else {})
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(trees))
+    where = os.fspath(weights) if isinstance(weights, str | os.PathLike) else None
+    return ItemFacts(places, (days[0], days[-1]) if days else None, where, count, task, settings)
 
 
 def item_path(output: str | os.PathLike[str]) -> pathlib.Path:
@@ -79,27 +107,33 @@ def make_item(output: pathlib.Path, spec: "RasterSpec", facts: ItemFacts) -> dic
         **_times(facts.days),
         "gsd": spec.metres,
         **_projection(spec, crs),
-        **_model(spec, facts),
+        **(_model(spec, facts) if facts.weights else {}),
     }
     if spec.encoding:
         properties |= _embedding(spec.encoding, facts)
-    name = "embeddings" if spec.encoding else "map"
     links = [
-        {"rel": "emb:source-data", "href": _address(place, output), "title": sensor}
-        for sensor, place in facts.sources.items()
-        if spec.encoding
+        {
+            "rel": "emb:source-data" if spec.encoding else "derived_from",
+            "href": _address(place, output),
+            "title": sensor,
+        }
+        for sensor, places in facts.sources.items()
+        for place in places
     ]
-    extensions = [PROJECTION, MLM]
+    assets = {"embeddings" if spec.encoding else "map": _raster_asset(output, spec)}
+    if facts.weights:
+        assets["model"] = _model_asset(facts.weights, output)
+    extensions = {PROJECTION: True, MLM: facts.weights, EMBEDDINGS: spec.encoding, CLASSIFICATION: spec.classes}
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": extensions + [EMBEDDINGS] * bool(spec.encoding) + [CLASSIFICATION] * bool(spec.classes),
+        "stac_extensions": [name for name, used in extensions.items() if used],
         "id": output.stem,
         "geometry": transform_geom(crs, WGS84, corners, precision=7),
         "bbox": [round(number, 7) for number in transform_bounds(crs, WGS84, *edges)],
         "properties": properties,
         "links": links,
-        "assets": {name: _raster_asset(output, spec), "model": _model_asset(output, facts)},
+        "assets": assets,
     }
 
 
@@ -142,7 +176,7 @@ def _model(spec: "RasterSpec", facts: ItemFacts) -> dict[str, Any]:
     if spec.classes:
         output["classification:classes"] = _classes(spec)
     return {
-        "mlm:name": f"AnySat {facts.size}",
+        "mlm:name": "AnySat",
         "mlm:architecture": "AnySat",
         "mlm:tasks": [facts.task],
         "mlm:framework": "JAX",
@@ -183,13 +217,12 @@ def _raster_asset(output: pathlib.Path, spec: "RasterSpec") -> dict[str, Any]:
     return asset
 
 
-def _model_asset(output: pathlib.Path, facts: ItemFacts) -> dict[str, Any]:
-    published = facts.weights.endswith(".pth")
+def _model_asset(weights: str, output: pathlib.Path) -> dict[str, Any]:
     return {
-        "href": _address(facts.weights, output),
+        "href": _address(weights, output),
         "title": "weights",
         "roles": ["mlm:model", "mlm:weights"],
-        "mlm:artifact_type": "torch.save" if published else "safetensors.flax.save_file",
+        "mlm:artifact_type": "torch.save" if weights.endswith(".pth") else "safetensors.flax.save_file",
     }
 
 
@@ -205,7 +238,7 @@ def _classes(spec: "RasterSpec") -> list[dict[str, Any]]:
 
 
 def _address(place: str, output: pathlib.Path) -> str:
-    """Returns an address, or a path of this machine relative to the item's folder."""
-    if not os.path.exists(place):
-        return place
-    return pathlib.PurePath(os.path.relpath(place, output.parent)).as_posix()
+    """Returns an address without its query, or a path of this machine relative to the item's folder."""
+    if os.path.exists(place):
+        return pathlib.PurePath(os.path.relpath(place, output.parent)).as_posix()
+    return place.partition("?")[0]  # a query is often a signature that must not be shown
