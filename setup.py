@@ -77,6 +77,7 @@ EXTRAS = {
         "setuptools>=78.1",  # tests build the wheel and the source archive
         "pytest-xdist>=3.6.1",
         "hypothesis>=6.100",
+        "pystac[validation]>=1.15",  # brings the schemas of STAC 1.1; earlier ones are untested
         "rioxarray>=0.18",  # opens GeoTIFFs in xarray: tests compare coordinates
         "chex>=0.1.90",  # compares trees leaf by leaf
         "scikit-learn>=1.5",  # reference metrics; the first for numpy 2

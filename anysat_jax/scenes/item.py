@@ -13,23 +13,23 @@ import math
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import rasterio
 from rasterio.warp import transform_bounds, transform_geom
 
 from anysat_jax import __version__
 from anysat_jax.scenes.encoding import INT8_FORMULA, Encoding
-from anysat_jax.scenes.reading import Stack
 from anysat_jax.sensors import get_sensor
-from anysat_jax.weights.exported import Exported
 from data_pipelines.prepare.storage import write_whole
 
 if TYPE_CHECKING:
     from anysat_jax.scenes.outputs import RasterSpec
+    from anysat_jax.scenes.reading import Stack
+    from anysat_jax.weights.exported import Exported
 
 _SCHEMA = "https://stac-extensions.github.io/{}/schema.json"
 PROJECTION, CLASSIFICATION = _SCHEMA.format("projection/v2.0.0"), _SCHEMA.format("classification/v2.0.0")
@@ -57,7 +57,7 @@ class ItemFacts:
 
 
 def gather_facts(
-    stacks: Mapping[str, Stack], content: Exported, weights: Any, task: str, settings: Mapping[str, Any]
+    stacks: Mapping[str, "Stack"], content: "Exported", weights: Any, task: str, settings: Mapping[str, Any]
 ) -> ItemFacts:
     """Returns the facts of a run.
 
@@ -67,6 +67,8 @@ def gather_facts(
       weights: where they are: a path or an address; another object is a model in memory.
       task, settings: see `ItemFacts`.
     """
+    import jax  # readers of outputs do without
+
     acquisitions = [one for stack in stacks.values() for one in stack.acquisitions]
     days = sorted(one.day for one in acquisitions if one.day)
     places = {
@@ -229,7 +231,8 @@ def _model_asset(weights: str, output: pathlib.Path) -> dict[str, Any]:
 def _classes(spec: "RasterSpec") -> list[dict[str, Any]]:
     classes = []
     for value, name in enumerate(spec.classes):
-        short = re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_") or f"class_{value}"
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        short = re.sub(r"[^0-9A-Za-z_-]+", "_", plain).strip("_") or f"class_{value}"
         one = {"value": value, "name": short, "title": name, "description": name}
         if spec.colours:
             one["color_hint"] = "".join(f"{part:02X}" for part in spec.colours[value])

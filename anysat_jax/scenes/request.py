@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 
 from anysat_jax.errors import ConfigError
+from anysat_jax.scenes.outputs import read_tags
 from anysat_jax.scenes.reading import Stack
 from anysat_jax.scenes.warping import Band
 from anysat_jax.scenes.work import EMPTY, INPUT, RESULT
@@ -73,9 +74,8 @@ def _band_facts(band: Band) -> list[Any]:
 def finished_fingerprint(output: pathlib.Path) -> str | None:
     """Returns the fingerprint of the request that made a result; None for other files."""
     try:
-        with rasterio.open(output) as file:
-            return file.tags().get(REQUEST_TAG)
-    except (OSError, rasterio.errors.RasterioError):
+        return read_tags(output).get(REQUEST_TAG)
+    except (OSError, ValueError, rasterio.errors.RasterioError):
         return None
 
 

@@ -21,7 +21,8 @@ from anysat_jax.scenes.composite import Composite
 from anysat_jax.scenes.encoding import Encoding, fit_encoding
 from anysat_jax.scenes.grid import Box, Grid
 from anysat_jax.scenes.inference import Product, choose_features, choose_predictions, task_of
-from anysat_jax.scenes.outputs import RasterSpec, finish
+from anysat_jax.scenes.item import ItemFacts, gather_facts
+from anysat_jax.scenes.outputs import RasterSpec, check_name, finish
 from anysat_jax.scenes.reading import Stack, choose_grid
 from anysat_jax.scenes.request import REQUEST_TAG, SAMPLE_FILE, Parts, Request, size_of, stack_facts
 from anysat_jax.scenes.sample import Sample, load_sample, take_sample
@@ -246,6 +247,7 @@ def _run(
 ) -> Result:
     """Computes all windows that are not finished, and joins them."""
     options, say = scene.options, scene.options.say
+    check_name(output)
     job, notes = _plan(scene, product, output)
     side = window_side(job.lattice, _densities(job))
     windows = job.lattice.windows(job.grid.bounds, side)
@@ -262,7 +264,7 @@ def _run(
             progress = Progress(job.grid.bounds, missing, stop)
             rasters = _work(scene, job, request, (windows, missing), raster, fit, progress)
         finish(job.folder / INPUT, rasters.input, beside)
-        finish(job.folder / RESULT, rasters.result, output)
+        finish(job.folder / RESULT, dataclasses.replace(rasters.result, facts=_item_facts(scene, job)), output)
         if options.quicklook:
             from anysat_jax.scenes.quicklook import write_quicklook
 
@@ -362,3 +364,17 @@ def _image(job: Job, composite: Composite, tags: Mapping[str, str]) -> RasterSpe
     """Returns the raster of the input as an image."""
     names = ("red", "green", "blue")
     return RasterSpec(job.grid, job.product.metres, names, "uint8", 0, tags={**tags, "COMPOSITE": composite.title})
+
+
+def _item_facts(scene: Scene, job: Job) -> ItemFacts:
+    """Returns what the STAC item of the result tells of the run."""
+    model, task = scene.weights.model, "similarity-search"  # the task of MLM's list that is done with features
+    if job.product.output in ("map", "tile"):
+        one = task_of(scene.weights)
+        classes = "semantic-segmentation" if one.level == "dense" else "scene-classification"
+        task = {"class": classes, "multi_label": "classification", "regression": "regression"}[one.kind]
+    lattice, normalised = job.lattice, sorted(name for name, one in scene.statistics.items() if one)
+    settings = {"patch_size": lattice.patch_size, "tile": lattice.tile, "standardised": normalised}
+    return gather_facts(
+        scene.stacks, scene.weights, scene.source, task, settings | {"dim": model.dim, "depth": model.depth}
+    )

@@ -19,7 +19,9 @@ from anysat_jax.scenes.encoding import INT8_FORMULA, Encoding, fit_encoding
 from anysat_jax.scenes.grid import Box, Grid
 from anysat_jax.scenes.item import EMBEDDINGS, ItemFacts, item_path, make_item
 from anysat_jax.scenes.outputs import RasterSpec, finish, read_encoded, write_part
+from anysat_jax.scenes.run import embed
 from anysat_jax.sensors import get_sensor
+from tests.scenes.fake_scenes import model, save_model, write_stack
 
 BOX = Box(500_000, 4_999_400, 500_900, 5_000_000)  # on the central meridian of zone 32, 9 degrees east
 GRID = Grid("EPSG:32632", BOX)
@@ -226,9 +228,30 @@ def test_pystac_reads_the_item_of_a_map_with_its_classes_and_model(tmp_path):
     classes = content["assets"]["map"]["bands"][0]["classification:classes"]
     assert [(one["value"], one["name"], one["title"], one["color_hint"]) for one in classes] == [
         (0, "open_water", "open water", "0000FF"),
-        (1, "for_t", "forêt", "00800A"),
+        (1, "foret", "forêt", "00800A"),
     ]
     assert ClassificationExtension.get_schema_uri() in content["stac_extensions"]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("properties", "emb:type", "pixel"),  # a field of collections
+        ("properties", "emb:quantization", {"method": "cast"}),
+        ("properties", "mlm:input", []),
+        ("properties", "mlm:name", "1"),
+        ("properties", "proj:shape", [60.5, 90]),
+        ("properties", "datetime", "today"),
+        ("assets", "embeddings", {"href": "./emb.tif", "emb:dimensions": 8}),
+        ("assets", "model", {"href": "./weights.pth", "roles": ["mlm:model"]}),
+    ],
+)
+def test_items_that_break_a_rule_are_not_valid(part, name, value):
+    item = make_item(pathlib.Path("emb.tif"), embedding("int8")[0], facts())
+    validate(item)
+    item[part][name] = value
+    with pytest.raises(jsonschema.ValidationError):
+        validate(item)
 
 
 def test_addresses_have_no_signatures_and_unknown_facts_are_left_out():
@@ -252,3 +275,24 @@ def test_a_coordinate_system_without_a_number_is_described():
     assert item["properties"]["proj:code"] is None and "Lambert Azimuthal" in item["properties"]["proj:wkt2"]
     assert item["bbox"][:2] == pytest.approx([10, 52], abs=1e-6)
     assert item_path("a/emb.tif") == pathlib.Path("a/emb.stac.json")
+
+
+def test_an_embedding_of_a_scene_has_an_item_of_its_days_files_and_weights(tmp_path):
+    stack, weights = write_stack(tmp_path / "s2", "s2", 40, 40), tmp_path / "weights.safetensors"
+    save_model(weights, model("s2"))
+    request = dict(patch_size=20, resolution=20, tile=160, dtype="int8", components=4, pca=True)
+    first = embed({"s2": stack}, weights, tmp_path / "emb.zarr", **request)
+    item = json.loads((tmp_path / "emb.stac.json").read_text())
+    validate(item)
+    properties = item["properties"]
+    assert (properties["start_datetime"][:10], properties["end_datetime"][:10]) == ("2021-01-10", "2021-04-10")
+    assert [link["href"] for link in item["links"]] == ["s2/s2_0_20210110.tif", "s2/s2_0_20210410.tif"]
+    assert item["assets"]["model"]["href"] == "weights.safetensors" and properties["mlm:total_parameters"] > 1000
+    assert properties["emb:runtime_parameters"]["patch_size"] == 20 and properties["proj:shape"] == [20, 20]
+    values, _, _ = read_encoded(first.output)
+    assert values.shape == (4, 20, 20) and np.isfinite(values).all()
+    assert "finished already" in embed({"s2": stack}, weights, first.output, **request).summary
+    with pytest.raises(ValueError, match=r"emb\.zarr exists and is not the result of this request"):
+        embed({"s2": stack}, weights, first.output, **{**request, "components": 3})
+    with pytest.raises(ValueError, match=r"emb\.png: rasters are written as \.tif"):
+        embed({"s2": stack}, weights, tmp_path / "emb.png", **request)
