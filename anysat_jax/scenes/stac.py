@@ -88,11 +88,11 @@ def open_items(sensor: str, path: pathlib.Path) -> Stack:
         whether values hold Sentinel-2's offset; the message names the item.
     """
     record, items = get_sensor(sensor), _read_items(path)
-    found = {}
+    found = []
     for item in items:
         name = _name(item)
-        places = _places(record, path, item)
-        if is_of(sensor, find_product(name)) and set(places) & set(needed_bands(record)):
+        places = _places(record, path, item) if is_of(sensor, find_product(name)) else {}
+        if set(places) & set(needed_bands(record)):
             if missing := [band for band in needed_bands(record) if band not in places]:
                 there = ", ".join(item.assets)
                 raise ValueError(
@@ -100,14 +100,14 @@ def open_items(sensor: str, path: pathlib.Path) -> Stack:
                 )
             centres = {band: 1000 * (one.micrometres or 0) for band, one in places.items()}
             check_wavelengths(f"{path}: {name}", record, centres)
-            found[name] = item, places
+            found.append((item, places))
     if not found:
         there = f"; the first of {len(items)} has {', '.join(items[0].assets)}" if items else ""
         raise ValueError(f"{path} has no item with bands of {sensor!r}: {', '.join(record.bands)}{there}")
-    files = list(dict.fromkeys(place.path for _, places in found.values() for place in places.values()))
+    files = list(dict.fromkeys(place.path for _, places in found for place in places.values()))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         headers = dict(zip(files, pool.map(read_header, files)))
-        opened = list(pool.map(lambda one: _open_item(record, path, *one, headers), found.values()))
+        opened = list(pool.map(lambda one: _open_item(record, path, *one, headers), found))
     notes = _summary(opened)
     if len(items) > len(found):
         notes.append(f"{len(items) - len(found)} items of other sensors are left out")

@@ -181,7 +181,9 @@ def test_radar_of_the_same_file_is_another_sensor(tmp_path):
     stack, fields = read(path, "s1")
     assert stack.units == "linear power" and fields.days == [datetime.date(2022, 5, 4)]
     np.testing.assert_allclose(fields.values[0, :2], power, rtol=1e-6)
-    stack, fields = read(path)
+    landsat = radar | {"id": "LC08_L2SP_195026_20220503_20220510_02_T1_SR"}
+    landsat["assets"] = {"red": {"href": "s3://usgs-landsat/SR_B4.TIF"}}  # of a product, so that it is not looked at
+    stack, fields = read(save(path, item(tmp_path, 1000, BASELINE), landsat))
     check(fields)
     assert any("1 items of other sensors are left out" in note for note in stack.notes)
 
