@@ -23,7 +23,8 @@ from rasterio.windows import Window
 from anysat_jax.report.style import coloured
 from anysat_jax.scenes.encoding import Encoding
 from anysat_jax.scenes.grid import SAME_METRES, Box
-from anysat_jax.scenes.outputs import ENCODING_TAG
+from anysat_jax.scenes.outputs import ENCODING_TAG, ZARR_SUFFIX
+from anysat_jax.scenes.zarr_output import Store, open_store
 from data_pipelines.files import explained
 from data_pipelines.plots.tile import COLOURS_OF_NUMBERS
 
@@ -69,10 +70,15 @@ class Output:
     classes: dict[int, tuple[str, str]]  # name and colour (#rrggbb) by value
     encoding: Encoding  # of an embedding
     tags: Mapping[str, str]
-    stored: Any  # rasterio's dataset
+    stored: Any  # rasterio's dataset, or a `Store`
 
     def rows(self, frame: Frame, first: int, last: int) -> np.ma.MaskedArray:
         """Reads rows of a frame, (K, rows, columns) as stored, masked where there is no data: the nearest pixels."""
+        if isinstance(self.stored, Store):
+            if frame.crs != self.frame.crs:
+                what = f"{self.path} is in {self.frame.crs}, and the first output in {frame.crs}"
+                raise ValueError(f"{what}: give the Zarr store first, or write it as GeoTIFF")
+            return self.stored.nearest(frame.transform, range(first, last), frame.shape[1])
         with contextlib.ExitStack() as stack:
             raster, alpha, (rows, columns) = self.stored, False, frame.shape
             if not on_same_ground(self.frame, frame):
@@ -86,6 +92,8 @@ class Output:
             window = Window(0, first * step, raster.width, (last - first) * step)
             # GDAL reads the overview whose pixels come closest.
             stored = raster.read(bands, window=window, out_shape=(len(bands), last - first, columns), masked=True)
+        # A warped raster of int8 has int16.
+        stored = stored.astype(self.stored.dtypes[0], copy=False)
         if not alpha:
             return stored
         # GDAL takes the band for a mask in rasters of bytes only.
@@ -136,6 +144,9 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[Output]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         if not path.exists():
             raise FileNotFoundError(path)
+        if path.suffix == ZARR_SUFFIX:
+            yield describe(path, open_store(path))
+            return
         # Other drivers would read further files and addresses that a file names.
         with rasterio.open(path, driver="GTiff") as stored:
             yield describe(path, stored)

@@ -1,5 +1,6 @@
 """Zarr stores of results: format 3 with shards, as xarray reads them by the names and attributes of CF."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -66,11 +67,65 @@ def write_zarr(mosaic: pathlib.Path, spec: "RasterSpec", path: pathlib.Path) -> 
         zarr.consolidate_metadata(root.store)
 
 
-def read_zarr(path: str | os.PathLike[str], box: Box | None) -> tuple[Num[np.ndarray, "K h w"], Affine, rasterio.CRS]:
-    """Returns the stored numbers of a store in a box, their affine transform and the coordinate system.
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A store that is read, with the names of rasterio's datasets."""
+
+    array: Any  # zarr's, (K, H, W)
+    attributes: Mapping[str, Any]  # of the store
+    crs: rasterio.crs.CRS
+    transform: Affine
+
+    @property
+    def count(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def height(self) -> int:
+        return self.array.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.array.shape[2]
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return (str(self.array.dtype),) * self.count
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        return (self.array.attrs.get("units", ""),) * self.count
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        return tuple(self.array.attrs["long_name"])
+
+    def tags(self) -> dict[str, str]:
+        return dict(self.attributes)
+
+    def colormap(self, band: int) -> dict[int, tuple[int, int, int, int]]:
+        colours = self.array.attrs.get("flag_colors", "").split()
+        return {value: (*bytes.fromhex(colour[1:]), 255) for value, colour in enumerate(colours)}
+
+    def nearest(self, transform: Affine, rows: range, columns: int) -> np.ma.MaskedArray:
+        """Reads rows of a raster on the same map, (K, rows, columns) as stored, masked where there is no data."""
+        # Pixels in which those of the raster have their centres.
+        x = (transform.c + (np.arange(columns) + 0.5) * transform.a - self.transform.c) / self.transform.a
+        y = (transform.f + (np.asarray(rows) + 0.5) * transform.e - self.transform.f) / self.transform.e
+        x, y = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+        inside = ((y >= 0) & (y < self.height))[:, None] & ((x >= 0) & (x < self.width))
+        values = self.array.oindex[:, np.clip(y, 0, self.height - 1), np.clip(x, 0, self.width - 1)]
+        nodata = self.array.fill_value
+        missing = np.isnan(values) if np.isnan(nodata) else values == nodata
+        return np.ma.MaskedArray(values, missing | ~inside)
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Opens a store.
 
     Raises:
-      ValueError: the store was not written by `write_zarr`, or nothing of the box lies in it.
+      ValueError: it was not written by `write_zarr`.
+      OSError: there is none.
     """
     import zarr
 
@@ -80,11 +135,21 @@ def read_zarr(path: str | os.PathLike[str], box: Box | None) -> tuple[Num[np.nda
         raise ValueError(
             f"{path} has none of the arrays {', '.join(ARRAYS)} with a spatial_ref; give an output of anysat"
         )
-    data, geo = root[name], root["spatial_ref"].attrs
+    geo = root["spatial_ref"].attrs
     transform = Affine.from_gdal(*map(float, geo["GeoTransform"].split()))
-    window = whole_window(path, data.shape[-2:], transform, box)
+    return Store(root[name], dict(root.attrs), rasterio.CRS.from_wkt(geo["crs_wkt"]), transform)
+
+
+def read_zarr(path: str | os.PathLike[str], box: Box | None) -> tuple[Num[np.ndarray, "K h w"], Affine, rasterio.CRS]:
+    """Returns the stored numbers of a store in a box, their affine transform and the coordinate system.
+
+    Raises:
+      ValueError: the store was not written by `write_zarr`, or nothing of the box lies in it.
+    """
+    store = open_store(path)
+    window = whole_window(path, (store.height, store.width), store.transform, box)
     rows, columns = window.toslices()
-    return data[:, rows, columns], rasterio.windows.transform(window, transform), rasterio.CRS.from_wkt(geo["crs_wkt"])
+    return store.array[:, rows, columns], rasterio.windows.transform(window, store.transform), store.crs
 
 
 def zarr_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -142,4 +207,6 @@ def _attributes(spec: "RasterSpec") -> dict[str, Any]:
     if spec.classes:
         attributes["flag_values"] = list(range(len(spec.classes)))
         attributes["flag_meanings"] = " ".join(name.replace(" ", "_") for name in spec.classes)
+    if spec.colours:
+        attributes["flag_colors"] = " ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in spec.colours)
     return attributes

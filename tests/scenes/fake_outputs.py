@@ -80,12 +80,12 @@ def write_picture(path):
     return write(path, picture(), nodata=0, tags={"COMPOSITE": "s2 B4, B3, B2"})
 
 
-def write_scene(folder):
+def write_scene(folder, suffix=".tif"):
     """Writes all of them; returns their paths by kind."""
     write_picture(folder / "emb_input.tif")
     return {
-        "embedding": write_embedding(folder / "emb.tif", features(), "int8"),
-        "classes": write_classes(folder / "cover.tif"),
-        "numbers": write_numbers(folder / "mass.tif"),
-        "probabilities": write_probabilities(folder / "odds.tif"),
+        "embedding": write_embedding(folder / f"emb{suffix}", features(), "int8"),
+        "classes": write_classes(folder / f"cover{suffix}"),
+        "numbers": write_numbers(folder / f"mass{suffix}"),
+        "probabilities": write_probabilities(folder / f"odds{suffix}"),
     }

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import zarr
 from matplotlib import image
 from rasterio.warp import Resampling, reproject
 
@@ -201,6 +203,48 @@ def test_an_output_of_finer_pixels_on_the_same_ground_is_read_in_place(tmp_path,
     scene = scene_of(view.make_page([files["classes"], tmp_path / "fine.tif"]))
     np.testing.assert_array_equal(*(shown(panel, scene) for panel in scene["panels"]))
     assert len(np.unique(pixels(scene["panels"][1]["layers"][0]).reshape(-1, 4), axis=0)) == 4
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    return fakes.write_scene(tmp_path_factory.mktemp("stores"), ".zarr")
+
+
+@pytest.mark.parametrize("most", [10**6, 300])
+def test_zarr_stores_have_the_page_of_rasters(most, files, stores, monkeypatch):
+    monkeypatch.setattr(view, "MOST_PIXELS", most)
+    assert view.make_page(list(stores.values())) == view.make_page(list(files.values()))
+
+
+@pytest.mark.parametrize("kind", ["embedding", "classes"])
+def test_a_zarr_store_elsewhere_is_read_where_it_lies(kind, tmp_path, files, stores):
+    place = dict(left=500_123.0, top=5_099_876.0)
+    first = fakes.write(tmp_path / "first.tif", np.ones((1, 50, 40), np.float32), **place)
+    scenes = [scene_of(view.make_page([first, made[kind]])) for made in (files, stores)]
+    assert scenes[0] == scenes[1]
+    alpha = pixels(scenes[0]["panels"][1]["layers"][0])[..., 3]
+    assert alpha[0, 0] == 255 and (alpha[-22:] == 0).all() and alpha[-23].any()
+
+
+def test_a_zarr_store_of_another_coordinate_system_is_refused(tmp_path, files, stores, capsys):
+    first = tmp_path / "first.tif"
+    left, _, _, top = rasterio.warp.transform_bounds(fakes.CRS, "EPSG:32631", 500_000, 5_099_600, 500_600, 5_100_000)
+    raster(first, crs="EPSG:32631", place=(10, 0, left, 0, -10, top))
+    assert view.main([str(first), str(stores["numbers"])]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"mass\.zarr is in EPSG:32632, and the first output in EPSG:32631: give the Zarr", said), said
+
+
+@pytest.mark.parametrize(
+    "make", [pathlib.Path.touch, pathlib.Path.mkdir, zarr.create_group], ids=lambda one: one.__name__
+)
+def test_what_is_not_an_output_in_zarr_is_refused(make, tmp_path, capsys):
+    make(tmp_path / "bad.zarr")
+    assert view.main([str(tmp_path / "bad.zarr")]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "bad.zarr" in said and len(said.splitlines()) == 1 and re.search("expected a GeoTIFF|give an output", said)
+    ), said
 
 
 # ---------------------------------------------------------------- the script, under node
