@@ -142,7 +142,7 @@ def test_strips_do_not_change_the_components(tmp_path, monkeypatch):
     np.testing.assert_allclose(strips.values, whole.values, atol=1e-6)
 
 
-def test_a_large_scene_is_decimated_in_place_and_the_page_tells(tmp_path, monkeypatch):
+def test_a_large_scene_is_decimated_in_place_as_the_page_states(tmp_path, monkeypatch):
     """A third of the pixels in each direction, of which each is the middle one of nine."""
     values = np.arange(42 * 60, dtype=np.float32).reshape(42, 60)
     path = fakes.write(tmp_path / "mass.tif", values[None])
@@ -339,11 +339,11 @@ async function drive() {
   seen.pointer = find("pointer").textContent;
   seen.values = texts("figure .value");
   click(second, 1, 1);
-  seen.nodata = find("said").textContent;
+  seen.nodata = find("answer").textContent;
   click(second, 30, 20);
   await drawn();
-  seen.said = find("said").textContent;
-  seen.milliseconds = Number(find("said").dataset.milliseconds);
+  seen.said = find("answer").textContent;
+  seen.milliseconds = Number(find("answer").dataset.milliseconds);
   seen.places = texts("#places li");
   seen.chosen = [chosen.index, ...chosen.places];
   seen.bright = glows(second);
