@@ -5,6 +5,7 @@ does not depend on the part by which it is read.
 """
 
 import dataclasses
+import os
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -232,15 +233,18 @@ def forget() -> None:
     _LAST.__dict__.clear()
 
 
-def _stored(path: pathlib.Path, numbers: Sequence[int], rows: slice, columns: slice, keep: bool) -> np.ma.MaskedArray:
+def _stored(
+    path: pathlib.Path | str, numbers: Sequence[int], rows: slice, columns: slice, keep: bool
+) -> np.ma.MaskedArray:
     """Reads bands as stored, with the file's mask; what is kept is given again as long as the file is the same."""
-    expected = "a raster that is whole"
-    with explained(path, expected):
-        state = path.stat()
-    key = path, tuple(numbers), rows.start, rows.stop, columns.start, columns.stop, state.st_mtime_ns, state.st_size
-    if keep and getattr(_LAST, "key", None) == key:
-        return _LAST.stored
-    forget()
+    expected, key = "a raster that is whole", None
+    if keep:
+        with explained(pathlib.Path(path), expected):
+            state = os.stat(path)
+        key = path, tuple(numbers), rows.start, rows.stop, columns.start, columns.stop, state.st_mtime_ns, state.st_size
+        if getattr(_LAST, "key", None) == key:
+            return _LAST.stored
+        forget()
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
         stored = file.read(numbers, window=window, masked=True)
