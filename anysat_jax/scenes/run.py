@@ -156,7 +156,7 @@ def predict(
         raise ConfigError(f"--probabilities is of classes, and the weights' task is a {task.kind}: leave it out")
     if task.kind == "class" and not probabilities and len(task.classes) > CLASS_NODATA:
         raise ConfigError(
-            f"the task has {len(task.classes)} classes, and a map at most {CLASS_NODATA}: --probabilities"
+            f"the task has {len(task.classes)} classes, and a map at most {CLASS_NODATA}: give --probabilities"
         )
     side = tile_side(scene.options.patch_size, scene.spatial, scene.options.tile)
     product = choose_predictions(task, side, scene.spatial, probabilities)
@@ -261,8 +261,7 @@ def _run(
         missing = [window for window in windows if not parts.is_done(window.name)]
         say(_plan_line(scene, job, windows, missing))
         with StopRequest() as stop:
-            progress = Progress(job.grid.bounds, missing, stop)
-            rasters = _work(scene, job, request, (windows, missing), raster, fit, progress)
+            rasters, progress = _work(scene, job, request, (windows, missing), raster, fit, stop)
         finish(job.folder / INPUT, rasters.input, beside)
         finish(job.folder / RESULT, dataclasses.replace(rasters.result, facts=_item_facts(scene, job)), output)
         if options.quicklook:
@@ -285,9 +284,13 @@ def _work(
     windows: tuple[Sequence[Window], Sequence[Window]],
     raster: MakeRaster,
     fit: Fit | None,
-    progress: Progress,
-) -> Rasters:
-    """Computes windows, of which those of the whole scene and those that are missing are given; returns the rasters."""
+    stop: StopRequest,
+) -> tuple[Rasters, Progress]:
+    """Computes windows, of which those of the whole scene and those that are missing are given.
+
+    Returns:
+      The rasters, whose parts are complete, and how it went.
+    """
     (every, missing), options = windows, scene.options
     file = job.folder / SAMPLE_FILE
     sample = load_sample(file)
@@ -302,13 +305,14 @@ def _work(
             options.say(warning)
     tags = {REQUEST_TAG: request.fingerprint}
     rasters = Rasters(raster(job.grid, sample, tags), _image(job, sample.composite, tags), sample.composite)
+    progress = Progress(job.grid.bounds, missing, stop)
     if missing and options.cluster:
         sensors = tuple(map(get_sensor, scene.weights.model.sensors))
         shared = ClusterJob(job, rasters, scene.source, sensors, options.compute_dtype, request.fingerprint)
         work_on_cluster(shared, missing, progress, options.cluster)
     elif missing:
         work_here(job, rasters, program, missing, progress)
-    return rasters
+    return rasters, progress
 
 
 def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, list[str]]:

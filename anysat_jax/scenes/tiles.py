@@ -20,7 +20,7 @@ PATCHES = 16  # along a side of a tile, unless the user gives its size
 MOST_SUBPATCHES = 2**15  # of a tile, beyond which it has fewer patches
 MARGIN_FRACTION = 8  # a margin is the eighth part of a tile's side
 # Of a window: values of all sensors and the result. Two windows are read ahead, and one is computed.
-WINDOW_BYTES = 192 * 2**20
+WINDOW_BYTES = 64 * 2**20
 MOST_TILES = 8  # along a side of a window: what a killed run does again
 
 

@@ -108,9 +108,9 @@ def test_default_tiles():
 def test_windows_fit_into_memory():
     assert window_side(lattice(), {10.0: 1.0}) == 8
     assert window_side(lattice(), {10.0: 1e6}) == 1  # one tile has to fit
-    side = window_side(lattice(patches=100, margin=10), {10.0: 1e3})
-    metres = side * 80 * 20 + 2 * 10 * 20
-    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= 192 * 2**20 < ((metres + 1600) / 10) ** 2 * 1e3
+    side = window_side(lattice(patches=40, margin=4), {10.0: 1e3})
+    metres = side * 32 * 20 + 2 * 4 * 20
+    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= 64 * 2**20 < ((metres + 640) / 10) ** 2 * 1e3
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (8, 12), (24, 36), (5, 7), (1, 1), (11, 3)])

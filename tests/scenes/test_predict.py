@@ -1,0 +1,149 @@
+"""Maps of fake scenes by heads of every kind: as the model's own predictions, with names, colours, units and nodata."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import rasterio
+
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
+from anysat_jax.downstream.task import Task
+from anysat_jax.scenes.run import embed, predict
+from anysat_jax.serve import Program, make_function
+from anysat_jax.weights.exported import Exported, ExportedHead
+from tests.scenes.fake_scenes import LEFT, TOP, fake_values, model, write_stack
+
+TASK = Task("crops", "Crops", "dense", "class", ("wheat", "maize", "oats"), ("#102030", "#ff0000", "#00ff7f"),
+            metres=10.0, sensor="s2")  # fmt: skip
+quiet = functools.partial(predict, say=lambda line: None)
+
+
+def with_head(**changes):
+    """Weights with a head that has not been trained, for a task."""
+    made, task = model("s2"), dataclasses.replace(TASK, **changes)
+    config = HeadConfig(input="dense" if task.level == "dense" else "mean")
+    head = init_head(NetworkConfig(made.config, config, task), 0)
+    head["out"]["kernel"] = 20 * head["out"]["kernel"]
+    exported = ExportedHead(dataclasses.asdict(config), dataclasses.asdict(task), head)
+    return Exported(made.config, jax.device_get(made.params), exported, made.statistics, {})
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """A scene with a hole."""
+    values = np.stack([fake_values(10, 60, 50, date) for date in range(2)])
+    values[:, :, 20:26, 30:35] = 0
+    return write_stack(tmp_path_factory.mktemp("scene"), "s2", 60, 50, values=values)
+
+
+def hole():
+    missing = np.zeros((60, 50), bool)
+    missing[20:26, 30:35] = True
+    return missing
+
+
+def direct(weights, stack, rows, columns):
+    """The predictions of a tile by the exported function, read by rasterio."""
+    values = []
+    for one in stack.acquisitions:
+        with rasterio.open(one.bands[0].path) as file:
+            values.append(file.read()[:, rows, columns])
+    data = {"s2": np.stack(values)[None].astype(np.float32), "s2_dates": np.array([["2021-01-10", "2021-04-10"]])}
+    side = 10.0 * data["s2"].shape[-1]
+    program = Program(("s2",), (side, side), 20, "task", normalise="auto")
+    return np.asarray(make_function(weights, program)(data))[0]
+
+
+def first_core():
+    """Row and column of the first core in the scene; corners of cores are multiples of 120 m."""
+    return (TOP % 120) // 10 or 12, -LEFT % 120 // 10 or 12
+
+
+def test_a_class_map_is_that_of_the_model(tmp_path, stack):
+    weights = with_head()
+    result = quiet({"s2": stack}, weights, tmp_path / "map.tif", patch_size=20, tile=160)
+    with rasterio.open(result.output) as file:
+        classes = file.read(1)
+        assert file.count == 1 and file.dtypes == ("uint8",) and file.nodata == 255
+        assert [file.tags()[f"CLASS_{number}"] for number in range(3)] == list(TASK.classes)
+        assert [file.colormap(1)[number][:3] for number in range(3)] == [(16, 32, 48), (255, 0, 0), (0, 255, 127)]
+    np.testing.assert_array_equal(classes == 255, hole())
+    assert len(set(np.unique(classes)) & {0, 1, 2}) >= 2  # class 0 is not nodata
+    row, column = first_core()
+    expected = direct(weights, stack, slice(row - 2, row + 14), slice(column - 2, column + 14))
+    np.testing.assert_array_equal(classes[row : row + 12, column : column + 12], expected.argmax(-1)[2:-2, 2:-2])
+
+
+def test_probabilities(tmp_path, stack):
+    weights = with_head()
+    options = dict(patch_size=20, tile=160)
+    quiet({"s2": stack}, weights, tmp_path / "map.tif", **options)
+    quiet({"s2": stack}, weights, tmp_path / "p.tif", probabilities=True, **options)
+    with rasterio.open(tmp_path / "p.tif") as file, rasterio.open(tmp_path / "map.tif") as classes:
+        values = file.read()
+        assert file.descriptions == TASK.classes and file.dtypes == ("float32",) * 3
+        seen = ~np.isnan(values[0])
+        np.testing.assert_array_equal(seen, ~hole())
+        np.testing.assert_allclose(values[:, seen].sum(axis=0), 1, rtol=1e-5)
+        np.testing.assert_array_equal(values.argmax(axis=0)[seen], classes.read(1)[seen])
+
+
+def test_pixels_finer_than_sub_patches(tmp_path, stack):
+    result = quiet({"s2": stack}, with_head(metres=5.0), tmp_path / "map.tif", patch_size=20, tile=160)
+    with rasterio.open(result.output) as file:
+        assert file.shape == (120, 100) and file.res == (5, 5)
+        np.testing.assert_array_equal(file.read(1) == 255, hole().repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_regression_has_its_unit(tmp_path, stack):
+    weights = with_head(kind="regression", classes=(), colours=(), unit="t/ha", offset=100.0, scale=20.0)
+    result = quiet({"s2": stack}, weights, tmp_path / "map.tif", patch_size=20, tile=160)
+    with rasterio.open(result.output) as file:
+        values = file.read(1)
+        assert file.units == ("t/ha",) and file.descriptions == ("Crops",) and np.isnan(file.nodata)
+    np.testing.assert_array_equal(np.isnan(values), hole())
+    row, column = first_core()
+    expected = direct(weights, stack, slice(row - 2, row + 14), slice(column - 2, column + 14))[2:-2, 2:-2, 0]
+    assert 20 < np.nanmean(values) < 180
+    np.testing.assert_allclose(values[row : row + 12, column : column + 12], expected, rtol=1e-4)
+
+
+def test_a_head_for_tiles_gives_one_pixel_for_each(tmp_path, stack):
+    weights, lines = with_head(kind="multi_label", level="tile", metres=0.0, sensor="", colours=()), []
+    box = (LEFT, TOP - 600, LEFT + 500, TOP)
+    options = dict(patch_size=20, tile=100, bounds=box, say=lines.append)
+    result = predict({"s2": stack}, weights, tmp_path / "map.tif", **options)
+    assert any("a pixel for each, and tiles do not overlap" in line for line in lines)
+    with rasterio.open(result.output) as file:
+        values = file.read()
+        assert file.shape == (6, 5) and file.res == (100, 100) and file.descriptions == TASK.classes
+    expected = direct(weights, stack, slice(20, 30), slice(10, 20))
+    np.testing.assert_allclose(values[:, 2, 1], expected, rtol=1e-4)
+    assert ((values > 0) & (values < 1)).all()
+
+
+def test_what_cannot_be_is_refused(tmp_path, stack):
+    options = dict(patch_size=20, tile=160)
+    with pytest.raises(ValueError, match="the weights have no head: give those of a finished fine-tuning"):
+        quiet({"s2": stack}, model("s2"), tmp_path / "map.tif", **options)
+    regression = with_head(kind="regression", classes=(), colours=())
+    with pytest.raises(ValueError, match="--probabilities is of classes, and the weights' task is a regression"):
+        quiet({"s2": stack}, regression, tmp_path / "map.tif", probabilities=True, **options)
+    many = with_head(classes=tuple(f"class {number}" for number in range(256)), colours=())
+    with pytest.raises(ValueError, match="the task has 256 classes, and a map at most 255: give --prob"):
+        quiet({"s2": stack}, many, tmp_path / "map.tif", **options)
+    spot = write_stack(tmp_path / "in", "spot", 600, 500)
+    both = with_head()
+    both = dataclasses.replace(both, model=dataclasses.replace(both.model, sensors=("s2", "spot")))
+    with pytest.raises(ValueError, match="made of the sub-patches of 's2', and the request has spot; give --s2"):
+        quiet({"spot": spot}, both, tmp_path / "map.tif", normalise=None, **options)
+    assert not list(tmp_path.glob("map*"))
+
+
+def test_weights_with_a_head_embed_too(tmp_path, stack):
+    options = dict(patch_size=20, resolution=20, tile=160, say=lambda line: None)
+    embed({"s2": stack}, with_head(), tmp_path / "emb.tif", **options)
+    with rasterio.open(tmp_path / "emb.tif") as file:
+        assert file.count == 32
