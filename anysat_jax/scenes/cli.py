@@ -46,6 +46,7 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
         add("--pca", action="store_true", help="the K are principal components, not the first features")
     else:
         add("--probabilities", action="store_true", help="a band of the probability of each class")
+        add("--polygons", metavar="FILE.gpkg", help="the areas of each class as polygons, too")
     add("--bounds", metavar="L,B,R,T", help="of the result, in metres of its coordinate system")
     add("--crs", metavar="CRS", help="coordinate system of the result, in metres, such as EPSG:32632")
     add("--normalise", default="auto", metavar="STATISTICS", help="auto (of the weights), DATASET, FILE.json")
@@ -82,7 +83,7 @@ def run(command: str, options: argparse.Namespace) -> str:
         own = ("resolution", "output_modality", "dtype", "components", "pca")
         function: Callable = embed
     else:
-        own, function = ("probabilities",), predict
+        own, function = ("probabilities", "polygons"), predict
     own_options = {name: getattr(options, name) for name in own}
     result = function(options.sources, options.weights, options.output, **own_options, **common)
     return result.summary

@@ -135,6 +135,7 @@ def predict(
     output: str | os.PathLike[str],
     *,
     probabilities: bool = False,
+    polygons: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Result:
     """Writes the predictions of a finished fine-tuning or probing for a scene as a raster.
@@ -145,6 +146,7 @@ def predict(
     Args:
       sources, weights, output: as of `embed`; the weights have a head.
       probabilities: whether there is a band of the probability of each class, in place of the most probable one.
+      polygons: a GeoPackage (.gpkg), into which the areas of each class are written as polygons, too.
       **options: see `Options`.
 
     Raises:
@@ -158,6 +160,8 @@ def predict(
         raise ConfigError(
             f"the task has {len(task.classes)} classes, and a map at most {CLASS_NODATA}: give --probabilities"
         )
+    if polygons and (task.kind != "class" or probabilities or pathlib.Path(polygons).suffix != ".gpkg"):
+        raise ConfigError(f"--polygons {polygons}: a map of classes has polygons, in a file whose name ends .gpkg")
     side = tile_side(scene.options.patch_size, scene.spatial, scene.options.tile)
     product = choose_predictions(task, side, scene.spatial, probabilities)
 
@@ -168,7 +172,13 @@ def predict(
         names, unit = (task.classes, "probability") if task.kind != "regression" else ((task.title,), task.unit)
         return RasterSpec(grid, product.metres, tuple(names), "float32", np.nan, unit=unit, tags=tags)
 
-    return _run(scene, product, pathlib.Path(output), raster, {"probabilities": probabilities}, None)
+    result = _run(scene, product, pathlib.Path(output), raster, {"probabilities": probabilities}, None)
+    if polygons:
+        from anysat_jax.scenes.polygons import write_polygons
+
+        count = write_polygons(output, polygons, task.classes)
+        result = result._replace(summary=f"{result.summary}; {polygons}: {count} polygons")
+    return result
 
 
 def class_colours(task: Task) -> tuple[tuple[int, int, int], ...]:

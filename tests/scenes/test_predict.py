@@ -76,6 +76,17 @@ def test_a_class_map_is_that_of_the_model(tmp_path, stack):
     np.testing.assert_array_equal(classes[row : row + 12, column : column + 12], expected.argmax(-1)[2:-2, 2:-2])
 
 
+def test_polygons_of_classes(tmp_path, stack):
+    from pyogrio import read_info
+
+    result = quiet(
+        {"s2": stack}, with_head(), tmp_path / "map.tif", patch_size=20, tile=160, polygons=tmp_path / "map.gpkg"
+    )
+    assert read_info(tmp_path / "map.gpkg")["features"] == int(result.summary.split()[-2])
+    with pytest.raises(ValueError, match=r"--polygons .*x.shp: a map of classes has polygons, in a file .* ends .gpkg"):
+        quiet({"s2": stack}, with_head(), tmp_path / "other.tif", patch_size=20, polygons=tmp_path / "x.shp")
+
+
 def test_probabilities(tmp_path, stack):
     weights = with_head()
     options = dict(patch_size=20, tile=160)
