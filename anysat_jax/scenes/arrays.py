@@ -3,9 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
-import threading
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from anysat_jax.scenes.files import LARGEST_STEP, needed_bands
 from anysat_jax.scenes.naming import MASKS, band_in, mask_in
 from anysat_jax.scenes.reading import Acquisition, Stack
 from anysat_jax.scenes.sources import DARK, OFFSET, SINCE, complete_stack, sample
+from anysat_jax.scenes.warping import KEPT, forget
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.files import explained
 
@@ -35,17 +34,14 @@ class Source:
     variable: Any
 
     def read(self, rows: slice, columns: slice) -> Float32[np.ndarray, "... h w"]:
-        """Reads a window of all dates and bands; the next call for it in this thread returns the same array."""
+        """Reads a window of all dates and bands, which this thread keeps for the next call until `forget`."""
         window = rows.start, rows.stop, columns.start, columns.stop
-        blocks = _blocks.__dict__.setdefault("by_source", weakref.WeakKeyDictionary())
+        blocks = KEPT.__dict__.setdefault("blocks", {})
         # A chunk often holds several dates and bands, and would be decoded for each of them.
         if (last := blocks.pop(self, None)) is None or last[0] != window:
             last = window, self.variable[..., rows, columns].values.astype(np.float32)
         blocks[self] = last
         return last[1]
-
-
-_blocks = threading.local()  # of each thread, the last window of each source, as long as there is that source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +151,9 @@ def open_dataset(sensor: str, source: Any, where: str = "") -> Stack:
         for number, day in enumerate(days)
     ]
     notes = [note for one in placed.values() for note in one.notes] + _doubts(sensor, acquisitions)
-    return complete_stack(sensor, acquisitions, list(dict.fromkeys(f"{sensor}: {note}" for note in notes)))
+    stack = complete_stack(sensor, acquisitions, list(dict.fromkeys(f"{sensor}: {note}" for note in notes)))
+    forget()  # what was looked at
+    return stack
 
 
 def _doubts(sensor: str, acquisitions: Sequence[Acquisition]) -> list[str]:

@@ -224,13 +224,13 @@ def _read_file(bands: Sequence[RasterBand], rows: slice, columns: slice) -> Floa
     return values
 
 
-# What a thread has read last of a file that stores its bands by pixel: reading one date decodes all dates.
-_LAST = threading.local()
+# What a thread has read last of files that store bands by pixel, and of arrays: reading one date may decode all dates.
+KEPT = threading.local()
 
 
 def forget() -> None:
     """Frees what this thread has kept of files with several dates."""
-    _LAST.__dict__.clear()
+    KEPT.__dict__.clear()
 
 
 def _stored(
@@ -242,14 +242,14 @@ def _stored(
         with explained(pathlib.Path(path), expected):
             state = os.stat(path)
         key = path, tuple(numbers), rows.start, rows.stop, columns.start, columns.stop, state.st_mtime_ns, state.st_size
-        if getattr(_LAST, "key", None) == key:
-            return _LAST.stored
+        if getattr(KEPT, "key", None) == key:
+            return KEPT.stored
         forget()
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     with open_raster(path, expected, whole=False) as file, explained(path, expected, rasterio.errors.RasterioError):
         stored = file.read(numbers, window=window, masked=True)
     if keep:
-        _LAST.key, _LAST.stored = key, stored
+        KEPT.key, KEPT.stored = key, stored
     return stored
 
 

@@ -19,6 +19,7 @@ from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import Acquisition, RasterBand, Stack, read_box
 from anysat_jax.scenes.run import embed
 from anysat_jax.scenes.sources import open_stack
+from anysat_jax.scenes.warping import KEPT
 from anysat_jax.sensors import get_sensor
 from tests.scenes.fake_scenes import CRS, LEFT, TOP, model, write_stack
 
@@ -98,6 +99,7 @@ def test_values_of_a_store_are_read_by_windows_also_in_another_process(tmp_path)
     part = Box(500_020, 5_400_010, 500_040, 5_400_040)
     fields = read_box(pickle.loads(text), UTM, part)
     assert np.array_equal(fields.values, numbers()[..., 2:5, 2:4])
+    assert not vars(KEPT)  # nothing stays in memory
 
 
 def test_reflectance_with_scale_and_offset_gives_what_files_give(tmp_path):
