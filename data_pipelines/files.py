@@ -152,17 +152,6 @@ def open_raster(
             yield file
 
 
-def member_of(archive: pathlib.Path, name: str) -> str:
-    """Returns GDAL's name of a file in a zip archive, for `open_raster`."""
-    return f"/vsizip/{{{archive.absolute()}}}/{name}"
-
-
-def archive_of(path: str) -> str | None:
-    """Returns the archive of GDAL's name of a file; None of one on a server."""
-    match = re.match(r"/vsizip/\{(.*?)\}/", path)
-    return match[1] if match else None
-
-
 def _check_start(path: pathlib.Path, driver: str, starts: Sequence[bytes], content: bytes | None = None) -> None:
     if content is None:
         with path.open("rb") as file:

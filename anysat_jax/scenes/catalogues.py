@@ -20,7 +20,7 @@ from anysat_jax.scenes.sources import BASELINE, complete_stack
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 from data_pipelines.bands import band_key
 from data_pipelines.dates import parse_day
-from data_pipelines.files import DRIVERS, explained, member_of, open_raster
+from data_pipelines.files import DRIVERS, explained, open_raster
 
 # Bands by their number in the XML, and their centres in nanometres.
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -94,6 +94,17 @@ def open_products(sensor: str, path: pathlib.Path) -> Stack:
     if loose:
         notes.append(f"{len(loose)} rasters beside products, such as {loose[0].name}, are left out")
     return complete_stack(sensor, [one for one, _ in opened], [f"{sensor}: {note}" for note in notes])
+
+
+def member_of(archive: pathlib.Path, name: str) -> str:
+    """Returns GDAL's name of a file in a zip archive, for `open_raster`."""
+    return f"/vsizip/{{{archive.absolute()}}}/{name}"
+
+
+def archive_of(path: str) -> str | None:
+    """Returns the archive of GDAL's name of a file; None of one on a server."""
+    match = re.match(r"/vsizip/\{(.*?)\}/", path)
+    return match[1] if match else None
 
 
 def _open_product(sensor: Sensor, path: pathlib.Path) -> tuple[Acquisition, bool]:

@@ -14,12 +14,12 @@ import numpy as np
 import rasterio
 
 from anysat_jax.errors import ConfigError
+from anysat_jax.scenes.catalogues import archive_of
 from anysat_jax.scenes.outputs import read_tags
 from anysat_jax.scenes.reading import Stack
 from anysat_jax.scenes.warping import Band
 from anysat_jax.scenes.work import EMPTY, INPUT, RESULT
 from anysat_jax.train.config import differences
-from data_pipelines.files import archive_of
 from data_pipelines.prepare.storage import hold_lock, write_whole
 
 SEEN = 32  # half of the side of the part of an array by which it is recognised
