@@ -176,15 +176,14 @@ def _creation_options(dtype: str) -> dict[str, str | int]:
 
 def _write_cog(mosaic: pathlib.Path, spec: RasterSpec, path: pathlib.Path) -> None:
     options = dict(
-        blocksize=BLOCK,
         predictor="yes",
         num_threads="all_cpus",
         overview_resampling="nearest" if spec.classes else "average",
         **_creation_options(spec.dtype),
     )
-    # By pixel, the only way of earlier ones, all bands of a block must be read for one of them.
-    if tuple(map(int, rasterio.__gdal_version__.split(".")[:2])) >= (3, 11):
-        options["interleave"] = "tile"
+    # Earlier ones store by pixel alone: all bands of a block are read for one of them.
+    new = tuple(map(int, rasterio.__gdal_version__.split(".")[:2])) >= (3, 11)
+    options |= dict(interleave="tile", blocksize=BLOCK) if new else dict(blocksize=BLOCK // 4)
     rasterio.shutil.copy(mosaic, path, driver="COG", **options)
     with rasterio.open(path) as file:  # the last block of the file: GDAL ignores a disk that is full then
         (_, window), *_ = reversed(list(file.block_windows(file.count)))

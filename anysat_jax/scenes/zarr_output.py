@@ -1,6 +1,7 @@
 """Zarr stores of results: format 3 with shards, as xarray reads them by the names and attributes of CF."""
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -65,6 +66,8 @@ def write_zarr(mosaic: pathlib.Path, spec: "RasterSpec", path: pathlib.Path) -> 
                 data[:, row : row + window.height, column : column + window.width] = file.read(window=window)
     with warnings.catch_warnings(action="ignore"):  # not in the specification yet; xarray warns where it is missing
         zarr.consolidate_metadata(root.store)
+    metadata = path / "zarr.json"  # in which arrays stand as the file system lists them
+    metadata.write_text(json.dumps(json.loads(metadata.read_bytes()), indent=2, sort_keys=True), encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
