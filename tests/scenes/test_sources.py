@@ -113,7 +113,7 @@ def test_pitfall_14_a_stack_by_pixel_is_decoded_once(tmp_path, monkeypatch):
     )
     fields = read_box(stack, "EPSG:32632", BOX)
     np.testing.assert_array_equal(fields.values, values[:20].reshape(2, 10, 6, 6))
-    assert len(opened) == 1 and not vars(warping._LAST)
+    assert len(opened) == 1 and not vars(warping.KEPT)
     write(path, values + 1, names=names, nodata=0, interleave="pixel")
     fields = read_box(stack, "EPSG:32632", BOX)
     np.testing.assert_array_equal(fields.values, values[:20].reshape(2, 10, 6, 6) + 1)
