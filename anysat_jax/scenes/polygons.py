@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 from rasterio.features import shapes
 
+from anysat_jax.scenes.zarr_output import open_store
 from data_pipelines.prepare.storage import move_whole
 
 LAYER = "classes"
@@ -21,7 +22,7 @@ def write_polygons(raster: str | os.PathLike[str], geopackage: str | os.PathLike
     Pixels that touch at a side belong together; nodata has no polygon. The map is read whole, one byte a pixel.
 
     Args:
-      raster: a map of classes, in metres.
+      raster: a map of classes, in metres: a GeoTIFF or a Zarr store.
       geopackage: the file that is written, .gpkg; an existing one is replaced.
       classes: names of the classes.
 
@@ -34,9 +35,13 @@ def write_polygons(raster: str | os.PathLike[str], geopackage: str | os.PathLike
     geopackage = pathlib.Path(geopackage)
     if geopackage.suffix != ".gpkg":
         raise ValueError(f"{geopackage}: polygons are written as a GeoPackage; choose a name that ends .gpkg")
-    with rasterio.open(raster) as file:
-        values, transform, crs = file.read(1), file.transform, file.crs
-        seen = np.ones(values.shape, bool) if file.nodata is None else values != file.nodata
+    if pathlib.Path(raster).suffix == ".zarr":
+        store = open_store(raster)
+        values, transform, crs, nodata = store.array[0], store.transform, store.crs, store.array.fill_value
+    else:
+        with rasterio.open(raster) as file:
+            values, transform, crs, nodata = file.read(1), file.transform, file.crs, file.nodata
+    seen = np.ones(values.shape, bool) if nodata is None else values != nodata
     if seen.any() and (largest := int(values[seen].max())) >= len(classes):
         raise ValueError(f"{raster} has a pixel of class {largest}, and {len(classes)} classes have names")
     numbers, areas, pieces = [], [], []

@@ -1,5 +1,7 @@
 """Polygons of a map of classes: where the pixels are, with area, name, holes and without nodata."""
 
+import shutil
+
 import numpy as np
 import pyogrio
 import pyogrio.raw
@@ -8,6 +10,8 @@ import rasterio
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 
+from anysat_jax.scenes.grid import Box, Grid
+from anysat_jax.scenes.outputs import RasterSpec, finish, write_part
 from anysat_jax.scenes.polygons import write_polygons
 
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -40,10 +44,21 @@ def rings_of(wkb):
     return found
 
 
-def test_polygons_cover_the_pixels_of_their_class_alone(tmp_path):
+def write_store(path, values):
+    rows, columns = values.shape
+    box = Box(PLACE.c, PLACE.f - 10 * rows, PLACE.c + 10 * columns, PLACE.f)
+    spec = RasterSpec(Grid("EPSG:32632", box), 10, ("class",), "uint8", 255, classes=CLASSES)
+    write_part(path.parent / "parts", "a", spec, box, values[None])
+    finish(path.parent / "parts", spec, path)
+    shutil.rmtree(path.parent / "parts")
+    return path
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_map, "map.tif"), (write_store, "map.zarr")])
+def test_polygons_cover_the_pixels_of_their_class_alone(tmp_path, write, name):
     values = np.kron(np.random.default_rng(0).integers(0, 4, (12, 15)), np.ones((3, 2))).astype(np.uint8)
     values[values == 3] = 255
-    path = write_map(tmp_path / "map.tif", values)
+    path = write(tmp_path / name, values)
     count = write_polygons(path, tmp_path / "map.gpkg", CLASSES)
     rings, numbers, names, areas = read_polygons(tmp_path / "map.gpkg")
     assert count == len(rings) and names == [CLASSES[number] for number in numbers]
@@ -52,7 +67,7 @@ def test_polygons_cover_the_pixels_of_their_class_alone(tmp_path):
     for number in range(3):
         area = sum(area for area, one in zip(areas, numbers, strict=True) if one == number)
         assert area == 100 * (values == number).sum()
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["map.gpkg", "map.tif"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["map.gpkg", name]
 
 
 def test_a_hole_is_not_in_the_area_and_pieces_that_touch_at_a_corner_are_two(tmp_path):
