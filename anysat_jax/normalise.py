@@ -36,7 +36,7 @@ OFFSET, DARK_BANDS, FEW_OF_SCENE = 1000.0, 3, 400
 MOST_SAMPLED = 200_000  # values of a band of which quantiles are taken
 CURE = (
     "`anysat data statistics FOLDER --out statistics.json` computes those of your data, for "
-    "normalise='statistics.json'; or standardise the values yourself, with normalise=None"
+    "normalise='statistics.json' (--normalise statistics.json); or standardise the values yourself, with normalise=None"
 )
 
 
@@ -96,7 +96,8 @@ def _own_statistics(own: Mapping[str, Any], name: str) -> Any:
         datasets = [key.partition("@")[2] for key in keys]
         raise ValueError(
             f"the weights were trained on {name!r} of {', '.join(datasets)}, each standardised by its own statistics: "
-            f"name the one that your values are like, such as normalise={datasets[0]!r}, or give your own: {CURE}"
+            f"name the one that your values are like, such as normalise={datasets[0]!r} (--normalise {datasets[0]}), "
+            f"or give your own: {CURE}"
         )
     return own[keys[0]] if keys else None
 

@@ -29,6 +29,7 @@ REFLECTANCE = Unit("reflectance", -0.5, 10.0, True)
 SCALED = Unit("reflectance x 10000", -5000.0, 1e5, True)
 OPTICAL = Unit("reflectance of any scale", SCALED.least, SCALED.most, True)
 GREY = Unit("grey values", 0.0, 255.0, False)
+DIGITAL = Unit("digital numbers of Landsat 8, level 1", 0.0, 65535.0, True)
 UNKNOWN = Unit("any unit", -1e19, 1e19, False)
 
 # By the first of these that a card's words contain.
@@ -39,6 +40,8 @@ _SENSORS = dict.fromkeys(("s2", "l7", "l8", "modis", "hls"), OPTICAL) | dict.fro
 _HIGH_POWER = 10.0  # no scene has half of its values above 10 dB
 # Of the bands of a standardised tile: the least is below, the greatest and all means are within these, however cloudy.
 STANDARD_LOW, STANDARD_TOP, STANDARD_MEAN = -0.1, 50.0, 3.0
+# The band of Landsat 8 that is dark but for high clouds, and the digital number of level 1 that no light has.
+CIRRUS, NO_LIGHT = "B9", 5000.0
 _LOUD = 1.5  # dB that no scene reaches in the mean of all its polarisations
 
 
@@ -175,6 +178,14 @@ def other_unit(unit: Unit, seen: Sequence[SeenBand], fractions: bool) -> OtherUn
             (standardised and (min(means) < 0 or low < REFLECTANCE.least), STANDARDISED),
             (fractions and 0 < top <= 2, OtherUnit("reflectance of 0 to 1", "x 10000")),
         ],
+        DIGITAL: [
+            (standardised, STANDARDISED),
+            # In any scale of reflectance the band of cirrus is dark.
+            (
+                min((one.mean for one in seen if one.band == CIRRUS), default=NO_LIGHT) < NO_LIGHT / 2,
+                OtherUnit("reflectance", "take the product of level 1, without scaling it"),
+            ),
+        ],
         REFLECTANCE: [
             (top > unit.most and max(means) > unit.most, OtherUnit("reflectance x 10000", "/ 10000")),
             (low < unit.least and standardised, STANDARDISED),
@@ -199,5 +210,6 @@ def unit_of_statistics(name: str, mean: Float[np.ndarray, "C"]) -> Unit:
     if max(means) <= 1:
         return REFLECTANCE
     if max(means) > GREY.most:
-        return SCALED
+        is_digital = name == "l8" and mean[sensor.bands.index(CIRRUS)] > 0.8 * NO_LIGHT
+        return DIGITAL if is_digital else SCALED
     return GREY if sensor.kind == "image" and max(means) > STANDARD_TOP else UNKNOWN

@@ -56,7 +56,7 @@ def stack_facts(stack: Stack) -> dict[str, Any]:
 
 
 def _band_facts(band: Band) -> list[Any]:
-    numbers = [getattr(band, name, None) for name in ("scale", "offset", "nodata", "zero")]
+    numbers = [getattr(band, name, None) for name in ("scale", "offset", "nodata", "zero", "thermal")]
     facts = [str(band.crs), *band.transform[:6], *band.shape, *map(str, numbers)]
     if path := getattr(band, "path", None):
         number = getattr(band, "number", 1)

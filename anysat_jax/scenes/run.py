@@ -210,8 +210,10 @@ def _open(sources: Mapping[str, Any], weights: Weights, options: Options) -> Sce
             having = ", ".join(loaded.model.sensors)
             raise ConfigError(f"--{name}: neither an option nor a sensor of the weights, which have {having}")
     statistics = {name: choose_statistics(options.normalise, loaded.statistics, name) for name in sources}
+    units = _units(statistics)
     stacks = {
-        name: source if isinstance(source, Stack) else open_stack(name, source) for name, source in sources.items()
+        name: source if isinstance(source, Stack) else open_stack(name, source, units.get(name, ""))
+        for name, source in sources.items()
     }
     return Scene(stacks, loaded, weights, statistics, options)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from anysat_jax.scenes.files import Layer, Layers, describe, in_units, needed_bands
+from anysat_jax.scenes.files import Layer, Layers, describe, needed_bands
+from anysat_jax.scenes.landsat import in_reflectance
 from anysat_jax.scenes.naming import MASKS, MISSIONS, Product, find_product
 from anysat_jax.scenes.projections import at, footprint
 from anysat_jax.scenes.reading import Acquisition, Band, RasterBand, Stack
@@ -23,18 +24,18 @@ from data_pipelines.units import DECIBELS, POWER
 TABLE = "dates.csv"
 # Sentinel-2 since baseline 04.00: subtracted from digital numbers, unless values below show that it has been.
 BASELINE, OFFSET = 400, 1000.0
-LANDSAT_2 = 2.75e-5, -0.2  # scale and offset of reflectance at the surface, of collection 2 (USGS)
 SAMPLE, ENOUGH = 128, 400  # pixels along a side of a window that is looked at, and valid ones that suffice
 DARK = 0.9 * OFFSET
 
 
-def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
+def open_stack(sensor: str, source: str | os.PathLike[str] | Any, units: str = "") -> Stack:
     """Opens a sensor's rasters.
 
     Args:
       sensor: its name.
       source: a GeoTIFF, a folder of GeoTIFFs or of .SAFE products, a .SAFE product, a zarr store, a STAC item
         collection (.json, .geojson), or a Dataset of xarray.
+      units: of the statistics that will standardise values of Landsat, a name of `data_pipelines.units`, if known.
 
     Raises:
       FileNotFoundError, ValueError: there is nothing, or it is not the sensor's; the message names file and remedy.
@@ -53,10 +54,10 @@ def open_stack(sensor: str, source: str | os.PathLike[str] | Any) -> Stack:
         return arrays.open_zarr(sensor, path)
     if catalogues.find_products(path)[0]:
         return catalogues.open_products(sensor, path)
-    return open_rasters(sensor, path)
+    return open_rasters(sensor, path, units)
 
 
-def open_rasters(name: str, source: pathlib.Path) -> Stack:
+def open_rasters(name: str, source: pathlib.Path, units: str = "") -> Stack:
     """Opens a GeoTIFF, or a folder of them: one a date, one a band, or stacked.
 
     Raises:
@@ -75,7 +76,7 @@ def open_rasters(name: str, source: pathlib.Path) -> Stack:
     files = [file for file in described if file]
     check_same_scales(files)
     acquisitions, offsets = without_offset(name, make_acquisitions(sensor, files))
-    acquisitions, scaled = scaled_landsat(name, acquisitions)
+    acquisitions, scaled = in_reflectance(name, acquisitions, units)
     notes = [f"{name}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
     if left := len(listed) - len(paths):
         notes.append(f"{name}: {left} files of products of other sensors are left out")
@@ -289,23 +290,6 @@ def without_offset(name: str, acquisitions: Sequence[Acquisition]) -> tuple[list
 
 
 SINCE = datetime.date(2022, 1, 25)  # products of baseline 04.00
-
-
-def scaled_landsat(name: str, acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], list[str]]:
-    """Returns acquisitions with Landsat's surface reflectance of collection 2 in reflectance x 10000, and notes.
-
-    Its files do not declare the scale and offset, which are the same for all.
-    """
-    done, counts = [], 0
-    for one in acquisitions:
-        product = find_product(one.name)
-        is_stored = all(band.scale == 1 and not band.offset for band in one.bands if isinstance(band, RasterBand))
-        if name in ("l7", "l8") and product and (product.level, product.version[0]) == ("L2", "02") and is_stored:
-            scale, offset = in_units(one.name, get_sensor(name), *LANDSAT_2)
-            bands = [dataclasses.replace(band, scale=scale, offset=offset, zero=offset) for band in one.bands]
-            one, counts = dataclasses.replace(one, bands=tuple(bands)), counts + 1
-        done.append(one)
-    return done, [f"{counts} products of level 2 become reflectance x 10000"] if counts else []
 
 
 def sample(band: Band) -> np.ndarray:

@@ -73,6 +73,7 @@ class RasterBand:
     scale: float = 1.0
     offset: float = 0.0
     zero: float | None = None  # see `Band.zero`
+    thermal: tuple[float, ...] = ()  # K1 and K2 of a band of radiance, by which it becomes kelvins
 
     @property
     def name(self) -> str:
@@ -215,6 +216,10 @@ def _read_file(bands: Sequence[RasterBand], rows: slice, columns: slice) -> Floa
         if band.scale != 1 or band.offset:
             one *= np.float32(band.scale)
             one += np.float32(band.offset)
+        if band.thermal:
+            k1, k2 = map(np.float32, band.thermal)
+            with np.errstate(divide="ignore", invalid="ignore"):  # radiance that is not above 0 is invalid
+                one[:] = k2 / np.log(k1 / one + 1)
         if band.masked and stored.mask is not np.ma.nomask:
             one[stored.mask[wanted.index(band.number)]] = np.nan
         if band.nodata is not None:

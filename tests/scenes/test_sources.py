@@ -14,6 +14,7 @@ from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import choose_grid, read_box
 from anysat_jax.scenes.sources import open_stack
 from data_pipelines.files import open_raster
+from data_pipelines.units import DIGITAL
 from tests.scenes.rasters import S2_BANDS, UTM32, write
 
 BOX = Box(500_000, 4_999_940, 500_060, 5_000_000)
@@ -594,7 +595,7 @@ def test_a_real_chip_of_sentinels_in_degrees(real_data, tmp_path):
 
 def test_real_landsat_scenes(real_data):
     folder = real_data / "r_satellite" / "inst" / "extdata"
-    stacks = {sensor: open_stack(sensor, folder) for sensor in ("l7", "l8")}
+    stacks = {sensor: open_stack(sensor, folder, DIGITAL.name) for sensor in ("l7", "l8")}
     assert [stack.acquisitions[0].day.isoformat() for stack in stacks.values()] == ["2001-07-30", "2013-07-07"]
     grid, notes = choose_grid(stacks, 30)
     assert grid.bounds == Box(483_285, 5_627_295, 484_515, 5_628_525) and not notes
