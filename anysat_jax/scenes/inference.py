@@ -19,7 +19,6 @@ from anysat_jax.errors import ConfigError
 from anysat_jax.model.config import ModelConfig
 from anysat_jax.model.encoder import encode
 from anysat_jax.normalise import BandStatistics
-from anysat_jax.scenes.tiles import Lattice
 from anysat_jax.sensors import get_sensor
 from anysat_jax.serve import predictions
 from anysat_jax.weights.exported import Exported
@@ -32,6 +31,7 @@ class Product:
     output: str  # "patch" or "dense" features, "map" or "tile": a dense or a tile task's predictions
     metres: float  # side of a pixel
     bands: int  # features, classes or 1
+    channels: int  # numbers that the model gives for it: as many, or a probability of each class
     sensor: str | None = None  # whose sub-patches "dense" describes
     classes: bool = False  # whether the one band is the number of the most probable class
 
@@ -55,9 +55,9 @@ def choose_features(
         raise ConfigError(f"--output-modality {sensor}: the request has {', '.join(sensors)}; choose one of them")
     fitting = [name for name in ([sensor] if sensor else ordered) if math.isclose(sides[name], resolution)]
     if fitting:
-        return Product("dense", resolution, 2 * dim, fitting[0])
+        return Product("dense", resolution, 2 * dim, 2 * dim, fitting[0])
     if math.isclose(resolution, patch_size) and sensor is None:
-        return Product("patch", resolution, dim)
+        return Product("patch", resolution, dim, dim)
     possible = ", ".join(f"{side:g} (sub-patches of {name})" for name, side in sides.items())
     raise ConfigError(
         f"--resolution {resolution:g} is no size of what the model describes{f' of {sensor}' if sensor else ''}; "
@@ -90,18 +90,17 @@ def choose_predictions(task: Task, tile: float, sensors: Sequence[str], probabil
     classes = task.kind == "class" and not probabilities
     dense = task.level == "dense"
     bands = 1 if classes else task.num_outputs
-    return Product("map" if dense else "tile", task.metres if dense else tile, bands, classes=classes)
+    return Product("map" if dense else "tile", task.metres if dense else tile, bands, task.num_outputs, classes=classes)
 
 
 # ---------------------------------------------------------------- the program
 
-Program = Callable[[Batch], jax.Array]  # of a batch in native units: the pixels of each tile's core, (B, h, w, K)
+Program = Callable[[Batch], jax.Array]  # of a batch in native units: the pixels of each tile, (B, h, w, K)
 
 
 def make_program(
     weights: Exported,
     product: Product,
-    lattice: Lattice,
     statistics: Mapping[str, BandStatistics | None],
     devices: int = 1,
 ) -> Program:
@@ -121,18 +120,17 @@ def make_program(
         params["head"] = weights.head.params
     moments = {name: one and (one.mean, one.std) for name, one in statistics.items()}
     params, moments = jax.device_put((params, moments), whole)
-    edge = round(lattice.margin * lattice.patch_size / product.metres)
-    return lambda batch: _run(network or weights.model, product, edge, params, moments, jax.device_put(batch, by_tile))
+    return lambda batch: _run(network or weights.model, product, params, moments, jax.device_put(batch, by_tile))
 
 
 Moments = Mapping[str, tuple[Float[Array, "C"], Float[Array, "C"]] | None]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "product", "edge"))
+@functools.partial(jax.jit, static_argnames=("network", "product"))
 def _run(
-    network: NetworkConfig | ModelConfig, product: Product, edge: int, params: Any, moments: Moments, batch: Batch
+    network: NetworkConfig | ModelConfig, product: Product, params: Any, moments: Moments, batch: Batch
 ) -> Float32[Array, "B h w K"]:
-    """Returns the result on the cores of a batch's tiles, which have `edge` pixels around them."""
+    """Returns the result on a batch's tiles."""
     observations = {
         name: one.replace(values=_standardised(one, moments[name])) for name, one in batch.observations.items()
     }
@@ -142,8 +140,7 @@ def _run(
     else:
         out = apply_network(network, params, batch)
         out = predictions(network.task, out[:, None, None] if product.output == "tile" else out)
-        out = out.argmax(axis=-1, keepdims=True).astype(jnp.float32) if product.classes else out
-    return out[:, edge : out.shape[1] - edge, edge : out.shape[2] - edge]
+    return out
 
 
 def _standardised(one: Observation, moments: tuple[Array, Array] | None) -> Float[Array, "B *T C H W"]:

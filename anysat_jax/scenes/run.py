@@ -240,7 +240,7 @@ def _request(scene: Scene, job: Job, side: int, stored: Mapping[str, Any]) -> Re
         "weights": {"encoder": checksum(weights.encoder_params), "head": head, "model": model},
         "statistics": of,
         "grid": {"crs": job.grid.crs, "bounds": dataclasses.astuple(job.grid.bounds), "origin": job.grid.origin},
-        "tiles": {"patch_size": job.lattice.patch_size, "patches": job.lattice.patches, "margin": job.lattice.margin},
+        "tiles": {"patch_size": job.lattice.patch_size, "patches": job.lattice.patches, "overlap": job.lattice.overlap},
         "window": side,
         "product": dataclasses.asdict(job.product),
         "stored": dict(stored),
@@ -311,7 +311,7 @@ def _work(
         program = job.program(scene.weights, options.devices)
         jax.block_until_ready(program(padding(job)))
     if sample is None:
-        sample = take_sample(job, program, every, request.seed, fit)
+        sample = take_sample(job, program, max(len(every[0].rows), len(every[0].columns)), request.seed, fit)
         write_whole(file, sample.to_json())
         for warning in sample.warnings:
             options.say(warning)
@@ -352,7 +352,7 @@ def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, li
 
 def _densities(job: Job) -> dict[float, float]:
     """Returns the bytes of a pixel in memory by its side: values and mask of all dates, and the result."""
-    found = {job.product.metres: 8.0 * job.product.bands}
+    found = {job.product.metres: 8.0 * job.product.channels}
     for name in job.spatial:
         sensor = get_sensor(name)
         size = job.dates.get(name, 1) * (4.0 * sensor.num_bands + 1)
@@ -371,7 +371,7 @@ def _plan_line(scene: Scene, job: Job, windows: Sequence[Window], missing: Seque
     return (
         f"{', '.join(job.stacks)}: {bounds.width * bounds.height / 1e6:.4g} km2 in {job.grid.crs}, {columns} x {rows} "
         f"pixels of {job.product.metres:g} m, {job.product.bands} bands; {tiles} tiles of {lattice.tile:g} m every "
-        f"{lattice.core:g} m, {flops / 1e9:.3g} GFLOP each, {job.batch} at once; "
+        f"{lattice.stride:g} m, {flops / 1e9:.3g} GFLOP each, {job.batch} at once; "
         f"{len(windows)} windows{done}"
     )
 

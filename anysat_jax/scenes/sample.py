@@ -52,7 +52,7 @@ def load_sample(path: pathlib.Path) -> Sample | None:
 def take_sample(
     job: Job,
     program: Program,
-    windows: Sequence[Window],
+    side: int,
     seed: int,
     fit: Callable[[Float32[np.ndarray, "N D"]], Encoding] | None,
 ) -> Sample:
@@ -60,7 +60,7 @@ def take_sample(
 
     Args:
       job, program: of the request.
-      windows: all of the scene.
+      side: most tiles along a side of what is read at once.
       seed: of the random choice of tiles and pixels.
       fit: returns the encoding for sampled features; None: nothing is fitted.
 
@@ -68,6 +68,9 @@ def take_sample(
       ConfigError: no tile has a valid pixel.
       ValueError: values are in another unit than the statistics, or too few for the encoding.
     """
+    # Of tiles that do not overlap: each is computed alone.
+    job = dataclasses.replace(job, lattice=dataclasses.replace(job.lattice, overlap=0))
+    windows = job.lattice.windows(job.grid.bounds, side)
     rng = np.random.default_rng(seed)
     features, thinned, waiting = [], [], []
     for read in _valid_tiles(job, windows, rng, FITTING_TILES if fit else TILES):
@@ -105,14 +108,15 @@ def _features(
 
 
 def _valid_tiles(job: Job, windows: Sequence[Window], rng: np.random.Generator, count: int) -> Iterator[Read]:
-    """Yields at most `count` tiles with a valid pixel in their core, chosen at random; at least one if there is one."""
+    """Yields at most `count` tiles with a valid pixel, chosen at random; at least one if there is one."""
     rows = range(windows[0].rows.start, windows[-1].rows.stop)
     columns = range(windows[0].columns.start, windows[-1].columns.stop)
     places = rng.permutation(len(rows) * len(columns))[: TRIES * count]
     found = 0
     for place in places:
         row, column = divmod(int(place), len(columns))
-        read = read_window(job, windows[0].single(rows[row], columns[column]))
+        window = dataclasses.replace(windows[0], rows=rows[row : row + 1], columns=columns[column : column + 1])
+        read = read_window(job, window)
         if cut(job, read):
             yield read
             found += 1
@@ -122,9 +126,7 @@ def _valid_tiles(job: Job, windows: Sequence[Window], rng: np.random.Generator, 
     for window in windows if not found else ():
         tiles = cut(job, read_window(job, window))
         for tile in tiles[:count]:
-            yield read_window(
-                job, window.single(*(one[i] for one, i in zip((window.rows, window.columns), tile.place)))
-            )
+            yield read_window(job, window.single(tile.place))
         if tiles:
             return
 

@@ -1,16 +1,18 @@
 """Tiles of a scene: a lattice on which they lie, the windows in which they are read, and pixels of other sizes.
 
-A tile gives only its core to the result; the margin around it is context. Cores touch and do not overlap, and they lie
-on the grid's origin: the result depends neither on windows nor on the bounds of a request.
+Every vector of a tile depends on the whole tile, so that tiles side by side would show as squares. Neighbours overlap,
+and there the result passes from one to the other. Tiles lie on the grid's origin: the result depends neither on windows
+nor on the bounds of a request.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from anysat_jax.scenes.grid import SAME_METRES, Box
 from anysat_jax.sensors import get_sensor, whole_number
@@ -18,7 +20,7 @@ from anysat_jax.validate import check_patch_size
 
 PATCHES = 16  # along a side of a tile, unless the user gives its size
 MOST_SUBPATCHES = 2**15  # of a tile, beyond which it has fewer patches
-MARGIN_FRACTION = 8  # a margin is the eighth part of a tile's side
+OVERLAP_FRACTION = 4  # neighbours have the fourth part of a tile's side in common
 # Of a window: values of all sensors and the result. Two windows are read ahead, and one is computed.
 WINDOW_BYTES = 64 * 2**20
 MOST_TILES = 8  # along a side of a window: what a killed run does again
@@ -45,15 +47,16 @@ def tile_side(patch_size: float, sensors: Sequence[str], tile: float | None = No
 
 @dataclasses.dataclass(frozen=True)
 class Lattice:
-    """Square tiles of one size on a plane. Tile (row, column) has its core (row, column) cores from the origin.
+    """Square tiles of one size on a plane. Tile (row, column) begins (row, column) strides from the origin.
 
-    Rows count southwards, columns eastwards, and both may be negative.
+    Rows count southwards, columns eastwards, and both may be negative. A cell is a square of a stride: the part of a
+    tile where only those before it overlap.
     """
 
     origin: tuple[float, float]  # x, y
     patch_size: float  # metres
     patches: int  # along a side of a tile
-    margin: int  # patches on each side of a tile that are context alone
+    overlap: int  # patches that neighbours have in common, at most half of a tile's
 
     @classmethod
     def of(
@@ -68,21 +71,15 @@ class Lattice:
 
         Args:
           sensors: whose sub-patches a patch must hold whole.
-          overlap: whether tiles have a margin.
+          overlap: whether tiles overlap.
 
         Raises:
-          ValueError: the patch size does not fit the sensors, or the tile is not a whole number of patches, at least 3
-            with a margin.
+          ValueError: the patch size does not fit the sensors or the tile.
         """
         side = tile_side(patch_size, sensors, tile)
         patches = whole_number(side / patch_size) or 0
-        margin = max(1, patches // MARGIN_FRACTION) if overlap else 0
-        if patches <= 2 * margin:
-            raise ValueError(
-                f"a tile of {side:g} m has {patches} patches of {patch_size:g} m on a side; expected at least 3, as "
-                f"the outer ones are context: give a tile of {3 * patch_size:g} m or more, or a smaller patch size"
-            )
-        return cls(origin, patch_size, patches, margin)
+        common = min(max(1, patches // OVERLAP_FRACTION), patches // 2)
+        return cls(origin, patch_size, patches, common if overlap else 0)
 
     @property
     def tile(self) -> float:
@@ -90,40 +87,58 @@ class Lattice:
         return self.patches * self.patch_size
 
     @property
-    def core_patches(self) -> int:
-        """Patches along a side of a core."""
-        return self.patches - 2 * self.margin
+    def stride_patches(self) -> int:
+        """Patches from a tile to the next one, and along a side of a cell."""
+        return self.patches - self.overlap
 
     @property
-    def core(self) -> float:
-        """Side of a core in metres: the distance of neighbouring tiles."""
-        return self.core_patches * self.patch_size
+    def stride(self) -> float:
+        """The same in metres."""
+        return self.stride_patches * self.patch_size
+
+    @property
+    def before(self) -> int:
+        """Number of tiles that reach into a cell from before it, along an axis."""
+        return 1 if self.overlap else 0
 
     def patch_pixels(self, sensor: str) -> int:
         """Returns the pixels of a sensor along a side of a patch."""
         return whole_number(self.patch_size / get_sensor(sensor).metres_per_pixel) or 0
 
-    def box(self, rows: range, columns: range, margin: bool) -> Box:
-        """Returns the box of a block of cores, with or without the margin of its tiles."""
-        (x, y), more = self.origin, self.margin if margin else 0
+    def weights(self, metres: float) -> Float32[np.ndarray, "n"]:
+        """Returns the weights of a tile's pixels of `metres` along an axis: ramps where tiles overlap, 1 between them.
+
+        Those of overlapping tiles add up to 1.
+        """
+        places = (np.arange(round(self.tile / metres)) + 0.5) * metres
+        ramp = self.overlap * self.patch_size
+        ends = np.minimum(places, self.tile - places) / ramp if ramp else np.ones_like(places)
+        return np.minimum(ends, 1).astype(np.float32)
+
+    def box(self, rows: range, columns: range, patches: int) -> Box:
+        """Returns the box of squares of so many patches that begin where some tiles do."""
+        x, y = self.origin
 
         def metres(count: int) -> float:
             return count * self.patch_size  # one product: sums of decimal metres would drift
 
+        def last(some: range) -> int:
+            return (some.stop - 1) * self.stride_patches + patches
+
         return Box(
-            x + metres(columns.start * self.core_patches - more),
-            y - metres(rows.stop * self.core_patches + more),
-            x + metres(columns.stop * self.core_patches + more),
-            y - metres(rows.start * self.core_patches - more),
+            x + metres(columns.start * self.stride_patches),
+            y - metres(last(rows)),
+            x + metres(last(columns)),
+            y - metres(rows.start * self.stride_patches),
         )
 
     def windows(self, bounds: Box, side: int) -> list["Window"]:
-        """Returns windows of at most `side` x `side` cores that cover the bounds, from north to south."""
+        """Returns windows of at most `side` x `side` cells that cover the bounds, from north to south."""
         x, y = self.origin
 
         def indices(first: float, last: float) -> range:
-            start = math.floor((first + SAME_METRES) / self.core)
-            return range(start, math.ceil((last - SAME_METRES) / self.core))
+            start = math.floor((first + SAME_METRES) / self.stride)
+            return range(start, math.ceil((last - SAME_METRES) / self.stride))
 
         rows, columns = indices(y - bounds.top, y - bounds.bottom), indices(bounds.left - x, bounds.right - x)
         blocks = [
@@ -136,11 +151,11 @@ class Lattice:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A block of tiles: what is read, computed and written at once."""
+    """A block of cells: what is read, computed and written at once."""
 
     number: int  # in the order of the request's windows
     lattice: Lattice
-    rows: range
+    rows: range  # of its cells
     columns: range
 
     @property
@@ -149,45 +164,62 @@ class Window:
         return f"{self.number:07d}"
 
     @property
-    def box(self) -> Box:
-        """The ground that is read: all tiles."""
-        return self.lattice.box(self.rows, self.columns, margin=True)
+    def _tile_rows(self) -> range:
+        return range(self.rows.start - self.lattice.before, self.rows.stop)
 
     @property
-    def cores(self) -> Box:
+    def _tile_columns(self) -> range:
+        return range(self.columns.start - self.lattice.before, self.columns.stop)
+
+    @property
+    def box(self) -> Box:
+        """The ground that is read: all tiles that reach into its cells."""
+        return self.lattice.box(self._tile_rows, self._tile_columns, self.lattice.patches)
+
+    @property
+    def cells(self) -> Box:
         """The ground that is written, before it is cut to the request's bounds."""
-        return self.lattice.box(self.rows, self.columns, margin=False)
+        return self.lattice.box(self.rows, self.columns, self.lattice.stride_patches)
 
     @property
     def tiles(self) -> list[tuple[int, int]]:
         """Tiles by their place (row, column) within the window."""
-        return [(row, column) for row in range(len(self.rows)) for column in range(len(self.columns))]
+        return list(itertools.product(range(len(self._tile_rows)), range(len(self._tile_columns))))
 
-    def single(self, row: int, column: int) -> "Window":
-        """Returns the window of one tile of the lattice."""
-        return dataclasses.replace(self, rows=range(row, row + 1), columns=range(column, column + 1))
+    def tile_box(self, place: tuple[int, int]) -> Box:
+        """Returns the ground of a tile."""
+        rows, columns = (
+            range(one.start + i, one.start + i + 1) for one, i in zip((self._tile_rows, self._tile_columns), place)
+        )
+        return self.lattice.box(rows, columns, self.lattice.patches)
 
-    def tile_box(self, tile: tuple[int, int]) -> Box:
-        """Returns the ground of a tile, with its margin."""
-        rows, columns = (range(one.start + i, one.start + i + 1) for one, i in zip((self.rows, self.columns), tile))
-        return self.lattice.box(rows, columns, margin=True)
-
-    def tile_slices(self, tile: tuple[int, int], patch_pixels: int) -> tuple[slice, slice]:
+    def tile_slices(self, place: tuple[int, int], patch_pixels: int) -> tuple[slice, slice]:
         """Returns rows and columns of a tile in a raster of `box`, with so many pixels along a side of a patch."""
-        starts = [index * self.lattice.core_patches * patch_pixels for index in tile]
+        starts = [index * self.lattice.stride_patches * patch_pixels for index in place]
         return tuple(slice(start, start + self.lattice.patches * patch_pixels) for start in starts)
+
+    def cell_slices(self, patch_pixels: int) -> tuple[slice, slice]:
+        """Returns rows and columns of the cells in such a raster."""
+        side = self.lattice.stride_patches * patch_pixels
+        start = self.lattice.before * side
+        return tuple(slice(start, start + len(some) * side) for some in (self.rows, self.columns))
+
+    def single(self, place: tuple[int, int]) -> "Window":
+        """Returns the window of one of its cells, of tiles that do not overlap."""
+        rows, columns = (range(one.start + i, one.start + i + 1) for one, i in zip((self.rows, self.columns), place))
+        return dataclasses.replace(self, rows=rows, columns=columns)
 
 
 def window_side(lattice: Lattice, densities: Mapping[float, float]) -> int:
-    """Returns the tiles along a side of a window so that its arrays fit into memory, at least one.
+    """Returns the cells along a side of a window so that its arrays fit into memory, at least one.
 
     Args:
       densities: bytes of a pixel of all bands and dates, by the pixel's side in metres.
     """
-    margins = 2 * lattice.margin * lattice.patch_size
 
     def size(side: int) -> float:
-        return sum(((side * lattice.core + margins) / metres) ** 2 * each for metres, each in densities.items())
+        metres = (side + lattice.before - 1) * lattice.stride + lattice.tile
+        return sum((metres / pixel) ** 2 * each for pixel, each in densities.items())
 
     return max([side for side in range(1, MOST_TILES + 1) if size(side) <= WINDOW_BYTES], default=1)
 

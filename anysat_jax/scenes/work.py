@@ -50,7 +50,7 @@ class Job:
 
     def program(self, weights: Exported, devices: int = 1) -> Program:
         """Returns the compiled function of batches."""
-        return make_program(weights, self.product, self.lattice, self.statistics, devices)
+        return make_program(weights, self.product, self.statistics, devices)
 
 
 class Read(NamedTuple):
@@ -79,22 +79,20 @@ def read_window(job: Job, window: Window) -> Read:
     return Read(window, fields, contexts)
 
 
-def core_fields(read: Read, name: str) -> Fields:
-    """Returns a sensor's arrays on the cores of a window."""
-    one, lattice = read.fields[name], read.window.lattice
-    edge = lattice.margin * lattice.patch_pixels(name)
-    inner = (..., slice(edge, one.valid.shape[-2] - edge), slice(edge, one.valid.shape[-1] - edge))
+def cell_fields(read: Read, name: str) -> Fields:
+    """Returns a sensor's arrays on the cells of a window."""
+    one, inner = read.fields[name], (..., *read.window.cell_slices(read.window.lattice.patch_pixels(name)))
     return Fields(one.values[inner], one.valid[inner], one.days)
 
 
 def valid_pixels(job: Job, read: Read) -> Bool[np.ndarray, "h w"]:
-    """Returns True for pixels of a window's cores that have a value in the result.
+    """Returns True for pixels of a window's cells that have a value in the result.
 
     Dense features need a valid pixel of the sensor whose sub-patches they describe, all other results one of any.
     """
-    shape = read.window.cores.shape(job.product.metres)
+    shape = read.window.cells.shape(job.product.metres)
     names = [job.product.sensor] if job.product.sensor else job.spatial
-    seen = [core_fields(read, name).valid for name in names]
+    seen = [cell_fields(read, name).valid for name in names]
     return np.logical_or.reduce([covered(one.reshape(-1, *one.shape[-2:]).any(axis=0), shape) for one in seen])
 
 
@@ -116,18 +114,19 @@ def room(fraction: float, dates: int) -> int:
 
 
 def cut(job: Job, read: Read) -> list[Tile]:
-    """Returns the tiles of a window with a valid pixel in their cores, those with most dates first.
+    """Returns the tiles of a window with a valid pixel of a sensor with a grid, those with most dates first.
 
     Dates of a tile without a valid pixel are left out.
     """
-    tiles, cores = [], {name: covered_cores(job.lattice, read, name) for name in read.fields}
+    tiles = []
     for place in read.window.tiles:
-        if not any(one[place] for one in cores.values()):
-            continue
         parts = dict(read.contexts.get(place, {}))
         for name, one in read.fields.items():
             rows, columns = read.window.tile_slices(place, job.lattice.patch_pixels(name))
             parts[name] = Fields(one.values[..., rows, columns], one.valid[..., rows, columns], one.days)
+        # Of the whole tile: whether it counts may not depend on the window.
+        if not any(parts[name].valid.any() for name in read.fields):
+            continue
         counts = {}
         for name in job.dates:
             one = parts[name]
@@ -138,13 +137,6 @@ def cut(job: Job, read: Read) -> list[Tile]:
         fits = (f for f in DATE_FRACTIONS if all(count <= room(f, job.dates[name]) for name, count in counts.items()))
         tiles.append(Tile(place, parts, next(fits)))
     return sorted(tiles, key=lambda tile: -tile.fraction)  # stable: the same batches each time
-
-
-def covered_cores(lattice: Lattice, read: Read, name: str) -> Bool[np.ndarray, "rows columns"]:
-    """Returns True for tiles of a window whose cores have a valid pixel of a sensor."""
-    valid = core_fields(read, name).valid
-    flat = valid.reshape(-1, *valid.shape[-2:]).any(axis=0)
-    return covered(flat, (len(read.window.rows), len(read.window.columns)))
 
 
 def to_batch(tiles: Sequence[Tile], size: int, patch_size: float, dates: Mapping[str, int]) -> Batch:
@@ -188,7 +180,7 @@ def padding(job: Job) -> Batch:
 def compute_tiles(
     job: Job, program: Program, tiles: Sequence[Tile]
 ) -> Iterator[tuple[Tile, Float32[np.ndarray, "h w K"]]]:
-    """Yields tiles with the result on their cores."""
+    """Yields tiles with their results."""
     running: list[tuple[Sequence[Tile], jax.Array]] = []
     for start in range(0, len(tiles), job.batch):
         some = tiles[start : start + job.batch]
@@ -203,8 +195,9 @@ def compute_tiles(
 def compute_window(
     job: Job, program: Program, read: Read, on_tile: Callable[[float], None] = lambda fraction: None
 ) -> Float32[np.ndarray, "h w K"] | None:
-    """Returns the result on a window's cores, NaN where nothing is valid; None where that is everywhere.
+    """Returns the result on a window's cells, NaN where nothing is valid; None where that is everywhere.
 
+    Where tiles overlap, it is their mean by `Lattice.weights`; classes are the most probable ones by mean probability.
     Calls `on_tile` with the fraction of the window that is a tile; what it raises ends the work.
     """
     valid = valid_pixels(job, read)
@@ -212,12 +205,22 @@ def compute_window(
     if not tiles:
         on_tile(1.0)
         return None
-    side = job.lattice.core / job.product.metres
-    out = np.full((*valid.shape, job.product.bands), np.nan, np.float32)
+    stride = round(job.lattice.stride / job.product.metres)
+    ramp = job.lattice.weights(job.product.metres)
+    out = np.zeros((*valid.shape, job.product.channels), np.float32)
+    total = np.zeros((*valid.shape, 1), np.float32)
     for tile, values in compute_tiles(job, program, tiles):
-        row, column = (round(index * side) for index in tile.place)
-        out[row : row + values.shape[0], column : column + values.shape[1]] = values
+        # The first tiles of a window begin before its cells.
+        starts = [(index - job.lattice.before) * stride for index in tile.place]
+        inner = tuple(slice(max(start, 0), start + len(ramp)) for start in starts)
+        rows, columns = (ramp[max(-start, 0) :][: n - max(start, 0)] for start, n in zip(starts, valid.shape))
+        weights = (rows[:, None] * columns)[..., None]
+        top, left = (max(-start, 0) for start in starts)
+        out[inner] += weights * values[top : top + len(rows), left : left + len(columns)]
+        total[inner] += weights
         on_tile(1 / len(tiles))
+    out[valid] /= total[valid]
+    out = out.argmax(axis=-1, keepdims=True).astype(np.float32) if job.product.classes else out
     out[~valid] = np.nan
     return out
 
@@ -240,12 +243,12 @@ def write_window(job: Job, rasters: Rasters, read: Read, result: Float32[np.ndar
     Raises:
       OSError: a file cannot be written.
     """
-    cores, metres = read.window.cores, job.product.metres
-    box = cores.intersection(job.grid.bounds)
-    top, left = round((cores.top - box.top) / metres), round((box.left - cores.left) / metres)
+    cells, metres = read.window.cells, job.product.metres
+    box = cells.intersection(job.grid.bounds)
+    top, left = round((cells.top - box.top) / metres), round((box.left - cells.left) / metres)
     height, width = box.shape(metres)
     inner = (slice(top, top + height), slice(left, left + width))
-    image = rasters.composite.image(core_fields(read, rasters.composite.sensor), cores.shape(metres))[:, *inner]
+    image = rasters.composite.image(cell_fields(read, rasters.composite.sensor), cells.shape(metres))[:, *inner]
     if image.any():
         write_part(job.folder / INPUT, read.window.name, rasters.input, box, image)
     if result is None or np.isnan(result := result[inner]).all():

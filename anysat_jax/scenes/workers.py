@@ -41,7 +41,7 @@ class Progress:
 
     def area(self, window: Window) -> float:
         """Returns the km2 of a window within the bounds."""
-        box = window.cores.intersection(self._bounds)
+        box = window.cells.intersection(self._bounds)
         return box.width * box.height / 1e6
 
     def advance(self, area: float) -> None:

@@ -56,8 +56,8 @@ def direct(weights, stack, rows, columns):
     return np.asarray(make_function(weights, program)(data))[0]
 
 
-def first_core():
-    """Row and column of the first core in the scene; corners of cores are multiples of 120 m."""
+def first_tile():
+    """Row and column of the first tile that begins in the scene; tiles begin at multiples of 120 m, 160 m wide."""
     return (TOP % 120) // 10 or 12, -LEFT % 120 // 10 or 12
 
 
@@ -71,9 +71,10 @@ def test_a_class_map_is_that_of_the_model(tmp_path, stack):
         assert [file.colormap(1)[number][:3] for number in range(3)] == [(16, 32, 48), (255, 0, 0), (0, 255, 127)]
     np.testing.assert_array_equal(classes == 255, hole())
     assert len(set(np.unique(classes)) & {0, 1, 2}) >= 2  # class 0 is not nodata
-    row, column = first_core()
-    expected = direct(weights, stack, slice(row - 2, row + 14), slice(column - 2, column + 14))
-    np.testing.assert_array_equal(classes[row : row + 12, column : column + 12], expected.argmax(-1)[2:-2, 2:-2])
+    row, column = first_tile()
+    expected = direct(weights, stack, slice(row, row + 16), slice(column, column + 16))
+    alone = (slice(row + 4, row + 12), slice(column + 4, column + 12))  # neighbours have 40 m in common
+    np.testing.assert_array_equal(classes[alone], expected.argmax(-1)[4:12, 4:12])
 
 
 def test_polygons_of_classes(tmp_path, stack):
@@ -115,10 +116,10 @@ def test_a_regression_has_its_unit(tmp_path, stack):
         values = file.read(1)
         assert file.units == ("t/ha",) and file.descriptions == ("Crops",) and np.isnan(file.nodata)
     np.testing.assert_array_equal(np.isnan(values), hole())
-    row, column = first_core()
-    expected = direct(weights, stack, slice(row - 2, row + 14), slice(column - 2, column + 14))[2:-2, 2:-2, 0]
+    row, column = first_tile()
+    expected = direct(weights, stack, slice(row, row + 16), slice(column, column + 16))[4:12, 4:12, 0]
     assert 20 < np.nanmean(values) < 180
-    np.testing.assert_allclose(values[row : row + 12, column : column + 12], expected, rtol=1e-4)
+    np.testing.assert_allclose(values[row + 4 : row + 12, column + 4 : column + 12], expected, rtol=1e-4)
 
 
 def test_a_head_for_tiles_gives_one_pixel_for_each(tmp_path, stack):

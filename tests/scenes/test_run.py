@@ -41,24 +41,31 @@ def test_a_tile_has_the_features_that_the_model_gives(tmp_path, scene):
     stack, weights = scene
     quiet({"s2": stack}, weights, tmp_path / "d.tif", patch_size=20, resolution=10, tile=160)
     quiet({"s2": stack}, weights, tmp_path / "p.tif", patch_size=20, resolution=20, tile=160)
-    # Tiles have 8 patches and cores of 6; corners of cores are whole multiples of 120 m from (0, 0) here.
+    # Tiles of 8 patches begin every 6 patches, 120 m, from (0, 0) here: the first 40 m are shared with the one before.
     left, top = 120 * (LEFT // 120) + 360, 120 * (TOP // 120) - 360
+    for name, side, output in (("d", 10, "dense"), ("p", 20, "patch")):
+        one, other = (tile_features(stack, weights, left + shift, top, output) for shift in (0, 120))
+        features, transform, _ = read(tmp_path / f"{name}.tif")
+        assert (transform.a, transform.e) == (side, -side)
+        column, row = (round(v) for v in ~transform @ (left + 40, top - 40))
+        found = np.moveaxis(features[:, row : row + 80 // side, column : column + 120 // side], 0, -1)
+        alone, shared, rows = 80 // side, 40 // side, slice(40 // side, 120 // side)
+        tolerance = TOLERANCE * one.std()
+        np.testing.assert_allclose(found[:, :alone], one[rows, shared : shared + alone], atol=tolerance)
+        weight = ((np.arange(shared) + 0.5) / shared)[:, None]  # from this tile to the next one
+        blended = (1 - weight) * one[rows, -shared:] + weight * other[rows, :shared]
+        np.testing.assert_allclose(found[:, alone:], blended, atol=tolerance)
+
+
+def tile_features(stack, weights, left, top, output):
+    """Features of the tile of 160 m with this corner, read by rasterio alone."""
     values = []
     for one in stack.acquisitions:
         with rasterio.open(one.bands[0].path) as file:
-            window = from_bounds(left - 20, top - 140, left + 140, top + 20, file.transform)
-            values.append(file.read(window=window, boundless=False))
+            values.append(file.read(window=from_bounds(left, top - 160, left + 160, top, file.transform)))
     data = {"s2": np.stack(values)[None].astype(np.float32), "s2_dates": np.array([["2021-01-10", "2021-04-10"]])}
     assert data["s2"].shape == (1, 2, 10, 16, 16)
-    for name, side, output in (("d", 10, "dense"), ("p", 20, "patch")):
-        expected = direct(weights, data, 20, output)[0]
-        edge = 20 // side
-        expected = expected[edge:-edge, edge:-edge]
-        features, transform, _ = read(tmp_path / f"{name}.tif")
-        column, row = (round(v) for v in ~transform @ (left, top))
-        found = features[:, row : row + 120 // side, column : column + 120 // side]
-        assert (transform.a, transform.e) == (side, -side)
-        np.testing.assert_allclose(np.moveaxis(found, 0, -1), expected, atol=TOLERANCE * expected.std())
+    return direct(weights, data, 20, output)[0]
 
 
 def assert_same_where_both(one, other, scale):
