@@ -30,7 +30,7 @@ TIFF_SUFFIXES, ZARR_SUFFIX = (".tif", ".tiff"), ".zarr"
 BLOCK = 512  # pixels along a side, of the finished raster
 PART_BLOCK = 256  # of a window's raster
 # What GDAL keeps in memory; by default a share of the machine's, and a hundred opened windows with all their bands.
-GDAL_OPTIONS = {"GDAL_CACHEMAX": 256, "GDAL_MAX_DATASET_POOL_SIZE": 16}  # megabytes, files
+GDAL_OPTIONS = {"GDAL_CACHEMAX": 128 * 2**20, "GDAL_MAX_DATASET_POOL_SIZE": 16}  # bytes, as rasterio has it; files
 # float16 is float32 of 16 bits to GDAL: its own type is new in 3.11, and has neither predictor nor overviews in 3.12.
 GDAL_TYPES = {"float32": "Float32", "float16": "Float32", "int8": "Int8", "uint8": "Byte", "uint16": "UInt16"}
 

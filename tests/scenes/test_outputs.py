@@ -327,6 +327,7 @@ def test_memory_does_not_grow_with_the_raster(tmp_path):
             write_part(tmp_path / str(side), str(place), spec, Box(x, y, x + 2560, y + 2560), values)
         code = (
             "import resource, sys; from anysat_jax.scenes.outputs import *; from anysat_jax.scenes.grid import *\n"
+            "GDAL_OPTIONS['GDAL_CACHEMAX'] = 2**24\n"  # less than either raster
             f"box = Box(0, 0, {side * 2560}, {side * 2560})\n"
             "spec = RasterSpec(Grid('EPSG:32632', box), 10, tuple(map(str, range(64))), 'int8', -128)\n"
             f"finish({str(tmp_path / str(side))!r}, spec, {str(tmp_path / f'{side}.tif')!r})\n"
