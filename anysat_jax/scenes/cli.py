@@ -49,7 +49,7 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
         add("--polygons", metavar="FILE.gpkg", help="the areas of each class as polygons, too")
     add("--bounds", metavar="L,B,R,T", help="of the result, in metres of its coordinate system")
     add("--crs", metavar="CRS", help="coordinate system of the result, in metres, such as EPSG:32632")
-    add("--normalise", default="auto", metavar="STATISTICS", help="auto (of the weights), DATASET, FILE.json")
+    add("--normalise", default="auto", metavar="STATISTICS", help="auto (of the weights), DATASET, FILE.json; none")
     add("--tile", type=float, metavar="METRES", help="side of a tile (16 patches): the context of a pixel")
     add("--compute-dtype", choices=("float32", "bfloat16"), help="of the model (that of the weights)")
     add("--batch", type=int, metavar="N", help="tiles computed at once")
@@ -79,6 +79,8 @@ def run(command: str, options: argparse.Namespace) -> str:
 
     names = [field.name for field in dataclasses.fields(Options) if field.name not in ("say", "bounds")]
     common = {name: getattr(options, name) for name in names} | {"bounds": _bounds(options.bounds)}
+    if options.normalise == "none":  # values that are standardised already
+        common["normalise"] = None
     if command == EMBED:
         own = ("resolution", "output_modality", "dtype", "components", "pca")
         function: Callable = embed

@@ -311,6 +311,7 @@ def _work(
         program = job.program(scene.weights, options.devices)
         jax.block_until_ready(program(padding(job)))
     if sample is None:
+        options.say("sampling tiles, for the colours of the input" + (" and the encoding" if fit else ""))
         sample = take_sample(job, program, max(len(every[0].rows), len(every[0].columns)), request.seed, fit)
         write_whole(file, sample.to_json())
         for warning in sample.warnings:
@@ -341,7 +342,8 @@ def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, li
             f"{options.patch_size:g} m; give a smaller --patch-size"
         )
     lattice = Lattice.of(grid.origin, options.patch_size, names, options.tile, overlap)
-    batch = options.batch or max(1, min(MOST_IN_BATCH, SUBPATCHES // subpatches(lattice.tile, names)))
+    tiles = len(lattice.windows(grid.bounds, 1))
+    batch = options.batch or max(1, min(MOST_IN_BATCH, tiles, SUBPATCHES // subpatches(lattice.tile, names)))
     batch = -(-batch // options.devices) * options.devices  # the same number of tiles on each device
     days = {name: len({one.day for one in stack.acquisitions}) for name, stack in scene.stacks.items()}
     dates = {name: count for name, count in days.items() if get_sensor(name).has_dates}
