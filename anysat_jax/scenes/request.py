@@ -90,8 +90,15 @@ class Parts:
         return self.output.with_name(f"{self.output.name}.parts")
 
     @contextlib.contextmanager
-    def open(self, request: Request) -> Iterator[bool]:
-        """Keeps other runs away and makes the folder, or goes on in it; gives whether the result is finished already.
+    def open(self, request: Request, side: int) -> Iterator[int | None]:
+        """Keeps other runs away and makes the folder, or goes on in it.
+
+        Args:
+          request: what is asked for.
+          side: tiles along a side of a window, unless a run before has begun with others.
+
+        Yields:
+          The tiles along a side of a window; None: the result is finished already.
 
         Raises:
           ConfigError: the output exists and is of something else, or the folder is of another request.
@@ -102,24 +109,27 @@ class Parts:
         lock = self.output.with_name(f".{self.output.name}.lock")
         with hold_lock(lock, f"writing {self.output}"):
             try:
-                yield self._enter(request)
+                yield self._enter(request, side)
             finally:
                 lock.unlink(missing_ok=True)
 
-    def _enter(self, request: Request) -> bool:
+    def _enter(self, request: Request, side: int) -> int | None:
         if self.output.exists():
             if finished_fingerprint(self.output) != request.fingerprint:
                 raise ConfigError(f"{self.output} exists and is not the result of this request: delete it, or choose "
                                   "another --output")  # fmt: skip
             shutil.rmtree(self.folder, ignore_errors=True)
-            return True
+            return None
         file = self.folder / REQUEST_FILE
         if file.exists():
-            self._check_same(request, json.loads(file.read_bytes()))
+            before = json.loads(file.read_bytes())
+            self._check_same(request, before["request"])
+            return before["window"]
         for folder in (RESULT, INPUT):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(request.facts, indent=1, sort_keys=True).encode())
-        return False
+        content = {"request": request.facts, "window": side}
+        write_whole(file, json.dumps(content, indent=1, sort_keys=True).encode())
+        return side
 
     def _check_same(self, request: Request, before: Mapping[str, Any]) -> None:
         changed = differences(before, json.loads(json.dumps(request.facts)))

@@ -229,7 +229,7 @@ def _units(statistics: Mapping[str, BandStatistics | None]) -> dict[str, str]:
     return {name: unit.name for name, unit in units.items() if unit is not UNKNOWN}
 
 
-def _request(scene: Scene, job: Job, side: int, stored: Mapping[str, Any]) -> Request:
+def _request(scene: Scene, job: Job, stored: Mapping[str, Any]) -> Request:
     weights = scene.weights
     head = checksum(weights.head.params, json.dumps([weights.head.config, weights.head.task])) if weights.head else ""
     model = {key: value for key, value in dataclasses.asdict(weights.model).items() if key not in ("remat", "dropout")}
@@ -241,7 +241,6 @@ def _request(scene: Scene, job: Job, side: int, stored: Mapping[str, Any]) -> Re
         "statistics": of,
         "grid": {"crs": job.grid.crs, "bounds": dataclasses.astuple(job.grid.bounds), "origin": job.grid.origin},
         "tiles": {"patch_size": job.lattice.patch_size, "patches": job.lattice.patches, "overlap": job.lattice.overlap},
-        "window": side,
         "product": dataclasses.asdict(job.product),
         "stored": dict(stored),
     }
@@ -261,15 +260,14 @@ def _run(
     options, say = scene.options, scene.options.say
     check_name(output)
     job, notes = _plan(scene, product, output)
-    side = window_side(job.lattice, _densities(job))
-    windows = job.lattice.windows(job.grid.bounds, side)
-    request = _request(scene, job, side, stored)
+    request = _request(scene, job, stored)
     parts, beside = Parts(output), output.with_name(f"{output.stem}_input.tif")
     for note in [note for stack in scene.stacks.values() for note in stack.notes] + notes:
         say(note)
-    with parts.open(request) as finished:
-        if finished:
+    with parts.open(request, window_side(job.lattice, _densities(job), job.batch)) as side:
+        if side is None:
             return Result(output, beside, f"{output} is finished already: the same request made it", 0.0)
+        windows = job.lattice.windows(job.grid.bounds, side)
         missing = [window for window in windows if not parts.is_done(window.name)]
         say(_plan_line(scene, job, windows, missing))
         with StopRequest() as stop:

@@ -22,7 +22,7 @@ PATCHES = 16  # along a side of a tile, unless the user gives its size
 MOST_SUBPATCHES = 2**15  # of a tile, beyond which it has fewer patches
 OVERLAP_FRACTION = 4  # neighbours have the fourth part of a tile's side in common
 # Of a window: values of all sensors and the result. Two windows are read ahead, and one is computed.
-WINDOW_BYTES = 64 * 2**20
+WINDOW_BYTES = 128 * 2**20
 MOST_TILES = 8  # along a side of a window: what a killed run does again
 
 
@@ -210,18 +210,20 @@ class Window:
         return dataclasses.replace(self, rows=rows, columns=columns)
 
 
-def window_side(lattice: Lattice, densities: Mapping[float, float]) -> int:
-    """Returns the cells along a side of a window so that its arrays fit into memory, at least one.
+def window_side(lattice: Lattice, densities: Mapping[float, float], batch: int = 1) -> int:
+    """Returns the cells along a side of a window so that its arrays fit into memory, and a batch into the window.
 
     Args:
       densities: bytes of a pixel of all bands and dates, by the pixel's side in metres.
+      batch: tiles computed at once.
     """
 
     def size(side: int) -> float:
         metres = (side + lattice.before - 1) * lattice.stride + lattice.tile
         return sum((metres / pixel) ** 2 * each for pixel, each in densities.items())
 
-    return max([side for side in range(1, MOST_TILES + 1) if size(side) <= WINDOW_BYTES], default=1)
+    fitting = [side for side in range(1, MOST_TILES + 1) if size(side) <= WINDOW_BYTES]
+    return max(max(fitting, default=1), math.ceil(math.sqrt(batch)))
 
 
 def cell_sums(values: Shaped[np.ndarray, "*n H W"], shape: tuple[int, int]) -> Float[np.ndarray, "*n h w"]:

@@ -148,8 +148,9 @@ def test_other_weights_and_inputs_are_refused(stopped):
 
 def test_a_batch_of_another_size_goes_on(stopped):
     stack, weights, output, options = stopped
-    embed({"s2": stack}, weights, output, **options, batch=1)
-    assert output.exists()
+    lines = []
+    embed({"s2": stack}, weights, output, **options | {"batch": 30, "say": lines.append})
+    assert output.exists() and any("of which 2 are finished" in line for line in lines)
 
 
 def test_an_output_that_exists_is_kept(stopped):

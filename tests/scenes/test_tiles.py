@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from anysat_jax.scenes.grid import Box
-from anysat_jax.scenes.tiles import MOST_SUBPATCHES, Lattice, cell_sums, covered, subpatches, tile_side, window_side
+from anysat_jax.scenes.tiles import (
+    MOST_SUBPATCHES,
+    WINDOW_BYTES,
+    Lattice,
+    cell_sums,
+    covered,
+    subpatches,
+    tile_side,
+    window_side,
+)
 
 ORIGIN = (3.4, 7.2)
 
@@ -104,9 +113,10 @@ def test_default_tiles():
 def test_windows_fit_into_memory():
     assert window_side(lattice(), {10.0: 1.0}) == 8
     assert window_side(lattice(), {10.0: 1e6}) == 1  # one tile has to fit
+    assert window_side(lattice(), {10.0: 1e6}, batch=5) == 3  # and a batch
     side = window_side(lattice(patches=40, overlap=8), {10.0: 1e3})
     metres = side * 32 * 20 + 40 * 20
-    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= 64 * 2**20 < ((metres + 640) / 10) ** 2 * 1e3
+    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= WINDOW_BYTES < ((metres + 640) / 10) ** 2 * 1e3
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (8, 12), (24, 36), (5, 7), (1, 1), (11, 3)])
