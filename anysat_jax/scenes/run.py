@@ -264,7 +264,7 @@ def _run(
     parts, beside = Parts(output), output.with_name(f"{output.stem}_input.tif")
     for note in [note for stack in scene.stacks.values() for note in stack.notes] + notes:
         say(note)
-    with parts.open(request, window_side(job.lattice, _densities(job), job.batch)) as side:
+    with parts.open(request, _side(job)) as side:
         if side is None:
             return Result(output, beside, f"{output} is finished already: the same request made it", 0.0)
         windows = job.lattice.windows(job.grid.bounds, side)
@@ -350,14 +350,13 @@ def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, li
     return Job(scene.stacks, grid, lattice, product, scene.statistics, units, dates, batch, folder), notes
 
 
-def _densities(job: Job) -> dict[float, float]:
-    """Returns the bytes of a pixel in memory by its side: values and mask of all dates, and the result."""
-    found = {job.product.metres: 8.0 * job.product.channels}
+def _side(job: Job) -> int:
+    """Returns the cells along a side of a window."""
+    inputs: dict[float, float] = {}  # bytes of values and masks by a pixel's side
     for name in job.spatial:
-        sensor = get_sensor(name)
-        size = job.dates.get(name, 1) * (4.0 * sensor.num_bands + 1)
-        found[sensor.metres_per_pixel] = found.get(sensor.metres_per_pixel, 0.0) + size
-    return found
+        metres, bands = get_sensor(name).metres_per_pixel, get_sensor(name).num_bands
+        inputs[metres] = inputs.get(metres, 0.0) + job.dates.get(name, 1) * (4.0 * bands + 1)
+    return window_side(job.lattice, inputs, job.product.metres, 4.0 * job.product.channels, job.batch)
 
 
 def _plan_line(scene: Scene, job: Job, windows: Sequence[Window], missing: Sequence[Window]) -> str:

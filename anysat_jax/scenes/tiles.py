@@ -21,9 +21,10 @@ from anysat_jax.validate import check_patch_size
 PATCHES = 16  # along a side of a tile, unless the user gives its size
 MOST_SUBPATCHES = 2**15  # of a tile, beyond which it has fewer patches
 OVERLAP_FRACTION = 4  # neighbours have the fourth part of a tile's side in common
-# Of a window: values of all sensors and the result. Two windows are read ahead, and one is computed.
-WINDOW_BYTES = 128 * 2**20
-MOST_TILES = 8  # along a side of a window: what a killed run does again
+# Of a window. Two windows are read ahead while one is computed; tiles across a window's edge are computed again in the
+# next one, so that small windows cost time.
+INPUT_BYTES, RESULT_BYTES = 96 * 2**20, 384 * 2**20
+MOST_CELLS = 8  # along a side of a window: what a killed run does again
 
 
 def subpatches(side: float, sensors: Sequence[str]) -> int:
@@ -210,20 +211,23 @@ class Window:
         return dataclasses.replace(self, rows=rows, columns=columns)
 
 
-def window_side(lattice: Lattice, densities: Mapping[float, float], batch: int = 1) -> int:
+def window_side(lattice: Lattice, inputs: Mapping[float, float], metres: float, result: float, batch: int = 1) -> int:
     """Returns the cells along a side of a window so that its arrays fit into memory, and a batch into the window.
 
     Args:
-      densities: bytes of a pixel of all bands and dates, by the pixel's side in metres.
+      inputs: bytes of a pixel of all bands and dates, by the pixel's side in metres.
+      metres: side of a pixel of the result.
+      result: its bytes.
       batch: tiles computed at once.
     """
 
-    def size(side: int) -> float:
-        metres = (side + lattice.before - 1) * lattice.stride + lattice.tile
-        return sum((metres / pixel) ** 2 * each for pixel, each in densities.items())
+    def fits(side: int) -> bool:
+        ground = (side + lattice.before - 1) * lattice.stride + lattice.tile
+        size = sum((ground / pixel) ** 2 * each for pixel, each in inputs.items())
+        return size <= INPUT_BYTES and (side * lattice.stride / metres) ** 2 * result <= RESULT_BYTES
 
-    fitting = [side for side in range(1, MOST_TILES + 1) if size(side) <= WINDOW_BYTES]
-    return max(max(fitting, default=1), math.ceil(math.sqrt(batch)))
+    fitting = [side for side in range(1, MOST_CELLS + 1) if fits(side)]
+    return max([1, *fitting, math.ceil(math.sqrt(batch)) - lattice.before])
 
 
 def cell_sums(values: Shaped[np.ndarray, "*n H W"], shape: tuple[int, int]) -> Float[np.ndarray, "*n h w"]:

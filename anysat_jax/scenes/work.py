@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Float32, Num, UInt8
 
 from anysat_jax.batch import Batch, Observation
 from anysat_jax.normalise import BandStatistics
@@ -219,7 +219,7 @@ def compute_window(
         out[inner] += weights * values[top : top + len(rows), left : left + len(columns)]
         total[inner] += weights
         on_tile(1 / len(tiles))
-    out[valid] /= total[valid]
+    np.divide(out, total, out=out, where=valid[..., None])
     out = out.argmax(axis=-1, keepdims=True).astype(np.float32) if job.product.classes else out
     out[~valid] = np.nan
     return out
@@ -237,29 +237,48 @@ class Rasters:
     composite: Composite
 
 
-def write_window(job: Job, rasters: Rasters, read: Read, result: Float32[np.ndarray, "h w K"] | None) -> None:
-    """Writes the parts of a window; the result's is the last one, and says that the window is done.
+class Part(NamedTuple):
+    """What a window gives to the rasters, cut to the request's bounds."""
 
-    Raises:
-      OSError: a file cannot be written.
-    """
+    name: str
+    box: Box
+    result: Num[np.ndarray, "K h w"] | None  # as it is stored; None where nothing is valid
+    image: UInt8[np.ndarray, "3 h w"]
+
+
+def make_part(job: Job, rasters: Rasters, read: Read, result: Float32[np.ndarray, "h w K"] | None) -> Part:
+    """Returns the part of a window, of the result on its cells."""
     cells, metres = read.window.cells, job.product.metres
     box = cells.intersection(job.grid.bounds)
     top, left = round((cells.top - box.top) / metres), round((box.left - cells.left) / metres)
     height, width = box.shape(metres)
     inner = (slice(top, top + height), slice(left, left + width))
     image = rasters.composite.image(cell_fields(read, rasters.composite.sensor), cells.shape(metres))[:, *inner]
-    if image.any():
-        write_part(job.folder / INPUT, read.window.name, rasters.input, box, image)
-    if result is None or np.isnan(result := result[inner]).all():
-        write_whole(job.folder / RESULT / f"{read.window.name}{EMPTY}", b"")
-    else:
-        write_part(job.folder / RESULT, read.window.name, rasters.result, box, stored(rasters.result, result))
+    if result is not None:
+        # A row at a time: the features of a window are large, and their encoding has steps in between.
+        numbers = np.empty((len(rasters.result.bands), height, width), rasters.result.dtype)
+        for row, values in enumerate(result[inner]):
+            numbers[:, row] = stored(rasters.result, values).T
+        result = None if np.isnan(result[inner][..., 0]).all() else numbers
+    return Part(read.window.name, box, result, image)
 
 
-def stored(spec: RasterSpec, result: Float32[np.ndarray, "h w K"]) -> Num[np.ndarray, "K h w"]:
-    """Returns a result as the numbers of its raster; nodata where it is NaN."""
+def stored(spec: RasterSpec, values: Float32[np.ndarray, "n K"]) -> Num[np.ndarray, "n k"]:
+    """Returns results as the numbers of a raster; nodata where they are NaN."""
     if spec.encoding:
-        return np.moveaxis(spec.encoding.encode(result), -1, 0)
-    values = np.moveaxis(result, -1, 0)
+        return spec.encoding.encode(values)
     return np.where(np.isnan(values), spec.nodata, values).astype(spec.dtype)
+
+
+def write_window(job: Job, rasters: Rasters, part: Part) -> None:
+    """Writes the files of a window; the result's is the last one, by which the window is known to be done.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    if part.image.any():
+        write_part(job.folder / INPUT, part.name, rasters.input, part.box, part.image)
+    if part.result is None:
+        write_whole(job.folder / RESULT / f"{part.name}{EMPTY}", b"")
+    else:
+        write_part(job.folder / RESULT, part.name, rasters.result, part.box, part.result)

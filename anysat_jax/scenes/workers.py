@@ -18,7 +18,7 @@ from anysat_jax.errors import Preempted
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.inference import Program
 from anysat_jax.scenes.tiles import Window
-from anysat_jax.scenes.work import Job, Rasters, compute_window, read_window, write_window
+from anysat_jax.scenes.work import Job, Rasters, compute_window, make_part, read_window, write_window
 from anysat_jax.sensors import Sensor, register
 from anysat_jax.train.workdir import StopRequest
 from anysat_jax.weights.exported import Exported
@@ -95,7 +95,9 @@ def work_here(job: Job, rasters: Rasters, program: Program, windows: Sequence[Wi
             result = compute_window(job, program, read, lambda fraction, area=area: progress.advance(area * fraction))
             if writing:
                 writing.result()
-            writing = writer.submit(write_window, job, rasters, read, result)
+            part = make_part(job, rasters, read, result)
+            del read, result  # may be most of the memory, while the next one is computed
+            writing = writer.submit(write_window, job, rasters, part)
         if writing:
             writing.result()
         progress.bar.update(progress.bar.total - progress.bar.n)
@@ -154,7 +156,8 @@ def work_on_worker(window: Window, shared: ClusterJob) -> None:
             _PROGRAMS.clear()
             _PROGRAMS[shared.fingerprint] = job.program(load(shared.weights, shared.compute_dtype))
     read = read_window(job, window)
-    write_window(job, shared.rasters, read, compute_window(job, _PROGRAMS[shared.fingerprint], read))
+    result = compute_window(job, _PROGRAMS[shared.fingerprint], read)
+    write_window(job, shared.rasters, make_part(job, shared.rasters, read, result))
 
 
 def load(weights: Any, compute_dtype: str | None) -> Exported:

@@ -43,7 +43,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def scene(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiles, "MOST_TILES", 2)
+    monkeypatch.setattr(tiles, "MOST_CELLS", 2)
     (tmp_path / "out").mkdir()
     stack = write_stack(tmp_path, "s2", 60, 60)
     weights = save_model(tmp_path / "tiny.safetensors", model("s2"))

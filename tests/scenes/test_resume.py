@@ -31,7 +31,7 @@ def command(tmp_path_factory):
 
 def run(words, output):
     """The command line in a process of its own."""
-    tiles.MOST_TILES = 2
+    tiles.MOST_CELLS = 2
     whole = workers.write_window
     workers.write_window = lambda *args: time.sleep(0.03) or whole(*args)  # as a model that is not tiny
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -85,7 +85,7 @@ def test_a_stop_keeps_finished_windows_and_ends_with_75(tmp_path, command, numbe
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     """A scene, and what of an output is left of a run that ended after two windows."""
-    monkeypatch.setattr(tiles, "MOST_TILES", 2)
+    monkeypatch.setattr(tiles, "MOST_CELLS", 2)
     stack, weights = write_stack(tmp_path / "in", "s2", 60, 60), model("s2")
     options = dict(patch_size=20, resolution=20, tile=160, say=lambda line: None)
     output, count = tmp_path / "emb.tif", []

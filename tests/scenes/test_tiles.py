@@ -5,8 +5,9 @@ import pytest
 
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.tiles import (
+    INPUT_BYTES,
     MOST_SUBPATCHES,
-    WINDOW_BYTES,
+    RESULT_BYTES,
     Lattice,
     cell_sums,
     covered,
@@ -111,12 +112,15 @@ def test_default_tiles():
 
 
 def test_windows_fit_into_memory():
-    assert window_side(lattice(), {10.0: 1.0}) == 8
-    assert window_side(lattice(), {10.0: 1e6}) == 1  # one tile has to fit
-    assert window_side(lattice(), {10.0: 1e6}, batch=5) == 3  # and a batch
-    side = window_side(lattice(patches=40, overlap=8), {10.0: 1e3})
-    metres = side * 32 * 20 + 40 * 20
-    assert 1 < side < 8 and (metres / 10) ** 2 * 1e3 <= WINDOW_BYTES < ((metres + 640) / 10) ** 2 * 1e3
+    assert window_side(lattice(), {10.0: 1.0}, 10, 1) == 8
+    assert window_side(lattice(), {10.0: 1e6}, 10, 1) == window_side(lattice(), {10.0: 1.0}, 10, 1e7) == 1  # at least
+    assert window_side(lattice(), {10.0: 1e6}, 10, 1, batch=5) == 2  # of 3 x 3 tiles
+    wide = lattice(patches=40, overlap=8)
+    side = window_side(wide, {10.0: 1e3}, 20, 1)
+    pixels = side * 64 + 80
+    assert 1 < side < 8 and pixels**2 * 1e3 <= INPUT_BYTES < (pixels + 64) ** 2 * 1e3
+    side = window_side(wide, {10.0: 1.0}, 20, 2e4)
+    assert 1 < side < 8 and (side * 32) ** 2 * 2e4 <= RESULT_BYTES < (side * 32 + 32) ** 2 * 2e4
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (8, 12), (24, 36), (5, 7), (1, 1), (11, 3)])
