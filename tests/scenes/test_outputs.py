@@ -327,7 +327,7 @@ def test_memory_does_not_grow_with_the_raster(tmp_path):
             write_part(tmp_path / str(side), str(place), spec, Box(x, y, x + 1280, y + 1280), values)
         code = (
             "import resource, sys; from anysat_jax.scenes.outputs import *; from anysat_jax.scenes.grid import *\n"
-            "GDAL_OPTIONS['GDAL_CACHEMAX'] = 2**24\n"  # less than either raster
+            "GDAL_OPTIONS['GDAL_CACHEMAX'] = 2**24\n"  # less than the larger raster
             f"box = Box(0, 0, {side * 1280}, {side * 1280})\n"
             "spec = RasterSpec(Grid('EPSG:32632', box), 10, tuple(map(str, range(64))), 'int8', -128)\n"
             f"finish({str(tmp_path / str(side))!r}, spec, {str(tmp_path / f'{side}.tif')!r})\n"
