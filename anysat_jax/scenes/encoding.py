@@ -65,8 +65,8 @@ class Encoding:
             raise ValueError(f"numbers of {stored.dtype} were not written as {self.dtype}; read them unscaled")
         if self.dtype != "int8":
             return stored.astype(np.float32)  # GDAL before 3.11 reads float16 as float32
-        steps = stored.astype(np.float32)
-        values = steps * np.abs(steps) * np.float32(self.scale / INT8_STEPS**2)
+        steps = stored.astype(np.float32) / np.float32(INT8_STEPS)
+        values = steps * np.abs(steps) * np.float32(self.scale)
         return np.where(stored == INT8_NODATA, np.float32(np.nan), values)
 
     def _project(self, values: Float32[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N K"]:
