@@ -7,6 +7,7 @@ checkout: `anysat train --config=geoplex` uses configs/pretrain.py:geoplex of th
 import runpy
 import signal
 import sys
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from anysat_jax import end_at_once
@@ -21,6 +22,11 @@ class Command(NamedTuple):
     flags: tuple[str, ...] = ()  # added to those of the user
     words: tuple[str, ...] = ()  # put before those of the user
     of_files: str = ""  # the module in place of it for words that do not begin with a flag
+    extra: str = ""  # whose packages it needs
+
+
+# The first ones of an extra that a command imports; without them it would end in a traceback.
+EXTRAS = {"scenes": ("rasterio", "xarray", "zarr")}
 
 
 MAIN = "anysat_jax.main"
@@ -42,9 +48,15 @@ COMMANDS = {
     "report": Command("compares finished runs with the paper's tables: RUN ...", "anysat_jax.report"),
     "export": Command("writes weights to one .safetensors file: RUN FILE", "anysat_jax.export"),
     "convert": Command("converts weights: IN OUT, .pth, .safetensors, folder", "anysat_jax.export", flags=("--whole",)),
-    "embed": Command("writes the features of a whole scene: --s2 SOURCE ... --output FILE", SCENES, words=("embed",)),
-    "predict": Command("writes a map of a whole scene by a finished fine-tuning", SCENES, words=("predict",)),
-    "view": Command("writes a page to look at results of embed and predict: FILE", SCENES, words=("view",)),
+    "embed": Command(
+        "writes the features of a whole scene: --s2 SOURCE ... --output FILE", SCENES, words=("embed",), extra="scenes"
+    ),
+    "predict": Command(
+        "writes a map of a whole scene by a finished fine-tuning", SCENES, words=("predict",), extra="scenes"
+    ),
+    "view": Command(
+        "writes a page to look at results of embed and predict: FILE", SCENES, words=("view",), extra="scenes"
+    ),
     "aot": Command("estimates memory and time on TPUs and GPUs", "anysat_jax.launch.aot", "pretrain.py"),
     "local": Command("runs several processes on this machine: -- FLAGS of train", "anysat_jax.launch.local"),
     "tpu": Command("creates, sets up and runs a slice of Cloud TPU", "anysat_jax.launch.tpu"),
@@ -91,6 +103,8 @@ def main() -> None:
         command = COMMANDS[name]
         if command.of_files and flags and not flags[0].startswith("-"):
             command = Command(command.help, command.of_files)
+        if missing := [package for package in EXTRAS.get(command.extra, ()) if find_spec(package) is None]:
+            sys.exit(f"anysat {name} needs {', '.join(missing)}: pip install 'anysat-jax[{command.extra}]'")
         if command.config and not {"-h", "--help", "--helpfull"} & set(flags):
             flags = with_config(flags, command.config)
         sys.argv = [f"anysat {name}", *command.words, *flags, *command.flags]

@@ -8,6 +8,7 @@ import jax
 import pytest
 import rasterio
 
+import anysat_jax.__main__
 from anysat_jax import SENSORS
 from anysat_jax.__main__ import COMMANDS
 from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
@@ -133,3 +134,10 @@ def test_the_package_is_light():
     )
     ran = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr(anysat_jax.__main__, "find_spec", lambda name: None if name == "zarr" else name)
+    monkeypatch.setattr("sys.argv", ["anysat", "embed", "--help"])
+    with pytest.raises(SystemExit, match=r"^anysat embed needs zarr: pip install 'anysat-jax\[scenes\]'$"):
+        anysat_jax.__main__.main()
