@@ -1,10 +1,12 @@
 """The commands `anysat embed`, `predict` and `view`: options, messages, files."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 import rasterio
 
@@ -15,9 +17,10 @@ from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
 from anysat_jax.downstream.task import Task
 from anysat_jax.scenes import cli
 from anysat_jax.sensors import Sensor, register
-from anysat_jax.weights.exported import ExportedHead, save_exported
+from anysat_jax.weights.exported import FILE_NAME, ExportedHead, save_exported
 from tests.conftest import REPOSITORY
-from tests.scenes.fake_scenes import model, save_model, write_stack
+from tests.scenes.fake_scenes import LEFT, TOP, model, save_model, write_stack
+from tests.scenes.rasters import write
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,11 @@ def folder(tmp_path_factory):
     """A folder with rasters, weights, and weights with a head."""
     folder = tmp_path_factory.mktemp("scene")
     write_stack(folder / "s2", "s2", 40, 30)
-    made = model("s2")
+    radar = np.random.default_rng(0).normal(-12, 2, (2, 40, 30)).astype(np.float32)
+    place = rasterio.Affine(10, 0, LEFT, 0, -10, TOP)
+    write(folder / "s1" / "s1_20210110.tif", radar, place, names=("VV", "VH"))
+    made = model("s2", "s1")
+    made.statistics["s1"] = {"mean": [-12.0, -12.0, 0.0], "std": [2.0, 2.0, 3.0]}
     save_model(folder / "tiny.safetensors", made)
     task, config = (
         Task("fields", "Fields", "dense", "class", ("a", "b"), metres=10.0, sensor="s2"),
@@ -35,7 +42,9 @@ def folder(tmp_path_factory):
     head = ExportedHead(dataclasses.asdict(config), dataclasses.asdict(task), head)
     params = jax.device_get(made.params)
     source, file = {"name": "fake"}, folder / "fields.safetensors"
+    (folder / "crops").mkdir()
     save_exported(file, made.config, params, head=head, statistics=made.statistics, source=source)
+    shutil.copy(file, folder / "crops" / FILE_NAME)  # a finished run
     return folder
 
 
@@ -45,16 +54,23 @@ def command(folder, name, words):
     return cli.main(name, given.split())
 
 
-def test_embed_predict_and_view(folder, tmp_path, capsys):
-    emb, area = tmp_path / "emb.tif", tmp_path / "map.tif"
-    assert command(folder, "embed", f"--resolution 10 --dtype float16 --output {emb} --quicklook") == 0
-    assert capsys.readouterr().out.startswith(f"{emb}: 30 x 40 pixels of 10 m, 64 bands of float16, ")
-    assert command(folder, "predict", f"--output {area} --polygons {tmp_path / 'map.gpkg'}") == 0
-    assert f"; {tmp_path / 'map.gpkg'}: " in capsys.readouterr().out
-    assert cli.main("view", [str(emb), str(area)]) == 0
+def test_the_commands_of_the_page(folder, tmp_path, monkeypatch, capsys):
+    """In order, on a small scene."""
+    page = (REPOSITORY / "docs" / "SCENES.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in page.splitlines() if line.startswith("anysat ")]
+    assert [line.split()[1] for line in lines[:3]] == ["embed", "predict", "view"]
+    for line in lines[:3]:
+        for sensor in ("s2", "s1"):
+            line = line.replace(f"--{sensor} FOLDER", f"--{sensor} {folder / sensor}")
+        line = line.replace("WEIGHTS", str(folder / "tiny.safetensors")).replace("RUN", str(folder / "crops"))
+        assert cli.main(line.split()[1], line.split()[2:]) == 0, capsys.readouterr().err
+    summary, area, view = capsys.readouterr().out.strip().splitlines()
+    assert summary.startswith("emb.tif: 30 x 40 pixels of 10 m, 64 bands of float32, ") and view == "emb.html"
+    assert area.startswith("map.tif: 30 x 40 pixels of 10 m, 1 bands of uint8, ")
     assert {path.name for path in tmp_path.iterdir()} == {
         *("emb.tif", "emb_input.tif", "emb.png", "emb.html", "emb.stac.json"),
-        *("map.tif", "map_input.tif", "map.gpkg", "map.stac.json"),
+        *("map.tif", "map_input.tif", "map.stac.json"),
     }
 
 
@@ -78,7 +94,7 @@ def test_bounds_and_coordinate_system(folder, tmp_path):
     [
         ("--bounds 1,2,3", "--bounds 1,2,3: expected left,bottom,right,top, four numbers of metres"),
         ("--bounds 5,2,3,4", "--bounds 5,2,3,4: expected left < right and bottom < top, as left,bottom,right,top"),
-        ("--ressolution 10", "--ressolution: neither an option nor a sensor of the weights, which have s2"),
+        ("--ressolution 10", "--ressolution: neither an option nor a sensor of the weights, which have s2, s1"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, tmp_path, words, message, capsys):

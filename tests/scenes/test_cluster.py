@@ -67,7 +67,7 @@ def test_the_same_bytes_with_a_worker_that_is_killed(scene, cluster):
 
 def test_a_worker_that_does_not_see_the_folder_says_so(scene):
     folder, stack, weights, _ = scene
-    product = Product("patch", 20, 32)
+    product = Product("patch", 20, 32, 32)
     opened = run._open({"s2": stack}, weights, run.Options(patch_size=20, tile=160))
     plan = run._plan(opened, product, folder / "x.tif")
     shared = ClusterJob(plan[0], None, weights, (), None, "")
