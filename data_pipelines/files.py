@@ -129,27 +129,32 @@ def open_raster(
     rasterio = _import("rasterio", path)
     suffix = pathlib.PurePath(urllib.parse.urlsplit(path).path if isinstance(path, str) else path).suffix
     driver, starts = DRIVERS.get(suffix.lower(), _TIFF)
-    with explained(path, expected, rasterio.errors.RasterioError, ValueError), warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        # What the caller raises on a file that can be read stays as it is.
+        stack.enter_context(explained(path, expected, rasterio.errors.RasterioError))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        if not isinstance(path, str):
-            _check_start(path, driver, starts, content)
-            # Masks and overviews beside the file, which GDAL opens on its own, with any driver.
-            for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
-                if os.path.lexists(path.parent / name):
-                    _check_start(inside(path.parent, name), *_TIFF)
-            if content is None and os.path.lexists(f"{path}.MSK"):
-                raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
-        # Only a file of that name may be read over the network; a listing of the folder would lead to other masks.
-        allowed = f"/vsicurl/{path}" if isinstance(path, str) else "none"
-        options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": allowed, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", **SERVERS}
-        source = path if content is None else io.BytesIO(content)
-        with rasterio.Env(**options), rasterio.open(source, driver=driver) as file:
+        with explained(path, expected, rasterio.errors.RasterioError, ValueError):
+            if not isinstance(path, str):
+                _check_start(path, driver, starts, content)
+                # Masks and overviews beside the file, which GDAL opens on its own, with any driver.
+                for name in (f"{path.name}.msk", f"{path.name}.ovr") if content is None else ():
+                    if os.path.lexists(path.parent / name):
+                        _check_start(inside(path.parent, name), *_TIFF)
+                if content is None and os.path.lexists(f"{path}.MSK"):
+                    raise ValueError(f"{path.name}.MSK is a mask that is not looked for: rename it to .msk")
+            # Only a file of that name may be read over the network; a listing of the folder would lead to other masks.
+            allowed = f"/vsicurl/{path}" if isinstance(path, str) else "none"
+            options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": allowed, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", **SERVERS}
+            source = path if content is None else io.BytesIO(content)
+            stack.enter_context(rasterio.Env(**options))
+            file = stack.enter_context(rasterio.open(source, driver=driver))
             if file.count > MOST_BANDS:
                 raise TooLargeError(f"{path} has {file.count:,} bands; expected at most {MOST_BANDS:,}: cut it")
             size = sum(int(re.sub(r"\D", "", dtype)) // 8 for dtype in file.dtypes)  # bytes of one in all bands
             if whole:
                 check_size(path, size * file.height * file.width)
-            yield file
+        yield file
 
 
 def _check_start(path: pathlib.Path, driver: str, starts: Sequence[bytes], content: bytes | None = None) -> None:

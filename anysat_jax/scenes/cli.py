@@ -13,6 +13,7 @@ command goes on with an interrupted run. docs/SCENES.md has more.
 import argparse
 import dataclasses
 import itertools
+import logging as standard_logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -111,6 +112,8 @@ def main(command: str, argv: Sequence[str]) -> int:
         return view(argv)
     options = parse(command, argv)
     logging.set_verbosity(logging.WARNING)
+    # Of a file with odd tags GDAL warns each time that it is opened; what cannot be read is an error of ours.
+    standard_logging.getLogger("rasterio").setLevel(standard_logging.ERROR)
     return run_command(lambda: run(command, options), f"anysat {command}")
 
 

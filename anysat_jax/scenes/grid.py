@@ -20,6 +20,9 @@ class Box:
     right: float
     top: float
 
+    def __str__(self) -> str:  # as --bounds has it
+        return ",".join(f"{round(side, 2):.12g}" for side in dataclasses.astuple(self))
+
     @property
     def width(self) -> float:
         return self.right - self.left

@@ -148,6 +148,8 @@ def _in_units(values: Float32[np.ndarray, "*T c H W"], num_bands: int, units: st
 
 # ---------------------------------------------------------------- the scene's grid
 
+MOST_AROUND = 100  # times the area of the rasters that bounds may have
+
 
 def choose_grid(
     stacks: Mapping[str, Stack], resolution: float, crs: str | None = None, bounds: Box | None = None
@@ -173,6 +175,7 @@ def choose_grid(
     if crs is None:
         crs, notes = _choose_crs(spatial)
     else:
+        system(crs)  # first: further on a message names a file, too
         box = next(iter(spatial.values())).footprint(crs)
         if why := why_not_metric(crs, *_centre(box)):
             raise ValueError(f"the coordinate system {label(crs)} {why}; expected one in metres, such as a UTM zone")
@@ -184,6 +187,10 @@ def choose_grid(
             f"the scene, what {', '.join(places)} have in common, is {common.width:g} x {common.height:g} m; expected "
             f"at least a pixel of {resolution:g} m"
         )
+    if bounds and common.width * common.height * MOST_AROUND < bounds.width * bounds.height:
+        raise ValueError(
+            f"--bounds {bounds} are more than {MOST_AROUND} times the area of the rasters in them, {common}"
+        )
     common = bounds or common
     grid = Grid(crs, common, _origin(spatial, crs))
     return dataclasses.replace(grid, bounds=grid.snapped(common, resolution)), notes
@@ -194,7 +201,9 @@ def _common(places: Mapping[str, Box], crs: str) -> Box:
     for name, box in others:
         both = common.intersection(box)
         if both is None:
-            raise ValueError(f"no common area: {first} covers {common} and {name} {box}, in {label(crs)}")
+            raise ValueError(
+                f"no common area: {first} covers {common} and {name} {box} (left,bottom,right,top in {label(crs)})"
+            )
         common = both
     return common
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,12 @@ class Options:
     cluster: str | None = None  # address of a Dask scheduler, whose workers share the windows
     quicklook: bool = False  # whether a picture of input and result is drawn beside the result, NAME.png
     say: Callable[[str], None] = to_stderr  # shows a line to the user
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "tile", "batch", "devices"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
 
 
 class Result(NamedTuple):

@@ -84,7 +84,7 @@ def take_sample(
         features += _features(job, program, waiting, rng)
     if not thinned:
         raise ConfigError(
-            f"no pixel of {', '.join(job.spatial)} is valid within the bounds {job.grid.bounds} of {job.grid.crs}: "
+            f"no pixel of {', '.join(job.spatial)} is valid within the bounds {job.grid.bounds} in {job.grid.crs}: "
             "check the bounds, and the nodata values and masks of the rasters"
         )
     with warnings.catch_warnings(record=True) as caught:

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 import rasterio.warp
 from jaxtyping import Float32
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine, array_bounds
 from rasterio.windows import Window
 
@@ -26,6 +28,8 @@ from data_pipelines.files import explained, open_raster
 MARGIN = 3
 MOST_VALUES = 2**26  # that are read at once for warping, 256 MiB of float32
 NOT_A_CLASS = -1
+# rasterio hides this warning while it warps, which fails where threads warp at once. Files without a place are refused.
+warnings.filterwarnings("ignore", "Dataset has no geotransform", NotGeoreferencedWarning)
 AVERAGED = 2.0  # source pixels along a target's from which they are averaged, rather than interpolated
 
 

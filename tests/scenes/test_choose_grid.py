@@ -132,7 +132,8 @@ def test_bounds_of_the_user_are_kept(make):
     grid, _ = choose_grid(stacks, 10, bounds=Box(499_000, 4_999_705, 500_011, 5_000_000))
     assert grid.bounds == Box(499_000, 4_999_700, 500_020, 5_000_000)
     with pytest.raises(
-        ValueError, match=r"no common area: the given bounds covers .* and s2 \(s20\) .*, in EPSG:32632"
+        ValueError,
+        match=r"no common area: the given bounds covers .* and s2 \(s20\) .* \(left,bottom,right,top in EPSG:32632\)",
     ):
         choose_grid(stacks, 10, bounds=Box(0, 0, 10, 10))
 

@@ -4,6 +4,8 @@ import concurrent.futures
 import datetime
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from rasterio.transform import Affine
 
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import Acquisition, Stack, choose_grid, read_box
+from tests.conftest import REPOSITORY
 from tests.scenes.rasters import UTM32, bands_of, write
 
 DAY, LATER = datetime.date(2020, 5, 3), datetime.date(2020, 6, 2)
@@ -152,6 +155,16 @@ def test_a_box_that_is_not_whole_pixels_is_refused(tmp_path):
     stack = stack_of(write(tmp_path / "a.tif", np.ones((2, 9, 9), np.float32)))
     with pytest.raises(ValueError, match=r"95 x 50 m is not a whole number of pixels of 10 m"):
         read_box(stack, "EPSG:32632", Box(500_000, 4_999_950, 500_095, 5_000_000))
+
+
+def test_threads_that_warp_at_once_do_not_warn():
+    """rasterio hides a warning of its own while it warps, for all threads, and shows it once one of them is done."""
+    code = (
+        "import warnings, rasterio.errors, anysat_jax.scenes.warping\n"
+        "warnings.warn('Dataset has no geotransform, gcps, or rpcs.', rasterio.errors.NotGeoreferencedWarning)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_stacks_go_to_threads_and_processes(tmp_path):

@@ -254,6 +254,13 @@ REFUSED = {
     "bounds": (dict(bounds=(0, 0, 100, 100)), "no common area: the given bounds covers"),
     "normalise": (dict(normalise="pastis"), "normalise='pastis' has no statistics of 's2'"),
     "crs": (dict(crs="EPSG:4326"), "EPSG:4326.*expected one in metres"),
+    "no crs": (dict(crs=""), "^'' is not a coordinate system"),
+    "bounds in degrees": (dict(bounds=(9, 48, 10, 49)), r"the given bounds covers 9,48,10,49 and s2 .*EPSG:32632\)"),
+    "bounds of the world": (dict(bounds=(0, 0, 2e7, 2e7)), "--bounds 0,0,20000000,20000000 are more than 100 times"),
+    "no patch": (dict(patch_size=0), "--patch-size 0: expected a number above 0"),
+    "no batch": (dict(batch=0), "--batch 0: expected a number above 0"),
+    "no device": (dict(devices=0), "--devices 0: expected a number above 0"),
+    "not a number": (dict(tile=float("nan")), "--tile nan: expected a number above 0"),
     "output": (dict(output="nowhere/emb.tif"), "there is no folder .*nowhere for emb.tif: make it first"),
 }
 

@@ -552,7 +552,9 @@ def test_quality_bits_of_landsat(tmp_path):
 
 def test_rasters_without_a_place_are_refused(tmp_path):
     write(tmp_path / "a" / "20200503.tif", scene(), crs=None, names=S2_BANDS)
-    with pytest.raises(ValueError, match=r"20200503\.tif has no coordinate system; expected .*gdal_edit\.py -a_srs"):
+    with pytest.raises(
+        ValueError, match=r"^[^(]*20200503\.tif has no coordinate system; expected .*gdal_edit\.py -a_srs"
+    ):
         open_stack("s2", tmp_path / "a")
     write(tmp_path / "b" / "20200503.tif", scene(), Affine.identity(), names=S2_BANDS)
     with pytest.raises(ValueError, match=r"20200503\.tif has a coordinate system and no position"):
