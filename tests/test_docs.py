@@ -14,13 +14,29 @@ import pytest
 import rasterio
 
 from anysat_jax import SENSORS, main
+from anysat_jax.__main__ import COMMANDS
+from anysat_jax.scenes import cli
+from anysat_jax.weights.exported import FILE_NAME, save_exported
 from tests.conftest import ONE_DEVICE
 from tests.data_pipelines.own_tiles.folders import write_raster
+from tests.scenes.fake_scenes import model, with_head
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 OTHERS = {"gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "dask"}  # tests/launch looks closer at some
-TOOLS = {"pip", "pytest", "ruff", "pre-commit", "tensorboard", "git", "cd", "."} | OTHERS  # the rest is checked further
+TOOLS = {
+    "pip",
+    "pytest",
+    "ruff",
+    "pre-commit",
+    "tensorboard",
+    "git",
+    "cd",
+    ".",
+    "mkdir",
+    "cp",
+    "printf",
+} | OTHERS  # the rest is checked further
 
 
 def blocks(page: pathlib.Path, *languages: str) -> list[str]:
@@ -176,6 +192,56 @@ def test_the_python_blocks_of_the_page_on_sensors_run(monkeypatch):
     exec("\n".join(blocks(REPOSITORY / "docs" / "SENSORS.md", "python")), {})
 
 
+# Parts of the scenes of docs/SCENES.md, by what a command writes.
+PARTS = {"chip/emb.tif": "694500,4218000,694660,4218160", "chip/water.tif": "694500,4218000,694740,4218240"}
+PARTS["landsat.tif"] = "483285,5627295,483405,5627415"
+# Of the datasets of runs/mini, about: mean and standard deviation of all bands, or of each.
+MOMENTS = {f"s2@mini_{name}": (1500, 1000) for name in ("pastis_hd", "treesatai_ts")}
+MOMENTS |= {"s1@mini_pastis_hd": ([-12, -19, 7], 4), "s1-asc@mini_treesatai_ts": ([0.11, 0.03], 0.1)}
+MOMENTS |= {"aerial@mini_treesatai_ts": (80, 40), "l7@mini_planted": (1500, 700)}
+MOMENTS |= {"l8@mini_s2naip": ([13_000] * 8 + [5_045] + [28_000] * 2, 1000)}
+
+
+def test_the_real_runs_of_the_page_on_scenes_work(real_data, tmp_path, monkeypatch):
+    """On parts of the scenes, in this process, with tiny models that have not been trained."""
+    page = (REPOSITORY / "docs" / "SCENES.md").read_text(encoding="utf-8").partition("\n## Real runs\n")[2]
+    *shell, python = re.findall(r"^```(?:bash|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:3]
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("DATA").symlink_to(real_data)
+    save_models(pathlib.Path("runs"))
+    for line in "".join(shell).splitlines():
+        if not line.startswith("anysat"):
+            run_commands([line] if "configs/" not in line else [], tmp_path)
+            continue
+        _, command, *words = shlex.split(line)
+        output = pathlib.Path(words[words.index("--output") + 1] if "--output" in words else "chip/emb.html")
+        words += ["--bounds", PARTS[output.as_posix()]] if command != "view" else []
+        assert cli.main(command, words) == 0 and output.is_file()
+        assert command == "view" or output.with_suffix(".png").is_file()
+    exec(python, {})
+    with rasterio.open("treesat.tif") as file:
+        assert file.shape == (30, 30) and file.res == pytest.approx((2, 2)) and np.isfinite(file.read()).all()
+
+
+def save_models(folder: pathlib.Path) -> None:
+    """Writes weights as runs/mini and runs/water have them."""
+    count = {key: SENSORS[key.partition("@")[0]].num_bands for key in MOMENTS}
+    statistics = {
+        key: {"mean": np.broadcast_to(mean, count[key]).tolist(), "std": [std] * count[key]}
+        for key, (mean, std) in MOMENTS.items()
+    }
+    water = with_head("s2", "s1", classes=("not water", "water"), colours=("#ffffff", "#0000ff"))
+    water.statistics["s1"] = statistics["s1@mini_pastis_hd"]
+    (folder / "mini").mkdir(parents=True)
+    (folder / "water").mkdir()
+    mini = model(*dict.fromkeys(key.partition("@")[0] for key in MOMENTS))
+    save_exported(folder / "mini" / FILE_NAME, mini.config, mini.params, statistics=statistics, source={})
+    save_exported(
+        folder / "water" / FILE_NAME, water.model, water.encoder_params, head=water.head,
+        statistics=water.statistics, source={},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_commands_exist(page):
     for words in commands(page):
@@ -188,6 +254,8 @@ def check_command(words: list[str]) -> None:
         assert importlib.util.find_spec(rest[1]), words
         if rest[1] == "anysat_jax.main":
             check_config(rest[2:])
+    elif tool == "anysat":
+        assert rest[0] in COMMANDS, words
     elif tool in ("python", "bash"):
         assert (REPOSITORY / rest[0]).is_file(), words
     else:

@@ -1,5 +1,6 @@
 """Fake scenes: GeoTIFFs of smooth noise, opened as stacks, and statistics that fit them."""
 
+import dataclasses
 import datetime
 
 import jax
@@ -8,12 +9,16 @@ import rasterio
 from rasterio.transform import from_origin
 
 from anysat_jax import AnySat
+from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
+from anysat_jax.downstream.task import Task
 from anysat_jax.scenes.reading import Acquisition, RasterBand, Stack
 from anysat_jax.sensors import get_sensor
-from anysat_jax.weights.exported import save_exported
+from anysat_jax.weights.exported import Exported, ExportedHead, save_exported
 
 CRS, LEFT, TOP = "EPSG:32632", 500_000, 5_400_000
 SMALL = dict(dim=32, depth=1, num_heads=2, predictor_heads=2, predictor_depth=1)
+TASK = Task("crops", "Crops", "dense", "class", ("wheat", "maize", "oats"), ("#102030", "#ff0000", "#00ff7f"),
+            metres=10.0, sensor="s2")  # fmt: skip
 STATISTICS = {"mean": 1500.0, "std": 400.0}
 
 
@@ -24,6 +29,16 @@ def model(*sensors, seed=0):
         name: {key: [value] * get_sensor(name).num_bands for key, value in STATISTICS.items()} for name in sensors
     }
     return made
+
+
+def with_head(*sensors, **changes):
+    """Weights with a head that has not been trained, for a task, of Sentinel-2 unless sensors are given."""
+    made, task = model(*(sensors or ("s2",))), dataclasses.replace(TASK, **changes)
+    config = HeadConfig(input="dense" if task.level == "dense" else "mean")
+    head = init_head(NetworkConfig(made.config, config, task), 0)
+    head["out"]["kernel"] = 20 * head["out"]["kernel"]
+    exported = ExportedHead(dataclasses.asdict(config), dataclasses.asdict(task), head)
+    return Exported(made.config, jax.device_get(made.params), exported, made.statistics, {})
 
 
 def fake_values(bands, height, width, seed=0):

@@ -1,33 +1,16 @@
 """Maps of fake scenes by heads of every kind: as the model's own predictions, with names, colours, units and nodata."""
 
-import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 import rasterio
 
-from anysat_jax.downstream.network import HeadConfig, NetworkConfig, init_head
-from anysat_jax.downstream.task import Task
 from anysat_jax.scenes.run import embed, predict
 from anysat_jax.serve import Program, make_function
-from anysat_jax.weights.exported import Exported, ExportedHead
-from tests.scenes.fake_scenes import LEFT, TOP, fake_values, model, write_stack
+from tests.scenes.fake_scenes import LEFT, TASK, TOP, fake_values, model, with_head, write_stack
 
-TASK = Task("crops", "Crops", "dense", "class", ("wheat", "maize", "oats"), ("#102030", "#ff0000", "#00ff7f"),
-            metres=10.0, sensor="s2")  # fmt: skip
 quiet = functools.partial(predict, say=lambda line: None)
-
-
-def with_head(**changes):
-    """Weights with a head that has not been trained, for a task."""
-    made, task = model("s2"), dataclasses.replace(TASK, **changes)
-    config = HeadConfig(input="dense" if task.level == "dense" else "mean")
-    head = init_head(NetworkConfig(made.config, config, task), 0)
-    head["out"]["kernel"] = 20 * head["out"]["kernel"]
-    exported = ExportedHead(dataclasses.asdict(config), dataclasses.asdict(task), head)
-    return Exported(made.config, jax.device_get(made.params), exported, made.statistics, {})
 
 
 @pytest.fixture(scope="module")
