@@ -1,5 +1,6 @@
 """Maps of fake scenes by heads of every kind: as the model's own predictions, with names, colours, units and nodata."""
 
+import dataclasses
 import functools
 
 import numpy as np
