@@ -93,6 +93,15 @@ def choose_predictions(task: Task, tile: float, sensors: Sequence[str], probabil
     return Product("map" if dense else "tile", task.metres if dense else tile, bands, task.num_outputs, classes=classes)
 
 
+def class_colours(task: Task) -> tuple[tuple[int, int, int], ...]:
+    """Returns the colours of a task's classes, red, green and blue in 0..255; some for a task without."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    colours = task.colours or [colormaps["tab20"](number % 20)[:3] for number in range(len(task.classes))]
+    return tuple(tuple(round(255 * part) for part in to_rgb(colour)) for colour in colours)
+
+
 # ---------------------------------------------------------------- the program
 
 Program = Callable[[Batch], jax.Array]  # of a batch in native units: the pixels of each tile, (B, h, w, K)

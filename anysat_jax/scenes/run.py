@@ -21,7 +21,7 @@ from anysat_jax.normalise import BandStatistics, choose_statistics
 from anysat_jax.scenes.composite import Composite
 from anysat_jax.scenes.encoding import Encoding, fit_encoding
 from anysat_jax.scenes.grid import Box, Grid
-from anysat_jax.scenes.inference import Product, choose_features, choose_predictions, task_of
+from anysat_jax.scenes.inference import Product, choose_features, choose_predictions, class_colours, task_of
 from anysat_jax.scenes.item import ItemFacts, gather_facts
 from anysat_jax.scenes.outputs import RasterSpec, check_name, finish
 from anysat_jax.scenes.reading import Stack, choose_grid
@@ -161,14 +161,7 @@ def predict(
     """
     scene = _open(sources, weights, Options(**options))
     task = task_of(scene.weights)
-    if probabilities and task.kind != "class":
-        raise ConfigError(f"--probabilities is of classes, and the weights' task is a {task.kind}: leave it out")
-    if task.kind == "class" and not probabilities and len(task.classes) > CLASS_NODATA:
-        raise ConfigError(
-            f"the task has {len(task.classes)} classes, and a map at most {CLASS_NODATA}: give --probabilities"
-        )
-    if polygons and (task.kind != "class" or probabilities or pathlib.Path(polygons).suffix != ".gpkg"):
-        raise ConfigError(f"--polygons {polygons}: a map of classes has polygons, in a file whose name ends .gpkg")
+    _check_predictions(task, probabilities, polygons)
     side = tile_side(scene.options.patch_size, scene.spatial, scene.options.tile)
     product = choose_predictions(task, side, scene.spatial, probabilities)
 
@@ -188,13 +181,16 @@ def predict(
     return result
 
 
-def class_colours(task: Task) -> tuple[tuple[int, int, int], ...]:
-    """Returns the colours of a task's classes, red, green and blue in 0..255; some for a task without."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
-
-    colours = task.colours or [colormaps["tab20"](number % 20)[:3] for number in range(len(task.classes))]
-    return tuple(tuple(round(255 * part) for part in to_rgb(colour)) for colour in colours)
+def _check_predictions(task: Task, probabilities: bool, polygons: str | os.PathLike[str] | None) -> None:
+    """Refuses forms of a map that a task does not have."""
+    if probabilities and task.kind != "class":
+        raise ConfigError(f"--probabilities is of classes, and the weights' task is a {task.kind}: leave it out")
+    if task.kind == "class" and not probabilities and len(task.classes) > CLASS_NODATA:
+        raise ConfigError(
+            f"the task has {len(task.classes)} classes, and a map at most {CLASS_NODATA}: give --probabilities"
+        )
+    if polygons and (task.kind != "class" or probabilities or pathlib.Path(polygons).suffix != ".gpkg"):
+        raise ConfigError(f"--polygons {polygons}: a map of classes has polygons, in a file whose name ends .gpkg")
 
 
 # ---------------------------------------------------------------- the request
