@@ -296,6 +296,17 @@ def test_named_test_files_are_there(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_named_tests_are_there(page):
+    """`test_run.py::test_edges_are_whole`, with or without the folder."""
+    files = list((REPOSITORY / "tests").rglob("test_*.py"))
+    missing = []
+    for file, name in re.findall(r"((?:[\w/]+/)?test_\w+\.py)::(test_\w+)", page.read_text(encoding="utf-8")):
+        texts = [path.read_text(encoding="utf-8") for path in files if path.as_posix().endswith(f"/{file}")]
+        missing += [] if any(f"def {name}(" in text for text in texts) else [f"{file}::{name}"]
+    assert not missing
+
+
 def test_the_two_commands_are_shown():
     readme = blocks(REPOSITORY / "README.md", "bash")
     assert "pip install -e . && python -m anysat_jax.main --config=configs/pretrain.py --workdir=runs/mini\n" in readme

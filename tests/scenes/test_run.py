@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import Affine
 from rasterio.windows import from_bounds
 
 from anysat_jax.scenes import tiles
 from anysat_jax.scenes.reading import Stack
 from anysat_jax.scenes.run import embed
 from tests.scenes.fake_scenes import CRS, LEFT, TOP, fake_values, model, write_stack
+from tests.scenes.rasters import write
 
 TOLERANCE = 1e-3  # of the features' standard deviation
 quiet = functools.partial(embed, say=lambda line: None)
@@ -154,6 +156,24 @@ def test_what_is_invalid_in_is_nodata_out(tmp_path, scene):
     seen = (values[:, 0] != 0).any(axis=0)
     expected = [[seen[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].any() for j in range(46)] for i in range(37)]
     np.testing.assert_array_equal(~np.isnan(patches[0]), expected)
+
+
+def test_pitfall_18_nan_in_a_band_hides_its_pixel_and_no_other(tmp_path):
+    """As a pixel that is nodata in all bands: the rest of its patch and of its tile does not change."""
+    found = []
+    for name, hidden, bands in (("nan", np.nan, 3), ("nodata", -9999, slice(None))):
+        for date in range(2):
+            values = fake_values(10, 40, 40, date).astype(np.float32)
+            values[bands, 7:9, 11 : (20, 17)[date]] = hidden
+            place = Affine(10, 0, LEFT, 0, -10, TOP)
+            write(tmp_path / name / f"2021{date + 1:02}10.tif", values, place, CRS, nodata=-9999)
+        made = model("s2")
+        quiet({"s2": tmp_path / name}, made, tmp_path / f"{name}.tif", patch_size=20, resolution=10, tile=160)
+        found.append(read(tmp_path / f"{name}.tif")[0])
+    np.testing.assert_array_equal(*found)
+    assert {tuple(place) for place in np.argwhere(np.isnan(found[0][0]))} == {
+        (row, column) for row in (7, 8) for column in range(11, 17)
+    }
 
 
 def test_dates_without_a_valid_pixel_cost_nothing_and_change_nothing(tmp_path, scene):
