@@ -19,6 +19,7 @@ PRELOAD = [
     "anysat_jax.main",
     "anysat_jax.downstream.finetune",
     "anysat_jax.report.page",
+    "anysat_jax.scenes.run",
 ]
 
 

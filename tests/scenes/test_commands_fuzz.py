@@ -100,7 +100,7 @@ def check_result(case, path, seen):
 
 
 @given(requests)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_each_request_ends_in_a_result_or_a_sentence(weights, case):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -315,6 +315,7 @@ def test_a_full_disk_ends_in_a_sentence_and_nothing_under_the_final_name(tmp_pat
         assert [one.name for one in tmp_path.iterdir()] == ["parts"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(tmp_path):
     """Peak of a process that joins 4 windows, and of one that joins 64 of the same size."""
     peaks = []

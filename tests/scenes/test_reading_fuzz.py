@@ -114,7 +114,7 @@ def write_folder(root, folder):
             paths[0].write_bytes(paths[0].read_bytes()[: number * 300 + 5])
 
 
-@settings(max_examples=160, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(folders)
 def test_each_folder_is_read_right_or_refused(folder):
     with tempfile.TemporaryDirectory() as name:

@@ -16,7 +16,6 @@ from tests import forked
 from tests.scenes.fake_scenes import model, save_model, write_stack
 
 WINDOWS = 28
-KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +49,12 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.002)
 
 
-def test_killed_ten_times_the_bytes_are_the_same(tmp_path, command):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_the_bytes_are_the_same(tmp_path, command, kills):
     rng = random.Random(0)
     assert forked.call(run, command, tmp_path / "whole.tif") == 0
     output, codes = tmp_path / "killed.tif", []
-    for _ in range(KILLS):
+    for _ in range(kills):
         # Some before the first window: while the model is compiled or tiles are sampled.
         process, enough = forked.start(run, command, output), done(output) + rng.randint(0, 2)
         wait_for(lambda enough=enough: done(output) >= enough, process)
@@ -62,7 +62,7 @@ def test_killed_ten_times_the_bytes_are_the_same(tmp_path, command):
         process.kill()
         process.join()
         codes.append(process.exitcode)
-    assert codes == [-signal.SIGKILL] * KILLS and not output.exists()
+    assert codes == [-signal.SIGKILL] * kills and not output.exists()
     assert 0 < done(output) < WINDOWS
     assert forked.call(run, command, output) == 0
     for name in ("{}.tif", "{}_input.tif"):

@@ -91,7 +91,7 @@ def test_the_result_depends_neither_on_windows_nor_on_bounds_nor_on_batches(tmp_
     make(tmp_path / "whole.tif", batch=4)
     monkeypatch.setattr(tiles, "MOST_CELLS", 2)
     make(tmp_path / "windows.tif", batch=1)
-    make(tmp_path / "shifted.tif", batch=3, bounds=(LEFT + 130, TOP - 680, LEFT + 820, TOP - 210))
+    make(tmp_path / "shifted.tif", batch=4, bounds=(LEFT + 130, TOP - 680, LEFT + 820, TOP - 210))
     assert_same_where_both(tmp_path / "whole.tif", tmp_path / "windows.tif", TOLERANCE)
     # Context beyond the bounds is what the rasters have: there is no border of bounds.
     assert_same_where_both(tmp_path / "whole.tif", tmp_path / "shifted.tif", TOLERANCE)
