@@ -222,7 +222,9 @@ def _days_of_file(
     days, part = next(((found, part) for part in parts if (found := days_in(part))), ([], ""))
     if len(days) > 1:
         both = " and ".join(map(str, days[:2]))
-        raise ValueError(f"{path} names the days {both}; list the one that counts in dates.csv, columns file,date")
+        raise ValueError(
+            f"{path} names the days {both}; list in dates.csv the one that counts, or all of a stack, columns file,date"
+        )
     if days:
         return days, [] if part == path.stem else ["days are those of folders' names"]
     upper = {key.upper(): value for key, value in tags.items()}

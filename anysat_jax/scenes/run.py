@@ -199,12 +199,7 @@ def _check_predictions(task: Task, probabilities: bool, polygons: str | os.PathL
 def _open(sources: Mapping[str, Any], weights: Weights, options: Options) -> Scene:
     """Opens weights and rasters, weights first: they may bring sensors of their own."""
     if options.cluster:  # its workers run in other folders
-        weights = (
-            os.path.abspath(weights) if isinstance(weights, str | os.PathLike) and os.path.exists(weights) else weights
-        )
-        sources = {
-            name: os.path.abspath(one) if isinstance(one, str | os.PathLike) else one for name, one in sources.items()
-        }
+        weights, sources = _absolute(weights), {name: _absolute(one) for name, one in sources.items()}
     if not sources:
         raise ConfigError("no rasters: give those of at least one sensor, such as --s2 FOLDER")
     loaded = load(weights, options.compute_dtype)

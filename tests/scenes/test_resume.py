@@ -87,7 +87,7 @@ def stopped(tmp_path, monkeypatch):
     """A scene, and what of an output is left of a run that ended after two windows."""
     monkeypatch.setattr(tiles, "MOST_CELLS", 2)
     stack, weights = write_stack(tmp_path / "in", "s2", 60, 60), model("s2")
-    options = dict(patch_size=20, resolution=20, tile=160, say=lambda line: None)
+    options = dict(patch_size=20, resolution=20, tile=160, batch=8, say=lambda line: None)
     output, count = tmp_path / "emb.tif", []
     whole = work.write_part
 

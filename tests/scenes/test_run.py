@@ -17,7 +17,7 @@ from tests.scenes.fake_scenes import CRS, LEFT, TOP, fake_values, model, write_s
 from tests.scenes.rasters import write
 
 TOLERANCE = 1e-3  # of the features' standard deviation
-quiet = functools.partial(embed, say=lambda line: None)
+quiet = functools.partial(embed, say=lambda line: None, batch=8)  # of one size: programs are compiled once
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def scene(tmp_path_factory):
     """A scene of 730 x 910 m in Sentinel-2 and Sentinel-1, of which a corner is missing, and a model."""
     folder = tmp_path_factory.mktemp("scene")
     s2 = write_stack(folder, "s2", 73, 91, dates=2)
-    return s2, model("s2", "spot")
+    return s2, model("s2")
 
 
 def read(path):
@@ -88,10 +88,10 @@ def assert_same_where_both(one, other, scale):
 def test_the_result_depends_neither_on_windows_nor_on_bounds_nor_on_batches(tmp_path, scene, monkeypatch):
     stack, weights = scene
     make = functools.partial(quiet, {"s2": stack}, weights, patch_size=20, resolution=10, tile=160)
-    make(tmp_path / "whole.tif", batch=4)
+    make(tmp_path / "whole.tif")
     monkeypatch.setattr(tiles, "MOST_CELLS", 2)
     make(tmp_path / "windows.tif", batch=1)
-    make(tmp_path / "shifted.tif", batch=4, bounds=(LEFT + 130, TOP - 680, LEFT + 820, TOP - 210))
+    make(tmp_path / "shifted.tif", bounds=(LEFT + 130, TOP - 680, LEFT + 820, TOP - 210))
     assert_same_where_both(tmp_path / "whole.tif", tmp_path / "windows.tif", TOLERANCE)
     # Context beyond the bounds is what the rasters have: there is no border of bounds.
     assert_same_where_both(tmp_path / "whole.tif", tmp_path / "shifted.tif", TOLERANCE)
@@ -143,7 +143,7 @@ def test_what_is_invalid_in_is_nodata_out(tmp_path, scene):
     values[:, :, 20:60, 10:30] = 0  # a hole, of more than a tile's core
     values[:, :, 5, 70] = 0  # a pixel
     stack = write_stack(tmp_path, "s2", 73, 91, values=values)
-    quiet({"s2": stack}, weights, tmp_path / "d.tif", patch_size=20, resolution=10, tile=160, batch=2)
+    quiet({"s2": stack}, weights, tmp_path / "d.tif", patch_size=20, resolution=10, tile=160)
     features, *_ = read(tmp_path / "d.tif")
     missing = np.isnan(features)
     assert (missing == missing[0]).all()
@@ -217,32 +217,36 @@ def test_a_context_sensor_has_one_value_for_each_tile(tmp_path):
     assert np.isfinite(both).all() and np.abs(both - alone).mean() > 0.01 * alone.std()
 
 
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory, scene):
+    """The features of the scene."""
+    path = tmp_path_factory.mktemp("floats") / "float.tif"
+    return quiet({"s2": scene[0]}, scene[1], path, patch_size=20, resolution=10, tile=160).output
+
+
 @pytest.mark.parametrize(("dtype", "kind"), [("int8", np.int8), ("float16", np.float16)])
-def test_encodings_are_close_to_floats(tmp_path, scene, dtype, kind):
+def test_encodings_are_close_to_floats(tmp_path, scene, floats, dtype, kind):
     from anysat_jax.scenes.outputs import read_encoded
 
     stack, weights = scene
-    make = functools.partial(quiet, {"s2": stack}, weights, patch_size=20, resolution=10, tile=160)
-    make(tmp_path / "small.tif", dtype=dtype)
-    make(tmp_path / "float.tif")
-    expected, *_ = read(tmp_path / "float.tif")
+    quiet({"s2": stack}, weights, tmp_path / "small.tif", patch_size=20, resolution=10, tile=160, dtype=dtype)
+    expected, *_ = read(floats)
     with rasterio.open(tmp_path / "small.tif") as file:
         assert file.dtypes[0] == dtype and kind(0).dtype == file.read(1).dtype
     decoded, transform, _ = read_encoded(tmp_path / "small.tif")
-    assert transform == read(tmp_path / "float.tif")[1]
+    assert transform == read(floats)[1]
     error = np.abs(decoded - expected).mean() / expected.std()
     assert error < (0.05 if dtype == "int8" else 1e-3)
 
 
-def test_components(tmp_path, scene):
+def test_components(tmp_path, scene, floats):
     from anysat_jax.scenes.outputs import read_encoded
 
     stack, weights = scene
     make = functools.partial(quiet, {"s2": stack}, weights, patch_size=20, resolution=10, tile=160)
     make(tmp_path / "pca.tif", components=3, pca=True)
     make(tmp_path / "first.tif", components=3)
-    make(tmp_path / "all.tif")
-    expected = read(tmp_path / "all.tif")[0]
+    expected = read(floats)[0]
     np.testing.assert_array_equal(read(tmp_path / "first.tif")[0], expected[:3])
     parts, *_ = read_encoded(tmp_path / "pca.tif")
     spread = parts.reshape(3, -1).var(axis=1)
@@ -297,7 +301,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path, scene, name):
 
 
 def test_a_sensor_that_the_weights_lack_is_refused(tmp_path, scene):
-    with pytest.raises(ValueError, match="--l8: neither an option nor a sensor of the weights, which have s2, spot"):
+    with pytest.raises(ValueError, match="--l8: neither an option nor a sensor of the weights, which have s2"):
         quiet({"l8": "x"}, scene[1], tmp_path / "emb.tif", patch_size=20, resolution=10)
 
 
@@ -306,7 +310,7 @@ def test_values_in_other_units_are_refused(tmp_path):
     bands = {name: dataclasses.replace(band, scale=1e-4) for name, band in enumerate(stack.acquisitions[0].bands)}
     scaled = dataclasses.replace(stack.acquisitions[0], bands=tuple(bands.values()))
     with pytest.raises(ValueError, match="'s2' is not in the units of the weights' stat.*reflectance of 0 to 1"):
-        quiet({"s2": Stack("s2", (scaled,))}, model("s2"), tmp_path / "emb.tif", patch_size=20, resolution=10)
+        quiet({"s2": Stack("s2", (scaled,))}, model("s2"), tmp_path / "emb.tif", patch_size=20, resolution=10, tile=160)
     assert not (tmp_path / "emb.tif").exists()
 
 
@@ -325,7 +329,7 @@ def test_a_zone_border_inside_the_request(tmp_path):
     second = write_stack(tmp_path / "33", "s2", 40, 40, dates=1, left=round(x - 50, -1), top=round(y + 200, -1),
                          crs="EPSG:32633")  # fmt: skip
     both, lines = Stack("s2", first.acquisitions + second.acquisitions), []
-    result = embed({"s2": both}, model("s2"), tmp_path / "emb.tif", patch_size=20, resolution=10, tile=160,
+    result = embed({"s2": both}, model("s2"), tmp_path / "emb.tif", patch_size=20, resolution=10, tile=160, batch=8,
                    say=lines.append)  # fmt: skip
     features, transform, bounds = read(result.output)
     assert any("2 coordinate systems: EPSG:32633 are warped onto EPSG:32632" in line for line in lines)

@@ -330,7 +330,7 @@ def test_days_that_are_not_known_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.tif has no date, in its name, its tags or a table; .*dates\.csv"):
         open_stack("s2", tmp_path / "a")
     write(tmp_path / "b" / "20200501_20200531.tif", scene(), names=S2_BANDS)
-    with pytest.raises(ValueError, match=r"names the days 2020-05-01 and 2020-05-31; list the one that counts"):
+    with pytest.raises(ValueError, match=r"names the days 2020-05-01 and 2020-05-31; list in dates.csv the one that"):
         open_stack("s2", tmp_path / "b")
 
 
