@@ -99,9 +99,7 @@ def check_result(case, path, seen):
             np.testing.assert_array_equal(valid, expected)
 
 
-@given(requests)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_each_request_ends_in_a_result_or_a_sentence(weights, case):
+def check_request(weights, case):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "folder.tif").mkdir()
@@ -129,3 +127,9 @@ def test_each_request_ends_in_a_result_or_a_sentence(weights, case):
         else:
             assert code == 1 and lines[-1].startswith("anysat embed: ") and len(lines[-1]) > 40
             assert made <= {f"{output.name}.parts"} and not printed.getvalue()
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_each_request_ends_in_a_result_or_a_sentence(weights, cases):
+    ask = given(requests)(lambda case: check_request(weights, case))
+    settings(max_examples=cases, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(ask)()
