@@ -52,7 +52,7 @@ XARRAY = "xarray>=2024.6"  # AnySat takes its arrays, bands and dates by name; t
 SCENES = [
     *DATA,
     XARRAY,
-    "zarr>=3.0",  # sharded arrays of format 3
+    "zarr>=3.0.10",  # sharded arrays of format 3; earlier ones are untested, and 3.0.0 was withdrawn
     "rio-cogeo>=5.4",  # checks that a GeoTIFF is cloud-optimised
     "pyogrio>=0.10",  # polygons; its wheels have GDAL
 ]
