@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from anysat_jax.sensors import SENSORS, Sensor
-from data_pipelines.bands import band_key
+from data_pipelines.bands import band_key, common_names
 
 # Names of dimensions, also with an ending like x_s2, in the order of the arrays that the model takes.
 DIMENSIONS = {
@@ -24,10 +24,6 @@ DIMENSIONS = {
     **dict.fromkeys(("x", "easting", "lon", "longitude"), "x"),
 }
 AXES = ("tile", "time", "band", "y", "x")
-# Names of bands in catalogues (STAC), for Sentinel-2 and for images with letters.
-_COMMON = {"RED": "B4", "GREEN": "B3", "BLUE": "B2", "REDEDGE1": "B5", "REDEDGE2": "B6", "REDEDGE3": "B7", "NIR": "B8"}
-_COMMON |= {"NIR08": "B8A", "SWIR16": "B11", "SWIR22": "B12"}
-_LETTERS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
 _FILLS = ("_FillValue", "nodata", "missing_value")
 TOLERANCE = 0.01  # of a pixel's side
 
@@ -251,7 +247,7 @@ def _order(sensor: Sensor, key: str, names: list[Any]) -> list[int]:
     Raises:
       ValueError: a band is missing, or comes twice.
     """
-    others = _COMMON if "B8A" in sensor.bands else _LETTERS
+    others = common_names(sensor)
     known = {band_key(band): band for band in sensor.bands}
     keys = [band_key(str(name)) for name in names]
     keys = [one if one in known else others.get(one, one) for one in keys]

@@ -7,15 +7,42 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Num, UInt16
 
+from anysat_jax.sensors import Sensor
 from data_pipelines.units import DECIBELS
 
 # Linear power below any real backscatter, so that a ratio stays finite.
 SMALLEST_POWER = 1e-10
 
 
+# Names of bands in catalogues (STAC), and of colours, by the sensors whose bands they are.
+_VISIBLE = ("COASTAL", "BLUE", "GREEN", "RED")
+COMMON_NAMES = {
+    "s2": dict(zip(_VISIBLE[1:], ("B2", "B3", "B4")))
+    | {
+        "REDEDGE1": "B5",
+        "REDEDGE2": "B6",
+        "REDEDGE3": "B7",
+        "NIR": "B8",
+        "NIR08": "B8A",
+        "SWIR16": "B11",
+        "SWIR22": "B12",
+    },
+    "hls": dict(zip(_VISIBLE[1:], ("B2", "B3", "B4"))) | {"NIR08": "B8A", "SWIR16": "B11", "SWIR22": "B12"},
+    "l7": dict(zip(_VISIBLE[1:], ("B1", "B2", "B3"))) | {"NIR": "B4", "NIR08": "B4", "SWIR16": "B5", "SWIR22": "B7"},
+    "l8": dict(zip(_VISIBLE, ("B1", "B2", "B3", "B4")))
+    | {"NIR08": "B5", "SWIR16": "B6", "SWIR22": "B7", "PAN": "B8", "CIRRUS": "B9", "LWIR11": "B10", "LWIR12": "B11"},
+}
+LETTERS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
+
+
 def band_key(name: str) -> str:
     """Returns a band's name in the spelling by which names are compared: "b02" is "B2"."""
     return re.sub(r"^B0+(?=\d)", "B", name.strip().upper())
+
+
+def common_names(sensor: Sensor) -> dict[str, str]:
+    """Returns a sensor's bands by their names in catalogues, in capitals; of one's own sensors by what bands it has."""
+    return COMMON_NAMES.get(sensor.name) or (COMMON_NAMES["s2"] if "B8A" in sensor.bands else LETTERS)
 
 
 def to_uint16(where: Any, values: Num[np.ndarray, "*axes"], what: str) -> UInt16[np.ndarray, "*axes"]:

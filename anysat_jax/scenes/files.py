@@ -10,9 +10,10 @@ import numpy as np
 from rasterio.enums import Interleaving
 from rasterio.windows import Window
 
-from anysat_jax.scenes.naming import LETTERS, band_in, days_in, is_auxiliary, key_of, mask_in
+from anysat_jax.scenes.naming import band_in, days_in, is_auxiliary, key_of, mask_in
 from anysat_jax.scenes.warping import RasterBand
 from anysat_jax.sensors import Sensor
+from data_pipelines.bands import LETTERS
 from data_pipelines.dates import parse_day
 from data_pipelines.files import open_raster
 from data_pipelines.prepare.leaks import IDENTITY
@@ -48,7 +49,7 @@ class Layers:
 
     @property
     def key(self) -> str:
-        """What the paths of all files of an acquisition have in common."""
+        """The words that the paths of all files of an acquisition have in common."""
         (first, *others) = self.layers
         return key_of(self.name, first.band if not others else "", first.mask if not others else "")
 

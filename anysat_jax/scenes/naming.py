@@ -1,4 +1,4 @@
-"""What names say: of files and bands, the band, the mask, the day and the product."""
+"""Names of files and bands: the band, the mask, the day and the product in them."""
 
 import datetime
 import itertools
@@ -6,28 +6,8 @@ import re
 from typing import NamedTuple
 
 from anysat_jax.sensors import Sensor
-from data_pipelines.bands import band_key
+from data_pipelines.bands import band_key, common_names
 from data_pipelines.dates import parse_day, parse_day_of_year
-
-# Names of bands in catalogues (STAC), and of colours, by the sensors whose bands they are.
-_VISIBLE = ("COASTAL", "BLUE", "GREEN", "RED")
-COMMON_NAMES = {
-    "s2": dict(zip(_VISIBLE[1:], ("B2", "B3", "B4")))
-    | {
-        "REDEDGE1": "B5",
-        "REDEDGE2": "B6",
-        "REDEDGE3": "B7",
-        "NIR": "B8",
-        "NIR08": "B8A",
-        "SWIR16": "B11",
-        "SWIR22": "B12",
-    },
-    "hls": dict(zip(_VISIBLE[1:], ("B2", "B3", "B4"))) | {"NIR08": "B8A", "SWIR16": "B11", "SWIR22": "B12"},
-    "l7": dict(zip(_VISIBLE[1:], ("B1", "B2", "B3"))) | {"NIR": "B4", "NIR08": "B4", "SWIR16": "B5", "SWIR22": "B7"},
-    "l8": dict(zip(_VISIBLE, ("B1", "B2", "B3", "B4")))
-    | {"NIR08": "B5", "SWIR16": "B6", "SWIR22": "B7", "PAN": "B8", "CIRRUS": "B9", "LWIR11": "B10", "LWIR12": "B11"},
-}
-LETTERS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
 
 # Of products, what is neither a band of a sensor nor a mask of clouds.
 _AUXILIARY = {
@@ -148,7 +128,7 @@ def words(text: str) -> list[str]:
 def band_in(text: str, sensor: Sensor) -> str:
     """Returns the sensor's band that a name or description has in it, its last one; "" where there is none."""
     known = {band_key(band): band for band in sensor.bands}
-    others = COMMON_NAMES.get(sensor.name) or LETTERS
+    others = common_names(sensor)
     whole = band_key(text)
     if whole in known or others.get(whole) in known:
         return known[whole if whole in known else others[whole]]

@@ -1,4 +1,4 @@
-"""What a user names as the source of a sensor's rasters, opened as a stack of acquisitions."""
+"""Sources of a sensor's rasters, files and folders of all kinds, opened as a stack of acquisitions."""
 
 import collections
 import dataclasses
@@ -249,13 +249,17 @@ def is_of(name: str, product: Product | None) -> bool:
 
 def without_twins(acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], list[str]]:
     """Returns acquisitions without products of which a later processing is there, and notes."""
-    latest: dict[tuple[str, ...], Product] = {}
-    for product in (find_product(one.name) for one in acquisitions):
-        if product and product.version > latest.setdefault(product.identity, product).version:
-            latest[product.identity] = product
-    kept = [one for one in acquisitions if not (p := find_product(one.name)) or latest[p.identity].version == p.version]
-    left = [one.name for one in acquisitions if one not in kept]
-    return kept, [f"{one} is left out, as a later processing is there" for one in left]
+    products = [find_product(one.name) for one in acquisitions]
+    latest: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for product in filter(None, products):
+        latest[product.identity] = max(product.version, latest.get(product.identity, product.version))
+    kept, notes = [], []
+    for one, product in zip(acquisitions, products, strict=True):
+        if product and product.version != latest[product.identity]:
+            notes.append(f"{one.name} is left out, as a later processing is there")
+        else:
+            kept.append(one)
+    return kept, notes
 
 
 def without_offset(name: str, acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], list[str]]:
