@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
+from anysat_jax.principal import principal_axes
 from anysat_jax.report import style
 from anysat_jax.report.runs import BrokenRun, Run, TaskInfo, clean
 from anysat_jax.sensors import get_sensor
@@ -253,11 +254,7 @@ def principal_colours(maps: Sequence[Float[np.ndarray, "h w F"]]) -> list[Float[
     flat = np.concatenate(centred)
     # A feature that hardly varies stays small: its noise would count as much as the others' signal.
     flat /= flat.std(axis=0) + 1e-3
-    _, axes = np.linalg.eigh(flat.T @ flat)
-    # eigh sorts in ascending order; the last three directions are the main ones.
-    axes = axes[:, :-4:-1]
-    # The sign of a direction makes its largest weight positive, so that colours do not depend on the eigensolver.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
+    axes = principal_axes(flat)[:3].T
     ends = np.cumsum([one.shape[0] * one.shape[1] for one in maps])[:-1]
     colours = [part.reshape(*one.shape[:2], 3) for part, one in zip(np.split(flat @ axes, ends), maps, strict=True)]
     return stretch(colours)

@@ -1,4 +1,4 @@
-"""How features become the numbers of a raster: optional components, then float32, float16 or int8 with nodata.
+"""Encodings of features as the numbers of a raster: optional components, then float32, float16 or int8 with nodata.
 
 int8 is the scheme of published embeddings (Satellite Embedding V1: v = (q / 127.5)^2 * sign(q), with -128 for nodata):
 half of the steps lie below a quarter of the range, where most features are. Those embeddings have length 1; ours have
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Num
 
+from anysat_jax.principal import principal_axes
+
 DTYPES = ("float32", "float16", "int8")
 INT8_NODATA, INT8_LIMIT, INT8_STEPS = -128, 127, 127.5
 INT8_FORMULA = "scale * (q / 127.5)**2 * sign(q), and no value where q = -128"  # written beside the scale
@@ -23,7 +25,7 @@ SCALE_PERCENTILE = 99.9
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoding:
-    """How features are stored; `fit_encoding` makes it from a sample, and every raster written with it carries it."""
+    """An encoding of features; `fit_encoding` makes it from a sample, and every raster written with it carries it."""
 
     dtype: str = "float32"
     components: int | None = None  # the first ones, of the PCA or of the features; None: all
@@ -147,8 +149,4 @@ def _fit_pca(
         raise ValueError(f"a PCA of {components} components needs more than {len(sample)} valid pixels")
     sample = sample.astype(np.float64)
     mean = sample.mean(0)
-    _, vectors = np.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
-    axes = vectors.T[::-1][:components]
-    # Eigenvectors have no sign; the largest entry of each is positive.
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
-    return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)
+    return mean.astype(np.float32), principal_axes(sample - mean)[:components].astype(np.float32)

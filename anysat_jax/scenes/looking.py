@@ -1,4 +1,4 @@
-"""Rasters read for looking at them: decimated to the pixels of a picture, and told apart by what they hold."""
+"""Rasters read for looking at them, decimated to the pixels of a picture, and their kinds by their contents."""
 
 import contextlib
 import dataclasses
@@ -20,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from anysat_jax.principal import principal_axes
 from anysat_jax.report.style import coloured
 from anysat_jax.scenes.encoding import Encoding
 from anysat_jax.scenes.grid import SAME_METRES, Box
@@ -239,11 +240,7 @@ def read_components(output: Output, frame: Frame) -> Components:
     units, valid = directions(output, sample, 0, sample.shape[0])
     units = units[valid].astype(np.float64)
     centre = units.mean(axis=0) if len(units) else np.zeros(count)
-    _, axes = np.linalg.eigh((units - centre).T @ (units - centre))
-    # eigh sorts in ascending order.
-    axes = axes[:, ::-1][:, :MOST_COMPONENTS]
-    # The sign of a direction makes its largest weight positive, so that colours do not depend on the eigensolver.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    axes = principal_axes(units - centre)[:MOST_COMPONENTS].T
     (rows, columns), valid = frame.shape, np.zeros(frame.shape, np.bool_)
     values = np.zeros((rows, columns, axes.shape[1]), np.float32)
     strip = max(1, STRIP_BYTES // (4 * count * columns))
