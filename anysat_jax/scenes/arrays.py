@@ -66,7 +66,7 @@ class ArrayBand:
 
 
 class _Layer(NamedTuple):
-    """Where a band is in a Dataset."""
+    """The place of a band in a Dataset."""
 
     variable: str
     band: int | None  # its position in the variable's dimension of bands; None: it has none

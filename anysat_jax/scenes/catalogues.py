@@ -36,7 +36,7 @@ _TAGS = {"L1C": ("QUANTIFICATION_VALUE", "RADIO_ADD_OFFSET"), "L2A": ("BOA_QUANT
 
 
 class Header(NamedTuple):
-    """What of a raster's header makes a RasterBand."""
+    """The part of a raster's header that makes a RasterBand."""
 
     crs: str
     transform: Affine
@@ -173,7 +173,7 @@ def _read_members(path: pathlib.Path) -> tuple[dict[str, pathlib.Path | str], st
 
 
 class _Facts(NamedTuple):
-    """What a product's XML has."""
+    """Facts of a product by its XML."""
 
     name: str
     day: datetime.date  # of sensing

@@ -26,7 +26,7 @@ from anysat_jax.weights.exported import Exported
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """What a pixel of the result is."""
+    """The meaning of a pixel of the result."""
 
     output: str  # "patch" or "dense" features, "map" or "tile": a dense or a tile task's predictions
     metres: float  # side of a pixel

@@ -42,7 +42,7 @@ QUANTIZATION = "https://developers.google.com/earth-engine/guides/aef_on_gcs_rea
 
 @dataclasses.dataclass(frozen=True)
 class ItemFacts:
-    """What the item of an output says beyond its raster."""
+    """Facts of an output's item beyond those of its raster."""
 
     sources: Mapping[str, Sequence[str]]  # by sensor, paths or addresses of its rasters; of arrays there are none
     days: tuple[datetime.date, datetime.date] | None  # the first and the last of the rasters; None: unknown

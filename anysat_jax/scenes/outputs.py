@@ -37,7 +37,7 @@ GDAL_TYPES = {"float32": "Float32", "float16": "Float32", "int8": "Int8", "uint8
 
 @dataclasses.dataclass(frozen=True)
 class RasterSpec:
-    """What is known of an output raster before its first pixel is written."""
+    """Facts of an output raster, before its first pixel is written."""
 
     grid: Grid
     metres: float  # side of a pixel

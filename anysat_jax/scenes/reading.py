@@ -21,7 +21,7 @@ from data_pipelines.units import POWER
 
 @dataclasses.dataclass(frozen=True)
 class Acquisition:
-    """What a sensor took at once: a product, or a file of one date."""
+    """Bands that a sensor took at once: a product, or a file of one date."""
 
     name: str  # product or file, for messages
     day: datetime.date | None  # None for an image, which has no date

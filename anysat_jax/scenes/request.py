@@ -1,4 +1,4 @@
-"""What a run was asked for, by which an interrupted one is recognised, and the folder of its finished windows."""
+"""The request of a run, by which an interrupted one is recognised, and the folder of its finished windows."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ class Request:
 
 
 def stack_facts(stack: Stack) -> dict[str, Any]:
-    """Returns what tells a sensor's rasters from others, by acquisition: files with their sizes and times, places."""
+    """Returns facts by which a sensor's rasters are recognised, by acquisition: sizes and times of files, places."""
     facts: dict[str, Any] = {"units": stack.units}
     for number, one in enumerate(stack.acquisitions):
         bands = [_band_facts(band) for band in (*one.bands, *([one.mask] if one.mask else []))]

@@ -29,7 +29,7 @@ from anysat_jax.scenes.request import REQUEST_TAG, SAMPLE_FILE, Parts, Request, 
 from anysat_jax.scenes.sample import Sample, load_sample, take_sample
 from anysat_jax.scenes.sources import open_stack
 from anysat_jax.scenes.tiles import Lattice, Window, subpatches, tile_side, window_side
-from anysat_jax.scenes.work import INPUT, RESULT, Job, Rasters, padding
+from anysat_jax.scenes.work import INPUT, RESULT, Job, Rasters, to_batch
 from anysat_jax.scenes.workers import ClusterJob, Progress, load, work_here, work_on_cluster
 from anysat_jax.sensors import get_sensor
 from anysat_jax.train.workdir import StopRequest
@@ -305,7 +305,7 @@ def _work(
     if sample is None or (missing and not options.cluster):
         options.say("compiling the model")
         program = job.program(scene.weights, options.devices)
-        jax.block_until_ready(program(padding(job)))
+        jax.block_until_ready(program(to_batch(job, [])))
     if sample is None:
         options.say("sampling tiles, for the colours of the input" + (" and the encoding" if fit else ""))
         sample = take_sample(job, program, max(len(every[0].rows), len(every[0].columns)), request.seed, fit)
@@ -362,7 +362,7 @@ def _plan_line(scene: Scene, job: Job, windows: Sequence[Window], missing: Seque
     rows, columns = bounds.shape(job.product.metres)
     tiles = sum(len(window.tiles) for window in windows)
     dense = (job.product.sensor,) if job.product.sensor else ()
-    work = encoder_work(scene.weights.model, padding(job), lattice.patches**2, dense=dense)
+    work = encoder_work(scene.weights.model, to_batch(job, []), lattice.patches**2, dense=dense)
     flops = sum(one.forward for one in work.values()) / job.batch
     done = f", of which {len(windows) - len(missing)} are finished" if len(missing) < len(windows) else ""
     return (
@@ -380,7 +380,7 @@ def _image(job: Job, composite: Composite, tags: Mapping[str, str]) -> RasterSpe
 
 
 def _item_facts(scene: Scene, job: Job) -> ItemFacts:
-    """Returns what the STAC item of the result tells of the run."""
+    """Returns the facts of the run for the STAC item of its result."""
     model, task = scene.weights.model, "similarity-search"  # the task of MLM's list that is done with features
     if job.product.output in ("map", "tile"):
         one = task_of(scene.weights)

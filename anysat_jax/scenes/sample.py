@@ -27,7 +27,7 @@ SIDE = 64  # pixels along a side of a tile, to which it is thinned to check unit
 
 
 class Sample(NamedTuple):
-    """What was found on a sample."""
+    """Findings on a sample."""
 
     composite: Composite  # of the input
     encoding: Encoding | None  # fitted to the features; None if it needs no sample

@@ -34,7 +34,7 @@ _DARK_PART = 0.1  # of the valid values, that lie below the offset where they do
 
 
 class _Band(msgspec.Struct, kw_only=True):
-    """What STAC declares of a band: in eo:bands and raster:bands until 1.0, in bands or for all of an asset since."""
+    """Facts of a band in STAC: in eo:bands and raster:bands until 1.0, in bands or for all of an asset since."""
 
     name: str | None = None
     common_name: str | None = None
@@ -65,7 +65,7 @@ class _Item(msgspec.Struct):
 
 
 class _Place(NamedTuple):
-    """Where a band of an item is, and what is declared of it."""
+    """A band of an item: its file, and the facts that are declared of it."""
 
     order: tuple[Any, ...]  # of several places the least is taken
     path: pathlib.Path | str

@@ -60,7 +60,7 @@ class Panel:
 
     @property
     def detail(self) -> str:
-        """What the colours are, in words."""
+        """The meaning of the colours, in words."""
         output = self.output
         return {
             "picture": output.tags.get("COMPOSITE", "natural colour"),

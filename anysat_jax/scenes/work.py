@@ -54,7 +54,7 @@ class Job:
 
 
 class Read(NamedTuple):
-    """What is read of a window."""
+    """The rasters' values in a window."""
 
     window: Window
     fields: Mapping[str, Fields]  # by sensor with a grid: of the window's box
@@ -139,41 +139,29 @@ def cut(job: Job, read: Read) -> list[Tile]:
     return sorted(tiles, key=lambda tile: -tile.fraction)  # stable: the same batches each time
 
 
-def to_batch(tiles: Sequence[Tile], size: int, patch_size: float, dates: Mapping[str, int]) -> Batch:
-    """Returns a batch of `size` tiles in native units; what is missing is padding that has no part in the others."""
-    fraction = max(tile.fraction for tile in tiles)
+def to_batch(job: Job, tiles: Sequence[Tile]) -> Batch:
+    """Returns a batch of tiles in native units; what is missing is padding that has no part in the others.
+
+    Without tiles it has room for all dates.
+    """
+    fraction = max((tile.fraction for tile in tiles), default=1.0)
     observations = {}
-    for name, first in tiles[0].fields.items():
-        lead = (size, room(fraction, dates[name])) if name in dates else (size,)
-        values = np.zeros((*lead, *first.values.shape[-3:]), np.float32)
-        valid = np.zeros((*lead, 1, *first.values.shape[-2:]), np.bool_)
+    for name in job.stacks:
+        sensor, side = get_sensor(name), get_sensor(name).pixels(job.lattice.tile)
+        lead = (job.batch, room(fraction, job.dates[name])) if name in job.dates else (job.batch,)
+        values = np.zeros((*lead, sensor.num_bands, side, side), np.float32)
+        valid = np.zeros((*lead, 1, side, side), np.bool_)
         days, real = np.zeros(lead, np.int32), np.zeros(lead, np.bool_)
         for number, tile in enumerate(tiles):
             one = tile.fields[name]
-            at = (number, slice(len(one.days))) if name in dates else number
+            at = (number, slice(len(one.days))) if name in job.dates else number
             values[at], valid[at] = one.values, one.valid
-            if name in dates:
+            if name in job.dates:
                 days[at] = [day.timetuple().tm_yday - 1 for day in one.days]
                 real[at] = True
-        present = valid.reshape(size, -1).any(axis=1)
-        series = (days, real) if name in dates else (None, None)
+        present = valid.reshape(job.batch, -1).any(axis=1)
+        series = (days, real) if name in job.dates else (None, None)
         observations[name] = Observation(values, *series, valid, present)
-    return Batch(observations, patch_size=float(patch_size))
-
-
-def padding(job: Job) -> Batch:
-    """Returns a batch without a tile, in the shapes of one with all dates."""
-    observations = {}
-    for name in job.stacks:
-        sensor = get_sensor(name)
-        lead = (job.batch, job.dates[name]) if name in job.dates else (job.batch,)
-        pixels = (sensor.pixels(job.lattice.tile),) * 2
-        series = (np.zeros(lead, np.int32), np.zeros(lead, np.bool_)) if name in job.dates else (None, None)
-        values, valid = (
-            np.zeros((*lead, sensor.num_bands, *pixels), np.float32),
-            np.zeros((*lead, 1, *pixels), np.bool_),
-        )
-        observations[name] = Observation(values, *series, valid, np.zeros(job.batch, np.bool_))
     return Batch(observations, patch_size=float(job.lattice.patch_size))
 
 
@@ -184,7 +172,7 @@ def compute_tiles(
     running: list[tuple[Sequence[Tile], jax.Array]] = []
     for start in range(0, len(tiles), job.batch):
         some = tiles[start : start + job.batch]
-        running.append((some, program(to_batch(some, job.batch, job.lattice.patch_size, job.dates))))
+        running.append((some, program(to_batch(job, some))))
         if len(running) > 1:  # while the device computes, the host copies the batch before
             done, values = running.pop(0)
             yield from zip(done, np.asarray(values))
@@ -238,7 +226,7 @@ class Rasters:
 
 
 class Part(NamedTuple):
-    """What a window gives to the rasters, cut to the request's bounds."""
+    """A window's pixels of the two rasters, cut to the request's bounds."""
 
     name: str
     box: Box

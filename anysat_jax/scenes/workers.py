@@ -113,7 +113,7 @@ def work_here(job: Job, rasters: Rasters, program: Program, windows: Sequence[Wi
 
 @dataclasses.dataclass(frozen=True)
 class ClusterJob:
-    """What every worker of a cluster needs."""
+    """Job, rasters and weights, as every worker of a cluster needs them."""
 
     job: Job
     rasters: Rasters
