@@ -20,7 +20,8 @@ from anysat_jax.scenes.sources import BASELINE, complete_stack
 from anysat_jax.sensors import SENSORS, Sensor, get_sensor
 from data_pipelines.bands import band_key
 from data_pipelines.dates import parse_day
-from data_pipelines.files import DRIVERS, explained, open_raster
+from data_pipelines.files import explained
+from data_pipelines.rasters import DRIVERS, open_raster
 
 # Bands by their number in the XML, and their centres in nanometres.
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")

@@ -15,8 +15,8 @@ from anysat_jax.scenes.warping import RasterBand
 from anysat_jax.sensors import Sensor
 from data_pipelines.bands import LETTERS
 from data_pipelines.dates import parse_day
-from data_pipelines.files import open_raster
 from data_pipelines.prepare.leaks import IDENTITY
+from data_pipelines.rasters import open_raster
 
 # Tags of the day of acquisition, the best first; the last one is often the day on which the file was written.
 DAY_TAGS = ("ACQUISITION_DATE", "ACQUISITIONDATETIME", "DATE_ACQUIRED", "SENSING_TIME", "PRODUCT_START_TIME")

@@ -18,7 +18,8 @@ from anysat_jax.scenes.reading import Acquisition, Band, RasterBand, Stack
 from anysat_jax.sensors import Sensor, get_sensor
 from data_pipelines.bands import in_decibels
 from data_pipelines.dates import parse_day
-from data_pipelines.files import DRIVERS, read_table
+from data_pipelines.files import read_table
+from data_pipelines.rasters import DRIVERS
 from data_pipelines.units import DECIBELS, POWER
 
 TABLE = "dates.csv"

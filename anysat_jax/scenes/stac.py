@@ -22,7 +22,8 @@ from anysat_jax.scenes.naming import MASKS, band_in, find_product, mask_in
 from anysat_jax.scenes.reading import Acquisition, RasterBand, Stack
 from anysat_jax.scenes.sources import BASELINE, DARK, OFFSET, complete_stack, is_of, sample
 from anysat_jax.sensors import Sensor, get_sensor
-from data_pipelines.files import DRIVERS, read_json
+from data_pipelines.files import read_json
+from data_pipelines.rasters import DRIVERS
 
 _EXPECTED = "a collection of STAC items (FeatureCollection), as item_collection.save_object of pystac-client writes it"
 _NOT_DATA = {"thumbnail", "overview", "visual", "metadata"}  # roles of assets

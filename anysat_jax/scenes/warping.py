@@ -22,7 +22,8 @@ from rasterio.windows import Window
 
 from anysat_jax.scenes.grid import SAME_METRES
 from anysat_jax.scenes.projections import at, pixel_size, project_bounds, system
-from data_pipelines.files import explained, open_raster
+from data_pipelines.files import explained
+from data_pipelines.rasters import open_raster
 
 # Pixels around a source's window: as many as bilinear interpolation and the rounding of coordinates may reach.
 MARGIN = 3

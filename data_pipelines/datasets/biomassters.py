@@ -16,7 +16,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, to_uint16, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series
-from data_pipelines.files import read_raster, read_table, stems
+from data_pipelines.files import read_table, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, hashed_split, layout_check
 
 SIDE = 256

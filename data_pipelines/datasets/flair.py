@@ -14,7 +14,8 @@ import numpy as np
 from data_pipelines.bands import to_uint16
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import read_json, read_lines, read_npy, read_raster, stems
+from data_pipelines.files import read_json, read_lines, read_npy, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 DOMAIN, AREA = re.compile(r"D\d{3}_\d{4}"), re.compile(r"Z\d+_[A-Z0-9]+")

@@ -13,7 +13,8 @@ import numpy as np
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_fields, parse_day_of_year
-from data_pipelines.files import read_class_map, read_lines, read_raster, stems
+from data_pipelines.files import read_lines, stems
+from data_pipelines.rasters import read_class_map, read_raster
 from data_pipelines.reader import ArchiveReader, num_tiles
 
 SIDE = 512

@@ -15,7 +15,8 @@ from jaxtyping import Float64
 
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import parse_json, read_json, read_npy, read_raster, stems
+from data_pipelines.files import parse_json, read_json, read_npy, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 DATE_FIELDS = {"s2": "dates-S2", "s1": "dates-S1A"}

@@ -27,7 +27,8 @@ from data_pipelines.datasets.s2naip_metadata import (
     split_of,
 )
 from data_pipelines.dates import observed_series
-from data_pipelines.files import parse_json, read_png, read_raster, read_raster_and_nodata, stems
+from data_pipelines.files import parse_json, read_png, stems
+from data_pipelines.rasters import read_raster, read_raster_and_nodata
 from data_pipelines.reader import ArchiveReader, digest, layout_check
 
 IMAGES = "naip"

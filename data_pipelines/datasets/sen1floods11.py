@@ -19,7 +19,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import observed_series, parse_day
-from data_pipelines.files import find_place, inside, read_class_map, read_json, read_lines, read_raster, stems
+from data_pipelines.files import find_place, inside, read_json, read_lines, stems
+from data_pipelines.rasters import read_class_map, read_raster
 from data_pipelines.reader import ArchiveReader, DatasetEntry, digest
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")

@@ -14,7 +14,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import with_ratio_of_decibels
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_in_name, observed_series
-from data_pipelines.files import check_array, inside, read_npz, read_raster, read_table, stems
+from data_pipelines.files import check_array, inside, read_npz, read_table, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, layout_check
 
 CARD = DatasetCard(

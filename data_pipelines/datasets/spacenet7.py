@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from data_pipelines.card import DatasetCard, Example
-from data_pipelines.files import explained, inside, read_json, read_raster, stems
+from data_pipelines.files import explained, inside, read_json, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, layout_check
 
 LABELS = {"labels_raster": ".tif", "labels_match_pix": ".geojson", "labels_match": ".geojson"}

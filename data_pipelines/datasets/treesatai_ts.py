@@ -17,7 +17,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, to_uint16
 from data_pipelines.card import DatasetCard, Example
 from data_pipelines.dates import day_in_name, observed_series
-from data_pipelines.files import check_array, find_place, read_hdf5, read_json, read_lines, read_raster, stems
+from data_pipelines.files import check_array, find_place, read_hdf5, read_json, read_lines, stems
+from data_pipelines.rasters import read_raster
 from data_pipelines.reader import ArchiveReader, digest, num_tiles
 
 GENERA = (

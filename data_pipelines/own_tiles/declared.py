@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.bands import band_key
-from data_pipelines.files import check_array, georeference, open_raster, read_npy, read_npz
+from data_pipelines.files import check_array, read_npy, read_npz
 from data_pipelines.own_tiles.description import SensorFiles
 from data_pipelines.own_tiles.pattern import RASTERS
+from data_pipelines.rasters import georeference, open_raster
 
 
 @dataclasses.dataclass(frozen=True)

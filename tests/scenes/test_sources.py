@@ -13,7 +13,7 @@ from anysat_jax.scenes import warping
 from anysat_jax.scenes.grid import Box
 from anysat_jax.scenes.reading import choose_grid, read_box
 from anysat_jax.scenes.sources import open_stack
-from data_pipelines.files import open_raster
+from data_pipelines.rasters import open_raster
 from data_pipelines.units import DIGITAL
 from tests.scenes.rasters import S2_BANDS, UTM32, write
 

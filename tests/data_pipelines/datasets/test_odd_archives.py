@@ -18,8 +18,8 @@ from data_pipelines.fakes import write_fake
 from data_pipelines.fakes.common import write_raster
 from data_pipelines.fakes.planted import write_archive as write_planted
 from data_pipelines.fakes.s2naip import write_archive as write_s2naip
-from data_pipelines.files import read_raster
 from data_pipelines.prepare.records import check_example
+from data_pipelines.rasters import read_raster
 from data_pipelines.registry import GEOPLEX_NAMES, get_entry
 
 

@@ -10,8 +10,8 @@ from anysat_jax.sensors import get_sensor
 from data_pipelines.bands import pick_bands, with_ratio_of_decibels
 from data_pipelines.card import DatasetCard
 from data_pipelines.dates import day_fields, parse_day
-from data_pipelines.files import read_raster
 from data_pipelines.prepare.records import check_example
+from data_pipelines.rasters import read_raster
 
 L8 = "LC08_L1TP_195025_20130707_20170503_01_T1"
 L7 = "LE07_L1TP_195025_20010730_20170204_01_T1"
