@@ -269,7 +269,7 @@ def _run(
         missing = [window for window in windows if not parts.is_done(window.name)]
         say(_plan_line(scene, job, windows, missing))
         with StopRequest() as stop:
-            rasters, progress = _work(scene, job, request, (windows, missing), raster, fit, stop)
+            rasters, progress = _work(scene, job, request, side, missing, raster, fit, stop)
         finish(job.folder / INPUT, rasters.input, beside)
         finish(job.folder / RESULT, dataclasses.replace(rasters.result, facts=_item_facts(scene, job)), output)
         if options.quicklook:
@@ -289,18 +289,18 @@ def _work(
     scene: Scene,
     job: Job,
     request: Request,
-    windows: tuple[Sequence[Window], Sequence[Window]],
+    side: int,
+    missing: Sequence[Window],
     raster: MakeRaster,
     fit: Fit | None,
     stop: StopRequest,
 ) -> tuple[Rasters, Progress]:
-    """Computes windows, of which those of the whole scene and those that are missing are given.
+    """Computes the windows that are missing, of `side` cells along a side.
 
     Returns:
       The rasters, whose parts are complete, and how it went.
     """
-    (every, missing), options = windows, scene.options
-    file = job.folder / SAMPLE_FILE
+    options, file = scene.options, job.folder / SAMPLE_FILE
     sample = load_sample(file)
     if sample is None or (missing and not options.cluster):
         options.say("compiling the model")
@@ -308,7 +308,7 @@ def _work(
         jax.block_until_ready(program(to_batch(job, [])))
     if sample is None:
         options.say("sampling tiles, for the colours of the input" + (" and the encoding" if fit else ""))
-        sample = take_sample(job, program, max(len(every[0].rows), len(every[0].columns)), request.seed, fit)
+        sample = take_sample(job, program, side, request.seed, fit)
         write_whole(file, sample.to_json())
         for warning in sample.warnings:
             options.say(warning)
@@ -338,7 +338,7 @@ def _plan(scene: Scene, product: Product, output: pathlib.Path) -> tuple[Job, li
             f"{options.patch_size:g} m; give a smaller --patch-size"
         )
     lattice = Lattice.of(grid.origin, options.patch_size, names, options.tile, overlap)
-    tiles = len(lattice.windows(grid.bounds, 1))
+    tiles = math.prod(map(len, lattice.cells(grid.bounds)))
     batch = options.batch or max(1, min(MOST_IN_BATCH, tiles, SUBPATCHES // subpatches(lattice.tile, names)))
     batch = -(-batch // options.devices) * options.devices  # the same number of tiles on each device
     days = {name: len({one.day for one in stack.acquisitions}) for name, stack in scene.stacks.items()}

@@ -70,10 +70,9 @@ def take_sample(
     """
     # Of tiles that do not overlap: each is computed alone.
     job = dataclasses.replace(job, lattice=dataclasses.replace(job.lattice, overlap=0))
-    windows = job.lattice.windows(job.grid.bounds, side)
     rng = np.random.default_rng(seed)
     features, thinned, waiting = [], [], []
-    for read in _valid_tiles(job, windows, rng, FITTING_TILES if fit else TILES):
+    for read in _valid_tiles(job, side, rng, FITTING_TILES if fit else TILES):
         thinned.append({name: _thin(one) for name, one in read.fields.items()})
         if fit:
             waiting.append(read)
@@ -107,23 +106,20 @@ def _features(
     return found
 
 
-def _valid_tiles(job: Job, windows: Sequence[Window], rng: np.random.Generator, count: int) -> Iterator[Read]:
+def _valid_tiles(job: Job, side: int, rng: np.random.Generator, count: int) -> Iterator[Read]:
     """Yields at most `count` tiles with a valid pixel, chosen at random; at least one if there is one."""
-    rows = range(windows[0].rows.start, windows[-1].rows.stop)
-    columns = range(windows[0].columns.start, windows[-1].columns.stop)
-    places = rng.permutation(len(rows) * len(columns))[: TRIES * count]
+    rows, columns = job.lattice.cells(job.grid.bounds)
     found = 0
-    for place in places:
+    for place in rng.permutation(len(rows) * len(columns))[: TRIES * count]:
         row, column = divmod(int(place), len(columns))
-        window = dataclasses.replace(windows[0], rows=rows[row : row + 1], columns=columns[column : column + 1])
-        read = read_window(job, window)
+        read = read_window(job, Window(0, job.lattice, rows[row : row + 1], columns[column : column + 1]))
         if cut(job, read):
             yield read
             found += 1
             if found == count:
                 return
     # Of a scene with few valid pixels, the first window that has any.
-    for window in windows if not found else ():
+    for window in job.lattice.windows(job.grid.bounds, side) if not found else ():
         tiles = cut(job, read_window(job, window))
         for tile in tiles[:count]:
             yield read_window(job, window.single(tile.place))

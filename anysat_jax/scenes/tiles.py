@@ -133,15 +133,19 @@ class Lattice:
             y - metres(rows.start * self.stride_patches),
         )
 
-    def windows(self, bounds: Box, side: int) -> list["Window"]:
-        """Returns windows of at most `side` x `side` cells that cover the bounds, from north to south."""
+    def cells(self, bounds: Box) -> tuple[range, range]:
+        """Returns the rows and columns of the cells that cover the bounds."""
         x, y = self.origin
 
         def indices(first: float, last: float) -> range:
             start = math.floor((first + SAME_METRES) / self.stride)
             return range(start, math.ceil((last - SAME_METRES) / self.stride))
 
-        rows, columns = indices(y - bounds.top, y - bounds.bottom), indices(bounds.left - x, bounds.right - x)
+        return indices(y - bounds.top, y - bounds.bottom), indices(bounds.left - x, bounds.right - x)
+
+    def windows(self, bounds: Box, side: int) -> list["Window"]:
+        """Returns windows of at most `side` x `side` cells that cover the bounds, from north to south."""
+        rows, columns = self.cells(bounds)
         blocks = [
             (rows[i : i + side], columns[j : j + side])
             for i in range(0, len(rows), side)
