@@ -11,6 +11,7 @@ results are in docs/PERFORMANCE.md.
 
 import argparse
 import dataclasses
+import importlib
 import os
 import pathlib
 import statistics
@@ -33,7 +34,6 @@ import rasterio
 from anysat_jax.batch import Batch
 from data_pipelines.batches import BatchMaker
 from data_pipelines.card import Example
-from data_pipelines.fakes import pastis_hd, treesatai_ts
 from data_pipelines.options import DatasetOptions, Sampling
 from data_pipelines.prepare.prepare import prepare_dataset
 from data_pipelines.prepare.shards import read_tile
@@ -49,7 +49,7 @@ ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table; `dates` are the numbers of dates of each series."""
+    """One row of the table; `dates` are the numbers of dates of each series, where the fake archive takes them."""
 
     dataset: str
     dates: dict[str, int]
@@ -68,6 +68,10 @@ CASES = {
     "treesatai_ts": Case("treesatai_ts", TREESAT_DATES, 16, Sampling(max_dates=70)),
     "pastis_hd": Case("pastis_hd", PASTIS_DATES, 4, Sampling(max_dates=20)),
     "pastis_hd,320": Case("pastis_hd", PASTIS_DATES, 16, Sampling(max_dates=20, extent=320.0)),
+    # Dates as the fakes have them: FLAIR has more, but its series are a small part of its values.
+    "flair": Case("flair", {}, 12, Sampling(max_dates=35)),
+    "planted": Case("planted", {}, 64, Sampling(max_dates=60)),
+    "s2naip": Case("s2naip", {}, 4, Sampling(max_dates=32)),
 }
 
 
@@ -83,8 +87,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression: str) -> None:
     """Writes a fake archive with noise that makes it compress like real data."""
-    {"treesatai_ts": treesatai_ts, "pastis_hd": pastis_hd}[case.dataset].write_archive(
-        folder, {"train": tiles, "val": 0, "test": 0}, num_dates=case.dates
+    fake = importlib.import_module(f"data_pipelines.fakes.{case.dataset}")
+    fake.write_archive(
+        folder, {"train": tiles, "val": 0, "test": 0}, **({"num_dates": case.dates} if case.dates else {})
     )
     compress = {} if spot_compression == "none" or case.dataset != "pastis_hd" else {"compress": spot_compression}
     for path in sorted(folder.rglob("*.tif")):

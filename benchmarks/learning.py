@@ -131,6 +131,7 @@ class Bench:
         """Adds the scores of features, unless they are known; `extractor` is of the sensors with dense maps."""
         if any(one[:3] == (name, steps, seed) and one.labels == self.labels[-1] for one in self.scores):
             return
+        self.scores = [one for one in self.scores if one[:3] != (name, steps, seed)]  # for fewer labels
         for key, one in self.datasets.items():
             plan = probe.make_plan(one.card)
             for labels, level, kind, score in score_features(plan, one, extractor(plan.sensors), self):
@@ -162,20 +163,29 @@ class Bench:
         return tabulate(rows, columns, "github", disable_numparse=True)
 
     def draw(self) -> pathlib.Path:
-        """Draws the scores of linear probes against steps; features without steps are lines across."""
-        figure = matplotlib.figure.Figure((10, 4), layout="constrained")
-        means = {key: kinds for key, kinds in self.means().items() if key[1] == self.labels[-1]}
-        for axes, level in zip(figure.subplots(1, 2), ("tile", "dense"), strict=True):
-            for number, name in enumerate(dict.fromkeys(key[0] for key in means)):
-                points = sorted(
-                    (key[2], statistics.mean(kinds[level, "linear"])) for key, kinds in means.items() if key[0] == name
-                )
-                if points[-1][0] == 0:
-                    axes.axhline(points[0][1], color=f"C{number}", linestyle="--", label=name)
-                else:
-                    axes.plot(*zip(*points, strict=True), color=f"C{number}", marker="o", label=name)
-            axes.set(xscale="log", xlabel="steps", ylabel=f"linear probe, {level} (%)")
-        axes.legend()
+        """Draws the scores of linear probes against steps, and against labelled tiles after the most steps."""
+        figure = matplotlib.figure.Figure((10, 7), layout="constrained")
+        means, most = self.means(), self.labels[-1]
+        names = list(dict.fromkeys(key[0] for key in means))
+        last = {name: max(key[2] for key in means if key[0] == name) for name in names}
+        for row, level in zip(figure.subplots(2, 2).T, ("tile", "dense"), strict=True):
+            for number, name in enumerate(names):
+                scores = {
+                    key[1:]: statistics.mean(kinds[level, "linear"]) for key, kinds in means.items() if key[0] == name
+                }
+                line = dict(color=f"C{number}", label=name, marker="o", linestyle="-" if last[name] else "--")
+                steps = {at: score for (labels, at), score in sorted(scores.items()) if labels == most}
+                if last[name]:
+                    row[0].plot(*zip(*steps.items(), strict=True), **line)
+                else:  # features without training
+                    row[0].axhline(steps[0], **line | {"marker": None})
+                labelled = {labels: score for (labels, at), score in sorted(scores.items()) if at == last[name]}
+                row[1].plot(*zip(*labelled.items(), strict=True), **line)
+            for axes, label in zip(row, ("steps", "labelled tiles"), strict=True):
+                axes.set(xscale="log", xlabel=label, ylabel=f"linear probe, {level} (%)")
+            row[0].set_title(f"{most} labelled tiles")
+            row[1].set_title("after the most steps")
+        row[1].legend()
         path = self.out / "learning.png"
         figure.savefig(path, dpi=110)
         return path

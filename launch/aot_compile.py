@@ -280,7 +280,7 @@ def predicted(measured: Sequence[Measured], unit: int, limit: float) -> int:
     return max(unit, int(room // unit) * unit)
 
 
-QUICK = {"exec_time_optimization_effort": -1.0}
+QUICK = {"optimization_level": "O0"}
 """Options of XLA: compiling takes a quarter of the time, and the program moves a third more through memory."""
 
 

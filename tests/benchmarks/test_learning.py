@@ -11,6 +11,14 @@ from benchmarks import learning
 from data_pipelines.registry import get_entry
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_dataset():
+    """Each has programs of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learning, "DATASETS", {"mini_pastis_hd": learning.DATASETS["mini_pastis_hd"]})
+        yield
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     bench = learning.Bench(tmp_path_factory.mktemp("learning"), tiles=24, labels=[8, 16], held_out=8)
@@ -21,7 +29,7 @@ def bench(tmp_path_factory):
 
 
 def test_raw_values_are_scored_on_both_levels(bench):
-    assert len(bench.scores) == 2 * 2 * 2 * 4  # seeds, datasets, numbers of labels, levels and probes
+    assert len(bench.scores) == 2 * 2 * 4  # seeds, numbers of labels, levels and probes
     assert all(0 <= one.score <= 1 for one in bench.scores)
     many = np.mean([one.score for one in bench.scores if one.labels == 16])
     assert many > np.mean([one.score for one in bench.scores if one.labels == 8])
@@ -32,6 +40,15 @@ def test_finished_scores_are_found_again(bench):
     assert again.scores == [one for one in bench.scores if one.seed == 0]
     again.add("raw values", 0, 0, None)  # would fail if it computed anything
     assert "| raw values | 16               | 0       | 2       |" in bench.table()
+
+
+def test_scores_of_other_labels_replace_the_earlier_ones(bench, monkeypatch):
+    rows = [(labels, level, kind, 0.5) for labels in (4, 12) for level, kind in learning.KINDS]
+    monkeypatch.setattr(learning, "score_features", lambda *_: rows)
+    again = learning.Bench(bench.out, tiles=24, labels=[4, 12], held_out=8)
+    again.file = bench.out / "others.csv"
+    again.add("raw values", 0, 0, lambda sensors: None)
+    assert [one.labels for one in again.scores] == [4] * 4 + [12] * 4 and again.file.exists()
 
 
 def test_the_curves_are_drawn(bench):

@@ -341,7 +341,7 @@ def test_the_step_is_lowered_as_training_does(config, tmp_path, monkeypatch):
     config = pretrain.get_config("mini")
     config.model.update(TINY)
     config.data.datasets = ConfigDict(dict(mini_flair=config.data.datasets.mini_flair))  # two sensors, not eleven
-    compiler = aot_compile.Compiler(parse_topology("v5e:2x2"), Results(config, tmp_path))
+    compiler = aot_compile.Compiler(parse_topology("v5e:2x2"), Results(config, tmp_path, quick=True))
     case = all_cases(config, "mini_flair")[0]
     found = compiler.measure(case)
     assert found.fits and found.mesh == (4, 1, 1) and batch_unit(config, compiler.topology) == 4

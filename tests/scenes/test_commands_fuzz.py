@@ -129,7 +129,7 @@ def check_request(weights, case):
             assert made <= {f"{output.name}.parts"} and not printed.getvalue()
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_each_request_ends_in_a_result_or_a_sentence(weights, cases):
     ask = given(requests)(lambda case: check_request(weights, case))
     settings(max_examples=cases, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(ask)()
