@@ -95,11 +95,14 @@ def make_archive(folder: pathlib.Path, case: Case, tiles: int, spot_compression:
     for path in sorted(folder.rglob("*.tif")):
         with rasterio.open(path) as file:
             values, old = file.read(), file.profile
-        with rasterio.open(path, "w", **{**old, "interleave": "pixel", "tiled": False, **compress}) as file:
-            file.write(rough(values, 6.0))
+        if len(values) > 1:  # of a single band are classes
+            kept = {key: value for key, value in old.items() if not key.startswith("block")}
+            with rasterio.open(path, "w", **{**kept, "interleave": "pixel", "tiled": False, **compress}) as file:
+                file.write(rough(values, 0.5 if values.dtype.kind == "f" else 6.0))
     for path in sorted(folder.glob("DATA_*/*.npy")):
         values = np.load(path)
-        np.save(path, rough(values, 0.5 if values.dtype.kind == "f" else 60.0))
+        missing = values == -10_000
+        np.save(path, np.where(missing, values, rough(values, 0.5 if values.dtype.kind == "f" else 60.0)))
     for path in sorted(folder.rglob("*.h5")):
         with h5py.File(path, "r+") as file:
             for name, deviation, least in (("sen-2", 60.0, 1), ("sen-1-asc", 0.01, 1e-4), ("sen-1-des", 0.01, 1e-4)):

@@ -181,8 +181,11 @@ class Bench:
                     row[0].axhline(steps[0], **line | {"marker": None})
                 labelled = {labels: score for (labels, at), score in sorted(scores.items()) if at == last[name]}
                 row[1].plot(*zip(*labelled.items(), strict=True), **line)
-            for axes, label in zip(row, ("steps", "labelled tiles"), strict=True):
+            ticks = sorted({key[2] for key in means} - {0}), self.labels
+            for axes, label, values in zip(row, ("steps", "labelled tiles"), ticks, strict=True):
                 axes.set(xscale="log", xlabel=label, ylabel=f"linear probe, {level} (%)")
+                axes.set_xticks(values, [f"{value:,}" for value in values])
+                axes.minorticks_off()
             row[0].set_title(f"{most} labelled tiles")
             row[1].set_title("after the most steps")
         row[1].legend()
