@@ -65,7 +65,7 @@ def cut_out(part, height, width):
 
 
 @given(CASES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_each_pixel_keeps_its_value_and_its_place(case):
     dates, height, width = case["shape"]
     values = cloudy(dates, height, width, case["seed"])
