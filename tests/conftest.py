@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import logging
 import os
 import pathlib
 import tempfile
@@ -84,3 +85,13 @@ def forget_datasets() -> Iterator[None]:
     yield
     registry._ENTRIES.clear()
     registry._ENTRIES.update(known)
+
+
+@pytest.fixture(autouse=True)
+def keep_log_levels() -> Iterator[None]:
+    """Leaves levels of logging as they were before a test: commands that it calls set their own."""
+    loggers = [logging.getLogger(name) for name in ("absl", "rasterio")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
