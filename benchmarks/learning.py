@@ -5,7 +5,8 @@
 
 Pretrains the tiny model of configs/pretrain.py on thousands of unlabelled tiles, made once, and probes its frozen
 features with the labels of a few of them: a linear layer and the five nearest neighbours, of tiles and of label pixels,
-scored on hundreds of held-out tiles. Each run has its own schedule over its number of steps. A try is a name and keys
+scored on hundreds of held-out tiles, for several disjoint draws of labelled tiles. Each run has its own schedule over
+its number of steps. A try is a name and keys
 of the config; PAPER stands for those of the paper's objective. Controls: the network at its random start, and the
 summaries of raw values that the reconstruction predicts. Finished scores are kept in OUT/scores.csv; the table is
 printed after each run, and the curves are in OUT/learning.png. A step takes about 0.2 s on two cores. Wants
@@ -16,6 +17,7 @@ import argparse
 import collections
 import csv
 import functools
+import itertools
 import pathlib
 import statistics
 import sys
@@ -68,6 +70,7 @@ class Score(NamedTuple):
     steps: int
     seed: int
     labels: int
+    draw: int
     dataset: str
     level: str
     probe: str
@@ -77,8 +80,8 @@ class Score(NamedTuple):
 class Bench:
     """The datasets and the scores so far."""
 
-    def __init__(self, out: pathlib.Path, tiles: int, labels: Sequence[int], held_out: int) -> None:
-        self.out, self.labels, self.held_out = out, sorted(labels), held_out
+    def __init__(self, out: pathlib.Path, tiles: int, labels: Sequence[int], held_out: int, draws: int = 1) -> None:
+        self.out, self.labels, self.held_out, self.draws = out, sorted(labels), held_out, draws
         self.root = out / f"tiles-{tiles}-{held_out}"
         for name in DATASETS:
             reader = MiniReader(name, sizes={"train": tiles, "val": held_out})
@@ -129,19 +132,19 @@ class Bench:
         extractor: Callable[[tuple[str, ...]], Callable[[Batch], FrozenFeatures]],
     ) -> None:
         """Adds the scores of features, unless they are known; `extractor` is of the sensors with dense maps."""
-        if any(one[:3] == (name, steps, seed) and one.labels == self.labels[-1] for one in self.scores):
+        if any(one[:5] == (name, steps, seed, self.labels[-1], self.draws - 1) for one in self.scores):
             return
-        self.scores = [one for one in self.scores if one[:3] != (name, steps, seed)]  # for fewer labels
+        self.scores = [one for one in self.scores if one[:3] != (name, steps, seed)]  # of fewer labels or draws
         for key, one in self.datasets.items():
             plan = probe.make_plan(one.card)
-            for labels, level, kind, score in score_features(plan, one, extractor(plan.sensors), self):
-                self.scores.append(Score(name, steps, seed, labels, key, level, kind, score))
+            for labels, draw, level, kind, score in score_features(plan, one, extractor(plan.sensors), self):
+                self.scores.append(Score(name, steps, seed, labels, draw, key, level, kind, score))
         with self.file.open("w", newline="") as file:
             csv.writer(file).writerows([Score._fields, *self.scores])
         print(self.table(name), flush=True)
 
     def means(self) -> Mapping[tuple[str, int, int], Mapping[tuple[str, str], list[float]]]:
-        """Returns the scores in percent by (name, labels, steps) and kind: of each seed the mean over the datasets."""
+        """Returns scores in percent by (name, labels, steps) and kind: of a seed the mean over datasets and draws."""
         found: dict[Any, Any] = collections.defaultdict(lambda: collections.defaultdict(dict))
         for one in self.scores:
             kinds = found[one.name, one.labels, one.steps]
@@ -200,34 +203,34 @@ def _value_at(config: ConfigDict, key: str) -> Any:
 
 def score_features(
     plan: probe.Plan, one: OpenDataset, extract: Callable[[Batch], FrozenFeatures], bench: Bench
-) -> Iterator[tuple[int, str, str, float]]:
-    """Yields number of labelled tiles, level, probe and score of each task of a dataset."""
+) -> Iterator[tuple[int, int, str, str, float]]:
+    """Yields number of labelled tiles, their draw, level, probe and score of each task of a dataset."""
     batches = functools.partial(one.evaluation_batches, patch_size=min(DATASETS[one.name].patch_sizes), batch_size=16)
     most = bench.labels[-1]
     found = probe.collect_rows(
-        plan, batches("train", tiles=range(most)), lambda _, batch: extract(batch), {"": {}}, PIXELS, 0
+        plan, batches("train", tiles=range(most * bench.draws)), lambda _, batch: extract(batch), {"": {}}, PIXELS, 0
     )
     models = {}
     for level, rows in found.items():
-        for labels in bench.labels:
-            kept = rows.tiles < labels
+        for labels, draw in itertools.product(bench.labels, range(bench.draws)):
+            kept = (rows.tiles >= draw * most) & (rows.tiles < draw * most + labels)
             few = probe.ProbeRows({"": rows.features[""][kept]}, rows.labels[kept], rows.tiles[kept])
-            models[labels, level, "linear"] = probe.fit_rows(plan.tasks[level], few, "", 0).logits
-            models[labels, level, "neighbours"] = neighbours(plan.tasks[level], few.features[""], few.labels)
-    scores = {key: SplitScores(plan.tasks[key[1]]) for key in models}
+            models[labels, draw, level, "linear"] = probe.fit_rows(plan.tasks[level], few, "", 0).logits
+            models[labels, draw, level, "neighbours"] = neighbours(plan.tasks[level], few.features[""], few.labels)
+    scores = {key: SplitScores(plan.tasks[key[2]]) for key in models}
     for batch in batches("val", tiles=range(bench.held_out)):
         features = extract(batch)
         for key, logits in models.items():
-            task = plan.tasks[key[1]]
+            task = plan.tasks[key[2]]
             counts = count_batch(
                 task,
                 np.asarray(logits(probe.task_features(task, features))),
-                batch.labels[key[1]],
+                batch.labels[key[2]],
                 batch.labels["valid"],
             )
             scores[key].add(counts)
     for key, one_score in scores.items():
-        kind = "dense" if key[1] == "dense" else plan.tasks[key[1]].kind
+        kind = "dense" if key[2] == "dense" else plan.tasks[key[2]].kind
         yield *key, one_score.scores[probe.METRICS[kind][0]]
 
 
@@ -271,9 +274,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--labels", type=int, nargs="+", default=[128], help="tiles of them with labels, for the probes"
     )
+    parser.add_argument("--draws", type=int, default=1, help="disjoint sets of labelled tiles; the mean is shown")
     parser.add_argument("--held-out", type=int, default=512, help="tiles that score the probes")
     options = parser.parse_args(argv)
-    bench = Bench(options.out, options.tiles, options.labels, options.held_out)
+    bench = Bench(options.out, options.tiles, options.labels, options.held_out, options.draws)
     bench.add("raw values", 0, 0, lambda sensors: jax.jit(functools.partial(raw_summaries, sensors=sensors)))
     for seed in options.seeds:
         bench.add("random start", 0, seed, functools.partial(bench.random, seed))

@@ -21,7 +21,7 @@ def one_dataset():
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    bench = learning.Bench(tmp_path_factory.mktemp("learning"), tiles=24, labels=[8, 16], held_out=8)
+    bench = learning.Bench(tmp_path_factory.mktemp("learning"), tiles=24, labels=[4, 12], held_out=8, draws=2)
     extractor = lambda sensors: jax.jit(functools.partial(learning.raw_summaries, sensors=sensors))  # noqa: E731
     bench.add("raw values", 0, 0, extractor)
     bench.scores += [one._replace(seed=1) for one in bench.scores]
@@ -29,26 +29,36 @@ def bench(tmp_path_factory):
 
 
 def test_raw_values_are_scored_on_both_levels(bench):
-    assert len(bench.scores) == 2 * 2 * 4  # seeds, numbers of labels, levels and probes
+    assert len(bench.scores) == 2 * 2 * 2 * 4  # seeds, numbers of labels, draws, levels and probes
     assert all(0 <= one.score <= 1 for one in bench.scores)
-    many = np.mean([one.score for one in bench.scores if one.labels == 16])
-    assert many > np.mean([one.score for one in bench.scores if one.labels == 8])
+    many = np.mean([one.score for one in bench.scores if one.labels == 12])
+    assert many > np.mean([one.score for one in bench.scores if one.labels == 4])
+
+
+def test_draws_are_of_other_tiles_and_their_mean_counts(bench):
+    draws = [
+        {one[3:4] + one[6:8]: one.score for one in bench.scores if (one.seed, one.draw) == (0, draw)}
+        for draw in range(2)
+    ]
+    assert draws[0].keys() == draws[1].keys() and draws[0] != draws[1]
+    means = bench.means()["raw values", 12, 0]["dense", "linear"]
+    assert means == [pytest.approx(50 * sum(draw[12, "dense", "linear"] for draw in draws))] * 2
 
 
 def test_finished_scores_are_found_again(bench):
-    again = learning.Bench(bench.out, tiles=24, labels=[8, 16], held_out=8)
+    again = learning.Bench(bench.out, tiles=24, labels=[4, 12], held_out=8, draws=2)
     assert again.scores == [one for one in bench.scores if one.seed == 0]
     again.add("raw values", 0, 0, None)  # would fail if it computed anything
-    assert "| raw values | 16               | 0       | 2       |" in bench.table()
+    assert "| raw values | 12               | 0       | 2       |" in bench.table()
 
 
 def test_scores_of_other_labels_replace_the_earlier_ones(bench, monkeypatch):
-    rows = [(labels, level, kind, 0.5) for labels in (4, 12) for level, kind in learning.KINDS]
+    rows = [(labels, 0, level, kind, 0.5) for labels in (6, 20) for level, kind in learning.KINDS]
     monkeypatch.setattr(learning, "score_features", lambda *_: rows)
-    again = learning.Bench(bench.out, tiles=24, labels=[4, 12], held_out=8)
+    again = learning.Bench(bench.out, tiles=24, labels=[6, 20], held_out=8)
     again.file = bench.out / "others.csv"
     again.add("raw values", 0, 0, lambda sensors: None)
-    assert [one.labels for one in again.scores] == [4] * 4 + [12] * 4 and again.file.exists()
+    assert [one.labels for one in again.scores] == [6] * 4 + [20] * 4 and again.file.exists()
 
 
 def test_the_curves_are_drawn(bench):
