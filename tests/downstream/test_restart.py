@@ -51,7 +51,8 @@ def rows(workdir):
         return [{name: row[name] for name in row if name != "tiles_per_second"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["finetune", pytest.param("probe", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune", "probe"])
 def test_killed_half_way_it_resumes_exactly(launch, tmp_path, name):
     """The loop is the same for both; test_fit_restart.py kills it at every moment."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
