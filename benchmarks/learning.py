@@ -132,9 +132,10 @@ class Bench:
         extractor: Callable[[tuple[str, ...]], Callable[[Batch], FrozenFeatures]],
     ) -> None:
         """Adds the scores of features, unless they are known; `extractor` is of the sensors with dense maps."""
-        if any(one[:5] == (name, steps, seed, self.labels[-1], self.draws - 1) for one in self.scores):
+        known = {(one.labels, one.draw) for one in self.scores if one[:3] == (name, steps, seed)}
+        if known >= set(itertools.product(self.labels, range(self.draws))):
             return
-        self.scores = [one for one in self.scores if one[:3] != (name, steps, seed)]  # of fewer labels or draws
+        self.scores = [one for one in self.scores if one[:3] != (name, steps, seed)]  # of other labels or fewer draws
         for key, one in self.datasets.items():
             plan = probe.make_plan(one.card)
             for labels, draw, level, kind, score in score_features(plan, one, extractor(plan.sensors), self):
