@@ -50,6 +50,7 @@ from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.reconstruction import moments, summarise
 from anysat_jax.pretrain.train import pretrain
 from anysat_jax.sensors import get_sensor
+from anysat_jax.train.workdir import lock_workdir
 from anysat_jax.weights.load import load_encoder
 from data_pipelines.load import OpenDataset, open_dataset
 from data_pipelines.mini.datasets import MiniReader
@@ -119,7 +120,8 @@ class Bench:
         folder = self.out / "runs" / f"{name}-{steps}-{seed}"
 
         def extractor(sensors: tuple[str, ...]) -> Callable[[Batch], FrozenFeatures]:
-            pretrain(self.config(overrides, steps, seed), folder)  # returns at once where it is finished
+            with lock_workdir(folder):
+                pretrain(self.config(overrides, steps, seed), folder)  # returns at once where it is finished
             return functools.partial(make_extractor(self.model, sensors), load_encoder(folder).params)
 
         self.add(name, steps, seed, extractor)

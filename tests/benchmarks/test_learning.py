@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from anysat_jax.downstream.task import make_task
+from anysat_jax.errors import StorageError
+from anysat_jax.train.workdir import lock_workdir
 from benchmarks import learning
 from data_pipelines.registry import get_entry
 
@@ -72,6 +74,13 @@ def test_a_try_changes_keys_of_the_config(bench):
     assert (config.model.dropout, config.model.dim, config.total_steps, config.seed) == (True, 64, 30, 2)
     with pytest.raises(KeyError, match="objectve"):
         bench.config("pretrain.objectve=paper", 30, 2)
+
+
+def test_a_run_of_another_process_is_left_alone(bench):
+    folder = bench.out / "runs" / "learnt-5-0"
+    with lock_workdir(folder), pytest.raises(StorageError, match="learnt-5-0 is in use by another run"):
+        bench.pretrained("learnt", 5, 0)
+    assert not folder.exists()
 
 
 def test_neighbours_vote_for_classes_and_labels():
