@@ -33,6 +33,7 @@ import numpy as np
 from anysat_jax.configs.common import dataset
 from jaxtyping import Float
 from ml_collections import ConfigDict
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsRegressor
 from tabulate import tabulate
 
@@ -221,20 +222,29 @@ def score_features(
             models[labels, draw, level, "linear"] = probe.fit_rows(plan.tasks[level], few, "", 0).logits
             models[labels, draw, level, "neighbours"] = neighbours(plan.tasks[level], few.features[""], few.labels)
     scores = {key: SplitScores(plan.tasks[key[2]]) for key in models}
+    answers = collections.defaultdict(list)
     for batch in batches("val", tiles=range(bench.held_out)):
-        features = extract(batch)
-        for key, logits in models.items():
-            task = plan.tasks[key[2]]
-            counts = count_batch(
-                task,
-                np.asarray(logits(probe.task_features(task, features))),
-                batch.labels[key[2]],
-                batch.labels["valid"],
-            )
-            scores[key].add(counts)
+        features, valid = extract(batch), batch.labels["valid"]
+        for key, model in models.items():
+            task, labels = plan.tasks[key[2]], batch.labels[key[2]]
+            logits = np.asarray(model(probe.task_features(task, features)))
+            if task.kind == "multi_label":
+                answers[key].append((np.asarray(labels)[valid], logits[valid]))
+            scores[key].add(count_batch(task, logits, labels, valid))
     for key, one_score in scores.items():
-        kind = "dense" if key[2] == "dense" else plan.tasks[key[2]].kind
-        yield *key, one_score.scores[probe.METRICS[kind][0]]
+        task = plan.tasks[key[2]]
+        kind = "dense" if key[2] == "dense" else task.kind
+        yield *key, precision(answers[key]) if key in answers else one_score.scores[probe.METRICS[kind][0]]
+
+
+def precision(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Returns the average precision of all pairs of tile and label, of batches of labels and logits (B, K).
+
+    Not F1: a probe of a few tiles ranks rare labels well before it gives any of them more than a half.
+    """
+    labels, logits = map(np.concatenate, zip(*answers, strict=True))
+    # Logits of labels that the probe has not seen are -inf.
+    return float(average_precision_score(labels, np.maximum(logits, -1e9), average="micro"))
 
 
 def neighbours(task: Task, features: Float[np.ndarray, "N F"], labels: np.ndarray) -> Callable[[Any], np.ndarray]:

@@ -83,6 +83,12 @@ def test_a_run_of_another_process_is_left_alone(bench):
     assert not folder.exists()
 
 
+def test_labels_of_a_tile_are_scored_by_their_order():
+    labels, logits = np.array([[1, 0, 0], [0, 1, 0]]), np.array([[-2, -5, -np.inf], [-6, -3, -np.inf]])
+    assert learning.precision([(labels[:1], logits[:1]), (labels[1:], logits[1:])]) == 1
+    assert learning.precision([(labels, -np.maximum(logits, -9))]) == pytest.approx((1 / 5 + 2 / 6) / 2)
+
+
 def test_neighbours_vote_for_classes_and_labels():
     features = np.repeat(np.eye(3, 8, dtype=np.float32), 5, axis=0) + np.linspace(0, 0.01, 8, dtype=np.float32)
     classes = make_task(get_entry("mini_flair").card, "tile")
