@@ -26,16 +26,27 @@ def straight(shared):
     return shared / "straight"
 
 
-def test_one_of_two_is_asked_to_stop_and_others_go_on(shared, straight, tmp_path):
+def stop_one_of_two(shared, workdir):
+    """Stops a run of two processes on the way; returns the step that both saved."""
     cluster = Cluster(
-        [flags("fake", shared, tmp_path, "--config.mesh.fsdp=2")] * 2, devices=2, XDG_CACHE_HOME=str(shared)
+        [flags("fake", shared, workdir, "--config.mesh.fsdp=2")] * 2, devices=2, XDG_CACHE_HOME=str(shared)
     )
-    cluster.wait_for_step(tmp_path, 2)
+    cluster.wait_for_step(workdir, 2)
     cluster.members[1].terminate()
     codes, said = cluster.end()
     assert codes == [75, 75], "\n".join(said)
-    (step,) = [int(one.name) for one in (tmp_path / "checkpoints").iterdir() if one.name.isdigit()]
-    assert all(f"saved step {step}" in text for text in said) and step == len(rows(tmp_path)) < 80
+    (step,) = [int(one.name) for one in (workdir / "checkpoints").iterdir() if one.name.isdigit()]
+    assert all(f"saved step {step}" in text for text in said)
+    return step
+
+
+def test_one_of_two_is_asked_to_stop_and_both_save(shared, tmp_path):
+    assert stop_one_of_two(shared, tmp_path) == len(rows(tmp_path)) < 80
+
+
+@pytest.mark.slow
+def test_what_two_saved_another_goes_on_with(shared, straight, tmp_path):
+    stop_one_of_two(shared, tmp_path)
     run(1, 1, flags("fake", shared, tmp_path), XDG_CACHE_HOME=str(shared))  # whose program `straight` compiled
     assert_same_losses(tmp_path, straight)
 
