@@ -5,12 +5,11 @@
 
 Pretrains the tiny model of configs/pretrain.py on thousands of unlabelled tiles, made once, and probes its frozen
 features with the labels of a few of them: a linear layer and the five nearest neighbours, of tiles and of label pixels,
-scored on hundreds of held-out tiles, for several disjoint draws of labelled tiles. Each run has its own schedule over
-its number of steps. A try is a name and keys
-of the config; PAPER stands for those of the paper's objective. Controls: the network at its random start, and the
-summaries of raw values that the reconstruction predicts. Finished scores are kept in OUT/scores.csv; the table is
-printed after each run, and the curves are in OUT/learning.png. A step takes about 0.2 s on two cores. Wants
-`pip install -e '.[test]'`.
+scored on hundreds of held-out tiles, for one or several disjoint draws of labelled tiles. Each run has its own schedule
+over its number of steps. A try is a name and keys of the config; PAPER stands for those of the paper's objective.
+Controls: the network at its random start, and the summaries of raw values that the reconstruction predicts. Finished
+scores are kept in OUT/scores.csv; the table is printed after each run, and the curves are in OUT/learning.png. A step
+takes about 0.2 s on two cores. Wants `pip install -e '.[test]'`.
 """
 
 import argparse
@@ -43,6 +42,7 @@ from anysat_jax.downstream.features import FrozenFeatures, make_extractor
 from anysat_jax.downstream.linear_probe import make_targets
 from anysat_jax.downstream.metrics import SplitScores, count_batch
 from anysat_jax.downstream.task import Task
+from anysat_jax.errors import ConfigError
 from anysat_jax.model.encoder import grid_sensors
 from anysat_jax.model.init import init_encoder
 from anysat_jax.model.projectors import merge_patches
@@ -51,7 +51,7 @@ from anysat_jax.pretrain.config import PretrainConfig
 from anysat_jax.pretrain.reconstruction import moments, summarise
 from anysat_jax.pretrain.train import pretrain
 from anysat_jax.sensors import get_sensor
-from anysat_jax.train.workdir import lock_workdir
+from anysat_jax.train.workdir import lock_workdir, run_command
 from anysat_jax.weights.load import load_encoder
 from data_pipelines.load import OpenDataset, open_dataset
 from data_pipelines.mini.datasets import MiniReader
@@ -83,6 +83,10 @@ class Bench:
     """The datasets and the scores so far."""
 
     def __init__(self, out: pathlib.Path, tiles: int, labels: Sequence[int], held_out: int, draws: int = 1) -> None:
+        if (needed := max(labels) * draws) > tiles:
+            raise ConfigError(
+                f"{draws} draws of {max(labels)} labelled tiles need {needed} tiles, but there are {tiles}"
+            )
         self.out, self.labels, self.held_out, self.draws = out, sorted(labels), held_out, draws
         self.root = out / f"tiles-{tiles}-{held_out}"
         for name in DATASETS:
@@ -95,6 +99,11 @@ class Bench:
         if self.file.exists():
             with self.file.open(newline="") as lines:
                 rows = csv.DictReader(lines)
+                if rows.fieldnames != list(Score._fields):
+                    raise ConfigError(
+                        f"{self.file} has the columns {rows.fieldnames}, expected {list(Score._fields)}, as another "
+                        "version wrote it; delete it, and the runs beside it are scored again without training"
+                    )
                 self.scores = [Score(*(kind(row[key]) for key, kind in Score.__annotations__.items())) for row in rows]
         cards = [one.card for one in self.datasets.values()]
         self.model = PretrainConfig.read(self.config("", 1, 0)).with_sensors(None, cards).model
@@ -221,28 +230,28 @@ def score_features(
             few = probe.ProbeRows({"": rows.features[""][kept]}, rows.labels[kept], rows.tiles[kept])
             models[labels, draw, level, "linear"] = probe.fit_rows(plan.tasks[level], few, "", 0).logits
             models[labels, draw, level, "neighbours"] = neighbours(plan.tasks[level], few.features[""], few.labels)
-    scores = {key: SplitScores(plan.tasks[key[2]]) for key in models}
-    answers = collections.defaultdict(list)
+    counts = {key: SplitScores(plan.tasks[key[2]]) for key in models}
+    ranked: dict[Any, list[tuple[np.ndarray, np.ndarray]]] = collections.defaultdict(list)
     for batch in batches("val", tiles=range(bench.held_out)):
         features, valid = extract(batch), batch.labels["valid"]
         for key, model in models.items():
             task, labels = plan.tasks[key[2]], batch.labels[key[2]]
             logits = np.asarray(model(probe.task_features(task, features)))
             if task.kind == "multi_label":
-                answers[key].append((np.asarray(labels)[valid], logits[valid]))
-            scores[key].add(count_batch(task, logits, labels, valid))
-    for key, one_score in scores.items():
-        task = plan.tasks[key[2]]
-        kind = "dense" if key[2] == "dense" else task.kind
-        yield *key, precision(answers[key]) if key in answers else one_score.scores[probe.METRICS[kind][0]]
+                ranked[key].append((labels[valid], logits[valid]))
+            else:
+                counts[key].add(count_batch(task, logits, labels, valid))
+    for key, one_count in counts.items():
+        kind = "dense" if key[2] == "dense" else plan.tasks[key[2]].kind
+        yield *key, precision(ranked[key]) if key in ranked else one_count.scores[probe.METRICS[kind][0]]
 
 
-def precision(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+def precision(ranked: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Returns the average precision of all pairs of tile and label, of batches of labels and logits (B, K).
 
     Not F1: a probe of a few tiles ranks rare labels well before it gives any of them more than a half.
     """
-    labels, logits = map(np.concatenate, zip(*answers, strict=True))
+    labels, logits = map(np.concatenate, zip(*ranked, strict=True))
     # Logits of labels that the probe has not seen are -inf.
     return float(average_precision_score(labels, np.maximum(logits, -1e9), average="micro"))
 
@@ -276,8 +285,8 @@ def raw_summaries(batch: Batch, sensors: tuple[str, ...]) -> FrozenFeatures:
     return FrozenFeatures(tile=jnp.concatenate(tile, axis=-1), dense=dense)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command line."""
+def main(argv: Sequence[str]) -> str:
+    """Runs the command line; returns what it prints at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path, help="folder of the tiles, the runs and the scores")
     parser.add_argument("--try", dest="tries", action="append", metavar="NAME[:KEY=VALUE,...]")
@@ -298,8 +307,8 @@ def main(argv: Sequence[str]) -> None:
         for seed in options.seeds:
             for text in options.tries or ["default"]:
                 bench.pretrained(text, steps, seed)
-    print(f"{bench.table()}\n\n{bench.file}\n{bench.draw()}")
+    return f"{bench.table()}\n\n{bench.file}\n{bench.draw()}"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_command(lambda: main(sys.argv[1:]), "learning.py"))

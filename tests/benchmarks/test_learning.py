@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.downstream.task import make_task
-from anysat_jax.errors import StorageError
+from anysat_jax.errors import ConfigError, StorageError
 from anysat_jax.train.workdir import lock_workdir
 from benchmarks import learning
 from data_pipelines.registry import get_entry
@@ -61,6 +61,16 @@ def test_scores_of_other_labels_replace_the_earlier_ones(bench, monkeypatch):
     again.file = bench.out / "others.csv"
     again.add("raw values", 0, 0, lambda sensors: None)
     assert [one.labels for one in again.scores] == [6] * 4 + [20] * 4 and again.file.exists()
+
+
+def test_what_cannot_be_scored_is_refused(bench, tmp_path):
+    with pytest.raises(ConfigError, match="3 draws of 12 labelled tiles need 36 tiles, and there are 24"):
+        learning.Bench(tmp_path, tiles=24, labels=[12, 4], held_out=8, draws=3)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "tiles-24-8").symlink_to(bench.root)
+    (tmp_path / "scores.csv").write_text("name,steps\nours,300\n")
+    with pytest.raises(ConfigError, match=r"scores\.csv has the columns \['name', 'steps'\], expected .* delete it"):
+        learning.Bench(tmp_path, tiles=24, labels=[12], held_out=8)
 
 
 def test_the_curves_are_drawn(bench):

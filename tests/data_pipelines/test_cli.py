@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anysat_jax.sensors import get_sensor
-from data_pipelines import card_text, cli
+from data_pipelines import cli
 from data_pipelines.cli import main
 from data_pipelines.fakes import write_fake
 from data_pipelines.registry import ARCHIVE_NAMES, GEOPLEX_NAMES, MINI_NAMES, dataset_names, get_entry
@@ -68,15 +68,6 @@ def test_the_list_has_every_dataset(capsys):
 def test_the_list_fits_the_terminal(capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     assert max(map(len, output(capsys, "list").splitlines())) <= width
-
-
-def test_a_row_says_what_there_is_to_predict():
-    cells = dict(zip(card_text.HEADER, card_text.table_row(get_entry("treesatai_ts").card), strict=True))
-    assert cells["sensors"] == "aerial s2 s1-asc" and cells["extent"] == "60 m" and cells["patches (m)"] == "10 20 30"
-    assert cells["labels"] == "multi-label of 15" and cells["licence"] == "CC-BY-4.0"
-    assert card_text.label_kinds(get_entry("biomassters").card).startswith("map of ")
-    assert card_text.label_kinds(get_entry("fuel_moisture").card).startswith("live fuel moisture")
-    assert card_text.label_kinds(get_entry("bradd_s1ts").card) == "change map of 2"
 
 
 def test_datasets_are_listed_without_the_packages_that_read_them():
@@ -392,12 +383,3 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 # text
-
-
-def test_tables_wrap_their_widest_columns():
-    shown = card_text.fitted_table(("a", "b"), [("1", "one two three four"), ("22", "five")], width=14)
-    assert shown.splitlines() == ["a   b", "--  ----------", "1   one two", "    three four", "22  five"]
-
-
-def test_words_are_not_broken_even_where_there_is_no_room():
-    assert "incomprehensible" in card_text.fitted_table(("a", "b"), [("1", "incomprehensible")], width=8)
