@@ -64,7 +64,7 @@ def test_scores_of_other_labels_replace_the_earlier_ones(bench, monkeypatch):
 
 
 def test_what_cannot_be_scored_is_refused(bench, tmp_path):
-    with pytest.raises(ConfigError, match="3 draws of 12 labelled tiles need 36 tiles, and there are 24"):
+    with pytest.raises(ConfigError, match="3 draws of 12 labelled tiles need 36 tiles, but there are 24"):
         learning.Bench(tmp_path, tiles=24, labels=[12, 4], held_out=8, draws=3)
     assert not list(tmp_path.iterdir())
     (tmp_path / "tiles-24-8").symlink_to(bench.root)
